@@ -73,10 +73,13 @@ class AuditEvent(TypedDict):
     """Event of the audit, as the API shows it.
 
     Attributes:
+        id: Number of the event.
         at: Time in ISO 8601.
-        who: User, token, `command line`, `station`, or empty where nobody is known.
-        address: Of the request's sender; None where no request caused the event.
-        product: Its name; None where the event is of no product.
+        kind: Kind of the event.
+        who: User, token, `command line` or `station`; empty: unknown.
+        address: IP address of the request's sender; None: no request caused the event.
+        product: Name of the product; None: the event is about no product.
+        text: Text of the event.
     """
 
     id: int
