@@ -45,3 +45,7 @@ def test_a_description_without_attributes_stays():
     schema = {"description": "Thing.", "properties": {"a": {}}}
     describe_fields(schema)
     assert schema == {"description": "Thing.", "properties": {"a": {}}}
+
+
+def test_no_type_of_the_api_lists_its_fields_in_its_text(api):
+    assert "Attributes:" not in api.get("openapi.json").text

@@ -231,7 +231,7 @@ class CameraChecks:
         """Return the latest pictures of a product's view."""
         return self._recent.setdefault((product_id, view), _Recent())
 
-    def recorded(self, found: RecordedInspection) -> None:
+    def recorded(self, recorded: RecordedInspection) -> None:
         """Do nothing: each part that was released is answered."""
 
     # ---- observer
