@@ -81,6 +81,10 @@ class SignInThrottle:
 
         A name that has signed in at this address before waits only for its failures at this address.
 
+        Args:
+            name: Name of the user.
+            address: IP address of the client.
+
         Returns:
             Whether the name has signed in at this address before.
 

@@ -66,7 +66,13 @@ def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str,
 
 
 def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[tuple[int, Run]]:
-    """Return the latest `count` challenges of a product with their numbers, the latest first."""
+    """Return the latest challenges of a product, each with its number, the latest first.
+
+    Args:
+        connection: Connection to the database.
+        product_id: Number of the product.
+        count: Largest number of challenges.
+    """
     query = select(challenges).where(challenges.c.product_id == product_id)
     rows = connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
     showing_rows = find_showings(connection, product_id, runs=[row.id for row in rows])

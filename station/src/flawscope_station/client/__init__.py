@@ -319,7 +319,7 @@ class Client:
 
         Args:
             number: Number of the inspection.
-            verdict: good, defect, skip, or undo, which takes the last verdict back.
+            verdict: Verdict: good, defect, skip, or undo, which takes the last verdict back.
             mask: Mask [H, W] bool at the picture's size, True where the defect is; None: no mask.
             note: Text for other people.
             product: Name of the product; None: the only product.

@@ -65,12 +65,17 @@ class DriftMonitor(BackgroundThread):
         self.wake()  # inspections that are recorded already are read at once
 
     def add_product(self, product_id: int, bound: float) -> None:
-        """Follow a new product."""
+        """Follow the scores of a product.
+
+        Args:
+            product_id: Number of the product.
+            bound: Largest probability that its test ever raises an alarm although nothing changes.
+        """
         self.bounds[product_id] = bound
         self._dirty.add(product_id)
 
     def mark_new(self, product_id: int) -> None:
-        """Mark a product that has a new inspection."""
+        """Have the thread read the new inspections of a product."""
         if product_id in self.bounds:
             self._dirty.add(product_id)
             self.wake()

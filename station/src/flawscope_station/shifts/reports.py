@@ -48,7 +48,12 @@ def shift_data(product: str, shift: Shift, summary: PeriodSummary, zone: tzinfo 
 
 
 def hourly_rows(summary: PeriodSummary, zone: tzinfo | None) -> list[list[str | int]]:
-    """Return a table: a header, and a row with the counts of each hour, whose time is that of a zone."""
+    """Return the rows of a table: a header, and the counts of each hour.
+
+    Args:
+        summary: Summary of the period.
+        zone: Zone of the hours' times; None: this machine's.
+    """
     rows: list[list[str | int]] = [["hour", *COUNT_NAMES]]
     for hour in summary.hours:
         counts = [hour[name] for name in COUNT_NAMES]
@@ -127,7 +132,7 @@ def heat_map(picture: NDArray[np.uint8], boxes: list[Box]) -> NDArray[np.uint8]:
 
     Args:
         picture: Picture [H, W, 3] uint8.
-        boxes: x0, y0, x1, y1 as shares of the picture's sides; at least one.
+        boxes: Boxes x0, y0, x1, y1 as shares of the picture's sides; at least one.
     """
     grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:

@@ -318,6 +318,10 @@ class Addresses:
         The product keeps its number and its records. Deactivating the model makes the removal last: a product
         made on the pages that has no active model is left out at the next start.
 
+        Args:
+            name: Name of the product.
+            who: Person who removes it.
+
         Raises:
             NotFoundError: there is no such product.
             StoreError: the removal cannot be recorded, and the product stays.

@@ -267,6 +267,11 @@ class Files:
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
         """Return the content of a file.
 
+        Args:
+            kind: Folder of its kind, such as `PICTURES`.
+            digest: SHA-256 of the file.
+            suffix: End of the file's name.
+
         Raises:
             StoreError: the file cannot be read.
         """
@@ -278,7 +283,11 @@ class Files:
             raise StoreError(text, "file_missing", f"a file cannot be read: {error.strerror}") from None
 
     def copy(self, source: Path, target: Path) -> str:
-        """Copy a model file into a new folder, in one read; return the SHA-256 of the copy.
+        """Copy a model file, in one read; return the SHA-256 of the copy.
+
+        Args:
+            source: Path of the model file.
+            target: Path of the copy; its folder is made, and must not exist.
 
         Raises:
             InputError: the file cannot be read.
@@ -300,6 +309,10 @@ class Files:
 
     def move(self, source: Path, target: Path) -> None:
         """Move a file within the disk; the move survives a power cut.
+
+        Args:
+            source: Present path.
+            target: New path; its folder is made.
 
         Raises:
             StoreError: the file cannot be moved.
@@ -521,7 +534,12 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
-    """Return the StoreError for a file of the station that cannot be written."""
+    """Return the StoreError for a file of the station that cannot be written.
+
+    Args:
+        path: Path of the file.
+        error: Error of the system.
+    """
     if error.errno in DISK_FULL_ERRORS:
         sender_text = "the station's disk is full; free some space"
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full", sender_text)
@@ -530,10 +548,14 @@ def write_error(path: Path, error: OSError) -> StoreError:
 
 
 def rename_without_overwrite(source: Path, target: Path) -> None:
-    """Rename a file without overwriting another.
+    """Rename a file without overwriting another file.
+
+    Args:
+        source: Present path.
+        target: New path, on the same disk.
 
     Raises:
-        FileExistsError: there is a file of that name.
+        FileExistsError: the new path exists.
         OSError: the file cannot be renamed.
     """
     try:

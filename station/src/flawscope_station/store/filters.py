@@ -79,7 +79,13 @@ class Filter:
 
 
 def bounds(name: str, column: Column[Any], says: str = "") -> tuple[Filter, Filter]:
-    """Make the filters for the least and the largest value of a number: NAME_min and NAME_max."""
+    """Make the filters for the least and the largest value of a number: NAME_min and NAME_max.
+
+    Args:
+        name: Name of the number, as NAME.
+        column: Column of `inspections` that holds the number.
+        says: Description of both filters in the API.
+    """
     lower = Filter(f"{name}_min", "least", (column,), says, fact=name)
     upper = Filter(f"{name}_max", "most", (column,), says, fact=name)
     return lower, upper

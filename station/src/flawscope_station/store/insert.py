@@ -236,7 +236,7 @@ def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspectio
 
 
 def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
-    """Add a product as `Store.add_product` does, in a transaction; return its number."""
+    """Add a product as `Store.add_product` does, in a transaction that the caller has opened."""
     key = {"station_id": get_or_add_station(connection), "name": name}
     insert = upsert(connection.dialect.name, products).values(**key, created_at=now(), entry_id=entry_id)
     # a row that has this entry already is neither changed nor locked

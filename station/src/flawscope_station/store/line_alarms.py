@@ -125,6 +125,11 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
 
     A part that came several times counts once, by its first inspection. Parts within tolerance, and parts
     that the version has learnt from, are left out.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        version: Number of the version.
     """
     is_learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels

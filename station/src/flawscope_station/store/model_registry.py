@@ -230,6 +230,12 @@ class ModelRegistry:
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
         """Add a version with the model of another version at another false-alarm rate; return its number.
 
+        Args:
+            product_id: Number of the product.
+            number: Number of the version whose model is taken.
+            rate: False-alarm rate.
+            who: Person who adds it.
+
         Raises:
             NotFoundError: the product has no such version.
             InputError: the version's good pictures do not support the rate, or the version is of a joint
@@ -393,6 +399,11 @@ class ModelRegistry:
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
         """Remove a version that never judged, and its file unless another version needs it.
 
+        Args:
+            product_id: Number of the product.
+            number: Number of the version.
+            who: Person who removes it.
+
         Returns:
             Whether it was removed. A version stays if it has judged, if a record names it, or if it is of a
             joint model, and thereby a version of other products, too.
@@ -481,6 +492,11 @@ class ModelRegistry:
         """Accept the open questions of a version's fit, for a person.
 
         Errors are those of `activate`, and StoreError.
+
+        Args:
+            product_id: Number of the product or entry.
+            number: Number of the version.
+            who: Person who accepts them.
 
         Returns:
             The number of the version without questions: the version itself where it has none, else a new
@@ -658,13 +674,17 @@ class ModelRegistry:
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
     def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
-        """Return number, state and facts of a product's versions of this origin, the newest first."""
+        """Return number, state and facts of the versions of a product with this origin, the newest first."""
         query = select(versions).where(versions.c.product_id == product_id, versions.c.origin == origin)
         rows = self.database.rows(query.where(IS_LISTED).order_by(versions.c.id.desc()))
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
         """Record in the facts of a version the draft that went live as it.
+
+        Args:
+            number: Number of the version.
+            mark: Draft.
 
         Raises:
             StoreError: the database cannot be written.
@@ -767,7 +787,13 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
 
 
 def make_ready(connection: Connection, number: int, who: str) -> None:
-    """Change a version from `making` to `ready`; leave a version in another state unchanged."""
+    """Change a version from `making` to `ready`, with an event; a version in another state stays as it is.
+
+    Args:
+        connection: Connection of the transaction.
+        number: Number of the version.
+        who: Person who added the version.
+    """
     change = update(versions).where(versions.c.id == number, versions.c.state == MAKING).values(state=READY)
     row = connection.execute(change.returning(versions.c.product_id, versions.c.origin)).one_or_none()
     if row is not None:

@@ -93,7 +93,12 @@ class OpenModels:
         return None
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
-        """Return the model of the file with this hash, loaded unless it is open."""
+        """Return the model of a file, which is loaded unless it is open.
+
+        Args:
+            digest: SHA-256 of the file.
+            load: Function that loads the model.
+        """
         with self._lock:
             if digest in self._open:
                 self._open.move_to_end(digest)

@@ -341,6 +341,7 @@ class Store:
         )
         column = inspections.c
         is_anomalous = column.anomalous & ~column.tolerated
+        # in the order of `COUNTED`
         conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
         inspection_counts = [_count_where(condition) for condition in conditions]
         before_full_hours = select(*inspection_counts).where(
@@ -446,7 +447,12 @@ class Store:
         return recorded
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
-        """Return the inspections under these keys, each with the hash of its request."""
+        """Return the inspections under these keys, each with the hash of its request.
+
+        Args:
+            product_id: Number of the product or entry.
+            keys: Keys as they are stored.
+        """
         column = inspections.c
         query = select(column.id, column.key, column.picture, column.source, column.request_hash)
         return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
@@ -471,7 +477,11 @@ class Store:
         return {position: int(rows[key].id) for position, key in enumerate(request.keys) if key in rows}
 
     def inspection(self, product_id: int, number: int) -> InspectionFacts:
-        """Return an inspection of a product, or of an entry's products, as the API shows it.
+        """Return an inspection as the API shows it.
+
+        Args:
+            product_id: Number of the product or entry.
+            number: Number of the inspection.
 
         Raises:
             NotFoundError: there is no such inspection.
@@ -605,7 +615,7 @@ class Store:
         Args:
             product_id: Number of the product.
             number: Number of the inspection.
-            verdict: good, defect, skip or undo.
+            verdict: Verdict: good, defect, skip or undo.
             who: Person who gives it.
             mask: SHA-256 of the file that holds the mask.
             note: Note of the person.
@@ -663,7 +673,7 @@ class Store:
     # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
-        """Record an event."""
+        """Record an event, as `add_event` does, in a transaction of its own."""
         self.note_events(kind, who, [text], product_id)
 
     def note_events(self, kind: str, who: str, texts: Sequence[str], product_id: int | None = None) -> None:

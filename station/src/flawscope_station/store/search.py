@@ -150,7 +150,12 @@ class InspectionPage:
 
 
 def search(database: Database, product_id: int, filters: Filters) -> InspectionPage:
-    """Return a page of inspections as the API shows them, the newest first.
+    """Return a page of the inspections that match, as the API shows them, the newest first.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        filters: Values of the filters, and the page.
 
     Raises:
         InputError: the cursor is invalid.
@@ -167,7 +172,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
 
 
 def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[InspectionFacts]]:
-    """Yield all inspections that match, a page at a time."""
+    """Yield all inspections that match, a page of `search` at a time; the limit of the filters is ignored."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
