@@ -67,18 +67,18 @@ class Addresses:
         settings: Settings of the station.
         store: Records of the station.
         versions: Versions of models.
-        say: Gets a line for the person who started the station.
+        say: Function that gets a line for the person who started the station.
 
     Attributes:
         configured: Blocks of the settings by name: products, and entries.
         settings: Settings of each product, by name.
         products: Numbers of products, by name.
         entries: Numbers of entries, by name.
-        names: Names of both by number, and of products that were removed since the start.
-        on_added: Functions that get number, name and settings of a product that is added later.
+        names: Names of products and entries by number, with products that were removed since the start.
+        on_added: Functions that are called with number, name and settings of each product added later.
 
     Raises:
-        InputError: the joint models and the settings do not fit each other.
+        InputError: the settings do not suit a joint model, or it cannot be used.
     """
 
     def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
@@ -300,8 +300,8 @@ class Addresses:
         """Add a product or a version as `add_product` does; the caller holds the lock."""
         number = self.store.add_product(name)
         assert product.model is not None
-        version = self.versions.add(number, product.model, origin, who, facts)
-        version = self.versions.accept_questions(number, version, who)
+        added_version = self.versions.add(number, product.model, origin, who, facts)
+        version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
             is_announced = number in self.names  # a product that was removed since the start is still watched
