@@ -64,7 +64,7 @@ class Sources(dict[str, list[Source]]):
         """Make all sources, then start them.
 
         Raises:
-            InputError: a camera is named, and PyAV is not installed; or a plugin cannot be used.
+            InputError: A camera is named, and PyAV is not installed; or a plugin cannot be used.
         """
         products = self._addresses.configured
         number = self._addresses.address_id
@@ -151,8 +151,8 @@ def find_camera(name: str, sources: Sequence[Source], number: int | None = None)
     """Return a product's triggered camera by its number; None: the only one.
 
     Raises:
-        InputError: the product has no camera, or several and no number is given.
-        NotFoundError: it has no camera with this number.
+        InputError: The product has no camera, or several and no number is given.
+        NotFoundError: It has no camera with this number.
     """
     cameras = {source.number: source for source in sources if isinstance(source, TriggeredSource)}
     if not cameras:

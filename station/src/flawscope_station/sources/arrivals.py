@@ -62,7 +62,7 @@ class _Listed(NamedTuple):
         """Ask for a file's times; a folder's entries have no inode on Windows.
 
         Raises:
-            OSError: the file is gone, or cannot be asked.
+            OSError: The file is gone, or cannot be asked.
         """
         facts = os.stat(path, follow_symlinks=follow)
         return cls(FileStamp.from_stat(facts), facts.st_ctime_ns)
@@ -116,7 +116,7 @@ class Arrivals:
             apart: Folders in it that are left out.
 
         Raises:
-            InputError: there is no such folder, or it cannot be read.
+            InputError: There is no such folder, or it cannot be read.
         """
         self.folder = Path(os.path.abspath(folder))
         self.patience = patience
@@ -150,10 +150,10 @@ class Arrivals:
         """List the folder; return the pictures that are whole by now, in the order of their times of change.
 
         Args:
-            now: seconds on a clock that never goes back.
+            now: Seconds on a clock that never goes back.
 
         Raises:
-            InputError: the folder cannot be read at the moment.
+            InputError: The folder cannot be read at the moment.
         """
         try:
             self._list_files()
@@ -381,7 +381,7 @@ class Arrivals:
         It asks for the times of a part of the known files, in turn.
 
         Raises:
-            InputError: the folder itself cannot be read.
+            InputError: The folder itself cannot be read.
         """
         begun = time.monotonic()
         self._present: dict[str, _Listed] = {}  # pictures

@@ -191,8 +191,8 @@ class LiveCamera:
         Where `untimed` says that exposures are not known, it is the first frame that comes.
 
         Raises:
-            AwayError: the camera is lost.
-            CameraFrozenError: it repeats a frame.
+            AwayError: The camera is lost.
+            CameraFrozenError: It repeats a frame.
         """
         if self.state.is_lost:
             raise self._lost_error()
@@ -211,7 +211,7 @@ class LiveCamera:
         """Encode a frame as a picture of a part.
 
         Raises:
-            TooLargeError: the frame has more pixels than are accepted.
+            TooLargeError: The frame has more pixels than are accepted.
         """
         data = shot.encode(self.line.share.limits.pixels)
         return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
@@ -258,7 +258,7 @@ class LiveCamera:
         It calls `_go_on` each time that the driver has returned.
 
         Raises:
-            InputError: the camera cannot be opened for a reason that the settings can mend.
+            InputError: The camera cannot be opened for a reason that the settings can mend.
         """
         raise NotImplementedError
 

@@ -176,7 +176,7 @@ class WatchedFolder:
         """List the folder, or look at the files that wait; return the seconds for inspecting its pictures.
 
         Raises:
-            InputError: the folder is away.
+            InputError: The folder is away.
         """
         at = self._clock.monotonic()
         self.is_blocked = False
@@ -284,8 +284,8 @@ class WatchedFolder:
             is_known: Whether the store has its key, with another content.
 
         Raises:
-            TooLargeError: the file is larger than `limits: upload`.
-            NotReadyError: an interlock holds.
+            TooLargeError: The file is larger than `limits: upload`.
+            NotReadyError: An interlock holds.
         """
         arrivals = self.arrivals
         stamp = self.found[path]

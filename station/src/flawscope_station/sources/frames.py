@@ -55,8 +55,8 @@ class FrameReader:
         arrived: When the last frame came, as `time.monotonic` counts, or a moment before that.
 
     Raises:
-        CameraLostError: it cannot be opened.
-        InputError: a password cannot be read, or PyAV is not installed.
+        CameraLostError: It cannot be opened.
+        InputError: A password cannot be read, or PyAV is not installed.
     """
 
     def __init__(self, settings: CameraSourceSettings, pixels: int):
@@ -98,7 +98,7 @@ class FrameReader:
         """Yield each frame; None for a damaged one.
 
         Raises:
-            CameraLostError: the camera sends no more.
+            CameraLostError: The camera sends no more.
         """
         broken_in_row = 0
         packets = self._container.demux(self._stream)
@@ -224,7 +224,7 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
         pixels: Pixels that it may have.
 
     Raises:
-        TooLargeError: it has more.
+        TooLargeError: It has more.
     """
     import av
 

@@ -27,7 +27,7 @@ def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -44,7 +44,7 @@ def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the SHA-256 of a file; None where it changed or went away.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -75,7 +75,7 @@ def move_unchanged(path: Path, stamp: FileStamp, target: Path, digest: bytes | N
         The new path; None where the file has changed, and stays.
 
     Raises:
-        OSError: it cannot be moved, and has its name again.
+        OSError: It cannot be moved, and has its name again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     taken = _take(path, stamp, digest)
@@ -125,7 +125,7 @@ def _move_taken(taken: Path, target: Path) -> Path:
         The new path.
 
     Raises:
-        OSError: it cannot be moved.
+        OSError: It cannot be moved.
     """
     candidate = target
     number = 0
@@ -142,7 +142,7 @@ def _put_at(path: Path, target: Path) -> bool:
     """Give a file a second name, or copy it; return False where another file has that name.
 
     Raises:
-        OSError: the file cannot be copied.
+        OSError: The file cannot be copied.
     """
     already_copied = _has_same_content(target, path)  # an earlier try was cut off before the removal
     if already_copied:
@@ -178,7 +178,7 @@ def _link_or_copy(path: Path, target: Path) -> None:
     """Give a file a second name, or copy it where that is not possible.
 
     Raises:
-        FileExistsError: there is a file of that name.
+        FileExistsError: There is a file of that name.
     """
     try:
         os.link(path, target)

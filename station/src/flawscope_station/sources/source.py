@@ -47,7 +47,7 @@ class State:
     """State of a source, which its threads keep up to date.
 
     Attributes:
-        kind: folder or camera.
+        kind: Folder or camera.
         name: Name of the source in names of pictures.
         place: Folder or address, without a password.
         takes: Frames that it takes (setting `every`); of a folder, what happens to an inspected file
@@ -141,7 +141,7 @@ class TriggeredSource(Source, Protocol[ShotOf]):
         """Return the first frame that is exposed from now on; a request that is sent again counts once.
 
         Raises:
-            AwayError: the camera is lost.
+            AwayError: The camera is lost.
         """
 
     def forget(self, waiting: Future[ShotOf]) -> None:
@@ -151,7 +151,7 @@ class TriggeredSource(Source, Protocol[ShotOf]):
         """Encode a frame as a picture of a part.
 
         Raises:
-            InputError: it cannot be inspected.
+            InputError: It cannot be inspected.
         """
 
 
@@ -253,8 +253,8 @@ class SourceContext:
         """Submit a part as soon as there is room; return None where the source ends before.
 
         Raises:
-            InputError: its pictures are not all of its views.
-            NotReadyError: an interlock holds this part back: go on with others. The future raises it, too,
+            InputError: Its pictures are not all of its views.
+            NotReadyError: An interlock holds this part back: go on with others. The future raises it, too,
                 and NotProductionError, which is the answer to a challenge part.
         """
         if not self.share.acquire(part.size, ended):

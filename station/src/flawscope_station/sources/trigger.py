@@ -121,8 +121,8 @@ async def wait_for_shot(
         request: Request that triggers, where it has a key.
 
     Raises:
-        NoFrameError: no frame came in time.
-        AwayError: the camera is lost.
+        NoFrameError: No frame came in time.
+        AwayError: The camera is lost.
     """
     waiting = camera.next_shot(request)
     try:
