@@ -126,7 +126,7 @@ class TriggeredCamera(LiveCamera):
         if not self._is_new_frame(first) and first.picture is not None:
             self._handle_repeat({})
         while not self._ended.is_set():
-            self._go_on()
+            self._note_progress()
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):
@@ -188,7 +188,7 @@ class TriggeredCamera(LiveCamera):
         Every frame is remembered, also one that came too late to answer a trigger: the camera may send it
         again.
         """
-        return frame.picture is not None and self._is_new(frame.picture, frame.clock)
+        return frame.picture is not None and self._remember_if_new(frame.picture, frame.clock)
 
     def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:
         self.state.broken += 1

@@ -69,7 +69,7 @@ class SignalledCamera(LiveCamera):
             self._mark_running()
             while not self._ended.is_set():
                 frame = device.next(CHECK_INTERVAL)
-                self._go_on()
+                self._note_progress()
                 if frame is None:
                     self._report_missed()  # the others may all wait for room in the queue
                     continue
@@ -84,7 +84,7 @@ class SignalledCamera(LiveCamera):
                     self._report_refusal(error)
                 if frame.picture is None:
                     continue
-                if self._is_new(frame.picture, frame.clock) and step > 0:
+                if self._remember_if_new(frame.picture, frame.clock) and step > 0:
                     self._handle_frame(frame.picture, self._take_triggers())
                 else:
                     self._handle_repeat({})

@@ -294,7 +294,7 @@ class Judge:
             (predictor,) = product.model.products.values()
             rate = predictor.calibration.expected_rate
             judged = _Judged(product, ticket.views, predictions, rate=rate)
-        tolerated_predictions = []
+        tolerated_predictions: list[Prediction] = []
         rules = None
         for view, prediction in zip(judged.views, judged.predictions, strict=True):
             tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
