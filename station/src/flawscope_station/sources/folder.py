@@ -424,7 +424,7 @@ class WatchedFolder:
         """Move or keep a file that was inspected before; note an event unless it was touched or renamed."""
         was_touched = arrivals.content_known(path, digest)
         # the files that are not kept have been moved away: such a file is a repetition under any name
-        if not was_touched and not (self.then == KEEP and self._known.was_moved(stamp, digest)):
+        if not was_touched and (self.then != KEEP or not self._known.was_moved(stamp, digest)):
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
         self._finish_file(arrivals, path, is_kept)
 

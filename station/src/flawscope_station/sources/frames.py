@@ -133,8 +133,8 @@ class FrameReader:
 
         A packet that the reader did not have to wait for may have lain in a buffer since the last packet that
         it waited for: `arrived` stays. While other threads or processes keep the reader waiting, for Python's
-        lock or for a core, the packet may already have come: that part of the wait is subtracted. After a wait
-        that is longer than usual it is only certain that the packet came after it was asked for.
+        lock or for a core, the packet may already have come: that part of the wait is subtracted. After a
+        wait that is longer than usual it is only certain that the packet came after it was asked for.
 
         Args:
             asked_at: Time at which the packet was asked for, as `time.monotonic` counts.
@@ -229,8 +229,8 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     """Encode a frame as PNG, upright: colours with 8 bits each, grey with 8 or 16 bits.
 
     FFmpeg's encoder stores each row as its difference to the row above, with the least compression, in half
-    the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are
-    kept (bench/NOTES.md).
+    the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures
+    are kept (bench/NOTES.md).
 
     Args:
         frame: Decoded frame.

@@ -302,5 +302,5 @@ class SourceContext:
 
 
 def to_utf8(text: str) -> str:
-    """Replace lone surrogates, which no database takes; names of files have them for bytes that are no text."""
+    """Replace lone surrogates, which no database takes; file names have them for bytes that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")

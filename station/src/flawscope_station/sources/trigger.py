@@ -116,8 +116,8 @@ def check_together(shots: Sequence[object], most: float) -> None:
     seconds_apart = max(times, default=0.0) - min(times, default=0.0)
     if seconds_apart > most:
         raise ApartError(
-            f"the views of this part were exposed {seconds_apart:.2g} s apart, {most:g} s are allowed: let each "
-            "camera give frames more often, or trigger it by software"
+            f"the views of this part were exposed {seconds_apart:.2g} s apart, {most:g} s are allowed: "
+            "let each camera give frames more often, or trigger it by software"
         )
 
 
