@@ -209,7 +209,7 @@ class Inspector:
     def _keep_file(self, ticket: Ticket, view: View) -> None:
         """Write a picture's file; where the part has ended meanwhile, the recorder removes the file."""
         picture = view.picture
-        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known=picture.hash)
+        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known_hash=picture.hash)
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 

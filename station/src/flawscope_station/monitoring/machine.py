@@ -30,7 +30,7 @@ JUMP_REPORT_SECONDS = 24 * 3600.0
 MAX_JUMPS_SHOWN = 4  # latest jumps that the problem names
 # names of the steps of a measurement, in the message that one of them does not answer
 DISK = "the disk"
-DATABASE = "the data base"
+DATABASE = "the database"
 
 
 @dataclass(frozen=True)
