@@ -114,7 +114,7 @@ class Health:
         is_waiting = self.oldest_seconds() > WAITING_SECONDS
         text = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
-            f"or the data base is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
+            f"or the database is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
         )
         self.report("waiting", text if is_waiting else None)
 

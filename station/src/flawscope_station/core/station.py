@@ -71,7 +71,7 @@ class Station:
         menu: Links of the pages.
 
     Raises:
-        InputError: The folder, the data base or a model cannot be used.
+        InputError: The folder, the database or a model cannot be used.
     """
 
     def __init__(

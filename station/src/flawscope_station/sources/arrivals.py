@@ -122,8 +122,8 @@ class Arrivals:
 
     The caller answers with `done`, with `failed` where the picture cannot be read, or with `later`. A picture
     that failed is given out again, less and less often, until it has not changed for `patience` seconds. A
-    file with another name, inode or time than the judged file is given out, even after a mere renaming or
-    touch: `content_known`, and the caller's store, decide whether the picture is known.
+    file with another name, inode or time than the judged file is given out, even if it was only renamed or
+    touched. Whether the picture is known, `content_known` and the caller's store decide.
 
     Attributes:
         at_start: Paths of the pictures that were there at the first listing.
