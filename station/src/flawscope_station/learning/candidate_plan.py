@@ -128,7 +128,7 @@ class ValidVerdict(NamedTuple):
 
     Attributes:
         inspection: Its row.
-        verdict: good or defect.
+        verdict: Good or defect.
         verdict_id: Number of the verdict.
         is_confirmed: It was given twice in a row.
         mask: Hash of the mask that a person drew; None: nobody drew one.
@@ -227,9 +227,9 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     about before.
 
     Args:
-        valid: verdicts on the product's inspections.
-        active: the version that judges now.
-        asked: inspections that the last candidate did not learn from.
+        valid: Verdicts on the product's inspections.
+        active: The version that judges now.
+        asked: Inspections that the last candidate did not learn from.
     """
     judged = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
     found = [o.inspection.severity for o in judged if o.verdict == DEFECT and o.inspection.anomalous]
@@ -367,11 +367,11 @@ def _reviewed_fields(
     """Return the fields of `Reviewed` of a reviewed picture.
 
     Args:
-        verdict: on the picture.
-        active: the version that judges now.
-        files: of the store.
-        is_drawn: it is among the line's drawn pictures, too.
-        is_new: it was not learnt from before.
+        verdict: On the picture.
+        active: The version that judges now.
+        files: Of the store.
+        is_drawn: It is among the line's drawn pictures, too.
+        is_new: It was not learnt from before.
     """
     row = verdict.inspection
     is_good = verdict.verdict == GOOD

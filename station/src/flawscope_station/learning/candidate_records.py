@@ -121,8 +121,8 @@ def advice(candidate: Candidate, active: int | None) -> Advice | None:
     """Return advice on a candidate; None where it is not made yet or was not judged.
 
     Args:
-        candidate: on which a person decides.
-        active: number of the version in use; None: there is none.
+        candidate: On which a person decides.
+        active: Number of the version in use; None: there is none.
     """
     if (judged := candidate.judgement) is None:
         return None

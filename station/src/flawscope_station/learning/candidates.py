@@ -48,7 +48,7 @@ class DefectsLostError(InputError):
     """A version would lose known defects, or too many simulated ones.
 
     Attributes:
-        lost: inspections of these defects, or of the corrections that are responsible.
+        lost: Inspections of these defects, or of the corrections that are responsible.
     """
 
     status = 409
@@ -71,10 +71,10 @@ class Learning:
     """Makes candidates, and activates them for a person.
 
     Args:
-        products: name -> number.
-        settings: name -> settings of learning; None: a candidate is made only on request.
-        report: reports a product's problem, None when it is over.
-        say: gets a line for the log.
+        products: Name -> number.
+        settings: Name -> settings of learning; None: a candidate is made only on request.
+        report: Reports a product's problem, None when it is over.
+        say: Gets a line for the log.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class Learning:
         Open questions of a version are accepted by that, which makes a version with a new number.
 
         Args:
-            product_id: number of the product.
-            number: of the version.
-            who: activates it.
-            losing: inspections of which the person knows that they are at risk.
+            product_id: Number of the product.
+            number: Of the version.
+            who: Activates it.
+            losing: Inspections of which the person knows that they are at risk.
 
         Raises:
             DefectsLostError: `losing` does not name all inspections that are at risk.
@@ -217,8 +217,8 @@ class Learning:
             how: Way of making a candidate.
 
         Raises:
-            CannotLearnError: the product cannot learn, or not in this way.
-            InputError: the model cannot be read.
+            CannotLearnError: The product cannot learn, or not in this way.
+            InputError: The model cannot be read.
         """
         try:
             number = self.versions.number(product_id)

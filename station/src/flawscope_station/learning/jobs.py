@@ -79,12 +79,12 @@ class Jobs:
         """Queue a job and return its number.
 
         Args:
-            kind: of the job.
-            who: asked for it.
-            facts: stored with it, as JSON.
-            product_id: number of the product; None: it is a new one.
-            start: version that it begins with.
-            draft: name of the new product, of which the last job of a kind is kept.
+            kind: Of the job.
+            who: Asked for it.
+            facts: Stored with it, as JSON.
+            product_id: Number of the product; None: it is a new one.
+            start: Version that it begins with.
+            draft: Name of the new product, of which the last job of a kind is kept.
         """
         at = now()
         row = {"kind": kind, "product_id": product_id, "draft": draft, "start_version_id": start}
@@ -129,14 +129,14 @@ class Jobs:
         version that it became is ready by that.
 
         Args:
-            number: of the job.
-            status: from now on.
-            kind: of the event; "": none is noted.
-            who: of the event.
-            text: of the event, after the candidate's number.
-            facts: added to those of the job.
-            only: statuses that it may have before; empty: any.
-            columns: further values of its row, such as `version_id`.
+            number: Of the job.
+            status: From now on.
+            kind: Of the event; "": none is noted.
+            who: Of the event.
+            text: Of the event, after the candidate's number.
+            facts: Added to those of the job.
+            only: Statuses that it may have before; empty: any.
+            columns: Further values of its row, such as `version_id`.
         """
         with self.database.writing() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == number).with_for_update()).one_or_none()
@@ -239,8 +239,8 @@ class JobQueue(BackgroundThread):
     """Makes one job after the other.
 
     Attributes:
-        makers: by kind.
-        looks: called before each look for jobs: they may add some.
+        makers: By kind.
+        looks: Called before each look for jobs: they may add some.
     """
 
     def __init__(self, database: Database):
@@ -277,12 +277,12 @@ class JobQueue(BackgroundThread):
         """Queue a job, and return its number.
 
         Args:
-            kind: of the job, for which there is a maker.
-            who: asked for it.
-            facts: stored with it, as JSON.
-            product_id: number of the product; None: it is a new one.
-            start: version that it begins with.
-            draft: name of the new product, of which the last job of a kind is kept.
+            kind: Of the job, for which there is a maker.
+            who: Asked for it.
+            facts: Stored with it, as JSON.
+            product_id: Number of the product; None: it is a new one.
+            start: Version that it begins with.
+            draft: Name of the new product, of which the last job of a kind is kept.
         """
         number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()
@@ -310,11 +310,11 @@ class JobQueue(BackgroundThread):
         """Give a job this status, and end its work; return False where it has none of the statuses `only`.
 
         Args:
-            number: of the job.
-            status: from now on.
-            only: statuses that it may have before.
-            kind: of the event that is noted; "": none is.
-            who: of the event.
+            number: Of the job.
+            status: From now on.
+            only: Statuses that it may have before.
+            kind: Of the event that is noted; "": none is.
+            who: Of the event.
         """
         is_changed = self.jobs.change(number, status, kind=kind, who=who, only=only)
         if is_changed:

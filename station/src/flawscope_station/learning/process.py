@@ -52,7 +52,7 @@ class Worker:
     """Runs one job at a time in a process of its own. All but `stop` and `close` is called by one thread.
 
     Args:
-        niceness: of the process, 0 to 19.
+        niceness: Of the process, 0 to 19.
     """
 
     def __init__(self, niceness: int = LEARNING_NICENESS) -> None:
@@ -73,12 +73,12 @@ class Worker:
         """Return the result of a job, which the process does.
 
         Args:
-            work: a function of a module, which the process calls.
-            job: the function's first argument.
-            step: gets the name of a stage, the steps that are done, and the steps in all.
+            work: A function of a module, which the process calls.
+            job: The function's first argument.
+            step: Gets the name of a stage, the steps that are done, and the steps in all.
 
         Raises:
-            WorkerError: the job cannot be done, or the process ended.
+            WorkerError: The job cannot be done, or the process ended.
         """
         try:
             pipe = self._ensure_started()
@@ -162,9 +162,9 @@ def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
     """Answer jobs until the station ends.
 
     Args:
-        pipe: to the station.
-        pixels: number of pixels of a picture at most.
-        niceness: of this process, 0 to 19.
+        pipe: To the station.
+        pixels: Number of pixels of a picture at most.
+        niceness: Of this process, 0 to 19.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # output of libraries goes to the log
@@ -227,11 +227,11 @@ def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Ju
     It is made and compared in `flawscope.fitting.candidate`.
 
     Args:
-        job: arguments of `flawscope.fitting.make_candidate` by name.
-        step: gets the name of a stage, the steps that are done, and the steps in all.
+        job: Arguments of `flawscope.fitting.make_candidate` by name.
+        step: Gets the name of a stage, the steps that are done, and the steps in all.
 
     Raises:
-        InputError: no candidate can be made.
+        InputError: No candidate can be made.
     """
     from flawscope import fitting  # torch
 

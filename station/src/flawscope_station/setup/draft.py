@@ -84,7 +84,7 @@ class AddedPicture(NamedTuple):
 
     Attributes:
         name: As it is kept, or was sent.
-        status: known: the same picture was there already.
+        status: Known: the same picture was there already.
         error: Why it was refused.
         code: Why it was refused, for a program; None where the reason has no code.
     """
@@ -120,13 +120,13 @@ class Draft:
     """Pictures and state of a product that is being made. Thread-safe.
 
     Args:
-        limits: of pictures.
-        memory: for decoding large ones.
+        limits: Of pictures.
+        memory: For decoding large ones.
 
     Attributes:
-        folder: of the pictures.
-        model: file that is learnt.
-        version: grows with each change of the pictures.
+        folder: Of the pictures.
+        model: File that is learnt.
+        version: Grows with each change of the pictures.
     """
 
     def __init__(self, files: Files, name: str, limits: Limits, memory: MemoryBudget):
@@ -220,10 +220,10 @@ class Draft:
         The same content is kept once, also of a picture that was left out.
 
         Raises:
-            InputError: it is no picture, or damaged.
-            TooLargeError: it has too many pixels.
-            DraftFullError: there are as many pictures as a product takes.
-            StoreError: it cannot be written.
+            InputError: It is no picture, or damaged.
+            TooLargeError: It has too many pixels.
+            DraftFullError: There are as many pictures as a product takes.
+            StoreError: It cannot be written.
         """
         refuse_defect_folder(name)
         if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
@@ -382,13 +382,13 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
     """Yield each file with its name, or the reason why it is refused; nothing is unpacked to the disk.
 
     Args:
-        path: of the zip.
-        name: as its sender calls the zip.
-        limits: of the upload, which each file in the zip must keep.
+        path: Of the zip.
+        name: As its sender calls the zip.
+        limits: Of the upload, which each file in the zip must keep.
 
     Raises:
-        OtherFileError: it is a document, or a package of a program.
-        InputError: it is no zip, unpacks to far more than pictures do, or has folders of which nobody knows
+        OtherFileError: It is a document, or a package of a program.
+        InputError: It is no zip, unpacks to far more than pictures do, or has folders of which nobody knows
             whether their pictures are good.
     """
     try:

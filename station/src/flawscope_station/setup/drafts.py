@@ -69,11 +69,11 @@ class Drafts:
     """Drafts by name, whose models are made among the jobs of the station.
 
     Attributes:
-        live_of: returns what of a draft went live, where it inspects (`LiveProducts.live_of`).
+        live_of: Returns what of a draft went live, where it inspects (`LiveProducts.live_of`).
 
     Args:
-        is_busy: whether the station inspects.
-        say: gets a line for the log.
+        is_busy: Whether the station inspects.
+        say: Gets a line for the log.
     """
 
     def __init__(
@@ -131,14 +131,14 @@ class Drafts:
         """Begin a product, or go on with the one of this name.
 
         Args:
-            name: of the product.
-            who: begins it.
-            products: names that the station knows already.
-            taken: those of products whose model is from elsewhere, which no draft can replace.
+            name: Of the product.
+            who: Begins it.
+            products: Names that the station knows already.
+            taken: Those of products whose model is from elsewhere, which no draft can replace.
 
         Raises:
-            InputError: no product can have this name.
-            NameTakenError: another product has it.
+            InputError: No product can have this name.
+            NameTakenError: Another product has it.
         """
         check_product_name(name)
         with self._lock:
@@ -201,17 +201,17 @@ class Drafts:
         """Queue a draft. What was learnt before stays until this is done.
 
         Raises:
-            ConflictError: options do not go together.
-            GoodQuestionError: names leave open which pictures are good, and nobody said that all are.
-            InputError: the method or its preset is unknown, or there is nothing to learn from.
+            ConflictError: Options do not go together.
+            GoodQuestionError: Names leave open which pictures are good, and nobody said that all are.
+            InputError: The method or its preset is unknown, or there is nothing to learn from.
 
         Args:
-            draft: with the pictures.
-            who: asks for it.
+            draft: With the pictures.
+            who: Asks for it.
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
-                `auto`: minutes in which settings of PatchCore are tried.
-            go_on: where a stopped training of the same settings left off.
-            all_good: somebody says that all pictures are good, whatever they are called.
+                `auto`: Minutes in which settings of PatchCore are tried.
+            go_on: Where a stopped training of the same settings left off.
+            all_good: Somebody says that all pictures are good, whatever they are called.
         """
         method = registry.method(given["method"])
         method.configure(given["preset"] or "default")
@@ -336,8 +336,8 @@ class Drafts:
         """Return the state of a draft, as the API shows it.
 
         Args:
-            draft: of the product.
-            looked_at: a person looks at it, for whom its pictures are checked.
+            draft: Of the product.
+            looked_at: A person looks at it, for whom its pictures are checked.
         """
         result = draft.result
         job = self.jobs.of_draft(draft.name)

@@ -26,10 +26,10 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
     Args:
         job: `do`: fit or try; `threads`, `device`; the other keys as the functions below use them.
-        step: gets the name of a stage, the steps that are done, and the steps in all.
+        step: Gets the name of a stage, the steps that are done, and the steps in all.
 
     Raises:
-        InputError: it cannot be done.
+        InputError: It cannot be done.
     """
     import torch
 

@@ -23,8 +23,8 @@ class LiveProducts:
     """Products that go live on the pages.
 
     Args:
-        with_model: names of products that the settings give a model.
-        asked_for: names of products that connections of the settings ask for.
+        with_model: Names of products that the settings give a model.
+        asked_for: Names of products that connections of the settings ask for.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class OtherFileError(InputError):
     """A file is no picture and no zip of pictures.
 
     Attributes:
-        code: its kind.
+        code: Its kind.
     """
 
     def __init__(self, name: str, kind: OtherKind):

@@ -75,7 +75,7 @@ async def check_query_names(request: Request) -> None:
     Every route depends on it: a misspelt filter would otherwise find everything.
 
     Raises:
-        RequestValidationError: names the parameter, and the nearest one that the route has.
+        RequestValidationError: Names the parameter, and the nearest one that the route has.
     """
     known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
@@ -427,7 +427,7 @@ def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> d
     """Return a product's present state, as the stream and the page *Live* show it.
 
     Raises:
-        NotFoundError: there is no such product.
+        NotFoundError: There is no such product.
     """
     product_id = overview.addresses.product_id(name)
     at = now()

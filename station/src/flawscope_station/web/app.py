@@ -128,7 +128,7 @@ class HttpServer(uvicorn.Server):
     """HTTP server at the host and port of the settings.
 
     Raises:
-        InputError: when it starts, and another program listens there.
+        InputError: When it starts, and another program listens there.
     """
 
     def __init__(self, settings: Settings, app: ASGIApp, **options: Unpack[ServerOptions]):
@@ -152,7 +152,7 @@ class HttpServer(uvicorn.Server):
         """Listen at the host and port.
 
         Raises:
-            InputError: the address cannot be used.
+            InputError: The address cannot be used.
         """
         try:
             await super().startup(sockets)
@@ -245,8 +245,8 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until the disk has room for a station to start.
 
     Raises:
-        KeyboardInterrupt: a person or a service manager ends the wait.
-        InputError: the host or port cannot be used.
+        KeyboardInterrupt: A person or a service manager ends the wait.
+        InputError: The host or port cannot be used.
     """
     if has_disk_space(settings):
         return

@@ -89,7 +89,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterat
     An item is read and worked on in its turn: a long export leaves room to others.
 
     Raises:
-        BusyError: before the first result, where no turn is free.
+        BusyError: Before the first result, where no turn is free.
     """
     is_first = True
     while True:
@@ -131,7 +131,7 @@ def write_workbook(
         The file, at its beginning; closing removes it.
 
     Raises:
-        BusyError: too many wait for a turn.
+        BusyError: Too many wait for a turn.
     """
     book = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER)
     counts = Counter[str]()

@@ -242,7 +242,7 @@ class Guard:
         within the last minutes.
 
         Raises:
-            StoreError: the database does not answer, and the sender is not known from before.
+            StoreError: The database does not answer, and the sender is not known from before.
         """
         look_up = self.access.authenticate
         try:

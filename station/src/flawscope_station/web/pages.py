@@ -255,7 +255,7 @@ def product_page(name: str, *, of_records: bool = False) -> object:
         of_records: Whether the page shows records, also of a removed product.
 
     Raises:
-        NotFoundError: in a request, where there is no such product.
+        NotFoundError: In a request, where there is no such product.
     """
 
     def open_page(request: Request, product: str) -> Page:

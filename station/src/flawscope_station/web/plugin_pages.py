@@ -62,7 +62,7 @@ class StationForPage:
         """Return the product that a request names as `product`, else the first.
 
         Raises:
-            NotFoundError: there is no such product, or none at all.
+            NotFoundError: There is no such product, or none at all.
         """
         product = request.query_params.get("product") or next(iter(self.products()), None)
         if product is None:
@@ -148,7 +148,7 @@ class PluginPages:
         """Open the page of a plugin.
 
         Raises:
-            InputError: the page cannot be used.
+            InputError: The page cannot be used.
         """
         name = plugin.name
         context = StationForPage(name, self._addresses, self._records)
@@ -176,8 +176,8 @@ class PluginPages:
         """Answer a request of a page (ASGI).
 
         Raises:
-            NotFoundError: there is no such page.
-            RefusedError: the person's role is too low, or too many requests are being answered.
+            NotFoundError: There is no such page.
+            RefusedError: The person's role is too low, or too many requests are being answered.
         """
         name = scope["path_params"]["page"]
         page = self._pages.get(name)
@@ -227,7 +227,7 @@ class _GuardedPage:
         """Return a request's scope with the paths that the application expects.
 
         Raises:
-            RefusedError: the person's role is too low, or too many requests are being answered.
+            RefusedError: The person's role is too low, or too many requests are being answered.
         """
         check_role(scope[PERSON_KEY], self._role)
         if self._open_requests >= MAX_REQUESTS:
@@ -249,7 +249,7 @@ def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
     """Open the page of a plugin without a station, to check it.
 
     Raises:
-        InputError: the page cannot be used.
+        InputError: The page cannot be used.
     """
     with _opening(plugin.name):
         page, _ = _open_page(plugin, _NoStation(products))

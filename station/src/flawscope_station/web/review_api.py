@@ -87,7 +87,7 @@ def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> byt
     """Decode a mask that a person drew, and convert it to its stored form.
 
     Raises:
-        InputError: it is too large, no PNG in base64, or not of the picture's shape.
+        InputError: It is too large, no PNG in base64, or not of the picture's shape.
     """
     if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")

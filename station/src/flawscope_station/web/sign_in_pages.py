@@ -180,7 +180,7 @@ class OpenIdProvider:
         """Read the provider's metadata once.
 
         Raises:
-            InputError: its issuer is not that of the settings.
+            InputError: Its issuer is not that of the settings.
         """
         metadata = await self._client.load_server_metadata()
         if metadata.get("issuer") != self._settings.issuer:

@@ -67,7 +67,7 @@ class RequestBody:
         """Receive the next message.
 
         Raises:
-            RefusedError: the body is too large or too slow, or the memory for all bodies is in use.
+            RefusedError: The body is too large or too slow, or the memory for all bodies is in use.
         """
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
@@ -189,7 +189,7 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
         The pictures, and whether they came in a form.
 
     Raises:
-        RefusedError: the body is too large, too slow, empty or encoded.
+        RefusedError: The body is too large, too slow, empty or encoded.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
@@ -279,7 +279,7 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
         limits: Limits of pictures.
 
     Raises:
-        InputError: the mask is no PNG, or of another shape.
+        InputError: The mask is no PNG, or of another shape.
     """
     suffix, facts = check_picture(data, "the mask", limits)
     rows, columns = facts.height, facts.width
@@ -303,7 +303,7 @@ def idempotency_key(request: Request) -> str | None:
     """Return the sender's key of a request, or None.
 
     Raises:
-        RefusedError: the key is invalid.
+        RefusedError: The key is invalid.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
