@@ -20,9 +20,7 @@ from flawscope_station.settings.values import (
     read_as,
 )
 
-BROKER = (
-    "mqtt"  # kind of the sink that gets the inspections of all products, and the station's setting for it
-)
+BROKER = "mqtt"  # kind of the sink of all products, and name of the station's setting for it
 
 
 @dataclass(frozen=True, config=CONFIG)
