@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Select, delete, func, or_, select, update
+from typing_extensions import override
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
@@ -283,11 +284,13 @@ class JobQueue(BackgroundThread):
         self._stage_start = 0.0  # time at which the current stage began
         self._estimate_end = 0.0  # time until which the estimate of the current step is shown
 
+    @override
     def start(self) -> None:
         """Start the thread, which looks for unfinished jobs at once."""
         self.wake()
         super().start()
 
+    @override
     def end(self) -> None:
         """End the thread; a running job is made anew at the next start."""
         super().end()
@@ -370,6 +373,7 @@ class JobQueue(BackgroundThread):
         """Wait for a time; return whether the station ends."""
         return self._pause(seconds)
 
+    @override
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             try:
