@@ -74,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
     # a person at a terminal reads the plain lines; a log file gets them with time and level
     say = Log(write if is_terminal else lambda line: write(log_line(line)))
     if threading.current_thread() is threading.main_thread():
-        signal.signal(
-            signal.SIGTERM, signal.default_int_handler
-        )  # SIGTERM of a service manager acts as Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's end acts as Ctrl-C
     try:
         with suppress(KeyboardInterrupt):
             _serve(settings, say)

@@ -60,9 +60,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         fitted = _fit_auto(job, model, step)
     else:
         fitted = fitting.fit(
-            open_dataset(
-                job["pictures"], good="all"
-            ),  # a person chose them, so that their names do not count
+            open_dataset(job["pictures"], good="all"),  # a person chose them, whatever their names are
             device=job["device"],
             checkpoint=checkpoint,
             resume=job["resume"],

@@ -108,9 +108,7 @@ class LiveProducts:
         """
         configured = self.addresses.configured
         page_made = page_products(self.store, self.files, self.with_model)
-        without_model = [
-            product_name for product_name, product in configured.items() if product.model is None
-        ]
+        without_model = [other for other, product in configured.items() if product.model is None]
         product_names = [*self.addresses.products, *self.addresses.entries]
         reserved_names = [
             product_name

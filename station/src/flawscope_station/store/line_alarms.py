@@ -67,7 +67,7 @@ def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActiveProm
     return {"version": version, **rates.promise_facts(facts)}
 
 
-class KeptPromise(TypedDict):
+class FalseAlarmComparison(TypedDict):
     """Expected false-alarm rate of a version beside the counts on the line (`LineAlarms`).
 
     Attributes:
@@ -87,7 +87,7 @@ class KeptPromise(TypedDict):
     state: str
 
 
-def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
+def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> FalseAlarmComparison | None:
     """Compare the active version's expected rate with the counts on the line, as the API shows it.
 
     The verdict is that of `Promise.judge_line`. None where no version is active, or it has no expected rate.
