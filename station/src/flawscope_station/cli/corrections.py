@@ -89,7 +89,7 @@ def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[st
 
     Args:
         addresses: Addresses of the stations.
-        target: Folder to write the training set into; it is made.
+        target: Folder for the training set, which is created.
         say: Gets a line for each station, and one on pictures that are left out.
 
     Raises:

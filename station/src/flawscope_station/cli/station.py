@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verb(user, "list", _list_users, "List the users, with role and date.")
 
     token = _add_subparsers(
-        _add_parser(commands, "token", "Manage the tokens by which programs are known."), "VERB"
+        _add_parser(commands, "token", "Manage the tokens by which programs sign in."), "VERB"
     )
     add = _add_verb(token, "add", _add_token, "Make a token, and print it: nobody can see it again.")
     _add_name(add)

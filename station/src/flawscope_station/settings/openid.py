@@ -38,6 +38,7 @@ class OpenIdSettings(Section):
     ca_file: FilePath | None = None
 
     def __post_init__(self) -> None:
+        """Check that the packages for OpenID are installed, and the values. InputError."""
         require_installed(
             "setting openid", "authlib", "itsdangerous", extras="openid", package="flawscope-station"
         )

@@ -134,7 +134,7 @@ class LiveProducts:
         if draft.result is None:
             raise InputError(f"{name} has no model yet: let it learn first")
         self._free_name(draft, who)
-        self.sources.setdefault(name, [])
+        self.sources.setdefault(name, [])  # it has no folders and cameras, unless the settings name some
         facts = {DRAFT: self._mark(draft, who, draft.result["asked_at"])}
         product = ProductSettings(str(draft.model))
         self.addresses.add_product(name, product, MADE_ON_PAGES, who, facts)

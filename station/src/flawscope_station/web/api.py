@@ -116,7 +116,7 @@ def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: st
     return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
-SeenView = Annotated[
+ViewName = Annotated[
     str | None, Query(alias="of", description="view of the part to show; left out: the most unusual one")
 ]
 Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the longer side, pixels")]
@@ -361,9 +361,11 @@ def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Inspe
 @product_router.get(
     "/inspections/{number}/picture", response_class=Response, summary="Picture file of an inspection"
 )
-def picture(product_id: RecordsId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
+def picture(
+    product_id: RecordsId, number: int, renderer: RendererDep, view_name: ViewName = None
+) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
+    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
@@ -377,10 +379,10 @@ def view(
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    seen: SeenView = None,
+    view_name: ViewName = None,
 ) -> Response:
     """Return the picture upright, as WebP."""
-    data = renderer.view(product_id, valid_id_or_zero(number), side, seen)
+    data = renderer.view(product_id, valid_id_or_zero(number), side, view_name)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -392,10 +394,10 @@ def overlay(
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    seen: SeenView = None,
+    view_name: ViewName = None,
 ) -> Response:
     """Return the picture with heat map and contours, as WebP."""
-    data = renderer.overlay(product_id, valid_id_or_zero(number), side, seen)
+    data = renderer.overlay(product_id, valid_id_or_zero(number), side, view_name)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 

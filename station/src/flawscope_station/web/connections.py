@@ -137,12 +137,13 @@ class ClientConnection(asyncio.Protocol):
         return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that has waited for longest, and many of strangers with it.
+        """Close the connection that has waited for longest, and further connections of strangers.
 
         In all, up to an eighth of the allowed connections are closed, because a search for each new
         connection is too slow under a flood.
         """
         closable = [connection for connection in self._connections if connection._is_closable]
+        # strangers before signed-in people, this new connection last
         closable.sort(
             key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
         )

@@ -335,8 +335,8 @@ def learn(
     if not_unsure:
         raise InputError(f"inspection {not_unsure[0]} is not among `unsure`: name in `good` only what is")
     for number in dict.fromkeys(request.good):
-        current_verdict = store.inspection(product_id, number)["verdict_id"] or 0
-        store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict)
+        current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: it has none
+        store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict_id)
     return learning.request_candidate(product_id, person.name, request.how)
 
 
@@ -491,16 +491,17 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
     rows = []
     for row in rates.describe_rates(model):
         if is_by_part:  # a part has no score with a threshold, but a p-value
-            known = sum(defect.p_value <= row["expected"] + _ROUNDING for defect in reviewed)
+            known_count = sum(defect.p_value <= row["expected"] + _ROUNDING for defect in reviewed)
         else:
-            known = sum(not defect.score <= row["threshold"] for defect in reviewed)  # NaN is anomalous, too
+            # not `>`: NaN is anomalous, too
+            known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
         counts = row["found"].values()  # found and all defects of each size
         rows.append(
             {
                 **row,
                 "hits": sum(found_count for found_count, _ in counts),
                 "defects": sum(all_count for _, all_count in counts),
-                "known": known,
+                "known": known_count,
                 "is_own": row["rate"] == model.rate,
             }
         )

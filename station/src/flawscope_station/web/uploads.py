@@ -334,7 +334,7 @@ def clean_name(name: str) -> str:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the sender's key of a request, or None.
+    """Return the key that the sender gave a request; None: it has no key.
 
     Raises:
         RefusedError: The key is invalid.
