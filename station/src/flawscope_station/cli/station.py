@@ -246,7 +246,7 @@ def _restore(args: argparse.Namespace) -> None:
         return
     settings = station_settings(args)
     if args.tables:
-        cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
+        cli.say(f"the database before is kept in {restore_tables(args.file, settings)}")
         return
     size_bytes = restore(args.file, settings)
     cli.show(f"{settings.store}: {size_bytes / 1e6:.1f} MB")
@@ -259,7 +259,7 @@ def _verify(file: str) -> None:
     from flawscope_station.store.backup_check import verify
 
     content = verify(file)  # raises where the backup is damaged
-    records = "without a data base" if content.inspections is None else f"{content.inspections} inspections"
+    records = "without a database" if content.inspections is None else f"{content.inspections} inspections"
     settings_files = "with" if content.settings_file else "without"
     cli.show(f"{file}: whole; {content.files} files, {records}, {settings_files} the settings file")
     if content.missing:
