@@ -235,7 +235,7 @@ class Artefact:
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """Raise an InputError where the tensor of kinds, or of the region of tiles, does not fit the manifest."""
+        """Raise an InputError where the tensor "kinds" or "region" does not fit the manifest."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
         region = self.tensors.get("region")
