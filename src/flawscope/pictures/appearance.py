@@ -122,12 +122,16 @@ class AppearanceRange:
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: FeatureValues) -> FeatureValues:
-        """Return distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
-        found = []
+        """Return the distance of each feature from its range, in widths of the range.
+
+        Below 0 where a feature lies under its range, 0 within, above 0 over it. Empty where nothing was
+        measured.
+        """
+        distances = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
-            found.append(outside / max(high - low, feature.min_width))
-        return tuple(found)
+            distances.append(outside / max(high - low, feature.min_width))
+        return tuple(distances)
 
     def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
         """Return the range that also covers other pictures.
