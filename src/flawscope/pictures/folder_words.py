@@ -24,7 +24,7 @@ class Said(Enum):
     Attributes:
         GOOD: The parts are good.
         BAD: The parts are defective.
-        SORTED: Neither good nor defective, but words by which people sort pictures, such as a camera or a day.
+        SORTED: Neither good nor defective, but words by which people sort pictures, such as a camera.
         UNKNOWN: Neither good nor defective, but other words.
         UNCLEAR: Good with further words, or both good and defective, or a wrong decision.
     """

@@ -185,8 +185,8 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     clipped_count = sum(picture.high > white or picture.low < levels.black for picture in used)
     if clipped_count:
         line = (
-            f"{pluralize(clipped_count, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
-            "of nearly all others, and are clipped"
+            f"{pluralize(clipped_count, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the "
+            "range of nearly all others, and are clipped"
         )
         lines.append(data_checks.CLIPPED.coded(line))
     return levels, lines
@@ -227,7 +227,8 @@ def _depth_remarks(highs: NDArray[np.float64], kind: str) -> list[str]:
         return []
     return [
         f"{pluralize(shallow_count, 'picture')} go up to {highs[gap_place]:g}, and {deep_count} up to "
-        f"{highs[-1]:g}: the first look nearly black beside the others; store all with the same number of bits"
+        f"{highs[-1]:g}: the first look nearly black beside the others; store all with the same number of "
+        "bits"
     ]
 
 
