@@ -361,7 +361,7 @@ def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
     Raises:
         InputError: No file is a picture; nothing was yielded.
     """
-    files_before = []
+    files_before: list[AnyPath] = []
     for path in files:
         if is_picture(path) and not is_hidden_picture(path):
             yield from files_before
