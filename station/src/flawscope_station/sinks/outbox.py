@@ -310,10 +310,10 @@ class Outbox:
 
     def _inspection_message(self, inspection: InspectionFacts) -> Message:
         number = int(inspection["id"])
-        at = parse_time(inspection["at"])
-        id = self._message_id("inspection", number, at)
+        created_at = parse_time(inspection["at"])
+        id = self._message_id("inspection", number, created_at)
         data = self._message_data(inspection)
-        return Message(id, INSPECTION, at, self.product_id, number, None, data)
+        return Message(id, INSPECTION, created_at, self.product_id, number, None, data)
 
     def _verdict_message(self, row: VerdictRow, inspection: InspectionFacts) -> Message:
         verdict_facts: SaidFacts = {

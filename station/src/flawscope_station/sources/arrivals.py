@@ -556,12 +556,12 @@ def _written_below(folder: str) -> set[str]:
     }
 
 
-def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
+def _is_among(stamp: FileStamp, stamps: Collection[FileStamp]) -> bool:
     """Return whether a file that went away is among other files, that is, under another name.
 
     False where times are rounded: another file may have the same inode, size and time by chance.
     """
-    return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in others
+    return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in stamps
 
 
 def _is_replaced(previous: FileStamp, current: FileStamp) -> bool:

@@ -574,7 +574,7 @@ class WatchedFolder:
 
     def _report_scan(self, arrivals: Arrivals) -> None:
         """Record the pictures that went away uninspected, and report the problems of the other pictures."""
-        vanished = [path for path, known in self._known.match(arrivals.gone) if known is None]
+        vanished = [path for path, record in self._known.match(arrivals.gone) if record is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
             self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
