@@ -345,7 +345,13 @@ class LeaveOut:
         score: Callable[[int, Tensor, Tensor | None], LeftOut | None],
         images: Sequence[NDArray[np.float32]],
     ) -> tuple[Array, Array]:
-        """Return scores `[n]` and maps `[n, H, W]` of images `[n, 3, H, W]`, by `self.score` or `self.bound`."""
+        """Return scores `[n]` and maps `[n, H, W]` of images `[n, 3, H, W]`.
+
+        Args:
+            group: The group that is left out.
+            score: The method `score` or `bound`.
+            images: The images.
+        """
         device = self.model.roi.device
 
         def score_image(image: NDArray[np.float32]) -> tuple[Array, Array]:
