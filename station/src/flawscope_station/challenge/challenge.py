@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import NamedTuple
 
+import typing_extensions
 from sqlalchemy import Connection, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
@@ -591,6 +592,7 @@ class Challenge(BackgroundThread):
             return str(error).partition(";")[0]
         return None
 
+    @typing_extensions.override  # the class has a method `override`
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             for product_id in list(self._states):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import func, select
+from typing_extensions import override
 
 from flawscope.errors import InputError, message_with_type
 from flawscope_station.drift.score_test import Change, JudgedScore, ScoreTest, read_note
@@ -74,6 +75,7 @@ class DriftMonitor(BackgroundThread):
 
     # ---- in the thread
 
+    @override
     def _work(self) -> None:
         while not self._wait(IDLE_INTERVAL):
             trouble = None

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Select, delete, func, or_, select, update
+from typing_extensions import override
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
@@ -254,11 +255,13 @@ class JobQueue(BackgroundThread):
         self._begun = 0.0  # when the present stage did
         self._due = 0.0  # until when the present step's time holds
 
+    @override
     def start(self) -> None:
         """Start the thread, which looks for unfinished jobs at once."""
         self.wake()
         super().start()
 
+    @override
     def end(self) -> None:
         """End; a job that is being made is made anew at the next start."""
         super().end()
@@ -338,6 +341,7 @@ class JobQueue(BackgroundThread):
         """Wait for so long; return whether the station ends."""
         return self._pause(seconds)
 
+    @override
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             try:

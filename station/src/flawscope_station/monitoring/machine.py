@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from flawscope import machine
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
 from flawscope_station.monitoring.problems import CONFIRM_CLOCK, Standstill
@@ -76,6 +78,7 @@ class MachineWatch(BackgroundThread):
         self._started_at: float | None = None
         self.state = Machine(clock.monotonic(), files.disk, None, None)
 
+    @override
     def start(self) -> None:
         """Begin to measure; from now on the data base asks whether it is silent before each use."""
         self._started_at = self._clock.monotonic()
@@ -111,6 +114,7 @@ class MachineWatch(BackgroundThread):
             self.database.try_write()
         return None
 
+    @override
     def _work(self) -> None:
         while not self._ended.is_set():
             with self.threads[0].call(HANGING_SECONDS):

@@ -15,6 +15,7 @@ from psycopg import errors
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from sqlalchemy import Engine, event
+from typing_extensions import override
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
     patience: float | None = IDLE_PATIENCE
 
+    @override
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer.
 
