@@ -220,7 +220,7 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
 
 
 def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the local and global differences of a picture `[3, H, W]`, at the N outputs that count: `[N, C]`."""
+    """Return local and global differences `[N, C]` of a picture `[3, H, W]`, at the outputs that count."""
     images = image[None].to(model.mean.device)
     valid_mask = model.valid_mask(model.inside(images)).view(model.grid)
     with torch.inference_mode():
@@ -234,14 +234,14 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:
-    """Return the matrix `[C, C]` float32 that whitens differences with these moments; its scale is about 1."""
+    """Return the matrix `[C, C]` float32 that whitens differences with these moments, of scale about 1."""
     variances, directions = torch.linalg.eigh(moments)
     mean = variances.mean().clamp(min=torch.finfo(torch.float64).tiny)
     return (directions / (variances.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
 
 
 def _multiply_outputs(layer: nn.Module, matrix: Tensor, shift: Tensor | None = None) -> None:
-    """Change a layer in place: its outputs are multiplied by a matrix `[K, C]`, then `shift` `[K]` is added."""
+    """Change a layer in place: multiply its outputs by a matrix `[K, C]`, then add `shift`, `[K]`."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None
     layer.weight.copy_(torch.einsum("kc,cihw->kihw", matrix, layer.weight))

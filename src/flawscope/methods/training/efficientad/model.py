@@ -57,8 +57,8 @@ class Model(Detector):
             `score` maps to 0 and 0.1.
         rows: `[H, h]`: rows of the maps' grid to rows of pixels.
         columns: `[w, W]`: the same for columns.
-        row_parts: `[h, H]`, 1 where a row of cells contributes to a row of pixels, else 0. Unless pictures are
-            padded, smoothing counts.
+        row_parts: `[h, H]`, 1 where a row of cells contributes to a row of pixels, else 0; by `rows`, or
+            without the smoothing where pictures are padded.
         column_parts: `[W, w]`: the same for columns.
     """
 
