@@ -220,8 +220,8 @@ class Decoder(nn.Module):
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
         self.finest = UpBlock(inputs, 0, inputs, half)
-        # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first would
-        # take a fifth of a step's time
+        # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
+        # would take a fifth of a step's time
         self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:

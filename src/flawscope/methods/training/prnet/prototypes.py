@@ -139,8 +139,11 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
 
     products = torch.zeros(len(numbers), len(numbers), dtype=torch.float64)
 
-    def multiply_blocks(row_block: int, row_points: Tensor, column_block: int, column_points: Tensor) -> None:
+    def multiply_blocks(
+        held_points: dict[int, Tensor], column_block: int, column_points: Tensor, row_block: int
+    ) -> None:
         """Set the products of two blocks, on both sides of the diagonal."""
+        row_points = held_points[row_block]
         rows = slice(row_block * BLOCK, row_block * BLOCK + len(row_points))
         columns = slice(column_block * BLOCK, column_block * BLOCK + len(column_points))
         total = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
@@ -162,21 +165,9 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
                     column_points = held_points[column_block]
                 else:
                     column_points = load_points(blocks[column_block])
-                multiply = partial(
-                    _multiply_held_block, multiply_blocks, held_points, column_block, column_points
-                )
+                multiply = partial(multiply_blocks, held_points, column_block, column_points)
                 map_blocks(multiply, [block for block in held_points if block <= column_block])
     return products
-
-
-def _multiply_held_block(
-    multiply_blocks: Callable[[int, Tensor, int, Tensor], None],
-    held_points: dict[int, Tensor],
-    column_block: int,
-    column_points: Tensor,
-    row_block: int,
-) -> None:
-    multiply_blocks(row_block, held_points[row_block], column_block, column_points)
 
 
 def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
