@@ -166,7 +166,7 @@ class Housekeeping(BackgroundThread):
             self._removed += self._retention.make_room()
 
     def _rest(self) -> None:
-        """Leave the data base to others between two pieces of work."""
+        """Leave the database to others between two pieces of work."""
         self.threads[0].go_on()
         self._ended.wait(REST_SECONDS)
 

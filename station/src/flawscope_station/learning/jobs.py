@@ -48,7 +48,7 @@ MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
 MAX_LATEST = 50  # jobs of a product that are looked at
 CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
 LATE_SECONDS = 5.0  # after a step, at least, before the time that it told is no longer believed
-RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
+RETRY_SECONDS = 2.0  # seconds between two tries where the database is away
 EVENT_QUEUED = "learning asked"
 
 
@@ -62,7 +62,7 @@ class JobStep(BaseModel):
 
 
 class Jobs:
-    """Jobs in the data base. Every method is one transaction and raises `StoreError` where it fails."""
+    """Jobs in the database. Every method is one transaction and raises `StoreError` where it fails."""
 
     def __init__(self, database: Database):
         self.database = database

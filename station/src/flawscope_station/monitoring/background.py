@@ -154,7 +154,7 @@ class GuardedThread:
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds.
 
-        It is a call into a model, the data base, a disk that may be a network's, a plugin, another process.
+        It is a call into a model, the database, a disk that may be a network's, a plugin, another process.
 
         Args:
             patience: seconds; None: `STUCK_SECONDS`.

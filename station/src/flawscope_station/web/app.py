@@ -35,6 +35,7 @@ from flawscope_station.web import (
 from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
+from flawscope_station.web.field_descriptions import DescribedApp
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
@@ -60,7 +61,7 @@ def max_connections() -> int:
 
 def create_app(station: Station) -> ASGIApp:
     """Make the ASGI application of a station that was started."""
-    app = FastAPI(
+    app = DescribedApp(
         title="flawscope station",
         version=__version__,
         description="Pictures in, decisions out. Errors are one line with a code.",
