@@ -132,7 +132,7 @@ def _show_checks(
         lines += aligned.lines()
     common.show("\n".join(lines))
     for step in steps:
-        common.show(common.next_step(step))
+        common.show(common.format_advice(step))
 
 
 def _check_camera(args: argparse.Namespace) -> int:

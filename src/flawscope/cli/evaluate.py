@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="Model file; for several categories the folder of CATEGORY.safetensors, or a joint model.",
     )
-    common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
+    common.add_data(parser, more_meanings=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
     common.add_good(parser)
     common.add_rate(parser, "the model's")
     common.add_figures(
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if is_router(args.model):
         return _run_each(args)
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         if not Path(args.model).is_dir():
             raise InputError(
                 f"--category {args.category} measures a model for each category: give the folder of "
@@ -112,7 +112,7 @@ def evaluate_model(
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     dataset = dataset or _open_dataset(args, manifest)
     common.check_output(args)
-    common.keep_other_results(args, manifest.category, [item.path for item in dataset.test])
+    common.check_earlier_results(args, manifest.category, [item.path for item in dataset.test])
     predictor = predictor or common.load_single(args, args.model)
     result = _measure(args, predictor, dataset, step)
     if show:
@@ -162,7 +162,7 @@ def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset,
     if args.json or args.quiet:
         return
     for advice in advise_after(result, manifest):
-        common.say(common.next_step(advice))
+        common.say(common.format_advice(advice))
 
 
 def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> None:
@@ -358,7 +358,7 @@ def _run_each(args: argparse.Namespace) -> int:
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
-        names = common.selected_categories(args) if common.asks_several(args) else (args.category,)
+        names = common.selected_categories(args) if common.has_several_categories(args) else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
@@ -375,7 +375,7 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
     if (pattern := model.views) is None:
         return {}
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         raise InputError("the model is of one product's views: name one --category")
     dataset = _open_dataset(args, model.facts)
     splits = ("test", "train") if dataset.drawn_split else ("test",)

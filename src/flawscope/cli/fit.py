@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     args.each_view = router.wants_each_view(args)
     if args.joint or args.each_view or _updates_joint_model(args):
         return router.fit(args)
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         return fit_several.run(args)
     return _fit_one(args)
 
@@ -42,7 +42,7 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
     args = fit_options.with_file(args, _category_of_file(args))
     if args.cluster is not None:
         connect.check_address(args.cluster)
-    if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
+    if args.evaluate and (args.joint or args.each_view or common.has_several_categories(args)):
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
@@ -53,7 +53,7 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
 
 def _category_of_file(args: argparse.Namespace) -> str | None:
     """The category whose options of `--config` hold for the whole call; None: those for all do."""
-    if args.joint or common.asks_several(args):
+    if args.joint or common.has_several_categories(args):
         return None
     if args.category or not args.config:
         return args.category or None
@@ -89,7 +89,7 @@ def _fit_one(args: argparse.Namespace) -> int:
         predictor = fit_one.fit_and_save(args, tell, common.progress_for(args, _plan(args)))
     else:
         predictor = fit_several.fit_in_task(args, tell)
-    out = questions.written(args.out, args.update)
+    out = questions.saved_path(args.out, args.update)
     _say_fitted(args, predictor, out)
     failures = list(predictor.failures)
     if args.evaluate:
@@ -124,7 +124,7 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
         learnt=learnt_by_default(args, manifest),
     )
     for step in [*advise_blind(manifest), *few]:
-        say(common.next_step(step))
+        say(common.format_advice(step))
     for line in next_steps(args, out):
         say(line)
 

@@ -181,7 +181,7 @@ def calibrate(args: argparse.Namespace) -> int:
     failures = list[str]()
     model = _calibrate_products(args, model, pictures, lines, failures)
     questions.save(model, out, call, args.model)
-    out = questions.written(out, args.model)
+    out = questions.saved_path(out, args.model)
     say = common.say_unless_quiet(args)
     for line in [*lines, f"wrote {out}"]:
         say(line)

@@ -401,7 +401,7 @@ class Output:
     @property
     def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
-        code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
+        code = common.report_failures(self.failures, already_reported=self.flush_each, total=self.total)
         return code or int(bool(self.unwritten.counts))
 
 

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = _load_model(args)
     summary = output.Summary(predictor)
     stream = common.stream_of(predictor, args.product)
-    common.keep_other_results(args, summary.product, inputs.paths)
+    common.check_earlier_results(args, summary.product, inputs.paths)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn, TypedDict, Unpack
 
 from flawscope._version import __version__
 from flawscope.cli.common import reason_of, stop_progress
-from flawscope.cli.questions import tell_questions
+from flawscope.cli.questions import say_open_questions
 from flawscope.cli.words import clean_words
 from flawscope.errors import InputError, install_command
 from flawscope.progress import write_line
@@ -125,7 +125,7 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     parser, run = load_command(_find_command(name))
     args = parser.parse_call(rest)
-    tell_questions(args)
+    say_open_questions(args)
     missing = _missing_folders(getattr(args, "out", None))
     try:
         return int(run(args))

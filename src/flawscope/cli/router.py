@@ -59,7 +59,7 @@ def fit(args: argparse.Namespace) -> int:
         return _report_unwritten(out, folder, outcomes)
     model = _join_models(args, old, calls, pattern)
     questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
+    out = questions.saved_path(out, args.update)
     shutil.rmtree(folder)
     if parts := model.parts():
         say(parts.promise())
@@ -74,7 +74,7 @@ def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int
     fit_one.require_training()
     model = fit_one.add_to_models(args, call, old, say, common.progress_for(args))
     questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
+    out = questions.saved_path(out, args.update)
     if parts := model.parts():
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), 'view')}")
@@ -98,7 +98,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
         if args.joint and call.channels:
             raise InputError(
                 "--joint tells products apart by one view of a picture: leave out "
-                f"{fit_options.written(call, 'channels')}"
+                f"{fit_options.written_form(call, 'channels')}"
             )
     fit_one.require_training()
     if all(call.update is not None for call in calls.values()):  # their parts were compared before
@@ -196,7 +196,7 @@ def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: P
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
 
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         names = common.selected_categories(args)
     elif args.category:
         names = present_categories(args.data, args.category, "--category")
@@ -213,7 +213,7 @@ def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
 
     if args.each_view and (args.part is None or args.group):
         raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
-    if args.each_view and (args.joint or args.update or common.asks_several(args)):
+    if args.each_view and (args.joint or args.update or common.has_several_categories(args)):
         raise InputError(
             "--each-view is for one product: leave out --joint and --update, name one --category"
         )
@@ -228,7 +228,7 @@ def wants_each_view(args: argparse.Namespace) -> bool:
     """
     if args.each_view is not None:
         return bool(args.each_view)
-    if args.part is None or _asks_for_one_model(args) or common.asks_several(args):
+    if args.part is None or _asks_for_one_model(args) or common.has_several_categories(args):
         return False
     from flawscope.calibration.parts import PartPattern
     from flawscope.fitting.view_models import different_views_line, views_differ
