@@ -225,7 +225,7 @@ def test_of_a_run_whose_file_is_open_elsewhere_nothing_is_removed(tmp_path, monk
     first = ResultsFolder(tmp_path, None, pytest.fail)
     first.add_details(predicted("a.png"))
     first.write_summary({})
-    first.own.path("report.html").write_text("page")
+    first.output.path("report.html").write_text("page")
     first.table.close()
     first.workbook.close()
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}

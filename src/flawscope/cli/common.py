@@ -167,7 +167,7 @@ add_view = _adder(
 )
 add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="Region of interest; a box is in fractions.")
 add_good = _adder(
-    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where names do not tell; or all."
+    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where their names do not say so; or all."
 )
 
 
