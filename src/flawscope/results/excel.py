@@ -61,7 +61,7 @@ class Link(NamedTuple):
 
 
 def _cell_content(value: object) -> object:
-    """Return a value as a cell can hold it: a number that is not finite as text, texts without control characters."""
+    """Return a value as a cell can hold it: without control characters, and as text for NaN or infinity."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if isinstance(value, float) and not math.isfinite(value):

@@ -77,7 +77,7 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
 
 
 def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
-    """Return pictures with names below the folder that they share; on several drives with file names alone."""
+    """Return pictures with names below their common folder; on several drives with file names alone."""
     folders = {picture.name.parent for picture in pictures}
     are_on_one_drive = len({folder.anchor for folder in folders}) == 1
     root = os.path.commonpath(folders) if are_on_one_drive else ""
