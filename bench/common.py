@@ -349,6 +349,9 @@ def round_to(value: float | None, digits: int = 6) -> Any:
 # --------------------------------------------------------------------------------------- child processes
 
 
+MEMORY_INTERVAL = 0.02  # seconds between two readings of a process's memory, at least
+
+
 @dataclass(frozen=True)
 class ChildResult:
     """A finished process: wall time, processor time, and the largest memory that it and all below it held at
@@ -379,8 +382,12 @@ def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path 
         peak, ended = [0], threading.Event()
 
         def watch() -> None:  # beside the wait, which then ends with the process and not at the next poll
-            while not ended.wait(0.02):
+            pause = MEMORY_INTERVAL
+            while not ended.wait(pause):
+                started = time.thread_time()
                 peak[0] = max(peak[0], _tree_memory(process.pid))
+                # a reading of many large processes takes long, and slows down what is measured
+                pause = max(MEMORY_INTERVAL, 50 * (time.thread_time() - started))
 
         watcher = threading.Thread(target=watch)
         watcher.start()

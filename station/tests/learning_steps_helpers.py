@@ -26,7 +26,7 @@ FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
 
 
 class Kept(Jobs):
-    """In the data base. fail: is asked before each change, and raises where it shall not happen."""
+    """In the database. fail: is asked before each change, and raises where it shall not happen."""
 
     def __init__(self, database: Database):
         super().__init__(database)

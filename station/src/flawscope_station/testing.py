@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 from PIL import Image
+from typing_extensions import override
 
 from flawscope import testing
 
@@ -266,6 +267,7 @@ class _PageReader(HTMLParser):
         self.has_main = False
         self.feed(text)
 
+    @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.has_main |= given.get("id") == "main"

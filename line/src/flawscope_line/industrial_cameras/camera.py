@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import override
+
 from flawscope.errors import InputError, join_names, suggest_name
 from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import (
@@ -101,11 +103,13 @@ class TriggeredCamera(LiveCamera):
         self._settings = settings
         self._open_device = opener
 
+    @override
     def _run_session(self, backoff: Backoff) -> str:
         with closing(self._open_device(self._settings)) as device:
             self._answer_triggers(device, backoff)
         return "the station ends"
 
+    @override
     def _check_silence(self) -> None:
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 

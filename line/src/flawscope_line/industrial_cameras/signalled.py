@@ -8,6 +8,8 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import closing, suppress
 
+from typing_extensions import override
+
 from flawscope.errors import pluralize
 from flawscope_line.industrial_cameras.camera import DeviceFactory, frames_after
 from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
@@ -51,12 +53,14 @@ class SignalledCamera(LiveCamera):
         self._reported_at = -math.inf
         self._why_missed = ""
 
+    @override
     def stop(self, seconds: float = 30.0) -> None:
         """Stop the camera within `seconds`, and report the waiting parts as not inspected."""
         super().stop(seconds)
         self._note_missed(len(self._pending), "the station ended")
         self._report_missed(0.0)
 
+    @override
     def _run_session(self, backoff: Backoff) -> str:
         """Take the frames that come, until the end."""
         last: int | None = None
@@ -86,6 +90,7 @@ class SignalledCamera(LiveCamera):
                     self._handle_repeat({})
         return "the station ends"
 
+    @override
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
         """Report that the part which a repeated frame should show is not inspected."""
         super()._handle_repeat(triggers)
@@ -94,9 +99,11 @@ class SignalledCamera(LiveCamera):
         self.line.refused(error)
         self._report_refusal(error)
 
+    @override
     def _claim_if_due(self, *, is_trigger_answer: bool) -> bool:
         return True
 
+    @override
     def _queue_shot(self, shot: Shot) -> None:
         if len(self._pending) == MAX_PARTS_WAITING:
             self._pending.popleft()
@@ -104,6 +111,7 @@ class SignalledCamera(LiveCamera):
             self._note_missed(1, "they come faster than they are inspected")
         self._pending.append(shot)
 
+    @override
     def _submit_part(self, part: Part) -> Future[RecordedInspection]:
         """Submit a part as soon as the queue has room."""
         pause = Backoff(0.02, 1.0)
@@ -116,10 +124,12 @@ class SignalledCamera(LiveCamera):
 
     # ---- reports
 
+    @override
     def _report_refusal(self, error: BaseException) -> None:
         super()._report_refusal(error)
         self._note_missed(1, why_refused(error))
 
+    @override
     def _check_silence(self) -> None:
         """Report parts that were not inspected; silence is no fault: parts may stand still for hours."""
         self._report_missed()

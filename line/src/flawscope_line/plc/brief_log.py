@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from typing_extensions import override
+
 INTERVAL = 60.0  # seconds between two lines of a library
 MAX_LENGTH = 160  # characters of a line
 
@@ -17,6 +19,7 @@ class _BriefHandler(logging.Handler):
         self.library = name
         self._next = 0.0
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
         if now < self._next:

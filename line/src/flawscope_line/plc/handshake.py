@@ -40,7 +40,7 @@ class Code(IntEnum):
     LOADING = 4  # the recipe's model is being loaded, or Trigger rose before it was
     NO_MODEL = 5  # the recipe's model cannot be opened, failed, or judges parts in several views
     CAMERA = 6  # it is away, or gave no frame
-    REFUSED = 7  # the station has no room: its queue or its disk is full, or its data base is away
+    REFUSED = 7  # the station has no room: its queue or its disk is full, or its database is away
     PICTURE = 8  # it cannot be read or kept
     LATE = 9  # not judged within the product's deadline
     CHANGED = 10  # Recipe or Part changed before Trigger fell

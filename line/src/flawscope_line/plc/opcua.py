@@ -17,6 +17,7 @@ from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.user_managers import UserManager
+from typing_extensions import override
 
 from flawscope.errors import one_line_message
 from flawscope_line.plc.brief_log import log_briefly
@@ -114,6 +115,7 @@ class _Plc(UserManager):
     def __init__(self, settings: OpcUaSettings):
         self._settings = settings
 
+    @override
     def get_user(
         self, *given: object, username: object = None, password: object = None, **more: object
     ) -> User | None:
@@ -145,12 +147,15 @@ class _Core(InternalServer):
         self.take_inputs, self.lock = take_inputs, asyncio.Lock()
         self.writable: dict[ua.NodeId, ua.VariantType] = {}
 
+    @override
     def create_session(self, name: str, user: User = _STRANGER, external: bool = False) -> InternalSession:
         return _Session(self, self.aspace, SubscriptionService(self.aspace, self), name, user, external)
 
+    @override
     def lookup_external_session(self, auth_token: ua.NodeId) -> None:
         return None
 
+    @override
     def register_server(self, server: object, conf: object = None) -> None:
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
@@ -160,6 +165,7 @@ class _Session(InternalSession):
 
     iserver: _Core
 
+    @override
     async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
         """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
         codes = [self._refusal(node) for node in params.NodesToWrite]
@@ -184,6 +190,7 @@ class _Session(InternalSession):
         is_alone = isinstance(value.Value.Value, _PYTHON_TYPES[kind])
         return 0 if is_alone else ua.StatusCodes.BadTypeMismatch
 
+    @override
     async def create_subscription(
         self, params: ua.CreateSubscriptionParameters, *given: object, **more: object
     ) -> ua.CreateSubscriptionResult:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from flawscope.errors import InputError
 from flawscope_station.plugins import time_of
 
@@ -76,6 +78,7 @@ class ModbusSettings(PlcSettings):
     inputs: int = 0
     outputs: int = 100
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.listen is None) == (self.connect is None):
@@ -118,6 +121,7 @@ class OpcUaSettings(PlcSettings):
     user: str | None = None
     password_file: str | None = None
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.address

@@ -1,7 +1,7 @@
 """`flawscope station report`: one archive for whoever helps from afar.
 
 The store and the computer are read, and the running station is asked, each piece by a thread of its own with
-a limit of time: a station, a disk or a data base that hangs keeps no other piece from the archive, whose
+a limit of time: a station, a disk or a database that hangs keeps no other piece from the archive, whose
 `missing.txt` says what did not come, and why. Secrets are in none of them.
 """
 

@@ -234,7 +234,7 @@ def _restore(args: argparse.Namespace) -> None:
         return
     settings = station_settings(args)
     if args.tables:
-        cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
+        cli.say(f"the database before is kept in {restore_tables(args.file, settings)}")
         return
     cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
     settings_folder = Path(settings.store) / "settings"
@@ -246,7 +246,7 @@ def _verify(file: str) -> None:
     from flawscope_station.store.backup_check import verify
 
     found = verify(file)
-    records = "without a data base" if found.inspections is None else f"{found.inspections} inspections"
+    records = "without a database" if found.inspections is None else f"{found.inspections} inspections"
     settings_files = "with" if found.settings_file else "without"
     cli.show(f"{file}: whole; {found.files} files, {records}, {settings_files} the settings file")
     if found.missing:

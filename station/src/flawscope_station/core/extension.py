@@ -151,7 +151,7 @@ class Observers(list[Observer]):
 
     In their order: counts for Prometheus, open pages, housekeeping where space is short, maps that are kept,
     sinks, which are woken; then those of features: drift, and checks of the camera. None asks the disk or the
-    data base.
+    database.
 
     Args:
         report: reports a problem under a code; None: it is over.

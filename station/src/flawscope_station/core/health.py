@@ -33,7 +33,7 @@ STORE_PROBLEMS = (SILENT, "disk_full", "store_unreachable")  # kinds: no part ca
 class Health:
     """Checks of a station, which are made when somebody asks for its problems, and each second.
 
-    None asks the disk or the data base: `MachineWatch` does, and says what it found.
+    None asks the disk or the database: `MachineWatch` does, and says what it found.
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
@@ -76,7 +76,7 @@ class Health:
         return self._problems.all()
 
     def _look(self) -> None:
-        """Tell of a disk or a data base that cannot be used, and end what has waited too long."""
+        """Tell of a disk or a database that cannot be used, and end what has waited too long."""
         self._report_machine()
         self.inspector.end_overdue()
 
@@ -106,7 +106,7 @@ class Health:
         why = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
         )
-        why += f"or the data base is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
+        why += f"or the database is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
         self.report("waiting", why if is_waiting else None)
 
     def state_of(
@@ -176,7 +176,7 @@ class Health:
     def acknowledge(self, code: str, who: str) -> Problem:
         """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
         problem = self._problems.acknowledge(code, who)
-        with suppress(FlawscopeError):  # so that a data base that is away can be acknowledged
+        with suppress(FlawscopeError):  # so that a database that is away can be acknowledged
             product = problem.product if problem.product in self.addresses.names else None
             self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product)
         return problem

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 
+from typing_extensions import override
+
 from flawscope.errors import FlawscopeError, one_line_message
 from flawscope_station.access.audit import trim_events
 from flawscope_station.access.authenticator import Access
@@ -67,6 +69,7 @@ class Housekeeping(BackgroundThread):
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
+    @override
     def start(self) -> None:
         """Check the clock, remove unneeded files of the store in a thread, and begin to work."""
         self.check_clock()
@@ -137,6 +140,7 @@ class Housekeeping(BackgroundThread):
             "right: press the button, or change `keep` and start the station anew"
         )
 
+    @override
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL if self._removes_at or self._question else 1.0):
             with self.threads[0].call():
@@ -162,7 +166,7 @@ class Housekeeping(BackgroundThread):
             self._removed += self._retention.make_room()
 
     def _rest(self) -> None:
-        """Leave the data base to others between two pieces of work."""
+        """Leave the database to others between two pieces of work."""
         self.threads[0].go_on()
         self._ended.wait(REST_SECONDS)
 

@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from flawscope import __version__
 from flawscope_station.monitoring.background import GuardedThread, WatchedPool
@@ -243,6 +244,7 @@ class Metrics(Collector):
             except Exception:  # the store is away: the others are wanted all the more
                 self._stored.pop(gauges, None)
 
+    @override
     def collect(self) -> Iterable[Metric]:
         """Yield the present values and the last known of the store, when the registry asks for them."""
         present = [gauges() for gauges in self.gauges]

@@ -51,7 +51,7 @@ class PageContext(Protocol):
         Raises:
             NotFoundError: there is no such product.
             InputError: a filter is not allowed.
-            StoreError: the data base cannot be used.
+            StoreError: the database cannot be used.
         """
 
     def person(self, request: Request, role: str = VIEWER) -> Person:

@@ -293,7 +293,7 @@ class Overview:
             "version": ("The model that judges.", version),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
             "last_inspection_timestamp_seconds": ("Of the last part recorded.", latest),
-            "store_bytes": ("Of the data base.", {"": float(self.store.database.size())}),
+            "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
 

@@ -69,7 +69,7 @@ class Station:
         menu: links of its pages.
 
     Raises:
-        InputError: the folder, the data base or a model cannot be used.
+        InputError: the folder, the database or a model cannot be used.
     """
 
     def __init__(

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from logging.handlers import SysLogHandler
 
+from typing_extensions import override
+
 from flawscope.errors import one_line_message
 from flawscope_station.access.audit import AuditEvent, events_after, newest_event
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
@@ -31,6 +33,7 @@ PROBLEM = "syslog_away"
 class _Handler(SysLogHandler):
     append_nul = False  # a line is JSON and no more
 
+    @override
     def handleError(self, record: logging.LogRecord) -> None:
         """Raise what went wrong: the line is sent again."""
         raise
@@ -65,12 +68,14 @@ class EventForwarder(BackgroundThread):
         self._sent: int | None = None  # number of the last event that was sent; None: not read yet
         self._known = 0  # number of the newest event at the look before: all up to it are written for good
 
+    @override
     def stop(self, seconds: float | None = 5.0) -> None:
         """End the thread as `BackgroundThread.stop` does, and close the socket."""
         super().stop(seconds)
         if self._handler is not None:
             self._handler.close()
 
+    @override
     def _work(self) -> None:
         while not self._ended.is_set():
             pause = INTERVAL

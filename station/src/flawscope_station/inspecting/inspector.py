@@ -188,7 +188,7 @@ class Inspector:
     def _keep_file(self, ticket: Ticket, view: View) -> None:
         """Write a picture's file; the recorder waits for it."""
         picture = view.picture
-        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known=picture.hash)
+        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known_hash=picture.hash)
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 

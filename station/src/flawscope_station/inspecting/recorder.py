@@ -270,7 +270,7 @@ class Recorder:
                 if time.monotonic() > ends:
                     since = time.monotonic()
                     self._doubts += [Doubt(_record_of(ticket), ticket.predictions, since) for ticket in ready]
-                    del self._doubts[:-MAX_DOUBTS]  # a data base that answers nothing for hours
+                    del self._doubts[:-MAX_DOUBTS]  # a database that answers nothing for hours
                     return None
             time.sleep(LOOK_INTERVAL)
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing_extensions import override
+
 from flawscope import Prediction, Predictor
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import tolerating
@@ -181,6 +183,7 @@ class ProductTolerances(BackgroundThread):
         if [event.text for event in before] != [said]:
             self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
 
+    @override
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             with self.threads[0].call():

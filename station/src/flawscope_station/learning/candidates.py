@@ -351,7 +351,7 @@ class Learning:
         self.report(f"learning_{product_id}", why)
 
     def _retry_write(self, write: Callable[[], T]) -> T:
-        """Repeat a write until the data base is back: a candidate took long to make."""
+        """Repeat a write until the database is back: a candidate took long to make."""
         while True:
             try:
                 return write()

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Select, delete, func, or_, select, update
+from typing_extensions import override
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
@@ -47,7 +48,7 @@ MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
 MAX_LATEST = 50  # jobs of a product that are looked at
 CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
 LATE_SECONDS = 5.0  # after a step, at least, before the time that it told is no longer believed
-RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
+RETRY_SECONDS = 2.0  # seconds between two tries where the database is away
 EVENT_QUEUED = "learning asked"
 
 
@@ -61,7 +62,7 @@ class JobStep(BaseModel):
 
 
 class Jobs:
-    """Jobs in the data base. Every method is one transaction and raises `StoreError` where it fails."""
+    """Jobs in the database. Every method is one transaction and raises `StoreError` where it fails."""
 
     def __init__(self, database: Database):
         self.database = database
@@ -254,11 +255,13 @@ class JobQueue(BackgroundThread):
         self._begun = 0.0  # when the present stage did
         self._due = 0.0  # until when the present step's time holds
 
+    @override
     def start(self) -> None:
         """Start the thread, which looks for unfinished jobs at once."""
         self.wake()
         super().start()
 
+    @override
     def end(self) -> None:
         """End; a job that is being made is made anew at the next start."""
         super().end()
@@ -338,6 +341,7 @@ class JobQueue(BackgroundThread):
         """Wait for so long; return whether the station ends."""
         return self._pause(seconds)
 
+    @override
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):
             try:

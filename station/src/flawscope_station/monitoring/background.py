@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import ParamSpec, Protocol, TypeVar
 
+from typing_extensions import override
+
 from flawscope.errors import message_with_type
 
 T = TypeVar("T")
@@ -152,7 +154,7 @@ class GuardedThread:
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds.
 
-        It is a call into a model, the data base, a disk that may be a network's, a plugin, another process.
+        It is a call into a model, the database, a disk that may be a network's, a plugin, another process.
 
         Args:
             patience: seconds; None: `STUCK_SECONDS`.
@@ -249,6 +251,7 @@ class WatchedCalls(GuardedThread):
         self.begun: dict[object, float] = {}
 
     @contextmanager
+    @override
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call beside others; `patience` is that of the pool."""
         call = object()
@@ -259,6 +262,7 @@ class WatchedCalls(GuardedThread):
             del self.begun[call]
 
     @property
+    @override
     def is_stuck(self) -> bool:
         """Whether the call that began first has taken longer than it may."""
         oldest = min(list(self.begun.values()), default=math.inf)
@@ -276,6 +280,7 @@ class WatchedPool(ThreadPoolExecutor):
         super().__init__(size, name)
         self.calls = WatchedCalls(name, patience)
 
+    @override
     def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
         """Schedule a call, as `ThreadPoolExecutor.submit` does, which is watched from its begin on."""
 
@@ -392,6 +397,7 @@ class ThreadWatch(BackgroundThread):
         waits = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
         self._report("not_inspecting", waits or self._failure(), stops=True)
 
+    @override
     def _work(self) -> None:
         while not self._wait(WATCH_INTERVAL):
             self._look()

@@ -1,8 +1,8 @@
 """Facts that the station knows of its computer: one thread measures it each second, and everybody else reads.
 
-Disk, data base, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks
+Disk, database, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks
 none of them, and reads the last `Machine`, which is in memory. Where that one is too old, the disk or the
-data base does not answer, which is a standstill of its own.
+database does not answer, which is a standstill of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from typing_extensions import override
 
 from flawscope import machine
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread, MonotonicClock
@@ -27,7 +29,7 @@ JUMP_REPORT_SECONDS = (
 )  # seconds for which a jump of the clock is told, unless a person confirms it
 # what may not answer
 DISK = "the disk"
-DATABASE = "the data base"
+DATABASE = "the database"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Machine:
 
     Attributes:
         at: When, as `time.monotonic` counts.
-        database: Why the data base cannot be used; None: it can.
+        database: Why the database cannot be used; None: it can.
         available_bytes: Of memory; None: not known.
     """
 
@@ -76,8 +78,9 @@ class MachineWatch(BackgroundThread):
         self._started_at: float | None = None
         self.state = Machine(clock.monotonic(), files.disk, None, None)
 
+    @override
     def start(self) -> None:
-        """Begin to measure; from now on the data base asks whether it is silent before each use."""
+        """Begin to measure; from now on the database asks whether it is silent before each use."""
         self._started_at = self._clock.monotonic()
         self.database.silence = self.database_silence
         super().start()
@@ -102,7 +105,7 @@ class MachineWatch(BackgroundThread):
         return self.state
 
     def _ask_database(self) -> StoreError | None:
-        """Return why the data base cannot be used; where a write failed, see whether it does again."""
+        """Return why the database cannot be used; where a write failed, see whether it does again."""
         try:
             self.database.check_answers()
         except StoreError as error:
@@ -111,6 +114,7 @@ class MachineWatch(BackgroundThread):
             self.database.try_write()
         return None
 
+    @override
     def _work(self) -> None:
         while not self._ended.is_set():
             with self.threads[0].call(HANGING_SECONDS):
@@ -120,14 +124,14 @@ class MachineWatch(BackgroundThread):
     # ---- what others read
 
     def silence(self) -> StoreError | None:
-        """Return the error of a disk or a data base that does not answer; None: the last facts are young."""
+        """Return the error of a disk or a database that does not answer; None: the last facts are young."""
         if self._started_at is None or self._ended.is_set():
             return None
         age = self._clock.monotonic() - max(self.state.at, self._started_at)
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return the error of a data base that does not answer, so that nobody waits for it; None: it may."""
+        """Return the error of a database that does not answer, so that nobody waits for it; None: it may."""
         error = self.silence()
         if error is not None:
             return error if self.database.is_sqlite or self._step == DATABASE else None
@@ -165,7 +169,7 @@ class MachineWatch(BackgroundThread):
 
 
 def silent_error(what: str, seconds: float) -> StoreError:
-    """Return the error of a disk or a data base that does not answer."""
+    """Return the error of a disk or a database that does not answer."""
     text = f"{what} has not answered for {seconds:.0f} s: it hangs, or its network does"
     return StoreError(text, SILENT)
 

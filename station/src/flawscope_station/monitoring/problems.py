@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from typing_extensions import override
+
 from flawscope.errors import FlawscopeError
 from flawscope_station.monitoring.background import BackgroundThread, GuardedThread, Said, stop_all, unfailing
 from flawscope_station.store.database import now
@@ -208,6 +210,7 @@ class _ListenerThread(BackgroundThread):
         self._problems = problems
         self._reported: dict[str, Problem] = {}
 
+    @override
     def _work(self) -> None:
         while not self._ended.is_set():
             present = {problem.code: problem for problem in self._problems()}

@@ -239,7 +239,7 @@ class Settings(Section):
         products: Settings of each product, by name.
         name: Of the station, in messages to other systems.
         store: Folder of everything that the station keeps.
-        database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`); None: SQLite in the
+        database: URL of a PostgreSQL database (`postgresql://user:password@host/name`); None: SQLite in the
             store.
         password_file: Holds the password that the URL leaves out.
         host: Where the station listens; another host than this machine requires users or tokens.
@@ -313,7 +313,7 @@ class Settings(Section):
 
     @property
     def url(self) -> str:
-        """URL of the data base for SQLAlchemy, with the password. InputError."""
+        """URL of the database for SQLAlchemy, with the password. InputError."""
         if self.database is None:
             if self.password_file is not None:
                 raise InputError(

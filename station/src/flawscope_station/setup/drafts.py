@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from typing_extensions import override
+
 from flawscope import machine
 from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
@@ -404,6 +406,7 @@ class Checks(BackgroundThread):
         self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
         self._process: subprocess.Popen[str] | None = None
 
+    @override
     def end(self) -> None:
         """End the thread, and the check that runs."""
         super().end()
@@ -425,6 +428,7 @@ class Checks(BackgroundThread):
         version, found = self._findings.get(draft, (0, None))
         return None if found is None else {**found, "current": version == draft.version}
 
+    @override
     def _work(self) -> None:
         while not self._wait():
             while self._requested and not self._ended.is_set():

@@ -1,4 +1,4 @@
-"""Sinks of a station: threads that deliver its inspections, each from its cursor in the data base."""
+"""Sinks of a station: threads that deliver its inspections, each from its cursor in the database."""
 
 from __future__ import annotations
 

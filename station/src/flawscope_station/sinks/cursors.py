@@ -87,7 +87,7 @@ def hand_on_cursors(
         sinks: by product, then by place.
 
     Raises:
-        StoreError: the data base cannot be used.
+        StoreError: the database cannot be used.
     """
     unmatched: list[StoredCursor] = []
     with database.writing() as connection:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from typing_extensions import override
+
 from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.monitoring.background import STOP_TIMEOUT, BackgroundThread, Backoff
@@ -201,6 +203,7 @@ class Delivery(BackgroundThread):
         self._behind_since: float | None = None  # time since which messages have always waited
         self._polled_at = time.monotonic()  # when all outboxes were read; a new one is due
 
+    @override
     def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
         """End; a message that is not taken in these seconds is sent again after the next start."""
         super().stop(seconds)
@@ -212,6 +215,7 @@ class Delivery(BackgroundThread):
 
     # ---- again and again
 
+    @override
     def _work(self) -> None:
         while not self._ended.is_set():
             requested = 0.0

@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from typing_extensions import override
+
 from flawscope.artefact import files
 from flawscope.errors import InputError
 from flawscope_station.settings.plugins import Plugin
@@ -59,6 +61,7 @@ class FolderSink(Sink):
         self.pictures = pictures
         self.folder = Path(settings.folder)
 
+    @override
     def prepare(self, *, is_new: bool) -> None:
         """Make the folder, before the first message.
 
@@ -72,6 +75,7 @@ class FolderSink(Sink):
                 f"sinks: cannot make the folder {self.folder}: {error.strerror}; choose another"
             ) from None
 
+    @override
     def send(self, message: Message) -> None:
         """Write the files of a message; return when they are on the disk. UndeliveredError."""
         try:

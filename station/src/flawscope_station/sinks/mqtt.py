@@ -21,6 +21,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 from sqlalchemy import select
+from typing_extensions import override
 
 from flawscope.errors import InputError, one_line_message
 from flawscope_station.settings.plugins import Plugin
@@ -144,6 +145,7 @@ class MqttSink(Sink):
         self._renewed_at = -math.inf  # when `online` was written in answer
         self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
 
+    @override
     def prepare(self, *, is_new: bool) -> None:
         """Check that password and certificates can be read. InputError."""
         self.make_client()
@@ -153,6 +155,7 @@ class MqttSink(Sink):
         """Whether there is a connection to the broker."""
         return self._lost_reason is None
 
+    @override
     def send(self, message: Message) -> None:
         """Publish a message below its product's topic; return when the broker has it. UndeliveredError."""
         self._connect()
@@ -168,6 +171,7 @@ class MqttSink(Sink):
             why = f"the broker ends the connection at {size}: let it take larger ones ({error})"
             raise UndeliveredError(why, blames_message=True) from None
 
+    @override
     def refresh(self) -> float:
         """Renew the messages that the broker keeps: states and problems."""
         self._connect()
@@ -198,6 +202,7 @@ class MqttSink(Sink):
                 self._sent_states.pop(name, None)
 
     @property
+    @override
     def remark(self) -> str | None:
         """Words on another station of this name, heard at the broker a moment ago; None: there is none."""
         if time.monotonic() > self._heard_at + OTHER_STATION_SECONDS:
@@ -229,6 +234,7 @@ class MqttSink(Sink):
         self._own_statuses += 1
         self._publish(f"{self._base_topic}/status", ONLINE, retain=True)
 
+    @override
     def close(self) -> None:
         """Publish that the station is offline, and end the connection."""
         with suppress(UndeliveredError):  # else the broker publishes the will

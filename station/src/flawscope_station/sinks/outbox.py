@@ -305,7 +305,7 @@ class Outbox:
         return Message(id, VERDICT, row.at, self.product_id, int(row.inspection_id), int(row.id), data)
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
-        """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
+        """Return an id with the time in ms: after a restore of the database, numbers are given again."""
         parts = [kind, self.sender, str(number), str(at // 1000)]
         return "-".join(part for part in parts if part)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import httpx
+from typing_extensions import override
 
 from flawscope import __version__
 from flawscope.errors import InputError, one_line_message
@@ -90,6 +91,7 @@ class Webhook(Sink):
             headers={"User-Agent": f"flawscope/{__version__}", "Content-Type": "application/json"},
         )
 
+    @override
     def send(self, message: Message) -> None:
         """POST a message; return when it was answered with a status of success. UndeliveredError."""
         body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
@@ -112,6 +114,7 @@ class Webhook(Sink):
         ):
             return answer, await _first_line(answer)
 
+    @override
     def close(self) -> None:
         """Close the connection, unless an exchange is under way, which ends by itself."""
         with suppress(RuntimeError):  # an exchange is under way, and ends by itself

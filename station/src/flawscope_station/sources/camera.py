@@ -17,6 +17,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import override
+
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.inspecting.interlock import PausedError
 from flawscope_station.inspecting.memory import BusyError
@@ -500,6 +502,7 @@ class FfmpegCamera(LiveCamera):
             )
             self.untimed += MEASURE_LATENCY
 
+    @override
     def _run_session(self, backoff: Backoff) -> str:
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import override
+
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize
 from flawscope_station.inspecting.interlock import FrozenError, NotProductionError, NotReadyError, PausedError
 from flawscope_station.inspecting.picture import Part, Picture, TooLargeError
@@ -609,6 +611,7 @@ class FolderSource(BackgroundThread):
         self.folders.append(folder)
         return folder
 
+    @override
     def _work(self) -> None:
         while not self._pause(self.work_once()):
             pass

@@ -26,9 +26,9 @@ class LineAlarms(NamedTuple):
     """Counts of a version's parts, each part once.
 
     Attributes:
-        good: Parts that nobody called a defect, passed or flagged.
-        alarms: Flagged parts that a person called good.
-        unreviewed: Flagged parts that nobody has reviewed.
+        good: Number of parts, passed or flagged, that nobody called a defect.
+        alarms: Number of flagged parts that a person called good.
+        unreviewed: Number of flagged parts that nobody has reviewed.
     """
 
     good: int
@@ -36,16 +36,22 @@ class LineAlarms(NamedTuple):
     unreviewed: int
 
     @classmethod
-    def of(cls, found: Iterable[tuple[bool, str | None]]) -> LineAlarms:
-        """Count parts by whether each was flagged, and its verdict."""
-        flagged = [(is_flagged, verdict) for is_flagged, verdict in found if verdict != DEFECT]
-        return cls(len(flagged), flagged.count((True, GOOD)), flagged.count((True, None)))
+    def of(cls, parts: Iterable[tuple[bool, str | None]]) -> LineAlarms:
+        """Count parts.
+
+        Args:
+            parts: For each part, whether it was flagged, and its verdict; None: it has none.
+        """
+        good_parts = [(is_flagged, verdict) for is_flagged, verdict in parts if verdict != DEFECT]
+        false_alarms = good_parts.count((True, GOOD))
+        unreviewed = good_parts.count((True, None))
+        return cls(len(good_parts), false_alarms, unreviewed)
 
 
 def active_promise(
     versions: ModelRegistry, product_id: int
 ) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
-    """Return the active version, its model's facts and its expected rate; None: no version is active."""
+    """Return number, model facts and expected rate of the active version; all None: no version is active."""
     try:
         version, model = versions.active(product_id)
     except NoModelError:
@@ -71,10 +77,14 @@ class KeptPromise(TypedDict):
     """Expected false-alarm rate of a version beside the counts on the line (`LineAlarms`).
 
     Attributes:
+        version: Number of the version.
         rate: Expected rate.
         interval: 95 % interval of the expected rate.
+        good: Number of parts that nobody called a defect.
+        alarms: Number of flagged parts that a person called good.
+        unreviewed: Number of flagged parts that nobody has reviewed.
         line_interval: 95 % interval of the rate on the line.
-        state: nothing, kept, broken or open.
+        state: Result of the comparison: nothing, kept, broken or open.
     """
 
     version: int
@@ -88,9 +98,10 @@ class KeptPromise(TypedDict):
 
 
 def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
-    """Compare the active version's expected rate with the counts on the line, as the API shows it.
+    """Compare the active version's expected rate with the counts on the line, by `Promise.judge_line`.
 
-    The verdict is that of `Promise.judge_line`. None where no version is active, or it has no expected rate.
+    Returns:
+        The comparison as the API shows it; None: no version is active, or it has no expected rate.
     """
     version, _, promise = active_promise(versions, product_id)
     if version is None or promise is None or not promise.is_made:
@@ -110,20 +121,30 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptP
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
-    """Count parts; a part that came again counts only the first time.
+    """Count the latest parts that a version judged on the line.
 
-    Parts within tolerance are left out, and parts that the version has learnt from.
+    A part that came several times counts once, by its first inspection. Parts within tolerance, and parts
+    that the version has learnt from, are left out.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        version: Number of the version.
     """
-    learnt = exists().where(
+    is_learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )
     column = inspections.c
     query = select(column.picture, column.part, column.batch, column.anomalous, column.verdict)
     query = query.select_from(inspections.join(pictures))
-    query = query.where(on_line(product_id), column.version_id == version).where(~column.tolerated, ~learnt)
+    query = query.where(on_line(product_id), column.version_id == version).where(
+        ~column.tolerated, ~is_learnt
+    )
     query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
-    found = {}
+    # the newest come first, so that the first inspection of a part overwrites the later ones
+    parts = {}
     with database.reading() as connection:
         for picture, part, batch, is_flagged, verdict in connection.execute(query):
-            found[(batch, part) if part else picture] = is_flagged, verdict
-    return LineAlarms.of(found.values())
+            identity = (batch, part) if part else picture
+            parts[identity] = is_flagged, verdict
+    return LineAlarms.of(parts.values())

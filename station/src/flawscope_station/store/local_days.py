@@ -21,12 +21,13 @@ def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: in
         since: First possible value of `at`.
         until: End of the possible values of `at`.
     """
-    *earlier, (_, last) = offsets(zone, since, until)
-    local = at + literal(last, BigInteger)
-    if earlier:
-        steps = [(at < end, at + literal(offset, BigInteger)) for end, offset in earlier]
-        local = case(*steps, else_=local)
-    return local // DAY
+    zone_offsets = offsets(zone, since, until)
+    _, last_offset = zone_offsets[-1]
+    local_time = at + literal(last_offset, BigInteger)
+    if len(zone_offsets) > 1:
+        cases = [(at < end, at + literal(offset, BigInteger)) for end, offset in zone_offsets[:-1]]
+        local_time = case(*cases, else_=local_time)
+    return local_time // DAY
 
 
 def date_of(day: int) -> date:
@@ -35,12 +36,19 @@ def date_of(day: int) -> date:
 
 
 def midnight(day: date, zone: tzinfo | None) -> float:
-    """Return a day's beginning in a zone, seconds since 1970; where clocks skip midnight, the next moment."""
+    """Return the beginning of a day in a zone, seconds since 1970.
+
+    Where clocks are put forward at midnight, the day begins at the first moment that they show.
+
+    Args:
+        day: Day.
+        zone: Zone; None: this machine's.
+    """
     return datetime.combine(day, time(), zone).timestamp()
 
 
 def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]]:
-    """Return a zone's offsets from UTC between two times, in order.
+    """Return a zone's offsets from UTC between two times, in the order of time.
 
     Args:
         zone: Zone; None: this machine's.
@@ -50,18 +58,20 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
     Returns:
         The end of each offset, on a whole hour except the last, and the offset itself, both in microseconds.
     """
-    found = list[tuple[int, int]]()
-    begin = since // HOUR * HOUR
-    for day in range(begin, until, DAY):
+    zone_offsets = list[tuple[int, int]]()
+    first_hour = since // HOUR * HOUR
+    for day in range(first_hour, until, DAY):
         if offset_at(zone, day) == offset_at(zone, day + DAY):
             continue
         for hour in range(day, day + DAY, HOUR):
             if offset_at(zone, hour) != offset_at(zone, hour + HOUR):
-                found.append((hour + HOUR, offset_at(zone, hour)))
-    return [*found, (until, offset_at(zone, max(begin, until - 1)))]
+                zone_offsets.append((hour + HOUR, offset_at(zone, hour)))
+    last_moment = max(first_hour, until - 1)
+    zone_offsets.append((until, offset_at(zone, last_moment)))
+    return zone_offsets
 
 
 def offset_at(zone: tzinfo | None, at: int) -> int:
     """Return a zone's offset from UTC at a time; both in microseconds."""
-    ahead = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).utcoffset()
-    return 0 if ahead is None else round(ahead.total_seconds() * 1e6)
+    offset = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).utcoffset()
+    return 0 if offset is None else round(offset.total_seconds() * 1e6)

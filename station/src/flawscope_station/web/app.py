@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from flawscope import __version__
 from flawscope.errors import InputError
@@ -34,6 +35,7 @@ from flawscope_station.web import (
 from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
+from flawscope_station.web.field_descriptions import DescribedApp
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
@@ -59,7 +61,7 @@ def max_connections() -> int:
 
 def create_app(station: Station) -> ASGIApp:
     """Make the ASGI application of a station that was started."""
-    app = FastAPI(
+    app = DescribedApp(
         title="flawscope station",
         version=__version__,
         description="Pictures in, decisions out. Errors are one line with a code.",
@@ -148,6 +150,7 @@ class HttpServer(uvicorn.Server):
             )
         )
 
+    @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen at the host and port.
 
@@ -212,6 +215,7 @@ class StationServer(HttpServer):
     def _stall_seconds(self) -> float:
         return self.station.settings.limits.stalled
 
+    @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
@@ -227,6 +231,7 @@ class StationServer(HttpServer):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @override
     async def on_tick(self, counter: int) -> bool:
         """Close connections that keep the station waiting, twice a second; return whether to stop."""
         if counter % 5 == 0:  # ten are a second
@@ -234,6 +239,7 @@ class StationServer(HttpServer):
                 connection.close_if_stalled()
         return await super().on_tick(counter)
 
+    @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the station's requests, then close the server."""
         self._on_ending()
@@ -284,6 +290,7 @@ class DiskFullServer(HttpServer):
             timeout_graceful_shutdown=1,
         )
 
+    @override
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop: the disk has room (looked at once a second), or uvicorn says so."""
         is_over = counter % 10 == 0 and has_disk_space(self.settings)  # ten are a second

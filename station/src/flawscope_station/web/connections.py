@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
 from flawscope_station.access.roles import PERSON_KEY
 
@@ -57,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
 
     # ---- what asyncio tells
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Add the connection to the server's; where they are too many, close those that wait for longest."""
         self._transport = cast(asyncio.Transport, transport)
@@ -65,11 +67,13 @@ class ClientConnection(asyncio.Protocol):
         if len(self._connections) > self._max_count:
             self._close_longest_waiting()
 
+    @override
     def connection_lost(self, error: Exception | None) -> None:
         """Remove the connection from the server's."""
         self._connections.discard(self)
         self._protocol.connection_lost(error)
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Pass bytes on; the first after an idle time begin a wait for a request."""
         if self._is_idle:
@@ -77,15 +81,18 @@ class ClientConnection(asyncio.Protocol):
         self._tail = (self._tail + data)[-len(HEAD_END) :]
         self._protocol.data_received(data)
 
+    @override
     def eof_received(self) -> bool | None:
         """Pass on that the client sends no more."""
         return self._protocol.eof_received()
 
+    @override
     def pause_writing(self) -> None:
         """Note that the client does not read its answer: the wait for it begins."""
         self._is_write_paused, self._waiting_since = True, self._loop.time()
         self._protocol.pause_writing()
 
+    @override
     def resume_writing(self) -> None:
         """Note that the client reads its answer again."""
         self._is_write_paused = False

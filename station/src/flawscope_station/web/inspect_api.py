@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypedDict
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from typing_extensions import override
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
@@ -59,6 +60,7 @@ WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request 
 class JudgingRoute(APIRoute):
     """Route of parts that notes each part that came and is not judged, whoever refuses it."""
 
+    @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         """Return a handler that notes parts that are not judged, and drops tracebacks of errors."""
         handle = super().get_route_handler()

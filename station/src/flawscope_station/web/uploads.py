@@ -21,6 +21,7 @@ from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
+from typing_extensions import override
 
 from flawscope.errors import InputError
 from flawscope.pictures import read_mask
@@ -205,6 +206,7 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
 class FormParser(MultiPartParser):
     """Parser of forms that also knows a file by `filename*` (RFC 5987), or without a name by its type."""
 
+    @override
     def on_headers_finished(self) -> None:
         """Rewrite the part's Content-Disposition where it is a file, before the parser reads it."""
         part = self._current_part
