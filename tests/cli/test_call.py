@@ -198,7 +198,7 @@ def test_words_that_are_meant_name_commands():
 
 @pytest.mark.parametrize(("name", "package"), program.PACKAGE_OF_COMMAND.items())
 def test_a_command_that_is_not_installed_names_its_package(run, monkeypatch, name, package):
-    monkeypatch.setattr(program, "_other_commands", dict)
+    monkeypatch.setattr(program, "_load_package_commands", dict)
     line = one_line(run(name))
     assert f"{name} is a command of {package}, which is not installed" in line
     assert errors.SOURCE_FOLDERS[package] in line
