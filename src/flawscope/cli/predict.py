@@ -69,13 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerances",
         metavar="FILE.yaml",
         help="Rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
-        "keeps them is called within tolerance.",
+        "keeps them is reported as within tolerance.",
     )
     parser.add_argument(
         "--fail-on-anomaly",
         action="store_true",
-        help="Exit with 3 if any picture is anomalous; else with 4 if some are within tolerance, or are "
-        "called good and the false-alarm rate does not hold for them.",
+        help="Exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
+        "called good though the false-alarm rate does not apply to them.",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
     parser.add_argument(

@@ -57,8 +57,8 @@ class Reading:
     )
     part: str | None = option(
         None,
-        "regular expression on file names that tells parts apart, where one decision on all views of a part "
-        "is wanted; parts are left out whole",
+        "regular expression on file names that identifies the part, for one decision on all views of a part; "
+        "all pictures of a part are left out together",
         record=FitOption(
             group=PICTURES,
             shared="part",
@@ -72,7 +72,7 @@ class Reading:
     )
     view: str | None = option(
         None,
-        "regular expression on file names that tells the views of a part apart",
+        "regular expression on file names that identifies the view of the part",
         record=FitOption(
             group=PICTURES,
             shared="view",

@@ -1,7 +1,8 @@
 """The core of a station: pictures are taken, judged, recorded, shown and delivered.
 
-What else a station does are features, which stand on the core (`features`); it knows their seams alone
-(`extension`). Each part is complete when it is made, of parts that were made before it:
+All other functions of a station are features, built on the core (`features`); the core knows only the
+interface by which they add themselves (`extension`). Each part is complete when it is made, from parts that
+were made earlier:
 
     store, models, addresses -> recorder, inspector -> renderer, sources, connections
     -> housekeeping, health -> sinks, metrics -> features
@@ -60,16 +61,17 @@ class Station:
     """Station without its pages and its API, which ask for its components.
 
     Args:
-        say: gets a line for the person who started the station.
-        features: make what features add, of the core.
+        settings: Settings of the station.
+        say: Gets a line for the person who started the station.
+        features: Functions that make the extensions of features for the core.
 
     Attributes:
-        components: by class, for routes.
-        routers: of the features.
-        menu: links of its pages.
+        components: Components by class, for routes.
+        routers: Routers of the features.
+        menu: Links of the pages.
 
     Raises:
-        InputError: the folder, the database or a model cannot be used.
+        InputError: The folder, the database or a model cannot be used.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.components: dict[type, Any] = {}  # of each class its object
+        self.components: dict[type, Any] = {}
         self.routers: list[APIRouter] = []
         self.menu = Menu()
         self._services: list[Service] = []
@@ -96,6 +98,7 @@ class Station:
             self._add(feature(self))
 
     def _open_store(self, settings: Settings) -> None:
+        """Open files, database, models and products; set `settings` with the products of the pages."""
         self.files = Files(settings.store)
         self.files.lock()
         self._ending.callback(self.files.unlock)
@@ -107,14 +110,16 @@ class Station:
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
         note_changed_settings(self.database, settings, STATION_USER)
-        # of judging; one core is left for requests, for which computing threads would wait
-        threads = settings.threads or max(1, machine.usable_cores() - 1)
-        self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        # one core is left for requests, which would wait for computing threads
+        judging_threads = settings.threads or max(1, machine.usable_cores() - 1)
+        self.versions = ModelRegistry(
+            self.database, self.files, settings.device, judging_threads, settings.engine
+        )
         self.versions.remove_unfinished()
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
-        made = page_products(self.store, self.files, settings.products.keys())
-        with_made = replace(settings, products={**made, **settings.products})
-        self.addresses = Addresses(with_made, self.store, self.versions, self.say)
+        page_settings = page_products(self.store, self.files, settings.products.keys())
+        all_settings = replace(settings, products={**page_settings, **settings.products})
+        self.addresses = Addresses(all_settings, self.store, self.versions, self.say)
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
 
@@ -129,10 +134,16 @@ class Station:
     def _make_housekeeping(self, settings: Settings) -> None:
         """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
         # the shifts of the last days have reports
-        needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
+        record_seconds = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
-            self.store, self.files, settings.keep, self.access, self.report, needs, self.machine.jumps
+            self.store,
+            self.files,
+            settings.keep,
+            self.access,
+            self.report,
+            record_seconds,
+            self.machine.jumps,
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
 
@@ -146,13 +157,13 @@ class Station:
         self.tolerances = ProductTolerances(self.store, self.versions, self.report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
-        failed = partial(self.report, "model_failed")
+        report_model = partial(self.report, "model_failed")
         self.judge = Judge(
-            self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
+            self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, report_model
         )
-        inspected = self.addresses.products, self.addresses.entries
+        product_numbers = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
-            self.judge, self.store, self.files, self.machine, settings.limits, inspected
+            self.judge, self.store, self.files, self.machine, settings.limits, product_numbers
         )
         self.renderer = InspectionRenderer(self.store, self.inspector)
 
@@ -223,9 +234,9 @@ class Station:
         self._add(self._sources_extension())
 
     def _store_extension(self) -> Extension:
-        kept = self.settings, self.files, self.database, self.access, self.store, self.versions
+        components = self.settings, self.files, self.database, self.access, self.store, self.versions
         return Extension(
-            (*kept, self.addresses, self.records, self.metrics, self.menu),
+            (*components, self.addresses, self.records, self.metrics, self.menu),
             observers=(self._count, self._publish),
             watched=(self.metrics,),
         )
@@ -274,6 +285,7 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
+        """Add the contribution of a part to the station."""
         self.components |= {type(component): component for component in extension.components}
         self.routers += extension.routers
         self.menu += extension.menu
@@ -294,7 +306,11 @@ class Station:
             self._ending.callback(end)
 
     def start(self) -> None:
-        """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
+        """Open the models, then take pictures.
+
+        Raises:
+            InputError: A model in the settings cannot be used.
+        """
         self.addresses.open()
         for service in self._services:
             service.start()
@@ -303,17 +319,14 @@ class Station:
             source.start()
 
     def end_requests(self) -> None:
-        """End what requests wait for.
-
-        These are news for open pages, trials of new products, and parts that are not answered soon.
-        """
+        """End the waits of requests: for news of open pages, for trials of new products, for late parts."""
         for end in self._request_enders:
             end()
 
     def close(self) -> None:
         """Take nothing more, answer all pictures, end.
 
-        An error of one part keeps no other from ending; the first is raised at last.
+        An error of one part keeps no other part from ending; the first error is raised at the end.
         """
         for service in self._services:
             self._ending.callback(service.end)
@@ -322,18 +335,19 @@ class Station:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it hangs, for which the process would wait."""
+        """Whether all threads have ended for which the process would wait."""
         return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
-        """Yield all threads, and whether pictures cannot be inspected without it."""
-        for part, inspects in self._watched:
+        """Yield all threads, each with whether pictures cannot be inspected without it."""
+        for part, is_inspecting in self._watched:
             for thread in part.threads:
-                yield thread, inspects
+                yield thread, is_inspecting
 
     # ---- observers
 
     def _count(self, recorded: RecordedInspection) -> None:
+        """Count an inspection in the metrics."""
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()
