@@ -116,7 +116,7 @@ class Made:
             self.said.append,
         )
         correction = SimpleNamespace(number=5, verdict="good", verdict_id=1)
-        words = SimpleNamespace(corrections=[correction], verdicts=[1], gone=[], contradictory=[])
+        words = SimpleNamespace(corrections=[correction], verdicts=[1], removed=[], contradictory=[])
 
         def words_of(product_id: int) -> Any:
             self.asked += 1

@@ -39,9 +39,14 @@ class ProductDescriptors:
     def __post_init__(self) -> None:
         """Raise an InputError where the descriptors do not fit each other."""
         for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
-            fits = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
-            fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
-            if not fits or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):  # NaN too
+            has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
+            fits = (
+                has_types
+                and numbers.shape == vectors.shape[:1]
+                and vectors.shape[1] == self.good.shape[1]
+                and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)  # False for NaN, too
+            )
+            if not fits:
                 raise InputError("the descriptors of its good pictures are damaged")
         if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
             raise InputError("the lights of its good pictures are damaged")
@@ -51,7 +56,7 @@ class ProductDescriptors:
         return {key: getattr(self, key) for key in DESCRIPTOR_KEYS}
 
     def merged(self, others: ProductDescriptors) -> ProductDescriptors:
-        """Return the descriptors of these pictures and of others of the same product."""
+        """Return the descriptors of these pictures and of other pictures of the same product."""
         if not len(others.good):
             return self
         return ProductDescriptors(
@@ -104,8 +109,8 @@ class DescriptorModel:
             KeyError: The entry is damaged.
             InputError: The entry or the descriptors are damaged.
         """
-        seen = Preprocess.from_dict(about["preprocess"])
-        return cls(dict(about.get("config", {})), seen, tensors, known, samples)
+        preprocess = Preprocess.from_dict(about["preprocess"])
+        return cls(dict(about.get("config", {})), preprocess, tensors, known, samples)
 
     def __post_init__(self) -> None:
         """Raise an InputError where the descriptors cannot distinguish the products."""

@@ -18,12 +18,12 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
 TRAINED_SUFFIX = ".safetensors"
 EXPORTED_SUFFIX = ".onnx"
-ARCHIVE_SUFFIX = ".zip"  # of an exported router, which holds an .onnx file for each product
-MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)  # of model files
-ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
-PARTIAL_SUFFIX = ".part"  # of a file that is being written
-CSV_ENCODING = "utf-8-sig"  # with the mark by which Excel knows UTF-8; also reads tables without it
-_PROCESS = secrets.token_hex(2)  # in the names of all files that this process writes
+ARCHIVE_SUFFIX = ".zip"  # an exported router, which holds an .onnx file for each product
+MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)
+ENGINES = ("onnxruntime", "openvino")  # run exported models; torch runs the trained ones
+PARTIAL_SUFFIX = ".part"  # a file that is being written
+CSV_ENCODING = "utf-8-sig"  # writes the mark by which Excel recognises UTF-8; reads tables without it, too
+_PROCESS = secrets.token_hex(2)  # part of the name of each file that this process is writing
 
 
 def _renew_process() -> None:
@@ -35,10 +35,10 @@ def _renew_process() -> None:
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_renew_process)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
-# A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
+_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # the disk is at fault, not the file
+# Spreadsheets compute a cell with this beginning; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # which computes nothing
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # a plain number, which is harmless
 
 
 def is_computed(text: str) -> bool:
@@ -82,7 +82,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """
     temporary = path.parent / partial_name(path.name)
     try:
-        with open(temporary, "xb") as file:  # with the rights that the umask leaves
+        with open(temporary, "xb") as file:  # gets the rights that the umask leaves
             yield file
             if durable:
                 file.flush()
@@ -97,11 +97,11 @@ def sync_folder(folder: Path) -> None:
     """Write a folder's names to the disk; Windows does this on its own."""
     if os.name == "nt":
         return
-    number = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -134,10 +134,11 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:
     """Return the error for a file that cannot be written; it names the folder where the disk is at fault."""
+    if error.errno in _FULL:
+        remedy = "free some space or choose another --out"
+        return FullDiskError(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
     if error.errno in _FOLDER_ERRORS:
-        remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
-        kind = FullDiskError if error.errno in _FULL else FlawscopeError
-        return kind(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
+        return FlawscopeError(f"cannot write to {path.parent}: {error.strerror}; choose another --out")
     remedy = "shorten its name" if error.errno == errno.ENAMETOOLONG else "choose another --out"
     return FlawscopeError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
@@ -149,15 +150,16 @@ def check_replaceable(path: Path) -> None:
         InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.
     """
     try:
-        path.rename(path)  # wants on Windows what replacing it wants
-        if not os.access(path.parent if os.name != "nt" else path, os.W_OK):
+        path.rename(path)  # fails on Windows where replacing the file would fail
+        writable_path = path if os.name == "nt" else path.parent
+        if not os.access(writable_path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        why = error.strerror or type(error).__name__
+        reason = error.strerror or type(error).__name__
         raise InputError(
-            f"cannot replace {path}: {why}; close it where it is open, or choose another --out"
+            f"cannot replace {path}: {reason}; close it where it is open, or choose another --out"
         ) from None
 
 
@@ -240,8 +242,8 @@ def damaged_error(path: object, reason: str) -> InputError:
 
 def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
     """Return the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
-    error = CheckpointError if kind == "checkpoint" else InputError
-    return error(f"cannot use {kind} {path}: {reason}")
+    error_class = CheckpointError if kind == "checkpoint" else InputError
+    return error_class(f"cannot use {kind} {path}: {reason}")
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
@@ -259,7 +261,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in MODEL_SUFFIXES:
-        with open_file(path):  # that there is no such file, or that it is a folder, says more
+        with open_file(path):  # raises a more helpful error where there is no such file, or it is a folder
             pass
         if suffix == ".xml":
             raise unusable_file_error(

@@ -1,4 +1,4 @@
-"""Judgement of the next model beside the one that judges now."""
+"""Comparison of the next model with the present model, on reviewed pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from flawscope.calibration.power import wilson_interval
 
-# Lists of a judgement that name pictures, whose order says nothing
+# Fields of a judgement that list pictures in no particular order
 PICTURE_LISTS = (
     "learnt",
     "unsure",
@@ -49,14 +49,16 @@ class DecisionCounts:
             after: Number that the next model calls anomalous.
         """
 
-        def with_interval(several: int) -> list[float]:
-            return [several, *(round(end, 4) for end in wilson_interval(several, count))]
+        def with_interval(anomalous_count: int) -> list[float]:
+            low, high = wilson_interval(anomalous_count, count)
+            return [anomalous_count, round(low, 4), round(high, 4)]
 
         return cls(count, with_interval(before), with_interval(after))
 
     def __add__(self, other: DecisionCounts) -> DecisionCounts:
-        before, after = self.before[0] + other.before[0], self.after[0] + other.after[0]
-        return self.of(self.count + other.count, int(before), int(after))
+        before = int(self.before[0] + other.before[0])
+        after = int(self.after[0] + other.after[0])
+        return self.of(self.count + other.count, before, after)
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class MissedDefect:
-    """Known defect that is not found.
+    """Known defect that the next model misses.
 
     Attributes:
-        id: Number of its inspection.
-        rate: Smallest false-alarm rate at which it would be found.
+        id: Number of the defect's inspection.
+        rate: Smallest false-alarm rate at which the defect would be found.
     """
 
     id: int
@@ -82,13 +84,13 @@ class MissedDefect:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Judgement of the next model beside the one that judges now, on reviewed pictures.
+    """Comparison of the next model with the present model, on reviewed pictures.
 
     Each picture is judged as if neither model had learnt from it. Lists hold numbers of inspections.
 
     Attributes:
         how: How the next model was made.
-        learnt: Pictures that it has learnt from.
+        learnt: Pictures that the next model has learnt from.
         good: Number of good pictures that each model calls anomalous.
         defects: Number of known defects that each model calls anomalous.
         unsure: Pictures reviewed as good that look like known defects. They were not learnt from; a person is
@@ -97,7 +99,7 @@ class Judgement:
         unreadable: Pictures that cannot be used.
         inside: Defects that the model has learnt from as good parts.
         gone: Inspections whose pictures were removed.
-        drawn: Number of the line's good pictures that the threshold comes from, too.
+        drawn: Number of the line's good pictures that the threshold also comes from.
         kept: Whether the threshold stayed unchanged, because more defects would be lost otherwise.
         gained: False alarms that would pass.
         alarms: Good pictures that would newly be called anomalous.
@@ -105,7 +107,7 @@ class Judgement:
         found: Missed defects that would be found.
         weaker: Known defects that would stand out less than half as much, and no more than unusual good
             pictures (where that is not known, the half alone counts).
-        missed: Known defects that are not found.
+        missed: Known defects that the next model misses.
         scores: Scores of the pictures in these lists, by inspection number.
         cross_fitted: Number of pictures that were left out for the judgement.
         simulated: Simulated defects as [found before, found after, number of all]; None: not measured.
@@ -140,20 +142,26 @@ class Judgement:
     responsible: list[int] = field(default_factory=list)
 
     @classmethod
-    def joined(cls, several: Sequence[Judgement]) -> Judgement:
-        """Join the judgements of the models of several views, each on its own pictures, all made alike."""
-        first, *others = several
-        for other in others:
-            first = first._with(other)
-        return first
+    def joined(cls, judgements: Sequence[Judgement]) -> Judgement:
+        """Join the judgements of the models of several views, whose `how` is the same.
 
-    def _with(self, other: Judgement) -> Judgement:
-        """Return the judgement on the pictures of both."""
+        Args:
+            judgements: Judgement of each view's model, on the pictures of that view.
+        """
+        joined_judgement = judgements[0]
+        for judgement in judgements[1:]:
+            joined_judgement = joined_judgement._joined_with(judgement)
+        return joined_judgement
+
+    def _joined_with(self, other: Judgement) -> Judgement:
+        """Return one judgement on the pictures of this and another judgement."""
         joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
-        counts = [judgement.simulated for judgement in (self, other) if judgement.simulated is not None]
+        simulated_counts = [
+            judgement.simulated for judgement in (self, other) if judgement.simulated is not None
+        ]
         simulated = None
-        if counts:
-            simulated = [sum(numbers) for numbers in zip(*counts, strict=True)]
+        if simulated_counts:
+            simulated = [sum(counts) for counts in zip(*simulated_counts, strict=True)]
         questions = dict.fromkeys(self.questions + other.questions)
         refused = dict.fromkeys(self.refused + other.refused)
         return Judgement(
@@ -176,6 +184,9 @@ class Judgement:
     def at_risk(self) -> list[int]:
         """Inspections to look at before the next model is used.
 
-        They are known defects that it loses, and corrections that make it lose simulated defects.
+        They are known defects that the next model loses and, where it is refused for simulated defects, the
+        corrections by which it loses these.
         """
-        return [*self.lost, *(self.responsible if "simulated" in self.refused else [])]
+        if "simulated" not in self.refused:
+            return [*self.lost]
+        return [*self.lost, *self.responsible]

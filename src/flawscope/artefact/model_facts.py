@@ -1,4 +1,4 @@
-"""Facts about the models in a file, which maps names to models, and the properties that they share."""
+"""Facts about the models in a model file, and the properties that these models share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flawscope.pictures.units import PartReader
 
 T = TypeVar("T")
 
-# the word for each model of a mapping
+# Word for each model of a file: of the only product, of one of several products, of a view
 ONE = ""
 PRODUCT = "product"
 VIEW = "view"
@@ -73,10 +73,10 @@ class ModelFacts:
         Raises:
             InputError: The models' values differ.
         """
-        first, *others = [read(manifest) for manifest in self.manifests.values()]
-        if any(other != first for other in others):
+        values = [read(manifest) for manifest in self.manifests.values()]
+        if any(value != values[0] for value in values):
             raise InputError(f"the {self.kind}s' {what} differ: fit all with the same, or one by one")
-        return first
+        return values[0]
 
     @property
     def parts(self) -> PartPattern | None:
@@ -100,9 +100,9 @@ class ModelFacts:
 
     @property
     def rate(self) -> float:
-        """Target false-alarm rate; views decide together and share it.
+        """Target false-alarm rate, which all models share.
 
-        It is the lowest where the rates in an earlier version's file differ.
+        An earlier version could write a file whose models have different rates: then it is the lowest.
         """
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
@@ -122,42 +122,46 @@ class ModelFacts:
         self.check_whole_parts({})
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
-        """Check that good parts with all views remain where views are calibrated anew.
+        """Check that good parts with pictures of all views remain where views are calibrated anew.
 
         Args:
-            new: Names of the good pictures of each view that is calibrated on them; the others keep theirs.
+            new: Names of the good pictures that a view is newly calibrated on, by view. Views that are left
+                out keep the pictures of their calibration.
 
         Raises:
-            InputError: No whole part would remain, or names tell no part.
+            InputError: No part with pictures of all views would remain, or names of pictures name no part.
         """
         view_pattern = self.views
         if view_pattern is None:
             return
-        names = {
+        names_by_view: dict[str, Sequence[str]] = {
             view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
         }
-        shown = []
-        for view, picture_names in {**names, **new}.items():
-            shown += [View(view_pattern.parse_part(name), view) for name in picture_names]
-        require_whole_part([*self.manifests], shown)
+        names_by_view.update(new)
+        good_views = []
+        for view, names in names_by_view.items():
+            good_views += [View(view_pattern.parse_part(name), view) for name in names]
+        require_whole_part([*self.manifests], good_views)
 
     # ---- what they decide together
 
     def known_parts(self) -> dict[str, KnownParts]:
         """Return the good parts of each product's calibration, by the product's name.
 
-        The name is "" for a single product, also one in views. Empty where single pictures are judged.
+        The name is "" where the file has a single product, also where that has several views. Empty where
+        single pictures are judged.
 
         Raises:
-            InputError: Names of pictures tell no part.
+            InputError: Names of pictures name no part.
         """
         if self.views is not None:
             return {"": self._parts_of_views(self.views)}
-        found = {}
+        parts_by_product = {}
         for name, manifest in self.manifests.items():
-            if (parts := parts_of_model(manifest)) is not None:
-                found[name] = parts
-        return found
+            parts = parts_of_model(manifest)
+            if parts is not None:
+                parts_by_product[name] = parts
+        return parts_by_product
 
     def parts_of(self, name: str) -> KnownParts | None:
         """Return the good parts that a model compares with; None: it judges single pictures.
@@ -175,15 +179,17 @@ class ModelFacts:
         return replace(self._parts_of_views(view_pattern), view_of=view_of)
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
-        pictures = list[View]()
+        """Return the good parts in the calibration pictures of all views."""
+        views = list[View]()
         scores = list[float]()
-        drawn = list[bool]()
+        is_drawn = list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
-            pictures += [View(pattern.parse_part(row.name), view) for row in rows]
+            views += [View(pattern.parse_part(row.name), view) for row in rows]
             scores += ranking_scores(rows)
-            drawn += [row.drawn for row in rows]
-        return KnownParts(PartCalibration.from_views(pictures, scores, self.rate, drawn), pattern.parse)
+            is_drawn += [row.drawn for row in rows]
+        calibration = PartCalibration.from_views(views, scores, self.rate, is_drawn)
+        return KnownParts(calibration, pattern.parse)
 
     # ---- all models together
 
@@ -194,10 +200,10 @@ class ModelFacts:
 
     def with_rate(self, rate: float) -> ModelFacts:
         """Return the facts of the models at another false-alarm rate."""
-        changed = {}
+        manifests = {}
         for name, manifest in self.manifests.items():
-            changed[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
-        return replace(self, manifests=changed)
+            manifests[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
+        return replace(self, manifests=manifests)
 
 
 def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:

@@ -12,17 +12,20 @@ def stored_region(model: Artefact) -> RoiSource | None:
     """Read the region of interest of a model.
 
     Returns:
-        A mask of a frame of the preprocessing's `size`, which is seen pixel by pixel; None: all of the frame
-        counts.
+        A mask of the frame after scaling to the preprocessing's `size`; None: all of the frame counts.
     """
     region = model.counted
     if region is None or region.all():
         return None
-    how = model.manifest.preprocess.whole
-    rows, columns = (
-        slice((whole - seen + 1) // 2, (whole - seen + 1) // 2 + seen)  # as a crop takes the nearest pixels
-        for whole, seen in zip(how.size, how.network_size, strict=True)
+    preprocess = model.manifest.preprocess.whole
+    height, width = preprocess.network_size
+    # the view of the network is cut out of the frame's middle, by the rounding of a crop
+    top, left = (
+        (frame_side - view_side + 1) // 2
+        for frame_side, view_side in zip(preprocess.size, preprocess.network_size, strict=True)
     )
-    mask = np.zeros(how.size, dtype=np.bool_)
-    mask[rows, columns] = region
-    return mask if how.reference is None and not how.corrections else FrameRegion(mask, how.reference)
+    mask = np.zeros(preprocess.size, dtype=np.bool_)
+    mask[top : top + height, left : left + width] = region
+    if preprocess.reference is None and not preprocess.corrections:
+        return mask
+    return FrameRegion(mask, preprocess.reference)

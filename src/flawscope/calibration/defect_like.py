@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MILD_QUANTILE = 0.1  # of the known defects' severities, up to which they are mild
+MILD_QUANTILE = 0.1  # quantile of the known defects' severities, up to which a defect is mild
 
 
 class Strength(NamedTuple):
@@ -23,7 +23,7 @@ def defect_like(
 ) -> set[int]:
     """Return the numbers of the false alarms that look like defects.
 
-    They lie farther out than training pictures may be, or stand out more than the mildest known defects.
+    They score above the fence of the training pictures, or are as severe as the mildest known defects.
 
     Args:
         false_alarms: The false alarms, by number.
@@ -31,10 +31,11 @@ def defect_like(
         fence: Score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
             known.
     """
-    found = list(found_defects)
-    mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf
+    severities = list(found_defects)
+    mild_severity = float(np.quantile(severities, MILD_QUANTILE)) if severities else math.inf
+    max_score = math.inf if fence is None else fence
     return {
         number
         for number, false_alarm in false_alarms.items()
-        if (fence is not None and false_alarm.score > fence) or false_alarm.severity >= mild
+        if false_alarm.score > max_score or false_alarm.severity >= mild_severity
     }

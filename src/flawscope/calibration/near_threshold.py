@@ -6,11 +6,12 @@ among the pictures called good alone: a person sees the others in any case.
 
 from __future__ import annotations
 
-# Times the false-alarm rate, up to which a p-value is near it: as many good ones as false alarms. Of n
-# pictures p-values lie 1 / (n + 1) apart, and no rate that they can promise is smaller: up to twice the rate
-# there is always one, and no smaller multiple offers something for every number of pictures.
+# A p-value up to this multiple of the false-alarm rate is near the threshold. Then as many good pictures are
+# near it as there are false alarms. P-values from n pictures lie 1 / (n + 1) apart, and no rate that they can
+# promise is smaller. So between the rate and its double there is always a p-value; no smaller multiple has
+# one for each n.
 NEAR = 2.0
-ROUNDING = 1e-9
+ROUNDING = 1e-9  # by which a p-value may exceed the limit
 
 
 def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:

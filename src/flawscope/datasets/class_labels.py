@@ -59,7 +59,7 @@ MAX_WORDS = 40  # characters of a value that a question shows
 
 
 class ClassLabel(NamedTuple):
-    """Class of a picture by one source, and the words that tell it, which `--good` may name."""
+    """Class of a picture by one source, and the words that state it, which `--good` may name."""
 
     picture_class: PictureClass
     words: str
@@ -90,12 +90,16 @@ class ClassLabels:
 
         Such a word stands in a single file's name: its picture counts as good.
         """
-        found = {path: self.by_picture.get(path, []) for path in pictures}
-        words = Counter(label.words for labels in found.values() for label in labels if label.is_open_name)
-        of_good: dict[Path, list[ClassLabel]] = {}
-        for path, labels in found.items():
-            of_good[path] = [label for label in labels if not label.is_open_name or words[label.words] > 1]
-        return ClassLabels(of_good, self.unread)
+        labels_by_picture = {path: self.by_picture.get(path, []) for path in pictures}
+        words = Counter(
+            label.words for labels in labels_by_picture.values() for label in labels if label.is_open_name
+        )
+        labels_left: dict[Path, list[ClassLabel]] = {}
+        for path, labels in labels_by_picture.items():
+            labels_left[path] = [
+                label for label in labels if not label.is_open_name or words[label.words] > 1
+            ]
+        return ClassLabels(labels_left, self.unread)
 
     @property
     def has_unknown(self) -> bool:
@@ -118,7 +122,7 @@ class ClassLabels:
         """Return the pictures' splits by a list; empty where no list states splits.
 
         Args:
-            pictures: Pictures whose splits are wanted.
+            pictures: Pictures whose splits are returned.
             asks: Whether to raise a question where a list states the splits of some pictures alone.
 
         Raises:
@@ -138,8 +142,11 @@ class ClassLabels:
 
         It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
         """
-        found = {label.picture_class for label in self.by_picture.get(picture, ())} - {PictureClass.UNKNOWN}
-        return PictureClass.UNCLEAR if len(found) > 1 else next(iter(found), PictureClass.UNKNOWN)
+        classes = {label.picture_class for label in self.by_picture.get(picture, ())}
+        known_classes = classes - {PictureClass.UNKNOWN}
+        if len(known_classes) > 1:
+            return PictureClass.UNCLEAR
+        return next(iter(known_classes), PictureClass.UNKNOWN)
 
     def defect_source(self, picture: Path) -> str:
         """Return the source that calls a picture defective; empty where none does."""
@@ -150,13 +157,13 @@ class ClassLabels:
         """Whether a label says something of a picture, whether or not its meaning is known."""
         return any(label.words != UNMARKED for label in self.by_picture.get(picture, ()))
 
-    def is_named(self, picture: Path, wanted: set[str]) -> bool:
-        """Whether a label of a picture has one of the `wanted` names, which are folded."""
+    def is_named(self, picture: Path, names: set[str]) -> bool:
+        """Whether a label of a picture has one of the `names` names, which are folded."""
         for label in self.by_picture.get(picture, ()):
-            if fold(label.words) in wanted:
+            if fold(label.words) in names:
                 return True
             label_words = set(split_words(label.words))
-            for name in wanted:
+            for name in names:
                 words = set(split_words(name))
                 if words and words <= label_words:
                     return True
@@ -170,9 +177,10 @@ class ClassLabels:
     @property
     def is_complete(self) -> bool:
         """Whether each picture is either good or defective, and some are defective."""
-        found = {self.class_of(picture) for picture in self.by_picture}
-        is_known = not self.has_unknown and not self.unread
-        return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
+        if self.has_unknown or self.unread:
+            return False
+        classes = {self.class_of(picture) for picture in self.by_picture}
+        return classes in ({PictureClass.BAD}, {PictureClass.GOOD, PictureClass.BAD})
 
     def is_doubtful(self) -> bool:
         """Whether some pictures may be defective.
@@ -183,13 +191,13 @@ class ClassLabels:
         """
         if self.unread or self.has_unknown:
             return True
-        by_folder: dict[Path, set[PictureClass]] = {}
+        classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
-            by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
-        found = {label for several in by_folder.values() for label in several}
-        if found & {PictureClass.BAD, PictureClass.UNCLEAR}:
+            classes_by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
+        classes = set().union(*classes_by_folder.values())
+        if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
-        return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
+        return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
 
     def doubtful(self) -> list[Path]:
         """Return the pictures that may be defective; empty where `is_doubtful` is false.
@@ -199,24 +207,27 @@ class ClassLabels:
         """
         if not self.is_doubtful():
             return []
-        called = [
-            path
-            for path in self.by_picture
-            if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)
-        ]
-        return called or [path for path in self.by_picture if self.class_of(path) is PictureClass.UNKNOWN]
+        classes = {path: self.class_of(path) for path in self.by_picture}
+        maybe_bad = (PictureClass.BAD, PictureClass.UNCLEAR)
+        called_bad = [path for path, picture_class in classes.items() if picture_class in maybe_bad]
+        if called_bad:
+            return called_bad
+        return [path for path, picture_class in classes.items() if picture_class is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
-        """Return the kind of a defect, by words of its labels; empty without any.
+        """Return the kind of a defect, by the words of its labels; empty without labels.
 
-        Words that state a kind are taken before words that only say "defective"; an answer such as "1" or
-        "yes" counts as "defect".
+        Labels that say "defective" are taken before labels of unknown meaning, and of these labels those that
+        state a kind first. An answer such as "1" or "yes" counts as "defect".
         """
-        others = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
-        others.sort(
-            key=lambda label: (label.picture_class is not PictureClass.BAD, says_only_bad(label.words))
-        )
-        words = others[0].words if others else ""
+
+        def order(label: ClassLabel) -> tuple[bool, bool]:
+            return label.picture_class is not PictureClass.BAD, says_only_bad(label.words)
+
+        labels = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
+        if not labels:
+            return ""
+        words = min(labels, key=order).words
         is_answer = to_number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
 
@@ -224,37 +235,39 @@ class ClassLabels:
         """Return the question which pictures below `root` are good, with the words by which to name them."""
         counts = Counter(self._describe(picture, root) for picture in self.by_picture)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
-        listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
+        choices = [f"{words} ({counts[words, meaning]}, {meaning})" for words, meaning in order]
         if self.unread:
-            listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
-        line = f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}"
+            choices.append(f"{join_names(self.unread)} may tell, and cannot be understood")
+        line = f"{root}: which pictures are good? {join_names(choices, 12)}: {remedy}"
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Return words that name a picture, and their meaning with its source."""
+        """Return words by which a user can name a picture, and their meaning with its source."""
         labels = self.by_picture[picture]
-        found = self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
-            said = read_words(folder.name) if folder.name else Said.UNKNOWN
-            why = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
-            return folder.as_posix(), why
-        if found is PictureClass.UNCLEAR:
+            meaning = read_words(folder.name) if folder.name else Said.UNKNOWN
+            if meaning in (Said.GOOD, Said.BAD):
+                return folder.as_posix(), f"{meaning.value} by its name"
+            return folder.as_posix(), Said.UNKNOWN.value
+        picture_class = self.class_of(picture)
+        if picture_class is PictureClass.UNCLEAR:
             sources = " and ".join(sorted({label.source for label in labels}))
             return labels[0].words, f"unclear by {sources}"
-        telling = next((label for label in labels if label.picture_class is found), labels[0])
-        if telling.words == UNMARKED:
+        agreeing = [label for label in labels if label.picture_class is picture_class]
+        label = agreeing[0] if agreeing else labels[0]
+        if label.words == UNMARKED:
             return UNMARKED, "nothing is said"
-        shown = telling.words if len(telling.words) <= MAX_WORDS else f"{telling.words[:MAX_WORDS]}..."
-        return shown, f"{found.value} by {telling.source}".strip()
+        words = label.words if len(label.words) <= MAX_WORDS else f"{label.words[:MAX_WORDS]}..."
+        return words, f"{picture_class.value} by {label.source}".strip()
 
 
 def _split_question(source: str, values: Iterable[str]) -> InputError:
     """Return the question which good pictures are for training, by a column that states some splits alone."""
     counts = Counter(value or "none" for value in values)
-    named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
+    splits = join_names([f"{value} ({count})" for value, count in counts.most_common()])
     line = (
-        f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
+        f"{source}: which good pictures are to learn from? Its splits are {splits}: write train, "
         "validation or test for each, or remove the column"
     )
     return InputError(data_checks.WHICH_TO_LEARN.coded(line))
@@ -282,41 +295,46 @@ def read_class_labels(
     Raises:
         InputError: A list cannot be read because a library is missing.
     """
-    found = ClassLabels({picture: [] for picture in pictures})
+    class_labels = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
-    every = [files]
+    all_files = [files]
     if with_files_above:
-        every += _files_above(root, pictures)
+        all_files += _files_above(root, pictures)
     if by_marks:
-        _add_marks(found, root, pictures, every)
-    for label in every:
-        _add_lists(found, label)
-    found.unread = files.not_understood()
+        _add_marks(class_labels, root, pictures, all_files)
+    for label_files in all_files:
+        _add_lists(class_labels, label_files)
+    class_labels.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).by_picture.items():
-        found.by_picture[picture] += labels
-    return found
+        class_labels.by_picture[picture] += labels
+    return class_labels
 
 
-def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
+def _add_marks(
+    class_labels: ClassLabels, root: Path, pictures: Sequence[Path], all_files: Iterable[LabelFiles]
+) -> None:
     """Add the classes that marks give the pictures, where any picture is marked.
 
     A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
     """
-    marked = _marked_by_masks(root, pictures)
-    for file in files:
-        marked |= {path: marks for path, marks in file.marked().items() if path in found.by_picture}
-    if not marked:
+    marks_of = _marked_by_masks(root, pictures)
+    for label_files in all_files:
+        for path, marks in label_files.marked().items():
+            if path in class_labels.by_picture:
+                marks_of[path] = marks
+    if not marks_of:
         return
-    for picture, labels in found.by_picture.items():
-        if picture not in marked:
+    for picture, labels in class_labels.by_picture.items():
+        if picture not in marks_of:
             labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
             continue
-        source, kinds, is_defect = marked[picture]
+        source, kinds, is_defect = marks_of[picture]
         picture_class = PictureClass.BAD if is_defect else PictureClass.GOOD
-        labels.append(ClassLabel(picture_class, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
+        _, _, source_name = source.rpartition("/")
+        labels.append(ClassLabel(picture_class, ", ".join(kinds) or "marked", source_name))
 
 
-def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
+def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
     """Add the labels that files give whole pictures.
 
     Raises:
@@ -326,12 +344,15 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
     for source, texts in files.class_texts().items():
-        given = {files.given[path]: values for path, values in texts.items()}
-        of_pictures = {path: values for path, values in given.items() if path in found.by_picture}
+        picture_texts = {}
+        for path, values in texts.items():
+            picture = files.caller_path[path]
+            if picture in class_labels.by_picture:
+                picture_texts[picture] = values
         if source in files.unsure_sources:
-            _add_unsure_source(found, source, of_pictures)
+            _add_unsure_source(class_labels, source, picture_texts)
         else:
-            _add_source(found, source, of_pictures)
+            _add_source(class_labels, source, picture_texts)
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
@@ -342,14 +363,14 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
-    if len(files) == len(pictures):  # all are pictures
+    if len(files) == len(pictures):  # there are no masks
         return {}
-    known = {*pictures}
-    found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
+    picture_set = {*pictures}
+    marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
     for mask, picture in find_masks(files).items():
-        if picture is not None and picture in known and _marks(mask):
-            found[picture] = ("masks", ("marked",), True)
-    return found
+        if picture is not None and picture in picture_set and _is_marked(mask):
+            marks_of[picture] = ("masks", ("marked",), True)
+    return marks_of
 
 
 def _masks_beside(folder: Path) -> list[Path]:
@@ -362,7 +383,8 @@ def _masks_beside(folder: Path) -> list[Path]:
     return files
 
 
-def _marks(mask: Path) -> bool:
+def _is_marked(mask: Path) -> bool:
+    """Whether a mask marks something, or cannot be read."""
     try:
         return bool(read_mask(mask).any())
     except (InputError, OSError, MemoryError):
@@ -371,66 +393,73 @@ def _marks(mask: Path) -> bool:
 
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
     """Read the labels in the names of pictures; the files themselves are not read."""
-    found = ClassLabels({picture: [] for picture in pictures})
+    class_labels = ClassLabels({picture: [] for picture in pictures})
     by_folder: dict[Path, list[Path]] = {}
     for picture in pictures:
         by_folder.setdefault(picture.parent, []).append(picture)
-    for beside in by_folder.values():
-        for picture, name in zip(beside, read_names([path.stem for path in beside]), strict=True):
+    for neighbours in by_folder.values():  # a name is read beside the other names of its folder
+        names = read_names([path.stem for path in neighbours])
+        for picture, name in zip(neighbours, names, strict=True):
             if name.words:
-                found.by_picture[picture].append(ClassLabel(name.picture_class, name.words, NAME))
-    return found
+                label = ClassLabel(name.picture_class, name.words, NAME)
+                class_labels.by_picture[picture].append(label)
+    return class_labels
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yield label files and lists of the two folders above `root`, and of label folders beside it."""
-    whole = Path(os.path.abspath(root))
-    for levels, folder in enumerate(whole.parents[:2], start=1):
+    """Yield label files and lists of the two folders above `root`, and of label folders beside it.
+
+    A folder above that cannot be read is passed over: it may belong to somebody else.
+    """
+    absolute_root = Path(os.path.abspath(root))
+    for levels, folder in enumerate(absolute_root.parents[:2], start=1):
         try:
-            inside = [folder]
+            folders = [folder]
             if levels == 1:
-                others = subfolders(folder)
-                inside += [
-                    subfolder
-                    for name, subfolder in others.items()
-                    if is_mask_folder(name) and subfolder != whole
-                ]
-            paths = [path for subfolder in inside for path in _small_lists(subfolder)]
-        except (InputError, OSError):  # others' folders
+                for name, neighbour in subfolders(folder).items():
+                    if is_mask_folder(name) and neighbour != absolute_root:
+                        folders.append(neighbour)
+            paths = [path for list_folder in folders for path in _small_lists(list_folder)]
+        except (InputError, OSError):
             continue
         if paths:
             yield LabelFiles(folder, pictures, paths, levels)
 
 
 def _small_lists(folder: Path) -> list[Path]:
-    """Files directly in a folder that may be lists, and are not large."""
-    entries = [entry for entry in list_entries(folder) if Path(entry.name).suffix.lower() in SUFFIXES]
-    return [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
+    """Return files directly in a folder that may be lists, and are not large."""
+    paths = []
+    for entry in list_entries(folder):
+        may_be_list = Path(entry.name).suffix.lower() in SUFFIXES
+        if may_be_list and entry.is_file() and entry.stat().st_size <= MAX_LIST_BYTES:
+            paths.append(folder / entry.name)
+    return paths
 
 
-def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
+def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
     """Add the labels of a file, or of a tool's files of one picture each."""
-    known: list[Column] = []
-    unknown: list[tuple[ColumnSubject, Column]] = []
+    class_columns: list[Column] = []
+    open_columns: list[tuple[ColumnSubject, Column]] = []
     for header, values in join_classes(_columns_of(texts), source, texts).items():
         subject = column_subject(header)
         if is_split(subject, values):
-            _add_splits(found, "lists of splits" if header == LISTED else source, values)
+            _add_splits(class_labels, "lists of splits" if header == LISTED else source, values)
             continue
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:
-            known.append(column)
-        elif is_open(subject, values, len(found.by_picture)):
-            unknown.append((subject, unknown_column(header, values)))
-    complete = next((column for column in known if column.is_complete(len(texts))), None)
-    if complete is not None:  # it has the classes: others are asked about where they sort its good ones
-        unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
-    known += [column for _, column in unknown]
-    for column in known:
-        _add_column(found, column, source)
+            class_columns.append(column)
+        elif is_open(subject, values, len(class_labels.by_picture)):
+            open_columns.append((subject, unknown_column(header, values)))
+    complete = next((column for column in class_columns if column.is_complete(len(texts))), None)
+    for subject, column in open_columns:
+        # beside a complete column an open one matters only where it divides the good pictures
+        if complete is None or _divides_good(complete, subject, column):
+            class_columns.append(column)
+    for column in class_columns:
+        _add_column(class_labels, column, source)
 
 
-def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
+def _divides_good(complete: Column, subject: ColumnSubject, column: Column) -> bool:
     """Whether a column of unknown meaning divides the pictures that a complete column calls good."""
     return subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)
 
@@ -444,31 +473,36 @@ def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]
     return columns
 
 
-def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
-    splits = found.split_columns.setdefault(source, {})
-    for picture, own in values.items():
-        if own[0]:
-            splits[picture] = own[0]
+def _add_splits(class_labels: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
+    """Add the splits that a column states; of several texts of a picture the first counts."""
+    splits = class_labels.split_columns.setdefault(source, {})
+    for picture, texts in values.items():
+        split = texts[0]
+        if split:
+            splits[picture] = split
 
 
-def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
+def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
     """Add the labels of a list above the pictures' folder that names pictures without this folder.
 
-    It may be of another lot whose pictures have the same names; where it calls some defective it decides
-    nothing.
+    The list may be of another lot whose pictures have the same names. Where it calls some pictures defective,
+    all of its labels count as unclear.
     """
-    unsure = ClassLabels({picture: [] for picture in found.by_picture}, split_columns=found.split_columns)
-    _add_source(unsure, source, texts)
-    classes = {label.picture_class for labels in unsure.by_picture.values() for label in labels}
-    decides = PictureClass.BAD in classes
-    for picture, labels in unsure.by_picture.items():
-        if decides:
-            where = f"{source} one folder above"
-            labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]
-        found.by_picture[picture] += labels
+    pictures = class_labels.by_picture
+    list_labels = ClassLabels({path: [] for path in pictures}, split_columns=class_labels.split_columns)
+    _add_source(list_labels, source, texts)
+    classes = {label.picture_class for labels in list_labels.by_picture.values() for label in labels}
+    if PictureClass.BAD not in classes:
+        for picture, labels in list_labels.by_picture.items():
+            pictures[picture] += labels
+        return
+    place = f"{source} one folder above"
+    for picture, labels in list_labels.by_picture.items():
+        pictures[picture] += [ClassLabel(PictureClass.UNCLEAR, label.words, place) for label in labels]
 
 
-def _add_column(found: ClassLabels, column: Column, source: str) -> None:
+def _add_column(class_labels: ClassLabels, column: Column, source: str) -> None:
+    """Add a column's labels of pictures that have words in it."""
     for picture, (picture_class, words) in column.by_picture.items():
         if words:
-            found.by_picture[picture].append(ClassLabel(picture_class, words, source))
+            class_labels.by_picture[picture].append(ClassLabel(picture_class, words, source))

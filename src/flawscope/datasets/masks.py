@@ -36,9 +36,10 @@ class GroundTruth:
     The marks come from masks below the folder or in the folders `beside`, else from label files below it.
 
     Attributes:
-        masks: Picture of every mask, or None.
+        masks: Picture of every mask; None where no picture belongs to it.
         overlays: Copies of pictures with something drawn in, each with its picture; they are no pictures.
-        labels: Label files.
+        pictures: Pictures below the folder, without masks and overlays.
+        labels: Label files below the folder.
     """
 
     def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
@@ -50,30 +51,32 @@ class GroundTruth:
             good_kinds: Kinds of marks in label files that are no defects.
         """
         files = picture_files_in(root, own=True)
-        every = dict.fromkeys(files)
+        all_files = dict.fromkeys(files)  # each once, in order
         for folder in beside:
-            every |= dict.fromkeys(picture_files_in(folder))
-        self.masks = find_masks(every)
-        shown = [path for path in files if path not in self.masks]
-        self.overlays = _find_overlays(shown)
-        self.pictures = [path for path in shown if path not in self.overlays]
+            all_files |= dict.fromkeys(picture_files_in(folder))
+        self.masks = find_masks(all_files)
+        pictures = [path for path in files if path not in self.masks]
+        self.overlays = _find_overlays(pictures)
+        self.pictures = [path for path in pictures if path not in self.overlays]
         self.labels = LabelFiles(root, self.pictures, good_kinds=good_kinds)
-        self._of: dict[Path, list[Path]] = {}
+        self._masks_of: dict[Path, list[Path]] = {}
         for mask, picture in self.masks.items():
             if picture is not None:
-                self._of.setdefault(picture, []).append(mask)
+                self._masks_of.setdefault(picture, []).append(mask)
 
     def pictures_in(self, folder: Path | None) -> list[Path]:
-        """The pictures below a folder, in natural order."""
-        return [path for path in self.pictures if folder is not None and path.is_relative_to(folder)]
+        """Return the pictures below a folder, in natural order; none for the folder None."""
+        if folder is None:
+            return []
+        return [path for path in self.pictures if path.is_relative_to(folder)]
 
     def is_masks(self, folder: Path) -> bool:
         """Whether a folder holds masks and no picture."""
         return not self.pictures_in(folder) and any(mask.is_relative_to(folder) for mask in self.masks)
 
     def find(self, picture: Path) -> tuple[Mask, ...]:
-        """Return the masks of a picture, or its labels."""
-        return tuple(self._of.get(picture, ())) or self.labels.find(picture)
+        """Return the masks of a picture; where it has none, its marks in label files."""
+        return tuple(self._masks_of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
         """Yield pictures in which something is marked, and the mask or labels that mark it.
@@ -87,53 +90,64 @@ class GroundTruth:
                         yield picture, mask
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
-        """Why marks of a picture without a mask cannot be used."""
-        return () if picture in self._of else self.labels.left_out(picture)
+        """Return why marks in label files cannot be used; empty for a picture with a mask."""
+        return () if picture in self._masks_of else self.labels.left_out(picture)
 
 
 def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """Find pictures called overlays that are copies of others with something drawn in, with their originals.
+    """Return overlays, each with its original: copies of pictures with something drawn in.
 
-    A picture is called an overlay by its folder or by its name.
+    A picture is called an overlay by its folder or by its name. Pictures of a folder that are called so in
+    the same way are overlays where more than half of them are copies.
     """
-    named: dict[str, list[Path]] = {}
-    suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
+    originals_by_name: dict[str, list[Path]] = {}
+    suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}  # paths and the originals' names
     for path in pictures:
-        by_name = _OVERLAY_NAME.fullmatch(fold(path.stem))
-        if by_name or _OVERLAY_FOLDER.fullmatch(fold(path.parent.name)):
-            name = by_name[1] if by_name else fold(path.stem)
-            suspects.setdefault((path.parent, by_name is not None), []).append((path, name))
+        name = fold(path.stem)
+        name_match = _OVERLAY_NAME.fullmatch(name)
+        if name_match:
+            suspects.setdefault((path.parent, True), []).append((path, name_match[1]))
+        elif _OVERLAY_FOLDER.fullmatch(fold(path.parent.name)):
+            suspects.setdefault((path.parent, False), []).append((path, name))
         else:
-            named.setdefault(fold(path.stem), []).append(path)
-    found: dict[Path, Path] = {}
-    for alike in suspects.values():
-        pairs = [
-            (path, other)
-            for path, name in alike
-            for other in named.get(name, ())
-            if _is_drawn_on(path, other)
-        ]
-        if 2 * len({path for path, _ in pairs}) > len(alike):
-            found |= pairs
-    return found
+            originals_by_name.setdefault(name, []).append(path)
+    overlays: dict[Path, Path] = {}
+    for group in suspects.values():
+        original_of: dict[Path, Path] = {}
+        for path, name in group:
+            for original in originals_by_name.get(name, ()):
+                if _is_drawn_on(path, original):
+                    original_of[path] = original
+        if 2 * len(original_of) > len(group):
+            overlays |= original_of
+    return overlays
 
 
-def _is_drawn_on(path: Path, other: Path) -> bool:
-    """Whether `path` shows the picture `other` with changes in places: most of its textured pixels are equal.
+def _is_drawn_on(path: Path, original: Path) -> bool:
+    """Whether `path` shows the picture `original` with changes in places.
 
-    Even areas do not count, because different photographs may share them.
+    Most of its textured pixels are then equal. Even areas do not count, because different photographs may
+    share them.
     """
     try:
-        drawn, plain = (
-            np.asarray(open_upright(file, str(file)).convert("RGB"), np.int16) for file in (path, other)
-        )
+        pixels = _read_rgb(path)
+        original_pixels = _read_rgb(original)
     except InputError:
         return False
-    if drawn.shape != plain.shape:
+    if pixels.shape != original_pixels.shape:
         return False
-    textured = np.diff(plain, axis=1).any(2)
-    changed = np.abs(drawn - plain).max(2)[:, 1:][textured]
-    return changed.size > 0 and float(np.mean(changed <= OVERLAY_LEVELS)) > OVERLAY_SHARE
+    # a textured pixel differs from its left neighbour; the first column has no such neighbours
+    is_textured = np.diff(original_pixels, axis=1).any(2)
+    changes = np.abs(pixels - original_pixels).max(2)[:, 1:]
+    textured_changes = changes[is_textured]
+    if textured_changes.size == 0:
+        return False
+    return float(np.mean(textured_changes <= OVERLAY_LEVELS)) > OVERLAY_SHARE
+
+
+def _read_rgb(path: Path) -> NDArray[np.int16]:
+    """Return a picture as [H, W, 3]; int16, so that pixels can be subtracted."""
+    return np.asarray(open_upright(path, str(path)).convert("RGB"), np.int16)
 
 
 def union_masks(
@@ -151,17 +165,16 @@ def union_masks(
     Raises:
         InputError: A mask cannot be read, or has another size.
     """
-    whole = np.zeros(size, np.bool_)
+    union = np.zeros(size, np.bool_)
     for mask in masks:
         name = f"mask {source_name(mask)}" if picture is None else f"the mask of {picture}"
-        whole |= require_size(
-            mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask), size, name
-        )
-    return whole
+        pixels = mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask)
+        union |= require_size(pixels, size, name)
+    return union
 
 
 def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
-    """Read a mask, [H, W] bool.
+    """Read a mask from a file, or draw it from a picture's labels: [H, W] bool.
 
     Raises:
         InputError: It cannot be read.
@@ -175,10 +188,9 @@ def require_size(mask: Array, size: tuple[int, int], name: str) -> Array:
     Raises:
         InputError: It has another size.
     """
-    if mask.shape != tuple(size):
-        found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
-        raise InputError(
-            f"cannot use {name}: it is {found}, its picture {size[1]}x{size[0]}; "
-            + ("turn it like its picture" if mask.shape == (size[1], size[0]) else "make them agree")
-        )
-    return mask
+    height, width = size
+    if mask.shape == (height, width):
+        return mask
+    mask_size = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))  # width first, further axes last
+    remedy = "turn it like its picture" if mask.shape == (width, height) else "make them agree"
+    raise InputError(f"cannot use {name}: it is {mask_size}, its picture {width}x{height}; {remedy}")

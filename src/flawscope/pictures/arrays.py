@@ -13,9 +13,10 @@ from flawscope.pictures.levels import Levels, no_data_value, used_range
 
 Float32 = NDArray[np.float32]
 
-_ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
-TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits
-TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
+_ROWS_PER_BLOCK = 256  # number of rows that are made opaque at a time
+TWELVE_BITS = 4095  # 16-bit values up to this one are taken for those of a camera with fewer bits
+# Share of the white level by which floats may lie below 0 or above the white level: resampling overshoots
+TOLERANCE = 1e-3
 
 
 def picture_error(name: str, reason: str, remedy: str) -> InputError:
@@ -41,7 +42,7 @@ def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
 
 
 def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Check the values [H, W, C] of an array; floats become float32.
+    """Check the values [H, W, C] of an array, and return them; floats become float32.
 
     Raises:
         InputError: Its values are not uint8, uint16 or finite floats, or it has none.
@@ -51,7 +52,7 @@ def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
             name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
         )
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # beyond float32: infinity, which is refused
+        with np.errstate(over="ignore"):  # values too large for float32 become infinity, which is refused
             return require_finite(array.astype(np.float32, copy=False), name)
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
@@ -62,8 +63,9 @@ def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
     """Convert other integers to uint8 or uint16 where they lie in 0..65535, else to float32."""
     if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
         return values
-    whole = np.uint8 if values.dtype == np.int8 else np.uint16
-    return values.astype(whole if values.min() >= 0 and values.max() <= 65535 else np.float32)
+    if values.min() < 0 or values.max() > 65535:
+        return values.astype(np.float32)
+    return values.astype(np.uint8 if values.dtype == np.int8 else np.uint16)
 
 
 def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]:
@@ -72,20 +74,24 @@ def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]
 
 
 def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Composite colours [H, W, C] over white, by their alpha [H, W, 1]."""
+    """Composite colours [H, W, C] over white, by their alpha [H, W, 1].
+
+    Raises:
+        InputError: The alpha of deep colours is not in 0..65535 or 0..1, or has no opaque pixel.
+    """
     lowest = alpha.min()
     highest = alpha.max()
-    if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
+    if lowest == highest:  # no transparency, such as the unused fourth channel of a camera's BGRX, which is 0
         return colours
     if colours.dtype == np.uint8:
         rgba = np.concatenate([colours, alpha], 2)
         return np.asarray(composite_over_white(Image.fromarray(rgba)))
-    full = np.float32(65535 if colours.dtype == np.uint16 else 1)
-    if highest != full or lowest < 0:
-        reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {full:g}"
+    opaque_alpha = np.float32(65535 if colours.dtype == np.uint16 else 1)
+    if highest != opaque_alpha or lowest < 0:
+        reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {opaque_alpha:g}"
         raise picture_error(name, reason, "scale it, or leave the fourth channel out")
-    share = alpha.astype(np.float32) / full
-    blended = colours * share + full * (1 - share)
+    share = alpha.astype(np.float32) / opaque_alpha
+    blended = colours * share + opaque_alpha * (1 - share)
     if colours.dtype == np.uint16:
         np.add(blended, 0.5, out=blended)
     return blended.astype(colours.dtype)
@@ -98,33 +104,33 @@ def composite_over_white(image: Image.Image) -> Image.Image:
     """
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
-    if image.mode in ("1", "L", "LA"):
-        opaque = "L"
-        with_alpha = "LA"
-    else:
-        opaque = "RGB"
-        with_alpha = "RGBA"
+    is_grey = image.mode in ("1", "L", "LA")
+    opaque_mode = "L" if is_grey else "RGB"
+    alpha_mode = "LA" if is_grey else "RGBA"
     if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
-        return image.convert(opaque)
-    blocks = range(0, image.height, _ROWS_PER_BLOCK)  # the whole picture would be held five times
+        return image.convert(opaque_mode)
+    tops = range(0, image.height, _ROWS_PER_BLOCK)  # in blocks, since all at once take five times the memory
 
-    def rows(top: int) -> Image.Image:
-        return image.crop((0, top, image.width, min(top + _ROWS_PER_BLOCK, image.height))).convert(with_alpha)
+    def block_at(top: int) -> Image.Image:
+        bottom = min(top + _ROWS_PER_BLOCK, image.height)
+        return image.crop((0, top, image.width, bottom)).convert(alpha_mode)
 
-    ranges = [rows(top).getchannel("A").getextrema() for top in blocks]
-    says_nothing = min(low for low, _ in ranges) == max(high for _, high in ranges)
-    paper = Image.new(opaque, image.size, "white")
-    for top in blocks:
-        block = rows(top)
-        paper.paste(block.convert(opaque), (0, top), None if says_nothing else block.getchannel("A"))
-    return paper
+    alpha_ranges = [block_at(top).getchannel("A").getextrema() for top in tops]
+    is_constant = min(low for low, _ in alpha_ranges) == max(high for _, high in alpha_ranges)
+    canvas = Image.new(opaque_mode, image.size, "white")
+    for top in tops:
+        block = block_at(top)
+        canvas.paste(block.convert(opaque_mode), (0, top), None if is_constant else block.getchannel("A"))
+    return canvas
 
 
 def grey_as_rgb(array: NDArray[np.number]) -> NDArray[np.number]:
     """Return uint8 [H, W] or [H, W, 1 or 3] as [H, W, 3]; grey channels share their memory (stride 0)."""
     if array.ndim == 2:
         array = array[:, :, None]
-    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
+    if array.shape[2] > 1:
+        return array
+    return np.broadcast_to(array, (*array.shape[:2], 3))
 
 
 def require_finite(values: Float32, name: str) -> Float32:
@@ -149,16 +155,18 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
         Otsu, IEEE Transactions on Systems, Man and Cybernetics 9, 1979.
     """
     counts, edges = np.histogram(values, bins=128)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
+    bin_centres = (edges[:-1] + edges[1:]) / 2
     total = counts.sum()
-    sums = np.cumsum(counts * middles)
+    sums = np.cumsum(counts * bin_centres)
+    # for a threshold at each inner edge
+    counts_below = np.cumsum(counts)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / (total - below)
-        between = np.nan_to_num(below / total * (1 - below / total) * gap**2)
-    best = int(between.argmax())
+        means_gap = sums[:-1] / counts_below - (sums[-1] - sums[:-1]) / (total - counts_below)
+        variances_between = np.nan_to_num(counts_below / total * (1 - counts_below / total) * means_gap**2)
+    best = int(variances_between.argmax())
+    threshold = float(edges[best + 1])
     variance = float(values.var())
-    return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
+    return threshold, float(variances_between[best] / variance) if variance > 0 else 0.0
 
 
 def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
@@ -185,7 +193,7 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
     lowest = float(picture.min())
     largest = float(picture.max())
     if black is not None and largest > level:
-        largest = used_range(picture).high  # stray pixels are clipped
+        largest = used_range(picture).high  # single pixels beyond it do not count
     if lowest < -TOLERANCE * level:
         remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)
@@ -210,14 +218,15 @@ def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, nam
         name: Name of the picture, for the error.
     """
     black, white = levels
+    # beyond a level by more than the distance of the levels
     has_brighter = used.white > 2 * white - black
     has_darker = used.black < 2 * black - white
     if not has_brighter and not has_darker:
         return
-    middle = float(np.median(picture))
-    if has_brighter and middle > white:
+    median = float(np.median(picture))
+    if has_brighter and median > white:
         reason = f"half of its values lie above the model's white level of {white:g}, up to {used.white:g}"
-    elif has_darker and middle < black:
+    elif has_darker and median < black:
         reason = f"half of its values lie below the model's black level of {black:g}, down to {used.black:g}"
     else:
         return
@@ -225,7 +234,14 @@ def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, nam
 
 
 def _check_floats(largest: float, white: float | None, black: float | None, name: str) -> None:
-    """Raise InputError for floats up to `largest` in another unit than the levels of a model."""
+    """Raise InputError for floats in another unit than the levels of a model.
+
+    Args:
+        largest: Largest value of the picture.
+        white: White level of the model; None: it learnt from 8-bit pictures.
+        black: Black level of the model; None: it has none, like earlier models.
+        name: Name of the picture, for the error.
+    """
     level = white or 1.0
     is_unit = level == 1 or (level < 1 and black is None)
     if is_unit and largest > level * (1 + TOLERANCE):

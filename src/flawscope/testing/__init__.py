@@ -51,22 +51,23 @@ def checks_for(method: Method) -> list[Check]:
 
     Exports are checked for the engines that are installed.
     """
-    repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
-    runs = [*fits.CHECKS, *repeated]
-    runs += [*models.CHECKS, *models.exports()]
-    return [Check(run.__name__, run) for run in runs]
+    functions = [*fits.CHECKS]
+    if not method.learns_in_steps:  # for methods that learn in steps, `resumes` checks the same
+        functions.append(fits.same_again)
+    functions += [*models.CHECKS, *models.exports()]
+    return [Check(function.__name__, function) for function in functions]
 
 
 def check_method(
     method: Method, *, settings: Mapping[str, object] | None = None, data: Path | None = None
 ) -> None:
-    """Run all checks.
+    """Run all checks of a method.
 
     Args:
         method: The method.
         settings: Settings that make the method small: it is fitted about a dozen times, on 8 pictures.
-        data: Folder of a category: 8 good pictures to learn from, 2 good and 2 defective ones for testing;
-            None: generated pictures of 96x96.
+        data: Folder of a category: 8 good pictures to learn from, 2 good and 2 defective pictures for
+            testing; None: generated pictures of 96x96.
 
     Raises:
         AssertionError: A check fails; the first one is reported.

@@ -28,7 +28,7 @@ _PICTURE = (
 )
 _LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
 _EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-_SURE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
+_CONFIDENCE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
 _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 
@@ -37,13 +37,15 @@ class _Box(NamedTuple):
 
     Attributes:
         edges: x0, y0, x1, y1 in pixels, or all as shares of the picture; None: nothing is marked in it.
+        size: Height and width of the picture; None where the table does not state it.
+        is_prediction: Whether a model found it.
     """
 
     picture: str
     label: str
     edges: list[float] | None
     size: Size | None
-    is_found: bool = False
+    is_prediction: bool = False
 
 
 def load_csv(data: bytes) -> Rows:
@@ -61,22 +63,23 @@ def is_boxes(rows: Rows) -> bool:
     """
     if not rows:
         return False
-    if header := _header(rows):
+    header = _header(rows)
+    if header:
         return _columns(header) is not None
-    return all(_makesense(row) is not None for row in rows) or all(
-        _retinanet(row) is not None for row in rows
-    )
+    are_makesense = all(_makesense_box(row) is not None for row in rows)
+    return are_makesense or all(_retinanet_box(row) is not None for row in rows)
 
 
-def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
-    """Entries of boxes.
+def parse_boxes(rows: Rows, _picture_name: str) -> Iterator[Entry]:
+    """Yield the entries of a table of boxes, a picture each.
 
-    A line has the picture and two corners, in pixels as Roboflow (*TensorFlow Object Detection*) and
-    converters of Pascal VOC write them, or in shares of the picture as Open Images; or, without names of
-    columns, label, x, y, width, height, picture, its width and height (makesense.ai), or picture, two
-    corners, label, of which all but the picture may be empty (Keras RetinaNet).
+    With names of columns, a line has the picture and two corners: in pixels as Roboflow (*TensorFlow Object
+    Detection*) and converters of Pascal VOC write them, or in shares of the picture as Open Images does.
+    Without names, it has label, x, y, width, height, picture, and the picture's width and height
+    (makesense.ai); or picture, two corners and label, all but the first of which may be empty (Keras
+    RetinaNet).
     """
-    yield from _group(_boxes(rows))
+    yield from _group_by_picture(_boxes(rows))
 
 
 def is_via(rows: Rows) -> bool:
@@ -85,14 +88,16 @@ def is_via(rows: Rows) -> bool:
 
 
 def parse_via(rows: Rows, picture_name: str) -> Iterator[Entry]:
-    """Entries of annotations of VIA 2 as CSV."""
+    """Yield the entries of annotations of VIA 2 as CSV: they are put into VIA's JSON form first."""
     document: json_forms.Record = {}
     for values in _records(rows):
-        shape, region, about = (json.loads(values[name] or "{}") for name in _REGION)
+        shape, attributes, file_attributes = (json.loads(values[name] or "{}") for name in _REGION)
         name = values["filename"]
-        picture = document.setdefault(name, {"filename": name, "regions": [], "file_attributes": about})
+        if name not in document:
+            document[name] = {"filename": name, "regions": [], "file_attributes": file_attributes}
         if shape:
-            picture["regions"].append({"shape_attributes": shape, "region_attributes": region})
+            region = {"shape_attributes": shape, "region_attributes": attributes}
+            document[name]["regions"].append(region)
     yield from json_forms.parse_via(document, picture_name)
 
 
@@ -103,32 +108,43 @@ def _header(rows: Rows) -> list[str]:
 
 
 def _records(rows: Rows) -> Iterator[dict[str, str]]:
+    """Yield the lines below the first by the names of their columns."""
     header = _header(rows)
     for row in rows[1:]:
         yield dict(zip(header, row, strict=True))
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Return the columns of picture, edges and label, which may be empty; None without picture or edges."""
+    """Return the names of the columns of picture, edges and label; None without picture or edges.
+
+    The name for the label is empty where no column has labels.
+    """
+    picture = next((name for name in _PICTURE if name in header), "")
+    label = next((name for name in _LABEL if name in header), "")
     edges = next((names for names in _EDGES if set(names) <= set(header)), None)
-    picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
     return (picture, edges, label) if picture and edges else None
 
 
 def _boxes(rows: Rows) -> Iterator[_Box]:
+    """Yield the boxes of a table, with or without names of columns."""
     columns = _columns(_header(rows))
     if columns is None:
-        yield from filter(None, (_makesense(row) or _retinanet(row) for row in rows))
+        for row in rows:
+            box = _makesense_box(row) or _retinanet_box(row)
+            if box:
+                yield box
         return
-    picture, edges, label = columns
+    picture_column, edge_columns, label_column = columns
     for values in _records(rows):
+        picture, label = values[picture_column], values.get(label_column, "")
+        edges = _numbers([values[name] for name in edge_columns])
         size = read_size(values.get("height"), values.get("width"))
-        numbers = _numbers([values[name] for name in edges])
-        is_found = any(float(values.get(name) or 1) != 1 for name in _SURE)
-        yield _Box(values[picture], values.get(label, ""), numbers, size, is_found)
+        is_prediction = any(float(values.get(name) or 1) != 1 for name in _CONFIDENCE)
+        yield _Box(picture, label, edges, size, is_prediction)
 
 
-def _makesense(row: Sequence[str]) -> _Box | None:
+def _makesense_box(row: Sequence[str]) -> _Box | None:
+    """Return a line of makesense.ai as a box; None where it is no such line."""
     if len(row) != 8:
         return None
     label, *box, picture, picture_width, picture_height = row
@@ -142,33 +158,37 @@ def _makesense(row: Sequence[str]) -> _Box | None:
         return None
 
 
-def _retinanet(row: Sequence[str]) -> _Box | None:
+def _retinanet_box(row: Sequence[str]) -> _Box | None:
+    """Return a line of Keras RetinaNet as a box; None where it is no such line."""
     if len(row) != 6:
         return None
     picture, *edges, label = row
     if not is_picture(PurePosixPath(picture)):
         return None
     try:
-        return _Box(picture, label, _numbers(edges), None)
+        return _Box(picture, label, _numbers(edges), size=None)
     except ValueError:
         return None
 
 
 def _numbers(texts: Sequence[str]) -> list[float] | None:
+    """Return texts as numbers; None where all of them are empty."""
     return [*map(float, texts)] if any(texts) else None
 
 
-def _group(boxes: Iterable[_Box]) -> Iterator[Entry]:
-    pictures: dict[str, list[_Box]] = {}
+def _group_by_picture(boxes: Iterable[_Box]) -> Iterator[Entry]:
+    """Yield an entry for each picture, with the marks of its boxes."""
+    boxes_of: dict[str, list[_Box]] = {}
     for box in boxes:
-        pictures.setdefault(box.picture, []).append(box)
-    for name, of in pictures.items():
-        marks = [_mark(box, box.edges) for box in of if box.edges is not None]
-        yield name_entry(picture_path(name), of[0].size, marks)
+        boxes_of.setdefault(box.picture, []).append(box)
+    for name, picture_boxes in boxes_of.items():
+        marks = [_mark(box, box.edges) for box in picture_boxes if box.edges is not None]
+        yield name_entry(picture_path(name), picture_boxes[0].size, marks)
 
 
 def _mark(box: _Box, edges: list[float]) -> Mark:
-    if box.is_found:
+    """Return the mark of a box with edges; a model's box is left out."""
+    if box.is_prediction:
         return Mark(None, "prediction")
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1

@@ -1,7 +1,7 @@
 """AUROC, AP, F1, AU-PRO and sPRO: pure functions on NumPy arrays, exact, in the scores' own unit.
 
 Higher scores are more anomalous. Nothing is binned, rescaled or squashed; a metric that is undefined is NaN.
-Here are those over one score per picture; those over maps are in `pixel`.
+This module has the metrics over one score per picture; the metrics over maps are in `pixel`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # the counts are those of pixels: here all anomalous pictures are one region, without a saturation
-    anomalous = values[truth]
-    starts = np.zeros(min(anomalous.size, 1), np.int64)
-    one = np.ones(1)
-    pictures = Regions(scores=anomalous, starts=starts, shares=one, divisors=one, count=1)
-    return rank_metrics(count_normal(pictures, [values[~truth]]))
+    # the code that counts pixels takes regions: all anomalous pictures are one region of one piece
+    anomalous_scores = values[truth]
+    piece_starts = np.zeros(min(anomalous_scores.size, 1), np.int64)
+    ones = np.ones(1)
+    region = Regions(scores=anomalous_scores, starts=piece_starts, shares=ones, divisors=ones, count=1)
+    return rank_metrics(count_normal(region, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

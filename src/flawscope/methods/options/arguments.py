@@ -57,8 +57,8 @@ class Reading:
     )
     part: str | None = option(
         None,
-        "regular expression that finds a part's name in file names: all views of a part get one decision, "
-        "and are left out together",
+        "regular expression on file names that identifies the part, for one decision on all views of a part; "
+        "all pictures of a part are left out together",
         record=FitOption(
             group=PICTURES,
             shared="part",
@@ -72,7 +72,7 @@ class Reading:
     )
     view: str | None = option(
         None,
-        "regular expression that finds a view's name in file names",
+        "regular expression on file names that identifies the view of the part",
         record=FitOption(
             group=PICTURES,
             shared="view",

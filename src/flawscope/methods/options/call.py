@@ -30,7 +30,7 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
     ),
     FitOption(
         name="auto",
-        meaning="minutes in which PatchCore searches the best settings for the pictures; null: no search",
+        meaning="minutes in which PatchCore tries how the pictures are best seen; null: nothing is tried",
         group=VIEWS,
         value=OPTIONAL_MINUTES,
         metavar="MINUTES",
@@ -66,7 +66,7 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         group=RUNNING,
         file=WHOLE,
         value=SWITCH,
-        help="Join all in one file; `predict` tells them apart.",
+        help="Join all in one file; `predict` recognises the product.",
     ),
     FitOption(
         name="evaluate",

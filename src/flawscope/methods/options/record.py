@@ -17,7 +17,7 @@ RECORD = "option"  # key of an option's record in the metadata of its field
 # Groups of the command line's help
 PICTURES = "pictures"
 VIEWS = "how parts lie, and how they are seen"
-PROMISE = "what is promised"
+PROMISE = "false-alarm rate and checks"
 METHOD = "method"
 RUNNING = "running"
 # Roles of an option: an argument of `fit`, a setting of methods, or an option of the command line alone

@@ -73,7 +73,7 @@ def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActiveProm
     return {"version": version, **rates.promise_facts(facts)}
 
 
-class KeptPromise(TypedDict):
+class FalseAlarmComparison(TypedDict):
     """Expected false-alarm rate of a version beside the counts on the line (`LineAlarms`).
 
     Attributes:
@@ -97,7 +97,7 @@ class KeptPromise(TypedDict):
     state: str
 
 
-def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
+def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> FalseAlarmComparison | None:
     """Compare the active version's expected rate with the counts on the line, by `Promise.judge_line`.
 
     Returns:

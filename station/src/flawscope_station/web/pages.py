@@ -1,4 +1,4 @@
-"""The pages as the server renders them. Their scripts ask the JSON API for the rest."""
+"""The station's pages. The server renders them; their scripts get further data from the JSON API."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
 
 page_router = APIRouter(include_in_schema=False)
 
-PROBLEMS_PAGE = "problems"  # no tab: the bar about problems leads there
+PROBLEMS_PAGE = "problems"  # name of the page to which the bar about problems leads; it has no tab
 RANGE_SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}
 QUICK_RANGES = ("hour", "day", "week", "all")  # ranges in the history
-RECENT_PICTURES = 16  # below the live one
+RECENT_PICTURES = 16  # pictures below the newest on *Live*
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
@@ -69,7 +69,7 @@ class PageFacts(Protocol):
 
 
 class RemovedProduct(BaseModel):
-    """Facts about a removed product, whose records alone are shown."""
+    """Facts about a removed product, of which pages show only the records."""
 
     waiting: int = 0
     problems: list[str] = []
@@ -95,7 +95,7 @@ class Page:
 
     Attributes:
         product_id: Number of the product, set on a product's pages.
-        is_removed: Whether the product is inspected no more, and only its records can be read.
+        is_removed: Whether the product was removed, and only its records can be read.
     """
 
     product_id: int
@@ -127,7 +127,7 @@ class Page:
         return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
 
     def render(
-        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: object
+        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **values: object
     ) -> Response:
         """Render the page as an HTML response.
 
@@ -135,7 +135,7 @@ class Page:
             template: Name of the template, without suffix.
             status: HTTP status.
             sections: Sections of the texts that the page's script needs.
-            more: Values for the template; `data` is for the script.
+            values: Values for the template; `data` is for the script.
         """
         product = self.product
         person = self.person
@@ -148,8 +148,8 @@ class Page:
             "product": product,
             "api": api,
             "person": person.name if person else "",
-            "data": more.pop("data", None),
-            "over": self.is_removed,  # nothing is asked any more
+            "data": values.pop("data", None),
+            "over": self.is_removed,  # the script of a removed product's page requests nothing
         }
         bar = self._problem_bar(facts) if facts else ""
         html = self.assets.render(
@@ -176,7 +176,7 @@ class Page:
             api=api,
             here=self.return_path,
             query=self.request.query_params,
-            **more,
+            **values,
         )
         return HTMLResponse(html, status, {"Content-Language": self.texts.language})
 
@@ -186,15 +186,17 @@ class Page:
         return [link for link in find_component(self.request, Menu) if link.is_shown(self.person, product)]
 
     def _user_commands(self, settings: Settings) -> list[str]:
-        """Return the command lines for users: of the first one, or those of an administrator."""
+        """Return the command lines that the page shows: for the first user, or to add and change users."""
         verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> PageFacts:
-        """Return the product's facts for the frame of a page.
+        """Return the product's facts for the frame of a page; those of a removed product are empty.
 
-        Of a removed product they are empty. While the store is away, the page of problems gets only the
-        state; other pages raise StoreError.
+        While the database is away, the page of problems gets only the state.
+
+        Raises:
+            StoreError: The database is away, for any other page.
         """
         if self.is_removed:
             return RemovedProduct()
@@ -206,40 +208,50 @@ class Page:
             return WaitingState.model_validate(self.overview.state(product).model_dump())
 
     def _problem_bar(self, facts: PageFacts) -> str:
-        """Return the text of the bar about problems that nobody has acknowledged; "" where there are none."""
+        """Return the text of the bar about unacknowledged problems; "" where there are none."""
         kinds = facts.problems
         products = facts.problem_products
         if not kinds:
             return ""
-        named = []
+        titles = []
         for kind, product in zip(kinds, products, strict=True):
             title = self.texts.text_or(f"wrong.{kind}", "wrong.other")
-            named.append(f"{product}: {title}" if product else title)
-        return self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
+            titles.append(f"{product}: {title}" if product else title)
+        distinct_titles = dict.fromkeys(titles)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(distinct_titles))
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
-    """Render an error in one line, for addresses outside of /api.
+    """Render the page of an error, for addresses outside of /api.
 
-    Only engineers see the reason of the station's own errors.
+    Only engineers see the text of an error with a status of 500 or more.
+
+    Args:
+        request: HTTP request.
+        status: HTTP status.
+        text: Text of the error, in one line.
+        error: The error; it is not used, but part of the form that `install_error_handler` calls.
     """
     page = Page(request, "problem")
     if status == 404:
-        text = page.texts("problem.missing")
+        message = page.texts("problem.missing")
     elif status == 403:
-        text = page.texts("problem.not_allowed")
+        message = page.texts("problem.not_allowed")
     elif status >= 500 and not has_role(page.person, "engineer"):
-        text = page.texts("wrong.store_unreachable")
+        message = page.texts("wrong.store_unreachable")
+    else:
+        message = text
     title = page.texts("problem.title" if status == 404 else "problem.input")
-    return page.render("problem", status, title=title, text=text)
+    return page.render("problem", status, title=title, text=message)
 
 
 def asset_response(assets: pages.Pages, name: str) -> Response:
     """Return an asset file by its name, else 404."""
-    if (found := assets.static_files.get(name)) is None:
+    file = assets.static_files.get(name)
+    if file is None:
         return Response("not found", 404, media_type="text/plain")
-    body, _, kind = found
-    return Response(body, media_type=kind)
+    body, _, media_type = file
+    return Response(body, media_type=media_type)
 
 
 def html_router(role: str) -> APIRouter:
@@ -255,7 +267,7 @@ def product_page(name: str, *, of_records: bool = False) -> object:
         of_records: Whether the page shows records, also of a removed product.
 
     Raises:
-        NotFoundError: in a request, where there is no such product.
+        NotFoundError: In a request, where there is no such product.
     """
 
     def open_page(request: Request, product: str) -> Page:
@@ -297,10 +309,10 @@ def live(
     product_id = page.product_id
     store = records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
-    last = store.last_defective(product_id)
+    last_defective = store.last_defective(product_id)
     facts = live_state(overview, settings.shifts, product)
-    del facts["problem"]  # that is for engineers
-    data = {"newest": newest, "anomalous": last, "facts": facts}
+    del facts["problem"]  # its text is for engineers alone
+    data = {"newest": newest, "anomalous": last_defective, "facts": facts}
     return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
@@ -332,7 +344,7 @@ def review(
         page: The product's page.
         store: Records of inspections.
         settings: Settings of the station.
-        only: Number of the only inspection to show, whether it waits or not; None: all that wait.
+        only: Number of the only inspection to show, even if it does not wait; None: show all that wait.
     """
     inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
     data = {"only": inspection, "near": near_threshold.near_share(settings.near)}
@@ -351,19 +363,19 @@ def history(
     zone = station_zone(settings.shifts)
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
-    base = f"/{quote(product, safe='')}/history"
+    path = f"/{quote(product, safe='')}/history"
     search = _search_query(query, zone)
     error = ""
     result = InspectionPage([], None)
     try:
-        shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
-        result = records.search(page.product_id, Filters.from_query(shown))
+        page_query = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
+        result = records.search(page.product_id, Filters.from_query(page_query))
     except InputError as invalid:
         error = str(invalid)
-    older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
-    newest = f"{base}?{urlencode(query)}" if cursor else None
+    older = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
+    newest = f"{path}?{urlencode(query)}" if cursor else None
     local_times = {name: to_local_input(query.get(name, ""), zone) for name in ("since", "until")}
-    listed = versions.list_versions(page.product_id)["versions"]
+    all_versions = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
         422 if error else 200,
@@ -374,14 +386,14 @@ def history(
         newest=newest,
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
-        quick=_quick_links(base, query),
-        form=_form_fields(page.texts, [version["id"] for version in listed]),
+        quick=_quick_links(path, query),
+        form=_form_fields(page.texts, [version["id"] for version in all_versions]),
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
     )
 
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
-    """Return a page's query as filters of a search: times in UTC, numbers with a point."""
+    """Return a page's query as filters of a search: times in UTC, numbers with a decimal point."""
     numbers = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
     search = query_in_utc(query, zone)
     for name in numbers:
@@ -396,7 +408,7 @@ class Field(TypedDict):
     Attributes:
         name: Name of its filter.
         kind: Kind of its filter.
-        options: Words of a choice with their texts; empty: the field is typed.
+        options: Values of a choice with their texts; empty: a person types the value.
     """
 
     name: str
@@ -406,15 +418,15 @@ class Field(TypedDict):
 
 def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
     """Return the fields of the history's form, one for each filter, in the filters' order."""
-    form: list[Field] = []
+    form_fields: list[Field] = []
     for filter_ in FILTERS:
-        options: list[tuple[object, str]] = [
-            (choice.word, texts(choice.text)) for choice in filter_.choices if choice.text
-        ]
+        options: list[tuple[object, str]]
         if filter_.name == "version":
             options = [(number, str(number)) for number in version_ids]
-        form.append({"name": filter_.name, "kind": filter_.kind, "options": options})
-    return form
+        else:
+            options = [(choice.word, texts(choice.text)) for choice in filter_.choices if choice.text]
+        form_fields.append({"name": filter_.name, "kind": filter_.kind, "options": options})
+    return form_fields
 
 
 @page_router.get("/{product}/trends")
@@ -427,8 +439,8 @@ def trends(
     """Show scores over time, reports, and the expected false-alarm rate beside the counted one."""
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
-    listed = versions.list_versions(page.product_id)["versions"]
-    first_version_at = min((version["created_at"] for version in listed), default="")
+    all_versions = versions.list_versions(page.product_id)["versions"]
+    first_version_at = min((version["created_at"] for version in all_versions), default="")
     return page.render(
         "trends",
         sections=("trends", "drift", "promise"),
@@ -443,7 +455,7 @@ def trends(
 def _report_periods(
     shifts: ShiftSettings | None, seconds: float | None, first_version_at: str
 ) -> list[dict[str, str]]:
-    """Return the periods on offer for a report: the page's range, and the latest shifts.
+    """Return the periods that the page offers for a report: the page's range, and the latest shifts.
 
     Args:
         shifts: Shifts of the settings.
@@ -451,9 +463,13 @@ def _report_periods(
         first_version_at: Time of the product's first version, as text; shifts that ended before it have no
             report.
     """
-    time = now()
-    periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > first_version_at]
+    time_now = now()
+    periods = []
+    if seconds is not None:
+        periods.append(Shift("", time_now - round(seconds * 1e6), time_now))
+    for shift in reversed(ended_shifts(shifts, time_now)):
+        if iso(shift.until) > first_version_at:
+            periods.append(shift)
     zone = station_zone(shifts)
     return [period.to_dict(zone) for period in periods]
 
@@ -463,13 +479,13 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
     """Show all problems of the station."""
     problems = health.problems()
     entry_names = {number: name for name, number in health.addresses.entries.items()}
-    names = health.addresses.names | entry_names
+    product_names = health.addresses.names | entry_names
     rows = []
     for problem in problems:
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = names.get(problem.product or 0)
+        row["product"] = product_names.get(problem.product or 0)
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(
@@ -483,12 +499,12 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
-    """Return the messages that a receiver refused for good, by sink; empty while the store is away."""
-    found: dict[str, list[Mapping[str, object]]] = {}
+    """Return the messages that a receiver refused for good, by sink; empty while the database is away."""
+    messages_by_sink: dict[str, list[Mapping[str, object]]] = {}
     with suppress(StoreError):
         for message in page.overview.sinks.undelivered(page.product or ""):
-            found.setdefault(message["sink"], []).append(message)
-    return found
+            messages_by_sink.setdefault(message["sink"], []).append(message)
+    return messages_by_sink
 
 
 @page_router.get("/{product}/inspections/{number}")
@@ -508,15 +524,22 @@ def _export_query(query: dict[str, str]) -> dict[str, str]:
     return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 
-def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Return the links to the history's quick ranges: name, address, whether it is the present one."""
-    other_filters = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
-    current = given.get("period", "all" if "since" not in given and "until" not in given else "")
+def _quick_links(path: str, query: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Return the links to the history's quick ranges: name, address, and whether the page shows the range.
+
+    Args:
+        path: Path of the page.
+        query: Query of the page, whose other filters the links keep.
+    """
+    other_filters = {key: text for key, text in query.items() if key not in ("since", "until", "period")}
+    has_times = "since" in query or "until" in query
+    current_range = query.get("period", "" if has_times else "all")
     links = []
     for name in QUICK_RANGES:
-        query = dict(other_filters)
+        link_query = dict(other_filters)
         if seconds := RANGE_SECONDS[name]:
             since = datetime.now(UTC) - timedelta(seconds=seconds)
-            query |= {"since": since.isoformat(timespec="seconds"), "period": name}
-        links.append((name, f"{base}?{urlencode(query)}" if query else base, name == current))
+            link_query |= {"since": since.isoformat(timespec="seconds"), "period": name}
+        address = f"{path}?{urlencode(link_query)}" if link_query else path
+        links.append((name, address, name == current_range))
     return links
