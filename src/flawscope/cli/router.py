@@ -281,10 +281,10 @@ def _open_views(args: argparse.Namespace, pattern: PartPattern, seed: int) -> di
         InputError: No name shows a part, or none shows the same part twice.
     """
     from flawscope.datasets import open_dataset
-    from flawscope.fitting.view_models import views_of
+    from flawscope.fitting.view_models import split_good_by_view
 
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
-    return views_of(dataset, pattern)
+    return split_good_by_view(dataset, pattern)
 
 
 def _train_paths_by_view(datasets: Mapping[str, Dataset]) -> dict[str, list[Path]]:

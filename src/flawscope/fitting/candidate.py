@@ -41,10 +41,10 @@ def make_candidate(
     Args:
         active: File of the model in use; its rate holds for the candidate.
         trained: File of the trained model that it was exported from; None: the same.
-        out: File of the candidate, exported where its suffix says so.
+        out: File of the candidate; with the suffix of an exported model, the candidate is exported.
         how: Way to make it, as `UpdateOptions.how`.
         pictures: Pictures, each with the fields of `ReviewedPicture`.
-        good: Folder of the pictures that the model was fitted on; None: it extends without them.
+        good: Folder of the pictures that the model was fitted on, which a training needs; None: no training.
         engine: Engine that runs the model in use; None: the default.
         device: Device, such as "cpu", "cuda" or "auto".
         threads: Number of threads to compute with.
@@ -57,11 +57,11 @@ def make_candidate(
     reuse_freed_memory()
     in_use = router.load(active, engine=engine, device=device, threads=threads)
     old = in_use.mapping if trained in (None, active) else router.read_fitted(trained)
-    old = _as_chosen(old, in_use)
+    old = _with_choices_of(in_use, old)
     file = Path(out)
     for name, product in old.products.items():
         _check_suffix(file, choose_way(how, product), Path(active), in_use.products[name])
-    made = update_models(
+    updates = update_models(
         old,
         in_use,
         [ReviewedPicture(**picture) for picture in pictures],
@@ -69,38 +69,35 @@ def make_candidate(
         open_fitted_datasets(good, old) if good else None,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write(made.model, file, step)
-    return made.judgement()
+    _write(updates.model, file, step)
+    return updates.judgement()
 
 
-def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
-    """Return the trained models with people's later choices for those in use.
+def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
+    """Return the trained models with the settings that people chose later, for the models in use.
 
     Raises:
-        InputError: They are of other views.
+        InputError: The trained models are of other views than the models in use.
     """
     if {*old.products} != {*in_use.products}:
         raise InputError(
             "the trained model has other views than the version in use: name as `learn: trained` the one "
             "that it was exported from"
         )
-    chosen = {}
+    products = {}
     for name, product in old.products.items():
-        chosen_by_product = in_use.products[name].calibration.chosen
-        manifest = replace(
-            product.manifest, calibration=replace(product.manifest.calibration, **chosen_by_product)
-        )
-        chosen[name] = replace(product, manifest=manifest)
-    return replace(old, products=chosen)
+        calibration = replace(product.manifest.calibration, **in_use.products[name].calibration.chosen)
+        products[name] = replace(product, manifest=replace(product.manifest, calibration=calibration))
+    return replace(old, products=products)
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
-    """Write the models, exported where the file's suffix says so."""
-    runs_in = {product.session.suffix for product in model.products.values()}
+    """Write the models; they are exported first where the file's suffix is not that of their engine."""
+    suffixes = {product.session.suffix for product in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
         export_router(model.mapping, file)
-    elif file.suffix in runs_in:
+    elif file.suffix in suffixes:
         model.save(file)
     else:
         step("export", 0, 1)
@@ -113,9 +110,9 @@ def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None
     Raises:
         InputError: It would have to be exported in a reduced precision.
     """
-    made_as = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
+    candidate_suffix = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision
-    if file.suffix != made_as and precision != "fp32":
+    if file.suffix != candidate_suffix and precision != "fp32":
         raise InputError(
             f"the active version is of {precision}, which is calibrated apart from the trained model: use a "
             "version of fp32, or export by hand"

@@ -1,4 +1,4 @@
-"""Options of the fit that made a model, read from the model itself: a training anew keeps all of them."""
+"""Reads from a model the options of the fit that made it, so that a new training keeps all of them."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the values of those of these arguments of `fit` that a fitted model keeps.
+    """Return the values of those arguments of `fit` that a fitted model keeps.
 
-    The smallest defect is not among them, as the tiles that it chose are settings of the method, nor seen
-    defects: a model knows their hashes alone.
+    The smallest defect is left out: the tiles that were chosen for it are settings of the method. Seen
+    defects are left out, too: a model knows their hashes alone.
+
+    Args:
+        old: The fitted model.
+        arguments: Record of the arguments.
     """
     return {option.argument: option.read(old) for option in records_of(arguments) if option.can_be_read}
 
 
 def stored_arguments(old: Artefact, arguments: type[R]) -> R:
-    """Return these arguments of `fit` with a fitted model's values; others have their defaults."""
+    """Return arguments of `fit` with a fitted model's values; those that it does not keep have defaults."""
     return arguments(**stored_values(old, arguments))
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
     """Return the method's settings of a fitted model for a new fit.
 
-    Settings that a fit derives from its options are left out, and the cap of the memory bank is the one
+    Settings that a fit derives from its options have their defaults. The cap of the memory bank is the cap
     before updates raised it.
     """
     manifest = old.manifest

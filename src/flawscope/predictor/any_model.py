@@ -72,16 +72,22 @@ class AnyModel(ABC, Generic[One]):
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Read a picture as the network sees it; return an `InputError` where it cannot be read."""
+        """Read a picture as the network sees it; return an `InputError` where it cannot be read.
+
+        Args:
+            source: The picture; a `PreparedPicture` has been read already.
+            bgr: Whether it is a numpy array with the channels in OpenCV's order.
+            leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
+        """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
-        given = source.source if isinstance(source, PictureOf) else source
+        picture = source.source if isinstance(source, PictureOf) else source
         try:
             if isinstance(source, PictureOf):
-                return self._load_as(given, source.product)
-            return given, self._load(given, bgr, leave_out)
-        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
-            return given, reading_error(error, given)
+                return self._load_as(picture, source.product)
+            return picture, self._load(picture, bgr, leave_out)
+        except Exception as error:  # a reader of pictures may fail in ways that it does not foresee
+            return picture, reading_error(error, picture)
 
     @abstractmethod
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
@@ -104,7 +110,7 @@ class AnyModel(ABC, Generic[One]):
         None where the model was fitted without `part`.
 
         Raises:
-            InputError: The model was calibrated on pictures whose names tell no part.
+            InputError: The model was calibrated on pictures whose names state no part.
         """
         return None if self.facts.parts is None else PartCollector(self.facts)
 
@@ -114,7 +120,7 @@ class AnyModel(ABC, Generic[One]):
         A model of one product returns all under "".
 
         Raises:
-            InputError: A name tells no known view, or the model has several products.
+            InputError: A name states no known view, or the model has several products.
         """
         if self.kind:
             raise InputError(f"name the product that the pictures show: {', '.join(self.products)}")
@@ -125,13 +131,17 @@ class AnyModel(ABC, Generic[One]):
         return self.product(product).load(source)
 
     def product(self, name: str) -> One:
-        """Return the model of a product, or view. InputError where the model has none of that name."""
+        """Return the model of a product, or view.
+
+        Raises:
+            InputError: There is no product or view of that name.
+        """
         if name in self.products:
             return self.products[name]
         if not self.kind:
             raise InputError(f"the model has one product without a name: leave out product={name!s:.60}")
-        known = ", ".join(self.products)
-        raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
+        names = ", ".join(self.products)
+        raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {names}")
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
         """Finish an answer that the model of a product gave because the caller named that product."""
@@ -191,17 +201,17 @@ class AnyModel(ABC, Generic[One]):
             InputError: There is no such product or folder, or no picture in it.
         """
         if product is not None:
-            known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
-            return (self._of_product(answer, product) for answer in known)
+            answers = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
+            return (self._of_product(answer, product) for answer in answers)
         load = partial(self.load, bgr=bgr, leave_out=leave_out)
-        tiled = any(model.manifest.preprocess.tile is not None for model in self.products.values())
-        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
+        is_tiled = any(model.manifest.preprocess.tile is not None for model in self.products.values())
+        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, is_tiled)
 
     def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         """Recognise the product that a decoded picture shows by its look, or the view by its name.
 
         Raises:
-            InputError: The name tells no known view.
+            InputError: The name states no known view.
         """
         return Recognition("", "", 1.0)
 
@@ -210,15 +220,16 @@ class AnyModel(ABC, Generic[One]):
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
         """Yield every picture with the product, or view, that it shows; no picture is judged.
 
-        A picture that cannot be read comes with an `InputError`. A model of one product recognises it in
-        every picture, with a p-value of 1.
+        A picture that cannot be read comes with an `InputError`. A model of one product recognises its
+        product in every picture, with a p-value of 1.
         """
         for source in resolve_pictures(pictures):
+            result: Recognition | InputError
             try:
-                shown: Recognition | InputError = self._recognise_picture(source, read_picture(source, bgr))
-            except Exception as error:
-                shown = reading_error(error, source)
-            yield source, shown
+                result = self._recognise_picture(source, read_picture(source, bgr))
+            except Exception as error:  # a reader of pictures may fail in ways that it does not foresee
+                result = reading_error(error, source)
+            yield source, result
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
@@ -249,10 +260,11 @@ class AnyModel(ABC, Generic[One]):
             InputError: The model was fitted without `part`, knows no such view or product, or a picture
                 cannot be read.
         """
-        if (parts := self.parts()) is None:
+        parts = self.parts()
+        if parts is None:
             raise no_parts_error()
         if self.kind == "view":
-            found = {view: self.predict(picture, product=view) for view, picture in views.items()}
+            predictions = {view: self.predict(picture, product=view) for view, picture in views.items()}
         else:
-            found = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
-        return parts.decide(part, found, views)
+            predictions = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
+        return parts.decide(part, predictions, views)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from flawscope.predictor.product_model import ProductModel
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
 
-MAX_POINTS = 4096  # of a region that its descriptor is the mean of
-MAX_VIEWS = 16  # tiles of a picture that are looked at again: those with most of the regions, and each's own
+MAX_POINTS = 4096  # about the largest number of a region's points that its descriptor is the mean of
+# Tiles of a picture that run again, because they show most of the regions; each region's best tile runs, too
+MAX_VIEWS = 16
 
 Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 
@@ -23,7 +25,7 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 def name_kinds(
     model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
 ) -> Prediction:
-    """Names the kinds of a picture's regions; a picture without regions is not run again."""
+    """Return the prediction with the kinds of its regions; a picture without regions is not run again."""
     if not prediction.region_pixels:
         return prediction
     region_kinds = classifier.classify(region_descriptors(model, views, prediction))
@@ -46,21 +48,30 @@ def region_descriptors(
     Raises:
         InputError: The model's network does not give differences.
     """
-    chosen = slice(None) if only is None else slice(only, only + 1)
-    regions = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
+    region_pixels = prediction.region_pixels if only is None else prediction.region_pixels[only : only + 1]
+    regions = [_points_in_picture(model, prediction, pixels) for pixels in region_pixels]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    hits = {number: [_inside(views, number, points) for points in regions] for number in finest}
-    used = _views_to_run(hits)
-    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(regions))]
+    # for each view, the points of each region that it shows
+    hits = {number: [_points_in_view(views, number, points) for points in regions] for number in finest}
+    numbers_to_run = _views_to_run(hits)
+    point_counts = []
+    for region in range(len(regions)):
+        count = sum(len(hits[number][region][0]) for number in numbers_to_run)
+        point_counts.append([max(1, count)])
     session = model.session
-    sums = []
-    for start in range(0, len(used), session.batch):
-        batch = used[start : start + session.batch]
+    sums = []  # [views, regions, C]
+    for start in range(0, len(numbers_to_run), session.batch):
+        batch = numbers_to_run[start : start + session.batch]
         for number, cells in zip(batch, session.residuals(views.images(batch)), strict=True):
-            _, h, w = cells.shape
-            sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
-    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
+            _, height, width = cells.shape
+            region_sums = []
+            for y, x in hits[number]:
+                rows = (y * height).astype(int)
+                columns = (x * width).astype(int)
+                region_sums.append(cells[:, rows, columns].sum(1))
+            sums.append(region_sums)
+    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / point_counts)
 
 
 def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
@@ -70,14 +81,17 @@ def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
         hits: For each view, the points of each region that it shows.
     """
     totals = {number: sum(len(y) for y, _ in regions) for number, regions in hits.items()}
-    falling = sorted(hits, key=lambda number: -totals[number])
-    region_count = len(hits[falling[0]])
-    best = [max(falling, key=lambda number: len(hits[number][k][0])) for k in range(region_count)]
-    most = [number for number in falling[:MAX_VIEWS] if totals[number]]
-    return [*dict.fromkeys([*best, *most])]
+    by_total = sorted(hits, key=lambda number: -totals[number])
+    region_count = len(hits[by_total[0]])
+    best_views = []
+    for region in range(region_count):
+        point_counts = {number: len(hits[number][region][0]) for number in by_total}
+        best_views.append(max(point_counts, key=point_counts.__getitem__))
+    views_with_most = [number for number in by_total[:MAX_VIEWS] if totals[number]]
+    return [*dict.fromkeys([*best_views, *views_with_most])]
 
 
-def _in_picture(
+def _points_in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
     """Return points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
@@ -87,16 +101,21 @@ def _in_picture(
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True
         rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
-        y, x = rows + 0.5, columns + 0.5
+        y = rows + 0.5
+        x = columns + 0.5
     else:
-        y, x = geometry.inverse().locate(*(at.astype(np.float64) + 0.5 for at in pixels))
-    some = slice(None, None, -(-len(y) // MAX_POINTS) or 1)
-    return y[some], x[some]
+        rows, columns = pixels
+        y, x = geometry.inverse().locate(rows.astype(np.float64) + 0.5, columns.astype(np.float64) + 0.5)
+    stride = max(1, math.ceil(len(y) / MAX_POINTS))
+    return y[::stride], x[::stride]
 
 
-def _inside(views: Views, number: int, points: Points) -> Points:
+def _points_in_view(views: Views, number: int, points: Points) -> Points:
     """Return the points that a view shows, as shares 0..1 of its height and width."""
     place = views.placement(number)
-    y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
-    seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
-    return y[seen], x[seen]
+    height, width = place.size
+    view_y, view_x = place.locate(*points)
+    y = view_y / height
+    x = view_x / width
+    is_inside = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
+    return y[is_inside], x[is_inside]

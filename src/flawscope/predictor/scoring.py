@@ -1,8 +1,8 @@
 """Scores good pictures as if the model had not learnt from their parts.
 
-`score` is the only place that fills a row's values of its map, or counts a picture as lost. Each source of
-pictures is a `ModelPictures` of its own: of a session (`SessionPictures`), of a fit (`fitting.judging`), of a
-reduced precision beside the trained one (`export.recalibrate`).
+`score` is the only place that fills in a row's values, or counts a picture as lost. Each source of pictures
+is a `ModelPictures` of its own: pictures of a session (`SessionPictures`), of a fit (`fitting.judging`), or
+of a model of reduced precision (`export.recalibrate`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
 
-# Gives the run that has not learnt from a row's unit; None: the model's own, which has not. It, or its run,
-# may raise an `ExcludedPictureError`.
+# Returns the run that has not learnt from a row's unit; None: the model itself has not learnt from it. The
+# function, or its run, may raise an `ExcludedPictureError`.
 RunOf = Callable[[Picture], Run | None]
 Lights = Sequence[Light]
-LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # with which a good picture is called anomalous, too
+LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # findings by which a good picture counts as lost
 
 
 class Answer(NamedTuple):
@@ -96,7 +96,7 @@ class ScoredRows:
     Attributes:
         rows: The rows with an answer, scored in all lights.
         unlit: The same rows, scored in their own light alone.
-        answers: The model's answers that they were scored by.
+        answers: The model's answers by which the rows were scored.
     """
 
     rows: dict[int, Picture]
@@ -129,16 +129,18 @@ def score(
     numbers = [number for number in rows if number in answers.pictures]
     if not numbers:
         return ScoredRows({}, {}, answers)
-    seen = []
+    measured_rows = []
     for number in numbers:
         row = rows[number]
-        measured = answers.pictures[number].measured
-        seen.append(row.seen(row.look, measured, row.size) if measured else row)
+        appearance = answers.pictures[number].measured
+        measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
     values = np.array([answers.pictures[number].values for number in numbers])
-    judged = judge(seen, values)
-    unlit = judge(seen, values[:, :1])
+    scored_rows = judge(measured_rows, values)
+    unlit_rows = judge(measured_rows, values[:, :1])
     return ScoredRows(
-        dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
+        rows=dict(zip(numbers, scored_rows, strict=True)),
+        unlit=dict(zip(numbers, unlit_rows, strict=True)),
+        answers=answers,
     )
 
 
@@ -167,7 +169,7 @@ def lost_note(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SessionPictures:
-    """Good pictures that a model judges in its session, like any others."""
+    """Good pictures that a model judges in its session, like any other picture."""
 
     model: ProductModel
     pictures: DecodedPictures
@@ -175,26 +177,32 @@ class SessionPictures:
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Return the model's answers on the pictures of rows, and report the progress to `step`."""
-        found = _SessionAnswers(self.model, self.pictures, lights[1:])
+        collector = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
-            found.add_batch(batch, run, rows, run_of)
+            collector.add_batch(batch, run, rows, run_of)
             return [number for number, _ in batch]
 
-        tiled = self.model.manifest.preprocess.tile is not None
+        is_tiled = self.model.manifest.preprocess.tile is not None
         load = loader(self.model, self.pictures)
         session = self.model.session
-        for done, _ in enumerate(
-            stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=tiled)
-        ):
+        judged = stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=is_tiled)
+        for done, _ in enumerate(judged):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))
-        return found.answers.in_order()
+        return collector.answers.in_order()
 
 
 @dataclass
 class _SessionAnswers:
-    """Collects the answers of a model on good pictures. `lights` are those beside the pictures' own."""
+    """Collects the answers of a model on good pictures.
+
+    Attributes:
+        model: The model.
+        pictures: The pictures, decoded.
+        lights: Further lights, without the pictures' own.
+        answers: The answers up to now.
+    """
 
     model: ProductModel
     pictures: DecodedPictures
@@ -232,9 +240,9 @@ class _SessionAnswers:
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
         """Judge loaded pictures by one run: together in their own light, one by one in the others."""
-        shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
+        with_sources = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
-            results = self.model.judge(shown, run)
+            results = self.model.judge(with_sources, run)
         except ExcludedPictureError:
             self.answers.excluded.extend(number for number, _ in batch)
             return
@@ -244,9 +252,17 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                self._keep(number, loaded[1], result, run)
+                self._add_answer(number, loaded[1], result, run)
 
-    def _keep(self, number: int, measured: FeatureValues, prediction: Prediction, run: Run) -> None:
+    def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:
+        """Add the answer for a picture, and judge it in the further lights.
+
+        Args:
+            number: Number of the picture.
+            appearance: Its appearance as a whole.
+            prediction: Its prediction in its own light.
+            run: Judges it in the further lights.
+        """
         refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
             name = prediction.path or "a picture"
@@ -256,23 +272,25 @@ class _SessionAnswers:
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
             values[0] = self._values(prediction)
-            for k, light in enumerate(self.lights, start=1):
-                lit = light(self.pictures.read(number))
-                values[k] = self._values(self._predict(lit, run))
-        self.answers.pictures[number] = Answer(values, measured, prediction.look)
+            for light_number, light in enumerate(self.lights, start=1):
+                changed_picture = light(self.pictures.read(number))
+                values[light_number] = self._values(self._predict(changed_picture, run))
+        self.answers.pictures[number] = Answer(values, appearance, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
-        [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
-        if isinstance(found, InputError):
-            raise found
-        return found
+        """Judge a decoded picture; raise the error where it cannot be judged."""
+        [(_, result)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
+        if isinstance(result, InputError):
+            raise result
+        return result
 
-    def _values(self, found: Prediction) -> Values:
-        if _refusal(found) is not None:
+    def _values(self, prediction: Prediction) -> Values:
+        """Return the values of a prediction; `LOST` where a finding decides on the picture."""
+        if _refusal(prediction) is not None:
             return LOST
-        return map_values(found.score, found.map, self.model.valid_mask(found.geometry))
+        return map_values(prediction.score, prediction.map, self.model.valid_mask(prediction.geometry))
 
 
-def _refusal(found: Prediction) -> Finding | None:
-    """Return the finding that decides on a picture instead of its score, or None."""
-    return next((finding for finding in found.findings if finding.decides), None)
+def _refusal(prediction: Prediction) -> Finding | None:
+    """Return the finding that decides on a picture instead of its score; None: the score decides."""
+    return next((finding for finding in prediction.findings if finding.decides), None)

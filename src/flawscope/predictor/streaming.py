@@ -23,11 +23,12 @@ from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import Runner
 from flawscope.views.views import Views
 
-PREFETCH_BATCHES = 4  # decoded while one is being computed
-LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
+PREFETCH_BATCHES = 4  # batches that are decoded while one is being computed
+MAX_LOADING_THREADS = 4
+LARGE_PICTURE_PIXELS = 50_000_000  # a picture with more pixels is in memory alone
 
 T = TypeVar("T")
-Source = TypeVar("Source")  # of a picture, or its number
+Source = TypeVar("Source")  # a picture, or its number
 Key = TypeVar("Key")  # names a picture in the results: its source, or its number
 Judged = TypeVar("Judged")
 
@@ -47,7 +48,7 @@ class PictureOf:
 
 @dataclass(frozen=True)
 class PreparedPicture:
-    """Picture as the network sees it."""
+    """Picture as the network sees it; `stream` takes it in the picture's place."""
 
     source: PictureSource = field(repr=False)
     seen: Loaded = field(repr=False)
@@ -72,26 +73,31 @@ def stream_predictions(
         tiled: Whether pictures are seen in tiles, and each is computed by itself.
     """
     lanes = session.lanes if batch is None and not tiled else 1
-    sources = iter(pictures)
-    first = list(islice(sources, 1 if batch == 1 else max(2, lanes)))
-    sources = chain(first, sources)
-    if len(first) < 2:  # a single picture, or each as soon as it is given
+    iterator = iter(pictures)
+    first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
+    sources = chain(first, iterator)
+    if len(first) < 2:  # a single picture, or each as soon as it comes
         for source in sources:
             yield from judge([load(source)], session.run)
-    elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
+    elif lanes > 1 and len(first) == lanes:  # a core for each picture, from its path to its answer
 
-        def answer(source: Source) -> tuple[bool, list[Judged]]:
+        def load_and_judge(source: Source) -> tuple[bool, list[Judged]]:
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
-        for _, found in _prefetch(sources, answer, lanes, 2 * lanes, may_go_on=lambda done: done[0]):
-            yield from found
-    else:  # several together on all that the engine has; large pictures with their tiles one by one
-        size = 1 if tiled else batch or session.batch
-        most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, lambda _: True)
-        results = _prefetch(sources, load, min(4, os.cpu_count() or 1), most, light)
-        while loaded := list(islice(results, size)):
-            yield from judge(loaded, session.run)
+        answers = _prefetch(sources, load_and_judge, lanes, 2 * lanes, may_go_on=lambda answer: answer[0])
+        for _, judged in answers:
+            yield from judged
+    elif tiled:  # large pictures, one after the other
+        thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
+        for loaded in _prefetch(sources, load, thread_count, 1, _is_small):
+            yield from judge([loaded], session.run)
+    else:  # batches of pictures
+        size = batch or session.batch
+        thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
+        results = _prefetch(sources, load, thread_count, size * PREFETCH_BATCHES, lambda _: True)
+        while loaded_batch := list(islice(results, size)):
+            yield from judge(loaded_batch, session.run)
 
 
 def _prefetch(
@@ -118,19 +124,19 @@ def _prefetch(
                 if may_go_on(done):
                     queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
-                if not queue:  # the next one may not exist before this one is answered
+                if not queue:  # a caller may give the next source only after this answer
                     queue.extend(pool.submit(work, source) for source in islice(sources, 1))
-        finally:  # nobody asks for these any more
+        finally:  # where the caller stopped early, nobody needs the rest
             for future in queue:
                 future.cancel()
 
 
 def _is_small(loaded: tuple[object, LoadResult]) -> bool:
-    """Whether a loaded picture is small enough for others to be held in memory beside it."""
-    picture = loaded[1]
-    return (
-        isinstance(picture, InputError) or math.prod(picture[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
-    )
+    """Whether a loaded picture is small enough for others to be in memory with it."""
+    _, picture = loaded
+    if isinstance(picture, InputError):
+        return True
+    return math.prod(picture[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
 
 
 def collect_predictions(
@@ -148,10 +154,12 @@ def collect_predictions(
         return [_prediction_or_raise(result) for _, result in stream(list(pictures))]
     if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
         raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
-    return _prediction_or_raise(next(stream([pictures]))[1])
+    _, result = next(stream([pictures]))
+    return _prediction_or_raise(result)
 
 
 def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
+    """Return a prediction; raise an error."""
     if isinstance(result, InputError):
         raise result
     return result
@@ -160,25 +168,34 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
 def memory_errors(
     batch: Sequence[tuple[PictureSource, LoadResult]], error: MemoryError
 ) -> list[SourceResult]:
-    """Return an error for each picture of a batch that memory does not suffice for."""
-    return [
-        (
-            source,
-            loaded if isinstance(loaded, InputError) else InputError(error_reason(error, f"{source!s:.200}")),
-        )
-        for source, loaded in batch
-    ]
+    """Return an error for each picture of a batch that memory does not suffice for.
+
+    Pictures that could not be loaded keep their errors.
+    """
+    errors: list[SourceResult] = []
+    for source, loaded in batch:
+        if isinstance(loaded, InputError):
+            errors.append((source, loaded))
+        else:
+            errors.append((source, InputError(error_reason(error, f"{source!s:.200}"))))
+    return errors
 
 
 def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Iterable[PictureSource]:
-    """Return the pictures of `stream`'s argument: a folder's, a single picture, or any number of them."""
+    """Return the pictures of `stream`'s argument: those of a folder, a single picture, or several pictures.
+
+    Raises:
+        InputError: The argument is neither a folder nor pictures.
+    """
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
-    if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+    if isinstance(pictures, bytes | Image.Image):
+        return [pictures]
+    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # an array of four is a batch of pictures
         return [pictures]
     if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
-        what = describe_value(pictures)
-        raise InputError(f"pictures is {what}; give a folder, a picture, or several of these")
+        value = describe_value(pictures)
+        raise InputError(f"pictures is {value}; give a folder, a picture, or several of these")
     return pictures
 
 
@@ -212,9 +229,14 @@ def reading_error(error: Exception, source: PictureSource) -> InputError:
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:
-    """Convert a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order."""
+    """Convert a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order.
+
+    Raises:
+        InputError: The picture is no numpy array.
+    """
     if not isinstance(source, np.ndarray):
         raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
     if source.ndim != 3 or source.shape[2] not in (3, 4):
         return source
-    return source[:, :, [2, 1, 0, 3][: source.shape[2]]]
+    rgba_order = [2, 1, 0, 3]
+    return source[:, :, rgba_order[: source.shape[2]]]

@@ -57,7 +57,7 @@ MAX_PRODUCTS = 10_000
 CONTENTS = "router.json"
 NETWORK = "recognition.onnx"
 DESCRIPTORS = "recognition.npz"
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of what else there is
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of the extra field
 Path = str | os.PathLike[str]
 
 
@@ -106,8 +106,8 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
     else:
-        seen = {"preprocess": model.recognition.preprocess.to_dict()}
-        document["recognition"] = {**seen, **store.add_recognition(model.recognition)}
+        preprocess = model.recognition.preprocess.to_dict()
+        document["recognition"] = {"preprocess": preprocess, **store.add_recognition(model.recognition)}
     store.write(document, path)
 
 
@@ -125,6 +125,8 @@ class _Writer(Protocol):
 
 
 class _TensorWriter:
+    """Writer of a .safetensors file."""
+
     def __init__(self) -> None:
         self._tensors: Tensors = {}
         self._runs: list[Json] = []  # facts of the run of each model
@@ -142,13 +144,14 @@ class _TensorWriter:
             "samples": self._add(model.samples),
         }
 
-    def _add(self, given: Mapping[str, Array]) -> dict[str, str]:
-        """Keep tensors, and return the key of each: its hash."""
+    def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
+        """Add tensors, equal ones once, and return the key of each by its name: its hash."""
         keys = {}
-        for name, values in given.items():
-            about = f"{values.dtype.str} {values.shape}".encode()
-            keys[name] = hashlib.sha256(about + np.ascontiguousarray(values).tobytes()).hexdigest()
-            self._tensors.setdefault(keys[name], values)
+        for name, values in tensors.items():
+            type_and_shape = f"{values.dtype.str} {values.shape}".encode()
+            digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()
+            keys[name] = digest
+            self._tensors.setdefault(digest, values)
         return keys
 
     def write(self, document: Json, path: Path) -> None:
@@ -156,6 +159,8 @@ class _TensorWriter:
 
 
 class _ArchiveWriter:
+    """Writer of a .zip; `networks` are the models' networks, by name."""
+
     def __init__(self, networks: Mapping[str, NetworkFile]):
         self._networks = networks
         self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name
@@ -169,10 +174,10 @@ class _ArchiveWriter:
     def _file_name(self, name: str) -> str:
         """Return a file name for a model that no other file of the archive has."""
         number = len(self._models)
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
-        file = f"{plain or number}.onnx"
-        taken = file.lower() in (NETWORK, *(known.lower() for known in self._models))
-        return f"{number}-{file}" if taken else file
+        safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+        file = f"{safe_name or number}.onnx"
+        used_names = {NETWORK, *(used.lower() for used in self._models)}
+        return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
         arrays: Tensors = {}
@@ -272,6 +277,8 @@ class _Reader(Protocol):
 
 
 class _TensorFile:
+    """Reader of a .safetensors file."""
+
     def __init__(self, file: io.BufferedReader, path: Path):
         self._file = file
         self._path = path
@@ -312,6 +319,8 @@ class _TensorFile:
 
 
 class _Archive:
+    """Reader of a .zip."""
+
     def __init__(self, archive: zipfile.ZipFile, file: io.BufferedReader, path: Path):
         self._archive = archive
         self._file = file
@@ -348,10 +357,11 @@ class _Archive:
                 self._path, f"{info.filename} in it is compressed: store it as it is"
             )
         self._file.seek(info.header_offset)
-        signature, name, extra = LOCAL_HEADER.unpack(self._file.read(LOCAL_HEADER.size))
+        header = self._file.read(LOCAL_HEADER.size)
+        signature, name_length, extra_length = LOCAL_HEADER.unpack(header)
         if signature != b"PK\x03\x04":
             raise ValueError
-        start = info.header_offset + LOCAL_HEADER.size + name + extra
+        start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
@@ -372,8 +382,8 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield tensors.document, tensors
                 return
             with zipfile.ZipFile(file) as archive:
-                found = _Archive(archive, file, path)
-                yield found.document, found
+                store = _Archive(archive, file, path)
+                yield store.document, store
         except InputError as error:
             text = str(error)
             raise error if text.startswith("cannot") else files.unusable_file_error(path, text) from None
@@ -388,13 +398,16 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
 def _rows(document: Facts) -> dict[str, Facts]:
     """Return each model's row by its name; raise ValueError, TypeError or KeyError for a damaged list."""
     rows = document["products"]
-    found: dict[str, Facts] = {row["name"]: row for row in rows}
-    if not isinstance(rows, list) or not 0 < len(found) == len(rows) <= MAX_PRODUCTS:
+    rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_PRODUCTS:
         raise ValueError
-    if not all(isinstance(name, str) for name in found):
+    if len(rows_by_name) != len(rows):  # two rows have the same name
+        raise ValueError
+    if not all(isinstance(name, str) for name in rows_by_name):
         raise TypeError
-    return found
+    return rows_by_name
 
 
 def _suffix(path: Path) -> str:
+    """Return the suffix of a path, in lower case."""
     return os.path.splitext(os.fspath(path))[1].lower()

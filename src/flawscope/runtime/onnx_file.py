@@ -36,18 +36,21 @@ from flawscope.types import Array
 
 SHA256 = f"{METADATA_KEY}.sha256"
 METADATA_SHA256 = f"{METADATA_KEY}.metadata_sha256"
-# The artefact's tensors that are needed beside the network: for self-test and new calibration
-KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {  # entry: tensor and type
+# The artefact's tensors that are needed beside the network, for self-test and new calibration: the name and
+# the type of each tensor, by the entry of the metadata
+KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {
     "samples": ("samples", np.dtype(np.uint8)),
-    "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
+    "samples_int16": ("samples", np.dtype(np.int16)),  # where some samples are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
     "kinds": ("kinds", np.dtype(np.float32)),
     **{name: (name, kind) for name, kind in LOOK_TENSORS.items()},
 }
+_KEY_FIELD = 1  # number of the key's field in an entry of the metadata
+_VALUE_FIELD = 2
 MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
-MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
+MAX_TENSOR_BYTES = 32 * 2**20  # bytes of one of these tensors; larger ones stay in the .safetensors file
 
 
 class Member(NamedTuple):
@@ -112,6 +115,7 @@ def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> 
 
 
 def _write_network(artefact: Artefact, network: Buffer, file: IO[bytes]) -> None:
+    """Write a network with this artefact's manifest and samples to an open file."""
     entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
     write_entries(file, without_metadata(network), entries)
 
@@ -160,27 +164,29 @@ class NetworkFile:
 
 def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
     """Return the SHA-256 (hex) of the pieces in their order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def metadata_hash(entries: Mapping[str, str]) -> str:
     """Return the SHA-256 (hex) of all entries but the hash itself."""
-    ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
-    return sha256_hex([json.dumps(ours, sort_keys=True).encode()])
+    hashed = {key: value for key, value in entries.items() if key != METADATA_SHA256}
+    return sha256_hex([json.dumps(hashed, sort_keys=True).encode()])
 
 
 @contextmanager
 def _memory_map(path: Place) -> Iterator[memoryview]:
+    """Yield the bytes of a file, or of a file in another; raise InputError where the size cannot be right."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
-        whole = os.fstat(file.fileno()).st_size
-        start, size = path[2:] if isinstance(path, Member) else (0, whole)
-        if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > whole:
+        file_size = os.fstat(file.fileno()).st_size
+        start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
+        if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > file_size:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        yield data[start : start + size]  # unmapped with its last slice, which an error's traceback may hold
+        # not closed here: the map goes with its last slice, which an error's traceback may hold
+        yield data[start : start + size]
 
 
 # ---------------------------------------------------------------------------------------------- the entries
@@ -221,12 +227,12 @@ def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
     try:
-        found = Manifest.from_dict(content)
+        manifest = Manifest.from_dict(content)
     except InputError as error:
         raise files.unusable_file_error(path, str(error)) from None
     if metadata_hash(entries) != entries.get(METADATA_SHA256):
         raise files.damaged_error(path, "its manifest was altered or damaged")
-    return found
+    return manifest
 
 
 def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
@@ -235,20 +241,22 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object
     count = len(manifest.samples)
     grid = tuple(-(-side // MAP_STRIDE) for side in size)
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
-    shapes |= {} if manifest.kinds is None else {"kinds": manifest.kinds.shape}
+    if manifest.kinds is not None:
+        shapes["kinds"] = manifest.kinds.shape
+    tensors = {}
     try:
         shapes |= _look_shapes(entries)
-        return {
-            name: _unpack_array(entries[f"{METADATA_KEY}.{entry}"], shapes[name], kind)
-            for entry, (name, kind) in KEPT_TENSORS.items()
-            if f"{METADATA_KEY}.{entry}" in entries
-        }
+        for entry, (name, kind) in KEPT_TENSORS.items():
+            text = entries.get(f"{METADATA_KEY}.{entry}")
+            if text is not None:
+                tensors[name] = _unpack_array(text, shapes[name], kind)
     except (ValueError, KeyError, zlib.error):
-        what = (
+        reason = (
             "its sample pictures, its kinds of defects, its region of interest or the looks of its good "
             "pictures are damaged"
         )
-        raise files.damaged_error(path, what) from None
+        raise files.damaged_error(path, reason) from None
+    return tensors
 
 
 def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
@@ -267,9 +275,12 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
-    """Unpack an array of this shape and type; raise ValueError or zlib.error if its size is another.
+    """Unpack an array of this shape and type.
 
-    Of a longer array, no more than that size and a byte is unpacked.
+    No more than its size and a byte is unpacked, so that a hostile file cannot fill the memory.
+
+    Raises:
+        ValueError, zlib.error: The text is damaged, or holds an array of another size.
     """
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
@@ -277,8 +288,8 @@ def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic])
     data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
     if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-    found: Array = np.frombuffer(data, kind).reshape(shape)
-    return found
+    array: Array = np.frombuffer(data, kind).reshape(shape)
+    return array
 
 
 # ------------------------------------------------------------------------------------- metadata of the format
@@ -291,12 +302,12 @@ def parse_entries(data: Buffer) -> dict[str, str]:
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
     """Yield the file without flawscope's metadata, in pieces."""
-    begin = 0
-    for key, _, start, after in _iterate_metadata(data):
+    piece_start = 0
+    for key, _, start, end in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):
-            yield data[begin:start]
-            begin = after
-    yield data[begin:]
+            yield data[piece_start:start]
+            piece_start = end
+    yield data[piece_start:]
 
 
 def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
@@ -304,22 +315,28 @@ def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[st
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
-        entry = _encode_field(1, key.encode()) + _encode_field(2, value.encode())
+        entry = _encode_field(_KEY_FIELD, key.encode()) + _encode_field(_VALUE_FIELD, value.encode())
         file.write(_encode_field(METADATA_PROPS, entry))
 
 
 def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
     """Yield key, value, begin and end of each entry."""
-    for number, start, content, after in parse_fields(data):
-        if number == METADATA_PROPS:
-            parts = {n: bytes(data[a:b]).decode() for n, _, a, b in parse_fields(data, content, after)}
-            yield parts.get(1, ""), parts.get(2, ""), start, after
+    for number, start, content, end in parse_fields(data):
+        if number != METADATA_PROPS:
+            continue
+        texts = {}
+        for part_number, _, part_start, part_end in parse_fields(data, content, end):
+            texts[part_number] = bytes(data[part_start:part_end]).decode()
+        yield texts.get(_KEY_FIELD, ""), texts.get(_VALUE_FIELD, ""), start, end
 
 
 def _encode_field(number: int, content: bytes) -> bytes:
-    length = len(content)
-    size = b""
-    while length > 127:
-        size += bytes([length & 127 | 128])
-        length >>= 7
-    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+    """Encode a field with a length: a tag, the length in groups of seven bits, lowest first, the content."""
+    remaining = len(content)
+    length = b""
+    while remaining > 127:
+        length += bytes([remaining & 127 | 128])  # 128: further groups follow
+        remaining >>= 7
+    length += bytes([remaining])
+    tag = bytes([number << 3 | 2])  # 2: a field with a length
+    return tag + length + content

@@ -79,8 +79,8 @@ class Session(Runner, Protocol):
 
 # ------------------------------------------------------------------------------------------ exported networks
 
-RESULTS = ["scores", "maps"]  # of an exported model
-RESIDUALS = "residuals"  # a further one of a model that names kinds of defects, computed when asked for alone
+RESULTS = ["scores", "maps"]  # results of an exported model
+RESIDUALS = "residuals"  # further result of a model that names kinds of defects; it is computed by itself
 Inputs = Mapping[str, Array]
 Compute = Callable[[Inputs], Sequence[Array]]  # inputs by name to the results, in their order
 
@@ -167,16 +167,16 @@ class Engine(ABC):
             raise mismatch_error(what)
         return graph
 
-    def run_checked(self, run: Compute, given: Inputs) -> Sequence[NDArray[np.float32]]:
+    def run_checked(self, run: Compute, inputs: Inputs) -> Sequence[NDArray[np.float32]]:
         """Return a network's results as float32; raise FlawscopeError where the engine fails."""
         try:
-            return [array.astype(np.float32, copy=False) for array in run(given)]
+            return [array.astype(np.float32, copy=False) for array in run(inputs)]
         except Exception as error:  # engines have no common class of errors
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
-    def score(self, run: Compute, given: Inputs, count: int, size: tuple[int, int]) -> Answers:
+    def score(self, run: Compute, inputs: Inputs, count: int, size: tuple[int, int]) -> Answers:
         """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for any other shape."""
-        scores, maps = self.run_checked(run, given)
+        scores, maps = self.run_checked(run, inputs)
         if (scores.shape, maps.shape) != ((count,), (count, *size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
         return scores, maps
@@ -224,13 +224,14 @@ class ExportedSession:
         self.graph = engine.open_checked(network, what, RESULTS, device, threads, precision)
         inputs = dict(self.graph.inputs)
         kind, shape = inputs.pop("images", ("", ()))
-        if kind != "f32" or len(shape) != 4 or [*shape[:2]] != [None, 3] or not all(shape[2:]):
+        if kind != "f32" or len(shape) != 4 or inputs:
             raise mismatch_error(what)
-        if inputs:
+        batch, channels, height, width = shape
+        if batch is not None or channels != 3 or not height or not width:
             raise mismatch_error(what)
-        self.size = (int(shape[2] or 0), int(shape[3] or 0))
+        self.size = (int(height), int(width))
         self._run_alone: Compute | None = None  # opened by the first call
-        self._residuals: Compute | None = None  # likewise
+        self._residuals: Compute | None = None  # opened by the first call
         self._alone_lock = Lock()
 
     @classmethod
@@ -284,9 +285,12 @@ class ExportedSession:
         """
         with self._alone_lock:
             if self._run_alone is None:
-                same = self.network is None or self.network.is_unchanged()  # else the file has another one
-                opens = self.graph.open_alone if same and self.lanes > 1 else None
-                self._run_alone = self.graph.run if opens is None else opens()
+                # a file that has changed holds another network by now
+                can_open = self.network is None or self.network.is_unchanged()
+                if can_open and self.lanes > 1 and self.graph.open_alone is not None:
+                    self._run_alone = self.graph.open_alone()
+                else:
+                    self._run_alone = self.graph.run
         return self._answers(self._run_alone, images)
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -311,6 +315,7 @@ class ExportedSession:
         return refuse
 
     def _answers(self, run: Compute, images: NDArray[np.float32]) -> Answers:
+        """Return scores and maps of images, computed by `run`."""
         return self.engine.score(run, {"images": images}, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
@@ -327,8 +332,8 @@ def _open_again(
     if not network.is_unchanged():
         raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
     path = network.path
-    given = path.read() if isinstance(path, Member) else path
-    session = ExportedSession(engine(), given, device, threads, precision)
+    model = path.read() if isinstance(path, Member) else path
+    session = ExportedSession(engine(), model, device, threads, precision)
     session.network = network
     return session
 
@@ -353,7 +358,7 @@ class ExportedDescriptors:
         except ValueError as error:
             raise InputError(f"cannot use {what}: {error}; export it anew") from None
         self._engine = engine
-        self._given = (graph, device, threads)
+        self._arguments = (graph, device, threads)
         self._run = engine.open_checked(graph, what, ["descriptors"], device, threads).run
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -361,7 +366,7 @@ class ExportedDescriptors:
         return self._engine.run_checked(self._run, {"images": images})[0]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ExportedDescriptors, (self._engine, *self._given)
+        return ExportedDescriptors, (self._engine, *self._arguments)
 
     def __deepcopy__(self, _: object) -> Self:
         return self

@@ -171,7 +171,7 @@ class Preprocess:
     def of_levels(
         cls, levels: Levels | None, *, size: tuple[int, int] = DEFAULT_SIZE, channels: Channels | None = None
     ) -> Preprocess:
-        """Preprocessing of pictures of these levels; None: of 8 bits."""
+        """Return the preprocessing of pictures of these levels; None: pictures of 8 bits."""
         black, white = levels or (None, None)
         return cls(size, white_level=white, black_level=black, channels=channels)
 
@@ -263,20 +263,24 @@ class Preprocess:
         assert isinstance(self.framing, AlignedPart)
         parts = find_frames(picture, divisor, self.size, self.framing, self.several)
         views = [self._views_of(frame, counted, name) for frame in parts.frames]
-        return PartFrameViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+        scale, _ = parts.middle.place(self.geometry(parts.middle.size)).scale
+        return PartFrameViews(views, parts, scale)
 
     def _channel_views(
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
-        """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
-        alone = replace(self, channels=None)
+        """Return views of the channels [H, W, N] of a picture, whose part is found in the mean of all."""
+        single_group = replace(self, channels=None)  # sees one group of channels as a picture
         pose = self.framing.find(lambda: self.small(values))
-        pictures = (alone._corrected(picture, name) for picture in channels.split(values))
-        frames = (self.framing.frame(*picture, self.size, pose) for picture in pictures)
-        return ChannelViews([alone._views_of(frame, counted, name) for frame in frames])
+        group_views = []
+        for group in channels.split(values):
+            picture, divisor = single_group._corrected(group, name)
+            frame = self.framing.frame(picture, divisor, self.size, pose)
+            group_views.append(single_group._views_of(frame, counted, name))
+        return ChannelViews(group_views)
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
-        """Views of a frame, as `views` has them."""
+        """Return the views of a frame: of the whole frame, and of its tiles."""
         first, placed = self._whole_view(frame)
         pose = frame.pose
         size = frame.size
@@ -331,10 +335,11 @@ class Preprocess:
         return small_grey(*self._corrected(picture, "a picture"), side)
 
     def corrected_mask(self, mask: Mask) -> Mask:
-        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        """Return the mask [H, W] in the corrected picture, for a mask of the picture as taken."""
+        corrected = mask
         for stage in self.corrections:
-            mask = stage.mask(mask)
-        return mask
+            corrected = stage.mask(corrected)
+        return corrected
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
         """Return the map of a corrected picture as one of the picture as taken, and its place there.
@@ -344,10 +349,13 @@ class Preprocess:
             placed: Place of the map in the corrected picture.
             fill: Value where the map shows nothing; None: its middle value.
         """
-        corrected = placed
+        restored_map = drawn
+        geometry = placed
         for stage in reversed(self.corrections):
-            drawn, placed = stage.restored(drawn, placed, fill)
-        return drawn, placed if placed is corrected else replace(placed, corrected=corrected)
+            restored_map, geometry = stage.restored(restored_map, geometry, fill)
+        if geometry is placed:
+            return restored_map, placed
+        return restored_map, replace(geometry, corrected=placed)
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Return the size (H, W) of the frame of a picture of (H, W) pixels.
@@ -357,38 +365,48 @@ class Preprocess:
         return self.framing.size(picture_size, self.size)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
-        """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
+        """Return the size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
         assert self.tile is not None
-        height, width = (
-            max(1, round(whole * seen / part))
-            for whole, seen, part in zip(frame_size, self.size, self.tile, strict=True)
-        )
+        frame_height, frame_width = frame_size
+        network_height, network_width = self.size
+        tile_height, tile_width = self.tile
+        height = max(1, round(frame_height * network_height / tile_height))
+        width = max(1, round(frame_width * network_width / tile_width))
         return height, width
 
     def grid(self, frame_size: tuple[int, int]) -> TileGrid | None:
-        """Grid of the tiles of a frame of (H, W) pixels; None where the frame is smaller than a tile."""
-        canvas = self.canvas(frame_size)
-        if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
+        """Return the grid of the tiles of a frame (H, W); None: the frame is smaller than a tile."""
+        canvas_height, canvas_width = self.canvas(frame_size)
+        height, width = self.size
+        if height > canvas_height or width > canvas_width:
             return None
-        return TileGrid(canvas, self.size, self.overlap)
+        return TileGrid((canvas_height, canvas_width), self.size, self.overlap)
 
     def geometry(self, frame_size: tuple[int, int]) -> Geometry:
-        """Place of the map in a frame of (H, W) pixels; without an alignment the frame is the picture."""
-        if self.tile is not None and (canvas := self.canvas(frame_size)) != self.size:
-            scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
-            return Geometry(frame_size, canvas, scale, (0.0, 0.0))
-        (y0, x0, y1, x1), (h, w), (top, left) = self._whole_placement(*frame_size)
-        sy, sx = h / (y1 - y0), w / (x1 - x0)
-        return Geometry(frame_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
+        """Return the place of the map in a frame of (H, W) pixels, with tiles that of the canvas.
+
+        Without an alignment the frame is the picture.
+        """
+        if self.tile is not None:
+            canvas = self.canvas(frame_size)
+            if canvas != self.size:
+                scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
+                return Geometry(frame_size, canvas, scale, (0.0, 0.0))
+        (y0, x0, y1, x1), (height, width), (top, left) = self._whole_placement(*frame_size)
+        scale_y = height / (y1 - y0)
+        scale_x = width / (x1 - x0)
+        offset = (top - y0 * scale_y, left - x0 * scale_x)
+        return Geometry(frame_size, self.network_size, (scale_y, scale_x), offset)
 
     def described(self) -> str:
         """Describe the preprocessing for a person."""
-        (height, width), tile = self.network_size, self.tile
-        if tile is None:
+        height, width = self.network_size
+        if self.tile is None:
             return f"{height}x{width}"
-        scale = tile[0] / self.size[0]
-        by = "" if scale == 1 else f", scaled to {height}x{width}"
-        tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
+        tile_height, tile_width = self.tile
+        is_scaled = tile_height != self.size[0]
+        scaling = f", scaled to {height}x{width}" if is_scaled else ""
+        tiles = f"tiles of {tile_height}x{tile_width} pixels{scaling}, {self.overlap:.0%} shared"
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> Json:
@@ -412,11 +430,16 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
-        """Read what `to_dict` returned. InputError for unknown keys and invalid values."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(data) - set(known))
-        if unknown:
-            raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Keys are unknown, or values are invalid.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown_keys = sorted(set(data) - set(names))
+        if unknown_keys:
+            key = unknown_keys[0]
+            raise InputError(f"unknown preprocess key {key!r}; {suggest_name(key, names)}")
         stages = {name: STAGES[name].from_dict(data[name]) for name in STAGES if data.get(name) is not None}
         return cls(**{**data, **stages})
 
@@ -476,7 +499,7 @@ class Preprocess:
             )
 
     def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Picture of the learnt depth, corrected, and the divisor of its values."""
+        """Return the corrected picture in the learnt depth, and the divisor of its values."""
         picture, divisor = self._at_learnt_depth(picture, name)
         for correction in self.corrections:
             picture = correction(picture, divisor, name)
@@ -503,7 +526,7 @@ class Preprocess:
         return grey_as_rgb(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)), 255.0
 
     def _clipped(self, picture: Array, white: float) -> tuple[Array, float]:
-        """A deep picture from black on, and the divisor of its values."""
+        """Return a deep picture, clipped and with a black of 0, and the divisor of its values."""
         black = self.black_level
         if black is None or (black == 0 and picture.max() <= white):
             return picture, white
@@ -521,6 +544,7 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
 
 
 def _parse_size(key: str, value: object) -> tuple[int, int]:
+    """Read a size (H, W); raise InputError, with the key's name, for any other value."""
     try:
         height, width = cast("Iterable[object]", value)
         return positive_integer(height), positive_integer(width)
@@ -529,8 +553,9 @@ def _parse_size(key: str, value: object) -> tuple[int, int]:
 
 
 def _parse_crop(value: object, size: tuple[int, int]) -> tuple[int, int]:
+    """Read the size of a crop; raise InputError where it is larger than `size`."""
     crop = _parse_size("crop", value)
-    if any(part > whole for part, whole in zip(crop, size, strict=True)):
+    if crop[0] > size[0] or crop[1] > size[1]:
         raise InputError(f"crop {crop} is larger than size {size}; make size larger")
     return crop
 
@@ -540,9 +565,9 @@ def _is_number(value: object) -> bool:
 
 
 def _check_tile_scale(tile: tuple[int, int], size: tuple[int, int]) -> None:
-    """InputError for tiles that are scaled too much to the network's size."""
-    for part, seen in zip(tile, size, strict=True):
-        if seen > MAX_ENLARGEMENT * part or part > MAX_REDUCTION * seen:
+    """Raise InputError for tiles that are scaled too much to the network's size."""
+    for tile_side, side in zip(tile, size, strict=True):
+        if side > MAX_ENLARGEMENT * tile_side or tile_side > MAX_REDUCTION * side:
             raise InputError(
                 f"tile is {tile!r:.30} at size {size}; "
                 f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"

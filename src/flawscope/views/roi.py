@@ -56,7 +56,11 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
 
 
 def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
-    """Read a mask's file. InputError: it cannot be read, or the text is a box with a mistake in it."""
+    """Read a mask's file.
+
+    Raises:
+        InputError: The file cannot be read, or the text is a box with a mistake in it.
+    """
     if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
         raise InputError(
             f"region of interest {spec}: give four numbers with points and commas between them, x0,y0,x1,y1, "
@@ -68,12 +72,21 @@ def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
 def needs_picture_size(spec: Drawn) -> bool:
     """Whether a region is a box in pixels without the size of its picture."""
     match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
+    if match is None or match[5]:
+        return False
+    return max(_box_numbers(match)) > 1
+
+
+def _box_numbers(match: re.Match[str]) -> tuple[float, float, float, float]:
+    """Return the numbers x0, y0, x1, y1 of a match of `_BOX`."""
+    return float(match[1]), float(match[2]), float(match[3]), float(match[4])
 
 
 def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (H, W) have one shape, but for rounding."""
-    return abs(first[0] * other[1] - first[1] * other[0]) <= max(*first, *other)
+    """Whether two sizes (H, W) have one shape, up to a pixel of rounding."""
+    height, width = first
+    other_height, other_width = other
+    return abs(height * other_width - width * other_height) <= max(*first, *other)
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
@@ -102,8 +115,8 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
     else:
         roi = _roi_from_mask(_drawn_mask(spec, box, drawn_on), preprocess, drawn_on)
     if not roi.any():
-        shown = "given" if isinstance(spec, np.ndarray) else str(spec)
-        raise InputError(f"region of interest {shown} holds no pixel the network sees; make it larger")
+        name = "given" if isinstance(spec, np.ndarray) else str(spec)
+        raise InputError(f"region of interest {name} holds no pixel the network sees; make it larger")
     return roi
 
 
@@ -117,12 +130,16 @@ def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geomet
     """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
-    places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
-    return max((placed.mask_to_network(corrected) for placed in places), key=np.count_nonzero)
+    places = [place.with_picture_size(size) for place in drawn_on] or [preprocess.geometry(size)]
+    return max((place.mask_to_network(corrected) for place in places), key=np.count_nonzero)
 
 
 def _box_text(numbers: Sequence[float]) -> str:
-    """Four fractions as the text of a box. InputError: they are others."""
+    """Return four fractions as the text of a box.
+
+    Raises:
+        InputError: There are not four numbers, or they are no fractions.
+    """
     if len(numbers) != 4:
         raise InputError(f"region of interest of {len(numbers)} numbers; give four: x0, y0, x1, y1")
     text = ",".join(f"{number:.6f}".rstrip("0").rstrip(".") for number in numbers)
@@ -181,10 +198,10 @@ class FrameRegion:
     def carried(self, preprocess: Preprocess) -> Mask:
         """Return the region at network size, in the frames of another reference.
 
-        The earlier reference finds the part in the new one as in a picture.
+        The earlier reference finds its part in the new reference, which is taken as a picture.
 
         Raises:
-            InputError: It does not find it.
+            InputError: The part is not found.
         """
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:
@@ -207,31 +224,47 @@ RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | Frame
 
 
 def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
-    if not match[5] and preprocess.keep_aspect and max(float(match[i]) for i in range(1, 5)) <= 1:
+    """Return the mask of a box at network size.
+
+    Args:
+        spec: The box as text.
+        match: Match of `_BOX`.
+        preprocess: Preprocessing of the model.
+
+    Raises:
+        InputError: Fractions are given where the aspect is kept, or the box is wrong.
+    """
+    if not match[5] and preprocess.keep_aspect and max(_box_numbers(match)) <= 1:
         raise InputError(
             f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
             "give pixels as x0,y0,x1,y1@WxH or a mask file"
         )
-    box, size = _parse_box(spec, match)  # stretched: fractions mean the same in every picture
+    # pictures are stretched to the network's size, so that fractions mean the same in every picture
+    box, size = _parse_box(spec, match)
     geometry = preprocess.geometry(size)
     return _box_mask(geometry.to_network(box), geometry.size)
 
 
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
-    """Mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
-    whole: re.Match[str] | None = match
+    """Return the mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
+    height, width = picture_size
+    sized_match: re.Match[str] | None = match
     if needs_picture_size(spec):
-        whole = _BOX.fullmatch(f"{spec}@{picture_size[1]}x{picture_size[0]}")
-    assert whole is not None
-    box, size = _parse_box(spec, whole)
-    down, across = (side / part for side, part in zip(picture_size, size, strict=True))
-    x0, y0, x1, y1 = box
-    return _box_mask((x0 * across, y0 * down, x1 * across, y1 * down), picture_size)
+        sized_match = _BOX.fullmatch(f"{spec}@{width}x{height}")
+    assert sized_match is not None
+    (x0, y0, x1, y1), (box_height, box_width) = _parse_box(spec, sized_match)
+    y_factor = height / box_height
+    x_factor = width / box_width
+    return _box_mask((x0 * x_factor, y0 * y_factor, x1 * x_factor, y1 * y_factor), picture_size)
 
 
 def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """A box and the size (H, W) of the picture that it is in; 1 by 1 for fractions."""
-    x0, y0, x1, y1 = (float(match[i]) for i in range(1, 5))
+    """Return a box and the size (H, W) of the picture that it is in; 1 by 1 for fractions.
+
+    Raises:
+        InputError: The box is empty, leaves the picture, or is in pixels without the picture's size.
+    """
+    x0, y0, x1, y1 = _box_numbers(match)
     width, height = (int(match[5]), int(match[6])) if match[5] else (1, 1)
     if min(width, height) < 1:
         raise InputError(f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT")
@@ -247,8 +280,10 @@ def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, flo
 
 
 def _box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> Mask:
-    """Mask (H, W) of the pixels whose middle lies in a box."""
+    """Return the mask (H, W) of the pixels whose middle lies in a box."""
     left, upper, right, lower = box
-    rows, columns = (np.arange(length) + 0.5 for length in size)
-    inside: Mask = ((rows >= upper) & (rows < lower))[:, None] & ((columns >= left) & (columns < right))
+    height, width = size
+    y = np.arange(height) + 0.5
+    x = np.arange(width) + 0.5
+    inside: Mask = ((y >= upper) & (y < lower))[:, None] & ((x >= left) & (x < right))
     return inside

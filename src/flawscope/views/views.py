@@ -26,7 +26,7 @@ from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGri
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
+HIDDEN_GREY = 128 / 255  # grey of the pixels of tiles outside the region of interest
 
 # Runs a model: images [n, 3, H, W] -> scores [n], maps [n, H, W]
 RunModel = Callable[[Any], Any]
@@ -117,11 +117,12 @@ class Views:
         """Return the place of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
-        (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
-        return replace(self.geometry, size=self.grid.tile, offset=(down - y, across - x))
+        y, x = self.grid.corner(number - 1)
+        offset_y, offset_x = self.geometry.offset
+        return replace(self.geometry, size=self.grid.tile, offset=(offset_y - y, offset_x - x))
 
     def view_numbers(self) -> list[int]:
-        """Numbers of the views with pixels that count."""
+        """Return the numbers of the views with pixels that count."""
         region = self.region
         grid = self.grid
         if region is None or grid is None:
@@ -129,9 +130,9 @@ class Views:
         return [0, *(tile + 1 for tile in region.tiles(grid))]
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
+        """Return views `[n, 3, H, W]` float32 in 0..1, padding marked; a single view is not copied."""
         images = [self._view_image(number) for number in numbers]
-        return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
+        return images[0][None] if len(images) == 1 else np.stack(images)
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Return the picture's score, and its map at `geometry.size`.
@@ -156,19 +157,26 @@ class Views:
                 decides. None: `run` judges all.
         """
         assert self.grid is not None
-        blended = TileBlender(self.grid, self.whole, self.region)
+        blender = TileBlender(self.grid, self.whole, self.region)
         numbers = self.view_numbers()
-        unsure = dict[int, Float32]()
-        if bound is not None:  # of tiles alone
-            blended.add(numbers.pop(0), *(answer[0] for answer in run(self.images([0]))))
+        if bound is not None:  # it is for tiles alone: `run` judges the whole view
+            whole_scores, whole_maps = run(self.images([0]))
+            blender.add(numbers.pop(0), whole_scores[0], whole_maps[0])
+        bound_maps = dict[int, Float32]()
         for start in range(0, len(numbers), batch):
-            these = numbers[start : start + batch]
-            for number, score, drawn in zip(these, *(bound or run)(self.images(these)), strict=True):
-                blended.add(number, float(score), drawn)
+            batch_numbers = numbers[start : start + batch]
+            scores, maps = (bound or run)(self.images(batch_numbers))
+            for number, score, view_map in zip(batch_numbers, scores, maps, strict=True):
+                blender.add(number, float(score), view_map)
                 if bound is not None:
-                    unsure[number] = drawn
-        blended.confirm_maximum(unsure, lambda views: run(self.images(views))[1])
-        return blended
+                    bound_maps[number] = view_map
+
+        def run_maps(views: list[int]) -> Iterable[Float32]:
+            _, exact_maps = run(self.images(views))
+            return exact_maps  # type: ignore[no-any-return]
+
+        blender.confirm_maximum(bound_maps, run_maps)
+        return blender
 
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
@@ -181,14 +189,14 @@ class Views:
             batch: Views that run at a time.
             bound: A faster run for tiles, as `blend` takes it; None: there is none.
         """
-        shown = self.images([0])[0, 0] >= 0
+        is_picture = self.images([0])[0, 0] >= 0  # padding is negative
         if self.grid is not None:
-            return self.blend(run, batch, bound).summary(shown)
+            return self.blend(run, batch, bound).summary(is_picture)
         scores, maps = run(self.images([0]))
-        return TileSummary.of_view(float(scores[0]), maps[0], shown & counted)
+        return TileSummary.of_view(float(scores[0]), maps[0], is_picture & counted)
 
     def valid_mask(self) -> Mask:
-        """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""
+        """Return the mask [H, W] at `geometry.size` of the picture's pixels in the region of interest."""
         if self.grid is None:
             valid_mask: Mask = self.images([0])[0, 0] >= 0
             return valid_mask
@@ -196,22 +204,25 @@ class Views:
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 
     def window(self, y: int, x: int) -> Float32:
-        """Tile `[3, H, W]` at any place of the canvas."""
+        """Return the tile `[3, H, W]` whose upper left corner lies at (y, x), any place of the canvas."""
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
         write_planes(self.canvas[y : y + height, x : x + width], self.divisor, image)
-        image = image if self.tone is None else self.tone(image)
+        if self.tone is not None:
+            image = self.tone(image)
         inside = None if self.region is None else self.region.window(y, x, height, width)
         return self._mark_outside(image, inside)
 
     def _view_image(self, number: int) -> Float32:
+        """Return a view [3, H, W] by its number, padding marked."""
         if number and self.grid is not None:
             return self.window(*self.grid.corner(number - 1))
         return self._mark_outside(self.first[0], None if self.region is None else self.region.mask)
 
     @staticmethod
     def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
+        """Return an image [3, H, W] whose pixels outside are marked like padding: v becomes -1 - v."""
         return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
 
 
@@ -258,18 +269,25 @@ class FrameViews(Views):
 
     def placement(self, number: int) -> Geometry:
         """Return the place in the picture of a view, counted over all frames."""
-        each = len(self.frames[0])
-        return self.frames[number // each].placement(number % each)
+        frame, view = divmod(number, len(self.frames[0]))
+        return self.frames[frame].placement(view)
 
     def view_numbers(self) -> list[int]:
-        """Numbers of the views with pixels that count, counted over all frames."""
-        each = len(self.frames[0])
-        return [k * each + view for k, frame in enumerate(self.frames) for view in frame.view_numbers()]
+        """Return the numbers of the views with pixels that count, counted over all frames."""
+        count = len(self.frames[0])  # each frame has as many views
+        numbers = []
+        for frame_number, frame in enumerate(self.frames):
+            numbers += [frame_number * count + view for view in frame.view_numbers()]
+        return numbers
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Return views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
-        each = len(self.frames[0])  # as many views of every frame
-        return np.concatenate([self.frames[number // each].images([number % each]) for number in numbers])
+        count = len(self.frames[0])  # each frame has as many views
+        images = []
+        for number in numbers:
+            frame, view = divmod(number, count)
+            images.append(self.frames[frame].images([view]))
+        return np.concatenate(images)
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
@@ -282,15 +300,15 @@ class FrameViews(Views):
                 view.
             batch: Views that run at a time; None: all, or one by one where there are tiles.
         """
-        if fusion is None:  # each is one view
+        if fusion is None:  # each frame is one view
             images = self.images(range(len(self)))
             step = batch or len(self)
-            outputs = [run(images[k : k + step]) for k in range(0, len(self), step)]
-            scores, maps = (np.concatenate(values) for values in zip(*outputs, strict=True))
-        else:
-            pairs = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
-            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
-        return np.asarray(scores), maps
+            outputs = [run(images[start : start + step]) for start in range(0, len(self), step)]
+            scores, maps = zip(*outputs, strict=True)
+            return np.asarray(np.concatenate(scores)), np.concatenate(maps)
+        answers = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
+        frame_scores, frame_maps = zip(*answers, strict=True)
+        return np.array(frame_scores), np.array(frame_maps)
 
 
 class PartFrameViews(FrameViews):
@@ -298,24 +316,25 @@ class PartFrameViews(FrameViews):
 
     Args:
         frames: Views of each part.
-        found: The parts.
+        parts: The parts.
         scale: Pixels of their maps for a pixel of the picture.
     """
 
-    def __init__(self, frames: Sequence[Views], found: PartFrames, scale: float):
-        # no finer than the picture
-        picture = picture_size(found.middle.picture)
-        share = min(1.0, scale)
-        height, width = (max(1, math.ceil(side * share)) for side in picture)
-        placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
-        super().__init__(frames, placed)
-        self.poses = found.poses
-        self.objects = found.objects
-        self.count_error = found.count_error
+    def __init__(self, frames: Sequence[Views], parts: PartFrames, scale: float):
+        size = picture_size(parts.middle.picture)
+        picture_height, picture_width = size
+        map_scale = min(1.0, scale)  # the map is no finer than the picture
+        height = max(1, math.ceil(picture_height * map_scale))
+        width = max(1, math.ceil(picture_width * map_scale))
+        scales = height / picture_height, width / picture_width
+        super().__init__(frames, Geometry(size, (height, width), scales, (0.0, 0.0)))
+        self.poses = parts.poses
+        self.objects = parts.objects
+        self.count_error = parts.count_error
 
     @property
     def unusable(self) -> str:
-        """Says how the parts are counted wrong, which leaves nothing to learn; empty: they are not."""
+        """Reason why nothing is to be learnt from the picture: how parts are counted wrong; empty: none."""
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
@@ -329,8 +348,8 @@ class PartFrameViews(FrameViews):
                 view.
             batch: Views that run at a time.
         """
-        scores, drawn, _ = self.predict_parts(run, fusion, batch)
-        return float(scores.max()), drawn
+        scores, picture_map, _ = self.predict_parts(run, fusion, batch)
+        return float(scores.max()), picture_map
 
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
@@ -350,26 +369,31 @@ class PartFrameViews(FrameViews):
             there, from 1; 0: none, or several.
         """
         scores, maps = self.predict_each(run, fusion, batch)
-        whole = np.full(self.geometry.size, -np.inf, np.float32)
+        picture_map = np.full(self.geometry.size, -np.inf, np.float32)
         numbers = np.zeros(self.geometry.size, np.uint16)
-        for number, (part, values) in enumerate(zip(self.frames, maps, strict=True), 1):
-            here = part.geometry.with_picture_size(self.geometry.size)
-            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
-            if x0 < x1 and y0 < y1:
-                window = here.window(y0, x0, y1 - y0, x1 - x0)
-                valid = window.warp_mask(part.valid_mask())
-                other = whole[y0:y1, x0:x1] > -np.inf
-                seen = np.where(valid, window.warp(values, -np.inf), -np.inf)
-                whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
-                inspected = valid if roi is None else valid & window.warp_mask(roi)
-                numbers[y0:y1, x0:x1][valid & other] = 0
-                numbers[y0:y1, x0:x1][inspected & ~other] = number
-        covered = whole > -np.inf
-        whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
-        return scores, whole, numbers
+        for number, (part, part_map) in enumerate(zip(self.frames, maps, strict=True), 1):
+            geometry = part.geometry.with_picture_size(self.geometry.size)
+            height, width = part_map.shape
+            x0, y0, x1, y1 = (round(edge) for edge in geometry.to_picture((0, 0, width, height)))
+            if x0 >= x1 or y0 >= y1:
+                continue  # the part lies outside the picture
+            window = geometry.window(y0, x0, y1 - y0, x1 - x0)
+            valid = window.warp_mask(part.valid_mask())
+            inspected = valid if roi is None else valid & window.warp_mask(roi)
+            warped = np.where(valid, window.warp(part_map, -np.inf), -np.inf)
+            # these two are views: what is written into them stands in the picture
+            map_window = picture_map[y0:y1, x0:x1]
+            number_window = numbers[y0:y1, x0:x1]
+            has_other_part = map_window > -np.inf
+            np.maximum(map_window, warped, out=map_window)
+            number_window[valid & has_other_part] = 0
+            number_window[inspected & ~has_other_part] = number
+        covered = picture_map > -np.inf
+        picture_map[~covered] = np.median(picture_map[covered]) if covered.any() else 0.0
+        return scores, picture_map, numbers
 
     def valid_mask(self) -> Mask:
-        """Mask [H, W] at `geometry.size`: all of the picture, also between the parts."""
+        """Return the mask [H, W] at `geometry.size`: all of the picture, also between the parts."""
         return np.ones(self.geometry.size, np.bool_)
 
 
@@ -400,7 +424,7 @@ class ChannelViews(FrameViews):
         return float(scores.max()), np.max(maps, axis=0)
 
     def valid_mask(self) -> NDArray[np.bool_]:
-        """Mask [H, W] at `geometry.size`, the same for all channels."""
+        """Return the mask [H, W] at `geometry.size`, which is the same for all channels."""
         return self.frames[0].valid_mask()
 
 
