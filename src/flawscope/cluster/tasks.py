@@ -1,12 +1,13 @@
 """Functions as tasks of the cluster: whole fits and benchmark cells, each in a process of its own.
 
 Ray chooses the node and the time, and begins a task again if its node was lost. A task writes its files to a
-folder that all nodes see, each whole or not at all: a process that lives on for a while on an abandoned node
-does no harm.
+folder that all nodes see, each complete or not at all. So a process does no harm that lives on for a while on
+a node which Ray has given up.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,8 +24,8 @@ from flawscope.progress import JobsProgress, throttled
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-TASK_RETRIES = 5  # of a task whose node or process was lost
-MEMORY_STEP = 256 * 2**20  # bytes that requests are rounded up to: tasks with equal requests begin in order
+TASK_RETRIES = 5  # for a task whose node or process was lost
+MEMORY_STEP = 256 * 2**20  # bytes: requests are rounded up, as tasks with equal requests begin in order
 STOP_TIMEOUT = 30.0  # seconds for tasks that were stopped to save a checkpoint
 
 
@@ -40,16 +41,16 @@ def task_pool(
     threads: int | None,
     device: str,
 ) -> Iterator[TaskPool]:
-    """Open a pool of tasks on the cluster to which this process is connected; they end with the block.
+    """Open a pool of tasks on the cluster to which this process is connected; all tasks end with the block.
 
     Args:
-        noun: People's word for a task, such as "cell".
+        noun: Word for a task in messages, such as "cell".
         fits: Arguments of `predict` for each task, by the task's label.
-        predict: Predicts the bytes of a fit; it returns None where they are unknown. It is called on a node.
+        predict: Returns the bytes that a fit takes, or None where they are unknown. It is called on a node.
         data: Folder of the pictures, which all nodes must see.
         out: Folder of the results, which all nodes must see.
         live: Shows the progress of the tasks.
-        most: Largest number of tasks that are started and not ended.
+        most: Largest number of tasks that run at a time.
         threads: Threads of a task; None: as many as let all tasks run at once (`connect.allocate`).
         device: auto, cpu or cuda, as for `connect.allocate`.
 
@@ -60,11 +61,12 @@ def task_pool(
     connect.require_shared(data, "put the pictures where every node sees them under this path")
     connect.require_shared_folder(out)
     pool = TaskPool(resources, _fit_memory(fits, predict, resources), live, most)
-    low, high = (f"{peak / GIB:.1f}" for peak in (min(pool.memory.values()), max(pool.memory.values())))
+    low = f"{min(pool.memory.values()) / GIB:.1f}"
+    high = f"{max(pool.memory.values()) / GIB:.1f}"
+    memory = high if low == high else f"{low} to {high}"
     live.say(
         f"{pluralize(pool.max_concurrency, noun)} at a time on {pluralize(len(resources.nodes), 'node')}, "
-        f"{pluralize(resources.threads, 'thread')} each, "
-        f"{high if low == high else f'{low} to {high}'} GiB each"
+        f"{pluralize(resources.threads, 'thread')} each, {memory} GiB each"
     )
     try:
         yield pool
@@ -77,29 +79,32 @@ def _fit_memory(
     predict: Callable[[Mapping[str, object]], int | None],
     resources: TaskResources,
 ) -> dict[str, int]:
-    """Predict the bytes of each fit by a task: this process needs no torch.
+    """Return the bytes of each fit by its label.
 
-    They are `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, whose own memory would be predicted.
+    They are predicted by a task, since this process need not have torch. They are `FIT_MEMORY_LIMIT` where
+    that fails, and on GPUs: there the prediction would be of the GPU's memory.
     """
     import ray
 
-    found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
-    if not resources.gpus:
-        task = ray.remote(max_calls=1)(_predict_each).options(num_cpus=resources.threads)
-        with suppress(ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError):
-            memory: dict[str, int] = ray.get(task.remote(predict, dict(fits)))
-            found |= memory
-    return found
+    memory = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
+    if resources.gpus:
+        return memory
+    task = ray.remote(max_calls=1)(_predict_all).options(num_cpus=resources.threads)
+    with suppress(ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError):
+        predictions: dict[str, int] = ray.get(task.remote(predict, dict(fits)))
+        memory |= predictions
+    return memory
 
 
-def _predict_each(
+def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    found = {}
+    """Return the predicted bytes of fits by their label, without the fits whose prediction fails."""
+    memory = {}
     for label, fit in fits.items():
-        with suppress(Exception):  # the fit itself reports it
-            found[label] = predict(fit) or FIT_MEMORY_LIMIT
-    return found
+        with suppress(Exception):  # the fit meets the same error, and reports it
+            memory[label] = predict(fit) or FIT_MEMORY_LIMIT
+    return memory
 
 
 class TaskPool:
@@ -110,7 +115,7 @@ class TaskPool:
         memory: Bytes of each call, by its label; a call that needs more than any node has gets all the
             memory of a node.
         live: Shows the progress of the calls.
-        most: Largest number of calls that are started and not ended.
+        most: Largest number of calls that run at a time.
 
     Attributes:
         max_concurrency: Number of calls that run at once on the nodes, at most `most`.
@@ -130,17 +135,19 @@ class TaskPool:
 
     def start(self, label: str, function: Callable[..., object], *args: object) -> None:
         """Start a call of `function(*args, step)` on a node."""
+        rounded_memory = math.ceil(self.memory[label] / MEMORY_STEP) * MEMORY_STEP
         task = self.task.options(
             name=label,
             num_cpus=self.resources.threads,
             num_gpus=self.resources.gpus,
-            memory=min(-(-self.memory[label] // MEMORY_STEP) * MEMORY_STEP, self.resources.max_memory),
+            memory=min(rounded_memory, self.resources.max_memory),
             max_retries=TASK_RETRIES,
         )
-        self.running[task.remote(function, args, label, self.queue, __version__, str(Path.cwd()))] = label
+        ref = task.remote(function, args, label, self.queue, __version__, str(Path.cwd()))
+        self.running[ref] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Wait until a call ends, or for at most this many seconds.
+        """Wait until a call ends, but for at most this many seconds; pass on the progress of all calls.
 
         Returns:
             The labels of the calls that ended, each with its value or a FlawscopeError: the error that the
@@ -148,13 +155,14 @@ class TaskPool:
         """
         import ray
 
-        ready, _ = ray.wait([*self.running], timeout=seconds)
+        ended_refs, _ = ray.wait([*self.running], timeout=seconds)
         for label, stage, done, total in self.queue.get():
             if label in self.running.values():
                 self.live.step(label, stage, done, total)
-        return [(self.running.pop(ref), self._result(ref)) for ref in ready]
+        return [(self.running.pop(ref), self._result(ref)) for ref in ended_refs]
 
     def _result(self, ref: ObjectRef) -> object:
+        """Return the value of an ended call, or its error; a lost process has a FlawscopeError, too."""
         import ray
 
         try:
@@ -162,16 +170,17 @@ class TaskPool:
         except FlawscopeError as error:
             return error
         except ray.exceptions.RayError as error:
-            lost = f"its process was lost {TASK_RETRIES + 1} times: {connect.last_line(error)}"
-            return FlawscopeError(f"{lost}; try again, with a smaller size or on nodes with more memory")
+            loss = f"its process was lost {TASK_RETRIES + 1} times: {connect.last_line(error)}"
+            return FlawscopeError(f"{loss}; try again, with a smaller size or on nodes with more memory")
 
     def stop(self) -> None:
         """Interrupt all calls, which may save a checkpoint, and end their processes."""
         import ray
 
-        if not (refs := [*self.running]):
+        refs = [*self.running]
+        if not refs:
             return
-        with suppress(ray.exceptions.RayError, ConnectionError):  # where the cluster itself is gone
+        with suppress(ray.exceptions.RayError, ConnectionError):  # the cluster may be gone
             for ref in refs:
                 ray.cancel(ref)
             ray.wait(refs, num_returns=len(refs), timeout=STOP_TIMEOUT)
@@ -187,6 +196,16 @@ def _run_task(
     version: str,
     folder: str,
 ) -> object:
+    """Call a function in a process on a node, and send its progress.
+
+    Args:
+        function: Function to call with `args` and a progress callback.
+        args: Its arguments.
+        label: Label of the call.
+        queue: Gets the progress.
+        version: Version of flawscope that the command has.
+        folder: Folder of the command, where relative paths begin.
+    """
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
-# Numbers of things that take the form of one, as CLDR has them; 1 alone in languages that are not here
+# Numbers that take the singular, as CLDR has them; other languages have it for 1 alone
 NUMBERS_OF_ONE = {"en": (1,), "de": (1,), "fr": (0, 1)}
 THEMES = ("light", "dark")
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -35,8 +36,12 @@ class Texts:
     Args:
         language: Code of the language.
         language_texts: Texts in the language, by key.
-        english: English texts by all keys. `flat` has them where the language has none; `missing` has the
-            keys of those.
+        english: English texts by all keys, for the keys that the language lacks.
+
+    Attributes:
+        language: Code of the language.
+        flat: Texts by all keys.
+        missing: Keys whose text is English because the language lacks it.
     """
 
     def __init__(self, language: str, language_texts: Mapping[str, str], english: Mapping[str, str]):
@@ -45,7 +50,11 @@ class Texts:
         self.missing = english.keys() - language_texts.keys()
 
     def __call__(self, key: str, /, **values: object) -> str:
-        """Return the text of a key, formatted with the values. KeyError where the key is unknown."""
+        """Return the text of a key, formatted with the values.
+
+        Raises:
+            KeyError: The key is unknown.
+        """
         return self.flat[key].format(**values)
 
     def text_or(self, key: str, other: str) -> str:
@@ -60,10 +69,10 @@ class Texts:
             number: Number of things; the text may contain it as {n}.
             values: Further values of the text.
         """
-        counted = _counted_key(self.language, key, number)
-        if counted in self.missing:
-            counted = _counted_key(DEFAULT_LANGUAGE, key, number)
-        return self(counted, n=number, **values)
+        counted_key = _counted_key(self.language, key, number)
+        if counted_key in self.missing:  # the text is English, and takes the English form
+            counted_key = _counted_key(DEFAULT_LANGUAGE, key, number)
+        return self(counted_key, n=number, **values)
 
     def sections(self, *names: str) -> dict[str, str]:
         """Return the texts of these sections by key, for a script."""
@@ -72,12 +81,12 @@ class Texts:
     def reason(self, reason: Reason) -> str:
         """Return the text of a reason of a finding (`findings.Reason`)."""
 
-        def shown(value: Value) -> str:
+        def value_text(value: Value) -> str:
             if value is None:
                 return self("common.region")
             return self.number(value, 4) if isinstance(value, float) else str(value)
 
-        values = {name: shown(value) for name, value in reason.items() if name != "code"}
+        values = {name: value_text(value) for name, value in reason.items() if name != "code"}
         return self(f"common.reason_{reason['code']}", **values)
 
     def number(self, value: float | None, digits: int = 3) -> str:
@@ -95,7 +104,9 @@ class Texts:
             return ", ".join(f"{name} {self.value(item)}".replace("_", " ") for name, item in value.items())
         if isinstance(value, list):
             return ", ".join(map(self.value, value))
-        return self.number(value) if isinstance(value, float) else "–" if value is None else str(value)
+        if value is None or isinstance(value, float):
+            return self.number(value)
+        return str(value)
 
 
 def _counted_key(language: str, key: str, number: int) -> str:
@@ -111,7 +122,7 @@ class Pages:
     languages. Sections of texts from several files are joined.
 
     Args:
-        folders: Folders of assets beside that of the review.
+        folders: Further folders of assets; those of the review are always there.
         languages: Names of the languages, each in the language itself, by code; missing texts are shown in
             English.
         more: Values that every template knows, by name.
@@ -135,21 +146,27 @@ class Pages:
 
     @functools.cached_property
     def texts(self) -> dict[str, Texts]:
-        """Texts by language. FlawscopeError where a language has a key that English lacks."""
+        """Texts by language.
+
+        Raises:
+            FlawscopeError: A language has a key that English lacks.
+        """
         english = self._read_texts(DEFAULT_LANGUAGE)
-        found = {}
+        texts = {}
         for language in self.languages:
             language_texts = self._read_texts(language)
-            if unknown := language_texts.keys() - english.keys():
+            unknown_keys = language_texts.keys() - english.keys()
+            if unknown_keys:
+                key = min(unknown_keys)
                 raise FlawscopeError(
-                    f"texts: {min(unknown)} is in {language} and not in English; mend it, or add it there"
+                    f"texts: {key} is in {language} and not in English; mend it, or add it there"
                 )
-            found[language] = Texts(language, language_texts, english)
-        return found
+            texts[language] = Texts(language, language_texts, english)
+        return texts
 
     @property
     def missing_texts(self) -> list[str]:
-        """Lines, for each language that lacks texts, with their number."""
+        """A line for each language that lacks texts, with their number."""
         lines = []
         for language, texts in self.texts.items():
             if not texts.missing:
@@ -163,16 +180,21 @@ class Pages:
         """Return the texts of the language that a person chose, or that the browser asks for, or English.
 
         Args:
-            chosen: Code of the language that the person chose; None: none.
-            accept_language: Header Accept-Language; its first known language is taken.
+            chosen: Code of the language that the person chose; None: the person has chosen none.
+            accept_language: Header Accept-Language; its first language that has texts is taken.
         """
-        accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
-        names = (name for name in (chosen, *accepted) if name in self.texts)
-        return self.texts[next(names, None) or DEFAULT_LANGUAGE]
+        if chosen is not None and chosen in self.texts:
+            return self.texts[chosen]
+        for part in accept_language.split(","):
+            language_tag, *_ = part.split(";")  # such as de-AT;q=0.8
+            language = language_tag.strip().lower()[:2]
+            if language in self.texts:
+                return self.texts[language]
+        return self.texts[DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
         """Return the texts of a language by key; keys without a text are left out."""
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for file in self._text_files():
             stem = file.name.removesuffix(".yaml")
             if stem in self.languages and stem != language:
@@ -180,10 +202,11 @@ class Pages:
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             assert isinstance(content, dict)
             sections = content if stem == language else content.get(language) or {}
-            found |= _flat_texts(sections)
-        return found
+            texts |= _flat_texts(sections)
+        return texts
 
     def _text_files(self) -> Iterator[Traversable]:
+        """Yield the files of texts in all folders."""
         for folder in self._folders:
             texts = folder / "texts"
             if texts.is_dir():
@@ -213,7 +236,8 @@ class Pages:
         """
 
         def static(file: str) -> str:
-            return f"{root}/static/{file}?v={self.static_files[file][1]}"
+            _, digest, _ = self.static_files[file]
+            return f"{root}/static/{file}?v={digest}"
 
         values = more | {
             "t": texts,
@@ -225,10 +249,10 @@ class Pages:
         return text
 
     def render_standalone(self, template: str, texts: Texts, **context: object) -> str:
-        """Render a page as a file that needs no server: with its style, without scripts."""
+        """Return a page that needs no server: its style is in it, and it has no scripts."""
         text = self.render(template, texts, {}, theme="light", root="", **context)
-        css = self.static_files["pages.css"][0].decode()
-        return text.replace("</head>", f"<style>{css}</style></head>", 1)
+        css, _, _ = self.static_files["pages.css"]
+        return text.replace("</head>", f"<style>{css.decode()}</style></head>", 1)
 
     @functools.cached_property
     def static_files(self) -> dict[str, tuple[bytes, str, str]]:
@@ -236,7 +260,8 @@ class Pages:
         files = {}
         for folder in self._folders:
             for name, file in _walk(folder):
-                if media_type := _MEDIA_TYPES.get(f".{name.rpartition('.')[2]}"):
+                media_type = _MEDIA_TYPES.get(PurePosixPath(name).suffix)
+                if media_type is not None:
                     body = file.read_bytes()
                     files[name] = body, hashlib.sha256(body).hexdigest()[:12], media_type
         return files
@@ -250,27 +275,29 @@ class Pages:
         return environment
 
     def _read_template(self, name: str) -> str:
-        file = next(file for folder in self._folders if (file := folder / name).is_file())
-        return file.read_text(encoding="utf-8")
+        """Return the text of a template, from the first folder that has it."""
+        files = (folder / name for folder in self._folders)
+        template = next(file for file in files if file.is_file())
+        return template.read_text(encoding="utf-8")
 
 
 def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
     """Return the texts of all sections, by `SECTION.KEY`."""
-    found = {}
+    texts = {}
     for name, section in sections.items():
         for key, text in (section or {}).items():
             if text not in (None, ""):
-                found[f"{name}.{key}"] = str(text)
-    return found
+                texts[f"{name}.{key}"] = str(text)
+    return texts
 
 
-def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Yield the files below a folder, with their paths below it."""
+def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the files below a folder, each with its path below the folder; `prefix` stands before it."""
     for item in folder.iterdir():
         if item.is_dir():
-            yield from _walk(item, f"{below}{item.name}/")
+            yield from _walk(item, f"{prefix}{item.name}/")
         else:
-            yield f"{below}{item.name}", item
+            yield f"{prefix}{item.name}", item
 
 
-PAGES = Pages()  # of the review alone
+PAGES = Pages()  # the pages of the review alone

@@ -19,9 +19,9 @@ from flawscope.results.table import OutputFiles
 from flawscope.types import Json
 
 KIND = "anomalous"  # name of the label
-TOLERANCE = (
-    0.7  # pixels by which an outline may be off; the corners of a single pixel are .71 off its diagonal
-)
+# Pixels by which a polygon may be off its region: less than 0.71, the distance of a pixel's corners from its
+# diagonal, so that a single pixel keeps its corners
+TOLERANCE = 0.7
 
 Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
 
@@ -30,7 +30,9 @@ class LabelledRegion(NamedTuple):
     """Region of a picture.
 
     Attributes:
-        score: Largest value of the map in it.
+        outline: Corners of the region, in pixels of the picture.
+        area: Number of pixels.
+        score: Largest value of the map in the region.
     """
 
     outline: Polygon
@@ -55,13 +57,18 @@ class LabelledPicture(NamedTuple):
 
 
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
-    """Raise InputError where two pictures would share a file of labels.
+    """Check that each picture has its own file of labels.
 
-    The tools of YOLO and LabelMe look for it by the picture's name without the suffix.
+    YOLO and LabelMe name it as the picture, without the suffix; other forms have one file for all pictures.
+
+    Raises:
+        InputError: Two pictures would share a file.
     """
-    named: dict[Path, Path] = {}
-    for picture in pictures if form in ("yolo", "labelme") else ():
-        other = named.setdefault(picture.with_suffix(""), picture)
+    if form not in ("yolo", "labelme"):
+        return
+    picture_by_stem: dict[Path, Path] = {}
+    for picture in pictures:
+        other = picture_by_stem.setdefault(picture.with_suffix(""), picture)
         if other != picture:
             raise InputError(
                 f"{other} and {picture.name} would share a file of labels with --labels {form}: rename one, "
@@ -69,16 +76,16 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
             )
 
 
-def _below_common_folder(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
-    """Pictures that are named below the folder which they share; on several drives by their files' names."""
+def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
+    """Return pictures with names below their common folder; on several drives with file names alone."""
     folders = {picture.name.parent for picture in pictures}
-    is_shared = len({folder.anchor for folder in folders}) == 1
-    root = os.path.commonpath(folders) if is_shared else ""
-    found = []
+    are_on_one_drive = len({folder.anchor for folder in folders}) == 1
+    root = os.path.commonpath(folders) if are_on_one_drive else ""
+    renamed = []
     for picture in pictures:
         name = os.path.relpath(picture.name, root) if root else picture.name.name
-        found.append(picture._replace(name=Path(name)))
-    return found
+        renamed.append(picture._replace(name=Path(name)))
+    return renamed
 
 
 class LabelWriter:
@@ -94,7 +101,7 @@ class LabelWriter:
 
     def __init__(self, form: str, output: OutputFiles):
         self.form = form
-        self.own = output
+        self.output = output
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:
@@ -105,9 +112,13 @@ class LabelWriter:
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
 
     def finish(self) -> None:
-        """Write the files. FlawscopeError: one cannot be written, or two pictures would share it."""
+        """Write the files.
+
+        Raises:
+            FlawscopeError: A file cannot be written, or two pictures would share it.
+        """
         require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
-        pictures = _below_common_folder(self._pictures)
+        pictures = _shorten_names(self._pictures)
         if self.form == "yolo":
             self._write_yolo(pictures)
         elif self.form == "labelme":
@@ -141,7 +152,7 @@ class LabelWriter:
         self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
 
     def _write(self, name: str, text: str) -> None:
-        with atomic_write(self.own.path(name)) as file:
+        with atomic_write(self.output.path(name)) as file:
             file.write(f"{text}\n".encode())
 
 
@@ -151,7 +162,8 @@ def coco_document(
     """Return the COCO data set of pictures.
 
     Args:
-        pictures: Name, size (H, W) and marks of each; a mark has all of an annotation except its numbers.
+        pictures: Name, size (H, W) and marks of each picture. A mark has the entries of an annotation that
+            are not its number, those of the picture and the category, and `iscrowd`.
     """
     images: list[Json] = []
     annotations: list[Json] = []
@@ -165,39 +177,68 @@ def coco_document(
 
 
 def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
-    for outline, area, score in picture.regions:
-        low, high = outline.min(0), outline.max(0)
-        place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
-        yield {**place, "area": area, "score": score, "p_value": picture.p_value}
+    """Yield the marks of a picture's regions, as `coco_document` takes them."""
+    for region in picture.regions:
+        corner = region.outline.min(axis=0)
+        size = region.outline.max(axis=0) - corner
+        yield {
+            "bbox": [*corner.tolist(), *size.tolist()],
+            "segmentation": [region.outline.ravel().tolist()],
+            "area": region.area,
+            "score": region.score,
+            "p_value": picture.p_value,
+        }
 
 
 def _labelme_document(picture: LabelledPicture) -> Json:
-    """File of LabelMe, to lie beside the picture. A description keeps the score: the tool knows none."""
-    (height, width), common = picture.size, {"label": KIND, "shape_type": "polygon"}
-    shapes = [
-        {**common, "points": region.outline.tolist(), "description": f"score {region.score:.6g}", "flags": {}}
-        for region in picture.regions
-    ]
-    size = {"imageHeight": height, "imageWidth": width}
-    return (
-        {"version": "5.5.0", "flags": {}, "imagePath": picture.name.name, "imageData": None}
-        | size
-        | {"shapes": shapes}
-    )
+    """Return the content of a LabelMe file, to lie beside the picture.
+
+    The score is in the description of a shape: the format has no field for it.
+    """
+    height, width = picture.size
+    shapes = []
+    for region in picture.regions:
+        shapes.append(
+            {
+                "label": KIND,
+                "shape_type": "polygon",
+                "points": region.outline.tolist(),
+                "description": f"score {region.score:.6g}",
+                "flags": {},
+            }
+        )
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "imagePath": picture.name.name,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+        "shapes": shapes,
+    }
 
 
 def _task(picture: LabelledPicture) -> Json:
-    """Task of Label Studio with a prediction; the picture is in its local storage."""
-    name, (height, width), p_value, regions = picture
-    shape = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}
-    shape |= {"original_width": width, "original_height": height}
+    """Return a task of Label Studio with a prediction; the picture is in the tool's local storage."""
+    height, width = picture.size
     result = []
-    for number, (outline, _, score) in enumerate(regions):
-        points = (outline * 100 / (width, height)).tolist()
-        value = {"points": points, "closed": True, "polygonlabels": [KIND]}
-        result.append({"id": f"region{number}", **shape, "value": value, "score": score})
-    prediction = {"model_version": "flawscope", "score": 1 - p_value, "result": result}
-    data = {"image": f"/data/local-files/?d={quote(name.as_posix())}"}
+    for number, region in enumerate(picture.regions):
+        percent = region.outline * 100 / (width, height)
+        result.append(
+            {
+                "id": f"region{number}",
+                "type": "polygonlabels",
+                "from_name": "label",
+                "to_name": "image",
+                "image_rotation": 0,
+                "original_width": width,
+                "original_height": height,
+                "value": {"points": percent.tolist(), "closed": True, "polygonlabels": [KIND]},
+                "score": region.score,
+            }
+        )
+    prediction = {"model_version": "flawscope", "score": 1 - picture.p_value, "result": result}
+    data = {"image": f"/data/local-files/?d={quote(picture.name.as_posix())}"}
     return {"data": data, "predictions": [prediction]}
 
 
@@ -209,69 +250,76 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
     from scipy import ndimage
 
     values = prediction.picture_map()
-    numbers, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
-    for number, (ys, xs) in enumerate(ndimage.find_objects(numbers), start=1):
-        part = numbers[ys, xs] == number
-        score = float(values[ys, xs][part].max())
-        yield LabelledRegion(trace_outline(part) + np.array([xs.start, ys.start]), int(part.sum()), score)
+    labels, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        region = labels[rows, columns] == label
+        outline = trace_outline(region) + np.array([columns.start, rows.start])
+        score = float(values[rows, columns][region].max())
+        yield LabelledRegion(outline, area=int(region.sum()), score=score)
 
 
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
-    """Trace the outline of a mask as one polygon, within `TOLERANCE`.
+    """Trace the edge of a mask as one polygon, within `TOLERANCE`.
 
-    Holes, and pieces that only touch at a corner, are joined by a line there and back: filling by the
-    even-odd rule gives the mask.
+    Holes, and pieces that only touch at a corner, have loops of their own. A line from the start to each of
+    them and back joins them: filling the polygon by the even-odd rule gives the mask.
     """
-    loops = [_simplified(loop) for loop in _loops(mask)]
-    start = loops[0][:1]
-    further = [part for loop in loops[1:] for part in (loop, loop[:1], start)]
-    return np.concatenate([loops[0], start, *further] if further else loops[:1])
+    first_loop, *other_loops = [_simplify(loop) for loop in _trace_loops(mask)]
+    if not other_loops:
+        return first_loop
+    start = first_loop[:1]
+    pieces = [first_loop, start]
+    for loop in other_loops:
+        pieces += [loop, loop[:1], start]
+    return np.concatenate(pieces)
 
 
-def _loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
-    """Yield the closed lines between marked pixels and others, clockwise around marked ones."""
-    padded = np.pad(mask, 1)
-    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
-        shifted = np.roll(padded, (-dy, -dx), (0, 1))
-        for y, x in np.argwhere(padded & ~shifted) - 1:
-            ends.setdefault((int(x) + x0, int(y) + y0), []).append((int(x) + x1, int(y) + y1))
-    while ends:
-        at = next(iter(ends))
-        loop = []
-        while at in ends:
-            loop.append(at)
-            following = ends[at].pop()
-            if not ends[at]:
-                del ends[at]
-            at = following
-        yield np.array(loop, float)
-
-
-# by the neighbour: the side of a pixel towards it, from corner to corner
+# Sides of a pixel by the direction (y, x) of the neighbour: corners x0, y0, x1, y1, clockwise
 _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0, -1): (0, 1, 0, 0)}
 
 
-def _simplified(loop: Polygon) -> Polygon:
-    """The corners of a closed line that are needed to stay within `TOLERANCE` of it.
+def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
+    """Yield the closed lines between marked pixels and others, clockwise around marked ones."""
+    padded = np.pad(mask, 1)
+    # ends of the sides between marked pixels and others, by their beginnings
+    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
+        has_marked_neighbour = np.roll(padded, (-dy, -dx), (0, 1))
+        for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:
+            ends.setdefault((int(x) + x0, int(y) + y0), []).append((int(x) + x1, int(y) + y1))
+    while ends:
+        corner = next(iter(ends))
+        loop = []
+        while corner in ends:
+            loop.append(corner)
+            next_corner = ends[corner].pop()
+            if not ends[corner]:
+                del ends[corner]
+            corner = next_corner
+        yield np.array(loop, float)
 
-    Douglas-Peucker (1973) on a closed line: split at the first point and the one farthest from it, then
-    simplify both halves.
+
+def _simplify(loop: Polygon) -> Polygon:
+    """Return the corners of a closed line that are needed to stay within `TOLERANCE` of it.
+
+    This is the algorithm of Douglas and Peucker (1973) on a closed line: split at the first point and the
+    point farthest from it, then simplify both halves.
     """
-    far = int(np.argmax(((loop - loop[0]) ** 2).sum(1)))
-    needed = {0, far}
+    farthest = int(np.argmax(((loop - loop[0]) ** 2).sum(axis=1)))
+    needed = {0, farthest}
     closed = np.concatenate([loop, loop[:1]])
-    spans = [(0, far), (far, len(loop))]
+    spans = [(0, farthest), (farthest, len(loop))]
     while spans:
         first, last = spans.pop()
-        if last - first < 2:
+        if last - first < 2:  # no points lie between
             continue
-        along = closed[last] - closed[first]
+        chord = closed[last] - closed[first]
         points = closed[first + 1 : last] - closed[first]
-        share = np.clip(points @ along / max(along @ along, 1e-9), 0, 1)
-        distance = np.hypot(*(points - share[:, None] * along).T)
-        if distance.max() > TOLERANCE:
-            middle = first + 1 + int(np.argmax(distance))
+        # nearest points on the chord, as shares of its length; 1e-9 avoids a division by zero
+        shares = np.clip(points @ chord / max(chord @ chord, 1e-9), 0, 1)
+        distances = np.hypot(*(points - shares[:, None] * chord).T)
+        if distances.max() > TOLERANCE:
+            middle = first + 1 + int(np.argmax(distances))
             needed.add(middle)
             spans += [(first, middle), (middle, last)]
-    return loop[sorted(needed)] if len(needed) > 2 else loop
+    return loop[sorted(needed)] if len(needed) > 2 else loop  # two points make no polygon
