@@ -446,12 +446,13 @@ class _Steps:
             learnt = learn_part_finding(pictures.decoded, preprocess, kind)
             self.say(learnt.describe())
             reference = learnt.reference
-            preprocess = replace(preprocess, several=learnt.settings)
         else:
             reference = learn_reference(small, kind, aligned)
         description = reference.describe()
         self.say(Detail(description) if np.isfinite(reference.errors).all() else description)
-        return _Frames(replace(preprocess, reference=reference), learnt, chosen)
+        several = None if learnt is None else learnt.settings
+        preprocess = replace(preprocess, reference=reference, several=several)
+        return _Frames(preprocess, learnt, chosen)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Return settings with sizes in the form of the pictures.
