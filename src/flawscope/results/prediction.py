@@ -264,7 +264,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return the marked pixels [H, W] of this picture's map, scaled to any size (`ScoreLevels.outlined`)."""
+        """Return the marked pixels [H, W] of this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -564,7 +564,7 @@ CHANGED_LIGHT_REMEDY = (
 
 
 def codes_beyond_promise(prediction: Prediction) -> list[str]:
-    """Return the codes of findings for which the false-alarm rate does not hold; [] for an anomalous picture."""
+    """Return codes of findings for which the false-alarm rate does not hold; [] for an anomalous picture."""
     if prediction.is_anomalous:
         return []
     return [finding.code for finding in prediction.findings if finding.is_beyond_promise]
@@ -578,7 +578,7 @@ class MismatchDetector:
         false_alarm_rate: Share of good pictures that is expected to be called anomalous.
         noun: Name of the pictures in the warning.
         defective: Whether defective pictures are expected among them; then there is no warning if nearly all
-            are anomalous, unless the severities are suspicious.
+            are anomalous, unless all severities are about the same.
         count: Number of pictures added.
         anomalous: Number of anomalous pictures, without the tolerated ones.
         tolerated: Number of tolerated pictures.

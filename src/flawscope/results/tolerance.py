@@ -155,7 +155,7 @@ class Verdict(NamedTuple):
 
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
-        """Return the verdict that a picture is not tolerated, for the reason of this code and these values."""
+        """Return the verdict "not tolerated", for the reason of this code and these values."""
         return cls(within=False, reasons=({"code": code, **values},))
 
 
@@ -254,7 +254,7 @@ class Tolerances:
         return Verdict(within=True, reasons=tuple(reasons))
 
     def _refuse_all(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
-        """Return the verdict if the regions are intolerable whatever the rules say; None: the rules decide."""
+        """Return the verdict if no rule could tolerate the regions; None: it depends on the rules."""
         if picture_size != self.picture:
             height, width = picture_size
             rules_height, rules_width = self.picture
@@ -503,7 +503,7 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
 
 
 def _parse_number(value: object) -> float:
-    """Return a YAML value, number or text, as a number; NaN if it is none. A text may have a decimal comma."""
+    """Return a YAML value as a number; NaN if it is none. A text may have a decimal comma."""
     if not isinstance(value, str | int | float):
         return math.nan
     try:
