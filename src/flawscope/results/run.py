@@ -100,7 +100,7 @@ class WriteErrors:
         reported.add(str(error))
 
     def lines(self) -> list[str]:
-        """Return a line with the numbers of files that could not be written, by kind; [] if there are none."""
+        """Return a line with the numbers of unwritten files, by kind; [] if all were written."""
         numbers = [pluralize(count, kind) for kind, count in self.counts.items() if count]
         return [f"could not be written: {', '.join(numbers)}; all others are there"] if numbers else []
 
