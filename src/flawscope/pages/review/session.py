@@ -157,9 +157,8 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         left = min(lefts)
         top = min(tops)
-        width = max(1, max(rights) - left)
-        height = max(1, max(bottoms) - top)
-        resized = run_mask.crop(mask_box).resize((width, height), Image.Resampling.BILINEAR)
+        size = (max(1, max(rights) - left), max(1, max(bottoms) - top))  # width, height
+        resized = run_mask.crop(mask_box).resize(size, Image.Resampling.BILINEAR)
         mask.paste(resized, (left, top))
     else:
         for left, top, right, bottom in boxes:
@@ -290,8 +289,8 @@ class ReviewSession:
     A decision is on the pixels, not on the path: if the file of a decided picture now holds another picture,
     this is undecided, and the copy of the old picture stays. A new session makes missing copies of earlier
     decisions again. Only copies that the file of decisions names are removed; originals are only read. The
-    copies are listed as files that flawscope wrote, so that a command that reads a parent folder does not read
-    a picture twice.
+    copies are listed as files that flawscope wrote, so that a command that reads a parent folder does not
+    read a picture twice.
 
     Args:
         pictures: Pictures in the order of the review.
@@ -393,7 +392,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Return whether the file at a picture's path is the picture that was decided; True without a file."""
+        """Return whether the file at a picture's path is the decided picture; True if there is no file."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file():
