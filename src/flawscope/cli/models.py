@@ -181,13 +181,13 @@ def calibrate(args: argparse.Namespace) -> int:
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
     _check_calibration_call(args)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     calibrated = _calibrate_products(args, model, pictures)
-    questions.save(calibrated.model, out, call, args.model)
+    questions.save(calibrated.model, out, call_digest, args.model)
     saved_path = questions.saved_path(out, args.model)
     say = common.say_unless_quiet(args)
     for line in [*calibrated.lines, f"wrote {saved_path}"]:
@@ -375,8 +375,8 @@ def export(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     failures: list[str] = []
     if read_facts(args.model).kind:
@@ -387,12 +387,12 @@ def export(args: argparse.Namespace) -> int:
         _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
-        questions.save(load(out), out, call, args.model)
+        questions.save(load(out), out, call_digest, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of one product. `failures` gets the pictures that cannot be used."""
+    """Export a model of one product; add lines on pictures that cannot be used to `failures`."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -404,7 +404,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of several products. `failures` gets the pictures that cannot be used."""
+    """Export a model of several products; add lines on pictures that cannot be used to `failures`."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 
@@ -413,7 +413,7 @@ def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]
 
 
 def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
-    """Return the arguments that both kinds of export share; `failures` gets pictures that cannot be used."""
+    """Return arguments that both kinds of export share; an export adds unusable pictures to `failures`."""
     step = common.progress_for(args)
     return {"precision": args.precision, "threads": args.threads, "failures": failures, "step": step}
 

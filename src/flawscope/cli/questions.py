@@ -80,12 +80,12 @@ def _list_files(path: str) -> Iterator[str]:
     """Yield a file's path, or the paths of all files in a folder and its subfolders."""
     if not os.path.isdir(path):
         yield path
-    for folder, _, names in os.walk(path):
+    for folder, _, names in os.walk(path):  # empty for a file
         yield from (os.path.join(folder, name) for name in names)
 
 
 def save(
-    model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
+    model: Predictor | Router, path: str | os.PathLike[str], call_digest: str, source: str | None = None
 ) -> None:
     """Write a model; if it has an open question, store the digest of the call in it.
 
@@ -95,7 +95,7 @@ def save(
     Args:
         model: Model to write.
         path: File to write.
-        call: Digest of the call (`digest_call`).
+        call_digest: Digest of the call (`digest_call`).
         source: Model file that the model was made from; None: it was fitted.
     """
     from flawscope.artefact.model_file import ASKED_CALL
@@ -103,7 +103,7 @@ def save(
     has_questions = any(product.questions for product in model.products.values())
     for name, product in model.products.items():
         if product.questions:
-            product.manifest.facts[ASKED_CALL] = call
+            product.manifest.facts[ASKED_CALL] = call_digest
             model = model.with_product(name, product)
     must_keep_source = has_questions and _is_same_file(path, source)
     model.save(_open_path(path) if must_keep_source else path)
@@ -124,12 +124,12 @@ def _is_same_file(path: str | os.PathLike[str], source: str | None) -> bool:
     return source is not None and os.path.exists(path) and Path(path).samefile(source)
 
 
-def accept(path: str | os.PathLike[str], call: str) -> bool:
+def accept(path: str | os.PathLike[str], call_digest: str) -> bool:
     """Accept the model that the same call wrote with an open question.
 
     Args:
         path: Model file that the call names.
-        call: Digest of the call (`digest_call`).
+        call_digest: Digest of the call (`digest_call`).
 
     Returns:
         Whether there was such a model.
@@ -141,7 +141,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
         asked_calls = {
             manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions
         }
-        if asked_calls != {call}:
+        if asked_calls != {call_digest}:
             continue
         model, _ = accept_questions(load(file, device="cpu"))
         model.save(path)

@@ -305,7 +305,8 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
     height = text_bottom + 4
     right = image.width - width
     bottom = image.height - height
-    places = ((0, 0), (right, 0), (0, bottom), (right, bottom))  # x, y of the note in each corner
+    # x, y of the note in each corner
+    places: list[tuple[float, float]] = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
 
     def covered_pixels(place: tuple[float, float]) -> float:
         left, top = place

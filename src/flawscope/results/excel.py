@@ -117,7 +117,7 @@ class Workbook:
         if self.is_full(name):
             cell_values = ["there are more: a sheet holds no more rows; take CSV"]
         cells = []
-        for value, column in zip(cell_values, self._columns[name], strict=False):
+        for value, column in zip(cell_values, self._columns[name], strict=False):  # a remark has one cell
             cells.append(self._cell(sheet, value, column.number_format))
         sheet.append(cells)
 
