@@ -193,11 +193,12 @@ def _pool(
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
     """Return the arguments with which `fit_one.predict_memory` predicts the memory of a cell's fit."""
-    names = {record.name for arguments in fit_one.MEMORY_ARGUMENTS for record in records_of(arguments)}
-    names.add("good")
-    shared = {name: value for name, value in cell.shared.items() if name in names}
-    call = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
-    return {"images": os.path.abspath(root), **call, **shared, **cell.options}
+    needed_names = {"good"}  # of the options that the memory depends on
+    for arguments in fit_one.MEMORY_ARGUMENTS:
+        needed_names |= {option.name for option in records_of(arguments)}
+    shared_options = {name: value for name, value in cell.shared.items() if name in needed_names}
+    own_options = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
+    return {"images": os.path.abspath(root), **own_options, **shared_options, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:

@@ -98,7 +98,7 @@ def thumbnails(
                 step("report", len(thumbnails_in_order), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
-            by_index = dict(zip(order, thumbnails_in_order, strict=False))
+            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
         # estimated size of all pictures; it grows with the square of the side. + 1: the one that was too much
         expected_size = size * len(order) / (len(thumbnails_in_order) + 1)

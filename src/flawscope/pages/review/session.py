@@ -268,7 +268,8 @@ class DecisionLog:
                     writer.writerow(self.columns)
                 elif not _ends_in_newline(file, size):  # the power failed while a line was written
                     buffer.write("\n")
-                writer.writerow(map(csv_cell, astuple(line)[: len(self.columns)]))
+                values = astuple(line)[: len(self.columns)]  # files of earlier versions lack the last column
+                writer.writerow(map(csv_cell, values))
                 file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
