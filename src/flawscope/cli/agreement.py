@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.evaluation.agreement import measure_agreement
     from flawscope.evaluation.trials import read_study
 
-    source_study = read_study([*map(Path, args.sources)], Path(args.reference) if args.reference else None)
+    reference = Path(args.reference) if args.reference else None
+    source_study = read_study([*map(Path, args.sources)], reference)
     model, learnt_count = _model_facts(args.model, source_study) if args.model else ([], 0)
     agreement = measure_agreement(source_study.study)
     remarks = [*study_remarks(source_study, learnt_count)]
@@ -97,7 +98,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def claim_facts(rate: float) -> Json:
-    """Return the claimed miss rate, and by each number of misses the parts that prove it nevertheless."""
+    """Return facts on the claim of a miss rate.
+
+    Returns:
+        `miss_rate`, the rate; and `parts_by_misses`, the number of defective parts that are needed to show it
+        if so many of them are missed.
+    """
     from flawscope.evaluation.agreement import parts_needed
     from flawscope.pages.report.agreement import ALLOWED_MISSES
 
@@ -106,7 +112,7 @@ def claim_facts(rate: float) -> Json:
 
 
 def _model_facts(path: str, source_study: ReadStudy) -> tuple[list[tuple[str, str]], int]:
-    """Return a model's facts with its hash, and how many pictures of the runs it has learnt from."""
+    """Return rows of facts on a model, and how many of the study's pictures it has learnt from."""
     from flawscope.artefact.files import file_sha256
     from flawscope.pages.report.words import model_facts
     from flawscope.pictures.decoding import decode, pixel_hash

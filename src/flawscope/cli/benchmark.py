@@ -131,7 +131,7 @@ def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, finished_c
 def _run_cells(
     args: argparse.Namespace, grid: Grid, store: CellStore, cells_to_run: Sequence[Cell]
 ) -> Results:
-    """Run the cells that are not done, and write the tables after each; return the results of the grid."""
+    """Run the cells that are not done, and write the tables after each cell; return the grid's results."""
     from flawscope.evaluation.benchmark.run import finished_cells, run_grid
     from flawscope.evaluation.benchmark.tables import Results
 
@@ -160,7 +160,7 @@ def _run_cells(
 def _pool(
     args: argparse.Namespace, cells_to_run: Sequence[Cell], live: JobsProgress
 ) -> Iterator[tuple[RunPlan, Pool]]:
-    """Yield the plan of a run, and the processes on this machine or on the cluster that run its cells."""
+    """Yield the plan of a run, and the pool that runs its cells, on this machine or on the cluster."""
     from flawscope.evaluation.benchmark.cell import RunPlan
     from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
@@ -192,12 +192,13 @@ def _pool(
 
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
-    """Return the arguments of a cell's fit, as `fit_one.predict_memory` takes them."""
-    names = {record.name for arguments in fit_one.MEMORY_ARGUMENTS for record in records_of(arguments)}
-    names.add("good")
-    shared = {name: value for name, value in cell.shared.items() if name in names}
-    call = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
-    return {"images": os.path.abspath(root), **call, **shared, **cell.options}
+    """Return the arguments with which `fit_one.predict_memory` predicts the memory of a cell's fit."""
+    needed_names = {"good"}  # of the options that the memory depends on
+    for arguments in fit_one.MEMORY_ARGUMENTS:
+        needed_names |= {option.name for option in records_of(arguments)}
+    shared_options = {name: value for name, value in cell.shared.items() if name in needed_names}
+    own_options = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
+    return {"images": os.path.abspath(root), **own_options, **shared_options, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
@@ -254,7 +255,7 @@ def _summary(results: Results) -> str:
 
 
 def _exit_code(results: Results) -> int:
-    """Report skipped pictures and the number of failed cells; return 1 where there are any, else 0."""
+    """Report skipped pictures and the number of failed cells; return 1 if there are any, else 0."""
     if results.failed:
         common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]

@@ -42,7 +42,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_on_cluster(args: argparse.Namespace) -> int:
-    """Judge pictures on a cluster, and write the summary; no line is printed for a picture.
+    """Judge pictures on a cluster, write the summary, and print the totals but no lines on single pictures.
 
     Returns:
         The exit code.

@@ -57,10 +57,10 @@ ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
-    """Return the false-alarm rate that a text gives, as a share.
+    """Parse a false-alarm rate, and return it as a share 0..1.
 
     Raises:
-        argparse.ArgumentTypeError: The text gives no rate.
+        argparse.ArgumentTypeError: The text is no valid rate.
     """
     from flawscope.calibration.threshold import parse_false_alarm_rate
 
@@ -75,8 +75,8 @@ def whole_number_parser(noun: str, least: int, most: int | None = None) -> Calla
 
     Args:
         noun: Name of the number in the error, such as "a seed".
-        least: The smallest number.
-        most: The largest number; None: there is no largest.
+        least: The smallest valid number.
+        most: The largest valid number; None: there is no limit.
     """
     valid_numbers = f"{least} or more" if most is None else f"{least} to {most}"
 
@@ -89,7 +89,7 @@ def whole_number_parser(noun: str, least: int, most: int | None = None) -> Calla
 
 
 def count_parser(things: str) -> Callable[[str], int]:
-    """Return a parser of numbers from 1. The error says that they count `things`."""
+    """Return a parser of numbers from 1; its error names the counted `things`, such as "threads"."""
     return whole_number_parser(f"a number of {things}", 1)
 
 
@@ -97,15 +97,15 @@ def time_parser(unit: str, example: str) -> Callable[[str], float]:
     """Return a parser of times above 0 and below a million.
 
     Args:
-        unit: Unit of the time, for the error.
-        example: Times that are valid, for the error.
+        unit: Unit of the time, such as "minutes", for the error.
+        example: Examples of valid times, for the error.
     """
 
     def parse(text: str) -> float:
         try:
             value = float(decimal_point(text))
         except ValueError:
-            value = 0.0  # refused as any number that is not above 0
+            value = 0.0  # refused below, like any number that is not above 0
         if not 0 < value < 1e6:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}: write {example}")
         return value
@@ -133,7 +133,7 @@ class ArgumentSettings(TypedDict, total=False):
 
 
 def _adder(option: str, **settings: Unpack[ArgumentSettings]) -> Add:
-    """Return the function that adds an option to a parser; `settings` are those of `add_argument`."""
+    """Return a function that adds an option to a parser; `settings` are arguments of `add_argument`."""
 
     def add(parser: Options) -> None:
         parser.add_argument(option, **settings)
@@ -179,7 +179,7 @@ def add_scale(parser: Options) -> None:
 
 
 def parse_length(text: str) -> float:
-    """Return the length of a pixel in mm.
+    """Parse the length of a pixel in mm.
 
     Raises:
         argparse.ArgumentTypeError: The text is not a valid length.
@@ -194,7 +194,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    """Add `--device` and `--threads`. The help says that `threads` is the default number of threads."""
+    """Add `--device` and `--threads`; `threads` is the text of the help on the default number of threads."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -202,7 +202,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
-    """Add `--threads`. The help says that `threads` is the default number of threads."""
+    """Add `--threads`; `threads` is the text of the help on the default number of threads."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -212,7 +212,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
-    """Add `--engine`, `--device` and `--threads`. The help says that `threads` is the default number."""
+    """Add `--engine`, `--device` and `--threads`; `threads` is the text of the help on the default number."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -222,7 +222,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
-    """Add `--false-alarm-rate`. The help names `default` as the rate that holds without the option."""
+    """Add `--false-alarm-rate`; `default` is the text of the help on the rate without the option."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -236,7 +236,7 @@ def add_data(parser: Options, *, more_meanings: str = "", required: bool = True)
 
     Args:
         parser: Parser, or group of its options.
-        more_meanings: Further meanings of `--category`, for the help.
+        more_meanings: Text of the help on further values of `--category`.
         required: Whether a call must have `--data`.
     """
     parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
@@ -254,12 +254,15 @@ def add_settings(parser: Options, preset_help: str) -> None:
 
 
 def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> Json:
-    """Read the settings of a call: from `--config`, then its options, then `--set`; later ones win.
+    """Read the settings of a call.
+
+    They come from `--config`, then from the options in `flags`, then from `--set`; a later value replaces an
+    earlier one.
 
     Args:
         args: Arguments of the call.
         flags: Names of the options that are settings; an option that the call lacks (None) is left out.
-        category: Category whose section of the file counts, too; None: no section counts.
+        category: Category whose section of the file is read, too; None: no section is read.
     """
     from flawscope.config import merge_settings
 
@@ -283,7 +286,7 @@ def add_pictures(parser: Options) -> None:
     )
 
 
-# Suffixes of files that people ask for and the program does not write: no folder is made of such a name
+# Suffixes of files that the program cannot write. If `--out` has one, a file was meant: no folder is made
 NO_FOLDERS = {".parquet", ".ods", ".xls", ".xlsm", ".tsv", ".txt", ".json", ".html", ".pdf", ".xml"}
 
 
@@ -295,10 +298,10 @@ def is_table(out: str) -> bool:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Check before anything is loaded that `--out` can be written, and make its folder.
+    """Check that `--out` can be written, before anything is loaded, and make a results folder.
 
-    Options on written pictures are refused where none are written. A table is written as the one before it,
-    with decimal commas or without.
+    If an earlier table with decimal commas is replaced, `--decimal-comma` is set. Options on files that the
+    call does not write are refused.
     """
     _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
@@ -316,7 +319,7 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def _keep_decimal_commas(args: argparse.Namespace) -> None:
-    """Set `--decimal-comma` where the table that is replaced has decimal commas."""
+    """Set `--decimal-comma` if the table that is to be replaced has decimal commas."""
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import has_decimal_commas
 
@@ -327,13 +330,11 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
 
 
 def check_results_folder(path: str, *names: str) -> None:
-    """Make the folder of a run, and check before the work that its files can be written.
-
-    All files of an earlier run must be replaceable.
+    """Make the results folder of a run, and check that its files and those of an earlier run can be written.
 
     Args:
-        path: Folder of the run.
-        names: Files to check beside the tables, the summary and the report.
+        path: The results folder.
+        names: Files to check, beside the tables, the summary and the report.
     """
     from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
@@ -345,9 +346,9 @@ def check_results_folder(path: str, *names: str) -> None:
 def check_earlier_results(
     args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
 ) -> None:
-    """Check that `--out` holds no results of another product, and not only results of other pictures.
+    """Check that `--out` holds no results of another product, and none that are all of other pictures.
 
-    With `--force`, and for a table, nothing is checked.
+    Nothing is checked with `--force`, or if `--out` is a table.
 
     Args:
         args: Arguments of the call.
@@ -394,10 +395,9 @@ def add_figures(parser: Options, out_help: str, metavar: str = "DIR") -> None:
 
 
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
-    """Return a model's seed and the reader of its parts' names.
+    """Return a model's seed and the reader of its parts' names; without parts, the reader is None.
 
-    A data set that is opened with both is split as it was for the fit. The reader is None where pictures are
-    not grouped into parts.
+    If a data set is opened with both, it is split as it was for the fit.
 
     Raises:
         InputError: The model is damaged, or its views have different seeds.
@@ -418,7 +418,7 @@ def say(line: str) -> None:
 
 
 def format_advice(step: Advice) -> str:
-    """Return the lines that advise a step: of `ADVICE_WIDTH` characters, unless a single word is longer."""
+    """Return the text that advises a step, in lines of at most `ADVICE_WIDTH` characters."""
     return textwrap.fill(
         f"next: {step.line()}",
         ADVICE_WIDTH,
@@ -434,7 +434,7 @@ def say_unless_quiet(args: argparse.Namespace) -> Say:
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """Print a line of the result on stdout. With `flush`, a file or pipe gets the line at once, too."""
+    """Print a line of the result on stdout; with `flush`, write it at once to a file or pipe, too."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:
@@ -442,12 +442,12 @@ def show(line: str, *, flush: bool = False) -> None:
 
 
 def show_document(args: argparse.Namespace, document: object, lines: Callable[[], str]) -> None:
-    """Print a result at once, before steps that may fail.
+    """Print a result at once, so that it is not lost if a later step fails.
 
     Args:
         args: Arguments of the call.
-        document: The result, printed as JSON with `--json`.
-        lines: Returns the text that is printed without `--json`.
+        document: The result for JSON, which is printed with `--json`.
+        lines: Returns the result as text, which is printed without `--json`.
     """
     show(as_json(document) if args.json else lines(), flush=True)
 
@@ -490,13 +490,13 @@ _running_displays: list[TerminalProgress] = []  # the display of the running com
 
 
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
-    """Return the callback that shows the command's progress on the terminal; with `--quiet` it shows nothing.
+    """Return a callback that shows the command's progress on the terminal; with `--quiet` it shows nothing.
 
-    All calls share one display: a later `plan` is ignored.
+    A command has one display, which is made at the first call of this function: later plans are ignored.
 
     Args:
         args: Arguments of the call.
-        plan: Stages of the command, where its progress has a total.
+        plan: Stages of the command, for a progress in percent of the whole; None: each stage has its own.
     """
     if args.quiet:
         return ignore_progress
@@ -512,7 +512,7 @@ def stop_progress() -> None:
 
 
 def require_torch(model: str) -> None:
-    """Raise InputError where a model file needs torch and it is not installed."""
+    """Raise InputError if a model file needs torch, and torch is not installed."""
     from flawscope.artefact.files import TRAINED_SUFFIX
 
     if model.lower().endswith(TRAINED_SUFFIX):
@@ -540,7 +540,7 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
-    """Return the names of the products that a call changes: the one of `--product`, else all of the model.
+    """Return the names of the products that a call changes: that of `--product`; without it, all.
 
     Raises:
         InputError: The model has no product of this name.
@@ -551,11 +551,11 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
-    """Return the model's `stream`, which judges pictures one after the other.
+    """Return the model's function `stream`, which judges pictures one after the other.
 
     Args:
         model: Model of one product or of several.
-        product: Product that all pictures show, for a joint model; None: it is recognised in each.
+        product: For a joint model, the product that all pictures show; None: it is recognised in each.
 
     Raises:
         InputError: The model has no such product.
@@ -564,7 +564,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
         return model.stream
     if not model.kind:
         raise InputError("--product is for joint models: leave it out")
-    model.product(product)  # raises InputError where the model lacks it
+    model.product(product)  # raises InputError if the model lacks it
     return partial(model.stream, product=product)
 
 
@@ -582,7 +582,7 @@ def prepare_output_folder(path: str) -> Path:
     return folder
 
 
-MAX_LINES_OF_REASON = 5  # pictures skipped for one reason share a line where they are more
+MAX_LINES_OF_REASON = 5  # if more pictures are skipped for one reason, they share a line
 
 
 def report_failures(
@@ -592,11 +592,11 @@ def report_failures(
 
     Args:
         failures: A line for each skipped picture or mask.
-        already_reported: Whether each line was printed before: only their number is reported then.
-        total: Number of all pictures; None: it is not known, and some were used.
+        already_reported: Whether the lines were printed before; if so, only their number is reported.
+        total: Number of all pictures; None: it is not known, but some were not skipped.
 
     Returns:
-        1 where there are failures, else 0.
+        1 if there are failures, else 0.
     """
     typed_failures = [line if isinstance(line, Failure) else Failure(line) for line in failures]
     if not already_reported:
@@ -610,7 +610,7 @@ def report_failures(
 
 
 def _say_failures(failures: Sequence[Failure]) -> None:
-    """Report each failure on a line. Many pictures that cannot be read for one reason share a line."""
+    """Report each failure on a line; many pictures that cannot be read for the same reason share a line."""
     unread_names: dict[str, list[str]] = {}  # by the reason for which the pictures cannot be read
     for failure in failures:
         if failure.kind == UNREAD:
@@ -628,11 +628,11 @@ def _say_failures(failures: Sequence[Failure]) -> None:
 
 
 def left_out_line(result: Evaluation, learner: str) -> str:
-    """Return the line on the pictures that an evaluation left out, with their numbers by kind.
+    """Return a line with the numbers of pictures, by kind, that an evaluation left out.
 
     Args:
         result: The evaluation.
-        learner: Words for what has learnt from these pictures, such as "the model".
+        learner: Who has learnt from these pictures, such as "the model".
     """
     counts = ", ".join(f"{count} {kind}" for kind, count in result.left_out.items())
     return f"left out, because {learner} was fitted or calibrated on them: {counts}"
@@ -651,7 +651,7 @@ def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str
 def _align_column(title: str, values: Sequence[str]) -> list[str]:
     """Return the cells of a column, padded to one width: its title, a rule, then the values."""
     width = max(len(text) for text in (title, *values))
-    # empty, n/a, or a text that begins as a number does
+    # a cell counts as a number if it is empty, is n/a, or begins with a digit or a sign
     has_only_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
     align = str.rjust if has_only_numbers else str.ljust
     return [align(text, width) for text in (title, "-" * width, *values)]
@@ -674,10 +674,10 @@ def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str,
 
     Args:
         args: Arguments of the call.
-        files: Word for the files that are written for each category, such as "models"; empty: no files are.
+        files: Word for the files that are written, one for each category, such as "models"; empty: none are.
 
     Raises:
-        InputError: A category is missing; or each category gets a file, and `--out` is the name of one.
+        InputError: A category is missing; or files are written, and `--out` names a single one.
     """
     from flawscope.datasets.layouts import present_categories
 
@@ -696,11 +696,11 @@ def run_for_each(
 
     Args:
         names: Names to call with.
-        work: Does the work of a name, and returns its exit code.
-        debug: Whether an unforeseen error is raised (`reason_of`).
+        work: Called with a name, does its work and returns the exit code.
+        debug: Whether an unforeseen error is raised instead of reported (`reason_of`).
 
     Returns:
-        The highest exit code, where a failed call counts as 1; and the reason of each failure by its name.
+        The highest exit code, where a failed call counts as 1; and the reason of each failure, by the name.
     """
     codes = []
     reasons = {}
@@ -715,9 +715,9 @@ def run_for_each(
 
 
 def _innermost_visible(path: str | bytes) -> str:
-    """Return the innermost part of a path that this user can see.
+    """Return the path, or its nearest parent folder that this user can see.
 
-    What lies below a folder without rights looks as if it did not exist, so this part is the one to change.
+    In a folder that this user may not enter, files seem not to exist: the rights of that folder are missing.
     """
     visible = os.fsdecode(path)
     while not os.path.lexists(visible) and os.path.dirname(visible) not in ("", visible):
@@ -726,7 +726,7 @@ def _innermost_visible(path: str | bytes) -> str:
 
 
 def reason_of(error: Exception, *, debug: bool = False) -> str:
-    """Return the reason of a failure in one line; with `debug`, raise an unforeseen error instead."""
+    """Return the reason of a failure in one line; if `debug`, raise an unforeseen error again instead."""
     if isinstance(error, FlawscopeError):
         return one_line_message(error)
     if isinstance(error, MemoryError):
@@ -739,7 +739,7 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
 
 
 def _system_reason(error: OSError) -> str:
-    """Return the reason of a system's error, with a remedy for a full disk, lacking rights or no `/tmp`."""
+    """Return the reason of an OSError, with a remedy for a full disk, missing rights or a missing /tmp."""
     if error.errno in DISK_FULL:
         output = error.filename or "the output"
         return f"cannot write {output}: {error.strerror}; free some space or send it elsewhere"

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Open the data set, split as for fitting A; `compare` leaves out pictures that B has learnt from."""
+    """Open the data set, split as for the fit of A; `compare` leaves out pictures that B has learnt from."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -62,7 +62,7 @@ def _open_model(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def _model_names(a: str, b: str) -> tuple[str, str]:
-    """Return the names of two files, or their paths where the names are the same."""
+    """Return the names of two model files, or their paths if the names are the same."""
     name_a = os.path.basename(a)
     name_b = os.path.basename(b)
     return (a, b) if name_a == name_b else (name_a, name_b)

@@ -101,7 +101,7 @@ def _check_data(args: argparse.Namespace) -> int:
     if args.align:
         try:
             alignment = _check_alignment(args, dataset, step)
-        except InputError as error:  # raised when the other findings are printed
+        except InputError as error:  # raised below, after the other findings are printed
             alignment_error = error
     if args.out:
         _write_page(args.out, dataset, report, alignment)
@@ -123,7 +123,7 @@ def _write_page(out: str, dataset: Dataset, report: CheckReport, alignment: Alig
 def _show_checks(
     args: argparse.Namespace, report: CheckReport, alignment: Alignment | None, steps: Sequence[Advice]
 ) -> None:
-    """Print findings and advised steps, with `--json` as one document."""
+    """Print the findings and the advised steps; with `--json`, as one document."""
     if args.json:
         document = report.to_dict()
         if alignment is not None:
@@ -187,11 +187,11 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
     from flawscope.results.alignment import Alignment
 
     return Alignment.learn(
-        [item.path for item in dataset.train],
-        [item.path for item in dataset.test],
-        args.align,
-        dataset.root,
-        partial(step, "alignment"),
+        good=[item.path for item in dataset.train],
+        others=[item.path for item in dataset.test],
+        kind=args.align,
+        root=dataset.root,
+        progress=partial(step, "alignment"),
         several=args.several,
     )
 
@@ -234,7 +234,8 @@ def demo(args: argparse.Namespace) -> int:
             f"--category {args.category}: there is no such drawn category; choose of {categories}"
         )
     if not args.only_draw:
-        fit_one.require_training()  # first: its remedy installs the libraries of the report, too
+        # first, since the remedy in its error also installs the libraries of the report
+        fit_one.require_training()
         report.require_libraries()
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"
@@ -281,7 +282,7 @@ def demo(args: argparse.Namespace) -> int:
 def _program_words() -> str:
     """Return the words that start this program from the current folder.
 
-    They are its name where a shell finds it, else the path to it.
+    They are its name, if the shell finds it by that; else its path.
     """
     program = Path(sys.argv[0])
     if not program.stem.startswith("flawscope"):  # started by `python -m flawscope`

@@ -97,7 +97,7 @@ def evaluate_model(
 
     Args:
         args: Arguments of the call.
-        show: Called with the evaluation, before steps that may fail, such as on a full disk.
+        show: Called with the evaluation before files are written, which may fail.
         predictor: The model; None: the one that the call names is loaded.
         dataset: The data set; None: the one that the call names is opened.
 
@@ -108,7 +108,7 @@ def evaluate_model(
 
     step = common.progress_for(args)
     if _results_folder(args):
-        common.require_torch(args.model)  # whose extra brings what a report needs, too
+        common.require_torch(args.model)  # first, since its remedy also installs what a report needs
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     dataset = dataset or _open_dataset(args, manifest)
@@ -128,7 +128,7 @@ def evaluate_model(
 
 
 def _results_folder(args: argparse.Namespace) -> Path | None:
-    """Return the folder of `--out`; None: the call has no output, or a table alone."""
+    """Return the results folder of `--out`; None: the call has no output, or only a table."""
     return Path(args.out) if args.out and not common.is_table(args.out) else None
 
 
@@ -143,7 +143,7 @@ def _open_dataset(args: argparse.Namespace, model: Manifest | ModelFacts) -> Dat
 def _measure(
     args: argparse.Namespace, predictor: Predictor, dataset: Dataset, step: ProgressCallback
 ) -> Evaluation:
-    """Evaluate a model with the measurements that the call asks for."""
+    """Evaluate a model, with the additional measurements that the call asks for."""
     from flawscope.evaluation.evaluation import evaluate
 
     fewer: Sequence[Predictor] = ()
@@ -193,7 +193,11 @@ def _write_results(
     dataset: Dataset,
     step: ProgressCallback,
 ) -> list[str]:
-    """Write the results folder, figures and tables first; return the pictures that could not be drawn."""
+    """Write the results folder, figures and tables first.
+
+    Returns:
+        Lines on pictures that could not be drawn, and on files that could not be written.
+    """
     from flawscope.evaluation.result import all_results
     from flawscope.results.run import ResultsFolder, WriteErrors
 
@@ -234,7 +238,7 @@ def _write_tables(
     """Write the tables of pictures and of parts, and a JSON file for each picture.
 
     Returns:
-        The rows of parts; none where only pictures are judged.
+        The rows of the table of parts, the heading first; [] if only pictures are judged.
     """
     from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
@@ -270,7 +274,7 @@ def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predict
 
 
 def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
-    """Return the totals of a workbook, each with its title."""
+    """Return the titles and values of a workbook's totals."""
     return [
         ("Model", os.path.basename(args.model)),
         ("Method", result.method),
@@ -375,15 +379,15 @@ def _parts_text(statistics: Json) -> str:
 def _light_row(robustness: Robustness) -> tuple[str, ...]:
     """Return the cells of a light: its name, false alarms, defects found, image AUROC."""
 
-    def rate(count: int, total: int) -> str:
+    def rate_text(count: int, total: int) -> str:
         return f"{count / total:.1%} ({count} of {total})" if total else "n/a"
 
-    area = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
+    auroc_text = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
     return (
         robustness.light.name,
-        rate(robustness.false_alarms, robustness.good),
-        rate(robustness.found, robustness.defective),
-        area,
+        rate_text(robustness.false_alarms, robustness.good),
+        rate_text(robustness.found, robustness.defective),
+        auroc_text,
     )
 
 
@@ -391,7 +395,10 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
 
 
 def _run_each(args: argparse.Namespace) -> int:
-    """Evaluate each product of a joint model, and how well it is recognised; or each view, and the parts."""
+    """Evaluate a model of several products or views; return the exit code.
+
+    For products, it is also measured how well each is recognised; for views, how well parts are judged.
+    """
     from flawscope.datasets import find_categories
 
     model = common.load_model(args, args.model)
@@ -405,7 +412,7 @@ def _run_each(args: argparse.Namespace) -> int:
     if not names:
         raise InputError(f"{args.data} has none of the products {', '.join(model.products)}: give another")
     for name in names:
-        model.product(name)  # raises InputError where the model lacks it
+        model.product(name)  # raises InputError if the model lacks it
     _check_table(args)
     return _run_several(args, names, model, datasets)
 
@@ -425,11 +432,11 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
-    """Count a product's test pictures, and those that the router takes for another product.
+    """Count a product's test pictures, and those that the model takes for another product.
 
     Returns:
-        `pictures`, the number of readable test pictures; and `mistaken`, the numbers of them by the product
-        that they were taken for, which may be "none of these".
+        `pictures`, the number of readable test pictures; and `mistaken`, the numbers of those taken for
+        another product, by that product, which may be "none of these".
     """
     from flawscope.results.prediction import Prediction
 
@@ -451,13 +458,13 @@ def _run_several(
     model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluate several models, or a model of several, and print and write one table, averages last.
+    """Evaluate several models, or a model of several; print and write one table with the averages last.
 
     Args:
         args: Arguments of the call.
-        names: Categories, products or views.
+        names: Names of the categories, products or views.
         model: Model of several products or views; None: each category has a model of its own.
-        datasets: Data sets by view, where the model is of views; else empty.
+        datasets: Data sets by view, if the model is of views; else empty.
 
     Returns:
         The exit code.
@@ -509,16 +516,16 @@ def _run_several(
 
 
 def _check_table(args: argparse.Namespace) -> None:
-    """Check the options on output, unless `--out` is a folder: each category's folder is checked later."""
+    """Check the options on output, unless `--out` is a folder: folders of categories are checked later."""
     if not args.out or common.is_table(args.out):
         common.check_output(args)
 
 
 def _model_path(folder: str, category: str) -> Path:
-    """Return a category's model file in a folder, the fitted model before an exported one.
+    """Return a category's model file in a folder; the fitted model comes before an exported one.
 
     Raises:
-        InputError: The folder has none.
+        InputError: The folder has no model of the category.
     """
     for suffix in MODEL_SUFFIXES:
         path = Path(folder) / f"{category}{suffix}"
@@ -528,7 +535,7 @@ def _model_path(folder: str, category: str) -> Path:
 
 
 def _means(documents: Documents) -> dict[str, float | None]:
-    """Return the mean of each metric over the categories that have it; None where no category has it."""
+    """Return the mean of each metric over the categories that have it; None if no category has it."""
     values_by_metric: dict[str, list[float]] = {}
     for document in documents.values():
         for metric, value in document["metrics"].items():
@@ -541,8 +548,12 @@ def _means(documents: Documents) -> dict[str, float | None]:
 
 
 def _count_mistaken(documents: Documents, names: Iterable[str]) -> int:
-    """Return the number of pictures of products that were taken for another product, or for none."""
-    return sum(sum(documents[name]["products"]["mistaken"].values()) for name in names)
+    """Return the number of pictures of these products that were taken for another product, or for none."""
+    total = 0
+    for name in names:
+        counts_by_wrong_product = documents[name]["products"]["mistaken"]
+        total += sum(counts_by_wrong_product.values())
+    return total
 
 
 def _categories_text(document: Facts, kind: str) -> str:

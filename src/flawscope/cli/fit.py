@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_call(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `--config`, and with `call_digest` and `has_test`.
+    """Return the call with the options of `--config`; set `call_digest`, and `has_test` to True.
 
     Raises:
         InputError: Options do not go together, or an option of the file is wrong.
@@ -56,9 +56,9 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def _category_of_file(args: argparse.Namespace) -> str | None:
-    """Return the category whose section of `--config` holds for the whole call.
+    """Return the category whose section of `--config` is read for the whole call.
 
-    It is None where no section does: only options for all categories hold then.
+    It is None if no section is: then only the options for all categories are read.
     """
     if args.joint or common.has_several_categories(args):
         return None
@@ -68,7 +68,7 @@ def _category_of_file(args: argparse.Namespace) -> str | None:
 
 
 def _report_accepted(args: argparse.Namespace) -> int:
-    """Evaluate a model whose questions were accepted, where `--evaluate` asks for it."""
+    """Evaluate a model whose questions were accepted, if `--evaluate` asks for it; return the exit code."""
     from flawscope.predictor import Predictor
 
     failures = _evaluate(args, Predictor.opened(args.out)) if args.evaluate else []
@@ -82,7 +82,7 @@ def _updates_joint_model(args: argparse.Namespace) -> bool:
 
 
 def _fit_one(args: argparse.Namespace) -> int:
-    """Fit one model, print its facts and the next steps, and evaluate it where the call asks for it."""
+    """Fit one model, print its facts and the next steps, and evaluate it if `--evaluate` asks for it."""
     from flawscope.artefact import files
 
     files.check_writable(args.out, ".safetensors")
@@ -106,7 +106,7 @@ def _fit_one(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan | None:
-    """Return the stages of a fit; None: a search, several views and methods but PatchCore have no plan."""
+    """Return the stages of a fit; None for a search, several views, or a method other than PatchCore."""
     if args.auto is not None or args.part is not None or args.method not in (None, "patchcore"):
         return None
     return common.UPDATE if args.update else common.FIT
@@ -155,8 +155,9 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
     Args:
         predictor: The fitted model.
-        verbose: Whether the text on the rate is the long one of `info`, which says where it comes from.
-        updated: Whether the model was updated: the simulated defects that it finds were reported before.
+        verbose: Whether to give the long text on the rate, as `info` does, which says how it was measured.
+        updated: Whether the model was updated; then there is no line on simulated defects, which was reported
+            when it was fitted.
     """
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
@@ -177,7 +178,7 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
 
 def describe_suspects(manifest: Manifest) -> list[str]:
-    """Return lines on the good pictures that deserve a look, each with its reason; [] where none does."""
+    """Return lines on suspicious good pictures, each with the reason; [] if there are none."""
     from flawscope.calibration.outliers import HIGH, WORDS
 
     suspects = manifest.suspects
@@ -198,11 +199,11 @@ def describe_suspects(manifest: Manifest) -> list[str]:
 
 
 def lacking(manifest: Manifest, updated: bool) -> str:
-    """Return the words for the good pictures that the requested rate lacks; empty: it lacks none.
+    """Return words on the good pictures that are still needed for the requested rate; empty: none are.
 
     Args:
         manifest: Manifest of the fitted model.
-        updated: Whether the model was updated: its new pictures count only where they are a fair sample.
+        updated: Whether the model was updated; then further pictures count only if they are a fair sample.
     """
     from flawscope.artefact.rates import promise_of
 
@@ -213,9 +214,9 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Return the number of training pictures, if the preset `accurate` is worth its time with so few.
+    """Return the number of training pictures, if so few that the preset `accurate` is worth its time.
 
-    It is 0 for more pictures, after an update, and where the call chose a preset.
+    Else it is 0; also after an update, and if the call chose a preset.
     """
     if args.update is not None or args.preset not in (None, "default"):
         return 0
@@ -224,7 +225,7 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
-    """Return lines with the commands that use a model, which was written to `out`."""
+    """Return lines with commands that use the model in the file `out`."""
     if args.has_test:
         data = [args.data]
         data += ["--category", args.category] if args.category else []

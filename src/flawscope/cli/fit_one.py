@@ -60,11 +60,12 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
+    # the category whose section of the file counts
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
     settings = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     _check_update(args, settings)
-    requested_method, preset, seen = registry.take_choices(settings)  # removes these three
+    requested_method, preset, seen = registry.take_choices(settings)  # removes these from `settings`
     method = registry.default_method_name(requested_method, preset)
     if not args.update:
         try:
@@ -96,14 +97,14 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     from flawscope.artefact import model_file
     from flawscope.artefact.files import checkpoint_path, training_log_path
 
-    call = read_fit_settings(args)
+    fit_settings = read_fit_settings(args)
     checkpoint = None
     require_training()
     old = model_file.read(args.update) if args.update else None
-    if old is None and registry.method(call.method).learns_in_steps:
+    if old is None and registry.method(fit_settings.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
-        predictor = fit_model(args, call, old, say, step)
+        predictor = fit_model(args, fit_settings, old, say, step)
         questions.save(predictor, args.out, args.call_digest, args.update)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -112,13 +113,13 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
 
 
 def predict_memory(fit: Mapping[str, object]) -> int | None:
-    """Return the bytes that a fit takes at most, by `predict_peak_memory`; None: they are unknown.
+    """Return the peak memory of a fit in bytes, as `predict_peak_memory` does; None: it is unknown.
 
     This loads torch.
 
     Args:
-        fit: Arguments of `predict_peak_memory`; and `good`, the folder names of good pictures, as
-            `open_dataset` takes them.
+        fit: Arguments of `predict_peak_memory`, of which `images` may be the folder of a data set; and
+            `good`, the names of its folders of good pictures, as `open_dataset` takes them.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
@@ -132,13 +133,15 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
 
 
 def fit_arguments(
-    args: argparse.Namespace, call: FitSettings, records: Iterable[type[DataclassInstance]] = ARGUMENTS
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    records: Iterable[type[DataclassInstance]] = ARGUMENTS,
 ) -> Json:
-    """Return the arguments of `fit` that a call has.
+    """Return the keyword arguments of `fitting.fit` for a call; options that the call lacks are left out.
 
     Args:
         args: Arguments of the call.
-        call: Settings of the method.
+        fit_settings: Settings of the method.
         records: Records of the arguments to take.
     """
     arguments: Json = {}
@@ -148,30 +151,34 @@ def fit_arguments(
             if value is None or value is False:
                 continue
             arguments[option.argument] = option.switched if option.value == SWITCH else value
-    choices = {"method": call.method, "preset": call.preset, "seen": call.seen}
-    return {**arguments, **choices, **call.settings}
+    choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
+    return {**arguments, **choices, **fit_settings.settings}
 
 
-def memory_arguments(args: argparse.Namespace, call: FitSettings) -> Json:
+def memory_arguments(args: argparse.Namespace, fit_settings: FitSettings) -> Json:
     """Return the arguments of a fit that its memory depends on."""
-    return fit_arguments(args, call, MEMORY_ARGUMENTS)
+    return fit_arguments(args, fit_settings, MEMORY_ARGUMENTS)
 
 
 def require_training() -> None:
-    """Raise an InputError where the libraries for fitting are not installed."""
+    """Raise an InputError if the libraries for fitting are not installed."""
     require_installed("fitting", "torch", "timm", extras="train")
 
 
 def fit_model(
-    args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    old: Artefact | None,
+    say: Say,
+    step: ProgressCallback,
 ) -> Predictor:
     """Fit one model, or add to an old one.
 
-    This sets `args.has_test`.
+    This sets `args.has_test`: whether the data have test pictures.
 
     Args:
         args: Arguments of the call.
-        call: Settings of the call.
+        fit_settings: Settings of the call.
         old: Model to add to; None: a new one is fitted.
         say: Prints a remark.
         step: Shows the progress.
@@ -179,9 +186,9 @@ def fit_model(
     if old is not None:
         from flawscope.artefact.model_mapping import ModelMapping
 
-        updated = add_to_models(args, call, ModelMapping.of(old), say, step)
+        updated = add_to_models(args, fit_settings, ModelMapping.of(old), say, step)
         return updated.products[""]
-    dataset = _open_training_data(args, call, old=None)
+    dataset = _open_training_data(args, fit_settings, old=None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view
@@ -190,11 +197,11 @@ def fit_model(
         dataset = split_by_view(dataset, pattern, "train", "validation")[view]
     _say_training_data(args, dataset, say)
     is_pose_unknown = not (args.align or args.several or args.channels)
-    if is_pose_unknown and not args.auto:  # a search gives this advice itself
+    if is_pose_unknown and not args.auto:  # the search of --auto gives this advice itself
         _advise_before(dataset, say)
     _prepare_torch(args)
     try:
-        predictor = _fit_new(args, call, dataset, say, step)
+        predictor = _fit_new(args, fit_settings, dataset, say, step)
     except ConflictError as error:
         first_conflict = error.conflicts[0]
         text = first_conflict.describe(lambda name: fit_options.written_form(args, name))
@@ -205,16 +212,16 @@ def fit_model(
 
 
 def add_to_models(
-    args: argparse.Namespace, call: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
+    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
 ) -> Model:
-    """Add new good pictures to the model of one product, or to those of a part's views; return the result.
+    """Return a model with new good pictures added: of one product, or of the views of a part.
 
-    This sets `args.has_test`.
+    This sets `args.has_test`: whether the data have test pictures.
     """
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
 
-    dataset = _open_training_data(args, call, old)
+    dataset = _open_training_data(args, fit_settings, old)
     args.has_test = bool(dataset.test)
     _say_training_data(args, dataset, say)
     _prepare_torch(args)
@@ -233,19 +240,21 @@ def add_to_models(
 
 
 def _prepare_torch(args: argparse.Namespace) -> None:
-    """Load torch, and set its threads and its use of memory: only when the call has been checked."""
+    """Load torch, and set its threads and its use of memory. It is slow: check the call before."""
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(args.threads)
     reuse_freed_memory()
 
 
-def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelMapping | None) -> Dataset:
-    """Open the data set of a fit, split by the seed and the parts of the model.
+def _open_training_data(
+    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping | None
+) -> Dataset:
+    """Open the data set of a fit, split with the model's seed, pictures of one part together.
 
     Args:
         args: Arguments of the call.
-        call: Settings of the call, which have the seed of a new model.
+        fit_settings: Settings of the call, which have the seed of a new model.
         old: Model that is added to; None: a new one is fitted.
     """
     from flawscope.calibration.parts import PartPattern, name_reader
@@ -255,7 +264,8 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 
     if old is None:
         group = name_reader(args.group, args.part, args.view)
-        seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
+        method = registry.method(fit_settings.method)
+        seed = registry.configure(method, fit_settings.preset, fit_settings.settings).seed
     else:
         _check_extends(old)
         seed, model_group = common.seed_and_group(old.facts)
@@ -269,7 +279,7 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 
 
 def _check_extends(old: ModelMapping) -> None:
-    """Raise an InputError where the method of a model cannot learn more pictures later."""
+    """Raise an InputError if the method of a model cannot learn more pictures later."""
     extendable = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
     for product in old.products.values():
         if registry.method(product.manifest.method).extends:
@@ -299,7 +309,7 @@ def _advise_before(dataset: Dataset, say: Say) -> None:
 
 
 def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
-    """Print the steps that a search did not try; nothing where there was no search."""
+    """Print advised steps that the search of `--auto` did not try; nothing if there was no search."""
     from flawscope.artefact.tried import Choice
     from flawscope.evaluation.next_steps import advise_untried
 
@@ -311,13 +321,13 @@ def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
 
 
 def _fit_new(
-    args: argparse.Namespace, call: FitSettings, dataset: Dataset, say: Say, step: ProgressCallback
+    args: argparse.Namespace, fit_settings: FitSettings, dataset: Dataset, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fit a new model; with `--auto`, search for the best options first."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting import auto, fitting
 
-    arguments = {**fit_arguments(args, call), "say": say, "step": step}
+    arguments = {**fit_arguments(args, fit_settings), "say": say, "step": step}
     if args.auto is None:
         return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **arguments)
     if args.minutes is not None:
@@ -328,10 +338,11 @@ def _fit_new(
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """Within the block, add to a KeyboardInterrupt how many steps of a training the checkpoint keeps.
+    """If a KeyboardInterrupt leaves the block, raise it with a message on the steps in the checkpoint.
 
     Args:
-        checkpoint: The checkpoint; None: the method saves none, and the KeyboardInterrupt stays as it is.
+        checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt stays as
+            it is.
     """
     from flawscope.methods.training.state_file import checkpoint_progress
 
@@ -347,7 +358,7 @@ def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
 
 
 def only_category(root: str) -> str | None:
-    """Return the category of a data root that has a single one; None where it has none or several."""
+    """Return the only category of a data root; None if it has none or several."""
     from flawscope.datasets import find_categories
 
     categories = find_categories(root)
@@ -376,6 +387,7 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
         yield warning
     folder = Path(os.path.commonpath([path.parent for path in paths]))
     unread_files = list[str]()
+    # masks, and files with facts on a picture, lie beside the pictures
     side_files = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
     for path in not_pictures_in(folder):
         name = path.relative_to(folder).as_posix()

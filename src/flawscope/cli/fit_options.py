@@ -32,9 +32,9 @@ from flawscope.methods.options import FIT_OPTIONS, names_of, record
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-# Options of the whole call that may stand in the file, above `categories`
+# Options for the whole call that may stand in the file, above `categories`
 CALL_IN_FILE = names_of(file=record.WHOLE)
-# All options of the whole call: no category has its own
+# All options for the whole call, which no category can have of its own
 CALL_OPTIONS = frozenset((*CALL_IN_FILE, *names_of(file=record.NOWHERE), "only_view"))
 AUTO_MINUTES = 10  # of `--auto` without a number
 HELP_WIDTH = 96  # characters in a line of the settings of methods
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         options = [option for option in FIT_OPTIONS if option.group == name]
         add_options(groups[name], options, SHARED_OPTIONS)
     method_options = _add_method_flags(groups[record.METHOD])
-    # no option sets these: `router.fit` sets the first, `with_file` the others
+    # no option sets these: `router.fit` sets `only_view`, `with_file` the others
     parser.set_defaults(only_view=None, typed=None, filed=())
     hidden_help = {
         action: action.help for action in parser._actions if action.dest in RARE_OPTIONS | method_options
@@ -73,13 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _HelpAll(argparse.Action):
-    """Prints the help with all options, and the settings that `--set` and a file take.
+    """Prints the help with all options, and the settings for `--set` and for a file.
 
     Args:
         hidden_help: Help of the options that `--help` hides.
-        option_strings: As argparse gives it.
-        dest: As argparse gives it.
-        help: As argparse gives it.
+        option_strings: Strings of the option, from argparse.
+        dest: Name of the option's value, from argparse.
+        help: Help of the option, from argparse.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ def add_options(
     options: Iterable[record.FitOption],
     shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Add options of a fit to a command; options that several commands share are added by `common`.
+    """Add options of a fit to a command. Options that commands share are added by `common.add_NAME`.
 
     Args:
         group: Parser, or group of its options.
         options: Options to add.
-        shared: Arguments of `common.add_NAME`, by the name of the shared options.
+        shared: Arguments of `common.add_NAME`, by the NAME.
     """
     added = set[str]()
     words = _help_words()
@@ -137,7 +137,7 @@ def add_options(
 
 
 def _help_words() -> dict[str, object]:
-    """Return the values of the words that the help of options has in braces."""
+    """Return the values that replace words in braces in the help of options, by the word."""
     names = registry.names()
     methods = registry.loadable_methods()
     return {
@@ -148,7 +148,7 @@ def _help_words() -> dict[str, object]:
 
 
 def _argument_settings(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
-    """Return the settings of argparse for an option; `words` are those of `_help_words`."""
+    """Return the arguments of `add_argument` for an option; `words` are those of `_help_words`."""
     text = option.help
     for word, value in words.items():
         text = text.replace(f"{{{word}}}", str(value))
@@ -178,7 +178,10 @@ def _add_method_flags(group: common.Options) -> set[str]:
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
-    """Return metavar and help by flag of single methods. The help has a sentence for each of the methods."""
+    """Return metavar and help of the flags that only some methods have, by flag.
+
+    The help has a sentence for each of these methods.
+    """
     flags: dict[str, tuple[str, str]] = {}
     for method in registry.loadable_methods():
         for option in method.options:
@@ -192,10 +195,10 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `CALL_IN_FILE` that `--config` has and the command line lacks.
+    """Return the call with the options of `CALL_IN_FILE` that only `--config` has added.
 
     Raises:
-        InputError: Neither names an output.
+        InputError: Neither the command line nor the file names an output.
     """
     values = read_config(args.config) if args.config else {}
     typed_names = _typed_names(args)
@@ -210,13 +213,13 @@ def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
 
 def _typed_names(args: argparse.Namespace) -> frozenset[str]:
     """Return the names of the options that stand on the command line."""
-    if args.typed is not None:  # noted before options of a file were added
+    if args.typed is not None:  # stored by `with_call_of_file`, before it added options of a file
         return frozenset(args.typed)
     return frozenset(name for name in _actions() if getattr(args, name) not in (None, False, []))
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Return the call with the options that `--config` has for a category and the command line lacks.
+    """Return the call with the options added that only `--config` has, for a category.
 
     Args:
         args: Arguments of the call.
@@ -264,7 +267,7 @@ def written_form(args: argparse.Namespace, name: str) -> str:
 
 
 def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
-    """Return an error's text; a setting at its beginning is replaced by its flag, where the call has it."""
+    """Return an error's text; a setting at its beginning is written as the user wrote it in the call."""
     match = re.match(r"setting (\w+)", text)
     if match is None:
         return text
@@ -303,7 +306,7 @@ def _actions() -> dict[str, argparse.Action]:
 
 
 def _parse_file_value(file: str, name: str, value: object) -> object:
-    """Parse the value of an option in the file as on the command line; a list stands for commas."""
+    """Parse the value of an option in the file as on the command line; a list stands for text with commas."""
     action = _actions()[name]
     place = f"config {file}: {name}"
     if action.nargs == 0:
@@ -324,7 +327,7 @@ def _parse_file_value(file: str, name: str, value: object) -> object:
 
 
 def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Return the patterns of --part and --view that `--channels {part}_{light}.png` stands for."""
+    """Return the patterns of --part and --view for `--channels` with a template like {part}_{light}.png."""
     from flawscope.calibration.parts import PartPattern
 
     if args.part or args.view or args.group:

@@ -1,4 +1,4 @@
-"""Fits several models from one call of `flawscope fit`: of categories, or of a router's products or views."""
+"""Fits several models in one call of `flawscope fit`: of categories, or of a router's products or views."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         lines: Lines for a person.
         failed: Line on the failure; empty: the fit did not fail.
         skipped: Pictures that could not be used, a line each.
-        open_model: The model's file, where it has an open question; else empty.
+        open_model: The model's file, if the model has an open question; else empty.
     """
 
     figures: Sequence[str]
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def report_outcomes(outcomes: Mapping[str, Outcome]) -> int:
     """Report skipped pictures and open questions of several fits, and return the exit code.
 
-    It is 1 where a fit failed or pictures were skipped, else 2 where a model has an open question, else 0.
+    The exit code is 1 if a fit failed or pictures were skipped; else 2 if a model has an open question; else
+    0.
     """
     skipped = [line for outcome in outcomes.values() for line in outcome.skipped]
     skipped_code = common.report_failures(skipped)
@@ -81,14 +82,15 @@ def report_outcomes(outcomes: Mapping[str, Outcome]) -> int:
 def fit_each(
     args: argparse.Namespace, calls: Mapping[str, argparse.Namespace], folder: str, kind: str
 ) -> dict[str, Outcome]:
-    """Fit by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
+    """Fit a model for each call, and write each to its own file.
 
-    With `--resume`, existing files are kept.
+    The fits run one after the other; with `--cluster`, at the same time on its nodes. With `--resume`,
+    existing files are kept.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
-        folder: Folder of the files, which is made.
+        folder: Folder of the files; it is made if it is missing.
         kind: Noun for the models in messages, such as "category" or "view".
 
     Returns:
@@ -152,7 +154,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
             return _unfitted_outcome(call, "accepted")
         if _is_done(call):
             return _unfitted_outcome(call, "kept, it is there already")
-        # with --resume, only a method that learns in steps goes on with a model; others begin it anew
+        # with --resume, a fit goes on from its checkpoint if the method learns in steps; else it begins anew
         method = registry.method(fit_one.read_fit_settings(call).method)
         model_call = argparse.Namespace(**{**vars(call), "resume": call.resume and method.learns_in_steps})
         predictor = fit_one.fit_and_save(model_call, discard, step)
@@ -163,7 +165,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
 
 
 def _unfitted_outcome(call: argparse.Namespace, reason: str) -> Outcome:
-    """Return the outcome of a call whose model exists; `reason` says why it was not fitted."""
+    """Return the outcome of a call whose model exists already; `reason` is why it was not fitted."""
     from flawscope.predictor import read_manifest
 
     return Outcome(_figures(read_manifest(call.out), duration=""), [f"{call.called}: {reason}"])
@@ -177,7 +179,7 @@ def _fitted_outcome(call: argparse.Namespace, predictor: Predictor, duration: st
     manifest = predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{call.called}: {pictures} in {duration}; {promise_of(manifest).text}"]
-    if not call.each_view:  # views decide together: what one finds alone says little
+    if not call.each_view:  # views decide together: what the model of one finds alone says little
         lines += [f"  {line}" for line in describe_found(manifest)]
     lines += [f"  {line}" for line in manifest.notes]
     lines += [f"  question: {line}" for line in manifest.questions]
@@ -216,13 +218,14 @@ def _fit_each_on_cluster(
     add_outcome: Callable[[str, Outcome], None],
     say: Say,
 ) -> None:
-    """Fit by several calls on a cluster.
+    """Fit a model for each call in tasks of a cluster.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
         folder: Folder of the files.
-        add_outcome: Called with each name and its outcome, models that exist first.
+        add_outcome: Called with the name and the outcome of each fit when it ends; first for models that
+            exist already.
         say: Prints a remark.
     """
 
@@ -251,15 +254,15 @@ def _fit_on_cluster(
     add_result: Callable[[str, Result | FlawscopeError], None],
     say: Say,
 ) -> None:
-    """Call `function(call, step)` for each call in a task of the cluster.
+    """Run `function(call, step)` for each call, each in a task of the cluster; wait until all have ended.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
         function: Fits a model.
         out: Folder of the results.
-        add_result: Called with each name when its call ends, and with the value or the FlawscopeError that
-            the function raised.
+        add_result: Called when a task ends, with its name and its result: the function's value, or the
+            FlawscopeError that it raised.
         say: Prints a remark.
     """
     if not calls:
@@ -286,12 +289,13 @@ def _fit_on_cluster(
         while pool.running:
             for name, result in pool.ended(POLL_INTERVAL):
                 live.job_stages.pop(name, None)
-                add_result(name, cast("Result | FlawscopeError", result))  # the pool knows no types
+                # the pool does not know the type of the function's value
+                add_result(name, cast("Result | FlawscopeError", result))
             live.show()
 
 
 class TaskFit(NamedTuple):
-    """Outcome of the fit of one model, with what the model's file does not say.
+    """Outcome of a fit in a task, beside the model's file.
 
     Attributes:
         lines: Lines for a person.
@@ -312,7 +316,10 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 
 
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
-    """Fit one model in a single task of the cluster, and open it. This sets `args.has_test`."""
+    """Fit one model in a single task of the cluster, and open it.
+
+    This sets `args.has_test`: whether the data have test pictures.
+    """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor
 
@@ -323,9 +330,9 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     method = registry.method(fit_one.read_fit_settings(call).method)
     checkpoint = checkpoint_path(out) if method.learns_in_steps else None
     name = args.category or Path(os.path.abspath(args.data)).name
-    fits: list[TaskFit] = []  # gets the single fit
+    fits: list[TaskFit] = []  # `add_fit` adds the only one
 
-    def add_fit(_: str, result: TaskFit | FlawscopeError) -> None:
+    def add_fit(_name: str, result: TaskFit | FlawscopeError) -> None:
         if isinstance(result, FlawscopeError):
             raise result
         for line in result.lines:
@@ -342,6 +349,6 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
 
 
 def _peak_arguments(call: argparse.Namespace) -> Json:
-    """Return the arguments of a fit, as `fit_one.predict_memory` takes them."""
+    """Return the arguments with which `fit_one.predict_memory` predicts the memory of a fit."""
     arguments = fit_one.memory_arguments(call, fit_one.read_fit_settings(call))
     return {"images": os.path.abspath(call.data), "good": call.good, **arguments}

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Teach a model kinds of defects, and write it; return 1 where pictures were skipped, else 0."""
+    """Teach a model kinds of defects, and write it; return 1 if pictures were skipped, else 0."""
     from flawscope.datasets.layouts import open_defects
     from flawscope.predictor.kinds import learn_kinds
     from flawscope.predictor.router import load
@@ -72,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examples(items: list[Item]) -> Iterator[Example]:
-    """Yield labelled pictures, each with its mask where it has one.
+    """Yield an example for each picture and kind: the picture, the kind, and the mask if there is one.
 
-    A picture with labels, in a folder that names no kind, comes once for each name of its labels.
+    The kind is the name of the picture's folder. If that names no kind, but the picture has labels with
+    names, there is an example for each of these names.
     """
     from flawscope.datasets.labels import PictureLabels
     from flawscope.datasets.masks import union_masks

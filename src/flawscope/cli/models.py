@@ -67,7 +67,10 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _facts_document(facts: ModelFacts) -> Json:
-    """Return the manifest of a model of one product, or the manifests of all products or views by name."""
+    """Return the document of `info --json`.
+
+    It is the manifest of a model of one product; or the manifests of all products or views, by name.
+    """
     if not facts.kind:
         return facts.manifests[""].to_dict()
     document: Json = {"products": {name: manifest.to_dict() for name, manifest in facts.manifests.items()}}
@@ -77,11 +80,11 @@ def _facts_document(facts: ModelFacts) -> Json:
 
 
 def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
-    """Return the lines of `info` on a model; of a joint model on each product or view.
+    """Return the lines of `info` on a model; for a joint model, lines on each product or view.
 
     Args:
         facts: Facts of the model.
-        verbose: Whether the lines say all that the model file holds.
+        verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.artefact.rates import promise_of
 
@@ -104,9 +107,9 @@ def manifest_lines(
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts that the model was calibrated with, where it is of a view and decides with models
-            of other views; else None.
-        verbose: Whether the lines say all that the model file holds.
+        parts: For the model of a view, which decides together with those of other views: the good parts that
+            they were calibrated with. For other models None.
+        verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
@@ -136,7 +139,7 @@ def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def certificate_lines(facts: Mapping[str, object]) -> list[str]:
-    """Return a line on each certificate of an exported model: how far an engine answers as torch does."""
+    """Return a line on each certificate of an exported model: how well an engine's answers match torch's."""
     from flawscope.artefact.certificate import certificates_from_facts
 
     try:
@@ -178,13 +181,13 @@ def calibrate(args: argparse.Namespace) -> int:
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
     _check_calibration_call(args)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     calibrated = _calibrate_products(args, model, pictures)
-    questions.save(calibrated.model, out, call, args.model)
+    questions.save(calibrated.model, out, call_digest, args.model)
     saved_path = questions.saved_path(out, args.model)
     say = common.say_unless_quiet(args)
     for line in [*calibrated.lines, f"wrote {saved_path}"]:
@@ -193,7 +196,7 @@ def calibrate(args: argparse.Namespace) -> int:
 
 
 def _check_calibration_call(args: argparse.Namespace) -> None:
-    """Raise an InputError for a call that asks for nothing, or names pictures of a review."""
+    """Raise an InputError if a call asks for nothing, or `--good` is the folder of a review."""
     from flawscope.datasets.layouts import is_review
 
     if args.good is None and args.false_alarm_rate is None:
@@ -209,7 +212,7 @@ def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     """List the good pictures that a call names.
 
     Raises:
-        InputError: Their folders' names do not say that they are good, and `force` is not set.
+        InputError: The names of their folders do not say that they are good, and `force` is not set.
     """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
@@ -242,7 +245,7 @@ def _calibrate_products(
     Args:
         args: Arguments of the call.
         model: Model to calibrate.
-        pictures: New good pictures; none: the scores in the model give the thresholds.
+        pictures: New good pictures; if there are none, thresholds come from the scores in the model file.
     """
     names = common.product_names(model, args)
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
@@ -273,7 +276,7 @@ def _calibrate_product(
     pictures: Sequence[PictureSource] | None,
     plan: Plan | None,
 ) -> Predictor:
-    """Return a product's model with the call's rate, and with new thresholds where it has pictures."""
+    """Return a product's model with the call's rate, and with thresholds from its pictures, if it has any."""
     if args.false_alarm_rate is not None:
         predictor = predictor.with_rate(args.false_alarm_rate)
     if pictures is None:
@@ -310,8 +313,8 @@ def _pictures_by_product(
         pictures: Pictures of one product, or of any views.
 
     Raises:
-        InputError: Pictures are of one product, and several are calibrated; or no part has good pictures of
-            all views.
+        InputError: Several products are to be calibrated, and no option says which one the pictures show; or
+            no part has good pictures of all views.
     """
     if not pictures:
         return {}
@@ -372,8 +375,8 @@ def export(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     failures: list[str] = []
     if read_facts(args.model).kind:
@@ -384,12 +387,12 @@ def export(args: argparse.Namespace) -> int:
         _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
-        questions.save(load(out), out, call, args.model)
+        questions.save(load(out), out, call_digest, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of one product. `failures` gets the pictures that cannot be used."""
+    """Export a model of one product; add lines on pictures that cannot be used to `failures`."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -401,7 +404,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of several products. `failures` gets the pictures that cannot be used."""
+    """Export a model of several products; add lines on pictures that cannot be used to `failures`."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 
@@ -410,7 +413,7 @@ def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]
 
 
 def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
-    """Return the arguments that both kinds of export share; `failures` gets pictures that cannot be used."""
+    """Return arguments that both kinds of export share; an export adds unusable pictures to `failures`."""
     step = common.progress_for(args)
     return {"precision": args.precision, "threads": args.threads, "failures": failures, "step": step}
 
@@ -418,7 +421,7 @@ def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Return the pictures of `--pictures` by product; empty without the option.
 
-    The products' folders sort them, as in `fit`. Without a folder for each product, the model recognises the
+    If there is a folder for each product, these are its pictures, as in `fit`. Else the model recognises the
     product of each picture.
     """
     from flawscope.datasets import find_categories, list_pictures, open_dataset

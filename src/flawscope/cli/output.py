@@ -41,7 +41,7 @@ MAX_NAMED_FILES = 20  # in a line
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
 ANOMALY_EXIT_CODE = 3  # with `--fail-on-anomaly`
 UNSURE_EXIT_CODE = 4
-HEAD_SIZE = 64  # bytes by which a picture on stdin is known from text
+HEAD_SIZE = 64  # first bytes of stdin, which tell a picture from text
 
 
 @dataclass
@@ -50,9 +50,9 @@ class PictureInputs:
 
     Attributes:
         sources: Files, or the content of one picture.
-        total: Number of inputs; 0 where paths come one by one from stdin.
+        total: Number of inputs; 0: it is not known, since paths come one by one from stdin.
         side_files: Files that are no pictures, and masks.
-        errors: Reasons by the sources that do not exist.
+        errors: Why a source is no picture, by the source; only such sources have an entry.
     """
 
     sources: Iterable[PictureSource]
@@ -71,7 +71,7 @@ class PictureInputs:
 def collect_inputs(specs: list[str]) -> PictureInputs:
     """List the inputs that the arguments of a call mean: files, folders, patterns, or `-` alone.
 
-    An argument that means no picture becomes a source with an error, which is reported in its place.
+    An argument that means no picture becomes a source with an error; it is reported when its turn comes.
 
     Raises:
         InputError: No argument means a picture.
@@ -96,7 +96,7 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
             errors[Path(spec)] = str(error)
         sources |= dict.fromkeys(pictures)
         side_files += map(os.fspath, other_files)
-    # a mask may be an argument as its picture is, as when a shell expands *.png
+    # masks may be among the arguments, as when a shell expands *.png
     masks = find_masks(path for path in sources if is_picture(path) and path not in errors)
     for mask in masks:
         del sources[mask]
@@ -110,10 +110,10 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
 
 
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
-    """Read stdin: the bytes of one picture, or a path on each line.
+    """Read stdin, which holds the bytes of one picture, or a path on each line.
 
     Raises:
-        InputError: It is neither.
+        InputError: Stdin holds neither.
     """
     from flawscope.pictures.decoding import is_encoded
     from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
@@ -132,7 +132,7 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
 
 
 def file_remarks(side_files: Sequence[str]) -> Iterator[str]:
-    """Yield the remark on masks, and on files that are no pictures; nothing where there are none."""
+    """Yield a remark on files beside the pictures, if there are any, such as masks."""
     from flawscope.pictures.decoding import is_picture
 
     if side_files:
@@ -170,7 +170,7 @@ def prediction_line(prediction: Prediction) -> str:
 def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
     """Print the line of an input: JSON, or text for a person.
 
-    Text leaves out inputs that were not judged: `Output` reports them as skipped.
+    Without JSON, nothing is printed for an input that was not judged: `Output` reports it as skipped.
     """
     from flawscope.results.table import Unjudged
 
@@ -183,16 +183,18 @@ def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) ->
 class Output:
     """Prints and writes results as the call asks.
 
-    A file that cannot be written is reported, and judging and writing go on.
+    A file that cannot be written is reported; the run goes on.
 
     Args:
-        args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
-        root: Folder that inputs outside the working folder share; None: it is not known.
+        args: Arguments of the call: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
+        root: Common folder of the inputs outside the working folder; None: it is not known.
         inputs: All inputs; None: they come one by one, and are not known yet.
-        table_form: As `TableWriter` takes it: kinds, products, aligned, part_of, model.
-        parts: Groups pictures into parts, each of which waits until all its views are there; None: only
-            pictures are decided on.
-        count: Called with each prediction when it is printed, with the decision on its part.
+        table_form: Columns of the tables, as `TableWriter` takes them: kinds, products, aligned, part_of,
+            model.
+        parts: Groups pictures into parts; pictures wait until all views of their part are there. None: there
+            are no decisions on parts.
+        count: Called with each prediction when it is printed; if there are parts, the prediction has the
+            decision on its part.
     """
 
     def __init__(
@@ -214,12 +216,12 @@ class Output:
         self.parts = parts
         self.count = count
         self.products = table_form.get("products", False)
-        # of parts that are not decided yet: sources of their pictures, by part and path
+        # pictures of parts that are not decided yet: their sources, by the part and the picture's path
         self._waiting_sources: dict[str, dict[str, PictureSource]] = {}
-        self._is_grouped = inputs is not None  # `PartCollector.group` has put the pictures of a part together
+        self._is_grouped = inputs is not None  # whether the pictures of a part follow each other
         self._last_part = ""  # name of the last picture's part
         self.total = 0  # number of inputs
-        self.flush_each = inputs is None  # somebody may wait for every line
+        self.flush_each = inputs is None  # who sends the paths may wait for each answer
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
@@ -254,9 +256,9 @@ class Output:
         path = str(result.path)
         part = self.parts.name_part(path)
         if self._is_grouped and part != self._last_part:
-            self.decide_incomplete()  # no more pictures of the earlier parts come
+            self.decide_incomplete()  # the earlier parts get no more pictures
         self._last_part = part
-        # the map is a view into the maps of a batch, which would all stay in memory
+        # copied, since the map is a view: it would keep the maps of the whole batch in memory
         own_map = replace(result, map=result.map.copy())
         try:
             decided_part = self.parts.add(own_map)
@@ -268,7 +270,7 @@ class Output:
             self._report_part(decided_part)
 
     def decide_incomplete(self) -> None:
-        """Print and write the parts that lack views: no more pictures of them come."""
+        """Decide on the parts that lack views, and print and write them; call it when no more views come."""
         if self.parts is None:
             return
         for part in self.parts.decide_incomplete():
@@ -323,7 +325,7 @@ class Output:
             self.labels.add(result)
 
     def _add_failure(self, error: str) -> None:
-        """Keep the reason why an input was not judged; print it at once where somebody may wait for it."""
+        """Keep the reason why an input was not judged; if `flush_each`, print it at once."""
         self.failures.append(error)
         if self.flush_each:
             common.say(f"skipped: {error}")
@@ -335,7 +337,7 @@ class Output:
         sources = self._waiting_sources.pop(part.part)
         for picture in part.pictures().values():
             self._report(picture, sources.pop(str(picture.path)))
-        # the others were to be judged again as another product's, and their files were gone
+        # sources that are left had to be judged again, for another product, and could not be read any more
         for path, source in sources.items():
             self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
         views_without_maps = {
@@ -350,8 +352,8 @@ class Output:
         """Write the final files, and say where they are.
 
         Args:
-            facts: Facts on the run. Where there is a results folder, `complete` and `unwritten` are set.
-            levels: Levels at which deep pictures are shown.
+            facts: Facts on the run; if there is a results folder, `complete` and `unwritten` are set in them.
+            levels: Levels at which pictures with more than 8 bits are shown.
         """
         from flawscope.results.result_workbook import run_totals
 
@@ -370,7 +372,14 @@ class Output:
     def _finish_folder(
         self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
     ) -> None:
-        """Write the final files of the results folder; its summary says what could not be written."""
+        """Write the final files of the results folder; set `complete` and `unwritten` in the facts.
+
+        Args:
+            results: The results folder.
+            facts: Facts on the run, for the summary.
+            levels: Levels at which pictures with more than 8 bits are shown.
+            part_rows: Rows of the table of parts, the heading first.
+        """
         if self.parts:
             self._write_parts_table(results, part_rows)
         if self.labels:
@@ -403,7 +412,7 @@ class Output:
             write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
-        """Write the page beside the table, where the libraries that it needs are installed."""
+        """Write the page beside the table; if a library for it is missing, only report that."""
         from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
@@ -427,18 +436,20 @@ class Output:
         return self.results is not None and not self.unwritten.counts
 
     def report_failures(self) -> int:
-        """Report skipped inputs; return 1 where an input was not judged or a result not written, else 0."""
+        """Report skipped inputs; return 1 if an input was not judged or a result not written, else 0."""
         code = common.report_failures(self.failures, already_reported=self.flush_each, total=self.total)
         return code or int(bool(self.unwritten.counts))
 
 
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
-    """Return the exit code of `--fail-on-anomaly`: 3 where a picture is anomalous, else 4, `code` or 0.
+    """Return the exit code of `--fail-on-anomaly`.
+
+    It is 3 if a picture is anomalous. Else it is `code`, if this is not 0. Else it is 4 if a picture is
+    within tolerance, or is called good although the false-alarm rate does not hold for it. Else it is 0.
 
     Args:
-        code: Exit code of the run; where it is not 0, it is kept unless a picture is anomalous.
-        totals: Counts of the run. 4 stands for pictures within tolerance, or called good although the
-            false-alarm rate does not hold for them.
+        code: Exit code of the run without `--fail-on-anomaly`.
+        totals: Counts of the run.
     """
     if totals.anomalous:
         return ANOMALY_EXIT_CODE
@@ -447,7 +458,7 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
 
 
 def part_rows(parts: Iterable[PartPrediction], has_products: bool) -> Iterator[Sequence[object]]:
-    """Yield the rows of the table of parts, its heading first. `has_products` adds a column of products."""
+    """Yield the rows of the table of parts, the heading first; `has_products` adds the products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
     if has_products:
         heading.append("product")
@@ -461,7 +472,7 @@ def part_rows(parts: Iterable[PartPrediction], has_products: bool) -> Iterator[S
 
 
 class Summary:
-    """Summary of a run of a model, of one product or of several: its form, and counts of its pictures."""
+    """Facts on a model, of one product or of several, and counts of the pictures that it judges in a run."""
 
     def __init__(self, model: Predictor | Router):
         from flawscope.pictures.levels import widest
@@ -489,7 +500,7 @@ class Summary:
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
     def add(self, prediction: Prediction) -> None:
-        """Count a picture's prediction, and keep its p-value among the units of its product's model."""
+        """Count a picture's prediction, and keep its p-value (`Calibration.unit_p_values`)."""
         self.totals.add(prediction)
         manifest = self.manifests.get(prediction.product_name)
         if manifest is not None:
@@ -498,9 +509,13 @@ class Summary:
     def batch(self, rate: float) -> Json:
         """Return facts on the pictures that can be called defective together at a false discovery rate.
 
+        Args:
+            rate: The false discovery rate.
+
         Returns:
-            `rate`; `p_value`, the largest of a defective picture; `defective` and `pictures`, their numbers;
-            `least`, the smallest p-value that there can be; `promised`, whether the model promises its rate.
+            `rate`; `p_value`, up to which pictures are called defective; `defective`, the number of these;
+            `pictures`, the number of all; `least`, the smallest p-value that a picture can have; `promised`,
+            whether the model promises its false-alarm rate.
         """
         from flawscope.calibration.promise import batch_limit
 
@@ -517,7 +532,7 @@ class Summary:
         }
 
     def facts(self, args: argparse.Namespace, unjudged_count: int) -> Json:
-        """Return the facts of the run for `results.json`; `unjudged_count` inputs were not judged."""
+        """Return the facts of the run for `results.json`; the arguments are those of `run_facts`."""
         facts = run_facts(args, self.manifests, self.totals, unjudged_count, self.kind)
         if self.parts is not None:
             facts |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
@@ -534,7 +549,7 @@ class Summary:
         """Return lines with the number of anomalous pictures, the expected false-alarm rate, and a legend.
 
         Args:
-            parts: The decided parts, which the lines count where the model decides on parts.
+            parts: The decided parts; if the model decides on parts, these are counted, not the pictures.
         """
         if self.parts is not None:
             return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
@@ -547,13 +562,13 @@ class Summary:
         return f"{self.totals.anomalous} of {pictures} anomalous{by_product}{self._beyond_text()}"
 
     def _beyond_text(self) -> str:
-        """Return a line break, and the line on pictures for which the rate does not hold; "" for none."""
+        """Return a line break and the line on pictures for which the rate does not hold; "" without any."""
         line = self.totals.beyond_line()
         return f"\n{line}" if line else ""
 
 
 def _join_product_names(manifests: Mapping[str, Manifest], kind: str) -> str:
-    """Return the names of a model's products or views; of a model of one product its category."""
+    """Return the names of a model's products or views; for a model of one product, its category."""
     return ", ".join(name if kind else manifest.category for name, manifest in manifests.items())
 
 
@@ -632,7 +647,7 @@ def totals_line(totals: MismatchDetector, calibration: Calibration, has_toleranc
 
 
 def batch_line(batch: Facts) -> str:
-    """Return the line on the pictures that can be called defective together, from `Summary.batch`."""
+    """Return the line on the pictures that can be called defective together; `batch` is `Summary.batch()`."""
     pictures = pluralize(batch["pictures"], "picture")
     if batch["defective"]:
         return (
@@ -659,7 +674,7 @@ def parts_line(parts: Sequence[PartPrediction], promise: str) -> str:
 
 
 def say_remarks(side_files: Sequence[str], totals: MismatchDetector) -> None:
-    """Print remarks on files beside the pictures, and a warning where pictures are unlike those learnt.
+    """Print remarks on files beside the pictures, and a warning if the pictures do not fit the model.
 
     Args:
         side_files: Files that were not judged; a `TruncatedList` names only the first.

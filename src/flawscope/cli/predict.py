@@ -125,7 +125,7 @@ def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:
     """List the pictures of the call.
 
     Raises:
-        InputError: There are none, or `--labels` would overwrite labels beside them.
+        InputError: There are no pictures, or two would share a file of `--labels`.
     """
     from flawscope.results.labels import require_own_files
 
@@ -187,7 +187,7 @@ def _judge_and_finish(
     summary: output.Summary,
     step: ProgressCallback,
 ) -> Json:
-    """Judge the inputs, and write the final files, after Ctrl-C, too. Return the facts of the run."""
+    """Judge the inputs, write the final files (also after Ctrl-C), and return the facts of the run."""
     from flawscope.pictures.listing import reason_not_judged
 
     start = time.monotonic()
@@ -218,7 +218,7 @@ def _say_summary(
     summary: output.Summary,
     facts: Json,
 ) -> None:
-    """Print for a person the totals of a run, the line on a batch, and remarks on files left out."""
+    """Print the totals of a run, the line on all pictures together, and remarks on files left out."""
     if not args.json and summary.totals.count:
         common.say(summary.totals_text(results.decided_parts))
     if "batch" in facts:
@@ -227,9 +227,9 @@ def _say_summary(
 
 
 def _advise_review(args: argparse.Namespace, results: output.Output, summary: output.Summary) -> None:
-    """Print the command by which flagged pictures, and good ones near the threshold, are reviewed.
+    """Print the command that reviews flagged pictures and good ones near the threshold.
 
-    Nothing is printed where there are no such pictures, or where the results folder is not complete.
+    Nothing is printed if there are no such pictures, or if the results folder is not complete.
     """
     near_count = summary.totals.near
     if not results.has_complete_folder or not (summary.totals.anomalous or near_count):
@@ -247,7 +247,7 @@ def _exit_code(args: argparse.Namespace, results: output.Output, summary: output
         args: Arguments of the call.
         results: Output of the run.
         summary: Summary of the run.
-        code: 1 where an input was not judged, or a result not written; else 0.
+        code: 1 if an input was not judged, or a result not written; else 0.
     """
     if not args.fail_on_anomaly:
         return code
@@ -263,10 +263,10 @@ def _judge(
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
-    """Judge the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
+    """Judge the inputs; Ctrl-C takes effect only after an input is counted, and its row and files written."""
     from flawscope.results.table import Unjudged
 
-    batch_size = None if inputs.total else 1  # paths from stdin are answered one by one
+    batch_size = None if inputs.total else 1  # paths come one by one from stdin, and are answered at once
     answers = stream(inputs.sources, batch=batch_size)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN

@@ -102,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
-        _flush()  # a full disk or a closed pipe shows here, not after the exit code
+        _flush()  # so that a full disk or a closed pipe raises its error here, not after the exit code
         return code
-    except KeyboardInterrupt as error:  # a text says which results exist
+    except KeyboardInterrupt as error:  # its text, if any, says which results exist
         text = str(error) or "interrupted; nothing was left half-written"
         return _report_error(text, INTERRUPT_EXIT_CODE)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -139,13 +139,13 @@ def _run(arguments: list[str]) -> int:
         return int(run(args))
     except BaseException:
         for folder in new_folders:
-            with suppress(OSError):  # it holds results, or was not made
+            with suppress(OSError):  # the folder holds results, or was not made
                 folder.rmdir()
         raise
 
 
 def _missing_folders(out: str | os.PathLike[str] | None) -> list[Path]:
-    """Return the folders that a call has to make for its output, the innermost first."""
+    """Return the folders of the output path that do not exist yet, the innermost first."""
     if out is None:
         return []
     folders = [Path(out), *Path(out).parents]
@@ -186,7 +186,7 @@ def _load_package_commands() -> dict[str, Command]:
 
 
 def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
-    """Import a command; return its parser, and the function that runs it."""
+    """Import a command's module; return the command's parser, and the function that runs it."""
     module = importlib.import_module(command.module)
     add_arguments = getattr(module, f"{command.name}_arguments", None)
     if add_arguments is not None:  # a module of several commands
@@ -301,7 +301,7 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _suggestion(word: str, names: Iterable[str]) -> str:
-    """Return a question with the name that is most like a word; empty where no name is like it."""
+    """Return a question with the name that is most similar to a word; empty if none is similar."""
     import difflib
 
     matches = difflib.get_close_matches(word, names, n=1)
@@ -309,7 +309,7 @@ def _suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def _escape_unprintable() -> None:
-    """Make stdout and stderr escape characters that their encoding lacks, such as in file names."""
+    """Let stdout and stderr write characters that their encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -321,7 +321,7 @@ def _flush() -> None:
 
 
 def _discard_unprinted() -> None:
-    """Discard output that cannot be printed: at exit, Python would try again and fail with its own lines."""
+    """Discard output that cannot be printed: else Python would try again at exit, and print its own error."""
     try:
         _flush()
     except OSError:

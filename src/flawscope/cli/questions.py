@@ -40,9 +40,9 @@ REMEDY = (
 
 
 def digest_call(args: argparse.Namespace) -> str:
-    """Return the digest (hex) of a call.
+    """Return the digest (hex) of a call, by which the same call is known again.
 
-    It is made of the arguments, and of names, sizes and times of the files that they name. Files that the
+    It is made from the arguments, and from names, sizes and times of the files that they name. Files that the
     call writes itself do not count.
     """
     arguments = {name: value for name, value in vars(args).items() if name not in UNCOUNTED_ARGUMENTS}
@@ -51,7 +51,7 @@ def digest_call(args: argparse.Namespace) -> str:
 
 
 def _files_of_call(arguments: Json) -> list[tuple[str, int, int]]:
-    """Return path, size and time (ns) of each file that a call reads, in folders that it names, too."""
+    """Return path, size and time (ns) of each file that the arguments name, and of each in a named folder."""
     roots = {arguments[name] for name in INPUT_ARGUMENTS if isinstance(arguments.get(name), str)}
     paths = set[str]()
     for root in roots:
@@ -70,7 +70,7 @@ def _files_of_call(arguments: Json) -> list[tuple[str, int, int]]:
 
 
 def _output_paths(arguments: Json) -> list[str]:
-    """Return the absolute paths that a call may write itself."""
+    """Return the absolute paths of the files and folders that a call may write."""
     paths = [os.path.abspath(arguments[name]) for name in OUTPUT_ARGUMENTS if arguments.get(name)]
     open_paths = [str(_open_path(path)) for path in paths]
     return paths + open_paths
@@ -80,30 +80,33 @@ def _list_files(path: str) -> Iterator[str]:
     """Yield a file's path, or the paths of all files in a folder and its subfolders."""
     if not os.path.isdir(path):
         yield path
-    for folder, _, names in os.walk(path):
+    for folder, _, names in os.walk(path):  # empty for a file
         yield from (os.path.join(folder, name) for name in names)
 
 
 def save(
-    model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
+    model: Predictor | Router, path: str | os.PathLike[str], call_digest: str, source: str | None = None
 ) -> None:
-    """Write a model, with the digest of the call where a question is open.
+    """Write a model; if it has an open question, store the digest of the call in it.
+
+    A model with an open question does not replace the model that it was made from: if `path` is the `source`,
+    it is written to a file beside it (`saved_path`).
 
     Args:
         model: Model to write.
         path: File to write.
-        call: Digest of the call (`digest_call`).
-        source: Model file that this one was made from; None: it was fitted. A model with a question does not
-            replace its source: it gets a file beside it (`saved_path`).
+        call_digest: Digest of the call (`digest_call`).
+        source: Model file that the model was made from; None: it was fitted.
     """
     from flawscope.artefact.model_file import ASKED_CALL
 
     has_questions = any(product.questions for product in model.products.values())
     for name, product in model.products.items():
         if product.questions:
-            product.manifest.facts[ASKED_CALL] = call
+            product.manifest.facts[ASKED_CALL] = call_digest
             model = model.with_product(name, product)
-    model.save(_open_path(path) if has_questions and _is_same_file(path, source) else path)
+    must_keep_source = has_questions and _is_same_file(path, source)
+    model.save(_open_path(path) if must_keep_source else path)
 
 
 def saved_path(path: str | os.PathLike[str], source: str | None) -> Path:
@@ -113,7 +116,7 @@ def saved_path(path: str | os.PathLike[str], source: str | None) -> Path:
 
 
 def _open_path(path: str | os.PathLike[str]) -> Path:
-    """Return the file beside a model file for a model with an open question: `NAME-open`."""
+    """Return the file, NAME-open, for a model with an open question that must not replace NAME."""
     return Path(path).with_stem(f"{Path(path).stem}-open")
 
 
@@ -121,12 +124,12 @@ def _is_same_file(path: str | os.PathLike[str], source: str | None) -> bool:
     return source is not None and os.path.exists(path) and Path(path).samefile(source)
 
 
-def accept(path: str | os.PathLike[str], call: str) -> bool:
+def accept(path: str | os.PathLike[str], call_digest: str) -> bool:
     """Accept the model that the same call wrote with an open question.
 
     Args:
         path: Model file that the call names.
-        call: Digest of the call (`digest_call`).
+        call_digest: Digest of the call (`digest_call`).
 
     Returns:
         Whether there was such a model.
@@ -138,7 +141,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
         asked_calls = {
             manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions
         }
-        if asked_calls != {call}:
+        if asked_calls != {call_digest}:
             continue
         model, _ = accept_questions(load(file, device="cpu"))
         model.save(path)
@@ -150,7 +153,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Return the open questions of a model file that its source, the file which it was made from, lacks."""
+    """Return a model file's open questions that the model file it was made from, `source`, does not have."""
     source_questions = [] if source is None else open_questions(source)
     return [line for line in open_questions(path) if line not in source_questions]
 
@@ -160,8 +163,8 @@ def report(path: str | os.PathLike[str], source: str | None = None) -> int:
 
     Args:
         path: The written model file.
-        source: Model file that it was made from (`save`); None: it was fitted. Questions that this file has,
-            too, are left out.
+        source: Model file that the model was made from; None: it was fitted. Questions that `source` has,
+            too, are not printed.
     """
     lines = new_questions(path, source)
     for line in lines:
@@ -172,7 +175,7 @@ def report(path: str | os.PathLike[str], source: str | None = None) -> int:
 
 
 def open_questions(path: str | os.PathLike[str]) -> list[str]:
-    """Return the open questions of a model file; in a joint model each begins with its product's name."""
+    """Return the open questions of a model file; in a joint model, each begins with the product's name."""
     return [
         f"{name}: {line}" if name else line
         for name, manifest in _manifests(path).items()
@@ -194,7 +197,7 @@ def say_open_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Return the manifests of a model file by product; empty for a wrong file, which the command reports."""
+    """Return the manifests of a model file by product; empty if it cannot be read: the command reports it."""
     from flawscope.predictor.router import read_facts
 
     try:

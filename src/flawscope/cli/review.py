@@ -78,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_screen() -> bool:
-    """Return whether a browser has a screen; without one, a browser of the terminal might be opened."""
+    """Return whether there is a screen for a browser; if not, a browser in the terminal might be opened."""
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def next_steps(session: ReviewSession) -> Iterator[str]:
-    """Yield lines: the numbers of decisions, then the commands that use them."""
+    """Yield lines for a person: the numbers of decisions, then commands that use the decided pictures."""
     from flawscope.pages.review.session import DEFECT, GOOD
 
     tally = session.tally()

@@ -27,7 +27,7 @@ Calls = dict[str, argparse.Namespace]  # arguments of the fit of each model, by 
 def fit(args: argparse.Namespace) -> int:
     """Fit a model of each product or view, or add to those of `--update`, and join all in one file.
 
-    Where a fit fails, the other models stay in a folder beside the file, for `--resume`.
+    If a fit fails, the other models stay in a folder beside the file, for `--resume`.
 
     Returns:
         The exit code.
@@ -67,7 +67,7 @@ def fit(args: argparse.Namespace) -> int:
 
 
 def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
-    """Write a model of several products or views, and report it; return its file."""
+    """Write a model of several products or views, print its promise and its file, and return the file."""
     questions.save(model, out, args.call_digest, args.update)
     path = questions.saved_path(out, args.update)
     say = common.say_unless_quiet(args)
@@ -78,29 +78,35 @@ def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
 
 
 def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
-    """Add new good pictures to the models of a part's views, to each those of its view; write the result.
+    """Add to the model of each view of a part the new good pictures of this view, and write the models.
 
     Returns:
         The exit code.
     """
     say = common.say_unless_quiet(args)
-    call = fit_one.read_fit_settings(args)
+    fit_settings = fit_one.read_fit_settings(args)
     fit_one.require_training()
-    model = fit_one.add_to_models(args, call, old, say, common.progress_for(args))
+    model = fit_one.add_to_models(args, fit_settings, old, say, common.progress_for(args))
     saved_path = _save(args, model, out, "view")
     failures = [line for product in model.products.values() for line in product.failures]
     return common.report_failures(failures) or questions.report(saved_path, args.update)
 
 
 def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
-    """Say that the joint model is not written, since a fit failed; return the exit code."""
+    """Report that the joint model is not written, since a fit failed; return the exit code."""
     remedy = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
     common.say(f"{out} is not written{remedy}")
     return fit_several.report_outcomes(outcomes)
 
 
 def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
-    """Raise an InputError, before anything is fitted, for a call that the joint model cannot have."""
+    """Raise an InputError if the models of the calls could not be joined; nothing is fitted yet.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of `--update`; None: all models are new.
+        calls: Arguments of each fit, by the model's name.
+    """
     from flawscope.artefact.model_facts import check_same_parts
 
     for call in calls.values():
@@ -120,7 +126,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
 
 
 def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write each model that is added to, to the file that its call names as `--update`."""
+    """Write each old model to which pictures are added to the file that its call names as `--update`."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -158,7 +164,7 @@ def _join_models(
 
 
 def _check_update(args: argparse.Namespace, old: ModelMapping) -> None:
-    """Raise an InputError where the call cannot add to the models of `--update`."""
+    """Raise an InputError if the call cannot add to the models of `--update`."""
     if not old.kind:
         raise InputError(f"cannot use model {args.update}: it is a model of one product, leave out --joint")
     if args.joint and old.views is not None:
@@ -169,7 +175,7 @@ def _check_update(args: argparse.Namespace, old: ModelMapping) -> None:
 
 
 def _part_patterns(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, str] | None:
-    """Return the patterns of part and view by which a new model decides; None: it decides on pictures."""
+    """Return the patterns of part and view, if a new model decides on parts; None: it decides on pictures."""
     if call.part is None or args.each_view:
         return None
     return {"part": call.part, "view": call.view}
@@ -189,7 +195,7 @@ def _models_folder(folder: Path) -> Iterator[None]:
 def _model_call(
     args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
-    """Return the call that fits the model of a product or view, or adds to the old model.
+    """Return the call that fits the model of a product or view, or adds to it if it is in `old`.
 
     Args:
         args: Arguments of the command.
@@ -205,14 +211,13 @@ def _model_call(
 
 
 def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
-    """Return the call that fits each product.
+    """Return the call that fits each product, by the product's name.
 
-    The products are the categories that `--category` names; without the option they are all categories of
-    the data.
+    The products are the categories that `--category` names; without the option, all categories of the data.
 
     Raises:
-        InputError: The data have no categories, a category is missing, or several products could be meant
-            by `--update`.
+        InputError: The data have no categories; a category is missing; or `--update` is given without
+            `--category`, and the data have several.
     """
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
@@ -229,7 +234,7 @@ def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: P
 
 
 def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
-    """Return the pattern of the views that get a model each; None: the models are of products.
+    """Return the pattern of parts and views, if each view gets a model; None: each product gets one.
 
     Raises:
         InputError: `--each-view` does not go with other options.
@@ -250,8 +255,8 @@ def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
 def decide_each_view(args: argparse.Namespace) -> bool:
     """Return whether each view of a part gets a model of its own.
 
-    The option `--each-view` decides. Without it, each view gets a model if the good pictures of all views
-    look different, and this prints a line on it.
+    `--each-view` and `--no-each-view` decide. Without these options, each view gets a model if good pictures
+    of the views look different from each other; a line is then printed.
     """
     if args.each_view is not None:
         return bool(args.each_view)
@@ -270,7 +275,7 @@ def decide_each_view(args: argparse.Namespace) -> bool:
 
 def _excludes_each_view(args: argparse.Namespace) -> bool:
     """Return whether the call has an option that does not go with a model for each view."""
-    # a search has minutes for one model, and `--evaluate` measures one
+    # `--auto` searches for one model, and `--evaluate` measures one
     return any((args.group, args.joint, args.update, args.auto, args.evaluate))
 
 
@@ -278,7 +283,7 @@ def _open_views(args: argparse.Namespace, pattern: PartPattern, seed: int) -> di
     """Open the data set, and return the good pictures of each view.
 
     Raises:
-        InputError: No name shows a part, or none shows the same part twice.
+        InputError: No file name shows a part, or no two names show the same part.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.view_models import split_good_by_view
@@ -293,13 +298,14 @@ def _train_paths_by_view(datasets: Mapping[str, Dataset]) -> dict[str, list[Path
 
 def _seed_of_call(args: argparse.Namespace) -> int:
     """Return the seed by which a call splits its data set."""
-    call = fit_one.read_fit_settings(args)
-    config = registry.configure(registry.method(call.method), call.preset, call.settings)
+    fit_settings = fit_one.read_fit_settings(args)
+    method = registry.method(fit_settings.method)
+    config = registry.configure(method, fit_settings.preset, fit_settings.settings)
     return int(config.seed)
 
 
 def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) -> Calls:
-    """Return the call that fits each view."""
+    """Return the call that fits each view, by the view's name."""
     datasets = _open_views(args, pattern, _seed_of_call(args))
     changes = {"category": args.category, "part": None, "view": None, "group": pattern.part}
     return {
@@ -310,13 +316,14 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 def _describe_products(
     args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
 ) -> DescriptorModel:
-    """Return the network that recognises products, with descriptors of the training pictures.
+    """Return the model that recognises products, with descriptors of the training pictures.
 
     Args:
         args: Arguments of the command.
-        old: Models of `--update`, whose network is kept; None: all models are new.
+        old: Models of `--update`, whose network for descriptors is kept; None: all models are new.
         products: Models of all products.
-        names: Products whose training pictures are described; pictures that `old` describes are not read.
+        names: Products whose training pictures are described; pictures that are described in `old` are not
+            read again.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining

@@ -14,12 +14,13 @@ _HOME = re.compile(r"~(?=$|[/\\])")  # not ~name, which is another user's folder
 
 
 def clean_words(words: Iterable[str]) -> list[str]:
-    """Return the words of a call without quotes that shells left, and with the home folder for a first `~`.
+    """Return the words of a call, without quotes that shells left in them, and with `~` replaced.
 
-    Shells replace `~` where a word begins, not behind the = of an option, and cmd nowhere.
+    A `~` at the beginning of a word or of an option's value stands for the home folder. Shells replace it
+    only at the beginning of a word, and cmd never does.
 
     Raises:
-        InputError: cmd, which knows no single quotes, cut a text at its spaces.
+        InputError: The shell, such as cmd, does not know single quotes, and cut a quoted text at its spaces.
     """
     all_words = [*words]
     _check_quotes(all_words)
@@ -27,7 +28,7 @@ def clean_words(words: Iterable[str]) -> list[str]:
 
 
 def _clean_word(word: str) -> str:
-    """Return a word without quotes, with the home folder for a first `~`; of an option its value so."""
+    """Return a word without quotes and with `~` replaced; in --option=value, only the value changes."""
     match = _VALUE.fullmatch(word)
     option, value = match.groups() if match else ("", word)
     text = unquoted(value)
@@ -37,7 +38,7 @@ def _clean_word(word: str) -> str:
 
 
 def _check_quotes(words: Sequence[str]) -> None:
-    """Raise an InputError where a word begins with a quote that a later word closes."""
+    """Raise an InputError if a word begins with a quote that only a later word closes."""
     for first, word in enumerate(words):
         value = word.partition("=")[2] if word.startswith("--") else word
         opening = value[:1]

@@ -43,7 +43,7 @@ def check_address(address: str) -> None:
     """Check the value of `--cluster`, before anything is loaded.
 
     Raises:
-        InputError: It is no address, or Ray is not installed.
+        InputError: The value is not valid, or Ray is not installed.
     """
     if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", address):
         raise InputError(
@@ -62,7 +62,7 @@ def cluster_connection(address: str) -> Iterator[None]:
             started here, with all cores), or an address.
 
     Raises:
-        InputError: There is no such cluster, or it has other versions of Ray or Python.
+        InputError: The cluster cannot be reached, or it has other versions of Ray or Python.
         FlawscopeError: The cluster was lost.
     """
     check_address(address)
@@ -70,7 +70,7 @@ def cluster_connection(address: str) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():  # the calling program connected, and must end the connection
+    if ray.is_initialized():  # by the program that calls this, which must end its own connection
         raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
     try:
         _connect(address)
@@ -94,7 +94,7 @@ def _connect(address: str) -> None:
         options = {"num_cpus": usable_cores(), "include_dashboard": False}
     for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
-            if ":" in address:  # an address without an answer fails here; Ray would try for two minutes
+            if ":" in address:  # fail at once if nothing answers: Ray would try for two minutes
                 host, port = address.removeprefix("ray://").rsplit(":", 1)
                 socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
             with _silent_stderr(), _loopback_only(address == "local"):
@@ -105,28 +105,28 @@ def _connect(address: str) -> None:
             is_transient = any(text in str(error) for text in TRANSIENT_ERRORS)
             if attempt == CONNECT_ATTEMPTS or not is_transient:
                 raise InputError(_connection_error(address, error)) from None
-    # Ray prints on stdout that it begins tasks of lost nodes again, and has no setting against it
+    # Ray would print on stdout that it restarts tasks of lost nodes; no setting prevents that
     worker: Any = importlib.import_module("ray._private.worker")
     worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
 
 def _connection_error(address: str, error: BaseException) -> str:
-    """Return the text of an error for a failed connection, with a remedy."""
+    """Return the message for a failed connection, with a remedy."""
     if address == "auto":
         return (
             "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
             "or take --cluster local"
         )
-    is_of_versions = "version" in str(error).lower()
-    reason = "its Python or Ray is of another version" if is_of_versions else last_line(error)
+    is_version_error = "version" in str(error).lower()
+    reason = "its Python or Ray is of another version" if is_version_error else last_line(error)
     return f"--cluster {address}: cannot connect: {reason}; check the address, and that it can be reached"
 
 
 @contextmanager
 def _loopback_only(enabled: bool) -> Iterator[None]:
-    """Within the block, start Ray so that it listens on 127.0.0.1 alone; if not `enabled`, change nothing.
+    """Within the block, make Ray listen on 127.0.0.1 alone when it starts; if not `enabled`, change nothing.
 
-    Anybody who reaches its ports could run code here.
+    Anybody who can reach Ray's ports can run code on this machine.
     """
     if not enabled:
         yield
@@ -169,7 +169,7 @@ class Node(NamedTuple):
         cpus: Number of cores.
         gpus: Number of GPUs.
         memory: Memory in bytes.
-        id: Ray's name of the machine.
+        id: Ray's id of the machine.
     """
 
     name: str
@@ -179,15 +179,16 @@ class Node(NamedTuple):
     id: str = ""
 
     def capacity(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """Return the number of tasks that fit at once.
+        """Return the number of tasks that can run on the node at once.
 
         Args:
             threads: Number of cores for a task, at least 1.
             gpus: Number of GPUs for a task.
-            memory: Bytes for a task; 0: they do not count.
+            memory: Bytes for a task; 0: memory sets no limit.
         """
         resources = ((self.cpus, threads), (self.gpus, gpus), (self.memory, memory))
-        return min(int(available // needed) for available, needed in resources if needed)
+        limits = [int(available // needed) for available, needed in resources if needed]
+        return min(limits)
 
 
 class TaskResources(NamedTuple):
@@ -205,19 +206,24 @@ class TaskResources(NamedTuple):
 
     @property
     def max_memory(self) -> int:
-        """Bytes of memory that a task can have at most: those of the largest node."""
+        """Largest memory in bytes that a task can have: that of the largest node."""
         return max(node.memory for node in self.nodes)
 
     def max_concurrency(self, peak: int = 0) -> int:
-        """Return the number of tasks of `peak` bytes that fit on the nodes at once."""
-        return sum(node.capacity(self.threads, self.gpus, min(peak, self.max_memory)) for node in self.nodes)
+        """Return the number of tasks that can run on all nodes at once.
+
+        Args:
+            peak: Bytes for a task, at most `max_memory` of which count; 0: memory sets no limit.
+        """
+        memory = min(peak, self.max_memory)
+        return sum(node.capacity(self.threads, self.gpus, memory) for node in self.nodes)
 
 
 def list_nodes() -> list[Node]:
-    """Return the machines of the cluster that are alive and take tasks.
+    """Return the machines of the cluster that are alive and have a core for tasks.
 
     Raises:
-        InputError: There are none.
+        InputError: There is no such machine.
     """
     import ray
 
@@ -246,9 +252,10 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
     Args:
         nodes: The nodes that take tasks.
         count: Number of tasks.
-        threads: Threads of a task; None: the most with which all tasks can run at once, but at least
-            `FIT_THREADS`.
-        device: With cuda each task has a GPU; with auto each has one if some node has one; else none has.
+        threads: Threads of a task; None: the largest number with which all tasks can run at once, but at
+            least `FIT_THREADS`.
+        device: Device of the tasks. With cuda, each task gets a GPU. With auto, each gets one if any node has
+            one. With any other, none gets one.
 
     Raises:
         InputError: No node has these resources.
@@ -269,9 +276,9 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
 
 
 def _spread_threads(nodes: Sequence[Node], count: int, gpus: int, max_threads: int) -> int:
-    """Return the most threads with which `count` tasks run at once, but at least `FIT_THREADS`.
+    """Return the largest number of threads with which `count` tasks can run at once.
 
-    A node with fewer cores than `FIT_THREADS` has `max_threads`.
+    It is at least `FIT_THREADS`, but never more than `max_threads`.
     """
     for threads in range(max_threads, FIT_THREADS, -1):
         if sum(node.capacity(threads, gpus) for node in nodes) >= count:
@@ -283,7 +290,7 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
     """Check that all nodes see a file or folder.
 
     Raises:
-        InputError: A node does not see it; the error ends in `remedy`.
+        InputError: A node does not see it; the message ends in `remedy`.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -299,10 +306,12 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
-    """Check by a temporary file that all nodes see this folder, and not one of the same name.
+    """Check that all nodes see this folder, and not another folder of the same name.
+
+    A temporary file in the folder shows which one a node sees.
 
     Raises:
-        InputError: A node does not see the file.
+        InputError: A node does not see this folder.
     """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
         require_shared(probe.name, "give an --out that all nodes see under the same path")
@@ -323,7 +332,7 @@ def prepare_node(version: str, folder: str) -> None:
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
             "same there"
         )
-    with suppress(OSError):  # without the folder, absolute paths work all the same
+    with suppress(OSError):  # the folder may be missing here: absolute paths still work
         os.chdir(folder)
 
 
@@ -331,7 +340,7 @@ def prepare_node(version: str, folder: str) -> None:
 
 
 class ProgressQueue:
-    """Ray queue of messages from tasks to this process; it runs on this process's node, and ends with it."""
+    """Ray queue of messages from tasks to this process. It runs on the node of this process."""
 
     def __init__(self) -> None:
         import ray
@@ -347,7 +356,7 @@ class ProgressQueue:
         self.queue.actor.put_nowait.remote(message)
 
     def get(self) -> list[tuple[str, str, int, int]]:
-        """Remove and return all messages; [] where the queue is lost."""
+        """Remove and return all messages: label, stage, done, total; [] if the queue is lost."""
         try:
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
         except Exception:
@@ -373,10 +382,10 @@ def task_result(ref: ObjectRef) -> object:
 
 
 def error_of_task(error: RayTaskError) -> FlawscopeError:
-    """Return an error for a person for the error that a function raised on a node.
+    """Turn an error raised on a node into one with a message for the user.
 
     Args:
-        error: Ray's error, whose cause is that of the function.
+        error: Ray's error; its `cause` is the error that the function raised.
     """
     cause = error.cause
     if isinstance(cause, FlawscopeError):
@@ -389,7 +398,10 @@ def error_of_task(error: RayTaskError) -> FlawscopeError:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's text, where Ray names the cause, without the name of its class."""
+    """Return the last line of an error's text without the name of the error's class.
+
+    In this line Ray names the cause.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

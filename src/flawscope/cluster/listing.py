@@ -1,6 +1,6 @@
 """The folder of results that every machine of a run sees, and the list of the pictures to judge.
 
-The list is written and read in pieces: no worker holds the whole of it.
+The list is written and read in parts, so that no process holds the whole list.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class FileStore:
         return (self.root / name).exists()
 
     def list_names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, unordered; [] where the folder is missing."""
+        """Return the names of the files in a folder, unordered; [] if the folder is missing."""
         with self._report_errors(folder):
             return os.listdir(self.root / folder) if self.exists(folder) else []
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; raise FlawscopeError where it cannot be read."""
+        """Return a file's bytes; raise FlawscopeError if it cannot be read."""
         with self._report_errors(name):
             return (self.root / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file; raise FlawscopeError where that fails, and keep an earlier file of this name."""
+        """Write a file. If that fails, raise FlawscopeError, and keep an earlier file of this name."""
         with self.create(name) as file:
             file.write(data)
 
     @contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file to write, which exists under its name only when the block has ended.
+        """Open a file to write; it gets its name when the block has ended without an error.
 
         Raises:
             FlawscopeError: The file cannot be written.
@@ -69,7 +69,7 @@ class FileStore:
             yield file
 
     def is_within(self, folder: str | os.PathLike[str]) -> bool:
-        """Return whether the store is a folder, or lies in it."""
+        """Return whether the store's root is this folder, or lies in it."""
         return self.root.resolve().is_relative_to(Path(folder).resolve())
 
     @contextmanager
@@ -102,7 +102,7 @@ class Entry(NamedTuple):
 class TruncatedList(Sequence[str]):
     """List that counts all texts and keeps only the first `MAX_REMEMBERED`.
 
-    Its length is the count of all, while indices and slices reach only the first.
+    `len()` counts all texts; indices and slices reach only the kept ones.
 
     Attributes:
         total: Number of all texts.
@@ -136,7 +136,7 @@ class ListingInfo:
         inputs: Number of inputs.
         roots: Folders that nodes must see.
         beside: Files beside the pictures, such as masks, which are not judged.
-        digest: SHA-256 (hex) of the list of paths on stdin; empty: the call named the inputs.
+        digest: SHA-256 (hex) of the list of paths on stdin; empty: the paths are in the call, not on stdin.
     """
 
     inputs: int = 0
@@ -148,7 +148,8 @@ class ListingInfo:
 def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = None) -> ListingInfo:
     """Write the list of the pictures, in the order in which `predict` judges them, to `LISTING` in the store.
 
-    A path that comes again is left out; of the paths on stdin it is listed again, as with `predict`.
+    A path that is repeated in the call is listed once; one that is repeated on stdin is listed each time, as
+    with `predict`.
 
     Args:
         specs: Files, folders, patterns, or `-` alone.
@@ -171,8 +172,9 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
         entries = _list_entries(specs, stream, info)
         while chunk := list(islice(entries, ROW_GROUP_SIZE)):
             paths = [os.fsencode(entry.path) for entry in chunk]
-            errors = [entry.error for entry in chunk]
-            first_error = first_error or next(filter(None, errors), "")
+            errors = [entry.error for entry in chunk]  # "" for a picture
+            if not first_error:
+                first_error = next((error for error in errors if error), "")
             has_pictures = has_pictures or not all(errors)
             writer.write_table(pyarrow.table([paths, errors], schema=schema))
             info.inputs += len(chunk)
@@ -189,7 +191,8 @@ def read(store: FileStore, start: int, stop: int) -> list[Entry]:
     end_group = math.ceil(stop / ROW_GROUP_SIZE)
     with open(store.root / LISTING, "rb") as file:
         table = parquet.ParquetFile(file).read_row_groups([*range(first_group, end_group)])
-    rows = table.slice(start - first_group * ROW_GROUP_SIZE, stop - start)
+    first_row = start - first_group * ROW_GROUP_SIZE
+    rows = table.slice(first_row, length=stop - start)
     paths = rows.column("path").to_pylist()
     errors = rows.column("error").to_pylist()
     return [Entry(os.fsdecode(path), error) for path, error in zip(paths, errors, strict=True)]
@@ -199,11 +202,11 @@ def read(store: FileStore, start: int, stop: int) -> list[Entry]:
 
 
 def _list_entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingInfo) -> Iterator[Entry]:
-    """Yield the inputs that the arguments mean, and note roots, files beside them and stdin's digest."""
+    """Yield the inputs that the arguments mean; fill in `roots`, `beside` and `digest` of `info`."""
     if list(specs) == [STDIN] and stream is not None:
         yield from map(Entry, _note_roots(_stdin_paths(stream, info), info))
         return
-    # a mask may be an argument as its picture is, as when a shell expands *.png
+    # masks may be among the arguments, as when a shell expands *.png
     files = (Path(spec) for spec in specs if is_picture(spec) and os.path.isfile(spec))
     masks = {os.fspath(path) for path in find_masks(files)}
     listed_paths = set[str]()
@@ -229,7 +232,7 @@ def stdin_digest(stream: IO[bytes]) -> str:
 
 
 def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
-    """Yield the paths on stdin, which has one on each line, and note their digest at the end.
+    """Yield the paths on stdin, one from each line; at the end, set `info.digest`.
 
     Raises:
         InputError: Stdin is no text.
@@ -248,7 +251,7 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
 
 
 def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
-    """Yield the pictures that an argument means, and note the files beside them."""
+    """Yield the pictures that an argument means; add the files beside them to `info.beside`."""
     for path, is_beside in iter_inputs(spec):
         if is_beside:
             info.beside.add(os.fspath(path))
@@ -257,14 +260,18 @@ def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
 
 
 def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
-    """Yield the paths, and note roots: the folder of absolute paths, the working folder of relative ones."""
+    """Yield the paths, and add the folders that nodes must see to `info.roots`.
+
+    These are the common folder of the absolute paths, and, if there are relative paths, the working folder.
+    """
     common_path = ""
     while chunk := list(islice(paths, ROW_GROUP_SIZE)):
         absolute_paths = [path for path in chunk if os.path.isabs(path)]
         if absolute_paths:
-            # a beginning that the first and the last in order share is shared by those between them, too
-            ends = [min(absolute_paths), max(absolute_paths)]
-            common_path = os.path.commonpath([common_path, *ends] if common_path else ends)
+            # in sorted order, a prefix common to the first and the last path is common to all
+            first_and_last = [min(absolute_paths), max(absolute_paths)]
+            known_path = [common_path] if common_path else []
+            common_path = os.path.commonpath([*known_path, *first_and_last])
         if len(absolute_paths) < len(chunk):
             _add_root(info, str(Path.cwd()))
         yield from chunk

@@ -36,8 +36,10 @@ from flawscope.results.run import SUMMARY_NAME
 from flawscope.types import Facts
 
 SHARD_SIZE = 1_000  # pictures of a shard
-SHARDS_PER_WORKER = 24  # with fewer pictures shards shrink: many small ones keep all workers busy to the end
-MAX_SHARDS = 2_000  # or the number of workers, if that is larger; with more pictures shards grow
+# Shards that each worker gets at least, so that all are busy to the end: with few pictures shards are smaller
+SHARDS_PER_WORKER = 24
+# Most shards, or the number of workers if that is larger: with very many pictures shards are larger
+MAX_SHARDS = 2_000
 SHARD_RETRIES = 5  # for a shard whose process was lost
 MAX_READERS = 16  # shards that are read at a time
 MIB = 2**20
@@ -55,7 +57,7 @@ class Results:
         totals: Counts, and the latest pictures' mismatch with the model.
         manifest: The model's manifest, with the false-alarm rate of the call.
         side_files: Files beside the pictures, which were not read.
-        unjudged: Reasons why inputs were not judged, an entry for each input.
+        unjudged: A line for each input that was not judged, with the reason.
     """
 
     totals: MismatchDetector
@@ -81,8 +83,8 @@ def predict(
 ) -> Results:
     """Judge any number of pictures on a cluster.
 
-    The rows have the same values as those of `flawscope predict` with the same `threads`. `out/parts` holds
-    them as Parquet, in the listing's order, with each picture's height, width and `shifts`.
+    The results are rows of Parquet files in `out/parts`, in the listing's order, with each picture's height,
+    width and `shifts`. They have the same values as those of `flawscope predict` with the same `threads`.
 
     A second call with the same arguments continues where the first one stopped: it keeps the listing and
     judges the missing shards. Neither this process nor a worker holds the whole listing in memory.
@@ -93,10 +95,10 @@ def predict(
         pictures: Files, folders, patterns, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as for `--cluster`.
         out: Folder of the results, which all nodes reach under this name.
-        false_alarm_rate: Another target than the model's, 0.05 or "5%".
+        false_alarm_rate: Target rate, such as 0.05 or "5%"; None: the model's.
         engine: The engine of an .onnx model, as for `flawscope.load`.
         device: auto, cpu or cuda; with GPUs each worker has one.
-        threads: Threads of a worker, which has as many cores. A single thread scales best.
+        threads: Threads of a worker, which gets as many cores. Workers of one thread each are fastest in all.
         stdin: The list of paths where `pictures` is `-`.
         step: Called with the number of judged inputs.
         say: Called with lines for a person.
@@ -171,8 +173,8 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
     """Return the number of pictures in a shard.
 
-    It is `SHARD_SIZE`, or less to give each worker `SHARDS_PER_WORKER` shards, or more to have at most about
-    `MAX_SHARDS` shards.
+    It is `SHARD_SIZE`. It is less if a worker would else get fewer than `SHARDS_PER_WORKER` shards, and more
+    if there would else be more than about `MAX_SHARDS` shards.
 
     Args:
         inputs: Number of inputs.
@@ -181,8 +183,8 @@ def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
             pictures are computed together: in another batch the last digits of a score may differ.
     """
     size_for_workers = _divide_up(inputs, SHARDS_PER_WORKER * workers)
-    least_size = _divide_up(inputs, max(MAX_SHARDS, workers))
-    size = max(min(size_for_workers, SHARD_SIZE), least_size, 1)
+    min_size = _divide_up(inputs, max(MAX_SHARDS, workers))
+    size = max(min(size_for_workers, SHARD_SIZE), min_size, 1)
     return _divide_up(size, batch) * batch
 
 
@@ -192,9 +194,9 @@ def _divide_up(dividend: int, divisor: int) -> int:
 
 
 def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
-    """Return the bytes that a worker is expected to need.
+    """Return the memory in bytes that a worker is expected to need.
 
-    They are those of its process, of copies of the model, and of the computation of a batch.
+    It is the sum for its process, copies of the model, and the computation of a batch.
 
     Args:
         manifest: The model's manifest.
@@ -230,7 +232,7 @@ def _judge_missing(
 
     Args:
         store: The folder of results.
-        run: The run that the folder has; None: a new one begins, and its file is written.
+        run: The run to continue; None: a new run begins, and its file is written.
         call: Arguments of the call, by name.
         info: Facts about the listing.
         model: The model file.
@@ -239,7 +241,7 @@ def _judge_missing(
         say: Called with lines for a person.
 
     Returns:
-        The run.
+        The continued or the new run.
     """
     is_exported = not os.fspath(model).lower().endswith(TRAINED_SUFFIX)
     device = call["device"]
@@ -252,7 +254,8 @@ def _judge_missing(
     workers = max(1, resources.max_concurrency(memory))
     device_kind = "cuda" if has_gpu else "cpu"
     if run is None:
-        batch = _batch_size(manifest, on_gpu=has_gpu and not is_exported)  # only torch has larger batches
+        # only torch on a GPU computes larger batches
+        batch = _batch_size(manifest, on_gpu=has_gpu and not is_exported)
         run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
@@ -274,7 +277,7 @@ def _judge_missing(
 
 
 def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, object]) -> Iterator[int]:
-    """Judge shards by tasks. A task waits until a node has room, which may be a node that joins later.
+    """Judge shards by tasks. A task waits until a node has room for it; nodes may join later.
 
     Args:
         job: Arguments of the tasks.
@@ -329,9 +332,9 @@ def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback)
 
 
 def _failure(path: str, error: str) -> Failure:
-    """Return the failure of an input, from the text that the node wrote.
+    """Return the failure of an input, from the text of the error that the node wrote.
 
-    A picture that could not be read is known by the beginning of the text.
+    From its beginning it is known whether the picture could not be read.
     """
     beginning = unread_failure(path, reason="")
     if error.startswith(beginning):
@@ -340,7 +343,7 @@ def _failure(path: str, error: str) -> Failure:
 
 
 def _collect_results(store: FileStore, run: Run, manifest: Manifest) -> Results:
-    """Add up the written shards in order; the totals are the same as those of a single process."""
+    """Add up the written shards, in order: so the totals are those that a single process would have."""
     from pyarrow import compute
 
     totals = MismatchDetector(manifest.calibration.expected_rate)
@@ -349,7 +352,8 @@ def _collect_results(store: FileStore, run: Run, manifest: Manifest) -> Results:
         for table in pool.map(partial(shards.read_shard, store), range(run.shards)):
             errors = table.column("error")
             unjudged = table.filter(compute.not_equal(errors, "")).select(["path", "error"])
-            results.unjudged.add(*(_failure(**row) for row in unjudged.to_pylist()))
+            failures = [_failure(**row) for row in unjudged.to_pylist()]
+            results.unjudged.add(*failures)
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")

@@ -1,6 +1,6 @@
 """A run of `predict` on a cluster, and its shards.
 
-A shard is a piece of the listing. A task judges it, and writes it whole as a Parquet file.
+A shard is a range of the listing. A task judges it, and writes its results as one Parquet file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PARTS_FOLDER = "parts"
 
 @dataclass(frozen=True)
 class Run:
-    """Contents of `run.json` in a folder of results. Tasks read it, and the same call goes on by it.
+    """Contents of `run.json` in a folder of results. Tasks read it, and so does a call that continues a run.
 
     Attributes:
         call: Arguments of the call, by name.
@@ -61,7 +61,7 @@ class Run:
         """Read the file.
 
         Raises:
-            InputError: It is not of a run on a cluster.
+            InputError: The file is not of a run on a cluster.
         """
         try:
             document = json.loads(store.read(RUN_FILE))
@@ -74,7 +74,7 @@ class Run:
             ) from None
 
     def write(self, store: FileStore) -> None:
-        """Write the file; raise FlawscopeError where that fails."""
+        """Write the file; raise FlawscopeError if that fails."""
         store.write(RUN_FILE, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @property
@@ -106,7 +106,7 @@ def read_shard(store: FileStore, shard: int) -> Table:
     """Read a written shard as a pyarrow table with a row for each input.
 
     Rows of single parts in a picture are left out. The columns are path, decision, severity, error, shifts,
-    and the codes of findings for which the false-alarm rate does not hold.
+    and `beyond_promise`: codes of the findings for which the false-alarm rate does not hold.
 
     Raises:
         FlawscopeError: The file cannot be read, or is damaged.
@@ -155,13 +155,15 @@ class Job:
         import numpy as np
         import ray
 
-        return cls(out, Path(model).name, file_sha256(model), ray.put(np.fromfile(model, np.uint8)))
+        digest = file_sha256(model)
+        content = ray.put(np.fromfile(model, np.uint8))
+        return cls(out, Path(model).name, digest, content)
 
     def local_model(self) -> Path:
-        """Return the model's path on this node's disk; write it there if no task of this user has."""
+        """Return the path of a copy of the model on this node's disk; write it if it is not there yet."""
         import ray
 
-        user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has no such numbers
+        user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has no user ids
         folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / self.model
@@ -172,9 +174,9 @@ class Job:
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judge and write a shard, unless a process that was lost later has written it.
+    """Judge a shard and write it, unless it is written already, by a process that was lost afterwards.
 
-    This is called as a task. The process keeps the model for the next task.
+    This runs as a task. Its process keeps the model for the next task.
 
     Returns:
         The number of inputs in the shard.
@@ -191,7 +193,7 @@ def judge_shard(job: Job, shard: int) -> int:
 
 @lru_cache(maxsize=1)
 def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
-    """Open a run on a node: its folder of results, its `run.json`, and its model.
+    """Open a run on a node, and return its folder of results, its `run.json`, and its model.
 
     Raises:
         InputError: The node has another version, or does not see a folder that the run needs.
@@ -213,7 +215,7 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
                 f"node {node} does not see {root}: put the pictures where all nodes reach them, under this "
                 "path"
             )
-    prepare_node(job.version, run.call["folder"])  # relative paths of the call hold from there
+    prepare_node(job.version, run.call["folder"])  # relative paths of the call begin there
     predictor = load(
         job.local_model(),
         engine=run.call["engine"],
@@ -228,7 +230,7 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
 def _judge_entries(store: FileStore, predictor: Predictor, shard: int, entries: Sequence[Entry]) -> None:
     """Judge the inputs of a shard, and write its file."""
     rows: list[Json] = []
-    # empty bytes stand for an input that is no picture: they have an answer, too, an error
+    # an input that is no picture is replaced by empty bytes, for which the stream yields an error
     sources = [b"" if entry.error else Path(entry.path) for entry in entries]
     for entry, (_, result) in zip(entries, predictor.stream(sources), strict=True):
         path = printable(entry.path)
@@ -247,7 +249,7 @@ def _judge_entries(store: FileStore, predictor: Predictor, shard: int, entries: 
 
 
 def _prediction_rows(prediction: Prediction) -> list[Json]:
-    """Return the row of a picture, with its size and shifts, then a row for each of several parts in it."""
+    """Return the row of a picture, with the columns of a shard, then a row for each of several parts."""
     picture_row, *part_rows = map(asdict, ResultRow.rows(prediction))
     picture_row["height"], picture_row["width"] = prediction.geometry.picture_size
     picture_row["shifts"] = [*map(float, prediction.shifts)]
@@ -258,9 +260,9 @@ def _prediction_rows(prediction: Prediction) -> list[Json]:
 def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encode a shard's Parquet file.
 
-    It has the columns of `predict --out FILE.csv`, the picture's size in pixels, its shifts from the training
-    pictures (`appearance.FEATURES`), and for a good picture the codes of findings for which the false-alarm
-    rate does not hold.
+    It has the columns of `predict --out FILE.csv`, and four more: height and width of the picture in pixels;
+    `shifts`, its distances from the training pictures (`appearance.FEATURES`); and `beyond_promise`, for a
+    good picture the codes of findings for which the false-alarm rate does not hold.
 
     Args:
         rows: Rows by column; a missing value is null.

@@ -1,8 +1,8 @@
 """Functions as tasks of the cluster: whole fits and benchmark cells, each in a process of its own.
 
-Ray chooses the node and the time, and begins a task again if its node was lost. A task writes its files to a
-folder that all nodes see, each complete or not at all. So a process does no harm that lives on for a while on
-a node which Ray has given up.
+Ray chooses the node and the time, and starts a task again if its node is lost. A task writes its files to a
+folder that all nodes see, each completely or not at all. So nothing is damaged if Ray gives up a node and
+starts its task again elsewhere, while the old process still runs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def task_pool(
 
     Args:
         noun: Word for a task in messages, such as "cell".
-        fits: Arguments of `predict` for each task, by the task's label.
-        predict: Returns the bytes that a fit takes, or None where they are unknown. It is called on a node.
+        fits: For each task, by its label, the argument with which `predict` is called.
+        predict: Returns the memory in bytes that a fit takes; None: it is unknown. It is called on a node.
         data: Folder of the pictures, which all nodes must see.
         out: Folder of the results, which all nodes must see.
         live: Shows the progress of the tasks.
@@ -61,9 +61,9 @@ def task_pool(
     connect.require_shared(data, "put the pictures where every node sees them under this path")
     connect.require_shared_folder(out)
     pool = TaskPool(resources, _fit_memory(fits, predict, resources), live, most)
-    low = f"{min(pool.memory.values()) / GIB:.1f}"
-    high = f"{max(pool.memory.values()) / GIB:.1f}"
-    memory = high if low == high else f"{low} to {high}"
+    least = f"{min(pool.memory.values()) / GIB:.1f}"
+    most_memory = f"{max(pool.memory.values()) / GIB:.1f}"
+    memory = most_memory if least == most_memory else f"{least} to {most_memory}"
     live.say(
         f"{pluralize(pool.max_concurrency, noun)} at a time on {pluralize(len(resources.nodes), 'node')}, "
         f"{pluralize(resources.threads, 'thread')} each, {memory} GiB each"
@@ -79,10 +79,10 @@ def _fit_memory(
     predict: Callable[[Mapping[str, object]], int | None],
     resources: TaskResources,
 ) -> dict[str, int]:
-    """Return the bytes of each fit by its label.
+    """Return the memory of each fit in bytes, by the fit's label.
 
-    They are predicted by a task, since this process need not have torch. They are `FIT_MEMORY_LIMIT` where
-    that fails, and on GPUs: there the prediction would be of the GPU's memory.
+    It is predicted in a task, since this process need not have torch. It is `FIT_MEMORY_LIMIT` if that fails,
+    or if fits run on GPUs, for which the GPU's memory would be predicted.
     """
     import ray
 
@@ -99,7 +99,7 @@ def _fit_memory(
 def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    """Return the predicted bytes of fits by their label, without the fits whose prediction fails."""
+    """Return the predicted memory of fits in bytes, by their labels; left out where `predict` fails."""
     memory = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it
@@ -112,8 +112,8 @@ class TaskPool:
 
     Args:
         resources: Resources of a call, and the nodes.
-        memory: Bytes of each call, by its label; a call that needs more than any node has gets all the
-            memory of a node.
+        memory: Memory of each call in bytes, by the call's label. A call that needs more than any node has
+            gets as much as the largest node has.
         live: Shows the progress of the calls.
         most: Largest number of calls that run at a time.
 
@@ -134,7 +134,7 @@ class TaskPool:
         self.running: dict[ObjectRef, str] = {}
 
     def start(self, label: str, function: Callable[..., object], *args: object) -> None:
-        """Start a call of `function(*args, step)` on a node."""
+        """Start a call of `function(*args, step)` on a node; `step` is a progress callback."""
         rounded_memory = math.ceil(self.memory[label] / MEMORY_STEP) * MEMORY_STEP
         task = self.task.options(
             name=label,
@@ -147,11 +147,11 @@ class TaskPool:
         self.running[ref] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Wait until a call ends, but for at most this many seconds; pass on the progress of all calls.
+        """Wait until a call ends, but at most this many seconds; show the progress of all calls.
 
         Returns:
-            The labels of the calls that ended, each with its value or a FlawscopeError: the error that the
-            call raised, or that its process was lost.
+            For each call that ended, its label and its result. The result is the function's value, or a
+            FlawscopeError if the function raised an error or its process was lost.
         """
         import ray
 
@@ -162,7 +162,7 @@ class TaskPool:
         return [(self.running.pop(ref), self._result(ref)) for ref in ended_refs]
 
     def _result(self, ref: ObjectRef) -> object:
-        """Return the value of an ended call, or its error; a lost process has a FlawscopeError, too."""
+        """Return the value of an ended call, or a FlawscopeError if it failed or its process was lost."""
         import ray
 
         try:
@@ -174,7 +174,7 @@ class TaskPool:
             return FlawscopeError(f"{loss}; try again, with a smaller size or on nodes with more memory")
 
     def stop(self) -> None:
-        """Interrupt all calls, which may save a checkpoint, and end their processes."""
+        """Interrupt all calls, wait while they may save checkpoints, then end their processes."""
         import ray
 
         refs = [*self.running]
@@ -207,7 +207,8 @@ def _run_task(
         folder: Folder of the command, where relative paths begin.
     """
     prepare_node(version, folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
+    # Ray cancels a task by SIGINT, which a process may have inherited as ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def report(*progress: object) -> None:
         queue.put(label, *progress)

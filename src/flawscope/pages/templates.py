@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
-# Numbers that take the singular, as CLDR has them; other languages have it for 1 alone
+# Numbers that take the singular, by language, as in CLDR; in other languages only 1 does
 NUMBERS_OF_ONE = {"en": (1,), "de": (1,), "fr": (0, 1)}
 THEMES = ("light", "dark")
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -35,12 +35,12 @@ class Texts:
 
     Args:
         language: Code of the language.
-        language_texts: Texts in the language, by key.
-        english: English texts by all keys, for the keys that the language lacks.
+        language_texts: Texts in the language, by key; keys may be missing.
+        english: English texts of all keys, by key, which stand in for missing texts.
 
     Attributes:
         language: Code of the language.
-        flat: Texts by all keys.
+        flat: Texts of all keys, by key.
         missing: Keys whose text is English because the language lacks it.
     """
 
@@ -58,7 +58,7 @@ class Texts:
         return self.flat[key].format(**values)
 
     def text_or(self, key: str, other: str) -> str:
-        """Return the text of `key`, or of `other` where `key` is unknown."""
+        """Return the text of `key`; if it is unknown, the text of `other`."""
         return self.flat.get(key, self.flat[other])
 
     def count(self, key: str, number: int, /, **values: object) -> str:
@@ -75,7 +75,7 @@ class Texts:
         return self(counted_key, n=number, **values)
 
     def sections(self, *names: str) -> dict[str, str]:
-        """Return the texts of these sections by key, for a script."""
+        """Return the texts of these sections, by key (SECTION.NAME), for a script."""
         return {key: text for key, text in self.flat.items() if key.split(".")[0] in names}
 
     def reason(self, reason: Reason) -> str:
@@ -94,7 +94,7 @@ class Texts:
         if value is None:
             return "–"
         text = f"{value:.{digits}g}"
-        if "e+" in text:  # 154.2 with two digits is 150, not 1.5e+02
+        if "e+" in text:  # without exponent: 154.2 with two digits is 150, not 1.5e+02
             text = f"{float(text):.0f}"
         return text if self.language == "en" else text.replace(".", ",")
 
@@ -118,14 +118,14 @@ def _counted_key(language: str, key: str, number: int) -> str:
 class Pages:
     """Pages from folders of assets.
 
-    A folder holds templates, static files, and texts: `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with all
-    languages. Sections of texts from several files are joined.
+    A folder holds templates, static files, and texts. Texts are in `texts/LANGUAGE.yaml`, or, for all
+    languages, in `texts/PAGE.yaml`. The texts of a section may come from several files.
 
     Args:
-        folders: Further folders of assets; those of the review are always there.
+        folders: Further folders of assets, beside that of the review.
         languages: Names of the languages, each in the language itself, by code; missing texts are shown in
             English.
-        more: Values that every template knows, by name.
+        more: Values that every template can use, by name.
     """
 
     security_headers: ClassVar[dict[str, str]] = {
@@ -166,7 +166,7 @@ class Pages:
 
     @property
     def missing_texts(self) -> list[str]:
-        """A line for each language that lacks texts, with their number."""
+        """A line for each language with missing texts, with the number of these."""
         lines = []
         for language, texts in self.texts.items():
             if not texts.missing:
@@ -177,11 +177,11 @@ class Pages:
         return lines
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
-        """Return the texts of the language that a person chose, or that the browser asks for, or English.
+        """Return the texts of the language that a person chose; else that the browser asks for; else English.
 
         Args:
             chosen: Code of the language that the person chose; None: the person has chosen none.
-            accept_language: Header Accept-Language; its first language that has texts is taken.
+            accept_language: Header Accept-Language of the browser; the first language with texts is taken.
         """
         if chosen is not None and chosen in self.texts:
             return self.texts[chosen]
@@ -193,10 +193,10 @@ class Pages:
         return self.texts[DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        """Return the texts of a language by key; keys without a text are left out."""
+        """Return the texts of a language by key; keys without a text in it are left out."""
         texts: dict[str, str] = {}
         for file in self._text_files():
-            stem = file.name.removesuffix(".yaml")
+            stem = file.name.removesuffix(".yaml")  # a language or a page
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
@@ -228,8 +228,7 @@ class Pages:
         Args:
             template: Name of the template without its suffix.
             texts: Texts of the page's language.
-            script: Data for the page's script, beside the language and the keys whose texts are in English
-                because the language has none.
+            script: Data for the page's script. The language, and the keys of its missing texts, are added.
             theme: A name of `THEMES`; any other value: the browser's theme.
             root: Prefix of the paths of static files.
             **more: Further values of the template.
@@ -249,7 +248,7 @@ class Pages:
         return text
 
     def render_standalone(self, template: str, texts: Texts, **context: object) -> str:
-        """Return a page that needs no server: its style is in it, and it has no scripts."""
+        """Render a page that needs no server: the style is inside the page, and there are no scripts."""
         text = self.render(template, texts, {}, theme="light", root="", **context)
         css, _, _ = self.static_files["pages.css"]
         return text.replace("</head>", f"<style>{css.decode()}</style></head>", 1)
@@ -292,7 +291,7 @@ def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str
 
 
 def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Yield the files below a folder, each with its path below the folder; `prefix` stands before it."""
+    """Yield `prefix` + the relative path, and the file, for each file below a folder."""
     for item in folder.iterdir():
         if item.is_dir():
             yield from _walk(item, f"{prefix}{item.name}/")

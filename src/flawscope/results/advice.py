@@ -16,9 +16,10 @@ from flawscope.pictures.form import Size
 
 MAX_STEPS = 3  # steps that are advised
 MIN_PIXELS = 8.0  # length of a spot at the network: of smaller spots one in five is missed (`defect_size`)
-SMALL_SHARE = 0.25  # share of missed defects that must be too small for a step against that
+SMALL_SHARE = 0.25  # share of missed defects that must be too small before `--min-defect` is advised
 MIN_MISSED = 0.1  # share of missed defects from which on other settings are advised
-MIN_WORTH = 0.15  # least gain in the share of defects found, less that of false alarms, to advise a rate
+# A rate is advised if it raises (share of defects found - share of false alarms) by at least this
+MIN_WORTH = 0.15
 ROUNDING = 1e-9  # error of a rate
 MANY_MISSED = 0.25  # share of missed defects that is a reason for any remedy
 SEARCH = "fit --auto, which tries how the pictures are best seen"
@@ -69,22 +70,23 @@ def advice(
     """Return the steps that help most, at most three, the best first.
 
     Args:
-        lies: Value of `--align` that good parts need; None: they lie alike, or are aligned already.
+        lies: Value of `--align` that good parts need, a key of `LIES`; None: they lie alike, or are aligned
+            already.
         rate: The requested false-alarm rate.
         missing: Words on the good pictures that the rate still needs, by `describe_missing`; empty: it needs
             none.
-        learnt: Number of training pictures, where they are so few that the preset `accurate` of the method
-            is worth its time; else 0.
-        marks: Length of the largest labelled piece of each missed defect, in pixels of the pictures.
+        learnt: Number of training pictures, if they are so few that the method's preset `accurate` is worth
+            its time; else 0.
+        marks: For each missed defect the length of its largest labelled region, in pixels of the pictures.
         pictures: Sizes (H, W) of pictures.
         network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
         defects: Number of defects that were judged.
         missed: Number of defects that were not found.
-        lies_elsewhere: Returns whether parts lie at different places; called only where that decides.
-        sole: Name of the good picture that alone sets the threshold; empty: no picture does.
-        hidden: Number of missed defects that would be found without that picture.
+        lies_elsewhere: Returns whether parts lie at different places; it is called only if that decides.
+        sole: Name of the good picture that alone sets the threshold; empty: no single picture does.
+        hidden: Number of missed defects that would be found if `sole` were left out.
         looser: Advice on a false-alarm rate that would find many more defects; None: no rate would.
-        remedies: Steps that may help a model that does not see the defects (`remedies`).
+        remedies: Steps that may help if the model does not see the defects, from `remedies()`.
         blind: Words on simulated defects that the model hardly sees; empty: it sees them.
     """
     steps = _steps_to_see_better(lies, marks, pictures, network)
@@ -92,8 +94,8 @@ def advice(
     if missed >= max(1, MIN_MISSED * defects):
         is_for_one_picture = bool(sole) and hidden >= missed / 2
         if is_for_one_picture:
-            look = f"look whether {sole} is good, else fit without it"
-            steps.append(Advice(look, f"{misses}, {hidden} for one picture"))
+            step = f"look whether {sole} is good, else fit without it"
+            steps.append(Advice(step, f"{misses}, {hidden} for one picture"))
         elif looser is not None:
             steps.append(looser)
         can_search_help = SEARCH in remedies and not is_for_one_picture
@@ -164,8 +166,8 @@ def looser_rate(
     """Advise a higher false-alarm rate where scores separate good from defective and decisions do not.
 
     Args:
-        decided: For each test picture, or part: whether it is defective, whether it is called anomalous, and
-            its p-value.
+        decided: For each test picture, or part: whether it is defective; whether it is called anomalous; its
+            p-value.
         rates: Rates to choose from, all above the rate of the model.
         auroc: AUROC of the scores; None: it is not known.
 
@@ -178,7 +180,7 @@ def looser_rate(
         return None
 
     def count_called(rate: float) -> tuple[int, int]:
-        """Return how many defective and how many good pictures are called anomalous at a rate."""
+        """Return the numbers of defective and of good pictures that are called anomalous at a rate."""
         defects = 0
         alarms = 0
         for is_defective, is_called, p_value in decided:
@@ -188,10 +190,11 @@ def looser_rate(
         return defects, alarms
 
     def worth(rate: float) -> float:
+        """Return the share of defects found at a rate, minus the share of false alarms."""
         defects, alarms = count_called(rate)
         return defects / defect_count - alarms / good_count
 
-    present_rate = 0.0  # p-values are above it: only pictures count that are called anomalous now
+    present_rate = 0.0  # all p-values are above it: only pictures count that are called anomalous now
     best_rate = max(sorted(rates), key=worth, default=None)
     if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
         return None
@@ -206,10 +209,10 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether most pictures are scaled down to the default size.
+    """Return whether most pictures lose pixels since they are scaled down to the default size.
 
-    A larger size, which a search tries, shows more. Sides are rounded to the network's step: a few percent
-    less do not count.
+    If so, a larger size shows more, and a search tries it. A loss of a few percent does not count: it comes
+    from rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
@@ -220,9 +223,10 @@ def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
 def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
     """Advise `--min-defect` where missed defects are too small at the network to be found.
 
-    The arguments are those of `advice`. None: the defects are large enough, or no tile makes them so.
+    The arguments are those of `advice`. It is None if the defects are large enough, or too small in any tile.
     """
-    length = sorted(marks)[int(SMALL_SHARE * (len(marks) - 1))]  # a quarter of the defects are not longer
+    quarter_index = int(SMALL_SHARE * (len(marks) - 1))
+    length = sorted(marks)[quarter_index]  # a quarter of the defects are not longer
     network_length = min(pixels_left(length, size, network) for size in pictures)
     if network_length >= MIN_PIXELS:
         return None

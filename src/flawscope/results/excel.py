@@ -61,7 +61,7 @@ class Link(NamedTuple):
 
 
 def _cell_content(value: object) -> object:
-    """Return a value as a cell can hold it: without control characters, and as text for NaN or infinity."""
+    """Return a value that a cell can hold: a text without control characters; for NaN or infinity a text."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if isinstance(value, float) and not math.isfinite(value):
@@ -73,7 +73,7 @@ def _cell_content(value: object) -> object:
 
 
 class Workbook:
-    """A workbook that is written row by row. A text computes nothing, and a verdict has a colour.
+    """A workbook that is written row by row. Texts are never formulas, and verdicts are coloured.
 
     Args:
         sheets: Columns by the name of the sheet. Each sheet has a heading that stays in view, and a filter.
@@ -90,7 +90,7 @@ class Workbook:
             self.add_sheet(name, columns)
 
     def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
-        """Add a sheet, at the end or at a place."""
+        """Add a sheet, before the sheet of the index `place`; None: at the end."""
         from openpyxl.styles import Font
         from openpyxl.utils import get_column_letter
 
@@ -107,7 +107,7 @@ class Workbook:
     def add(self, name: str, values: Sequence[object]) -> None:
         """Add a row to a sheet.
 
-        A row that fills the sheet is replaced by a remark that there are more; later rows are left out.
+        The last row that fits into the sheet is a remark that there are more; later rows are left out.
         """
         if self.is_full(name):
             return
@@ -117,7 +117,7 @@ class Workbook:
         if self.is_full(name):
             cell_values = ["there are more: a sheet holds no more rows; take CSV"]
         cells = []
-        for value, column in zip(cell_values, self._columns[name], strict=False):
+        for value, column in zip(cell_values, self._columns[name], strict=False):  # a remark has one cell
             cells.append(self._cell(sheet, value, column.number_format))
         sheet.append(cells)
 
@@ -159,7 +159,7 @@ class Workbook:
 
 
 def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> None:
-    """Give a verdict its colour, and a number its form."""
+    """Give a verdict its colour, and a number or time its format; empty `number_format`: the default."""
     if isinstance(content, str):
         if content in VERDICT_STYLES:
             cell.style = VERDICT_STYLES[content]
@@ -170,7 +170,7 @@ def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> No
 
 
 def fitting_columns(rows: Sequence[Sequence[object]]) -> list[Column]:
-    """Return columns for rows, whose first is the heading; they are as wide as their texts."""
+    """Return columns as wide as their texts, up to `MAX_WIDTH`; the first row is the heading."""
     heading, *content_rows = rows[:MEASURED_ROWS]
     columns = []
     for index, title in enumerate(heading):

@@ -44,7 +44,8 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
     texts = []
     for reason in reasons:
         template = REASONS[str(reason["code"])]
-        texts.append(template.format_map({name: _value_text(value) for name, value in reason.items()}))
+        value_texts = {name: _value_text(value) for name, value in reason.items()}
+        texts.append(template.format_map(value_texts))
     return ", ".join(texts)
 
 
@@ -61,10 +62,10 @@ class Finding:
     Attributes:
         code: Kind of the finding, for programs.
         words: One line for a person.
-        p_value: Share of good pictures that show as much of it, 0..1; None: it is not known, or does not
-            count for the picture's p-value.
-        decides: Whether it alone makes the picture anomalous.
-        reasons: For a finding about tolerances, the content of `words` for programs.
+        p_value: Share of good pictures in which the finding is at least as strong, 0..1; None: it is not
+            known, or does not count for the picture's p-value.
+        decides: Whether the finding alone makes the picture anomalous.
+        reasons: For a finding about tolerances: its reasons, which `words` describe, for programs.
     """
 
     code: str
@@ -96,7 +97,10 @@ class Decision(NamedTuple):
     is_anomalous: bool
 
     def after(self, findings: Sequence[Finding]) -> Decision:
-        """Return the decision that takes these findings into account."""
+        """Return the decision after these findings: anomalous if one of them decides, else as before.
+
+        The p-value is then the smallest of the decision's and the deciding findings'.
+        """
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
             return self
@@ -123,9 +127,9 @@ BEYOND_TOLERANCE = "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:
-    """Return the finding that the part is not in a picture, which is not good.
+    """Return the finding that the part was not found in a picture, which is therefore anomalous.
 
-    `p_value` is that of the place which is most like the part; None: it is not known.
+    `p_value` is that of the place most similar to the part; None: it is not known.
     """
     return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
 
@@ -155,14 +159,16 @@ def other_form(words: str, decides: bool) -> Finding:
 
     Args:
         words: Words on the difference.
-        decides: Whether it makes the picture anomalous: a picture of another form is stretched or shows more
-            or less, and its score means nothing.
+        decides: Whether the finding makes the picture anomalous. It must if the form differs: the picture is
+            then stretched, or shows more or less, and its score means nothing.
     """
     return Finding(OTHER_FORM, words, decides=decides)
 
 
 def view_exchanged(view: str, shown: str) -> Finding:
-    """Return the finding that the picture of a view shows another view: its own view was not inspected.
+    """Return the finding that a picture shows another view than the one it is named for.
+
+    It makes the picture anomalous, since the view was not inspected.
 
     Args:
         view: View that the picture's name says.
@@ -172,21 +178,26 @@ def view_exchanged(view: str, shown: str) -> Finding:
 
 
 def same_picture(first: str, second: str) -> Finding:
-    """Return the finding that two views of a part have the same picture: one view was not inspected."""
+    """Return the finding that two views of a part have the same picture, so that one was not inspected."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
 def shown_part(words: str, is_incomplete: bool) -> Finding:
-    """Return the finding that names the part of a picture, where all views of a part decide together."""
+    """Return the finding on a picture's part, for a model that decides on all views of a part together.
+
+    Args:
+        words: Words on the part.
+        is_incomplete: Whether other views of the part are missing.
+    """
     return Finding(PART_INCOMPLETE if is_incomplete else PART, words)
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:
-    """Return the finding whether the rules of tolerance hold for an anomalous picture, with the reasons.
+    """Return the finding that an anomalous picture is within tolerance, or beyond it.
 
     Args:
         within: Whether the picture is within tolerance.
-        reasons: The reasons.
+        reasons: Why it is.
         rules: Name of the rules.
     """
     code = WITHIN_TOLERANCE if within else BEYOND_TOLERANCE
@@ -196,19 +207,19 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
 
 def no_product(name: str, p_value: float | None) -> Finding:
-    """Return the finding that a picture shows none of the products, and is not good.
+    """Return the finding that a picture shows none of the products, and is therefore anomalous.
 
     Args:
-        name: Words for none of the products.
-        p_value: p-value of the nearest product, which is shown in words only: it does not count for the
-            picture's p-value. None: it is not known.
+        name: Words for "none of the products".
+        p_value: P-value of the nearest product; None: it is not known. The finding's words name it, but it
+            does not count for the picture's p-value.
     """
     words = name if p_value is None else f"{name}, p {p_value:.3f}"
     return Finding("no_product", words, decides=True)
 
 
 def measure_places(regions: Sequence[Region]) -> Json:
-    """Return the number of regions, and size and centre of the largest, as columns of a table."""
+    """Return columns of a table: the number of regions, and the size and centre of the largest region."""
     if not regions:
         return {"places": 0}
     largest = max(regions, key=lambda region: region.longer_side)

@@ -79,18 +79,18 @@ class RenderedPrediction(NamedTuple):
 
 @dataclass
 class PictureWriter:
-    """Writes overlays, maps and masks into folders of these names below `out`.
+    """Writes overlays, maps and masks into the folders `overlays`, `maps` and `masks` below `out`.
 
     Attributes:
         out: The results folder.
-        root: Folder whose inner paths name the results; None: the working folder.
-        maps: A key of `MAPS`, or none.
-        inputs: All pictures; None: they are not known yet. Pictures that would share a name keep their
-            suffix.
-        owners: Pictures by the name of their results, in lower case.
+        root: Folder of the pictures: results are named by the paths relative to it; None: the working folder.
+        maps: Form of the maps, a key of `MAPS`; "none": no maps are written.
+        inputs: All pictures, so that names differ for pictures that differ only by their suffix; None: they
+            are not known yet.
+        owners: The picture of each name of results; the names are folded (`_folded`).
         names: Names of results by the picture.
-        failures: Pictures that could not be read again, each with the reason; they only have a map and a
-            mask.
+        failures: A line on each picture that could not be read again; such a picture gets a map and a mask,
+            but no overlay.
         output: Files of the folder that flawscope wrote.
     """
 
@@ -106,7 +106,7 @@ class PictureWriter:
     def __post_init__(self, inputs: Iterable[Path] | None) -> None:
         self.output = OutputFiles(self.out)
         self._has_written_scale = False
-        # number of inputs by their name without a suffix; None: the inputs are not known
+        # number of inputs that share a name without suffix, by that name; None: the inputs are not known
         self._stem_counts = None if inputs is None else Counter(_folded(self._stem(path)) for path in inputs)
 
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:
@@ -130,7 +130,7 @@ class PictureWriter:
             self._write_map(name, prediction)
 
     def _write_map(self, name: str, prediction: Prediction) -> None:
-        """Write a map; beside the first map, write the file that explains the values, too."""
+        """Write a map. With the first map, also write the file that explains the values of all maps."""
         suffix, _ = MAPS[self.maps]
         path = self.output.path(f"maps/{name}{suffix}")
         try:
@@ -159,9 +159,9 @@ class PictureWriter:
     def name(self, path: Path) -> str:
         """Return the name of a picture's results; choose it at the first call.
 
-        No other picture has the same name, in upper or lower case. The picture's suffix is left off, unless
-        pictures differ only by it, such as a.png and a.jpg. Where the inputs are not known, only a PNG's
-        suffix is left off.
+        No other picture gets the same name, nor one that differs only in case. The name has no suffix, unless
+        pictures differ only by theirs, such as a.png and a.jpg. If the inputs are not known, the suffix is
+        left off only if it is .png.
         """
         chosen_name = self.names.get(path)
         if chosen_name is not None:
@@ -180,8 +180,8 @@ class PictureWriter:
     def _stem(self, path: Path) -> str:
         """Return the picture's path below the root or the working folder, without its suffix.
 
-        A first folder `test` is left off. Of a picture elsewhere, only its folder's name and its file's name
-        are returned: a result never lies outside of the results folder.
+        If the path starts with a folder `test`, this folder is left off. For a picture outside both folders,
+        FOLDER/FILE is returned, so that a result never lies outside of the results folder.
         """
         absolute = _absolute(path)
         for root in (self.root, Path()):
@@ -195,12 +195,15 @@ class PictureWriter:
 
 
 def _folded(name: str) -> str:
-    """Return a name as some file systems compare it: case and the form of composed letters do not count."""
+    """Return a name in a form that is equal for names which some file systems take for the same.
+
+    They ignore case, and the Unicode form of letters with accents.
+    """
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _shorten(name: str) -> str:
-    """Return a name; if it is too long for a file, a hash replaces its end."""
+    """Return the name of a file; if it is longer than `MAX_NAME_BYTES`, a hash replaces its end."""
     folder, _, file_name = name.rpartition("/")
     encoded = os.fsencode(file_name)
     if len(encoded) <= MAX_NAME_BYTES:
@@ -210,9 +213,9 @@ def _shorten(name: str) -> str:
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:
-    """Return the folder that the pictures outside the working folder share, as `root` of `PictureWriter`.
+    """Return the common folder of the pictures outside the working folder, as `root` of `PictureWriter`.
 
-    It is None where they share none but the root of a drive, or all pictures lie in the working folder.
+    It is None if they have only the root of a drive in common, or if all lie in the working folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()

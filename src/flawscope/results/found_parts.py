@@ -20,8 +20,8 @@ class FoundPart:
     """Part in a picture.
 
     Attributes:
-        part_index: Number of the part in the picture, from 1: from the top, and from the left where parts lie
-            beside each other.
+        part_index: Number of the part in the picture, from 1. Parts are counted from top to bottom, in a row
+            from left to right.
         p_value: Share of good pictures whose worst part scores as high.
         is_anomalous: Whether the part's score alone makes the picture anomalous.
         part_p_value: Share of good parts that are as far from the reference.
@@ -44,7 +44,7 @@ class FoundPart:
 
 @dataclass(frozen=True)
 class FoundParts:
-    """Parts in a picture, and the right numbers of them.
+    """Parts in a picture, and how many there should be.
 
     Attributes:
         parts: The parts that were found.
@@ -61,7 +61,7 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Return the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
+        """Return the finding that the numbers are wrong, else that parts are anomalous; () if all is right.
 
         Args:
             p_value: Share of good pictures whose parts are counted wrong; None: it is not known.
@@ -98,9 +98,10 @@ class FoundParts:
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:
         """Return the parts from the values of `to_dict`."""
-        parts = (
-            FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"]
-        )
+        parts = []
+        for facts in data["parts"]:
+            pose = PartPose(**facts["part_pose"])
+            parts.append(FoundPart(**{**facts, "part_pose": pose}))
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 
@@ -110,13 +111,13 @@ class PartSearch:
     """Answer of the search for the part in a picture, or for several parts.
 
     Attributes:
-        p_value: For a single part, the share of good parts that are as far from the reference as the most
-            similar place. For several parts, the share of good pictures that are counted wrong. None: it is
-            not known.
-        pose: Place of the part; None: it was not found, or the search is for several.
-        several: The parts, where the search is for several; else None.
+        p_value: For a single part: the share of good parts that are at least as far from the reference as the
+            most similar place in the picture. For several parts: the share of good pictures whose parts are
+            counted wrong. None: it is not known.
+        pose: Place of the part; None: it was not found, or the search is for several parts.
+        several: The parts, if the search is for several; else None.
         searched: Whether the model searches for parts.
-        numbers: [H, W] of the map, where the search is for several: at each pixel the `part_index` of the
+        numbers: [H, W], if the search is for several parts: for each pixel of the map the `part_index` of the
             part that is inspected there; 0: no part is, or more than one.
     """
 

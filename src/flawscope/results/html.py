@@ -34,7 +34,7 @@ def environment(text_of: Callable[[str], str]) -> Environment:
     Its filter `code` shows text between backticks as code.
 
     Args:
-        text_of: Returns the text of a template by its name.
+        text_of: Called with the name of a template, returns its text.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
@@ -57,7 +57,7 @@ def _mark_code(text: str) -> Markup:
 
 
 def script_json(value: object) -> Markup:
-    """Return a JSON value as markup for <script>: no text in it ends the element or opens a comment."""
+    """Return a JSON value to stand in a <script> element, escaped so that no text in it ends the element."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -72,7 +72,7 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def image_tag(picture: NDArray[np.uint8]) -> str:
-    """Return an <img> element with a picture [H, W, 3] as data in the page."""
+    """Return an <img> element that holds a picture [H, W, 3] itself, as a data URL."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")

@@ -19,8 +19,8 @@ from flawscope.results.table import OutputFiles
 from flawscope.types import Json
 
 KIND = "anomalous"  # name of the label
-# Pixels by which a polygon may be off its region: less than 0.71, the distance of a pixel's corners from its
-# diagonal, so that a single pixel keeps its corners
+# Largest distance in pixels of a polygon from the edge of its region. It is less than 0.71, the distance of a
+# pixel's corners from its diagonal, so that the polygon of a single pixel keeps all corners.
 TOLERANCE = 0.7
 
 Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
@@ -59,7 +59,8 @@ class LabelledPicture(NamedTuple):
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
     """Check that each picture has its own file of labels.
 
-    YOLO and LabelMe name it as the picture, without the suffix; other forms have one file for all pictures.
+    The label files of YOLO and LabelMe have the picture's name without its suffix, so that a.png and a.jpg
+    would share one. Other forms have one file for all pictures.
 
     Raises:
         InputError: Two pictures would share a file.
@@ -77,7 +78,10 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
 
 
 def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
-    """Return pictures with names below their common folder; on several drives with file names alone."""
+    """Return the pictures with names relative to their common folder.
+
+    If they lie on several drives, the names are the file names alone.
+    """
     folders = {picture.name.parent for picture in pictures}
     are_on_one_drive = len({folder.anchor for folder in folders}) == 1
     root = os.path.commonpath(folders) if are_on_one_drive else ""
@@ -89,7 +93,7 @@ def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]
 
 
 class LabelWriter:
-    """Collects pictures and writes their labels, by names below the folder that the pictures share.
+    """Collects pictures and writes their labels. Names of pictures are relative to their common folder.
 
     The files are `labels.json` of COCO, `label_studio.json`, YOLO's `labels/NAME.txt`, `data.yaml` and
     `scores.json`, or LabelMe's `labels/NAME.json`.
@@ -115,7 +119,7 @@ class LabelWriter:
         """Write the files.
 
         Raises:
-            FlawscopeError: A file cannot be written, or two pictures would share it.
+            FlawscopeError: A file cannot be written, or two pictures would share a file.
         """
         require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
         pictures = _shorten_names(self._pictures)
@@ -124,7 +128,9 @@ class LabelWriter:
         elif self.form == "labelme":
             self._write_labelme(pictures)
         elif self.form == "coco":
-            document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
+            document = coco_document(
+                (picture.name.as_posix(), picture.size, _coco_marks(picture)) for picture in pictures
+            )
             self._write("labels.json", json.dumps(document, allow_nan=False))
         else:
             tasks = [_task(picture) for picture in pictures]
@@ -137,6 +143,7 @@ class LabelWriter:
                 self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
 
     def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
+        """Write a file of polygons for each picture with regions, `data.yaml`, and the regions' scores."""
         scores: dict[str, list[float]] = {}
         for picture in pictures:
             if not picture.regions:
@@ -145,8 +152,10 @@ class LabelWriter:
             scores[file] = [region.score for region in picture.regions]
             lines = []
             for region in picture.regions:
-                shares = region.outline / picture.size[::-1]
-                lines.append(" ".join(["0", *(f"{share:.7g}" for share in shares.ravel())]))
+                height, width = picture.size
+                shares = region.outline / (width, height)
+                coordinates = [f"{share:.7g}" for share in shares.ravel()]  # x, y, x, y, ...
+                lines.append(" ".join(["0", *coordinates]))  # 0: number of the class
             self._write(file, "\n".join(lines))
         self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
         self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
@@ -162,16 +171,16 @@ def coco_document(
     """Return the COCO data set of pictures.
 
     Args:
-        pictures: Name, size (H, W) and marks of each picture. A mark has the entries of an annotation that
-            are not its number, those of the picture and the category, and `iscrowd`.
+        pictures: Name, size (H, W) and marks of each picture. A mark holds the entries of an annotation
+            without `id`, `image_id`, `category_id` and `iscrowd`, which are added here.
     """
     images: list[Json] = []
     annotations: list[Json] = []
     for number, (name, (height, width), marks) in enumerate(pictures, start=1):
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for mark in marks:
-            numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
-            annotations.append({**numbers, "iscrowd": 0, **mark})
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
+            annotations.append({**ids, "iscrowd": 0, **mark})
     categories = [{"id": 1, "name": KIND, "supercategory": ""}]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -179,10 +188,10 @@ def coco_document(
 def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
     """Yield the marks of a picture's regions, as `coco_document` takes them."""
     for region in picture.regions:
-        corner = region.outline.min(axis=0)
-        size = region.outline.max(axis=0) - corner
+        upper_left = region.outline.min(axis=0)
+        size = region.outline.max(axis=0) - upper_left  # width, height
         yield {
-            "bbox": [*corner.tolist(), *size.tolist()],
+            "bbox": [*upper_left.tolist(), *size.tolist()],
             "segmentation": [region.outline.ravel().tolist()],
             "area": region.area,
             "score": region.score,
@@ -191,9 +200,9 @@ def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
 
 
 def _labelme_document(picture: LabelledPicture) -> Json:
-    """Return the content of a LabelMe file, to lie beside the picture.
+    """Return the content of a LabelMe file, which must lie beside the picture.
 
-    The score is in the description of a shape: the format has no field for it.
+    The score is in the description of a shape, since the format has no field for scores.
     """
     height, width = picture.size
     shapes = []
@@ -219,7 +228,10 @@ def _labelme_document(picture: LabelledPicture) -> Json:
 
 
 def _task(picture: LabelledPicture) -> Json:
-    """Return a task of Label Studio with a prediction; the picture is in the tool's local storage."""
+    """Return a task of Label Studio that shows the regions as a prediction.
+
+    The picture is expected in the local storage of Label Studio.
+    """
     height, width = picture.size
     result = []
     for number, region in enumerate(picture.regions):
@@ -253,7 +265,7 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
     labels, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         region = labels[rows, columns] == label
-        outline = trace_outline(region) + np.array([columns.start, rows.start])
+        outline = trace_outline(region) + np.array([columns.start, rows.start])  # x, y in the picture
         score = float(values[rows, columns][region].max())
         yield LabelledRegion(outline, area=int(region.sum()), score=score)
 
@@ -261,32 +273,38 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
     """Trace the edge of a mask as one polygon, within `TOLERANCE`.
 
-    Holes, and pieces that only touch at a corner, have loops of their own. A line from the start to each of
-    them and back joins them: filling the polygon by the even-odd rule gives the mask.
+    The edge may consist of several closed loops: around holes, and around parts of the mask that only touch
+    at a corner. The polygon goes from its start to each further loop, around it, and back to the start.
+    Filled by the even-odd rule, it gives the mask, since the ways there and back enclose nothing.
     """
     first_loop, *other_loops = [_simplify(loop) for loop in _trace_loops(mask)]
     if not other_loops:
         return first_loop
     start = first_loop[:1]
-    pieces = [first_loop, start]
+    point_lists = [first_loop, start]
     for loop in other_loops:
-        pieces += [loop, loop[:1], start]
-    return np.concatenate(pieces)
+        loop_start = loop[:1]
+        point_lists += [loop, loop_start, start]
+    return np.concatenate(point_lists)
 
 
-# Sides of a pixel by the direction (y, x) of the neighbour: corners x0, y0, x1, y1, clockwise
+# Each side of a pixel, by the direction (y, x) of the neighbour behind it: its beginning x0, y0 and its end
+# x1, y1, clockwise around the pixel
 _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0, -1): (0, 1, 0, 0)}
 
 
 def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
-    """Yield the closed lines between marked pixels and others, clockwise around marked ones."""
+    """Yield the closed lines between marked and unmarked pixels, clockwise around marked ones."""
     padded = np.pad(mask, 1)
-    # ends of the sides between marked pixels and others, by their beginnings
+    # each side between a marked and an unmarked pixel: its end, by its beginning (x, y); up to two begin at a
+    # corner
     ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
-        has_marked_neighbour = np.roll(padded, (-dy, -dx), (0, 1))
-        for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:
-            ends.setdefault((int(x) + x0, int(y) + y0), []).append((int(x) + x1, int(y) + y1))
+        has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))
+        for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:  # - 1: without the padding
+            beginning = (int(x) + x0, int(y) + y0)
+            end = (int(x) + x1, int(y) + y1)
+            ends.setdefault(beginning, []).append(end)
     while ends:
         corner = next(iter(ends))
         loop = []
@@ -300,10 +318,10 @@ def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
 
 
 def _simplify(loop: Polygon) -> Polygon:
-    """Return the corners of a closed line that are needed to stay within `TOLERANCE` of it.
+    """Return the corners of a closed line without those that are not needed to stay within `TOLERANCE` of it.
 
-    This is the algorithm of Douglas and Peucker (1973) on a closed line: split at the first point and the
-    point farthest from it, then simplify both halves.
+    This is the algorithm of Douglas and Peucker (1973). The closed line is first split in two, at its first
+    point and the point farthest from that; both halves are then simplified.
     """
     farthest = int(np.argmax(((loop - loop[0]) ** 2).sum(axis=1)))
     needed = {0, farthest}
@@ -315,11 +333,11 @@ def _simplify(loop: Polygon) -> Polygon:
             continue
         chord = closed[last] - closed[first]
         points = closed[first + 1 : last] - closed[first]
-        # nearest points on the chord, as shares of its length; 1e-9 avoids a division by zero
+        # each point's nearest point on the chord, as a share of the chord; 1e-9 avoids a division by zero
         shares = np.clip(points @ chord / max(chord @ chord, 1e-9), 0, 1)
         distances = np.hypot(*(points - shares[:, None] * chord).T)
         if distances.max() > TOLERANCE:
-            middle = first + 1 + int(np.argmax(distances))
-            needed.add(middle)
-            spans += [(first, middle), (middle, last)]
+            farthest_point = first + 1 + int(np.argmax(distances))
+            needed.add(farthest_point)
+            spans += [(first, farthest_point), (farthest_point, last)]
     return loop[sorted(needed)] if len(needed) > 2 else loop  # two points make no polygon

@@ -23,8 +23,7 @@ class PartPrediction:
 
     Attributes:
         part: Name of the part.
-        score: Number of standard deviations of the good parts by which its most unusual view lies above their
-            mean.
+        score: Score of the most unusual view, in standard deviations above the mean of the good parts.
         p_value: Conformal p-value of the part, in 1/(n+1)..1.
         is_anomalous: The decision.
         worst: View with the largest score.
@@ -33,7 +32,7 @@ class PartPrediction:
         views: Prediction of each view that was judged.
         missing: Views without a picture.
         product: Product of the part, by a joint model; None: the part shows none of the products, and is
-            anomalous. None by other models, too.
+            anomalous; or the model is not joint.
         findings: Findings on the views together, beside their own findings.
         near: Whether it is called good, near the threshold (`calibration.near_threshold`).
     """
@@ -81,7 +80,7 @@ class PartPrediction:
 
     @property
     def remarks(self) -> list[str]:
-        """Words on the findings on the part, then on those that make a view anomalous."""
+        """Words of the findings on the part, then of the findings that make a view anomalous."""
         words = [finding.words for finding in self.findings]
         for view, picture in self.views.items():
             words += [f"{view}: {finding.words}" for finding in picture.findings if finding.decides]
@@ -99,7 +98,7 @@ class PartPrediction:
 
     @property
     def product_name(self) -> str:
-        """The product, or "none of these"; empty for a model of one product."""
+        """The product, or "none of these"; empty if the model is not joint."""
         if self.product:
             return self.product
         is_of_joint_model = any(prediction.product_name for prediction in self.views.values())

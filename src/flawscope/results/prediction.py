@@ -89,11 +89,14 @@ class ScoreLevels:
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return the marked pixels [H, W] of a map.
 
-        In each 8-connected region above the mask threshold, a pixel is marked if its value is at least
-        `outline` of the way from the level of good pictures (the dark end of the colours) to the region's
-        peak nearby. A map is smooth: pixels around a strong defect are above the threshold, too. The peak is
-        searched nearby since a large defect is not equally strong everywhere. The peak itself is always
-        marked: each region keeps a marked pixel.
+        A pixel is marked if it lies in an 8-connected region above the mask threshold and
+
+            value - good >= outline * (peak - good),
+
+        where `good` is the level of good pictures, the dark end of the colours, and `peak` the region's
+        largest value nearby. A map is smooth: without this, pixels around a strong defect would be marked,
+        too. The peak is searched nearby since a large defect is not equally strong everywhere. The pixel of
+        the peak is always marked, so that each region keeps a marked pixel.
 
         Args:
             values: [H, W], the map at any size; NaN where the network does not look.
@@ -148,20 +151,20 @@ class Prediction:
         levels: Thresholds of the decision.
         path: The picture's file; None: it came without one.
         shifts: Distance of the picture as a whole from the training pictures, for each of
-            `appearance.FEATURES`; empty for a model without these figures.
+            `appearance.FEATURES`; empty for a model that did not measure them.
         brightness: Mean of the channels, 0..1, over the pixels that count; None where these are too few.
         outside_light: Whether the picture's light lies outside of the range that the rate holds for; None for
             a model without such a range.
-        recognition: Product that the picture shows, by a joint model; a product that the caller named has no
-            distances. Where it shows none of the products, score and map are those of the nearest. None by
-            other models.
-        parts: Place of the part, or of each of several. Where none is found, score and map are those of the
-            picture as it lies; of several parts, the score is that of the worst.
-        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: the model is of
-            no view.
+        recognition: Product that the picture shows, by a joint model; None by other models. If the picture
+            shows none of the products, score and map are those of the nearest product. If the caller named
+            the product, there are no distances.
+        parts: Place of the part, or of each of several parts. If no part is found, score and map are those of
+            the unaligned picture. If there are several parts, the score is that of the worst.
+        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: the model is not
+            for a view of a part.
         findings: Findings beside the score (`noticing`).
         region_kinds: Kinds of the defects of `regions`, in their order; empty for a model without kinds.
-        size_bounds: Factors by which a defect may be larger than the place that the map doubts.
+        size_bounds: Factors by which a defect may be larger than the pixels above `ScoreLevels.doubted`.
         near: Whether the picture is called good, near the threshold (`calibration.near_threshold`), so that a
             person should look at it, too.
     """
@@ -207,14 +210,14 @@ class Prediction:
     def product_p_value(self) -> float | None:
         """P-value of the recognition (`Recognition.p_value`).
 
-        It is None where the call named the product, or the model has only one.
+        It is None if the caller named the product, or the model is not joint.
         """
         recognition = self.recognition
         return recognition.p_value if recognition and recognition.distances else None
 
     @property
     def part_found(self) -> bool | None:
-        """Whether the part, or any of several, was found; None for a model that searches for none."""
+        """Whether a part was found; None: the model does not search for parts."""
         return self.parts.found
 
     @property
@@ -224,7 +227,7 @@ class Prediction:
 
     @property
     def found_parts(self) -> FoundParts | None:
-        """The parts, where the model searches for several; else None."""
+        """The parts, if the model searches for several; else None."""
         return self.parts.several
 
     @property
@@ -238,8 +241,8 @@ class Prediction:
     def decision(self) -> str:
         """The decision in words: "good", "anomalous", "within tolerance" or "incomplete".
 
-        Within tolerance is an anomalous picture that the rules of tolerance allow. Incomplete is a good
-        picture of a part of which views are missing.
+        "Within tolerance": the picture is anomalous, and the rules of tolerance allow it. "Incomplete": the
+        picture is good, and other views of its part are missing.
         """
         if self.is_tolerated:
             return WITHIN
@@ -261,7 +264,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
+        """Return the marked pixels [H, W] of this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -280,9 +283,10 @@ class Prediction:
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """Rows and columns of the map's pixels around each of `regions` that may be defective, too.
+        """For each of `regions`, rows and columns of the map's pixels in and around it that may be defective.
 
-        They are the connected place above `ScoreLevels.doubted`, which several regions may share.
+        They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
+        share them.
         """
         labels, places = connected_parts(self.map > self.levels.doubted)
         region_labels = [labels[rows[0], columns[0]] for rows, columns in self.region_pixels]
@@ -297,7 +301,7 @@ class Prediction:
         has_bounds = geometry.mm_per_pixel is not None and bool(self._peaks)
         bounds = self._bound_region_sizes() if has_bounds else None
         for number, (peak, (rows, columns)) in enumerate(self._peaks):
-            map_y = float(rows.mean()) + 0.5  # the centre of a pixel
+            map_y = float(rows.mean()) + 0.5  # + 0.5: pixel i reaches from i to i + 1
             map_x = float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((map_x, map_y, map_x, map_y))
             facts = measure_region(rows, columns, geometry)
@@ -311,17 +315,17 @@ class Prediction:
         return tuple(regions)
 
     def _bound_region_sizes(self) -> list[Json]:
-        """Return `bound_sizes` of each of `regions`; a place that several regions share is measured once."""
-        bounds_by_place: dict[int, Json] = {}  # by the identity of the place's rows
+        """Return `bound_sizes` of each of `regions`; pixels that several regions share are measured once."""
+        bounds_by_place: dict[int, Json] = {}  # by the identity of the array of rows, which regions share
         for rows, columns in self.doubted_pixels:
             if id(rows) not in bounds_by_place:
                 bounds_by_place[id(rows)] = bound_sizes(rows, columns, self.geometry, self.size_bounds)
         return [bounds_by_place[id(rows)] for rows, _ in self.doubted_pixels]
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """Return the map at the picture's size, or over the picture scaled to `size` (height, width).
+        """Return the map at the picture's size, or at another `size` (height, width) of the picture.
 
-        It is NaN where the network does not look. It takes 4 bytes a pixel, and is computed by each call.
+        It is NaN where the network does not look. Each call computes it anew; it takes 4 bytes a pixel.
         """
         geometry = self.geometry if size is None else self.geometry.with_picture_size(size)
         return geometry.warp(self.map)
@@ -347,10 +351,10 @@ class Prediction:
         return with_names, self.outlined(values), drawing.outline_colour(self.is_tolerated)
 
     def _kind_labels(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Return the lower left corners x, y of the strongest regions' boxes, each with the region's kinds.
+        """Return x, y and text of a label with the kinds of each of the strongest regions.
 
-        They are in pixels of the picture scaled to `size` (H, W). There are none where the model names no
-        kinds.
+        x, y is the lower left corner of the region's box, in pixels of the picture scaled to `size` (H, W).
+        There are no labels if the model names no kinds.
         """
         if not self.region_kinds:
             return []
@@ -364,7 +368,7 @@ class Prediction:
         return labels
 
     def drawing_facts(self) -> Json:
-        """Return values that JSON knows, by which `from_map` draws the map as this prediction does."""
+        """Return values for JSON from which `from_map` makes a prediction that is drawn as this one."""
         return {
             **asdict(self.levels),
             "geometry": self.geometry.to_dict(),
@@ -374,7 +378,7 @@ class Prediction:
 
     @classmethod
     def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
-        """Return a prediction that can only be drawn: it has no score and no decision.
+        """Return a prediction that can only be drawn: its score and decision mean nothing.
 
         Args:
             values: [H, W], the map.
@@ -385,7 +389,7 @@ class Prediction:
             TypeError: A fact is damaged.
         """
         pose = facts.get("part_pose")
-        several = facts.get("found_parts")
+        found_parts = facts.get("found_parts")
         levels = {field.name: facts[field.name] for field in fields(ScoreLevels)}
         levels["colour_range"] = tuple(levels["colour_range"])
         return cls(
@@ -399,7 +403,7 @@ class Prediction:
             parts=PartSearch(
                 p_value=None,
                 pose=PartPose(**pose) if pose else None,
-                several=FoundParts.from_dict(several) if several else None,
+                several=FoundParts.from_dict(found_parts) if found_parts else None,
             ),
         )
 
@@ -408,8 +412,10 @@ class Prediction:
         squares = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
         if self.found_parts is not None:
             squares = self.found_parts.squares()
-        height, width = self.geometry.picture_size
-        return [square.scaled(size[1] / width, size[0] / height) for square in squares]
+        picture_height, picture_width = self.geometry.picture_size
+        scale_y = size[0] / picture_height
+        scale_x = size[1] / picture_width
+        return [square.scaled(scale_x, scale_y) for square in squares]
 
     def with_note(self, overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
@@ -417,13 +423,16 @@ class Prediction:
         return drawing.draw_note(overlay, self.remark, self.squares((height, width)))
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
-        """Return the picture [H, W, 3] RGB with heat map and contours; the calibration fixes the colours.
+        """Return the picture [H, W, 3] RGB with heat map and contours.
+
+        The calibration fixes the scale of the colours.
 
         Args:
             picture: A picture as `predict` takes it, RGB; None: the file of this prediction is read.
 
         Raises:
-            InputError: The picture cannot be read; or the prediction has no file, and the call no picture.
+            InputError: The picture cannot be read; or neither the prediction has a file, nor a picture is
+                given.
         """
         if picture is not None:
             source = picture
@@ -485,7 +494,7 @@ class Prediction:
 
 
 def _regions_html(regions: Sequence[Region]) -> str:
-    """Return HTML with the boxes of the first regions, and the number of the others."""
+    """Return HTML with the boxes and kinds of the first regions, and the number of the others."""
     boxes = []
     for region in regions[:MAX_SHOWN_REGIONS]:
         box = ", ".join(f"{side:.0f}" for side in region.box)
@@ -496,9 +505,9 @@ def _regions_html(regions: Sequence[Region]) -> str:
 
 
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
-    """Return HTML with the picture, its heat map and the decision.
+    """Return HTML with the picture, its heat map and the decision; `caption` stands beside the decision.
 
-    The heat map is alone where the picture cannot be read. `caption` stands beside the decision.
+    If the picture cannot be read, there is only the heat map.
     """
     name = prediction.path or ""
     words = [
@@ -519,13 +528,16 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
 
 
 def _panels(prediction: Prediction) -> list[NDArray[np.uint8]]:
-    """Return the picture and its overlay; the heat map alone where it cannot be read; [] without a map."""
+    """Return the picture and its overlay [H, W, 3].
+
+    If the picture cannot be read, the heat map is returned alone; if there is no map either, nothing.
+    """
     if prediction.path is not None:
         try:
             picture = html.shrink(displayed(prediction.path))
             heat, marked, colour = prediction.over(picture)
             return [picture, prediction.with_note(drawing.contour(heat, marked, colour))]
-        except InputError:  # it was moved since
+        except InputError:  # such as a picture that was moved since
             pass
     if not prediction.map.size:
         return []
@@ -552,7 +564,7 @@ CHANGED_LIGHT_REMEDY = (
 
 
 def codes_beyond_promise(prediction: Prediction) -> list[str]:
-    """Return the codes of findings because of which the rate does not hold for a picture called good."""
+    """Return codes of findings for which the false-alarm rate does not hold; [] for an anomalous picture."""
     if prediction.is_anomalous:
         return []
     return [finding.code for finding in prediction.findings if finding.is_beyond_promise]
@@ -565,7 +577,8 @@ class MismatchDetector:
     Attributes:
         false_alarm_rate: Share of good pictures that is expected to be called anomalous.
         noun: Name of the pictures in the warning.
-        defective: Whether defective pictures are among them: then all may be anomalous without a warning.
+        defective: Whether defective pictures are expected among them; then there is no warning if nearly all
+            are anomalous, unless all severities are about the same.
         count: Number of pictures added.
         anomalous: Number of anomalous pictures, without the tolerated ones.
         tolerated: Number of tolerated pictures.
@@ -599,7 +612,10 @@ class MismatchDetector:
             self.shifts.append(prediction.shifts)
 
     def beyond_line(self) -> str:
-        """Return the line on pictures called good for which the rate does not hold; empty: there are none."""
+        """Return a line with the numbers of pictures called good for which the rate does not hold.
+
+        It is empty if there are none.
+        """
         reasons = [f"{count} {BEYOND_PROMISE[code]}" for code, count in self.beyond_promise.items()]
         if not reasons:
             return ""
@@ -622,7 +638,7 @@ class MismatchDetector:
         return self._too_many_warning()
 
     def _too_many_warning(self) -> str:
-        """Return the warning that too many pictures are anomalous; empty where defects explain it."""
+        """Return the warning that too many pictures are anomalous; empty if defects may explain it."""
         observation = f"{self.anomalous} of {self.count} {self.noun} are anomalous"
         low, median, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
         has_equal_severities = median >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * median

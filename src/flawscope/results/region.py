@@ -20,8 +20,8 @@ class KindSet(NamedTuple):
 
     Attributes:
         kinds: Kinds by name, the likeliest first; empty: the region is like no known kind.
-        kind_p_values: p-values of all kinds by name, 0..1; `kinds` has those whose p-value is above the
-            error.
+        kind_p_values: P-values of all kinds by name, 0..1; `kinds` has the kinds whose p-value is above the
+            allowed share of errors.
     """
 
     kinds: tuple[str, ...]
@@ -49,9 +49,10 @@ class Region:
         kind_p_values: p-values of all kinds by name, 0..1.
         length_mm, width_mm: Sides of the smallest rectangle around the region, at any angle.
         area_mm2: Area in mm².
-        length_mm_at_most, width_mm_at_most, area_mm2_at_most: Largest size that the defect there may have,
-            beyond the contour too (`SizeBounds`).
-        box_at_most: Box around the place that the map doubts; None where the sizes are.
+        length_mm_at_most, width_mm_at_most, area_mm2_at_most: Largest sizes that the defect may have, which
+            may reach beyond the region (`SizeBounds`).
+        box_at_most: Box around all pixels that may belong to the defect; None if the length of a pixel is not
+            known.
     """
 
     box: tuple[float, float, float, float]
@@ -111,8 +112,8 @@ class Region:
 def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> Json:
     """Return a region's length, width and area in mm, as entries of `Region`.
 
-    Length and width are the sides of the smallest rectangle in the picture that holds the pixels with all
-    their corners: at no angle too small, and too large by about a pixel of the map.
+    Length and width are the sides of the smallest rectangle, at any angle, that holds all corners of the
+    pixels in the picture. They are never too small, and too large by about a pixel of the map.
 
     Args:
         rows: [N], rows of the region's pixels in the map, in ascending order.
@@ -125,7 +126,8 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
     mm_per_pixel = geometry.mm_per_pixel
     if mm_per_pixel is None:
         return {}
-    y, x = geometry.inverse().locate(*corners(rows, columns).T)
+    corner_rows, corner_columns = corners(rows, columns).T
+    y, x = geometry.inverse().locate(corner_rows, corner_columns)
     length, width = rectangle_sides(np.stack([x, y], axis=1))
     scale_y, scale_x = geometry.scale
     area = float(len(rows) / (scale_y * scale_x))
@@ -139,15 +141,15 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
-    """Return bounds of the defect's size within a place that the map doubts, as entries of `Region`.
+    """Return the largest sizes that a defect may have, as the entries `..._at_most` of `Region`.
 
-    They are empty where the length of the picture's pixels is not known.
+    They are empty if the length of the picture's pixels is not known.
 
     Args:
-        rows: [N], rows of the map's pixels.
+        rows: [N], rows of all map pixels that may belong to the defect.
         columns: [N], their columns.
         geometry: Place of the map in the picture.
-        bounds: Factors from the place's size to the bounds.
+        bounds: Factors by which the size of these pixels is multiplied.
     """
     sizes = measure_region(rows, columns, geometry)
     if not sizes:

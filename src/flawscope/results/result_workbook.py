@@ -90,8 +90,8 @@ class ResultWorkbook:
     """Workbook of results, for `predict` and for a station's export.
 
     Args:
-        names: Names of the values that are known, among `COLUMNS`.
-        more: Names of further values, whose columns stand behind these.
+        names: Names of the values that are known; those that are in `COLUMNS` have columns.
+        more: Names of further values; their columns follow.
     """
 
     def __init__(self, names: Iterable[str], more: Iterable[str] = ()):
@@ -101,7 +101,7 @@ class ResultWorkbook:
 
     @cached_property
     def book(self) -> Workbook:
-        """The workbook. It is made when the first row is added, since a workbook once made must be saved."""
+        """The workbook, made when it is first needed: once made, it must be saved."""
         judged_columns = [COLUMNS[name] for name in self.names]
         judged_columns += [Column(name.replace("_", " ").capitalize(), 14) for name in self.more]
         totals_columns = Column("Item", 26), Column("Value", 90)
@@ -112,8 +112,8 @@ class ResultWorkbook:
 
         Args:
             values: Values by their names.
-            places: Regions, each with the name of its file.
-            link: Target that the picture's name opens; empty: it opens nothing.
+            places: Regions of the picture, each with the path of the picture's file.
+            link: Target that a click on the picture's name opens; empty: the name is no link.
         """
         linked_values = {**values, "path": _link_text(values.get("path"), link)}
         self.book.add(JUDGED, [linked_values.get(name) for name in (*self.names, *self.more)])
@@ -145,7 +145,7 @@ class ResultWorkbook:
         Args:
             file: File to write to.
             totals: Totals by their names.
-            parts: Rows on parts in several views, the heading first.
+            parts: Rows of the sheet on parts in several views, the heading first; empty: there is no sheet.
         """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), place=0)
@@ -163,7 +163,7 @@ def _link_text(text: object, link: str) -> object:
 def file_link(path: str, folder: Path) -> str:
     """Return the link from a workbook in a folder to a file; empty where the file does not exist.
 
-    It is relative where possible, so that both can be moved together.
+    The link is relative where possible, so that workbook and file can be moved together.
     """
     if not path or not os.path.lexists(path):
         return ""
@@ -185,11 +185,11 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Add the row of an input, a row for each of several parts in it, and its places.
+        """Add the row of an input and the rows of its places; if several parts were searched, a row for each.
 
         Args:
             result: The input's prediction, or why it was not judged.
-            link: Target of the file's name, relative to the table; empty: the file itself.
+            link: Target that a click on the input's name opens, relative to the table; empty: the input.
         """
         target = link or file_link(result.path or "", self.path.parent)
         places = []
@@ -202,7 +202,7 @@ class ExcelTable:
                 if row.error:
                     values |= {"decision": "not judged", "remark": row.error}
                 self.book.add(values, places, target)
-                places = []  # they belong to the first row, which is the picture's
+                places = []  # already added with the first row, that of the input; rows of parts follow
         except OSError as error:  # openpyxl keeps rows in temporary files
             raise write_error(self.path, error) from None
 
@@ -243,7 +243,7 @@ FACTS = {
 
 
 def run_totals(facts: Facts) -> list[tuple[str, object]]:
-    """Return the totals of a run with their titles for the workbook, from the facts of its summary."""
+    """Return the titles and values of the totals of a run, from the facts of its summary (`results.json`)."""
     flagged_count = facts["anomalous"] + facts.get("within_tolerance", 0)
     all_facts = {**facts, "good": facts["judged"] - flagged_count}
     totals = [(title, all_facts[name]) for name, title in FACTS.items() if all_facts.get(name) is not None]

@@ -32,9 +32,9 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 
 
 def earlier_product(folder: Path) -> str:
-    """Return the product whose model wrote the results in a folder, by their summary.
+    """Return the product of the results in a folder, as their summary names it.
 
-    It is empty where there are no results, or the summary does not name the product.
+    It is empty if there are no results, or the summary names no product.
     """
     if SUMMARY_NAME not in read_output_list(folder):
         return ""
@@ -46,23 +46,23 @@ def earlier_product(folder: Path) -> str:
 
 
 def earlier_paths(folder: Path) -> list[str]:
-    """Return the inputs of the run that wrote a folder, by its table; [] where the folder has no table."""
+    """Return the inputs of the earlier run in a folder, from its table; [] if the folder has no table."""
     if TABLE_NAME not in read_output_list(folder):
         return []
     try:
         return [row.path for row in read_table(folder / TABLE_NAME)]
-    except InputError:  # a damaged table is replaced as any other
+    except InputError:  # a damaged table may be replaced like any other
         return []
 
 
 class WriteErrors:
-    """Errors of files that cannot be written. They do not stop the run: later files are tried.
+    """Errors of files that could not be written. The run goes on and tries to write later files.
 
-    A file may fail for its name alone, and a full disk may have space again.
+    These may succeed: an error may be due to the name of one file, and a full disk may have space again.
 
     Args:
-        say: Gets a line for each new error, at most `MAX_REPORTED` for a kind of files, and a single line for
-            a full disk.
+        say: Called with a line for each new error, at most `MAX_REPORTED` for each kind of files; for a full
+            disk with a single line.
 
     Attributes:
         counts: Number of files that could not be written, by their kind.
@@ -76,7 +76,11 @@ class WriteErrors:
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
-        """Catch a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
+        """Within the block, catch a FlawscopeError: count and report it.
+
+        Args:
+            kind: What the block writes, such as "row" or "picture".
+        """
         try:
             yield
         except FlawscopeError as error:
@@ -84,7 +88,7 @@ class WriteErrors:
             self._report_once(kind, error)
 
     def _report_once(self, kind: str, error: FlawscopeError) -> None:
-        """Report an error, unless it was reported before or `MAX_REPORTED` others were."""
+        """Report an error, unless it was reported before, or `MAX_REPORTED` others of this kind were."""
         if isinstance(error, FullDiskError):
             if not self._has_reported_full_disk:
                 self.say(str(error))
@@ -96,22 +100,20 @@ class WriteErrors:
         reported.add(str(error))
 
     def lines(self) -> list[str]:
-        """Return a line with the numbers of files that could not be written, by kind; [] for none."""
+        """Return a line with the numbers of unwritten files, by kind; [] if all were written."""
         numbers = [pluralize(count, kind) for kind, count in self.counts.items() if count]
         return [f"could not be written: {', '.join(numbers)}; all others are there"] if numbers else []
 
 
 class ResultsFolder:
-    """Results folder of a run.
-
-    Files of an earlier run are removed, and `say` gets a line on them; other files stay.
+    """Results folder of a run. Files of an earlier run are removed; other files stay.
 
     Args:
         out: The folder.
-        root: Folder whose inner paths name the results; None: the working folder.
-        say: Gets remarks.
+        root: Folder of the pictures: results are named by the paths relative to it; None: the working folder.
+        say: Called with remarks, such as on the removed files.
         inputs: All pictures; None: they are not known yet.
-        maps: Form of the maps: a key of `folder.MAPS`, or none.
+        maps: Form of the maps, a key of `folder.MAPS`; "none": no maps are written.
         decimal_comma: Whether the table has decimal commas.
         form: Columns of the tables, as `TableWriter` takes them.
 
@@ -123,7 +125,7 @@ class ResultsFolder:
         workbook: The table `results.xlsx`.
 
     Raises:
-        InputError: A file that flawscope did not write has the name of a file to write.
+        InputError: A file to write exists already, and flawscope did not write it.
     """
 
     def __init__(
@@ -141,16 +143,17 @@ class ResultsFolder:
         self.pictures = PictureWriter(out, root, maps, inputs=inputs)
         self.output = self.pictures.output
         self.output.remove_earlier(say)
-        self.output.path(SUMMARY_NAME)  # raises an error before the work if it cannot be written
+        self.output.path(SUMMARY_NAME)  # raises an error now, not after the work, if it cannot be written
         self.table = TableWriter(self.output.path(TABLE_NAME), decimal_comma=decimal_comma, **form)
         self.workbook = ExcelTable(self.output.path(WORKBOOK_NAME), **form)
-        # a heap of the most severe predictions, with severity, and a number that falls from input to input
+        # heap of the most severe predictions: severity, minus the number of the input, prediction; of equal
+        # severities, the earlier input counts as more severe
         self._severest: list[tuple[float, int, Prediction]] = []
         self._prediction_count = 0
         self._map_bytes = 0  # bytes of the maps in the heap
 
     def add_details(self, result: Prediction | Unjudged) -> None:
-        """Write an input's JSON file, and keep the maps of the most severe predictions.
+        """Write an input's JSON file, and keep its prediction if it is among the most severe.
 
         Raises:
             FlawscopeError: The file cannot be written.
@@ -177,7 +180,7 @@ class ResultsFolder:
 
     @property
     def tables(self) -> list[str]:
-        """Names of the tables that exist, without a table that could not be written."""
+        """Names of the tables that were written."""
         return [name for name in (TABLE_NAME, WORKBOOK_NAME) if (self.out / name).is_file()]
 
     @property
@@ -193,7 +196,7 @@ class ResultsFolder:
     def _keep_severest(self, prediction: Prediction) -> None:
         """Keep a prediction, and drop the least severe while the maps take more than `MAX_MAP_BYTES`."""
         self._prediction_count += 1
-        own_map = prediction.map.copy()  # a view would keep the maps of a whole batch in memory
+        own_map = prediction.map.copy()  # the map is a view, which keeps the maps of a whole batch in memory
         entry = prediction.severity, -self._prediction_count, replace(prediction, map=own_map)
         heappush(self._severest, entry)
         self._map_bytes += own_map.nbytes

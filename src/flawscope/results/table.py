@@ -58,7 +58,7 @@ PartOf = Callable[[str], str]
 
 
 def file_stem(path: str) -> str:
-    """Return a file's name without its suffix, which is the part's number unless `part_of` says otherwise."""
+    """Return a file's name without its suffix: the number of the part, if no other `part_of` is given."""
     return PurePath(path).stem
 
 
@@ -85,15 +85,15 @@ class ResultRow:
         kinds: Kinds of the regions' defects, such as "scratch; scratch or dent; something new"; only by a
             model that names kinds.
         product: Product by a joint model, also "none of these".
-        part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
-            only a model that aligns parts has them.
-        part_index: Number of a part, in its row.
+        part_found, part_mirrored: "true" or "false". The columns from `part_x` to `part_error` are fields of
+            `PartPose`. Only a model that aligns parts has columns with `part_`.
+        part_index: Number of the part in the picture, in the row of one of several parts.
         part_count: Number of parts that were found, where the model searches for several.
         near: "true" of a good picture that is near the threshold, else "false".
         part: Number of the part, by the file's name.
         places: Number of regions.
-        largest_px, largest_mm, largest_x, largest_y: Of the largest region the longer side of its box in the
-            picture's pixels, its length in mm where the scale is known, and its centre.
+        largest_px, largest_mm, largest_x, largest_y: For the largest region: the longer side of its box in
+            the picture's pixels, its length in mm if the scale is known, and its centre.
         time: Time when the file was written last, in local time.
         remark: Findings.
         model: File name of the model.
@@ -140,7 +140,7 @@ class ResultRow:
         Args:
             result: The input's prediction, or why it was not judged.
             part_of: Returns the part's number for the file's path.
-            model: File name of the model.
+            model: File name of the model; empty: it is not known.
         """
         path = result.path or ""
         shared_columns: Json = {"part": part_of(path), "time": file_time(path), "model": model}
@@ -172,12 +172,12 @@ class ResultRow:
     def rows(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> Iterator[ResultRow]:
-        """Yield the row of an input, then a row for each of several parts in it.
+        """Yield the row of an input; if several parts were searched, then a row for each part found.
 
         Args:
             result: The input's prediction, or why it was not judged.
             part_of: Returns the part's number for the file's path.
-            model: File name of the model.
+            model: File name of the model; empty: it is not known.
         """
         row = cls.from_result(result, part_of=part_of, model=model)
         yield row
@@ -188,11 +188,11 @@ class ResultRow:
 
     @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
-        """Yield a row for each part, where an input has several."""
+        """Yield a row for each part that was found, if several were searched; else nothing."""
         if result.found_parts is None:
             return
         for part in result.found_parts.parts:
-            pose_columns = _part_columns(PartSearch(part.part_p_value, part.part_pose))
+            pose_columns = _part_columns(PartSearch(p_value=part.part_p_value, pose=part.part_pose))
             yield cls(
                 path=result.path or "",
                 score=part.score,
@@ -215,7 +215,7 @@ def _true_or_false(value: bool) -> str:
 
 
 def _part_columns(search: PartSearch) -> Json:
-    """Return the values of `PART_COLUMNS` that a search for parts gives; empty: nothing was searched."""
+    """Return the columns with `part_` for the result of a search; empty if parts were not searched."""
     if not search.searched:
         return {}
     count = None if search.several is None else len(search.several.parts)
@@ -259,14 +259,19 @@ def table_columns(
 
 
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
-    """Return a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
+    """Return a line of a CSV file.
+
+    Args:
+        values: Values of the cells.
+        decimal_comma: Whether numbers have decimal commas, and semicolons separate the cells.
+    """
     cells: list[object] = []
     for value in values:
         if not isinstance(value, float):
             cells.append(csv_cell(value))
             continue
-        number = float(f"{value:.{DIGITS}g}")
-        cells.append(str(number).replace(".", ",") if decimal_comma else number)
+        rounded = float(f"{value:.{DIGITS}g}")
+        cells.append(str(rounded).replace(".", ",") if decimal_comma else rounded)
     text = io.StringIO()
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
     return text.getvalue()
@@ -287,13 +292,13 @@ class TableWriter:
 
     Args:
         path: File of the table.
-        decimal_comma: Whether the table has semicolons and decimal commas, as Excel reads it in countries
-            that write so.
-        kinds: Whether it has the kinds of the regions' defects.
-        products: Whether it has the product that each input shows.
-        aligned: Whether it has the place of the part in each input.
+        decimal_comma: Whether numbers have decimal commas, and semicolons separate the columns, as Excel
+            expects it in countries with decimal commas.
+        kinds: Whether there are columns for the kinds of the regions' defects.
+        products: Whether there are columns for the product that each input shows.
+        aligned: Whether there are columns for the place of the part in each input.
         part_of: Returns the part's number for the file's path.
-        model: File name of the model.
+        model: File name of the model; empty: there is no column for it.
 
     Raises:
         InputError: The path has another suffix.
@@ -323,7 +328,7 @@ class TableWriter:
             self._write(self.columns, mark=codecs.BOM_UTF8)
 
     def add_result(self, result: Prediction | Unjudged) -> None:
-        """Add the row of an input, and one for each of several parts in it."""
+        """Add the row of an input; if several parts were searched, also a row for each part found."""
         for row in ResultRow.rows(result, part_of=self.part_of, model=self.model):
             self.add(row)
 
@@ -344,16 +349,21 @@ class TableWriter:
             self.file.close()
 
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
-        """Write a line, completely or not at all. `mark` stands before it."""
+        """Write a line, completely or not at all.
+
+        Args:
+            values: Values of the cells.
+            mark: Bytes to write before the line, such as a byte order mark.
+        """
         text = csv_line(values, decimal_comma=self.decimal_comma)
         # a file name that is not UTF-8 is written with escapes
         unwritten = mark + text.encode("utf-8", "backslashreplace")
         start = self.file.tell()
         try:
-            while unwritten:  # a nearly full disk takes only a part of the bytes
-                count = self.file.write(unwritten)
-                unwritten = unwritten[count:]
-        except OSError:
+            while unwritten:  # one call may write only some of the bytes, as on a nearly full disk
+                written_count = self.file.write(unwritten)
+                unwritten = unwritten[written_count:]
+        except OSError:  # remove what was written of the line
             with suppress(OSError):
                 self.file.truncate(start)
                 self.file.seek(start)
@@ -368,7 +378,7 @@ class TableWriter:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
-    """Read the inputs' rows of a `results.csv`, in their order. Rows of single parts are left out.
+    """Read the rows of inputs from a `results.csv`, in their order; rows of parts in them are left out.
 
     Raises:
         InputError: There is no such file, or it is no table of results.
@@ -409,7 +419,12 @@ def _has_decimal_commas(header: str) -> bool:
 
 
 def _parse_row(values: dict[str, str | None], decimal_comma: bool) -> ResultRow:
-    """Return the row of a line of a table, from its texts by column; unknown columns are left out."""
+    """Parse a row of a table.
+
+    Args:
+        values: Texts of the cells by the name of the column; unknown columns are left out.
+        decimal_comma: Whether the numbers have decimal commas.
+    """
     texts: dict[str, str] = {}
     numbers: dict[str, float | None] = {}
     for column in fields(ResultRow):
@@ -425,10 +440,10 @@ def _parse_row(values: dict[str, str | None], decimal_comma: bool) -> ResultRow:
 
 
 class OutputFiles:
-    """Files that flawscope wrote to a folder, by the list `OUTPUT_LIST` in it.
+    """Files that flawscope wrote to a folder. Their names are in the file `OUTPUT_LIST` in this folder.
 
-    A file is listed before it is written, so that the next run also knows files of an interrupted run. Listed
-    pictures are never inputs: `pictures.listing.walked` leaves them out.
+    A name is listed before the file is written, so that the next run also knows files of an interrupted run.
+    Listed pictures are never inputs: `pictures.listing.walked` leaves them out.
 
     Attributes:
         folder: The folder.
@@ -440,17 +455,21 @@ class OutputFiles:
         self.names = set(read_output_list(folder))
 
     def remove_earlier(self, say: Say) -> None:
-        """Remove an earlier run's files; `say` gets lines on removed and on other files.
+        """Remove the files of an earlier run.
+
+        Args:
+            say: Called with a line on the removed files, and with a line on files that stay.
 
         Raises:
-            InputError: A file cannot be removed; then all files are left.
+            InputError: A file cannot be removed; then no file is removed.
         """
         self.check()
         removed_count = sum(self._remove_file(name) for name in sorted(self.names))
-        folders = {parent for name in self.names for parent in Path(name).parents} - {Path()}
+        folders = {parent for name in self.names for parent in Path(name).parents}
+        folders -= {Path()}  # the results folder itself stays
         inner_first = sorted(folders, key=lambda folder: len(folder.parts), reverse=True)
         for folder in inner_first:
-            with suppress(OSError):  # other files lie in it
+            with suppress(OSError):  # a folder with other files stays
                 (self.folder / folder).rmdir()
         (self.folder / OUTPUT_LIST).unlink(missing_ok=True)
         self.names = set()
@@ -461,7 +480,7 @@ class OutputFiles:
             say(f"{self.folder}: {pluralize(other_count, 'other file')} left alone")
 
     def _remove_file(self, name: str) -> bool:
-        """Remove a file, and return whether there was one."""
+        """Remove a file, and return whether it existed."""
         try:
             (self.folder / name).unlink()
         except FileNotFoundError:
@@ -471,10 +490,10 @@ class OutputFiles:
         return True
 
     def check(self, *names: str) -> None:
-        """Check that files of an earlier run can be replaced; nothing is changed.
+        """Check that the files of an earlier run can be replaced, and new ones be written; change nothing.
 
         Args:
-            names: Names of files to write, which no file may have that flawscope did not write.
+            names: Names of new files; a file of such a name may exist only if flawscope wrote it.
 
         Raises:
             InputError: A file cannot be replaced, or flawscope did not write it.
@@ -485,7 +504,7 @@ class OutputFiles:
             check_replaceable(self.folder / name)
 
     def _check_foreign(self, name: str) -> None:
-        """Raise an InputError where flawscope did not write the file of this name."""
+        """Raise an InputError if a file of this name exists that flawscope did not write."""
         if name not in self.names and os.path.lexists(self.folder / name):
             raise InputError(
                 f"{self.folder / name} is there already, and no list says that flawscope wrote it: move it, "
@@ -493,7 +512,7 @@ class OutputFiles:
             )
 
     def path(self, name: str) -> Path:
-        """Return the path for a file to write; make its folder, and list the file.
+        """Return the path at which to write a file; make the file's folder, and list the file.
 
         Args:
             name: Name of the file in the folder, with forward slashes.

@@ -46,8 +46,9 @@ class Measured(NamedTuple):
     Attributes:
         limit: Name of the limit, a key of `LIMITS`.
         most: Value of the limit.
-        size: Size of the region; None: it is not known.
-        bound: Size that the defect has at most; None: it is not known.
+        size: Size of the marked region; None: it is not known.
+        bound: Largest size that the defect there may have, of which only a part may be marked; None: it is
+            not known.
     """
 
     limit: str
@@ -56,15 +57,15 @@ class Measured(NamedTuple):
     bound: float | None
 
     def exceeded(self, kind: str | None) -> Reason:
-        """Return the reason that a region of this kind is larger than the rule allows."""
+        """Return the reason "a region of this kind is larger than the rule allows"."""
         return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
 
     def bounded(self, kind: str | None, relation: str) -> Reason:
-        """Return the reason with the region's size, the bound of the defect, and the limit of the rule.
+        """Return the reason "the defect may be as large as the bound, which is ≤ or > the limit".
 
         Args:
             kind: Kind of the region.
-            relation: Relation of the bound to the limit, "≤" or ">".
+            relation: How the bound compares with the limit, "≤" or ">".
         """
         return {
             "code": f"{self.limit}_at_most",
@@ -78,16 +79,16 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """Rule of what is tolerated.
+    """Rule of what is tolerated. At least one of length, width and area is limited.
 
     Attributes:
-        kind: Kind of the region, or `ANY`.
-        length, width: Limits in mm, inclusive; None: there is none. At least one limit of the three is set.
-        area: Limit in mm², inclusive; None: there is none.
-        zone: Box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
-            region without touching its edge; None: anywhere.
-        number: Most regions of a picture that the rule tolerates; of more it tolerates none. None: any
-            number.
+        kind: Kind of the tolerated regions, or `ANY`.
+        length, width: Largest length and width in mm, inclusive; None: there is no limit.
+        area: Largest area in mm², inclusive; None: there is no limit.
+        zone: Place where regions are tolerated: a box x0, y0, x1, y1 in the picture's pixels, or a mask
+            [H, W] of the picture. A region must lie in the zone and not touch its edge. None: anywhere.
+        number: Largest number of regions in a picture; if more regions match the rule, it tolerates none of
+            them. None: any number.
     """
 
     kind: str
@@ -98,9 +99,9 @@ class Rule:
     number: int | None = None
 
     def refusal(self, region: Region, kind: str | None) -> Reason | None:
-        """Return why the rule does not tolerate a region of this kind; None: it does.
+        """Return why the rule does not tolerate a region of this kind; None: it tolerates the region.
 
-        The number of regions in the picture is not considered.
+        The region is judged alone: `number` is not considered.
         """
         if self.kind not in (kind, ANY):
             return {"code": "kind_not_known"} if kind is None else {"code": "no_rule", "kind": kind}
@@ -116,17 +117,19 @@ class Rule:
         return None if self._contains(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
 
     def kept_limit(self, region: Region, kind: str | None) -> Reason:
-        """Return the reason why a region is tolerated: the first limit that it keeps."""
+        """Return the reason why a tolerated region is tolerated: the rule's first limit, which it keeps."""
         first_measured = next(self._measure(region))
         return first_measured.bounded(kind, "≤")
 
     def _measure(self, region: Region) -> Iterator[Measured]:
-        """Yield a region's sizes, each with the rule's limit."""
+        """Yield a region's size beside each limit that the rule has."""
         for limit, (attribute, _) in LIMITS.items():
             most = getattr(self, limit)
             if most is None:
                 continue
-            yield Measured(limit, most, getattr(region, attribute), getattr(region, f"{attribute}_at_most"))
+            size = getattr(region, attribute)
+            bound = getattr(region, f"{attribute}_at_most")
+            yield Measured(limit, most, size, bound)
 
     def _contains(self, box: tuple[float, float, float, float]) -> bool:
         """Return whether the zone holds a box x0, y0, x1, y1 without touching its edge."""
@@ -152,7 +155,7 @@ class Verdict(NamedTuple):
 
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
-        """Return the verdict that a picture is not tolerated for a reason, by its code and values."""
+        """Return the verdict "not tolerated", for the reason of this code and these values."""
         return cls(within=False, reasons=({"code": code, **values},))
 
 
@@ -163,7 +166,7 @@ class Tolerances:
     Attributes:
         version: Version that the file names.
         sha256: Digest of the file and its masks.
-        picture: (H, W) of the pictures that it holds for.
+        picture: (H, W) of the pictures that the rules hold for.
         rules: The rules, in the file's order.
         masks: Files of the masks.
     """
@@ -224,9 +227,14 @@ class Tolerances:
         return {"version": self.version, "sha256": self.sha256}
 
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
-        """Judge the regions of an anomalous picture of (H, W) pixels.
+        """Judge the regions of an anomalous picture.
 
-        Each region needs a rule for every kind that it may be of.
+        A picture is tolerated if, for each of its regions and every kind that the region may be of, a rule
+        tolerates it.
+
+        Args:
+            regions: The regions.
+            picture_size: (H, W) of the picture.
         """
         general_verdict = self._refuse_all(regions, picture_size)
         if general_verdict is not None:
@@ -246,7 +254,7 @@ class Tolerances:
         return Verdict(within=True, reasons=tuple(reasons))
 
     def _refuse_all(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
-        """Return the verdict where no rule can tolerate the regions, whatever it says; None: a rule may."""
+        """Return the verdict if no rule could tolerate the regions; None: it depends on the rules."""
         if picture_size != self.picture:
             height, width = picture_size
             rules_height, rules_width = self.picture
@@ -263,19 +271,19 @@ class Tolerances:
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
-            largest_box = region.box if region.box_at_most is None else region.box_at_most
-            if not lies_inside(largest_box, full_picture):
+            defect_box = region.box if region.box_at_most is None else region.box_at_most
+            if not lies_inside(defect_box, full_picture):
                 return Verdict.beyond("at_border")
         return None
 
     def _match_rules(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
-        """Find the first rule that tolerates each region.
+        """Find the first rule that tolerates each region, for each kind that the region may be of.
 
-        A rule tolerates none of the regions where they are more than its number.
+        If more regions match a rule than its number, the rule is left out: it tolerates none of them.
 
         Returns:
-            The rules by the region's number and kind; and the reason of the last rule that is left out for
-            its number, empty where no rule is.
+            The rules, by the region's index in `regions` and its kind; and the reason "too many regions" of
+            the last rule that was left out, empty if none was.
         """
         pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
         rules: dict[tuple[int, str | None], Rule] = {}
@@ -284,7 +292,7 @@ class Tolerances:
             matching_pairs = [
                 (number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None
             ]
-            count = len({number for number, _ in matching_pairs})
+            count = len({number for number, _ in matching_pairs})  # a region may match by several kinds
             if rule.number is not None and count > rule.number:
                 crowding_reason = {
                     "code": "too_many",
@@ -298,9 +306,10 @@ class Tolerances:
         return rules, crowding_reason
 
     def _refusal(self, region: Region, kind: str | None) -> Reason | None:
-        """Return why the rules for a kind do not tolerate a region; None: they only hold for fewer regions.
+        """Return why no rule tolerates a region of this kind.
 
-        Where no rule is for the kind, the first rule of all gives the reason.
+        It is None if each rule would tolerate this region alone, but there are too many regions. If there is
+        no rule for the kind, the first rule of all gives the reason.
         """
         rules_of_kind = [rule for rule in self.rules if rule.kind in (kind, ANY)]
         for rule in rules_of_kind or self.rules:
@@ -313,13 +322,13 @@ class Tolerances:
 def apply_tolerances(prediction: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
     """Return an anomalous prediction with the verdict of the rules; a good prediction stays as it is.
 
-    Where a picture shows several parts, each anomalous part is judged by itself.
+    If a picture shows several parts, each anomalous part is judged by itself.
 
     Args:
         prediction: The prediction.
-        numbers: [H, W] of the map: at each pixel the number of the part that is inspected there, 1 or True
-            where there is a single part; 0: nothing is inspected. A region at an edge between numbers is not
-            tolerated.
+        numbers: [H, W], for each pixel of the map the number of the part that is inspected there; 0: nothing
+            is inspected. For a single part it may be a bool mask. A region that reaches a pixel of another
+            number is not tolerated.
         tolerances: The rules.
     """
     if not prediction.is_anomalous:
@@ -334,7 +343,7 @@ def apply_tolerances(prediction: Prediction, numbers: Array, tolerances: Toleran
 
 
 def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances) -> Verdict:
-    """Judge the regions of each anomalous part; `numbers` is that of `apply_tolerances`."""
+    """Judge the regions of each anomalous part; the arguments are those of `apply_tolerances`."""
     if any(finding.code != ANOMALOUS_PARTS for finding in prediction.findings):
         return Verdict.beyond("something_else")
     if prediction.found_parts is None:
@@ -353,18 +362,26 @@ def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances)
         if not verdict.within:
             return verdict
         reasons += verdict.reasons
-    return Verdict(within=True, reasons=tuple(reasons)) if reasons else Verdict.beyond("nothing_marked")
+    if not reasons:
+        return Verdict.beyond("nothing_marked")
+    return Verdict(within=True, reasons=tuple(reasons))
 
 
 def _regions_by_part(
     prediction: Prediction, numbers: Array, parts: Sequence[int]
 ) -> dict[int, list[Region]] | None:
-    """Return the regions by the number of their part; None where a region lies inside no part."""
+    """Return the regions by the number of their part; None if a region does not lie inside a single part.
+
+    Args:
+        prediction: The prediction.
+        numbers: Those of `apply_tolerances`.
+        parts: Numbers of all parts.
+    """
     regions_by_part: dict[int, list[Region]] = {number: [] for number in parts}
     inside = {number: without_edge(numbers == number) for number in parts}
     for doubted_pixels, region in zip(prediction.doubted_pixels, prediction.regions, strict=True):
         rows, columns = doubted_pixels
-        number = int(numbers[rows[0], columns[0]])
+        number = int(numbers[rows[0], columns[0]])  # of any pixel: all must have the same
         if number not in regions_by_part or not inside[number][doubted_pixels].all():
             return None
         regions_by_part[number].append(region)
@@ -409,12 +426,12 @@ def _parse_size(picture: object, path: Path) -> tuple[int, int]:
 
 
 def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
-    """Return the rule of a part of a file.
+    """Return a rule from its document in a file.
 
     Args:
-        document: The part, read as YAML.
-        place: Its place, for errors.
-        folder: Folder of the file, where masks are searched.
+        document: Content of the document, read from YAML.
+        place: Where the document is in the file, for errors.
+        folder: Folder of the file; names of masks are relative to it.
         size: (H, W) of the pictures.
     """
     data = _check_keys(document, [field.name for field in fields(Rule)], place)
@@ -428,7 +445,7 @@ def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int
 
 
 def _parse_limits(data: Json, place: str) -> dict[str, float]:
-    """Return the limits of a rule by their names, at least one; raise InputError for a wrong limit."""
+    """Return the limits of a rule by their names; raise InputError if one is wrong or there are none."""
     limits = {name: _parse_number(data[name]) for name in LIMITS if name in data}
     for name, value in limits.items():
         _, unit = LIMITS[name]
@@ -457,8 +474,9 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
     if len(sides) == 4 and not any(map(math.isnan, sides)):
         x0, y0, x1, y1 = sides
         height, width = size
-        margin = min(x0, y0, width - x1, height - y1)
-        if margin < -1:  # a pixel outside is allowed: a zone's edge must not be touched
+        smallest_margin = min(x0, y0, width - x1, height - y1)
+        # a zone may reach a pixel beyond the picture, since regions must not touch its edge
+        if smallest_margin < -1:
             raise InputError(
                 f"{place}: zone is {zone!r:.60} and leaves the picture, which has {width} x {height} "
                 "pixels: correct the zone, or picture: [width, height]"
@@ -474,7 +492,7 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
     """Read the mask of a zone.
 
     Raises:
-        InputError: It cannot be read, is not as large as the pictures, or is empty.
+        InputError: The mask cannot be read, is not as large as the pictures, or is empty.
     """
     mask = read_mask(folder / name)
     if mask.shape != size:
@@ -485,7 +503,7 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
 
 
 def _parse_number(value: object) -> float:
-    """Return the number of a YAML value, whose text may have a decimal comma; NaN where it is no number."""
+    """Return a YAML value as a number; NaN if it is none. A text may have a decimal comma."""
     if not isinstance(value, str | int | float):
         return math.nan
     try:
@@ -495,7 +513,7 @@ def _parse_number(value: object) -> float:
 
 
 def _parse_whole_number(value: object) -> int:
-    """Return the whole number of a YAML value; 0 where it is none. A number's decimals are cut off."""
+    """Return a YAML value, number or text, as a whole number; 0 if it is none. Decimals are cut off."""
     if not isinstance(value, str | int | float):
         return 0
     try:
@@ -510,10 +528,15 @@ def _is_name(text: str) -> bool:
 
 
 def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
-    """Return a document that has only valid keys.
+    """Return `data`, after a check that it is a document with valid keys only.
+
+    Args:
+        data: Content of a YAML document.
+        valid_keys: Keys that it may have.
+        place: Where the document is, for errors.
 
     Raises:
-        InputError: It is no document, or has other keys.
+        InputError: The data is no document, or has other keys.
     """
     if not isinstance(data, dict):
         raise InputError(f"{place} is no list of `key: value`: write {', '.join(valid_keys)}")

@@ -53,12 +53,12 @@ def share_text(share: Share | None) -> str:
 
 
 def at_most(rate: float) -> str:
-    """Format a rate that is claimed, which may be far below a percent."""
+    """Format the upper limit of a rate, which may be far below a percent."""
     return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
 
 
 def claim_sentence(rate: float) -> str:
-    """Return a sentence on the number of defective parts that the claim of a miss rate needs."""
+    """Return a sentence on how many defective parts are needed to claim a miss rate."""
     numbers = []
     for misses in ALLOWED_MISSES:
         numbers.append(f"{agreement.parts_needed(rate, misses):,} with {misses or 'none'} missed")
@@ -66,7 +66,7 @@ def claim_sentence(rate: float) -> str:
 
 
 def shown_sentence(appraisal: Appraisal) -> str:
-    """Return a sentence on the miss rate that an appraiser's trials show."""
+    """Return a sentence on the miss rate that can be claimed from an appraiser's trials."""
     missed = appraisal.ever_missed
     parts = f"{missed.number or 'none'} of {pluralize(missed.of, 'defective part')}"
     bound = at_most(appraisal.misses_at_most)
@@ -78,7 +78,7 @@ def study_remarks(source_study: ReadStudy, learnt_count: int) -> Iterator[str]:
 
     Args:
         source_study: The study.
-        learnt_count: Number of its pictures that the model has learnt from.
+        learnt_count: Number of the study's pictures that the model has learnt from.
     """
     part_count = len(source_study.study.parts)
     if part_count < ENOUGH_PARTS:
@@ -104,8 +104,8 @@ def agreement_page(
 
     Args:
         source_study: The study.
-        results: Its results.
-        claim: Miss rate that is to be shown.
+        results: The study's results.
+        claim: Miss rate that is to be claimed.
         model: Facts of the model, as (name, value).
         remarks: Remarks on the study.
 
@@ -117,7 +117,8 @@ def agreement_page(
     environment = html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
     wrong_parts = list(_wrong_parts(source_study))
-    defective = int(study.defective.sum())
+    defective_count = int(study.defective.sum())
+    good_count = len(study.parts) - defective_count
     rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
     sources = []
     for source in source_study.sources:
@@ -126,7 +127,7 @@ def agreement_page(
     sentences += [shown_sentence(appraiser) for appraiser in results.appraisers]
     facts = [
         ("Made", f"{time_text()}, flawscope {__version__}"),
-        ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
+        ("Parts", f"{len(study.parts)}: {good_count} good, {defective_count} defective"),
         ("Trials", f"{study.trials} of each part by each appraiser"),
         ("Appraisers", printable(", ".join(study.decisions))),
     ]
@@ -153,7 +154,7 @@ def spaced(key: str) -> str:
 
 
 def limits_text(name: str) -> tuple[str, str]:
-    """Return AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
+    """Return AIAG's limits of a rate as text: for acceptable, and for marginal; dashes if there are none."""
     if name not in agreement.LIMITS:
         return "–", "–"
     acceptable, marginal = agreement.LIMITS[name]
@@ -174,5 +175,5 @@ def _wrong_parts(source_study: ReadStudy) -> Iterator[tuple[str, str, list[str]]
 
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
-    """Return an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
+    """Return an appraiser's decisions on a part as text: D (defective) or G (good) for each trial."""
     return " ".join("D" if is_defective else "G" for is_defective in decisions)

@@ -49,9 +49,9 @@ class Metric(NamedTuple):
 
     Attributes:
         name: Name of the metric.
-        value: Its value.
-        interval: Its 95 % interval.
-        step: Smallest change that these pictures can show.
+        value: Value of the metric.
+        interval: 95 % interval of the value.
+        step: Smallest change of the value that these pictures can show.
         note: Remarks.
     """
 
@@ -67,9 +67,9 @@ class Figures:
     """Figures of a report.
 
     Attributes:
-        rows: Test pictures in the order of the evaluation, each with the values that the page shows, sorts
-            and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
-            right side.
+        rows: Values of each test picture, in the order of the evaluation, which the page shows, sorts and
+            filters by. `margin` is the distance from the score threshold, as a severity: above 0 if the
+            decision is wrong, below 0 if it is right.
         metrics: Lines of the table of metrics.
         kinds: Lines of the table of types.
         tally: Numbers of test pictures, and of wrong decisions.
@@ -88,7 +88,7 @@ class Figures:
 
     @property
     def worst_first(self) -> list[int]:
-        """Indices of the rows: the worst mistake first, then those that were nearly mistakes."""
+        """Indices of the rows: the worst mistakes first, the clearest right decisions last."""
         return sorted(range(len(self.rows)), key=lambda index: -self.rows[index]["margin"])
 
     @property
@@ -124,7 +124,7 @@ def compute_figures(
     if counts is not None:
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
-    index_by_path = {}
+    index_by_path = {}  # by which the cards of parts link to pictures
     if result.parts:
         index_by_path = {str(picture.prediction.path): index for index, picture in enumerate(result.pictures)}
     return Figures(
@@ -139,7 +139,7 @@ def compute_figures(
 
 
 def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
-    """Return the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
+    """Return the values of the section on alignment: errors of the parts' poses, and the worst pictures."""
     errors = np.array([_alignment_error(picture.prediction) for picture in result.pictures])
     is_found = np.isfinite(errors)
     has_several_parts = any(picture.prediction.found_parts for picture in result.pictures)
@@ -149,9 +149,10 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
         ("good test pictures", errors[~is_defective]),
         ("defective test pictures", errors[is_defective]),
     )
-    farthest_first = np.argsort(-np.where(is_found, errors, -1.0), kind="stable")
+    farthest_first = np.argsort(-np.where(is_found, errors, -1.0), kind="stable")  # those without a part last
+    reference_image = np.repeat(reference.part_image()[..., None], 3, axis=2)  # three equal channels
     return {
-        "reference": image_uri(np.repeat(reference.part_image()[..., None], 3, 2), REFERENCE_SIDE),
+        "reference": image_uri(reference_image, REFERENCE_SIDE),
         "about": reference.describe(),
         "limit": MAX_ERROR,
         "table": [_alignment_row(name, group_errors) for name, group_errors in groups],
@@ -162,16 +163,20 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 
 
 def _alignment_row(name: str, errors: Array) -> tuple[str | int, ...]:
-    """Return a group's numbers of found and lost parts, and median, 95 % quantile and largest error."""
+    """Return the cells of a group of pictures: name, pictures with found and without found parts, errors.
+
+    The errors are the median, the 95 % quantile and the largest.
+    """
     found_errors = errors[np.isfinite(errors)]
-    levels = [DASH] * 3
-    if found_errors.size:
-        levels = [f"{level:.2f}" for level in np.quantile(found_errors, (0.5, 0.95, 1))]
-    return name, found_errors.size, errors.size - found_errors.size, *levels
+    found_count = found_errors.size
+    error_texts = [DASH] * 3
+    if found_count:
+        error_texts = [f"{error:.2f}" for error in np.quantile(found_errors, (0.5, 0.95, 1))]
+    return name, found_count, errors.size - found_count, *error_texts
 
 
 def _alignment_error(prediction: Prediction) -> float:
-    """Return the pose error of a picture's part, or the largest of several; infinite if it is not found."""
+    """Return the pose error of a picture's part, or the largest of several; infinite if none is found."""
     parts = prediction.found_parts
     if parts is not None:
         return np.inf if parts.wrong else max(part.part_pose.error for part in parts.parts)
@@ -204,7 +209,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
         "size": size_text(prediction),
         "outcome": result,
         "verdict": prediction.decision,
-        "margin": abs(prediction.severity) * (-1 if result == RIGHT else 1),
+        "margin": -abs(prediction.severity) if result == RIGHT else abs(prediction.severity),
         "facts": facts,
     }
 
@@ -223,7 +228,7 @@ def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
 
 
 def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
-    """Return the line on a rate: `count` of `total` pictures."""
+    """Return the line of the table on a rate: `count` of `total` pictures, with a note."""
     if not total:
         return Metric(name, "not measured", "", "", "no such test pictures")
     interval = metrics.confidence_interval_rate(count, total)
@@ -237,9 +242,15 @@ def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
 
 
 def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | None]) -> list[Metric]:
-    """Return the lines of the table on the metrics of the evaluation; `intervals` are by metric."""
+    """Return the lines of the table on the metrics of the evaluation.
+
+    Args:
+        result: The evaluation.
+        tally: Numbers of good and defective pictures.
+        intervals: Interval of a metric, by its name; None: there is none.
+    """
     lines: list[Metric] = []
-    pairs = tally.good * tally.defective
+    pair_count = tally.good * tally.defective
     for name, value in result.metrics.items():
         notes: list[str] = []
         text = "not measured"
@@ -250,9 +261,9 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             interval = intervals.get(name)
             interval_text = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
             notes.append(interval.method if interval else _missing_interval_note(name))
-        if name == "image_auroc" and pairs:
-            step = f"{1 / pairs:.2g}"
-            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective {result.noun}")
+        if name == "image_auroc" and pair_count:
+            step = f"{1 / pair_count:.2g}"
+            notes.append(f"{pluralize(pair_count, 'pair')} of a good and a defective {result.noun}")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         shown_name = METRIC_NAMES.get(name, name.replace("_", " "))
@@ -266,7 +277,7 @@ def _missing_interval_note(name: str) -> str:
 
 
 def _kind_rows(result: Evaluation) -> list[Json]:
-    """Return the counts of each type, with its AUROC against the good test pictures."""
+    """Return the rows of the table of types: counts, and the type's AUROC against the good test pictures."""
     good_scores = [picture.score for picture in result.decided if not picture.anomalous]
     rows = []
     for name, values in result.kinds.items():
@@ -276,8 +287,8 @@ def _kind_rows(result: Evaluation) -> list[Json]:
         interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
         auroc = None
         if good_scores and bad_scores:
-            labels = np.array([False] * len(good_scores) + [True] * len(bad_scores))
-            auroc = metrics.auroc(labels, np.array(good_scores + bad_scores))
+            is_bad = np.array([False] * len(good_scores) + [True] * len(bad_scores))
+            auroc = metrics.auroc(is_bad, np.array(good_scores + bad_scores))
         row: Json = dict(values)
         row["name"] = printable(name)
         row["truth"] = "defective" if bad_scores else "good"
@@ -297,7 +308,7 @@ def _curve_plots(
 
     Args:
         anomalous: [N], whether each decided picture or part is defective.
-        scores: [N], their scores.
+        scores: [N], score of each.
         called: [N], whether each is called anomalous.
         counts: Counts of pixels; None: there are no masks to compare with.
     """
@@ -308,16 +319,20 @@ def _curve_plots(
     precision_mark = None
     if anomalous.any() and not anomalous.all():
         fpr, recall, precision = image_curves(anomalous, scores)
+        # both curves begin at recall 0
         roc_curves.append(Curve("pictures", np.append(0, fpr), np.append(0, recall)))
         precision_curves.append(Curve("pictures", np.append(0, recall), np.append(precision[0], precision)))
+        # the marks show the model's decisions
+        called_fpr = float(called[~anomalous].mean())
         called_recall = float(called[anomalous].mean())
-        roc_mark = (float(called[~anomalous].mean()), called_recall)
+        roc_mark = (called_fpr, called_recall)
         if called.any():
-            precision_mark = (called_recall, float(anomalous[called].mean()))
+            called_precision = float(anomalous[called].mean())
+            precision_mark = (called_recall, called_precision)
     if counts is not None:
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
         roc_curves.append(Curve("pixels", fpr, recall))
-        # one value is lacking at recall 0; without called pixels the precision counts as 1
+        # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1
         full_precision = np.nan_to_num(np.append(precision[0], precision), nan=1.0)
         precision_curves.append(Curve("pixels", recall, full_precision))
         axes = ("normal pixels called anomalous", "overlap with defects, mean")
@@ -341,10 +356,17 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 
 
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
-    """Return false-positive rate, recall and precision [K] at every distinct score, in falling order."""
+    """Return false-positive rate, recall and precision, [K] each.
+
+    There is a value for each distinct score, from the largest to the smallest, if all pictures with at least
+    this score are called anomalous.
+    """
     order = np.argsort(-scores, kind="stable")
     # equal scores are called together: only the counts after the last of them are kept
-    is_last = np.append(np.diff(scores[order]) != 0, True)
-    hits = np.cumsum(anomalous[order])[is_last]
-    alarms = np.cumsum(~anomalous[order])[is_last]
-    return alarms / (~anomalous).sum(), hits / anomalous.sum(), hits / (hits + alarms)
+    is_last_of_equal = np.append(np.diff(scores[order]) != 0, True)
+    hits = np.cumsum(anomalous[order])[is_last_of_equal]
+    alarms = np.cumsum(~anomalous[order])[is_last_of_equal]
+    false_positive_rate = alarms / (~anomalous).sum()
+    recall = hits / anomalous.sum()
+    precision = hits / (hits + alarms)
+    return false_positive_rate, recall, precision

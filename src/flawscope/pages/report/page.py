@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import ScoreLevels
 
 MAX_WORST = 12  # mistakes that have a section of their own
-MAX_NEAREST = 6  # pictures that are shown there if there are no mistakes
+MAX_NEAREST = 6  # pictures shown in place of mistakes, if there are none: those that were nearly mistakes
 # Title and meaning of the curves, by the name of the plot
 CURVES = {
     "roc": ("ROC", "Defects found against false alarms, for every threshold; the upper left is perfect."),
@@ -47,7 +47,7 @@ PANELS = {
 HEAT = ("heat", "Heat", "h")
 LINE = ("line", "Outline", "o")
 TRUTH = ("truth", "Ground truth", "g")
-COLOUR_STEP = 17  # of the 256 colours, 16 make the gradient beside the scale
+COLOUR_STEP = 17  # every 17th of the 256 colours, 16 in all, makes the gradient beside the scale
 MAX_POINTS = 200  # positions of the slider
 MAX_RATE = 0.5  # largest false-alarm rate of the slider: nobody inspects with more
 SECTIONS = (
@@ -75,9 +75,9 @@ def evaluation_page(
 
     Args:
         result: The evaluation.
-        figures: Its figures.
+        figures: Figures of the evaluation.
         facts: Facts on model and run (`words.collect_facts`).
-        layers: Layers of each picture, or the reason why there are none, in the order of `figures.rows`.
+        layers: For each of `figures.rows`, the layers of the picture, or the reason why there are none.
         manifest: Manifest of the model.
     """
     from markupsafe import Markup
@@ -85,7 +85,7 @@ def evaluation_page(
     calibration = manifest.calibration
     scores = np.array([row["score"] for row in figures.rows])
     truth = np.array([row["anomalous"] for row in figures.rows])
-    # the slider is for pictures: the limit of parts does not follow the threshold of pictures
+    # the slider moves the threshold of pictures; a model that decides on parts has another limit
     points = [] if result.parts else operating_points(scores, truth, calibration)
     curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
     next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
@@ -127,14 +127,14 @@ def evaluation_page(
 
 
 def _entries(figures: Figures, layers: Sequence[Layers | str]) -> list[Json]:
-    """Return the pictures' entries, each with its layers, or the reason why there are none."""
+    """Return an entry for each picture: its row, and as `layers` its layers or the reason for having none."""
     return [
         row | {"layers": picture_layers} for row, picture_layers in zip(figures.rows, layers, strict=True)
     ]
 
 
 def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
-    """Return the page's sections with their titles; those that would be empty are left out."""
+    """Return name and title of each section of the page; sections that would be empty are left out."""
     content = {"rate": points, "parts": figures.parts, "alignment": figures.alignment}
     sections = []
     for name in SECTIONS:
@@ -145,7 +145,7 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
 
 
 def _present_point(points: Sequence[Json]) -> int:
-    """Return the index of the model's present threshold among the points; 0 where there are no points."""
+    """Return the index of the point of the model's present threshold; 0 if there are no points."""
     return next((index for index, point in enumerate(points) if point["now"]), 0)
 
 
@@ -171,9 +171,9 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
 
     Args:
         template: File name of the template.
-        pictures: Entries of the pictures, each with name, size, facts, and its layers or the reason why it
-            has none; other keys serve for sorting and filtering.
-        scripts: Files that are joined to the page's only script.
+        pictures: Entries of the pictures. Each has name, size, facts, and its layers or the reason why it has
+            none; by other keys the page sorts and filters.
+        scripts: Files of which the page's script is made.
         context: Values of the template; title, sections, toggles and panels are required.
     """
     from markupsafe import Markup
@@ -204,19 +204,20 @@ def read_asset(name: str) -> str:
 
 
 def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
-    """Return thresholds from the fewest alarms to the most, with their effect on the test pictures.
+    """Return the slider's points: thresholds with their effect on the test pictures, fewest alarms first.
 
-    Each threshold is one of the largest calibration scores. There are none where only one threshold exists.
+    Each threshold is one of the largest calibration scores. If there is only one, no points are returned.
 
     Args:
         scores: Scores of the test pictures.
         anomalous: Whether each test picture is defective.
         calibration: Calibration of the model.
     """
-    denominator = calibration.unit_count + 1  # the k-th largest score has the rate k / (n + 1)
+    # the k-th largest of n calibration scores as threshold gives the false-alarm rate k / (n + 1)
+    denominator = calibration.unit_count + 1
     last_rank = max(1, int(MAX_RATE * denominator))
     ranks: Sequence[int] = range(1, last_rank + 1)
-    if last_rank > MAX_POINTS:  # evenly on a logarithmic scale, as people compare rates
+    if last_rank > MAX_POINTS:  # spaced evenly on a logarithmic scale, on which people compare rates
         spaced = np.geomspace(1, last_rank, MAX_POINTS).round().astype(int)
         ranks = sorted(set(spaced.tolist()))
     by_threshold: dict[float, Calibration] = {}
@@ -224,7 +225,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         if rank < denominator:
             candidate = calibration.with_rate(rank / denominator)
             by_threshold[candidate.score_threshold] = candidate
-    by_threshold[calibration.score_threshold] = calibration  # the model's present rate names its threshold
+    by_threshold[calibration.score_threshold] = calibration  # replaces an equal threshold of another rate
     good = scores[~anomalous]
     bad = scores[anomalous]
     points = []
@@ -238,8 +239,8 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
 def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     """Return the effect of a calibration's threshold on the test pictures.
 
-    In the result, `rate` is the expected share of good parts above the threshold, None where no rate holds,
-    and `option` the argument that sets the threshold. Intervals hold 95 %.
+    In the result, `rate` is the expected share of good parts above the threshold; None: no rate is promised.
+    `option` is the argument of the command line that sets the threshold. Intervals are of 95 %.
 
     Args:
         calibration: The calibration.
@@ -252,14 +253,14 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
     alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
-    # in percent, rounded up to three decimals, so that the option gives no lower rate; 1e-6 allows for
-    # rounding errors of a rate that has no more decimals
-    rounded_rate = np.ceil(1e5 * rate - 1e-6) / 1e3
+    # In percent, rounded up to three decimals, so that the option never gives a lower rate. Without 1e-6,
+    # floating-point errors would round up a rate that has three decimals already.
+    rounded_percentage = np.ceil(1e5 * rate - 1e-6) / 1e3
     return {
         "rate": rate if calibration.promised else None,
         "rate_text": percent(rate),
         "threshold": threshold,
-        "option": f"--false-alarm-rate {rounded_rate:g}%",
+        "option": f"--false-alarm-rate {rounded_percentage:g}%",
         "missed": missed,
         "defective": bad.size,
         "missed_interval": _interval_text(missed_range),
@@ -275,6 +276,10 @@ def _interval_text(interval: tuple[float, float] | None) -> str:
 
 
 def step_path(shares: Sequence[float]) -> str:
-    """Return the SVG path of shares 0..1 over the slider's positions, in a square of 100, 0 at the bottom."""
+    """Return the SVG path of shares 0..1 over the slider's positions.
+
+    It fills a square with sides of 100; a share of 0 is at the bottom.
+    """
     xs = np.linspace(0, 100, len(shares))
-    return "M" + "L".join(f"{x:.2f} {100 - 100 * y:.2f}" for x, y in zip(xs, shares, strict=True))
+    points = [f"{x:.2f} {100 - 100 * share:.2f}" for x, share in zip(xs, shares, strict=True)]
+    return "M" + "L".join(points)

@@ -65,14 +65,14 @@ def predictions_page(
 
     Args:
         table: Rows of all inputs.
-        predictions: Predictions with their maps, most severe first; pictures of other rows are not shown.
-        facts: Facts of the run, like those in `results.json`.
-        levels: Levels of deep pictures (`Preprocess.levels`).
-        step: Gets the progress.
-        parts: Predictions of parts, where the model decides on parts.
+        predictions: Predictions with their maps, most severe first; only the pictures of these are shown.
+        facts: Facts of the run, as in `results.json`.
+        levels: Levels of pictures with more than 8 bits (`Preprocess.levels`).
+        step: Called with the progress.
+        parts: Predictions of parts, if the model decides on parts.
 
     Raises:
-        InputError: WebP is missing.
+        InputError: Pillow cannot write WebP.
     """
     require_libraries(plots=False)
     judged = [row for row in table if not row.error]
@@ -127,12 +127,12 @@ def _row_entries(
     levels: Levels | None,
     step: ProgressCallback,
 ) -> list[Json]:
-    """Return the entries of the listed rows; rows with a prediction have layers of their picture."""
+    """Return the entries of the listed rows; only rows with a prediction show their picture."""
     prediction_by_path = {str(prediction.path): prediction for prediction in predictions}
     paths = [row.path for row in rows if row.path in prediction_by_path]
     pictures = []
     for path in paths:
-        item = Item(Path(path), "", anomalous=False)
+        item = Item(Path(path), kind="", anomalous=False)  # kind and truth are not known
         pictures.append(EvaluatedPicture(item, prediction_by_path[path], truth=None))
     all_layers = thumbnails(pictures, range(len(pictures)), levels, step)
     layers_by_path = dict(zip(paths, all_layers, strict=True))
@@ -157,7 +157,7 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
         judged: Number of judged pictures.
         anomalous: Number of anomalous pictures.
         tolerated: Number of pictures within tolerance; None: there are no tolerances.
-        parts: Predictions of parts, where the model decides on parts.
+        parts: Predictions of parts, if the model decides on parts; else empty.
     """
     text = f"{anomalous} of {pluralize(judged, 'picture')} anomalous"
     if tolerated is not None:
@@ -169,7 +169,7 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """Return the folder that all paths have in common; empty where there is none."""
+    """Return the common folder of all paths; empty if there is none."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     try:
         return os.path.commonpath(folders)
@@ -182,7 +182,7 @@ def _row_entry(row: ResultRow, root: str, prediction: Prediction | None, layers:
 
     Args:
         row: The row.
-        root: Folder below which pictures are named; empty: they have their paths.
+        root: Folder to which the shown path is relative; empty: the whole path is shown.
         prediction: The picture's prediction; None: only the row is known.
         layers: Layers of the picture, or the reason why it has none.
     """
@@ -233,7 +233,8 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | None = None) -> str:
     """Return the page of `data check --out`.
 
-    It shows a picture of each form in the data set with its marked defects, and the places of parts.
+    It shows a picture of each form in the data set, with the marked defects; the places of parts; and pairs
+    of near-duplicates.
 
     Args:
         dataset: The data set.
@@ -241,7 +242,7 @@ def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | Non
         alignment: Places of the parts; None: they were not searched.
 
     Raises:
-        InputError: WebP is missing.
+        InputError: Pillow cannot write WebP.
     """
     require_libraries(plots=False)
     rows: list[Json] = []
@@ -270,7 +271,7 @@ def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | Non
     if pairs:
         sections.append(("copies", "Copies"))
     sections.append(("findings", "Findings"))
-    pictures = sum(count for *_, count in report.counts)
+    picture_count = sum(count for *_, count in report.counts)
     return render(
         "check.html.j2",
         rows + drawings + pairs,
@@ -279,7 +280,7 @@ def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | Non
         sections=sections,
         toggles=(TRUTH,),
         panels={"picture": ("Picture", ("photo", "truth"))},
-        headline=f"{pluralize(pictures, 'picture')} in {pluralize(len(rows), 'form')}",
+        headline=f"{pluralize(picture_count, 'picture')} in {pluralize(len(rows), 'form')}",
         layout=report.layout,
         totals=report.totals,
         forms=rows,
@@ -290,28 +291,28 @@ def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | Non
 
 
 def _near_duplicate_entries(report: CheckReport) -> list[Json]:
-    """Return the entries of pairs of near-duplicates, side by side."""
+    """Return an entry for each pair of near-duplicates, which shows the two side by side."""
     root = Path(report.root)
     near_findings = [finding for finding in report.findings if finding.code.startswith("nearly")]
-    pairs = []
+    entries = []
     for finding in near_findings[:MAX_PAIRS]:
         first = finding.subject
         second = finding.others[0]
         picture = _join_pictures([root / first, root / second])
         seems = "unsure" if finding.code.endswith("unsure") else "one part"
-        pairs.append(_card(f"{first}, {second}", picture, ("Seems", seems)))
-    return pairs
+        entries.append(_card(f"{first}, {second}", picture, fact=("Seems", seems)))
+    return entries
 
 
 def _card(name: str, picture: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
-    """Return the entry of a picture [H, W, 3], with a fact about it."""
+    """Return the entry of a picture [H, W, 3], with a fact on it: title and value."""
     height, width = picture.shape[:2]
     layers = {"photo": image_uri(picture, MAX_SIDE)}
     return {"name": printable(name), "size": f"{width} × {height}", "facts": [fact], "layers": layers}
 
 
 def _join_pictures(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return pictures side by side, [H, W, 3], at the height of the lowest picture."""
+    """Return pictures side by side, [H, W, 3], all scaled to the smallest height among them."""
     pictures = []
     for path in paths:
         pixels, _ = first_group(path)

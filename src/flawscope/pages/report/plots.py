@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flawscope.evaluation.robustness import Robustness
 
-# Colours that stand in matplotlib's SVG for CSS variables of the page
+# Placeholder colours: in matplotlib's SVG they are replaced by CSS variables of the page
 INK = "#010101"
 PALE = "#020202"
 LINE = "#030303"
@@ -96,7 +96,7 @@ def curve_plot(
         name: Name of the plot, for its ids.
         curves: The curves.
         labels: Labels of the x axis and the y axis.
-        mark: Point of the score threshold; None: it is not drawn.
+        mark: Point (x, y) of the model's score threshold; None: it is not drawn.
         limit: End of the x axis.
         chance: Whether to draw the diagonal, labelled "chance".
     """
@@ -117,7 +117,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draw a row for each group on a common axis: a histogram, ticks at the scores, and the threshold.
+    """Draw a row for each group: a histogram, and a tick at each score. A line marks the threshold in all.
 
     Args:
         name: Name of the plot, for its ids.
@@ -128,11 +128,11 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
     edges = bin_edges(float(values.min()), float(values.max()), threshold)
 
     def draw(axes: Axes) -> None:
-        # the y axis points down: row 0 is above, and bars grow to smaller values
+        # the y axis points down: row 0 is at the top, and bars of negative height point up
         axes.set(xlim=(edges[0], edges[-1]), ylim=(len(groups) - 0.3, -0.75), xlabel="score")
         for row, group in enumerate(groups):
             counts = bin_counts(group.scores, edges)
-            base = row + 0.2
+            base = row + 0.2  # y of the bars' lower ends
             colour = BAD if group.anomalous else GOOD
             heights = -0.34 * counts / max(counts.max(), 1)
             axes.axhline(base, color=LINE, linewidth=0.5)
@@ -154,7 +154,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
     Args:
         name: Name of the plot, for its ids.
-        lights: Results by light; without any, the plot is empty.
+        lights: Result for each light; if there are none, the returned text is empty.
     """
     if not lights:
         return ""
@@ -184,7 +184,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _measured_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Return the rates that are not None, and their rows; None: there are none."""
+    """Return the rates that were measured (not None), and their rows; None: none was measured."""
     points = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not points:
         return None
@@ -196,7 +196,7 @@ def loss_plot(name: str, facts: Mapping[str, object]) -> str:
 
     Args:
         name: Name of the plot, for its ids.
-        facts: Facts of a model file. The result is empty where they have no losses that can be drawn.
+        facts: Facts of a model file; if they have no losses that can be drawn, the returned text is empty.
     """
     try:
         lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
@@ -210,7 +210,7 @@ def loss_plot(name: str, facts: Mapping[str, object]) -> str:
         for line, dashes, colour in zip(lines, DASHES, colours, strict=False):
             axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_trim(line.name))
         axes.set(xlabel="step", ylabel="loss", xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):  # matplotlib would write TeX, which pages show as it stands
+        for axis in (axes.xaxis, axes.yaxis):  # plain numbers: a page cannot show matplotlib's TeX
             axis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_minor_formatter(lambda value, _: "")
         axes.grid()
@@ -225,6 +225,7 @@ def _loss_curves(facts: Facts) -> list[Curve]:
     keys = dict.fromkeys(key for point in points for key in point if key != "step")
     curves = []
     for key in keys:
+        # a point without this loss (None) becomes NaN
         x, y = np.array([(point["step"], point.get(key)) for point in points], dtype=np.float64).T
         can_be_shown = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)
         curves.append(Curve(key.replace("_", " "), x[can_be_shown], y[can_be_shown]))
@@ -232,11 +233,11 @@ def _loss_curves(facts: Facts) -> list[Curve]:
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Return ascending edges of bins that hold low..high.
+    """Return ascending edges of bins of equal width that cover `low` to `high`.
 
-    The threshold is an edge, so that no bar is partly anomalous.
+    The threshold is one of the edges, so that each bar lies on one side of it.
     """
-    step = (high - low) / BINS or 0.1  # any width will do where all scores are equal
+    step = (high - low) / BINS or 0.1  # if all scores are equal, any width will do
     bins_below = int(np.ceil((threshold - low) / step)) + 1
     bins_above = int(np.ceil((high - threshold) / step)) + 1
     return threshold + step * np.arange(-bins_below, bins_above + 1)
@@ -245,15 +246,15 @@ def bin_edges(low: float, high: float, threshold: float) -> Array:
 def bin_counts(scores: Array, edges: Array) -> Array:
     """Return the number of scores in each bin.
 
-    A bin holds its upper edge, as a score at the threshold is good. numpy's bins hold the lower edge:
-    therefore the signs are turned.
+    A score at an edge belongs to the bin below, since a score at the threshold is good. In numpy it belongs
+    to the bin above, so the signs are reversed.
     """
-    counts, _ = np.histogram(-scores, -edges[::-1])
-    return counts[::-1]
+    reversed_counts, _ = np.histogram(-scores, -edges[::-1])
+    return reversed_counts[::-1]
 
 
 def _trim(name: str) -> str:
-    """Return a name for a label: without control characters, and not too long."""
+    """Return a name for a label, without control characters and at most `MAX_NAME_LENGTH` long."""
     printable_name = "".join(character if character.isprintable() else "?" for character in name)
     if len(printable_name) <= MAX_NAME_LENGTH:
         return printable_name
@@ -261,10 +262,15 @@ def _trim(name: str) -> str:
 
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draw a plot as SVG to stand in an HTML page.
+    """Draw a plot as SVG that can be a part of an HTML page.
 
-    It has no prologue, no addresses, no fonts and no rules that would hold for the whole page; its ids begin
-    with the plot's name.
+    It has no prologue, no addresses, no fonts, and no styles that would apply to the whole page. Its ids
+    begin with the plot's name.
+
+    Args:
+        name: Name of the plot.
+        draw: Draws the plot on the axes.
+        size: Width and height in inches.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -284,11 +290,11 @@ def _embeddable_svg(document: str, name: str) -> str:
     svg = document[document.index("<svg") :]  # without the prologue
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
-    head, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    svg = f'<svg {box[0] if box else ""} class="plot" aria-hidden="true" focusable="false">{rest}'
+    opening_tag, rest = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', opening_tag)
+    svg = f'<svg {view_box[0] if view_box else ""} class="plot" aria-hidden="true" focusable="false">{rest}'
     svg = re.sub(r'\bid="', f'id="{name}-', svg.replace("xlink:href", "href"))
-    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)  # references to the ids
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

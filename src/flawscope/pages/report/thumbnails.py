@@ -64,15 +64,15 @@ def thumbnails(
 ) -> list[Layers | str]:
     """Return the layers of every picture, or the reason why it has none.
 
-    Pictures are `MAX_SIDE` large, or smaller where `PAGE_BYTES` requires it. The reason is `UNREADABLE` where
-    a picture is gone or was changed since it was evaluated, and `PAGE_FULL` where not all pictures fit even
-    at `MIN_SIDE`.
+    Pictures have sides of `MAX_SIDE`, or smaller ones if they would take more than `PAGE_BYTES` together. The
+    reason is `UNREADABLE` if a picture is gone or has changed since it was evaluated. It is `PAGE_FULL` if
+    even with sides of `MIN_SIDE` not all pictures fit.
 
     Args:
         pictures: The pictures.
-        order: Indices of all pictures, those to be shown first at the front.
-        levels: Levels of deep pictures; None: `picture_layers` chooses them.
-        step: Gets the progress.
+        order: Indices of all pictures, the most important first; if not all fit, the last are left out.
+        levels: Levels of pictures with more than 8 bits; None: `picture_layers` chooses them.
+        step: Called with the progress.
     """
 
     def draw(index: int, side: int) -> Layers | str:
@@ -98,9 +98,9 @@ def thumbnails(
                 step("report", len(thumbnails_in_order), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
-            by_index = dict(zip(order, thumbnails_in_order, strict=False))
+            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
-        # all pictures would take this size; it grows with the square of the side
+        # estimated size of all pictures; it grows with the square of the side. + 1: the one that was too much
         expected_size = size * len(order) / (len(thumbnails_in_order) + 1)
         side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 
@@ -118,10 +118,10 @@ def picture_layers(
 
     Args:
         path: The picture file.
-        prediction: Its prediction.
-        masks: Masks of its defects.
+        prediction: The picture's prediction.
+        masks: Masks of the picture's defects.
         side: Side of the square in pixels.
-        levels: Levels of a deep picture; None: 0 to 65535, or 0 to 1 for floats.
+        levels: Levels of a picture with more than 8 bits; None: 0 to 65535, or 0 to 1 for floats.
 
     Raises:
         InputError: The picture cannot be read (any more).
@@ -141,9 +141,9 @@ def truth_layers(
 
     Args:
         picture: [H, W] or [H, W, C], the picture.
-        masks: Masks of its defects.
+        masks: Masks of the picture's defects.
         side: Side of a square of the same area, in pixels.
-        levels: Levels of a deep picture; None: the picture's own (`to_eight_bits`).
+        levels: Levels of a picture with more than 8 bits; None: the picture's own (`to_eight_bits`).
     """
     photo = _fit_area(to_eight_bits(picture, levels), side)
     size = (photo.shape[0], photo.shape[1])
@@ -157,7 +157,7 @@ def truth_layers(
 
 
 def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
-    """Return heat map and contour as layers, and the map, of a picture shown at `size` (height, width)."""
+    """Return the layers heat, line and map (`Layers`) of a picture shown at `size` (height, width)."""
     marked = prediction.outlined(prediction.picture_map(size))
     height, width = size
     half_size = (math.ceil(height / 2), math.ceil(width / 2))
@@ -178,19 +178,20 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
 
 
 def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """Return the RGBA layer that a drawing adds to a picture.
+    """Return the transparent RGBA layer that has the same effect as drawing on a picture.
 
-    Blending makes `keep * picture + added` of a pixel. On black the result is `added`; the difference of the
-    results on white and on black is `keep`.
+    Blending turns a pixel into `keep * pixel + added`. So drawing on black gives `added`, and drawing on
+    white minus drawing on black gives `keep`, as 0..255.
 
     Args:
-        draw: Draws on a picture [H, W, 3]; it may only blend.
+        draw: Draws on a picture [H, W, 3], only by blending, and returns it.
         size: (H, W) of the layer.
     """
-    black = draw(np.zeros((*size, 3), np.uint8))
-    white = draw(np.full((*size, 3), 255, np.uint8))
-    alpha = 255 - (white.astype(np.int16) - black).max(axis=2)
-    colour = black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]
+    on_black = draw(np.zeros((*size, 3), np.uint8))
+    on_white = draw(np.full((*size, 3), 255, np.uint8))
+    keep = on_white.astype(np.int16) - on_black
+    alpha = 255 - keep.max(axis=2)
+    colour = on_black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]  # added = alpha * colour
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
 
@@ -201,7 +202,10 @@ def image_uri(picture: Pixels, side: int) -> str:
 
 
 def _fit_area(picture: Pixels, side: int) -> Pixels:
-    """Return a picture scaled to the area of a square of `side` pixels; flat ones get less (`MAX_ASPECT`)."""
+    """Return a picture scaled to the area of a square of `side` pixels.
+
+    A very long picture gets less: its longer side is at most `MAX_ASPECT * side`.
+    """
     height, width = picture.shape[:2]
     scale = min(side / math.sqrt(height * width), MAX_ASPECT * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -209,7 +213,7 @@ def _fit_area(picture: Pixels, side: int) -> Pixels:
 
 
 def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
-    """Return an image as a data: URI of WebP; without a quality (0..100) it is lossless."""
+    """Return an image as a data: URI of WebP, of a quality 0..100; None: lossless."""
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)

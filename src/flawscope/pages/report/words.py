@@ -81,13 +81,13 @@ def time_text() -> str:
 
 
 def headline(tally: Tally, noun: str = "picture") -> str:
-    """Return the verdict on pictures, or on parts, in one line."""
-    parts = []
+    """Return the results on pictures, or on parts, in one line."""
+    texts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
+        texts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
-    return ", ".join(parts)
+        texts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
+    return ", ".join(texts)
 
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str
 
 
 def _view_text(preprocess: Preprocess) -> str:
-    """Describe the content of an aligned view; empty where views are not aligned."""
+    """Describe what an aligned view shows; empty if views are not aligned."""
     if preprocess.reference is None:
         return ""
     content = "the part"
@@ -106,7 +106,7 @@ def _view_text(preprocess: Preprocess) -> str:
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Return rows with the pose of each part in a picture; empty where no part was searched or found."""
+    """Return rows with the pose of each part in a picture; empty if no part was searched or found."""
     parts = prediction.found_parts
     if parts is not None:
         expected = f"{parts.least}" if parts.least == parts.most else f"{parts.least}-{parts.most}"
@@ -138,7 +138,7 @@ def part_cards(parts: Iterable[tuple[PartPrediction, str]], index_by_path: Mappi
     """Return the cards of parts: mistakes first, then the most unusual parts.
 
     Args:
-        parts: Each part with the word on its badge: the decision, or its outcome where the truth is known.
+        parts: Each part with the word on its badge: its decision; or, if the truth is known, its outcome.
         index_by_path: Index of each picture on the page, by the picture's path.
     """
     return [_part_card(part, badge, index_by_path) for part, badge in sorted(parts, key=_rank_of_card)]
@@ -152,7 +152,8 @@ def _rank_of_card(card: tuple[PartPrediction, str]) -> tuple[bool, float, float]
 
 
 def _part_card(part: PartPrediction, badge: str, index_by_path: Mapping[str, int]) -> Json:
-    """Return the card of a part; its views link to pictures on the page, where these are listed."""
+    """Return the card of a part; the arguments are those of `part_cards`."""
+    # name of each view, and the index of its picture on the page; None: the page does not have it
     views: list[tuple[str, int | None]] = []
     for view in sorted([*part.views, *part.missing]):
         index = None
@@ -178,9 +179,9 @@ def sentences(
     Args:
         tally: Numbers of test pictures, or parts, and of wrong decisions.
         calibration: Calibration of the model.
-        broken: Whether the measured rate is above the expected one by more than chance.
+        broken: Whether the measured rate is higher than the expected one, by more than chance explains.
         remarks: Remarks to add, such as on defects that the pixel metrics do not cover.
-        parts: Sentence on the expected rate of a model that decides on parts; empty: it decides on pictures.
+        parts: For a model that decides on parts, the sentence on its expected rate; else empty.
     """
     noun = "picture"
     promise = _promise(calibration)
@@ -239,7 +240,7 @@ Pairs = list[tuple[str, str]]
 
 
 def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Json:
-    """Return the facts of model and run: tables of (name, value), and lists of names.
+    """Return the facts on model and run: tables of (name, value), and lists of lines.
 
     Args:
         result: The evaluation.
@@ -258,7 +259,7 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
     for key, value in manifest.config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         config.append((key, printable(text)))
-    root_prefix = f"{dataset.root}{os.sep}"  # left out: a report need not show folders of this machine
+    root_prefix = f"{dataset.root}{os.sep}"  # removed below: a report need not show folders of this machine
     model_rows = [("file", model), *model_facts(manifest)]
     return {
         "model": [(title, printable(value)) for title, value in model_rows],
@@ -283,7 +284,7 @@ ROLES = {
 }
 
 
-# A line on parts in the summary of a fit, in models of earlier versions
+# A line on parts that models of earlier versions have in the summary of their fit; it is not shown
 PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")
 
 
@@ -292,7 +293,8 @@ def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models; else None.
+        parts: For the model of one view, which decides together with those of other views: the good parts.
+            For other models None.
     """
     calibration = manifest.calibration
     if parts is not None:
@@ -315,15 +317,15 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models
-            (`ModelFacts.parts_of`).
+        parts: For the model of one view, which decides together with those of other views: the good parts
+            (`ModelFacts.parts_of`). For other models None.
     """
     calibration = manifest.calibration
     facts = manifest.facts
     backbone = manifest.backbone
-    of_product = f" for {manifest.category}" if manifest.category else ""
+    for_product = f" for {manifest.category}" if manifest.category else ""
     rows = [
-        ("method", f"{manifest.method}{of_product}"),
+        ("method", f"{manifest.method}{for_product}"),
         ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
         ("licence of its weights", str(backbone.get("licence", "?"))),
         ("picture", _picture_text(manifest)),
@@ -382,7 +384,7 @@ def _role_counts(manifest: Manifest) -> str:
 
 
 def _time_facts(facts: Json) -> Pairs:
-    """Return rows on the times of a fit, where its facts have them."""
+    """Return rows on the times of a fit, if its facts have them."""
     rows = []
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))

@@ -77,7 +77,7 @@ class ReviewServer:
             self.server.server_close()
 
     def stop(self) -> None:
-        """End the review. Another thread than that of `serve` must call it."""
+        """End the review. It must be called from another thread than `serve`."""
         self.server.shutdown()
 
     # ---- the part of the station's API that the page uses: `inspections` are the pictures, counted from 1
@@ -109,7 +109,7 @@ class ReviewServer:
         """Return the answer to GET.
 
         Args:
-            path: Path below the token; the page itself has none.
+            path: Path of the address after the token; not empty, which would be the page itself.
             query: Parameters by name.
 
         Raises:
@@ -132,7 +132,7 @@ class ReviewServer:
         """Act on a POST, and return the answer.
 
         Args:
-            path: Path below the token.
+            path: Path of the address after the token.
             body: The parsed body.
 
         Raises:
@@ -170,7 +170,12 @@ class ReviewServer:
         return int(text) - 1
 
     def _list_waiting(self, limit: int, after: int) -> Json:
-        """Return up to `limit` pictures without a decision from number `after` on, and the number of all."""
+        """Return up to `limit` pictures that wait for a decision, and the number of all that wait.
+
+        Args:
+            limit: Largest number of pictures to return.
+            after: First number of a picture, from 0, to return.
+        """
         done_numbers = self.session.decisions().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in done_numbers]
         listed = [number for number in waiting if number >= after][:limit]
@@ -196,11 +201,11 @@ class ReviewServer:
         }
 
     def _picture_size(self, number: int) -> tuple[int, int]:
-        """Return the size (H, W) of a picture; (1, 1) where it cannot be read."""
+        """Return the size (H, W) of a picture; (1, 1) if it cannot be read."""
         try:
             with Image.open(self.session.pictures[number].path) as image:
                 return upright_size(image)
-        except Exception:  # the page shows no such picture, and nobody draws a mask on it
+        except Exception:  # the page does not show the picture, and no mask is drawn on it
             return 1, 1
 
     def _render_layer(self, number: int, layer: str, side: int) -> Response:
@@ -209,7 +214,8 @@ class ReviewServer:
         Args:
             number: Number of the picture, from 0.
             layer: "view", the picture alone; "overlay"; or "mask", at the picture's size.
-            side: Longer side in pixels; at most `MAX_SIDE`, and that of the picture. Masks ignore it.
+            side: Longer side in pixels. Larger pictures than the original or `MAX_SIDE` are not made; for a
+                mask it does not count.
 
         Raises:
             KeyError: There is no such layer.
@@ -239,7 +245,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Request, client_address: Address) -> None:
-        """Ignore a closed connection: a browser closes it when its user goes on to the next picture."""
+        """Ignore that a connection was closed, as browsers do when the person goes to the next picture."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -281,15 +287,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(lambda: self.review.post(path, _parse_object(body)))
 
     def _authorized_path(self) -> str | None:
-        """Return the path below the token; None where token or host is not that of the page."""
+        """Return the path after the token; None if the request has a wrong token or host."""
         token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
         host_and_port = self.headers.get("Host", "")
-        host = host_and_port.rpartition(":")[0] or host_and_port
+        host_before_port, _, _ = host_and_port.rpartition(":")
+        host = host_before_port or host_and_port
         has_token = secrets.compare_digest(token.encode(), self.review.token.encode())
         return path if has_token and host in ALLOWED_HOSTS else None
 
     def _respond(self, handle: Callable[[], Response]) -> None:
-        """Send the response that `handle` returns, or its error with an HTTP status."""
+        """Send the response that `handle` returns; if it raises an error, send that with an HTTP status."""
         try:
             response = handle()
         except KeyError:
@@ -313,7 +320,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
-        # pictures stay the same for an hour; masks and lists change with decisions
+        # browsers may keep pictures for an hour; masks and lists change with each decision
         is_picture = media_type == "image/webp"
         self.send_header("Cache-Control", "private, max-age=3600" if is_picture else "no-store")
         headers = PAGES.security_headers | {"Referrer-Policy": "no-referrer"}  # the address has the token
@@ -327,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
-    """Return the run's overlay, [H, W, 3]; without an overlay, the picture with contours of its regions."""
+    """Return the run's overlay, [H, W, 3]; if there is none, the picture with the contours of its mask."""
     if picture.overlay is not None:
         return np.asarray(Image.open(picture.overlay).convert("RGB"))
     mask = proposed_mask(picture)
@@ -336,7 +343,14 @@ def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
 
 
 def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Decode a mask that a person drew, a PNG in base64, to [H, W] bool of a size (height, width).
+    """Decode a mask that a person drew.
+
+    Args:
+        encoded: PNG in base64.
+        size: (H, W) to which the mask is resized.
+
+    Returns:
+        The mask, [H, W] bool.
 
     Raises:
         InputError: The mask is empty.

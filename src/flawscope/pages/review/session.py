@@ -49,9 +49,9 @@ class ReviewPicture:
     """Picture of a run.
 
     Attributes:
-        row: Its row in the table of results.
-        path: Its file.
-        name: Name of its files in the results, without suffix.
+        row: The picture's row in the table of results.
+        path: The picture's file.
+        name: Name of its result files, without suffix.
         overlay: File with the overlay; None: the run wrote none.
         mask: File with the mask; None: the run wrote none.
     """
@@ -66,14 +66,14 @@ class ReviewPicture:
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
     """Return a run's anomalous pictures, and good ones near the threshold, most severe first.
 
-    Each path comes once, with its last row.
+    If the table has several rows of a path, the last one counts.
 
     Args:
         results: Folder that `predict --out` or `evaluate --out` wrote, or a table of results.
         every: Whether to return all other good pictures, too.
 
     Raises:
-        InputError: There is no table, it has no such picture, or none of the files exists.
+        InputError: There is no table, it has no such picture, or none of the pictures' files exists.
     """
     folder = Path(results)
     table = folder / TABLE_NAME if folder.is_dir() else folder
@@ -97,7 +97,7 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
 
 
 def _last_judged_rows(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """Return the rows of judged pictures; for a repeated path, its last row."""
+    """Return the rows of judged pictures; for each path, its last row."""
     last_rows = {}
     for row in rows:
         if row.score is not None and row.severity is not None:
@@ -139,10 +139,11 @@ def _result_names(folder: Path) -> dict[str, str]:
 
 
 def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
-    """Return the model's mask, [H, W] bool at the picture's size; None where it marked nothing.
+    """Return the model's mask, [H, W] bool at the picture's size; None if the model marked nothing.
 
-    The run's mask has the network's size, and the boxes of its regions are in the picture's pixels: the
-    mask's bounding box is resized to that of all boxes. Without a mask, the boxes are filled.
+    The mask that the run wrote has the network's size, while the boxes of its regions are in the picture's
+    pixels. So the marked rectangle of the mask is resized to the bounding box of all regions. Without a mask,
+    the boxes are filled.
     """
     boxes = [[round(edge) for edge in box] for box in picture.row.boxes]
     if not boxes:
@@ -154,18 +155,19 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
     mask_box = None if run_mask is None else run_mask.getbbox()
     if run_mask is not None and mask_box is not None:
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-        left, top = min(lefts), min(tops)
-        size = max(1, max(rights) - left), max(1, max(bottoms) - top)
+        left = min(lefts)
+        top = min(tops)
+        size = (max(1, max(rights) - left), max(1, max(bottoms) - top))  # width, height
         resized = run_mask.crop(mask_box).resize(size, Image.Resampling.BILINEAR)
         mask.paste(resized, (left, top))
     else:
         for left, top, right, bottom in boxes:
             mask.paste(255, (left, top, max(right, left + 1), max(bottom, top + 1)))
-    return np.asarray(mask) > 127  # half of 255: resizing makes grey edges
+    return np.asarray(mask) > 127  # half of 255, since resizing made the edges grey
 
 
 def _read_run_mask(picture: ReviewPicture) -> Image.Image | None:
-    """Return the mask that the run wrote, grey; None where there is none that can be read."""
+    """Return the mask that the run wrote, as a grey image; None if there is none, or it cannot be read."""
     if picture.mask is None:
         return None
     try:
@@ -206,9 +208,9 @@ _COMPLETE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_hash_pixels`
 
 
 class DecisionLog:
-    """File `review.csv`: lines are only added, and are on the disk when `add` returns.
+    """File `review.csv`. Lines are only appended; they are on the disk when `add` returns.
 
-    The last decision on a picture counts; `undone` takes it back.
+    The last line on a picture counts: `undone` takes its decision back.
 
     Raises:
         InputError: The file cannot be read, or is not a file of decisions.
@@ -262,11 +264,12 @@ class DecisionLog:
             with open(self.path, "ab+") as file:
                 size = file.seek(0, os.SEEK_END)
                 if not size:
-                    buffer.write("\ufeff")  # by which Excel knows UTF-8
+                    buffer.write("\ufeff")  # byte order mark, by which Excel recognises UTF-8
                     writer.writerow(self.columns)
                 elif not _ends_in_newline(file, size):  # the power failed while a line was written
                     buffer.write("\n")
-                writer.writerow(map(csv_cell, astuple(line)[: len(self.columns)]))
+                values = astuple(line)[: len(self.columns)]  # files of earlier versions lack the last column
+                writer.writerow(map(csv_cell, values))
                 file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -284,11 +287,11 @@ def _ends_in_newline(file: IO[bytes], size: int) -> bool:
 class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
-    A decision concerns pixels: where the path of a decided picture now holds another picture, the new picture
-    is undecided, and the copy of the old picture stays. A new session makes the copies of earlier decisions
-    that `out` lacks. Only copies that the file of decisions names are removed; originals are only read. The
-    copies are listed as files that flawscope wrote, so that readers of a folder above do not take a picture
-    twice.
+    A decision is on the pixels, not on the path: if the file of a decided picture now holds another picture,
+    this is undecided, and the copy of the old picture stays. A new session makes missing copies of earlier
+    decisions again. Only copies that the file of decisions names are removed; originals are only read. The
+    copies are listed as files that flawscope wrote, so that a command that reads a parent folder does not
+    read a picture twice.
 
     Args:
         pictures: Pictures in the order of the review.
@@ -296,8 +299,8 @@ class ReviewSession:
 
     Attributes:
         pictures: Pictures in the order of the review.
-        problems: Lines on copies of earlier decisions that could not be made again.
-        replaced: Paths that hold other pictures than those that were decided.
+        problems: A line on each copy of an earlier decision that could not be made again.
+        replaced: Paths that now hold another picture than the decided one.
     """
 
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
@@ -326,7 +329,7 @@ class ReviewSession:
                     self.problems.append(failure_of(error))
 
     def decisions(self) -> dict[int, str]:
-        """Return the decision, good or defect, by number of the picture, the latest last."""
+        """Return the decisions, `GOOD` or `DEFECT`, by the picture's number, the latest last."""
         with self._lock:
             current = self.log.current
             undecided_paths = {*self._undecided_paths}
@@ -342,7 +345,7 @@ class ReviewSession:
         return Counter(self.decisions().values())
 
     def copies(self) -> list[tuple[ReviewPicture, str, Path]]:
-        """Return for each decision the picture, good or defect, and the path of the copy."""
+        """Return the picture, `GOOD` or `DEFECT`, and the path of the copy, for each decision."""
         copies = []
         for number, decision in self.decisions().items():
             picture = self.pictures[number]
@@ -355,8 +358,8 @@ class ReviewSession:
         Args:
             number: Number of the picture.
             decision: `GOOD` or `DEFECT`.
-            mask: [H, W] bool at the picture's size, drawn by a person; None: the model's contour, unless
-                there is a mask already.
+            mask: [H, W] bool at the picture's size, drawn by a person; None: an earlier mask stays, or the
+                model's mask is taken.
 
         Raises:
             FlawscopeError: The decision cannot be recorded; nothing has changed.
@@ -390,7 +393,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Return whether the file at a picture's path is the decided picture; True without a file."""
+        """Return whether the file at a picture's path is the decided picture; True if there is no file."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file():
@@ -403,14 +406,14 @@ class ReviewSession:
                 return _hash_pixels(picture.path) == decided_pixels
         except OSError:
             return False
-        # without hash and copy, the same severity and score stand for the same picture
+        # without hash and copy: a picture with the same severity and score is taken for the same
         return (line.severity, line.score) == _strength(picture.row)
 
     def _copy_name(self, picture: ReviewPicture) -> str:
         """Return the file name of a picture's copy.
 
-        It is the name of an earlier decision's copy, or else a new name. A new name is unique even without
-        its suffix, since masks are named after it.
+        If there was a decision on the picture before, it is the name of the copy then. Else it is a new name,
+        unique even without its suffix, since the masks' names have another suffix.
         """
         copies = {line.path: line.copy for line in self.log.lines}
         if picture.row.path in copies and picture.row.path not in self._undecided_paths:
@@ -440,8 +443,8 @@ class ReviewSession:
             picture: The picture.
             decision: `GOOD` or `DEFECT`.
             copy: File name of the copy.
-            mask: [H, W] bool, drawn by a person; None: the model's contour, unless there is a mask already.
-            is_new: Whether the decision is new, and is added to the file.
+            mask: [H, W] bool, drawn by a person; None: an earlier mask stays, or the model's mask is taken.
+            is_new: Whether the decision is new, and is added to the file of decisions.
 
         Raises:
             FlawscopeError: The copy or the line cannot be written; nothing has changed.
@@ -476,12 +479,12 @@ class ReviewSession:
 
 
 def _strength(row: ResultRow) -> tuple[str, str]:
-    """Return the texts of a picture's severity and score for the file of decisions."""
+    """Return severity and score of a picture as texts for the file of decisions."""
     return f"{row.severity:.4g}", f"{row.score:.6g}"
 
 
 def _hash_pixels(file: Path) -> str:
-    """Return the hash of a picture's pixels; where it cannot be decoded, that of the file's bytes."""
+    """Return the hash of a picture's pixels; if it cannot be decoded, of the file's bytes, with a prefix."""
     try:
         return pixel_hash(decode(file))
     except InputError:
