@@ -84,7 +84,8 @@ class PictureStore:
     Items and predictions lie in memory, the maps in a temporary file, which the system removes.
 
     Args:
-        valid: Returns for a geometry the pixels that count, [H, W] bool at the network's size.
+        valid: Function of a picture's geometry that returns the pixels that count, [H, W] bool at the
+            network's size.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
@@ -98,8 +99,13 @@ class PictureStore:
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         """Append a picture.
 
+        Args:
+            item: The picture.
+            prediction: The model's prediction with its map.
+            truth: Ground truth, [H, W] bool; None: the picture has none.
+
         Raises:
-            FlawscopeError: The map cannot be written, such as where the disk is full.
+            FlawscopeError: The map cannot be written, for example because the disk is full.
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
@@ -153,7 +159,7 @@ class PictureStore:
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
-        """Return a value of every picture, computed on access by its index."""
+        """Return a sequence with the value `get(index)` for every picture, computed on access."""
         return LazySequence(get, len(self))
 
     def _picture(self, index: int) -> EvaluatedPicture:
@@ -291,14 +297,14 @@ class Evaluation:
 
     @cached_property
     def decided(self) -> list[Decided]:
-        """Decisions with the truth: on the parts, where the model decides on parts, else on the pictures."""
-        if self.judged_parts:  # the pictures' maps need not be read
+        """Decisions with the truth: on parts if the model decides on parts, else on pictures."""
+        if self.judged_parts:  # before `pictures`, whose maps would be read from the file
             return decided_on((), self.judged_parts)
         return decided_on(((picture.item, picture.prediction) for picture in self.pictures), ())
 
     @property
     def remarks(self) -> list[str]:
-        """Lines on defects that the pixel metrics do not cover, or not completely; and the learning curve."""
+        """Lines for people: defects that the pixel metrics do not fully cover, and the learning curve."""
         masks = self.masks
         pixels = self.defect_pixels
         lines = []
@@ -327,18 +333,22 @@ class Evaluation:
         return lines
 
     def _without_mask_remark(self) -> str:
-        """Return the remark on defective pictures without a usable mask, with reasons other than no mask."""
+        """Return the remark on defective pictures without a usable mask.
+
+        The reasons are listed if there are others than "no mask".
+        """
         with_mask = self.masks["pictures"]
         pictures = pluralize(with_mask + self.without_mask, "defective picture")
         measured = f"of the other {with_mask}" if with_mask else "not measured"
         line = f"{self.without_mask} of {pictures} without a usable mask: the pixel metrics are {measured}"
-        if {*self.unmarked} - {"no mask"}:
+        has_other_reasons = bool({*self.unmarked} - {"no mask"})
+        if has_other_reasons:
             reasons = sorted(self.unmarked.items(), key=lambda entry: -entry[1])
             line += "; " + ", ".join(f"{reason}: {count}" for reason, count in reasons)
         return line
 
     def counts(self) -> str:
-        """Return a text with the numbers of tested pictures, and of others that were learnt from."""
+        """Return a text with the number of tested pictures, and the number of those that were learnt from."""
         good = self.false_alarms["images"]
         tested = f"{good} good, {self.images - good} defective"
         if self.parts:
@@ -359,7 +369,7 @@ class Evaluation:
         return any(picture.prediction.region_kinds for picture in self.pictures)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return a table with a row for each test picture, whether or not it counted.
+        """Return a table with a row for each test picture, including pictures that did not count.
 
         Its columns are path, kind, defective, and the columns of `results.csv`.
 
@@ -440,7 +450,10 @@ class Evaluation:
 
 
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
-    """Yield every test picture, in natural order of the paths, also those that did not count."""
+    """Yield every test picture with its prediction, or with the reason why it did not count.
+
+    They come in natural order of the paths.
+    """
     unjudged = {}
     for item in result.left_out_items:
         unjudged[item] = Unjudged(str(item.path), LEFT_OUT_REASON)
@@ -469,7 +482,7 @@ def _false_alarm_text(result: Evaluation) -> str:
 
 
 def _picture_html(picture: EvaluatedPicture) -> str:
-    """Return an element with a picture, its kind, and the mistake if the decision was wrong."""
+    """Return an HTML element: the picture, its kind, and the mistake if the decision was wrong."""
     mistake = "" if picture.outcome == RIGHT else f", {picture.outcome}"
     return prediction_html(picture.prediction, f"{picture.item.kind}{mistake}")
 
@@ -478,8 +491,9 @@ def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
     """Return up to `NOTEBOOK_PICTURES` pictures: the clearest mistakes, then the closest right decisions."""
 
     def mistake_size(index: int) -> float:
+        """Return the distance from the threshold, negative if the decision is right."""
         picture = result.pictures[index]
-        distance = abs(picture.prediction.severity)  # from the threshold
+        distance = abs(picture.prediction.severity)
         return -distance if picture.outcome == RIGHT else distance
 
     indices = sorted(range(len(result.pictures)), key=lambda index: -mistake_size(index))
