@@ -152,7 +152,10 @@ def flag_of(name: str) -> str:
 
 
 def redact_value(value: object) -> str:
-    """Return a wrong value as a text for an error; of an address only "an address": it may have a password."""
+    """Return a wrong value as a text for an error.
+
+    An address is replaced by "an address", because it may contain a password.
+    """
     text = str(value)
     is_address = "://" in text or "@" in text
     return "an address" if is_address else text
