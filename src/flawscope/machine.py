@@ -85,8 +85,8 @@ def peak_memory() -> int:
 def batch_size_for(size: tuple[int, int], most: int) -> int:
     """Return the fastest batch size for pictures of a size (height, width).
 
-    It is `most` up to 256 x 256 pixels. For larger pictures, it is smaller, so that a batch has as many
-    pixels, but at least 1.
+    It is `most` up to 256 x 256 pixels. For larger pictures it is smaller, at least 1, so that a batch has no
+    more pixels than `most` pictures of 256 x 256.
     """
     height, width = size
     size_of_same_pixels = most * 256 * 256 // (height * width)

@@ -97,7 +97,7 @@ def _copied_folder(
 def near_duplicate_findings(
     dataset: Dataset, pictures: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
-    """Find nearly the same pictures among the training pictures, and between splits.
+    """Find near-duplicates among the training pictures, and between splits.
 
     Args:
         dataset: Data set whose pictures were checked.
@@ -105,7 +105,7 @@ def near_duplicate_findings(
         group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
 
     Returns:
-        The findings, and the training pictures grouped into parts as a fit groups them.
+        The findings, and the training pictures with their parts, as a fit groups them.
     """
     readable = [picture for picture in pictures if picture.look is not None]
     training = [picture for picture in readable if picture.split == "train"]
@@ -193,8 +193,8 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
     Args:
         dataset: The data set.
         group: The pictures.
-        among: Splits of the pictures, in words.
-        place: Folder or split in which all of them lie, in words.
+        among: Splits of the pictures in words, such as "among those to learn from".
+        place: Split or folder that all of them lie in, in words.
     """
     if _are_in_several_splits(dataset, group):
         message = f"nearly the same picture is {among}"

@@ -58,7 +58,7 @@ class FolderTree:
         return {self.meaning_of[parts] for parts in self.counts}
 
     def has_unknown(self, known: Iterable[str]) -> bool:
-        """Whether a folder at the top says neither good nor bad, and has none of the `known` names."""
+        """Whether a folder directly in the root says neither good nor bad, and its name is not in `known`."""
         known_names = {fold(name) for name in known}
         for parts, meaning in self.meaning_of.items():
             is_at_top = len(parts) == 1

@@ -273,7 +273,7 @@ def _split_folder(folder: Path, split: str) -> Path | None:
 def _categories(root: Path) -> dict[str, Path]:
     """Return the folders of the categories in `root` by name.
 
-    Folders that cannot be read, such as lost+found, are left out; `_named_category` refuses them.
+    Folders that cannot be read, such as lost+found, are left out; if one is named, `_named_category` raises.
     """
     categories = {}
     for name, path in subfolders(root).items():

@@ -101,9 +101,9 @@ class Appraisal:
         ever_missed: Defective parts that are missed at least once.
         misses_at_most: Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts.
         counts: Decisions by reference (rows) and decision, good first.
-        kappas: Against the reference, Cohen's over all decisions and Fleiss' as the average over trials;
-            between the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials
-            as raters. None where chance alone explains all agreement.
+        kappas: Four kappas by their names. Against the reference: Cohen's over all decisions, and Fleiss' as
+            the average over trials. Between the trials: Cohen's as the average over pairs of trials (Light,
+            1971), and Fleiss' with trials as raters. None where chance alone explains all agreement.
         grades: Grades of the rates, by AIAG's limits.
         grade: The worst of the grades.
     """
@@ -129,8 +129,8 @@ class Agreement:
         appraisers: Figures of each appraiser.
         agreeing: Parts that all appraisers decide alike in all trials.
         agreeing_rightly: Parts that they also decide rightly.
-        between: Cohen's kappa of each pair of appraisers, after their names.
-        fleiss: Kappa of all decisions, each by a rater of its own; None with a single decision a part.
+        between: For each pair of appraisers, both names and Cohen's kappa.
+        fleiss: Fleiss' kappa with each trial of each appraiser as a rater; None with one decision per part.
     """
 
     appraisers: tuple[Appraisal, ...]

@@ -148,7 +148,7 @@ def image_intervals(
 def bootstrap_images(
     anomalous: Flags, scores: Array, decisions: Flags, times: NDArray[np.int64]
 ) -> dict[str, Floats]:
-    """Return the image metrics of every resample, [B] by their names.
+    """Return the image metrics of every resample by their names, [B] each.
 
     Args:
         anomalous: [N], whether each picture is defective.
@@ -227,9 +227,9 @@ class Curves(NamedTuple):
     f1: Floats
 
     def metrics(self) -> dict[str, Floats]:
-        """Return the pixel metrics of each resample, [B] by their names.
+        """Return the pixel metrics of each resample by their names, [B] each.
 
-        They are as close to the exact metrics as the thresholds allow.
+        They are approximate: the more thresholds there are, the closer they are to the exact metrics.
         """
         recall_steps = np.diff(self.recall, axis=1)
         return {
@@ -373,7 +373,7 @@ def pixel_intervals(
 
 
 def bootstrap_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """Return the pixel metrics of every resample, [B] by their names.
+    """Return the pixel metrics of every resample by their names, [B] each.
 
     Args:
         counts: Counts of the pictures.

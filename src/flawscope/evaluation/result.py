@@ -222,10 +222,10 @@ class Evaluation:
         category: Category that was evaluated.
         product: Product that the model was fitted to, which may have another name.
         method: Method of the model.
-        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds
-            chosen with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed
-            before, of pixels the SegF1 of MVTec AD 2 (there at the pictures' own size,
-            `full_pixel_f1_calibrated`).
+        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best F1 over all
+            thresholds, chosen with the test's own labels. `*_f1_calibrated` is the F1 at the thresholds that
+            calibration fixed before. For pixels it is the SegF1 of MVTec AD 2, which the authors compute at
+            the pictures' own size (`full_pixel_f1_calibrated`).
         false_alarms: False alarms on good test pictures: the rates target, expected (k/(n + 1) by n good
             pictures of the calibration; None without a promise) and measured; images, the number of good
             pictures; interval of the measured rate (95 %, Clopper-Pearson); and what `check_promise` returns.
@@ -241,14 +241,14 @@ class Evaluation:
         left_out: Test pictures whose pixels the model was fitted or calibrated on, by kind.
         without_mask: Defective pictures without a usable mask.
         seconds: Time that the evaluation took.
-        learnt_from: Pictures of a data set without a split of its own that the model was fitted or calibrated
-            on; all others were tested. 0 where the data set has a split.
+        learnt_from: Number of pictures of the data set that the model was fitted or calibrated on, if the
+            data set has no split of its own: all others were tested. 0 if it has a split.
         unmarked: Defective pictures without a usable mask, by the reason.
         failures: Pictures that could not be judged, each with its reason.
-        masks: Numbers of defective pictures: pictures, with a mask that marks something; empty, with masks
-            that mark nothing; lost, with a mask that loses all pixels when it is resized to the map's size
-            (the nearest pixel is taken). Numbers of regions of all masks: regions; lost_regions, that lose
-            all pixels beside others in the same mask that keep some.
+        masks: Numbers of defective pictures by their masks. `pictures`: something is marked. `empty`: nothing
+            is marked. `lost`: the mask would lose all pixels when it is resized to the map's size, and keeps
+            the nearest ones. And numbers of regions of all masks. `regions`: all. `lost_regions`: those that
+            lose all pixels while other regions of the same mask keep some.
         mismatch: One line if model and pictures do not seem to belong together, judged by the good pictures
             if there are enough; empty otherwise.
         labels: Remarks on single figures.

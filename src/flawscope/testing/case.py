@@ -193,7 +193,7 @@ class Case:
         return fit(sources, **{"check": False, **self.fit_options(variant), **more})
 
     def fit_result(self, variant: str = "plain") -> FitResult:
-        """Return a variant of the model, which is fitted, saved and read at the first call."""
+        """Return a variant of the model with records of its fit; the first call fits, saves and reads it."""
         if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
 
@@ -227,7 +227,7 @@ class Case:
         return [*map(cut_strip, self.probes[::2]), self.probes[-1]]
 
     def exported_path(self, variant: str) -> Path:
-        """Return the path of a variant's ONNX file, which is exported at the first call."""
+        """Return the path of a variant's ONNX file; the first call exports it."""
         from flawscope.export.export import export
 
         path = Path(self._temporary_folder.name) / f"{variant}.onnx"

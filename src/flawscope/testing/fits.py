@@ -207,7 +207,10 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
 
 
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
-    """Return a picture's score by `Detector.left_out`; None where the method has none."""
+    """Return a picture's score by `Detector.left_out`, without what was learnt from its unit, `group`.
+
+    None where the method gives no such score.
+    """
     import torch
 
     detector = model.detector

@@ -153,7 +153,7 @@ def _boxes(rows: Rows) -> Iterator[_Box]:
 
 
 def _makesense_box(row: Sequence[str]) -> _Box | None:
-    """Return a line of makesense.ai as a box; None where it is no such line."""
+    """Return a row of makesense.ai as a box; None where the row has another form."""
     if len(row) != 8:
         return None
     label, *box, picture, picture_width, picture_height = row
@@ -168,7 +168,7 @@ def _makesense_box(row: Sequence[str]) -> _Box | None:
 
 
 def _retinanet_box(row: Sequence[str]) -> _Box | None:
-    """Return a line of Keras RetinaNet as a box; None where it is no such line."""
+    """Return a row of Keras RetinaNet as a box; None where the row has another form."""
     if len(row) != 6:
         return None
     picture, *edges, label = row

@@ -156,9 +156,9 @@ class _CocoPicture:
 
 
 def _coco_segmentation(annotation: Record) -> list[Record | list[float]]:
-    """Return the parts of a segmentation: polygons or run lengths.
+    """Return the parts of a segmentation: polygons (lists) or run lengths (dicts).
 
-    VIA writes a single polygon without the list around it.
+    VIA writes a single polygon without a list around it.
     """
     segmentation = annotation.get("segmentation")
     if segmentation is None:

@@ -159,7 +159,7 @@ def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygo
 
 
 def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
-    """Turn points around a point, clockwise as seen on the picture (y down).
+    """Return points turned around a point, clockwise on the picture, where y points down.
 
     Raises:
         ValueError: `degrees` is NaN or too large.

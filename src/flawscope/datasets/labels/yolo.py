@@ -49,10 +49,10 @@ def find_settings(root: Path, folder: Path) -> YoloSettings:
 
 
 def _read_settings(path: Path) -> YoloSettings:
-    """Read a file of settings.
+    """Read a file of settings: YAML with `names`, or a text with one name a line.
 
     Raises:
-        InputError: It is damaged.
+        InputError: The file is damaged.
     """
     try:
         text = read_text(path)
@@ -145,7 +145,7 @@ def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]
     A point with visibility 0 was not marked, and may lie anywhere.
 
     Args:
-        triples: x, y and visibility [N, K, 3].
+        triples: Points as x, y and visibility [N, K, 3].
         boxes: Centre and sides [N, 4] of the box of each row.
     """
     visibility = triples[..., 2]
@@ -157,7 +157,7 @@ def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[
     """Return whether each point lies in the box of its row, [N, K] bool.
 
     Args:
-        points: x and y [N, K, 2], as shares of the picture.
+        points: Points as x and y [N, K, 2], in shares of the picture.
         boxes: Centre and sides [N, 4], as shares of the picture.
     """
     centres = boxes[:, None, :2]

@@ -248,12 +248,12 @@ class Pool(Protocol):
 
 
 class Processes:
-    """Processes of this machine; they end with this one, however it ends.
+    """Processes of this machine; they end when this process ends, for whatever reason.
 
     Args:
-        max_started: Number of processes that run at a time.
+        max_started: Largest number of processes that run at a time.
         threads: Number of threads of each process.
-        step: Called with a call's label and its progress.
+        step: Called with the progress of a call, as `step(label, stage, done, total)`.
     """
 
     def __init__(self, max_started: int, threads: int, step: Callable[[str, str, int, int], None]):

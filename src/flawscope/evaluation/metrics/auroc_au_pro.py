@@ -129,8 +129,8 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np
     """Return `mask` as an array.
 
     Raises:
-        InputError: It is not bool, because only the caller knows which grey value is a defect; or its shape
-            is not that of the map, `shape`.
+        InputError: The mask is not bool (only the caller knows which grey values are defects), or its shape
+            is not `shape`, that of the map.
     """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
@@ -233,6 +233,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
+    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_sizes = np.diff(np.append(regions.starts, scores.size))
     piece_of_score = np.repeat(np.arange(piece_sizes.size, dtype=np.uint32), piece_sizes)[order]
     del order  # frees 8 bytes for each score
