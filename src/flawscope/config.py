@@ -38,8 +38,8 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
 
     Args:
         path: The file.
-        category: Name of the category whose values, under `categories: {NAME: ...}`, replace the others;
-            None: no values are replaced.
+        category: Name of a category. Its values in the file, under `categories: {NAME: ...}`, replace the
+            general ones. None: nothing is replaced.
 
     Raises:
         InputError: The file cannot be read, has another form, or has values for a category of a similar name.
@@ -59,10 +59,10 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
 
 
 def _read_file(path: str | Path) -> Json:
-    """Return the content of a YAML file, empty for an empty file.
+    """Return the content of a YAML file, by name; empty for an empty file.
 
     Raises:
-        InputError: The file cannot be read, or holds something other than names with values.
+        InputError: The file cannot be read, or its content is not names with values.
     """
     try:
         values = read_yaml(path) or {}
@@ -79,7 +79,7 @@ def _read_file(path: str | Path) -> Json:
 def parse_assignments(pairs: Iterable[str]) -> Json:
     """Return the values of assignments such as `["ratio=0.05", "size=384"]` by name.
 
-    Each value is read as in a line of YAML. The last assignment of a name wins.
+    Each value is read as YAML. If a name is assigned several times, the last value is taken.
 
     Raises:
         InputError: An assignment has no key, or its value is not YAML.
@@ -100,13 +100,13 @@ def parse_assignments(pairs: Iterable[str]) -> Json:
 def merge_settings(
     file: str | None, flags: Mapping[str, object], assignments: Iterable[str], category: str | None = None
 ) -> Json:
-    """Merge the settings of a call: those of the YAML file, then flags, then assignments; later ones win.
+    """Merge the settings of a call; flags override the YAML file, and assignments override both.
 
     Args:
         file: YAML file of settings; None for no file.
         flags: Values of the command's flags, by name.
         assignments: Texts `key=value`.
-        category: Category whose values in the file replace the others; None: no values are replaced.
+        category: Category whose values in the file replace the general ones; None: nothing is replaced.
 
     Raises:
         InputError: The file or an assignment cannot be read.
@@ -116,7 +116,7 @@ def merge_settings(
 
 
 def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
-    """Build an instance of the dataclass `cls` from values, which are converted to the fields' types.
+    """Return an instance of the dataclass `cls` with values that are converted to the types of the fields.
 
     Raises:
         InputError: A key is unknown or missing, or a value does not fit; the message names the known keys or
@@ -152,14 +152,20 @@ def flag_of(name: str) -> str:
 
 
 def redact_value(value: object) -> str:
-    """Return a wrong value as a text for an error, without an address, which may contain a password."""
-    return "an address" if "://" in str(value) or "@" in str(value) else str(value)
+    """Return a wrong value as a text for an error.
+
+    An address is replaced by "an address", because it may contain a password.
+    """
+    text = str(value)
+    is_address = "://" in text or "@" in text
+    return "an address" if is_address else text
 
 
 def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
-    """Return the values that are settings of the dataclass `cls`; a file of another version may have others.
+    """Return those values that are settings of the dataclass `cls`.
 
-    Values from a person go to `build_config` unfiltered, which reports unknown ones.
+    It is for files, because a file of another version may have other settings. Values from a person are
+    passed to `build_config` unfiltered, so that it reports unknown ones.
     """
     names = setting_names(cls)
     return {key: value for key, value in values.items() if key in names}
@@ -181,7 +187,7 @@ def convert_value(value: object, hint: type[T]) -> T:
 
 
 def _convert(value: object, hint: object) -> object:
-    """Convert a value to a type that `typing` may describe, as `convert_value` does."""
+    """Convert a value to the type `hint`, as `convert_value` does; `hint` may be a form of `typing`."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in UNIONS:
@@ -203,7 +209,12 @@ def _convert(value: object, hint: object) -> object:
 
 
 def _convert_to_first(value: object, hints: Iterable[object]) -> object:
-    """Convert a value to the first of several types that it fits."""
+    """Convert a value to the first of several types that it fits.
+
+    Raises:
+        TypeError: It fits none.
+        InputError: It holds settings of a dataclass that do not fit.
+    """
     if value is None and NoneType in hints:
         return None
     for hint in hints:
@@ -242,7 +253,11 @@ def _convert_mapping(value: object, key_hint: object, value_hint: object) -> obj
 def _convert_tuple(value: object, hints: Sequence[object]) -> object:
     """Convert a list, a single value, or a text such as 2,3 or 64x48, to a tuple.
 
-    A single value stands for all elements of a tuple of fixed length, such as both sides of a size.
+    If the tuple has a fixed length, a single value is repeated, for example for both sides of a size.
+
+    Args:
+        value: The value.
+        hints: Types of the elements; (X, ...) for any number of X.
     """
     parts: list[object]
     if isinstance(value, str):
@@ -270,7 +285,7 @@ def _read_truth(value: object) -> bool:
 
 
 def _read_whole_number(value: object) -> int:
-    """Return a whole number, which may be a text, or a float without a fraction."""
+    """Return a whole number from a number or a text; a float must have no fraction."""
     number = _number_of_text(value) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, typing.SupportsInt):
         raise TypeError
@@ -281,7 +296,7 @@ def _read_whole_number(value: object) -> int:
 
 
 def _number_of_text(text: str) -> int | float:
-    """Return the number in a text; 010 is ten."""
+    """Return a text as a number; leading zeros do not matter: 010 is ten."""
     try:
         return int(text)
     except ValueError:
@@ -289,7 +304,7 @@ def _number_of_text(text: str) -> int | float:
 
 
 def _read_number(value: object) -> float:
-    """Return a finite number, which may be a text with a decimal point or comma."""
+    """Return a finite number from a number, or from a text with a decimal point or comma."""
     source = decimal_point(value) if isinstance(value, str) else value
     if isinstance(source, bool) or not isinstance(source, str | typing.SupportsFloat | typing.SupportsIndex):
         raise TypeError
@@ -311,7 +326,7 @@ _READERS = {bool: _read_truth, int: _read_whole_number, float: _read_number, str
 
 
 def describe_type(hint: object) -> str:
-    """Return words for a type in an error: a whole number, true or false."""
+    """Return words for a type in an error, such as "a whole number" or "true or false"."""
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin in UNIONS:

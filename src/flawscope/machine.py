@@ -50,9 +50,10 @@ def usable_cores() -> int:
 
 
 def default_thread_count() -> int:
-    """Return the number of threads that OMP_NUM_THREADS allows, or else the number of usable cores."""
+    """Return the number of threads in OMP_NUM_THREADS; if it is not set, the number of usable cores."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
-    return int(setting) if setting.isdecimal() and int(setting) else usable_cores()
+    is_positive = setting.isdecimal() and int(setting) > 0
+    return int(setting) if is_positive else usable_cores()
 
 
 def system_memory() -> tuple[int, int] | None:
@@ -67,7 +68,7 @@ def system_memory() -> tuple[int, int] | None:
 
 def peak_memory() -> int:
     """Return the peak memory of this process until now, in bytes; 0 where it is unknown."""
-    # Linux; there, `ru_maxrss` below may be the parent's
+    # on Linux; `ru_maxrss` below may be the parent's peak there
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         line = next(line for line in lines if line.startswith("VmHWM:"))  # "VmHWM:  1234 kB"
@@ -84,8 +85,9 @@ def peak_memory() -> int:
 def batch_size_for(size: tuple[int, int], most: int) -> int:
     """Return the fastest batch size for pictures of a size (height, width).
 
-    It is `most` up to 256 x 256 pixels, and smaller for larger pictures, down to 1.
+    It is `most` up to 256 x 256 pixels. For larger pictures it is smaller, at least 1, so that a batch has no
+    more pixels than `most` pictures of 256 x 256.
     """
     height, width = size
-    same_pixels = most * 256 * 256 // (height * width)
-    return max(1, min(most, same_pixels))
+    size_of_same_pixels = most * 256 * 256 // (height * width)
+    return max(1, min(most, size_of_same_pixels))

@@ -1,8 +1,9 @@
 """Shows a person the progress of a long job.
 
 The job calls `step(stage, done, total)`, and the caller decides on the output: none in a library, a line with
-the remaining time on a terminal. The text after a comma in the stage, such as a loss, may change from call to
-call: the stage is the same. `defer_interrupts` handles Ctrl-C for work that must not be cut in two.
+the remaining time on a terminal. The text after a comma in `stage`, such as a loss, is not part of the
+stage's name and may change from call to call. `defer_interrupts` handles Ctrl-C for work that must not be cut
+in two.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ FEATURES = "features"  # name of the stage in which the network gets the picture
 LIVE_INTERVAL = 0.2  # seconds between two lines on a terminal
 LOG_INTERVAL = 30.0  # seconds between two lines in a file
 MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
-SHORT = 3.0  # seconds below which a finished stage leaves no line behind
-HEARTBEAT_INTERVAL = 1.0  # seconds without a call after which a terminal's line is rewritten
+SHORT = 3.0  # seconds; a stage that took less leaves no line at its end
+HEARTBEAT_INTERVAL = 1.0  # seconds; after so long without a call, a terminal's line is rewritten
 JOBS_LOG_INTERVAL = 60.0  # seconds between two lines in a file, of jobs that run side by side
 CLEAR_LINE = "\r\x1b[K"  # moves to the beginning of the line, and clears it
 _WRITE_LOCK = threading.RLock()
 
 
 class Plan(NamedTuple):
-    """Stages of a command in their order, which give its progress a single total.
+    """Stages of a command in their order, from which the progress of the whole command is computed.
 
     Attributes:
         name: Name of the command, for a person.
-        shares: Beginning of each stage's name, and its usual share of the time; they need not add up to 1.
+        shares: For each stage, the beginning of its name, and its usual share of the time. The shares need
+            not add up to 1.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Plan(NamedTuple):
         """Return the share of the command, 0..1, that is done; None for a stage that is not in the plan.
 
         Args:
-            stage: Name of the present stage.
+            stage: Name of the current stage.
             done: Number of the stage's steps that are done.
             total: Number of the stage's steps; 0: the stage is done.
         """
@@ -61,11 +63,11 @@ class Plan(NamedTuple):
 
 
 class Detail(str):
-    """Line of a job that a person needs only to find a cause: commands print it with `--verbose`."""
+    """Line that helps a person only to find the cause of a problem; commands print it with `--verbose`."""
 
 
 class ProgressCounter:
-    """Counter of a stage's finished steps, which reports each; it may be called from any thread."""
+    """Counts a stage's finished steps and reports each; it may be called from any thread."""
 
     def __init__(self, step: ProgressCallback, stage: str, total: int):
         self.step = step
@@ -92,7 +94,7 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 def throttled(step: ProgressCallback) -> ProgressCallback:
     """Return a `step` that passes on fewer calls.
 
-    It passes on a stage's first and last call, and one in every `MESSAGE_INTERVAL` seconds.
+    It passes on the first and the last call of a stage, and otherwise one in `MESSAGE_INTERVAL` seconds.
     """
     last_stage = ""
     last_time = 0.0
@@ -101,7 +103,9 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
         nonlocal last_stage, last_time
         name = stage.partition(",")[0]
         now = time.monotonic()
-        if name != last_stage or done == total or now - last_time >= MESSAGE_INTERVAL:
+        is_first = name != last_stage
+        is_last = done == total
+        if is_first or is_last or now - last_time >= MESSAGE_INTERVAL:
             last_stage = name
             last_time = now
             step(stage, done, total)
@@ -110,11 +114,11 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
-    """Write a line in place of a terminal's line of progress.
+    """Write a line; on a terminal, it replaces the line of progress.
 
     Args:
         line: The line.
-        stream: Stream to write to, where errors are raised; None for stderr, where they are ignored.
+        stream: Stream to write to; None: stderr. Errors in writing are ignored for None, else raised.
     """
     with _WRITE_LOCK:
         if stream is None:
@@ -126,14 +130,17 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal; False for a closed one, and for None, to which `2>&-` sets stderr."""
+    """Whether a stream is a terminal; False for a closed stream and for None.
+
+    `sys.stderr` is None if a shell closed it with `2>&-`.
+    """
     with suppress(OSError, ValueError):
         return stream is not None and stream.isatty()
     return False
 
 
 def _write_remark(text: str, stream: TextIO | None) -> None:
-    """Write a text for a person; an error in writing is ignored: the work goes on."""
+    """Write a text for a person; errors in writing are ignored, so that the work goes on."""
     if stream is None:
         return
     # OSError: a broken pipe, a full disk; ValueError: a closed stream, letters that its encoding lacks
@@ -150,16 +157,16 @@ class TerminalProgress:
 
     Args:
         stream: Stream for the lines; None: stderr.
-        alive: Whether to rewrite a terminal's line every second, also between stages and before the first
-            one, until `stop`.
-        plan: Plan of the command: lines begin with its total, and with the remaining time of the whole
-            command.
+        alive: Whether to rewrite a terminal's line every second until `stop`, even between stages and before
+            the first stage.
+        plan: Plan of the command; with it, lines begin with the share of the command that is done, and with
+            its remaining time.
     """
 
     def __init__(self, stream: TextIO | None = None, *, alive: bool = False, plan: Plan | None = None):
         self.plan = plan
         self.share_done = 0.0  # share of the plan that is done, 0..1
-        self.has_total = False  # whether the stage is in the plan, and the plan is not done
+        self.has_total = False  # whether the current stage is in the plan, and the plan is not done
         self.stream = stream or sys.stderr
         self.is_terminal = _is_terminal(self.stream)
         self.stage = ""
@@ -171,7 +178,7 @@ class TerminalProgress:
             threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show the progress of a stage: `done` of `total` steps."""
+        """Show the progress of a stage: `done` of `total` steps are finished."""
         with _WRITE_LOCK:
             now = time.monotonic()
             name = stage.partition(",")[0]
@@ -200,14 +207,20 @@ class TerminalProgress:
             self.text = "working"
 
     def _update_total(self, name: str, done: int, total: int) -> None:
-        """Update the share of the plan that is done, which never falls: a stage may run more than once."""
+        """Update the share of the plan that is done; it never falls, even if a stage runs again."""
         share = None if self.plan is None else self.plan.done(name, done, total)
         self.has_total = share is not None and self.share_done < 1
         if share is not None:
             self.share_done = max(self.share_done, share)
 
     def _estimate_left(self, done: int, total: int, stage_seconds: float) -> float:
-        """Return the remaining seconds of the plan, or of a stage that is not in it; 0 where unknown."""
+        """Return the remaining seconds of the plan, or of a stage that is not in it; 0 where unknown.
+
+        Args:
+            done: Number of finished steps of the stage.
+            total: Number of steps of the stage.
+            stage_seconds: Seconds since the stage began.
+        """
         if self.has_total:
             if not self.share_done:
                 return 0.0
@@ -216,7 +229,7 @@ class TerminalProgress:
         return stage_seconds / done * (total - done) if done else 0.0
 
     def stop(self) -> None:
-        """End the rewriting of a terminal's line, and clear the line."""
+        """Stop rewriting a terminal's line, and clear it."""
         with _WRITE_LOCK:
             if self.is_terminal and not self.ended.is_set():
                 _write_remark(CLEAR_LINE, self.stream)
@@ -231,7 +244,10 @@ class TerminalProgress:
                     self._write(self._progress_text(now), now)
 
     def _progress_text(self, now: float) -> str:
-        """Return the line of progress with the remaining time; between stages with the time since then."""
+        """Return the line of progress with the remaining time.
+
+        Between stages, it has the time since the last call instead.
+        """
         seconds_since_call = now - self.last_called
         if not self.stage:
             return f"{self.text}, {format_duration(max(seconds_since_call, 1.0))}"
@@ -243,7 +259,7 @@ class TerminalProgress:
         return f"{self.plan.name} {self.share_done:.0%}{about}; {self.text}"
 
     def _write(self, text: str, now: float, *, end: bool = False) -> None:
-        """Write a line; on a terminal one that the next call overwrites, unless `end` is set."""
+        """Write a line; on a terminal, the next call overwrites it unless `end` is True."""
         self.last_written = now
         if not self.is_terminal:
             _write_remark(f"{text}\n", self.stream)
@@ -259,8 +275,8 @@ class JobsProgress:
     On a terminal it is one line that is rewritten, elsewhere a line every `JOBS_LOG_INTERVAL` seconds.
 
     Args:
-        say: Gets ordinary lines, which a user may switch off.
-        warn: Gets lines on failures.
+        say: Called with ordinary lines, which a user may switch off.
+        warn: Called with lines on failures.
         terminal: Whether stderr is a terminal.
     """
 
@@ -288,7 +304,12 @@ class JobsProgress:
             self.say(f"      {text}")
 
     def print_line(self, text: str, *, failed: bool = False) -> None:
-        """Write a line that is not overwritten."""
+        """Write a line that stays.
+
+        Args:
+            text: The line.
+            failed: Whether it is about a failure.
+        """
         if self.terminal:
             _write_remark(CLEAR_LINE, sys.stderr)
         self.last_written = time.monotonic()
@@ -299,7 +320,7 @@ class JobsProgress:
 
 
 def _rate_text(done: int, seconds: float) -> str:
-    """Return the number of steps a second in words; empty in the first second, and for a rate below one."""
+    """Return the number of steps per second in words; empty in the first second, and if it is below one."""
     rate = done / seconds if seconds >= 1 else 0.0
     if rate < 1:
         return ""
@@ -327,8 +348,8 @@ def format_duration(seconds: float) -> str:
 def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it.
 
-    Outside of the main thread, and where SIGINT has another handler than Python's, the event is never set and
-    Ctrl-C works as before.
+    The event is never set, and Ctrl-C works as before, outside of the main thread and if SIGINT has another
+    handler than Python's.
 
     Args:
         said: Line that a terminal shows at the first Ctrl-C; empty for no line.
@@ -342,7 +363,7 @@ def defer_interrupts(said: str = "stops after this step, and keeps it") -> Itera
         interrupted.set()
         with suppress(OSError, ValueError):
             if said and sys.stderr.isatty():
-                # written past the stream, which the signal may have interrupted while it writes
+                # not through the stream, because the signal may have interrupted it while it was writing
                 os.write(sys.stderr.fileno(), f"{CLEAR_LINE}{said}\n".encode())
 
     is_main_thread = threading.current_thread() is threading.main_thread()

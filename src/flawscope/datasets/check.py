@@ -45,10 +45,10 @@ _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
-MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
-BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks sum up for people
-MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
-MAX_RATIO_DIFFERENCE = 0.01  # from which on a mask has another shape than its picture, not only another size
+MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes of findings that remarks sum up for people
+MIN_SPREAD = 1.0  # spread of grey levels in the thumbnail; a picture with less shows nothing
+MAX_RATIO_DIFFERENCE = 0.01  # a mask whose sides' ratio differs by more has another shape than its picture
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
 
@@ -73,7 +73,7 @@ class CheckReport:
     """Findings of a check: `lines` writes them for people, `to_dict` for programs.
 
     Attributes:
-        remarks: Remarks that a fit makes on the findings whose codes are in `BY_REMARKS`.
+        remarks: Lines that sum up the findings whose codes are in `BY_REMARKS`; a fit has the same remarks.
     """
 
     root: str
@@ -148,8 +148,8 @@ class CheckReport:
     def finding_lines(self) -> list[str]:
         """Return the findings as lines for people, then the remarks.
 
-        Of each code the first `MAX_SHOWN` findings are spelt out, and the others counted. Where more are
-        nearly alike, only the first of them is spelt out.
+        For each code, the first `MAX_SHOWN` findings are spelt out, and the others are counted. For a code of
+        near-duplicates with more findings than that, only the first is spelt out.
         """
         text = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
@@ -157,8 +157,8 @@ class CheckReport:
             if finding.code not in BY_REMARKS:
                 groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
-            has_too_many_alike = code.startswith("nearly") and len(group) > MAX_SHOWN
-            line_count = 1 if has_too_many_alike else MAX_SHOWN
+            has_many_near_duplicates = code.startswith("nearly") and len(group) > MAX_SHOWN
+            line_count = 1 if has_many_near_duplicates else MAX_SHOWN
             text += [finding.line() for finding in group[:line_count]]
             if len(group) > line_count:
                 text.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
@@ -232,7 +232,7 @@ def _finding_order(finding: Finding) -> tuple[object, ...]:
 
 
 def _set_findings(dataset: Dataset) -> Iterator[Finding]:
-    """Yield findings on labels, names and files, without a look at the pictures."""
+    """Yield findings on labels, names and files, for which no picture is read."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
         yield from _unused_pictures(dataset, dataset.truth)
@@ -243,7 +243,11 @@ def _set_findings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Yield the finding that a fit reduces the pictures to its default size; `sizes` are (width, height)."""
+    """Yield the finding that a fit would reduce the pictures to its default size, if it would.
+
+    Args:
+        sizes: Number of pictures of each size (width, height).
+    """
     remark = reduction_remark([(height, width) for width, height in sizes.elements()])
     if remark:
         message, remedy = remark
@@ -252,9 +256,14 @@ def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
 
 def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
     """Yield split, kind and number of pictures; in each split the kinds of good pictures come first."""
+
+    def order(group: tuple[bool, str]) -> tuple[object, ...]:
+        anomalous, kind = group
+        return anomalous, natural_key(kind)
+
     for split, items in dataset.splits.items():
         counts = Counter((item.anomalous, item.kind) for item in items)
-        for anomalous, kind in sorted(counts, key=lambda key: (key[0], natural_key(key[1]))):
+        for anomalous, kind in sorted(counts, key=order):
             yield split, kind, counts[anomalous, kind]
 
 
@@ -273,13 +282,18 @@ def _forms(pictures: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
 
 
 def _sizes_text(sizes: Sequence[tuple[int, int, int]], limit: int) -> str:
-    """Return a text with the first `limit` sizes (width, height, pictures), and the number of the others."""
+    """Return a text with the first `limit` sizes, and how many others there are.
+
+    Args:
+        sizes: Width, height and number of pictures of each size.
+        limit: Number of sizes that are spelt out.
+    """
     text = ", ".join(f"{width}x{height} ({count})" for width, height, count in sizes[:limit])
     return f"{text} and {len(sizes) - limit} more" if len(sizes) > limit else text
 
 
 def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
-    """Return values with their counts, most frequent first; equally frequent values in their own order."""
+    """Return values with their counts, most frequent first; equally frequent values are sorted."""
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -288,6 +302,7 @@ def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
 
 def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[CheckedPicture]:
     """Yield the facts of each picture, in the order of the splits; two threads read the pictures."""
+    # the split of each of `items`
     splits = [split for split, items in dataset.splits.items() for _ in items]
     items = [item for items in dataset.splits.values() for item in items]
     with ThreadPoolExecutor(2) as pool:
@@ -302,7 +317,10 @@ def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[Che
 
 
 def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
-    """Read a picture and its masks; return its facts and faults, of an unreadable one the fault alone."""
+    """Read a picture and its masks, and return its facts and faults.
+
+    If the picture cannot be read, this fault is the only one, and there are no facts.
+    """
     subject = dataset.relative(item.path)
     channels = ""
     try:
@@ -328,7 +346,11 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
     """Return the finding of an unreadable file.
 
-    The error's message is "PATH: REASON; REMEDY": the path is left out, because the finding has a subject.
+    Args:
+        code: Code of the finding.
+        subject: Subject of the finding, in place of the path.
+        path: The file.
+        error: Error of reading it, whose message is "PATH: REASON; REMEDY".
     """
     if isinstance(error, PermissionError):
         return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
@@ -349,7 +371,7 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
             return
         height, width = mask.shape
         if (width, height) != size:
-            yield _mask_size(subject, (width, height), size)
+            yield _mask_size(subject, size=(width, height), picture_size=size)
         elif doubt := turn_doubt(item.path, [path], mask.shape):
             yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
         is_marked = is_marked or bool(mask.any())
@@ -366,8 +388,9 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
     """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
     picture_width, picture_height = picture_size
-    # the sides' ratios, width / height, multiplied by both heights
-    ratio, picture_ratio = width * picture_height, picture_width * height
+    # width / height of both, each multiplied by both heights
+    ratio = width * picture_height
+    picture_ratio = picture_width * height
     is_other_shape = abs(ratio - picture_ratio) > MAX_RATIO_DIFFERENCE * picture_ratio
     shape = ", and another shape" if is_other_shape else ""
     message = f"the mask has {width}x{height} pixels, its picture {picture_width}x{picture_height}{shape}"
@@ -384,9 +407,15 @@ def _mixed_findings(
     sizes: Counter[tuple[int, int]],
     modes: Counter[str],
 ) -> Iterator[Finding]:
-    """Yield findings of pictures of different sizes, and of different modes.
+    """Yield a finding if pictures have different sizes, and another if they have different modes.
 
-    Where most pictures have one size, the finding names the pictures of other sizes.
+    If most pictures have the same size, the first finding names the pictures of other sizes.
+
+    Args:
+        dataset: The data set.
+        pictures: Pictures that could be read.
+        sizes: Number of pictures of each size (width, height).
+        modes: Number of pictures of each mode.
     """
     if len(sizes) > 1:
         ranked_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
@@ -405,7 +434,10 @@ def _mixed_findings(
 
 
 def _blank_pictures(dataset: Dataset, pictures: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Yield findings of good pictures that show nothing beside the others; `fit` remarks on them, too."""
+    """Yield findings of good pictures that show nothing in comparison with the others.
+
+    `fit` has a remark on them, too.
+    """
     good = [picture for picture in pictures if picture.split == "train" and picture.look is not None]
     for number in find_blank_pictures([picture.look for picture in good]):
         picture = good[number]
@@ -419,7 +451,7 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
     """Yield findings of defects without a mask; one finding where no defect has a mask."""
     bad = [item for item in dataset.test if item.anomalous]
     if bad and not dataset.has_masks:
-        reasons = count_reasons(item.unmarked for item in bad if item.left_out)
+        reasons = count_reasons(item.unmarked for item in bad if item.left_out)  # of unusable marks
         message = "no masks of the defects: there will be figures per picture, none per pixel"
         message += f" ({reasons})" if reasons else ""
         yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
@@ -466,7 +498,7 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
-    """Return the finding that counts the read and the left-out marks of a form's files."""
+    """Return the finding with the numbers of marks in the files of a form: those read, and those left out."""
     files, kinds = summary.files, summary.kinds
     subject = dataset.relative(files[0]) if len(files) == 1 else "."
     message = (
@@ -487,7 +519,7 @@ def _count_words(words: Counter[str]) -> str:
 
 
 def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Yield a finding for each suffix of files that might be labels and have no known form."""
+    """Yield a finding on files that might be labels but have no known form, one for each suffix."""
     by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
         if path.name != SATURATION_FILE:
@@ -514,8 +546,9 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         remedy = "they are passed over; if they are defects, give the folder another name"
         yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, overlays)
     for path, picture in truth.masks.items():
-        is_of_good = any(map(says_good, path.relative_to(dataset.root).parent.parts))
-        if path not in used and picture is None and not is_of_good:  # good pictures may have empty masks
+        folders = path.relative_to(dataset.root).parent.parts
+        is_of_good = any(map(says_good, folders))  # good pictures may have empty masks
+        if path not in used and picture is None and not is_of_good:
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"
             yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
@@ -526,8 +559,8 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the finding of training pictures that the user named good, and that names or lists do not."""
-    if dataset.reviewed or not dataset.drawn_split:  # a layout with splits is not opened with such pictures
+    """Yield the finding of training pictures that the user named good, but that names or lists do not."""
+    if dataset.reviewed or not dataset.drawn_split:  # a data set with its own split has no such pictures
         return
     label_files = dataset.truth.labels if dataset.truth else None
     training_pictures = [item.path for item in dataset.train]
@@ -544,8 +577,8 @@ def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
     """Yield findings of files that are not read.
 
-    Files that may show a part make a finding for each folder and suffix. The usual companions of pictures,
-    such as text files, make a single finding.
+    The usual companions of pictures, such as text files, are one finding together. For all other files, which
+    may be pictures, there is a finding for each folder and suffix.
     """
     unknown_files: dict[tuple[str, str], list[Path]] = {}
     companions: list[str] = []
@@ -583,7 +616,11 @@ def _files_used(dataset: Dataset) -> set[Path]:
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """Yield the finding of too few parts; `numbers` holds the part's number of each good picture."""
+    """Yield the finding of too few parts, if there are too few.
+
+    Args:
+        numbers: For each good picture the number of its part.
+    """
     part_count = len({*numbers})
     if part_count < PICTURES_FOR_5_PERCENT:
         limit = f"no false-alarm rate below {1 / (part_count + 1):.1%}"
@@ -594,7 +631,7 @@ def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
 
 
 def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the finding that the test has no good, no defective, or no pictures at all."""
+    """Yield the finding that the test split has no good pictures, no defective ones, or neither."""
     has_good = any(not item.anomalous for item in dataset.test)
     has_defects = any(item.anomalous for item in dataset.test)
     if has_good and has_defects:
@@ -611,7 +648,10 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:
-    """Return names for folders of good and of defective pictures, in the data set's words."""
+    """Return names for the folders of good and of defective pictures.
+
+    The first is a name in the data set that says good, if there is one; the second is its opposite.
+    """
     names = [dataset.category]
     if dataset.train:
         names += dataset.train[0].path.parent.parts

@@ -3,10 +3,10 @@
 The sources are the picture's own name, lists beside it or above, and the labels that labelling tools give
 whole pictures.
 
-The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
-to tell good from defective, or known to tell something else, or it is a question. Questions are also two
-classes of one picture, pictures without a label beside others that have one, and files that seem to describe
-the pictures and are not understood.
+Nothing is guessed. A column that sorts the pictures into groups has known words (`pictures.folder_words`)
+that separate good from defective, or that mean something else; otherwise the user is asked. The user is also
+asked about a picture with two classes, about pictures without a label beside others that have one, and about
+files that seem to describe the pictures and are not understood.
 """
 
 from __future__ import annotations
@@ -59,7 +59,13 @@ MAX_WORDS = 40  # characters of a value that a question shows
 
 
 class ClassLabel(NamedTuple):
-    """Class of a picture by one source, and the words that state it, which `--good` may name."""
+    """Class of a picture by one source.
+
+    Attributes:
+        picture_class: The class.
+        words: Words of the source that state the class; `--good` may name them.
+        source: Name of the source.
+    """
 
     picture_class: PictureClass
     words: str
@@ -67,7 +73,7 @@ class ClassLabel(NamedTuple):
 
     @property
     def is_open_name(self) -> bool:
-        """Whether it is a word in a file's name whose meaning is unknown."""
+        """Whether the label is a word in a file's name whose meaning is unknown."""
         return self.source == NAME and self.picture_class is PictureClass.UNKNOWN
 
 
@@ -86,24 +92,26 @@ class ClassLabels:
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
-        """Return the labels of pictures in a folder of good ones, without unknown words that occur once.
+        """Return the labels of pictures that lie in a folder of good ones.
 
-        Such a word stands in a single file's name: its picture counts as good.
+        A word of unknown meaning that is in the name of a single file is left out: this picture counts as
+        good.
         """
         labels_by_picture = {path: self.by_picture.get(path, []) for path in pictures}
-        words = Counter(
+        # how often each word of unknown meaning occurs
+        word_counts = Counter(
             label.words for labels in labels_by_picture.values() for label in labels if label.is_open_name
         )
         labels_left: dict[Path, list[ClassLabel]] = {}
         for path, labels in labels_by_picture.items():
             labels_left[path] = [
-                label for label in labels if not label.is_open_name or words[label.words] > 1
+                label for label in labels if not label.is_open_name or word_counts[label.words] > 1
             ]
         return ClassLabels(labels_left, self.unread)
 
     @property
     def has_unknown(self) -> bool:
-        """Whether a label is there whose meaning is unknown or unclear."""
+        """Whether there is a label whose meaning is unknown or unclear, apart from `UNMARKED`."""
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
             label.picture_class in unclear and label.words != UNMARKED
@@ -113,34 +121,37 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the only labels are words in files' names whose meaning is unknown."""
+        """Whether there are no labels other than words of unknown meaning in files' names."""
         return not self.unread and all(
             label.is_open_name for labels in self.by_picture.values() for label in labels
         )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Return the pictures' splits by a list; empty where no list states splits.
+        """Return the split of each picture by the first list that states one for all of them.
+
+        Empty where no list does.
 
         Args:
             pictures: Pictures whose splits are returned.
-            asks: Whether to raise a question where a list states the splits of some pictures alone.
+            asks: Whether a list that states the splits of only some pictures raises a question.
 
         Raises:
-            InputError: A list states the splits of some pictures alone, and `asks` is set.
+            InputError: A list states the splits of only some pictures, and `asks` is True.
         """
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
             splits = [split_said(value) for value in values]
             if all(splits):
+                # all have a split; `if` is for the type checker
                 return {path: split for path, split in zip(pictures, splits, strict=True) if split}
             if any(values) and asks:
                 raise _split_question(source, values)
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
-        """Return the class that all labels of a picture agree on.
+        """Return the class that the labels of a picture agree on.
 
-        It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
+        UNCLEAR if they state different classes, UNKNOWN if none states a known class.
         """
         classes = {label.picture_class for label in self.by_picture.get(picture, ())}
         known_classes = classes - {PictureClass.UNKNOWN}
@@ -154,11 +165,16 @@ class ClassLabels:
         return next((label.source for label in labels if label.picture_class is PictureClass.BAD), "")
 
     def is_labelled(self, picture: Path) -> bool:
-        """Whether a label says something of a picture, whether or not its meaning is known."""
+        """Whether a picture has a label other than `UNMARKED`, of known or unknown meaning."""
         return any(label.words != UNMARKED for label in self.by_picture.get(picture, ()))
 
     def is_named(self, picture: Path, names: set[str]) -> bool:
-        """Whether a label of a picture has one of the `names` names, which are folded."""
+        """Whether a label of a picture is one of `names`, or has all words of one of them.
+
+        Args:
+            picture: The picture.
+            names: Names in the form that `fold` returns.
+        """
         for label in self.by_picture.get(picture, ()):
             if fold(label.words) in names:
                 return True
@@ -185,9 +201,9 @@ class ClassLabels:
     def is_doubtful(self) -> bool:
         """Whether some pictures may be defective.
 
-        They may be where a picture is called defective, or good and defective both; where the meaning of a
-        label or of a file is unknown; or where some pictures of a folder are called good and the others have
-        no label.
+        This is so in each of these cases: a picture is called defective, or both good and defective; the
+        meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
+        have no label.
         """
         if self.unread or self.has_unknown:
             return True
@@ -202,8 +218,8 @@ class ClassLabels:
     def doubtful(self) -> list[Path]:
         """Return the pictures that may be defective; empty where `is_doubtful` is false.
 
-        These are the pictures called defective or unclear, or, where there are none, those without a known
-        class.
+        These are the pictures whose class is defective or unclear; if there are none, the pictures without a
+        known class.
         """
         if not self.is_doubtful():
             return []
@@ -215,14 +231,15 @@ class ClassLabels:
         return [path for path, picture_class in classes.items() if picture_class is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
-        """Return the kind of a defect, by the words of its labels; empty without labels.
+        """Return the kind of a defect, by the words of the picture's labels; empty without labels.
 
-        Labels that say "defective" are taken before labels of unknown meaning, and of these labels those that
-        state a kind first. An answer such as "1" or "yes" counts as "defect".
+        A label that says "defective" is preferred to one of unknown meaning, and words that state a kind to
+        words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
         """
 
         def order(label: ClassLabel) -> tuple[bool, bool]:
-            return label.picture_class is not PictureClass.BAD, says_only_bad(label.words)
+            is_not_bad = label.picture_class is not PictureClass.BAD
+            return is_not_bad, says_only_bad(label.words)
 
         labels = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
         if not labels:
@@ -232,17 +249,21 @@ class ClassLabels:
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
-        """Return the question which pictures below `root` are good, with the words by which to name them."""
+        """Return the question, as an error, which pictures below `root` are good.
+
+        It lists the words by which a user can name pictures, and ends with `remedy`.
+        """
+        # number of pictures by (words, meaning)
         counts = Counter(self._describe(picture, root) for picture in self.by_picture)
-        order = sorted(counts, key=lambda key: natural_key(key[0]))
-        choices = [f"{words} ({counts[words, meaning]}, {meaning})" for words, meaning in order]
+        groups = sorted(counts, key=lambda group: natural_key(group[0]))
+        choices = [f"{words} ({counts[words, meaning]}, {meaning})" for words, meaning in groups]
         if self.unread:
             choices.append(f"{join_names(self.unread)} may tell, and cannot be understood")
         line = f"{root}: which pictures are good? {join_names(choices, 12)}: {remedy}"
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Return words by which a user can name a picture, and their meaning with its source."""
+        """Return words by which a user can name a picture, and their meaning with its source, in words."""
         labels = self.by_picture[picture]
         if not labels:
             folder = picture.parent.relative_to(root)
@@ -263,7 +284,12 @@ class ClassLabels:
 
 
 def _split_question(source: str, values: Iterable[str]) -> InputError:
-    """Return the question which good pictures are for training, by a column that states some splits alone."""
+    """Return the question, as an error, which good pictures are for training.
+
+    Args:
+        source: List that states the splits of only some pictures.
+        values: Value of the list for each picture; empty: it has none.
+    """
     counts = Counter(value or "none" for value in values)
     splits = join_names([f"{value} ({count})" for value, count in counts.most_common()])
     line = (
@@ -286,10 +312,10 @@ def read_class_labels(
     Args:
         root: Folder of the data set.
         pictures: Pictures below `root`.
-        files: Label files below `root`, where they were found already; else they are searched for.
-        by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
-            defective where something is marked whose kind is not good. Pictures without a mark are
-            `UNMARKED`.
+        files: Label files below `root`; None: they are searched for.
+        by_marks: Whether marks give pictures a class, because nothing else says which pictures are good. A
+            picture is defective if something is marked whose kind is not good. Pictures without a mark get
+            the label `UNMARKED`.
         with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:
@@ -313,9 +339,16 @@ def read_class_labels(
 def _add_marks(
     class_labels: ClassLabels, root: Path, pictures: Sequence[Path], all_files: Iterable[LabelFiles]
 ) -> None:
-    """Add the classes that marks give the pictures, where any picture is marked.
+    """Add the labels that marks give the pictures; none if no picture is marked.
 
-    A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
+    A marked picture is defective, but good if only good parts are marked in it. The other pictures get the
+    label `UNMARKED`.
+
+    Args:
+        class_labels: Labels of the pictures, to which these labels are added.
+        root: Folder of the data set.
+        pictures: Pictures below `root`.
+        all_files: Label files.
     """
     marks_of = _marked_by_masks(root, pictures)
     for label_files in all_files:
@@ -356,9 +389,9 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return pictures whose masks mark something, in the form that `LabelFiles.marked` returns.
+    """Return source, kinds of marks, and whether one is a defect, by picture whose mask marks something.
 
-    A mask that cannot be read may mark something.
+    This is the form of `LabelFiles.marked`. A mask that cannot be read counts as marking something.
     """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
@@ -374,11 +407,11 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Return the files in folders of masks that lie beside a folder called images."""
+    """Return the files in folders of masks beside `folder`; empty unless its name is like images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():
-            if masked_folder(name) == "":
+            if masked_folder(name) == "":  # a folder of masks that names no other folder
                 files += picture_files_in(path)
     return files
 
@@ -407,9 +440,9 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yield label files and lists of the two folders above `root`, and of label folders beside it.
+    """Yield the lists in each of the two folders above `root`, with those in label folders beside `root`.
 
-    A folder above that cannot be read is passed over: it may belong to somebody else.
+    A folder that cannot be read is passed over: it may belong to somebody else.
     """
     absolute_root = Path(os.path.abspath(root))
     for levels, folder in enumerate(absolute_root.parents[:2], start=1):
@@ -427,7 +460,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
 
 
 def _small_lists(folder: Path) -> list[Path]:
-    """Return files directly in a folder that may be lists, and are not large."""
+    """Return files directly in a folder that may be lists, without those above `MAX_LIST_BYTES`."""
     paths = []
     for entry in list_entries(folder):
         may_be_list = Path(entry.name).suffix.lower() in SUFFIXES
@@ -437,7 +470,13 @@ def _small_lists(folder: Path) -> list[Path]:
 
 
 def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Add the labels of a file, or of a tool's files of one picture each."""
+    """Add the labels of a source: a file, or all files of a tool that writes one file for each picture.
+
+    Args:
+        class_labels: Labels of the pictures, to which these labels are added.
+        source: Name of the source.
+        texts: Headers and texts of each picture.
+    """
     class_columns: list[Column] = []
     open_columns: list[tuple[ColumnSubject, Column]] = []
     for header, values in join_classes(_columns_of(texts), source, texts).items():
@@ -452,7 +491,7 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
             open_columns.append((subject, unknown_column(header, values)))
     complete = next((column for column in class_columns if column.is_complete(len(texts))), None)
     for subject, column in open_columns:
-        # beside a complete column an open one matters only where it divides the good pictures
+        # if another column is complete, an open one matters only where it divides the good pictures
         if complete is None or _divides_good(complete, subject, column):
             class_columns.append(column)
     for column in class_columns:
@@ -465,7 +504,11 @@ def _divides_good(complete: Column, subject: ColumnSubject, column: Column) -> b
 
 
 def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
-    """Return the texts by the column's name and the picture."""
+    """Return the texts by column and picture.
+
+    Args:
+        texts: Pairs of header and text of each picture.
+    """
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, values in texts.items():
         for header, text in values:
@@ -474,7 +517,7 @@ def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]
 
 
 def _add_splits(class_labels: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
-    """Add the splits that a column states; of several texts of a picture the first counts."""
+    """Add the splits that a column states; if a picture has several texts, the first is taken."""
     splits = class_labels.split_columns.setdefault(source, {})
     for picture, texts in values.items():
         split = texts[0]
@@ -483,10 +526,10 @@ def _add_splits(class_labels: ClassLabels, source: str, values: Mapping[Path, Se
 
 
 def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Add the labels of a list above the pictures' folder that names pictures without this folder.
+    """Add the labels of a list that lies above the pictures' folder and does not name this folder.
 
-    The list may be of another lot whose pictures have the same names. Where it calls some pictures defective,
-    all of its labels count as unclear.
+    The list may belong to other pictures with the same names. If it calls any picture defective, all of its
+    labels count as unclear.
     """
     pictures = class_labels.by_picture
     list_labels = ClassLabels({path: [] for path in pictures}, split_columns=class_labels.split_columns)
@@ -502,7 +545,7 @@ def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Pa
 
 
 def _add_column(class_labels: ClassLabels, column: Column, source: str) -> None:
-    """Add a column's labels of pictures that have words in it."""
+    """Add the labels of a column, for those pictures that have words in it."""
     for picture, (picture_class, words) in column.by_picture.items():
         if words:
             class_labels.by_picture[picture].append(ClassLabel(picture_class, words, source))

@@ -15,7 +15,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
 from flawscope.pictures.units import Units, check_group, group_reader, named_rows, units_of
 
-MIN_COPIED = 3  # copies in a folder of those in another, from which on they are one finding
+MIN_COPIED = 3  # if two folders have this many pictures in common or more, the copies are one finding
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """Facts that are kept of a picture; of a picture that cannot be read only split, item and faults."""
+    """Facts of a picture; if it cannot be read, only split, item and faults are set."""
 
     split: str
     item: Item
@@ -51,7 +51,7 @@ class CheckedPicture:
 def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[Finding]:
     """Yield findings of pictures that are the same pixel for pixel.
 
-    Where `MIN_COPIED` or more copies lie in the same folders, one finding stands for all of them.
+    If `MIN_COPIED` or more groups of copies lie in the same folders, they are one finding.
     """
     groups: dict[str, list[CheckedPicture]] = {}
     for picture in pictures:
@@ -75,14 +75,14 @@ def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[F
 def _copied_folder(
     folders: Sequence[str], findings: Sequence[Finding], picture_counts: Mapping[str, int]
 ) -> Finding:
-    """Join findings of copies that lie in the same folders.
+    """Return one finding for several: the pictures of all of them lie in the same folders.
 
     Args:
-        folders: Folders that each finding's pictures lie in.
+        folders: Folders of the pictures, the same for each finding.
         findings: Findings of one code.
         picture_counts: Number of pictures in each folder.
     """
-    copy = min(folders[1:], key=lambda name: picture_counts[name])
+    copy = min(folders[1:], key=lambda name: picture_counts[name])  # the smallest folder
     others = join_names([name for name in folders if name != copy])
     if len(findings) == picture_counts[copy]:
         message = f"the folder is a copy of {others}"
@@ -97,7 +97,7 @@ def _copied_folder(
 def near_duplicate_findings(
     dataset: Dataset, pictures: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
-    """Find nearly the same pictures among the training pictures, and between splits.
+    """Find near-duplicates among the training pictures, and between splits.
 
     Args:
         dataset: Data set whose pictures were checked.
@@ -105,7 +105,7 @@ def near_duplicate_findings(
         group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
 
     Returns:
-        The findings, and the training pictures grouped into parts as a fit groups them.
+        The findings, and the training pictures with their parts, as a fit groups them.
     """
     readable = [picture for picture in pictures if picture.look is not None]
     training = [picture for picture in readable if picture.split == "train"]
@@ -131,7 +131,7 @@ def _near_duplicates_in_splits(
 ) -> Iterator[list[CheckedPicture]]:
     """Yield groups of pictures that are nearly the same and lie in several splits.
 
-    Of exact copies only the first is looked at: `exact_copies` reports the others.
+    Only the first of exact copies is compared: `exact_copies` reports them.
     """
     first_of: dict[str, CheckedPicture] = {}
     for picture in readable:
@@ -139,6 +139,7 @@ def _near_duplicates_in_splits(
     pictures = list(first_of.values())
     if all(picture.split == "train" for picture in pictures):
         return
+    # only pairs with a picture outside of the test split are searched for
     bank = np.flatnonzero([picture.split != "test" for picture in pictures])
     compared = compare_pictures([picture.look for picture in pictures if picture.look is not None], bank)
     for numbers in clusters(compared.copies):
@@ -148,10 +149,10 @@ def _near_duplicates_in_splits(
 
 
 def _are_in_several_splits(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
-    """Whether pictures lie in several splits, where that is a fault of the data set.
+    """Whether pictures lie in several splits, and this is a fault of the data set.
 
-    It is none where the program made the split and all of them are good: good pictures that are nearly the
-    same as learnt ones are not tested with (`evaluation.unlearnt`).
+    It is no fault if the program made the split and all of the pictures are good: an evaluation leaves out
+    near-duplicates of pictures learnt from (`evaluation.unlearnt`).
     """
     if dataset.drawn_split and not any(picture.item.anomalous for picture in group):
         return False
@@ -159,13 +160,16 @@ def _are_in_several_splits(dataset: Dataset, group: Sequence[CheckedPicture]) ->
 
 
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
-    """Return the finding of pictures that are (nearly) the same.
+    """Return the finding of pictures that are the same, or nearly so.
 
-    Its subject is the first picture, and the others are named.
+    Args:
+        dataset: The data set.
+        group: The pictures; the first is the subject of the finding.
+        near: Whether they are near-duplicates; else they are the same pixel for pixel.
     """
     splits = list(dict.fromkeys(picture.split for picture in group))
     among = " and ".join(f"among those {SPLIT_WORDS[split]}" for split in splits)
-    # a data set of good pictures alone is one folder without splits
+    # a data set without test pictures is one folder of good pictures
     place = among if dataset.test and len(splits) == 1 else "in the folder"
     describe = _near_words if near else _exact_words
     words = describe(dataset, group, among, place)
@@ -189,8 +193,8 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
     Args:
         dataset: The data set.
         group: The pictures.
-        among: Splits of the pictures, in words.
-        place: Folder or split in which all of them lie, in words.
+        among: Splits of the pictures in words, such as "among those to learn from".
+        place: Split or folder that all of them lie in, in words.
     """
     if _are_in_several_splits(dataset, group):
         message = f"nearly the same picture is {among}"

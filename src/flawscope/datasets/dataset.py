@@ -27,8 +27,8 @@ class Item:
     """Picture of a data set.
 
     Attributes:
-        masks: Ground truth; of several masks (MVTec LOCO) the defect is the union.
-        left_out: Why marks in label files cannot be used.
+        masks: Masks of the defect; if there are several (MVTec LOCO), the defect is their union.
+        left_out: Reasons why marks in label files cannot be used.
     """
 
     path: Path
@@ -59,9 +59,9 @@ class Dataset:
         train: Good pictures to learn from.
         test: Good and defective pictures.
         validation: Good pictures; MVTec LOCO and MVTec AD 2 have some.
-        drawn_split: Whether the program drew the split, because the data set has none of its own. A model of
-            another data set is tested on all of it.
-        good_kinds: Kinds of marks that somebody named as marks of good parts.
+        drawn_split: Whether the program made the split, because the data set has none of its own. A model
+            that learnt from other data is tested on all pictures.
+        good_kinds: Kinds of marks that the user named as marks of good parts.
     """
 
     root: Path
@@ -75,7 +75,10 @@ class Dataset:
 
     @property
     def reviewed(self) -> bool:
-        """Whether `review` wrote it: its good pictures were flagged before, and are no fair sample."""
+        """Whether `review` wrote the data set: a model called its good pictures anomalous before.
+
+        So they are no fair sample of good pictures.
+        """
         return self.layout == "review"
 
     @property
@@ -86,12 +89,12 @@ class Dataset:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds in the test set: good ones first, then in natural order."""
-        kinds = {item.kind: item.anomalous for item in self.test}
-        return tuple(sorted(kinds, key=lambda kind: (kinds[kind], natural_key(kind))))
+        is_defect = {item.kind: item.anomalous for item in self.test}
+        return tuple(sorted(is_defect, key=lambda kind: (is_defect[kind], natural_key(kind))))
 
     @cached_property
     def truth(self) -> GroundTruth | None:
-        """Ground truth below the folder, searched for once; None where the folder is not there."""
+        """Ground truth below the folder, searched for once; None where the folder does not exist."""
         return GroundTruth(self.root, good_kinds=self.good_kinds) if self.root.is_dir() else None
 
     @property
@@ -100,7 +103,7 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def relative(self, path: Mask) -> str:
-        """Return a path as the reports show it: from the category's folder on, with forward slashes.
+        """Return a path as reports show it: relative to the category's folder, with forward slashes.
 
         A path outside of the folder is returned in full.
         """
@@ -140,8 +143,8 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 
 
 def category_of(root: Path) -> str:
-    """Return the name of a category's folder, also where the path is relative, such as "."."""
-    return Path(os.path.abspath(root)).name  # "." has a name too
+    """Return the name of a category's folder, even if the path is relative, such as "."."""
+    return Path(os.path.abspath(root)).name
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
@@ -158,7 +161,7 @@ SPLIT_WORDS = {  # purpose of a split's pictures, in words
 
 
 def split_of(folders: Iterable[str]) -> str | None:
-    """Return the split that the first folder with a split's name states; None where no folder states any."""
+    """Return the split of the first folder whose name states one; None where no name does."""
     return next(filter(None, map(split_said, folders)), None)
 
 
@@ -168,7 +171,8 @@ class SplitSettings(NamedTuple):
     Attributes:
         seed: Seed of the hash that chooses the parts for testing.
         share: Share of the good pictures that is held out for testing.
-        part_of: Finds a picture's part in its name; parts stay whole. None where names state no part.
+        part_of: Function that returns a picture's part by its name; all pictures of a part go into the same
+            split. None where names state no part.
     """
 
     seed: int
@@ -187,9 +191,8 @@ def split_dataset(
 ) -> Dataset:
     """Make a data set with a split from good and defective pictures.
 
-    Where the folders or a list state a split of each good picture, these splits are used. Else about
-    `settings.share` of the good pictures are held out for testing, in whole parts (`held_out`). All defective
-    pictures are for testing.
+    If folders or a list state the split of every good picture, these splits are used. Otherwise a share of
+    the good pictures is held out for testing (`held_out`). All defective pictures are for testing.
 
     Args:
         root: Folder of the category.
@@ -197,8 +200,8 @@ def split_dataset(
         good: Folder of the good pictures; `root` where several folders hold them.
         paths: Good pictures.
         bad: Defective pictures.
-        settings: Settings of a drawn split.
-        listed: Split of each good picture by a list; empty where there is no list.
+        settings: Settings of the split where none is stated.
+        listed: Split of each good picture as a list states it; empty where there is no list.
 
     Raises:
         InputError: There is no good picture.
@@ -228,7 +231,7 @@ def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> dict
 
 
 def _held_out_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
-    """Return the pictures held out for testing, in whole parts, from the folder `good` that holds all."""
+    """Return the good pictures that are held out for testing; the folder `good` holds all of them."""
     names = [path.relative_to(good).as_posix() for path in paths]
     # a fit groups pictures by names that start below their common folder
     common = os.path.commonpath([path.parent for path in paths])
@@ -237,18 +240,18 @@ def _held_out_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) 
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:
-    """Choose indices of about the `share` of names: the parts with the smallest seeded hash.
+    """Choose about a share of names, part by part, and return their indices.
 
-    The choice depends on each part alone, not on its place in the list, on the machine or on where the
-    folder lies; pictures added later move only as many others as the share grows by. At least one part is
-    held out where there are two and `share` is above 0, and at least one is left. A part that would bring
-    the number far above the share is passed over.
+    The parts with the smallest seeded hash are chosen. So the choice does not depend on the order of the
+    list, on the machine, or on where the folder lies, and changes little if pictures are added later. A part
+    is passed over if it would bring the number of chosen names far above the share. If there are at least two
+    parts and `share` is above 0, at least one part is chosen, and at least one is left.
 
     Args:
         names: Names of the pictures, relative to their common folder.
         share: Share of the names to choose, 0 to 1.
         seed: Seed of the hash.
-        parts: Part of each name; None: the name is a part of its own. Empty: every name is a part of its own.
+        parts: Part of each name; where it is None, the name is a part of its own. Empty: each name is one.
     """
     rounded_count = int(len(names) * share + 0.5)
     at_least = 1 if share > 0 else 0
@@ -266,9 +269,14 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def _choose_parts(parts: Sequence[list[int]], count: int, limit: int) -> list[list[int]]:
-    """Choose parts in their order until they have `count` members together.
+    """Choose parts in their order until these have `count` members together.
 
-    A part that would bring them above `limit` members is passed over. At least one part is left.
+    A part is passed over if the sum would exceed `limit`. At least one part is left.
+
+    Args:
+        parts: Members of each part.
+        count: Number of members to choose.
+        limit: Largest number of members to choose.
     """
     chosen_parts: list[list[int]] = []
     for members in parts:
@@ -289,14 +297,13 @@ def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
 
 
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
-    """Return a warning where a pattern for parts says nothing about the files; else an empty text.
+    """Return a warning if a pattern does not group pictures into parts; else an empty text.
 
-    The pattern says nothing where it matches the same text in all names, a different text in each, or nothing
-    in some.
+    It does not if it matches the same text in all names, a different text in each name, or nothing in some.
 
     Args:
         paths: Pictures that the pattern is meant for.
-        pattern: Regular expression of `--group`; None for none.
+        pattern: Regular expression of `--group`; None where there is none.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.
@@ -306,7 +313,7 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
     names = [path.relative_to(common).as_posix() for path in paths]
-    numbers = group_numbers(names, pattern)
+    numbers = group_numbers(names, pattern)  # number of each picture's part
     option = f"--group '{pattern}'"
     example = paths[0].name
     unmatched = [name for name in names if part_of(name) is None]

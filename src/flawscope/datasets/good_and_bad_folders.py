@@ -1,7 +1,7 @@
 """Reads which of a data set's folders hold good pictures, by their names, and asks where these do not say.
 
-What the name of a single folder says is read by `pictures.folder_words`; here each is read beside its
-neighbours and below those above it.
+`pictures.folder_words` reads the name of a single folder. Here the neighbours of a folder and the folders
+above it decide, too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good a
 
 
 class FolderTree:
-    """Meaning of the names of picture folders, each read beside its neighbours and below its parents.
+    """Meanings of the names of picture folders, which depend on neighbouring folders and on those above.
 
     Attributes:
         root: Folder that holds the tree.
-        counts: Number of pictures directly in each folder, by the folder's parts below `root`.
-        meaning_of: Meaning of each folder's name, by the same parts. UNCLEAR also for a folder below a folder
-            of good pictures that is not known to be good.
+        counts: Number of pictures directly in each folder, by the names of the folders from `root` to it.
+        meaning_of: Meaning of each folder, by the same names. If a folder lies in a folder of good pictures
+            but is not known to be good, its meaning is UNCLEAR.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
         """Read the folders of `paths` below `root`; `of_root` is the meaning of the root's own name."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
-        self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names by the parts of the folder above
+        self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names of the subfolders, by folder
         for parts in self.counts:
             for depth, name in enumerate(parts):
                 self._subfolders.setdefault(parts[:depth], set()).add(name)
@@ -58,7 +58,7 @@ class FolderTree:
         return {self.meaning_of[parts] for parts in self.counts}
 
     def has_unknown(self, known: Iterable[str]) -> bool:
-        """Whether a folder at the top says neither good nor bad, and has none of the `known` names."""
+        """Whether a folder directly in the root says neither good nor bad, and its name is not in `known`."""
         known_names = {fold(name) for name in known}
         for parts, meaning in self.meaning_of.items():
             is_at_top = len(parts) == 1
@@ -79,8 +79,8 @@ class FolderTree:
     def question(self, remedy: str = NAME_GOOD) -> InputError:
         """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
-        It lists all folders where one is unclear. Else it lists the first folders side by side whose meanings
-        differ, those at the top first.
+        If a folder is unclear, it lists all folders. Otherwise it lists the subfolders of the first folder,
+        from the top, whose subfolders have different meanings.
         """
         if Said.UNCLEAR in self.meanings:
             return folders_question(self.root, self.counts, remedy, self.meaning_of)
@@ -88,13 +88,14 @@ class FolderTree:
             meanings = {self.meaning_of[(*parent, name)] for name in self._subfolders[parent]}
             if self.counts[parent]:
                 meanings.add(self.meaning_of[parent])
-            if meanings not in ({Said.SORTED}, {Said.GOOD}, {Said.BAD}):
+            have_one_meaning = meanings in ({Said.SORTED}, {Said.GOOD}, {Said.BAD})
+            if not have_one_meaning:
                 counts = self._count_by_subfolder(parent)
                 return folders_question(self.root, counts, remedy, self.meaning_of)
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Return the number of pictures in each subfolder of a folder, with all below it."""
+        """Return the number of pictures in each subfolder of a folder, at any depth, and directly in it."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():
@@ -104,7 +105,7 @@ class FolderTree:
 
 
 def _meaning_below(parent_meaning: Said, meaning: Said) -> Said:
-    """Return the meaning of a folder below another, by the meanings of both names."""
+    """Return the meaning of a folder, by the meaning of the folder above it and of its own name."""
     if Said.UNCLEAR in (parent_meaning, meaning):
         return Said.UNCLEAR
     if parent_meaning is Said.GOOD:
@@ -126,9 +127,9 @@ def folders_question(
 
     Args:
         root: Folder that holds the folders.
-        counts: Number of pictures by the folder's parts below `root`.
+        counts: Number of pictures in each folder, by the names of the folders from `root` to it.
         remedy: End of the question: how to answer it.
-        meaning_of: Meaning of the folders' names, by the same parts.
+        meaning_of: Meaning of each folder, by the same names.
     """
     texts = {
         Said.GOOD: ", good by its name",
@@ -138,7 +139,8 @@ def folders_question(
     folders = []
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
         name = "/".join(parts) or "."
-        meaning = texts.get(meaning_of.get(parts, Said.UNKNOWN), "") if parts else ""
-        folders.append(f"{name} ({counts[parts]}{meaning})")
+        meaning = meaning_of.get(parts, Said.UNKNOWN)
+        meaning_text = texts.get(meaning, "") if parts else ""
+        folders.append(f"{name} ({counts[parts]}{meaning_text})")
     line = f"{root}: which folders hold good pictures? {join_names(folders, 12)}: {remedy}"
     return InputError(data_checks.WHICH_FOLDERS.coded(line))

@@ -1,7 +1,7 @@
 """Reads the columns of lists and decides which of them call pictures good or defective.
 
-The world is closed (`pictures.folder_words`): a column is known by its values or by its name, or it is open:
-it sorts the pictures by something unknown.
+The meaning of a column is known by its values or by its name (`pictures.folder_words`). A column of unknown
+meaning that sorts the pictures into groups is called open.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ _CLASSES = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLE
 
 
 class Column(NamedTuple):
-    """Column of a list: class and words of each picture; words of unknown meaning have class UNKNOWN."""
+    """Column of a list.
+
+    Attributes:
+        by_picture: Class and words of each picture; words of unknown meaning have the class UNKNOWN.
+    """
 
     by_picture: dict[Path, tuple[PictureClass, str]]
 
@@ -47,8 +51,8 @@ class Column(NamedTuple):
 def sorts_good_ones(complete: Column, other: Column) -> bool:
     """Whether a column of unknown meaning divides the pictures that another column calls good.
 
-    If it does, it may take back that they are good. Where it differs among defective pictures alone, it
-    states their kinds.
+    If it does, some of these pictures may be defective. If it only divides the defective pictures, it states
+    their kinds.
 
     Args:
         complete: Column that calls each picture good or defective.
@@ -63,7 +67,10 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
-    """Whether a column states splits: by its name and one of its values, or by all of its values."""
+    """Whether a column states splits.
+
+    If its name says so, one value that names a split is enough; otherwise all values must name splits.
+    """
     texts = {text for words in values.values() for text in words if text}
     if not texts:
         return False
@@ -79,7 +86,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     Args:
         subject: Subject of the column by its name.
         values: Texts of the column by picture.
-        count: Number of all pictures; a picture without a text counts as an empty one.
+        count: Number of all pictures; a picture without a text in the column counts as having an empty one.
     """
     if subject is ColumnSubject.TECHNICAL:
         return False
@@ -93,13 +100,16 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
 
 
 def _is_place_or_time(text: str) -> bool:
-    """Whether people sort good pictures by such a value, as by a place or a day."""
+    """Whether a value is one that people sort good pictures by, such as a place or a day."""
     is_number = to_number(text) is not None
     return not is_number and read_words(text) is Said.SORTED
 
 
 def unknown_column(header: str, values: Values) -> Column:
-    """Return a column as words for a question; of measurements the words are the column's name."""
+    """Return a column of unknown meaning, with its texts as the words.
+
+    If all texts are measurements, the words are the column's name.
+    """
     texts = {picture: ", ".join(words) for picture, words in values.items()}
     are_measurements = all("." in text and to_number(text) is not None for text in texts.values())
     if are_measurements:
@@ -110,10 +120,10 @@ def unknown_column(header: str, values: Values) -> Column:
 def join_classes(
     columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
 ) -> dict[str, dict[Path, list[str]]]:
-    """Join columns that are ticked or not, one for each class, to a single column of classes.
+    """Join columns of ticks, one for each class, to a single column that names the class.
 
-    Other columns are returned as they are; so are ticks whose headers say good or bad, unless most pictures
-    have exactly one tick.
+    Columns of other values are returned as they are. Columns of ticks whose headers say good or bad are only
+    joined if there are several, and most pictures have exactly one tick.
 
     Args:
         columns: Texts by the column's name and the picture.
@@ -127,10 +137,10 @@ def join_classes(
     meanings = {says_good(header) for header in columns}
     is_any_known = meanings != {None}
     single_count = sum(len(headers) == 1 and headers != [""] for headers in joined.values())
-    have_most_one = 2 * single_count > len(joined)
-    if is_any_known and (len(columns) == 1 or not have_most_one):
+    have_most_one_tick = 2 * single_count > len(joined)
+    if is_any_known and (len(columns) == 1 or not have_most_one_tick):
         return columns
-    # beside a class of good pictures the other classes are defects
+    # if a class is called good, the other classes are defects
     return {"defect" if True in meanings else "label": joined}
 
 
@@ -140,7 +150,7 @@ def _ticked_headers(texts: Texts) -> list[str]:
 
 
 def _are_ticks(columns: Mapping[str, Values]) -> bool:
-    """Whether all columns are of boxes that are ticked or not."""
+    """Whether all values of all columns are ticks: 1 or true, 0 or false."""
     texts = {fold(text) for values in columns.values() for words in values.values() for text in words}
     return texts <= {*_TICKED, "0", "false"}
 
@@ -149,13 +159,14 @@ def read_column(header: str, values: Values) -> Column | None:
     """Read a column of texts; None where it does not call pictures good or defective."""
     header_says_good = says_good(header)
     texts = {text for words in values.values() for text in words if text}
-    if header_says_good is False and _is_measured(texts):  # such as the places of defects
+    if header_says_good is False and _is_measured(texts):  # for example positions of defects
         return None
     if header_says_good is not None:
         return _read_answers(header_says_good, values)
     shared = rest_words(texts)
     meaning_of = {text: read_words(text, shared) for text in texts}
-    if _CLASSES.keys().isdisjoint(meaning_of.values()):
+    has_class = not _CLASSES.keys().isdisjoint(meaning_of.values())
+    if not has_class:
         return None
     by_picture = {}
     for picture, words in values.items():
@@ -167,7 +178,7 @@ def read_column(header: str, values: Values) -> Column | None:
 
 
 def _is_measured(texts: Collection[str]) -> bool:
-    """Whether texts are measurements: several numbers other than 0."""
+    """Whether texts are measurements: several different numbers, none of them 0."""
     if len(texts) < 2:
         return False
     numbers = {to_number(text) for text in texts}
@@ -175,7 +186,10 @@ def _is_measured(texts: Collection[str]) -> bool:
 
 
 def _read_answers(header_says_good: bool, values: Values) -> Column:
-    """Read a column whose name says good or defective: yes and no, 0 and 1, a number, or a kind of defect."""
+    """Read a column whose name says good or defective.
+
+    Its values are yes and no, 0 and 1, numbers of defects, or kinds of defects.
+    """
     by_picture = {}
     for picture, words in values.items():
         picture_texts = list(filter(None, words))
@@ -203,7 +217,10 @@ def _class_of(is_good: bool) -> PictureClass:
 
 
 def _join_classes(classes: Sequence[PictureClass]) -> PictureClass:
-    """Return the class of a picture that several values describe."""
+    """Return the class of a picture from the classes of its values.
+
+    UNCLEAR if known classes differ. UNKNOWN if any is unknown, unless the known class is BAD.
+    """
     known_classes = {*classes} - {PictureClass.UNKNOWN}
     if len(known_classes) > 1:
         return PictureClass.UNCLEAR
@@ -213,7 +230,7 @@ def _join_classes(classes: Sequence[PictureClass]) -> PictureClass:
 
 
 def to_number(text: str) -> float | None:
-    """Return a text as a number, with a decimal point or comma; None where it is no number."""
+    """Return a text with a decimal point or comma as a number; None where it is not a number."""
     try:
         return float(text.replace(",", "."))
     except ValueError:

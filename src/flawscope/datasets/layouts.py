@@ -52,8 +52,8 @@ DEFECT_FOLDER = "defect"
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of the categories in `root`, in natural order.
 
-    A category is a subfolder that is a data set of a known layout. Where `root` is a category itself, its own
-    name is returned. Empty for any other folder, such as a bare folder of pictures.
+    A category is a subfolder that has a known layout. If `root` itself is a category, its name is returned.
+    Empty where there is none, for example for a bare folder of pictures.
 
     Raises:
         InputError: The folder is missing or cannot be read.
@@ -87,27 +87,27 @@ def open_dataset(
     Defective pictures without a mask are marked by label files below the category's folder
     (`labels.LabelFiles`).
 
-    Where folders, names of pictures, lists or labels of whole pictures have words without a known meaning, an
-    error asks which pictures are good; `good` answers the question.
+    If the meaning of a word is not known, an error asks which pictures are good, and `good` answers it. Such
+    words may be in the names of folders and pictures, in lists, and in labels of whole pictures.
 
     Args:
         root: Folder of the data set.
-        category: Name of the category; None where there is only one.
-        seed: Seed of the split where the layout fixes none.
-        test_share: Share of the good pictures held out for testing where the layout fixes no split. They are
-            chosen by a seeded hash of their names (`dataset.held_out`).
-        group: Regular expression on names: pictures for which it matches the same text show one part and stay
-            together. Or a function that returns the part for a name.
-        good: Names of the folders of good pictures, with commas; `.` for pictures directly in the folder; or
-            words of names and lists. The other pictures are defective. `all`: all pictures are good.
+        category: Name of the category; None if there is only one.
+        seed: Seed of the split if the layout has none of its own.
+        test_share: Share of the good pictures held out for testing if the layout has no split of its own.
+            They are chosen by a seeded hash of their names (`dataset.held_out`).
+        group: Regular expression on names, or a function that returns the part for a name. Pictures for which
+            the expression matches the same text show one part, and stay together.
+        good: Names of the folders of good pictures, with commas; `.` means pictures directly in `root`. Words
+            of names and lists can be given, too. The other pictures are defective. `all`: all are good.
 
     Raises:
         InputError: The folder is missing, empty or cannot be read; it holds several categories and `category`
-            names none; there is no such category; or a name has no known meaning. The message is one line.
+            is None; there is no such category; or a name has no known meaning. The message is one line.
     """
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
-    # read before the layout: a bad pattern is an error in every layout
+    # before the layout is known, because a bad pattern is an error in every layout
     part_of = group_reader(group) if group is None or isinstance(group, str) else group
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
     layout = _layout_of(folder) or "bare"
@@ -138,8 +138,8 @@ def open_defects(
 ) -> list[Item]:
     """Return the defective pictures of a data set, as `open_dataset` finds them.
 
-    In people's own folders each folder whose name does not say good is a kind of defect. Nothing is learnt
-    from these pictures as good, so there is no question which folders are good.
+    In a user's own folders, each folder whose name does not say good is a kind of defect. It need not be
+    asked which folders are good, because the caller does not use good pictures.
 
     Raises:
         InputError: As in `open_dataset`.
@@ -160,13 +160,11 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the requested categories in the order of the tables, and the missing ones.
-
-    The first result holds all requested categories; the second those that are not in `root`.
+    """Return all requested categories in the order of the tables, and those of them that are missing.
 
     Args:
         root: Folder of the categories.
-        text: `all`, or names with commas; `textures` and `objects` stand for MVTec AD's.
+        text: `all`, or names with commas; `textures` and `objects` mean those of MVTec AD.
         option: Name of the command's option, for the error.
 
     Raises:
@@ -187,7 +185,8 @@ def select_categories(
             requested |= {*CATEGORY_GROUPS.get(word, (word,))}
     names_in_order = dict.fromkeys([*MVTEC, *categories])
     position_of = {name: position for position, name in enumerate(names_in_order)}
-    rows = tuple(sorted(requested, key=lambda name: position_of.get(name, len(position_of))))
+    last = len(position_of)  # unknown names come last
+    rows = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
     missing = tuple(row for row in rows if row not in categories)
     if len(missing) == len(rows):
         raise _unknown_category(root, words[0], f"none of {option} {text} is there", categories)
@@ -195,12 +194,12 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Return the categories that `text` names, in the order of the tables.
+    """Return the requested categories that are in `root`, in the order of the tables.
 
-    Arguments as in `select_categories`.
+    The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`, or a category that `text` names by its own name is missing.
+        InputError: As in `select_categories`; or a category is missing whose own name is in `text`.
     """
     rows, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
@@ -210,7 +209,7 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
 
 
 def names_several(root: str | os.PathLike[str], text: str) -> bool:
-    """Whether a value of `--category` names more than one category, as `all` or `textures` do."""
+    """Whether a value of `--category` means several categories, as `all` or `textures` do."""
     if "," not in text and text != ALL_CATEGORIES and text not in CATEGORY_GROUPS:
         return False
     return text not in find_categories(root)
@@ -230,7 +229,7 @@ _MVTEC_LIKE = ("mvtec", "mvtec2", "btad", "loco")
 
 
 def _layout_of(folder: Path) -> str | None:
-    """Return the layout of a category by its subfolders' names; None for any other folder."""
+    """Return the layout of a category; None for a folder that is not a category."""
     if is_visa(folder):
         return "visa"
     if is_realiad(folder):
@@ -250,7 +249,12 @@ def _layout_of(folder: Path) -> str | None:
 
 
 def _layout_of_split(folder: Path, good: Path) -> str:
-    """Return the layout of a category by the splits beside its folder train, and by its folder `good`."""
+    """Return the layout of a category that has a folder train.
+
+    Args:
+        folder: Folder of the category.
+        good: Folder of good pictures in train.
+    """
     if subfolder(folder, "test_public") is not None:
         return "mvtec2"
     if subfolder(folder, "validation") is not None:
@@ -259,7 +263,7 @@ def _layout_of_split(folder: Path, good: Path) -> str:
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:
-    """Return the subfolder named `split`, else the first whose name means it; None where there is none."""
+    """Return the subfolder named `split`, else the first whose name means this split; None without any."""
     same_name = subfolder(folder, split)
     if same_name is not None:
         return same_name
@@ -269,7 +273,7 @@ def _split_folder(folder: Path, split: str) -> Path | None:
 def _categories(root: Path) -> dict[str, Path]:
     """Return the folders of the categories in `root` by name.
 
-    Folders that cannot be read, such as lost+found, are left out; `_named_category` refuses them.
+    Folders that cannot be read, such as lost+found, are left out; if one is named, `_named_category` raises.
     """
     categories = {}
     for name, path in subfolders(root).items():
@@ -284,12 +288,17 @@ def _categories(root: Path) -> dict[str, Path]:
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
     """Return the folder of the named category, or of the only one.
 
-    Return `root` where it is a category itself, where it holds no category, or where `good` says which of its
-    pictures are good.
+    It is `root` if that is a category itself or holds no category, or if `good` says which of its pictures
+    are good.
+
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None: none is named.
+        good: Value of `--good`; None: it is not given.
 
     Raises:
-        InputError: The named category is not there; or there are several, and none is named; or there is one
-            beside folders of other pictures, and neither is named.
+        InputError: There is no such category; or there are several, and none is named; or there is one next
+            to folders of other pictures, and neither `category` nor `good` is given.
     """
     if _layout_of(root) is not None:
         if category is None or category == category_of(root):
@@ -318,7 +327,7 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
 
 
 def _pictures_beside(root: Path, category: str) -> list[str]:
-    """Return the names of the other folders beside a category's that hold pictures."""
+    """Return the names of folders in `root` that hold pictures, without the category's own folder."""
     folders = subfolders(root).items()
     return [name for name, path in folders if name != category and _has_pictures(path)]
 
@@ -344,7 +353,8 @@ def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: 
     Args:
         root: Folder of the categories.
         categories: Folders of the categories by name.
-        are_sorted: Whether each is a folder of good and perhaps of bad pictures; all may show one product.
+        are_sorted: Whether each category is a folder with good and perhaps bad pictures, so that all of them
+            may show the same product.
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
     if are_sorted:
@@ -355,7 +365,7 @@ def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: 
 
 
 def _has_pictures(folder: Path) -> bool:
-    """Whether a folder holds pictures other than masks; not where it cannot be read, such as lost+found."""
+    """Whether a folder holds pictures other than masks; False if it cannot be read, such as lost+found."""
     try:
         return not is_mask_folder(folder.name) and any(map(is_picture, walk_files(folder)))
     except InputError:
@@ -380,8 +390,8 @@ def _require_entries(root: str | os.PathLike[str]) -> Path:
 def _open_split(root: Path, layout: str) -> Dataset:
     """Open MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
 
-    Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set is opened; the
-    private ones have no ground truth.
+    Defective pictures of all splits are for testing. For MVTec AD 2, the public test set is opened, because
+    the private ones have no ground truth.
     """
     train = _split_folder(root, "train")
     test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
@@ -391,7 +401,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
     labels = read_class_labels(root, truth.pictures, truth.labels)
     splits = [split for split in (train, validation, test) if split is not None]
     trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # in an export for classification each split has the same kinds; else it is not known which are good
+    # a kind in train of unknown meaning is accepted if other splits have it, too, as exports for
+    # classification do; otherwise it is not known which kinds are good
     other_kinds = {name for split in splits if split != train for name in subfolders(split)}
     has_unknown = trees[train].has_unknown(other_kinds)
     if has_unknown or any(Said.UNCLEAR in tree.meanings for tree in trees.values()):
@@ -409,7 +420,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
 
 
 def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator[Item]:
-    """Yield the defective pictures of a split; of the test split also the good ones."""
+    """Yield the defective pictures of a split; with `is_test`, its good pictures, too."""
     good = {*tree.pictures(Said.GOOD)}
     for kind, folder in subfolders(tree.root).items():
         for path in truth.pictures_in(folder):
@@ -453,7 +464,7 @@ def confirmed_good(root: Path) -> set[Path]:
 
 
 def _review_folder(folder: Path) -> Path:
-    """Return the review's folder, which holds the decisions, for its folder of good pictures; else `folder`.
+    """Return the folder of the review if `folder` is its folder of good pictures; else `folder`.
 
     Raises:
         InputError: `folder` holds the review's defects, which would be taken for good pictures.
@@ -468,9 +479,9 @@ def _review_folder(folder: Path) -> Path:
 
 
 def _open_review(root: Path) -> Dataset:
-    """Open a review: pictures that were flagged, and since then decided to be good or defective.
+    """Open a review: pictures that a model called anomalous, and that a person then called good or defective.
 
-    The good pictures are for learning and for testing: evaluation leaves out those that a model knows.
+    The good pictures are in both splits: an evaluation leaves out those that the model learnt from.
     """
     good = subfolder(root, *GOOD)
     bad = subfolder(root, DEFECT_FOLDER)

@@ -29,10 +29,10 @@ def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
 
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
-    """Return why a mask may be drawn on the picture as it is stored, not as it is shown; empty without doubt.
+    """Return why a mask may fit the picture as it is stored, not as it is shown; empty without a doubt.
 
-    There is a doubt where the picture is stored turned, the mask is not, and the mask has the picture's size
-    either way.
+    There is a doubt if the picture is stored turned, the mask is not, and the mask has the size of the
+    picture as it is shown and as it is stored.
 
     Args:
         picture: The picture's file.
@@ -58,13 +58,14 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on masks of test pictures that may mark something else than they should.
+    """Yield remarks on masks of test pictures that may be inverted or turned, and those of `good_remarks`.
 
-    Files that cannot be read are left out: the code that reads them reports it.
+    Files that cannot be read are left out: the code that uses them reports it.
     """
     inverted = list[str]()
     turned = list[str]()
-    for item in (item for item in dataset.test if item.anomalous and item.masks):
+    marked_items = [item for item in dataset.test if item.anomalous and item.masks]
+    for item in marked_items:
         with suppress(InputError, OSError, MemoryError):
             mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)
             if marks_most(mask):
@@ -93,9 +94,9 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on label files that cannot be used, on unused pictures, and on pictures that seem masks.
+    """Yield remarks on unusable label files, on pictures that seem to be masks, and on unused pictures.
 
-    Unused pictures lie beside the folders of good and of defective ones.
+    Unused pictures are those in neither a folder of good nor of defective pictures.
     """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)
@@ -138,16 +139,16 @@ def _unused_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
-    """Refuse good pictures to learn from in which something is marked; with `force` yield a remark instead.
+    """Refuse to learn from good pictures in which something is marked; with `force` yield a remark instead.
 
-    Pictures that a review decided on are accepted.
+    Pictures of a review are always accepted.
 
     Args:
         dataset: Data set whose good pictures are looked at.
-        force: Whether the user says that they are good.
+        force: Whether the user confirms that they are good.
 
     Raises:
-        InputError: Something is marked in good pictures, and `force` is not set.
+        InputError: Something is marked in good pictures, and `force` is False.
     """
     if dataset.reviewed or dataset.truth is None:
         return
@@ -163,8 +164,9 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
-    """Return a text with the names of pictures, each once, and of the mask of each."""
-    mask_of = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))  # by picture; its last mask stays
+    """Return a text with the names of pictures, each once with one mask."""
+    # by picture; if a picture has several masks, the last one is named
+    mask_of = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
     names = []
     for picture, mask in mask_of.items():
         names.append(f"{dataset.relative(picture)} (in {dataset.relative(mask)})")
@@ -172,7 +174,7 @@ def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
 
 
 def describe_marks(item: Item) -> str:
-    """Return in words how a picture is marked: the tool, or where the mask lies and how it is stored."""
+    """Return in words how a picture is marked: the form of labels, or place and storage of the mask."""
     if not item.masks:
         return "no mask" if item.anomalous else "good"
     forms = []

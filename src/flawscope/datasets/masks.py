@@ -33,11 +33,11 @@ Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a la
 class GroundTruth:
     """Pictures below a folder, and their marks.
 
-    The marks come from masks below the folder or in the folders `beside`, else from label files below it.
+    A picture's marks come from its masks; if it has none, from label files below the folder.
 
     Attributes:
         masks: Picture of every mask; None where no picture belongs to it.
-        overlays: Copies of pictures with something drawn in, each with its picture; they are no pictures.
+        overlays: Copies of pictures with something painted in, each with its original.
         pictures: Pictures below the folder, without masks and overlays.
         labels: Label files below the folder.
     """
@@ -51,7 +51,7 @@ class GroundTruth:
             good_kinds: Kinds of marks in label files that are no defects.
         """
         files = picture_files_in(root, own=True)
-        all_files = dict.fromkeys(files)  # each once, in order
+        all_files = dict.fromkeys(files)  # in order, each file once
         for folder in beside:
             all_files |= dict.fromkeys(picture_files_in(folder))
         self.masks = find_masks(all_files)
@@ -79,9 +79,9 @@ class GroundTruth:
         return tuple(self._masks_of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
-        """Yield pictures in which something is marked, and the mask or labels that mark it.
+        """Yield each mask, or labels, that marks something, with its picture.
 
-        A mask that cannot be read marks nothing.
+        A mask that cannot be read counts as marking nothing.
         """
         for picture in pictures:
             with suppress(InputError, OSError, MemoryError):
@@ -90,18 +90,19 @@ class GroundTruth:
                         yield picture, mask
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
-        """Return why marks in label files cannot be used; empty for a picture with a mask."""
+        """Return why marks of a picture in label files cannot be used; empty for a picture with a mask."""
         return () if picture in self._masks_of else self.labels.left_out(picture)
 
 
 def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """Return overlays, each with its original: copies of pictures with something drawn in.
+    """Return overlays, each with its original: copies of pictures with something painted in.
 
-    A picture is called an overlay by its folder or by its name. Pictures of a folder that are called so in
-    the same way are overlays where more than half of them are copies.
+    The name of a file or of its folder may say that it is an overlay. Such files of a folder are overlays if
+    more than half of them are changed copies of a picture.
     """
     originals_by_name: dict[str, list[Path]] = {}
-    suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}  # paths and the originals' names
+    # paths with the names of their originals, by folder and by whether the file's own name says overlay
+    suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
     for path in pictures:
         name = fold(path.stem)
         name_match = _OVERLAY_NAME.fullmatch(name)
@@ -118,16 +119,17 @@ def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
             for original in originals_by_name.get(name, ()):
                 if _is_drawn_on(path, original):
                     original_of[path] = original
-        if 2 * len(original_of) > len(group):
+        are_most_copies = 2 * len(original_of) > len(group)
+        if are_most_copies:
             overlays |= original_of
     return overlays
 
 
 def _is_drawn_on(path: Path, original: Path) -> bool:
-    """Whether `path` shows the picture `original` with changes in places.
+    """Whether `path` shows the picture `original` with changes in some places.
 
-    Most of its textured pixels are then equal. Even areas do not count, because different photographs may
-    share them.
+    It does if most of the textured pixels are equal. Even areas do not count, because different photographs
+    may have them in common.
     """
     try:
         pixels = _read_rgb(path)
@@ -136,13 +138,14 @@ def _is_drawn_on(path: Path, original: Path) -> bool:
         return False
     if pixels.shape != original_pixels.shape:
         return False
-    # a textured pixel differs from its left neighbour; the first column has no such neighbours
+    # a textured pixel differs from its left neighbour; the first column, which has none, is left out
     is_textured = np.diff(original_pixels, axis=1).any(2)
     changes = np.abs(pixels - original_pixels).max(2)[:, 1:]
     textured_changes = changes[is_textured]
     if textured_changes.size == 0:
         return False
-    return float(np.mean(textured_changes <= OVERLAY_LEVELS)) > OVERLAY_SHARE
+    equal_share = float(np.mean(textured_changes <= OVERLAY_LEVELS))
+    return equal_share > OVERLAY_SHARE
 
 
 def _read_rgb(path: Path) -> NDArray[np.int16]:
@@ -155,12 +158,12 @@ def union_masks(
     size: tuple[int, int],
     picture: str | None = None,
 ) -> NDArray[np.bool_]:
-    """Return the union of a picture's masks, [H, W] bool of the picture's `size`.
+    """Return the union of a picture's masks, [H, W] bool.
 
     Args:
-        masks: Masks: files, labels or arrays; arrays count where they are not 0.
+        masks: Files, labels or arrays; a pixel of an array is marked if it is not 0.
         size: Height and width of the picture.
-        picture: Name of the picture in the error, where the masks have no path.
+        picture: Name of the picture for the error; None: the error names the mask's file.
 
     Raises:
         InputError: A mask cannot be read, or has another size.
@@ -174,19 +177,24 @@ def union_masks(
 
 
 def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
-    """Read a mask from a file, or draw it from a picture's labels: [H, W] bool.
+    """Return a mask, [H, W] bool, read from a file or made from a picture's labels.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file or the labels cannot be read.
     """
     return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 
 def require_size(mask: Array, size: tuple[int, int], name: str) -> Array:
-    """Return the mask if it has its picture's size (H, W).
+    """Return the mask if it has the size of its picture.
+
+    Args:
+        mask: The mask, [H, W].
+        size: Height and width of the picture.
+        name: What to call the mask in the error.
 
     Raises:
-        InputError: It has another size.
+        InputError: The mask has another size.
     """
     height, width = size
     if mask.shape == (height, width):

@@ -1,8 +1,8 @@
 """Opens people's own folders: good beside bad, or a bare folder of pictures; and asks which of them are good.
 
 A picture is good or defective by the name of its folder (`pictures.folder_words`), by its own name, and by
-lists and labelling tools (`class_labels`). Where these differ, or cover some pictures alone, it is a
-question.
+lists and labelling tools (`class_labels`). If these contradict each other, or cover only some pictures, the
+user is asked.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ ALL_GOOD = "all"  # names of folders of good pictures: every one
 
 
 def open_bare(root: Path, settings: SplitSettings) -> Dataset:
-    """Open a folder of good pictures alone, or of pictures each of which is called good or defective.
+    """Open a folder of only good pictures, or of pictures that labels call good or defective.
 
-    A folder with signs of a split or of defects is refused, not trained on.
+    If folders' names hint at a split or at defects, and labels do not settle it, an error refuses the folder.
     """
     paths = pictures_in(root)
     if not paths:
@@ -79,7 +79,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def _no_pictures(root: Path) -> InputError:
-    """Return the error for a folder without pictures, with the suffixes that most of its files have."""
+    """Return the error for a folder without pictures, with the most frequent suffixes of its files."""
     suffix_counts = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
     other_files = join_names([f"{count} {suffix}" for suffix, count in suffix_counts.most_common(3)])
     only = f", only {other_files}" if other_files else ""
@@ -90,13 +90,18 @@ def _no_pictures(root: Path) -> InputError:
 
 
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
-    """Raise InputError where folders hint at a split, and nothing says which of its pictures are good."""
+    """Raise InputError if the names of some folders state a split.
+
+    The error depends on the pictures: if all lie in folders of splits and have several kinds, or doubtful
+    labels, it asks which are good. Otherwise it asks for a known layout.
+    """
     folders = [path.relative_to(root).parent.parts for path in paths]
     split_folders = [parts for parts in folders if split_of(parts)]
     if not split_folders:
         return
     if len(split_folders) == len(folders):
-        if len({_kind_folders(parts) for parts in folders}) > 1:
+        has_several_kinds = len({_kind_folders(parts) for parts in folders}) > 1
+        if has_several_kinds:
             raise split_question(root, paths)
         if labels.is_doubtful():
             raise labels.question(root, NAME_GOOD)
@@ -106,10 +111,10 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
 
 
 def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
-    """Open pictures each of which a name or a list calls good or defective.
+    """Open pictures that all are called good or defective by a name or a list.
 
     Raises:
-        InputError: None is good, or a folder whose name says "bad" has a good one.
+        InputError: No picture is called good, or one lies in a folder whose name says "bad".
     """
     good = [path for path in labels.by_picture if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):
@@ -127,15 +132,16 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
 
 
 def _is_called_bad(root: Path, path: Path) -> bool:
-    """Whether a folder of a picture, or the root, says that it is not good."""
+    """Whether the name of a picture's folder, or of the root, says "not good"."""
     folders = path.parent.relative_to(root).parts
     return any(says_good(name) is False for name in (category_of(root), *folders))
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
-    """Open good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks lie beside or inside.
+    """Open a folder with good/ and bad/, or names like these, such as ok/ and nok/.
 
-    Other folders are not used beside a folder whose name says only "bad"; else they are a question.
+    The subfolders of bad/ are kinds of defects. Masks lie beside bad/ or in it. If a folder's name says only
+    "bad", folders of unknown meaning are left out; otherwise the user is asked about them.
     """
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
@@ -143,7 +149,8 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     folders = _folders_by_meaning(tree)
     names = [name for same_meaning in folders.values() for name in same_meaning]
     has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
-    if Said.UNCLEAR in tree.meanings or (has_unknown and not any(map(says_only_bad, names))):
+    has_bad_folder = any(map(says_only_bad, names))
+    if Said.UNCLEAR in tree.meanings or (has_unknown and not has_bad_folder):
         raise tree.question()
     path_of = subfolders(root)
     defects = [item for name in folders[Said.BAD] for item in defects_in(path_of[name], truth)]
@@ -155,12 +162,12 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def _test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
-    """Return the settings of the split; without defects there is no test, so that no picture is held out."""
+    """Return the settings of the split; without defects, with a share of 0: nothing could be tested."""
     return settings if defects else settings._replace(share=0)
 
 
 def _folders_by_meaning(tree: FolderTree) -> dict[Said, list[str]]:
-    """Return the names of the folders in the root, in natural order, by their meaning."""
+    """Return the names of the folders directly in the root by meaning, in natural order."""
     folders: dict[Said, list[str]] = {meaning: [] for meaning in Said}
     for name in sorted({parts[0] for parts in tree.counts if parts}, key=natural_key):
         meaning = tree.meaning_of[(name,)]
@@ -172,16 +179,16 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Open a folder whose good pictures the user named.
 
     They are named by their folders, by words in names and lists, or by the kinds of marks around good parts.
-    A picture called defective stays defective, unless its folder's name says "good" and is named, or its word
-    is named.
+    If a label calls a picture of a named folder defective, it is defective, unless the folder's name says
+    "good" or the user named the label's word.
 
     Args:
         root: Folder of the pictures.
         names: Value of `--good`: names with commas, or `all`.
-        settings: Settings of the drawn split.
+        settings: Settings of the split.
 
     Raises:
-        InputError: Nothing has one of the names.
+        InputError: No picture has one of the names.
     """
     good_names = split_names(names, "--good", "name folders of good pictures, or all")
     truth = GroundTruth(root, good_kinds=good_names)
@@ -209,7 +216,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
 
 
 class _NamedGood:
-    """Chooses the pictures that --good names: by their folders, else by words in names and lists.
+    """Chooses the pictures that --good names, by their folders or by words in names and lists.
 
     Attributes:
         good_names: Names in --good.
@@ -222,11 +229,11 @@ class _NamedGood:
         self._folders = {path: path.relative_to(root).parent for path in pictures}
         self._folder_names = {name for folder in self._folders.values() for name in _names_of(folder)}
         self._folded_names = {fold(name) for name in good_names}
-        # names in --good that name no folder: words of names and lists
+        # names in --good that are no folder's: they are words of names and lists
         self._words = self._folded_names - {fold(name) for name in self._folder_names}
 
     def refuse_unknown(self) -> None:
-        """Raise InputError where a name in --good fits no picture."""
+        """Raise InputError if a name in --good is neither a folder's nor a label's."""
         for name in self.good_names:
             folded_name = fold(name)
             if folded_name not in self._words:
@@ -238,44 +245,62 @@ class _NamedGood:
             raise InputError(f"{self._root}: --good {name}: no pictures there; {suggestion}")
 
     def is_good(self, path: Path) -> bool:
-        """Whether a picture is named, by its folder unless something calls it defective, or by a word."""
+        """Whether --good names a picture.
+
+        It does if it names a label of the picture; or if it names a folder of the picture, and no label calls
+        the picture defective.
+        """
         folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded_names]
         if folders and not self._is_called_defective(path, folders):
             return True
         return self._labels.is_named(path, self._words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
-        """Whether labels speak against a picture whose `folders` are named in --good.
+        """Whether labels call a picture defective although --good names a folder of it.
 
-        A label that calls the picture defective does, unless a folder's name says good.
+        A label that calls the picture defective does not count if a folder's name says good.
+
+        Args:
+            path: The picture.
+            folders: Names of its folders that are in --good.
         """
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # labels of unknown meaning may mark the defective pictures among those directly in the folder
+        # of pictures directly in the root, those with a label of unknown meaning may be the defective ones
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
-        """Return the kind of a picture that is not named: by its folders, its labels, or the data set."""
+        """Return the kind of a defective picture, from its folders, else its labels, else the root's name."""
         return _kind_of(self._folders[path].parts) or self._labels.kind(path) or category_of(self._root)
 
 
 def _all_good(
     root: Path, paths: Sequence[Path], settings: SplitSettings, splits: Mapping[Path, str]
 ) -> Dataset:
-    """Make a data set of good pictures alone: without defects none is held out for testing."""
+    """Make a data set of only good pictures, of which none is held out for testing.
+
+    Args:
+        root: Folder of the pictures.
+        paths: The pictures.
+        settings: Settings of the split.
+        splits: Split of each picture as a list states it; empty where there is no list.
+    """
     return split_dataset(root, "folder", root, paths, [], _test_share(settings, []), splits)
 
 
 def _names_of(folder: Path) -> set[str]:
-    """Return the names by which --good may mean a folder's pictures; `folder` is relative to the root.
+    """Return the names by which --good may name a folder.
 
-    These are the folder's path, and the name of each folder on it; "." for the root.
+    These are its path and the name of each folder on the path; "." for the root.
+
+    Args:
+        folder: The folder, relative to the root.
     """
     return {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
 
 
 def good_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of good pictures; a subfolder named as in published data sets is the first."""
+    """Return the subfolders of good pictures; one with a name of published data sets comes first."""
     published_folder = subfolder(folder, *GOOD)
     path_of = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
     meaning_of = read_side_by_side([*path_of])
@@ -285,11 +310,11 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Check that labels call no picture of folders of good ones defective; return these pictures.
+    """Check that labels call none of the pictures in folders of good ones defective; return the pictures.
 
     Args:
         root: Folder of the data set, or of its split.
-        paths: Pictures of folders of good ones, below `root`.
+        paths: Pictures below `root` in folders whose names say good.
         labels: Labels of the pictures.
         remedy: End of the error on a defective picture; empty for the usual one.
 
@@ -311,28 +336,29 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
 
 
 def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Return the defective pictures in a folder and its subfolders; the subfolders are their kinds.
+    """Return the pictures in a folder of defects and its subfolders, whose names are the kinds.
 
-    Folders of good pictures are left out.
+    Subfolders of good pictures are left out.
     """
     items = []
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parent.parts
         if not any(map(says_good, parts)):
             kinds = _kind_names(parts)
-            items.append(defect_item(path, kinds[0] if kinds else folder.name, truth))
+            kind = kinds[0] if kinds else folder.name
+            items.append(defect_item(path, kind, truth))
     return items
 
 
 def _kind_names(folders: Sequence[str]) -> list[str]:
-    """Return the names of folders that may state a kind: not those of splits, nor such as images/."""
+    """Return the names of folders that may state a kind, without those of splits and names like images."""
     return [name for name in folders if not is_picture_folder(name) and not split_said(name)]
 
 
 def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Return the pictures below a folder, without those in folders of good ones, each with its kind.
+    """Return the pictures below a folder, each with the kind that its folders state.
 
-    The kind is the one that the picture's folders state; empty where they state none.
+    Pictures in folders of good ones are left out. The kind is empty where the folders state none.
     """
     items = []
     for path in truth.pictures_in(folder):
@@ -343,9 +369,9 @@ def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
 
 
 def _kind_of(folders: Sequence[str]) -> str:
-    """Return the kind of a defect: the first folder's name that states a kind.
+    """Return the kind of a defect: the first of its folders' names that states a kind.
 
-    Where no name states a kind, the last one that says only "defective"; empty without such a name.
+    If no name does, it is the last name that says only "defective"; empty without such a name.
     """
     names = [name for name in _kind_names(folders) if read_words(name) is not Said.SORTED]
     for name in names:
@@ -359,14 +385,15 @@ def refuse_unknown(
 ) -> None:
     """Raise a question, as an InputError, where pictures below `root` are not known to be good.
 
-    They are known to be good where all of their folders' names say good, or say only how good pictures are
-    sorted (`FolderTree`), and no name or list says otherwise of a picture (`ClassLabels.is_doubtful`).
+    They are known to be good if both are true: the names of all folders say good, or say only how pictures
+    are sorted (`FolderTree`); and no picture is made doubtful by its name or a list
+    (`ClassLabels.is_doubtful`).
 
     Args:
         root: Folder of the pictures.
         paths: Pictures below `root`.
         remedy: End of the error's text.
-        labels: Labels of the pictures, where they were read already.
+        labels: Labels of the pictures; None: they are read here.
 
     Raises:
         InputError: The question which pictures, or which folders, are good.
@@ -375,11 +402,12 @@ def refuse_unknown(
     if labels is None:
         labels = read_class_labels(root, pictures, by_marks=True)
     category = category_of(root)
-    tree = FolderTree(root, pictures, Said.GOOD if says_good(category) else Said.SORTED)
+    meaning_of_root = Said.GOOD if says_good(category) else Said.SORTED
+    tree = FolderTree(root, pictures, meaning_of_root)
     if tree.meanings == {Said.GOOD}:
         labels = labels.of_good(pictures)
     are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
-    # of unclear folders and words of unknown meaning, the question about the folders is the plainer one
+    # if folders are unclear and words have an unknown meaning, it is plainer to ask about the folders
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(category) or (category and is_mistake(category)):
@@ -402,8 +430,8 @@ def refuse_unknown_names(
 
     Args:
         name: Name of the zip.
-        inside: Paths of its files, with forward slashes; those that lead out of it are passed over.
-        read: Functions that read a file, by its path: lists are read.
+        inside: Paths of the files in the zip, with forward slashes. Paths that lead out of it are left out.
+        read: For each path a function that returns the content of the file; it is called for lists.
         remedy: End of the error's text.
 
     Raises:
@@ -435,10 +463,14 @@ def refuse_unknown_names(
 
 
 def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[[], bytes]]) -> None:
-    """Write files of a zip below `root`: possible lists with their content, the others empty.
+    """Write files of a zip below `root`: possible lists with their content, all others empty.
 
-    Once the lists have more than `MAX_LIST_BYTES` in total, further ones are written empty, too: then only
-    their names count.
+    Lists beyond `MAX_LIST_BYTES` in total are written empty, too, so that only their names count.
+
+    Args:
+        root: Folder to write to, which does not exist yet.
+        paths: Paths of the files in the zip.
+        read: For each path a function that returns the content of the file.
     """
     root.mkdir(parents=True)
     bytes_left = MAX_LIST_BYTES
@@ -451,7 +483,7 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
-    """Return the question which kinds of a split data set are good."""
+    """Return the question, as an error, which kinds of a data set with splits are good."""
     counts = Counter(_kind_folders(path.relative_to(root).parent.parts) for path in paths)
     top_meanings = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
     meaning_of = {parts: top_meanings[parts[0]] for parts in counts if parts}

@@ -49,9 +49,9 @@ def visa_table(root: Path) -> Path | None:
 
 
 def realiad_table(root: Path) -> Path | None:
-    """Return the file of the authors' split of a category of Real-IAD, with all five views.
+    """Return the file of the authors' split of a category of Real-IAD; None where there is none.
 
-    None where it is not beside the category or one folder above.
+    Its folder is beside the category or one level above; the file with all five views is meant.
     """
     folder = root.absolute()
     name = f"{folder.name}.json"
@@ -64,9 +64,9 @@ def realiad_table(root: Path) -> Path | None:
 
 
 def open_visa(root: Path, settings: SplitSettings) -> Dataset:
-    """Open VisA with the authors' split where its file is there, else with a seeded split.
+    """Open VisA with the authors' split if its file is there, else with a seeded split.
 
-    The seeded split holds out some of the normal pictures; all anomalous ones are for testing.
+    The seeded split holds out some of the normal pictures. All anomalous pictures are for testing.
     """
     table = visa_table(root)
     if table is not None:
@@ -80,9 +80,9 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
-    """Open Real-IAD with the authors' split where its file is there, else with a seeded split.
+    """Open Real-IAD with the authors' split if its file is there, else with a seeded split.
 
-    The seeded split holds out whole good parts; all defective pictures are for testing.
+    The seeded split holds out all pictures of some good parts. All defective pictures are for testing.
     """
     table = realiad_table(root)
     if table is not None:
@@ -93,14 +93,15 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
         is_mask = path == mask  # Real-IAD's masks are PNG files, its pictures JPEG files
         if not is_mask:
             kind = path.relative_to(root / "NG").parts[0]
-            bad.append(Item(path, kind, anomalous=True, masks=(mask,) if mask.is_file() else ()))
+            masks = (mask,) if mask.is_file() else ()
+            bad.append(Item(path, kind, anomalous=True, masks=masks))
     whole_parts = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
     return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)
 
 
 class SplitRow(NamedTuple):
-    """Picture of the authors' split; paths from the category's folder."""
+    """Picture of the authors' split; its paths are relative to the category's folder."""
 
     split: str
     kind: str
@@ -118,10 +119,10 @@ def _open_by_table(
         root: Folder of the category.
         layout: Name of the layout.
         table: File of the split.
-        read_rows: Reads the file's rows of a category, as `read_rows(table, category)`.
+        read_rows: Function that reads the rows of a category, called as `read_rows(table, category)`.
 
     Raises:
-        InputError: The file is no such split, or does not fit the category.
+        InputError: The file is not such a split, or does not fit the category.
     """
     category = category_of(root)
     items: dict[str, list[Item]] = {"train": [], "test": []}
@@ -143,7 +144,7 @@ def _open_by_table(
 
 
 def _path_within(root: Path, name: str) -> Path:
-    """Return the path of a file in a category, from its name in the table.
+    """Return the full path of a file in a category, from its path in the table.
 
     Raises:
         ValueError: The name leads out of the category.
@@ -167,7 +168,7 @@ def _visa_rows(table: Path, category: str) -> Iterable[SplitRow]:
 
 
 def _visa_row(values: dict[str, str], category: str) -> SplitRow:
-    """Return a row of VisA's table, with paths from the category's folder."""
+    """Return a row of VisA's table, with paths relative to the category's folder."""
     anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
     picture = _without_category(values["image"], category)
     mask = values["mask"] and _without_category(values["mask"], category)
@@ -176,7 +177,7 @@ def _visa_row(values: dict[str, str], category: str) -> SplitRow:
 
 
 def _without_category(text: str, category: str) -> str:
-    """Return a path of VisA's table without the category, with which it begins.
+    """Return a path of VisA's table without its first part, the category.
 
     Raises:
         ValueError: The path does not begin with the category.
@@ -188,7 +189,7 @@ def _without_category(text: str, category: str) -> str:
 
 
 def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
-    """Yield the rows of a category of Real-IAD, whose table holds no other category.
+    """Yield the rows of a category of Real-IAD; its table holds only this category.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: The file is no split of Real-IAD.
@@ -207,7 +208,7 @@ def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
 
 
 def _find_descendant(folder: Path, *names: str) -> Path | None:
-    """Return the folder that `names` lead to from `folder`; None where a folder is missing."""
+    """Return the folder at the path `names` below `folder`; None where it does not exist."""
     descendant: Path | None = folder
     for name in names:
         descendant = subfolder(descendant, name) if descendant is not None else None

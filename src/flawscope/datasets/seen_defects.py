@@ -37,16 +37,17 @@ def choose_seen(
     """Return the defective pictures that `--seen` names.
 
     Args:
-        seen: A number of pictures, which are drawn from the test pictures with `seed`; a folder, as
-            `list_seen` reads it; or a text file that lists one picture a line. Listed pictures are among the
-            data set's test pictures, or in a folder as `list_seen` reads it.
-        dataset: Data set that pictures are drawn from, or that holds listed ones; None where there is none.
-        seed: Seed of the draw.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are taken.
+        seen: One of three: a number of pictures, which are chosen at random from the test pictures; a folder,
+            as `list_seen` reads it; or a text file with one path a line. Listed pictures are among the test
+            pictures, or in folders of defects.
+        dataset: Data set that has the test pictures; None if there is none.
+        seed: Seed of the random choice.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are taken.
 
     Raises:
-        InputError: There are too few to draw from, or a listed picture has no mask although masks are used.
+        InputError: There are too few pictures to choose from; or masks are used, and a listed picture has
+            none.
     """
     text = str(seen).strip()
     if text.isdecimal():
@@ -61,9 +62,9 @@ def choose_seen(
 
 
 def _usable(items: Iterable[Item], say: Say, masked: bool) -> list[Item]:
-    """Return the defective pictures; where masks are used, those with a mask alone.
+    """Return the defective pictures; with `masked`, only those with a mask.
 
-    `say` gets a line on the defective pictures without a mask.
+    `say` is called with a line on the defective pictures without a mask.
     """
     defective = [item for item in items if item.anomalous]
     if not masked:
@@ -88,16 +89,18 @@ def draw_seen(
     """Draw `count` defective test pictures, as evenly over the kinds as their numbers allow.
 
     Args:
-        dataset: Data set to draw from; None is as a data set without pictures.
+        dataset: Data set to choose from; None: there are no pictures.
         count: Number of pictures.
-        seed: Seed of the draw.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are drawn.
+        seed: Seed of the random choice.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are chosen.
 
     Raises:
         InputError: There are too few defective test pictures.
     """
-    items = _usable(dataset.test, say if count else discard, masked) if dataset else []
+    items: list[Item] = []
+    if dataset:
+        items = _usable(dataset.test, say if count else discard, masked)
     if count > len(items):
         source = dataset.root if dataset else "a list of pictures"
         with_mask = " with a mask" if masked else ""
@@ -113,7 +116,7 @@ def draw_seen(
     for kind, kind_items in items_by_kind.items():
         shuffled[kind] = [kind_items[int(k)] for k in rng.permutation(len(kind_items))]
     kind_order = [kinds[int(k)] for k in rng.permutation(len(kinds))]
-    # each round takes a picture of each kind; the last round may end within the order
+    # each round takes one picture of each kind; the last round may take too many, which are cut off
     chosen: list[Item] = []
     while len(chosen) < count:
         chosen += [shuffled[kind].pop() for kind in kind_order if shuffled[kind]]
@@ -131,11 +134,16 @@ def _sort_by_kind(items: Iterable[Item]) -> dict[str, list[Item]]:
 def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     """Return the defective pictures that a text file lists.
 
-    Paths start from the working folder, from the file's folder, or from the data set.
+    Paths are relative to the working folder, to the file's folder, or to the data set.
+
+    Args:
+        path: The file.
+        dataset: Data set that may have the pictures; None if there is none.
+        masked: Whether each picture must have a mask.
 
     Raises:
         InputError: The file cannot be read or lists no picture; or a listed picture is missing, is not
-            defective, or has no mask although masks are used (`masked`).
+            defective, or has no mask although it must.
     """
     test_items = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent]
@@ -159,7 +167,13 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
 
 
 def _require_mask(path: Path, line: str, item: Item) -> None:
-    """Raise InputError where the picture `item` that a line of the list at `path` names has no mask."""
+    """Raise InputError if a listed picture has no mask.
+
+    Args:
+        path: The list, for the error.
+        line: Line of the list that names the picture, for the error.
+        item: The picture.
+    """
     if item.masks:
         return
     reason = f" ({', '.join(item.left_out)})" if item.left_out else ""
@@ -167,10 +181,10 @@ def _require_mask(path: Path, line: str, item: Item) -> None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Return the paths in a text file, without quotes and remarks.
+    """Return the paths in a text file, without quotes around them and without comment lines (#).
 
     Raises:
-        InputError: It cannot be read, or is no text.
+        InputError: The file cannot be read, or is not a text.
     """
     try:
         lines = read_text(path).splitlines()
@@ -187,7 +201,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _find_defective_picture(path: Path) -> Item | None:
-    """Return the picture `path` if it is among the defective ones of its folder, else None."""
+    """Return the picture at `path` if it counts as defective in its folder, else None."""
     resolved = path.resolve()
     items = _defective_pictures(path.parent)
     return next((item for item in items if item.path.resolve() == resolved), None)
@@ -202,14 +216,14 @@ def list_seen(
 ) -> list[Item]:
     """Return the defective test pictures of a data set, or the pictures of a folder of defects.
 
-    Masks lie in the folder, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`),
-    or in label files below the folder or the data set that holds it.
+    Masks lie in the folder itself, or in a folder like `masks` beside it or one level above
+    (`pictures.mask_files`). Marks may also be in label files below the folder, or in those of its data set.
 
     Args:
         folder: Folder of the pictures.
-        category: Category of the data set; None where there is one.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are returned.
+        category: Category of the data set; None if it has only one.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are returned.
 
     Raises:
         InputError: There is no picture that can be used.
@@ -237,10 +251,10 @@ def list_seen(
 
 
 def _defective_pictures(root: Path) -> list[Item]:
-    """Return the pictures below a folder that holds defects alone, with their masks and labels.
+    """Return the pictures below a folder that holds only defects, with their masks and labels.
 
-    Masks and labels lie below the folder, and in folders of masks beside the folder and beside its parent.
-    Where the folder is part of a data set, as bad/ is, label files directly in the data set count, too.
+    Masks and labels lie below the folder, and in folders of masks beside the folder and beside its parent. If
+    the folder is part of a data set, as bad/ is, label files directly in the data set are used, too.
 
     Raises:
         InputError: The name of a folder below does not say whether its pictures are defective.
@@ -249,7 +263,8 @@ def _defective_pictures(root: Path) -> list[Item]:
     parent = folder.parent
     mask_folders = _masks_beside(folder)
     truth = GroundTruth(folder, mask_folders)
-    if find_categories(parent) == [parent.name]:
+    is_in_dataset = find_categories(parent) == [parent.name]
+    if is_in_dataset:
         files = [path for searched in (folder, *mask_folders) for path in walk_files(searched)]
         files += [parent / entry.name for entry in list_entries(parent) if entry.is_file()]
         files_below = [path for path in files if path.is_relative_to(parent)]
@@ -269,6 +284,8 @@ def _masks_beside(folder: Path) -> list[Path]:
     mask_folders = []
     for parent in (folder.parent, folder.parent.parent):
         for name, path in subfolders(parent).items():
-            if masked_folder(name) in ("", fold(folder.name)) and not folder.is_relative_to(path):
+            # "masks", or "bad_masks" for the folder bad
+            fits_name = masked_folder(name) in ("", fold(folder.name))
+            if fits_name and not folder.is_relative_to(path):
                 mask_folders.append(path)
     return mask_folders

@@ -51,7 +51,7 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest known name, or else all known names."""
+    """Return the end of an error about an unknown name: "did you mean ...?", or all known names."""
     import difflib
 
     names = list(known)
@@ -71,8 +71,8 @@ def check_one_each(count: int, **parallel: Sized) -> None:
     """Check that sequences have an entry for each picture.
 
     Args:
-        count: Number of the pictures.
-        **parallel: The sequences, by the singular noun of their entries: `name=names`.
+        count: Number of pictures.
+        **parallel: The sequences, each under the singular noun of its entries, such as `name=names`.
 
     Raises:
         InputError: A sequence has another number of entries.
@@ -121,9 +121,9 @@ def mask_failure(error: InputError) -> Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return an error as a failure, whose text is on one line.
+    """Return the failure that an error describes, with its text on one line.
 
-    An error that was raised with a failure as its text gives a failure of the same kind.
+    If the text of the error is a failure already, kind, name and reason are kept.
     """
     text = one_line_message(error)
     source = error.args[0] if error.args else None
@@ -139,9 +139,9 @@ def join_names(names: Sequence[str], limit: int = 5) -> str:
 
 
 def one_line_message(error: BaseException) -> str:
-    """Return the text of an error on one line, or its type's name where it has none.
+    """Return the text of an error on one line; if the text is empty, the name of the error's type.
 
-    The text of an error that is not a FlawscopeError is cut after 300 characters.
+    The text is cut after 300 characters, except for a FlawscopeError.
     """
     text = " ".join(str(error).split())
     if not isinstance(error, FlawscopeError):
@@ -150,7 +150,7 @@ def one_line_message(error: BaseException) -> str:
 
 
 def message_with_type(error: BaseException) -> str:
-    """Return the text of an error on one line, behind its type's name unless the error is flawscope's own."""
+    """Return the text of an error on one line; unless it is a FlawscopeError, after its type's name."""
     type_name = type(error).__name__
     text = one_line_message(error)
     if isinstance(error, FlawscopeError) or text == type_name:
@@ -161,7 +161,7 @@ def message_with_type(error: BaseException) -> str:
 def missing_library_error(
     feature: str, *libraries: str, extras: str, package: str = "flawscope"
 ) -> InputError:
-    """Return the error for libraries that a feature lacks, with the command that installs them.
+    """Return the error for missing libraries that a feature needs, with the command that installs them.
 
     Args:
         feature: Name of the feature.
@@ -210,8 +210,8 @@ def runs_from_checkout() -> bool:
 def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
     """Return the command that installs missing libraries.
 
-    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
-    flawscope came from: on a public index the name may be somebody else's.
+    In a checkout, it names the checkout's folders. Elsewhere, it adds that the package comes from the place
+    that flawscope was installed from, because on a public index the name may belong to somebody else.
 
     Args:
         *libraries: Names on the index, for a package that is not flawscope's.
@@ -237,7 +237,7 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|p
 def decimal_point(text: str) -> str:
     """Return a number's text with a point in place of its decimal comma: 0.05 for 0,05.
 
-    Any other text is returned as it is, also 1,000, which may be a thousand.
+    Any other text is returned as it is, and so is 1,000, which may be a thousand.
     """
     return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
 
@@ -266,8 +266,8 @@ _TYPE_WORDS = {
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that makes a function refuse arguments that do not fit its annotations.
 
-    The function raises an InputError then: one line that names the argument. Of a wrong number or wrong names
-    of arguments it raises a TypeError, as without the decorator.
+    For such an argument, the function raises an InputError of one line that names it. For a wrong number or
+    wrong names of arguments, it raises a TypeError, as without the decorator.
 
     Args:
         unchecked: Names of arguments that the function checks by itself.
@@ -293,7 +293,7 @@ def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R
 
 @functools.cache
 def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, dict[str, object]]:
-    """Return a function's signature, and the annotations of its parameters without *args and **kwargs."""
+    """Return a function's signature, and its parameters' annotations; *args and **kwargs are left out."""
     import inspect
 
     signature = inspect.signature(function)
@@ -307,7 +307,9 @@ def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, di
 
 
 def require_type(name: str, value: object, hint: object) -> None:
-    """Check that a value, and each element of a list, fits an annotation. True is not a number.
+    """Check that a value, and each element of it if it is a list or a dict, fits an annotation.
+
+    True does not count as a number.
 
     Args:
         name: Name of the value.
@@ -326,7 +328,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: a short value as in Python, else its type, such as "a tuple"."""
+    """Return words for a wrong argument: a short value as Python writes it, else its type, as "a tuple"."""
     is_simple = value is None or isinstance(value, bool | int | float | str)
     if is_simple and len(repr(value)) <= 40:
         return repr(value)
@@ -336,7 +338,13 @@ def describe_value(value: object) -> str:
 
 
 class _Part(NamedTuple):
-    """Argument, or an element of it such as paths[3], and the annotation that it should fit."""
+    """Argument, or an element of one, and the annotation that it should fit.
+
+    Attributes:
+        name: Name of the argument; of an element such as `paths[3]`.
+        value: The argument, or the element.
+        hint: The annotation.
+    """
 
     name: str
     value: object
@@ -344,7 +352,7 @@ class _Part(NamedTuple):
 
 
 def _wrong_part(part: _Part) -> _Part | None:
-    """Return the first element of an argument that does not fit, or the argument itself; None if all fit."""
+    """Return the argument if its type does not fit, else the first element that does not; None if all fit."""
     origin = typing.get_origin(part.hint)
     choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
@@ -354,7 +362,7 @@ def _wrong_part(part: _Part) -> _Part | None:
         return None if is_choice else part
     kind = origin or part.hint
     if not isinstance(kind, type):
-        return None  # such as Any
+        return None  # an annotation that is no type, such as Any, fits everything
     if _is_own_protocol(kind):
         return None if _has_members(part.value, kind) else part
     if not _is_of(part.value, kind):
@@ -367,16 +375,17 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Return the wrong part of an argument that must fit one of several annotations; None where it fits one.
+    """Return what does not fit in an argument with several possible annotations; None if it fits one.
 
-    The part is an element of a wrong type, or else the argument itself.
+    If the argument fits one of them except for an element, it is this element; else the argument itself.
     """
     wrong_elements = []
     for hint in typing.get_args(part.hint):
         wrong = _wrong_part(part._replace(hint=hint))
         if wrong is None:
             return None
-        if wrong.name != part.name:
+        is_element = wrong.name != part.name
+        if is_element:
             wrong_elements.append(wrong)
     return wrong_elements[0] if wrong_elements else part
 
@@ -404,9 +413,9 @@ def _has_members(value: object, protocol: type) -> bool:
 
 
 def _is_of(value: object, kind: type) -> bool:
-    """Whether a value is of a type, as a user sees it.
+    """Whether a value is of a type, as a user understands it.
 
-    True is no number, a text is no list, a tuple counts as a list, and NumPy's numbers count as numbers.
+    True is not a number, and a text is not a list. A tuple counts as a list, and NumPy's numbers as numbers.
     """
     if isinstance(value, bool):
         return kind in (bool, object)

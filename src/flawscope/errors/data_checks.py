@@ -26,7 +26,7 @@ class DataCheck:
     Attributes:
         code: Code that is printed at the end of the line, such as FS-G12.
         kind: Consequence of the check.
-        line: The printed line in all its forms, with `...` in place of names and numbers.
+        line: All forms of the printed line, with `...` in place of names and numbers.
         remedy: Advice for a person, in Markdown.
     """
 

@@ -52,11 +52,14 @@ class Share:
 
     @classmethod
     def of_decisions(cls, flags: Flags) -> Share:
-        """Return the share of decisions [N, R] on N parts in R trials for which the flag is set.
+        """Return the share of decisions for which the flag is set.
 
-        The rate is at least the share of parts for which the flag is always set, and at most the share of
-        parts for which it is set at least once. The interval reaches from the lower end of the first share's
-        exact interval to the upper end of the second's. With one trial it is Clopper and Pearson's.
+        The interval's lower end is that of the share of parts for which the flag is set in every trial. Its
+        upper end is that of the share of parts for which the flag is set in at least one trial. With one
+        trial it is the exact interval (Clopper and Pearson).
+
+        Args:
+            flags: [N, R], decisions on N parts in R trials.
         """
         always = cls.of_parts(flags.all(axis=1))
         at_least_once = cls.of_parts(flags.any(axis=1))
@@ -98,9 +101,9 @@ class Appraisal:
         ever_missed: Defective parts that are missed at least once.
         misses_at_most: Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts.
         counts: Decisions by reference (rows) and decision, good first.
-        kappas: Against the reference, Cohen's over all decisions and Fleiss' as the average over trials;
-            between the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials
-            as raters. None where chance alone explains all agreement.
+        kappas: Four kappas by their names. Against the reference: Cohen's over all decisions, and Fleiss' as
+            the average over trials. Between the trials: Cohen's as the average over pairs of trials (Light,
+            1971), and Fleiss' with trials as raters. None where chance alone explains all agreement.
         grades: Grades of the rates, by AIAG's limits.
         grade: The worst of the grades.
     """
@@ -126,8 +129,8 @@ class Agreement:
         appraisers: Figures of each appraiser.
         agreeing: Parts that all appraisers decide alike in all trials.
         agreeing_rightly: Parts that they also decide rightly.
-        between: Cohen's kappa of each pair of appraisers, after their names.
-        fleiss: Kappa of all decisions, each by a rater of its own; None with a single decision a part.
+        between: For each pair of appraisers, both names and Cohen's kappa.
+        fleiss: Fleiss' kappa with each trial of each appraiser as a rater; None with one decision per part.
     """
 
     appraisers: tuple[Appraisal, ...]
@@ -159,13 +162,17 @@ def _appraise(name: str, study: Study) -> Appraisal:
     """Return the figures of the appraiser `name`."""
     decisions = study.decisions[name]  # [N, R]
     truth = study.defective
-    counts = cross_tabulate(np.broadcast_to(truth[:, None], decisions.shape), decisions)
-    missed = Share.of_parts(~decisions[truth].all(axis=1))
+    truth_of_decision = np.broadcast_to(truth[:, None], decisions.shape)
+    counts = cross_tabulate(truth_of_decision, decisions)
+    is_always_found = decisions[truth].all(axis=1)
+    missed = Share.of_parts(~is_always_found)
     repeatability = None
     if study.trials > 1:
-        repeatability = Share.of_parts((decisions == decisions[:, :1]).all(axis=1))
+        is_repeated = (decisions == decisions[:, :1]).all(axis=1)
+        repeatability = Share.of_parts(is_repeated)
+    is_always_right = (decisions == truth[:, None]).all(axis=1)
     rates = {
-        "effectiveness": Share.of_parts((decisions == truth[:, None]).all(axis=1)),
+        "effectiveness": Share.of_parts(is_always_right),
         "miss_rate": Share.of_decisions(~decisions[truth]),
         "false_alarm_rate": Share.of_decisions(decisions[~truth]),
     }
@@ -191,20 +198,21 @@ def _appraise(name: str, study: Study) -> Appraisal:
 
 
 def _average_over_pairs(decisions: Flags) -> float | None:
-    """Return Cohen's kappa of decisions [N, R] as the average over the pairs of trials.
+    """Return the average of Cohen's kappa over all pairs of trials of decisions [N, R].
 
-    None with one trial, or where a pair has none. As `cohens_kappa`, with all pairs of a trial at once.
+    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`; the
+    pairs of a trial with all earlier ones are computed at once.
     """
     values = decisions.astype(np.float64)
     total = len(decisions)
     kappas = list[float]()
     sums = values.sum(axis=0)  # parts called defective in each trial
     for k in range(1, len(sums)):
+        earlier_sums = sums[:k]
         both_defective = values[:, k] @ values[:, :k]
-        agreed = total - sums[k] - sums[:k] + 2 * both_defective
-        chance = (total - sums[k]) * (total - sums[:k]) + sums[k] * sums[
-            :k
-        ]  # expected agreement * total ** 2
+        agreed = total - sums[k] - earlier_sums + 2 * both_defective
+        # expected agreement * total ** 2
+        chance = (total - sums[k]) * (total - earlier_sums) + sums[k] * earlier_sums
         if (chance == total**2).any():
             return None
         kappas += ((total * agreed - chance) / (total**2 - chance)).tolist()
@@ -212,22 +220,30 @@ def _average_over_pairs(decisions: Flags) -> float | None:
 
 
 def _average(kappas: Sequence[float | None]) -> float | None:
-    """Return the mean of kappas; None without any, or where a kappa is None."""
+    """Return the mean of kappas; None without any, or where one of them is None."""
     values = [kappa for kappa in kappas if kappa is not None]
-    if not values or len(values) < len(kappas):
+    has_undefined = len(values) < len(kappas)
+    if not values or has_undefined:
         return None
     return sum(values) / len(values)
 
 
 def _count_raters(decisions: Flags) -> NDArray[np.int64]:
-    """Return how many raters call each part good and defective [N, 2], from their decisions [N, raters]."""
+    """Return [N, 2]: how many raters call each part good, and how many defective.
+
+    Args:
+        decisions: [N, raters], True: the rater calls the part defective.
+    """
     defective = decisions.sum(axis=1)
     return np.stack([decisions.shape[1] - defective, defective], axis=1)
 
 
 def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
-    """Return the counts [2, 2] of the pairs of two sets of flags of the same shape; rows are a, columns b."""
-    pair_numbers = 2 * a.astype(np.int64) + b  # 0 to 3
+    """Return a table [2, 2]: how often each pair of values occurs in `a` (rows) and `b` (columns).
+
+    Both have the same shape; False comes first.
+    """
+    pair_numbers = 2 * a.astype(np.int64) + b  # row * 2 + column
     return np.bincount(pair_numbers.ravel(), minlength=4).reshape(2, 2)
 
 
@@ -246,10 +262,13 @@ def cohens_kappa(table: Array) -> float | None:
 
 
 def fleiss_kappa(counts: Array) -> float | None:
-    """Return Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
+    """Return Fleiss' kappa, -1..1.
 
-    None with fewer than two raters, or where all give the same single answer. Source: Fleiss, Psychological
-    Bulletin 76 (1971).
+    None with fewer than two raters, or where all ratings are the same. Source: Fleiss, Psychological Bulletin
+    76 (1971).
+
+    Args:
+        counts: [N, K], how many raters put each of N subjects into each of K categories.
     """
     subjects = len(counts)
     raters = int(counts[0].sum())
@@ -265,7 +284,7 @@ def fleiss_kappa(counts: Array) -> float | None:
 def grade(name: str, rate: float) -> str:
     """Grade a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
     acceptable, marginal = LIMITS[name]
-    sign = 1 if acceptable < marginal else -1  # -1 for effectiveness, of which more is better
+    sign = 1 if acceptable < marginal else -1  # -1 turns effectiveness, where higher is better, around
     if sign * rate <= sign * acceptable:
         return ACCEPTABLE
     return MARGINAL if sign * rate <= sign * marginal else UNACCEPTABLE
@@ -281,20 +300,23 @@ def grade_kappa(kappa: float | None) -> str:
 
 
 def one_sided_bound(k: int, n: int) -> float:
-    """Return the rate 0..1 that is not exceeded with `CONFIDENCE`, where k of n independent parts came up."""
-    # the two-sided interval leaves half of what it misses above: so much less confidence is asked of it
+    """Return the upper bound of a rate 0..1 with the confidence `CONFIDENCE`, after k events in n parts.
+
+    The parts are independent.
+    """
+    # a two-sided 90 % interval leaves 5 % above it
     _, high = confidence_interval_rate(k, n, 2 * CONFIDENCE - 1)
     return high
 
 
 def parts_needed(rate: float, misses: int = 0) -> int:
-    """Return the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
+    """Return the least number of parts that prove a rate of at most `rate`, with confidence `CONFIDENCE`.
 
     This is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % and no miss.
 
     Args:
         rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.
-        misses: Number of these parts that may be missed.
+        misses: Number of misses among these parts that are allowed.
 
     Raises:
         InputError: The rate lies outside of its range.

@@ -45,7 +45,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Metric of both models.
+    """Values of one metric for both models, and how much they differ.
 
     Attributes:
         name: Name of the metric.
@@ -72,9 +72,9 @@ class Difference:
 
     @property
     def better(self) -> str:
-        """Name of the better model, "a" or "b", where the interval leaves out zero; else empty.
+        """Name of the better model, "a" or "b"; empty where chance is enough to explain the difference.
 
-        Empty means that chance is enough to explain the difference.
+        Chance is enough where there is no interval, or zero lies in it.
         """
         if self.interval is None:
             return ""
@@ -115,7 +115,7 @@ class Pair(NamedTuple):
 
     @property
     def right(self) -> str:
-        """Name of the model that is right where they decide differently, "a" or "b"."""
+        """Name of the model that is right, "a" or "b"; for pairs in which they decide differently."""
         return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
     def to_dict(self) -> Json:
@@ -171,7 +171,8 @@ class Comparison:
         """
 
         def order(pair: Pair) -> tuple[bool, float]:
-            return pair.right == "b", -abs(pair.a.severity - pair.b.severity)
+            is_b_right = pair.right == "b"
+            return is_b_right, -abs(pair.a.severity - pair.b.severity)
 
         return tuple(sorted((pair for pair in self.pairs if pair.changed), key=order))
 
@@ -251,8 +252,8 @@ def compare(
     """Evaluate both models on the test pictures that neither of them learnt from.
 
     The models may be of different methods, sizes and runtimes. Pictures that either model was fitted or
-    calibrated on are left out for both. Where one model decides on parts and the other on pictures, a part is
-    anomalous to the model of pictures if one of the part's pictures is.
+    calibrated on are left out for both. If one model decides on parts and the other on pictures, parts are
+    compared: the second model calls a part anomalous if it calls one of the part's pictures anomalous.
 
     Args:
         a: The first model.
@@ -270,6 +271,8 @@ def compare(
     tested = leave_out_learnt_parts(a, dataset, hashes_of[0] | hashes_of[1], step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
+        """Evaluate model 0 (a) or 1 (b) on some of the test pictures."""
+
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
 
@@ -293,18 +296,18 @@ def _evaluate_same_pictures(
 ) -> tuple[Evaluation, Evaluation]:
     """Evaluate both models on the pictures that both can judge.
 
-    The second model gets the pictures that the first can judge. In rare cases it cannot judge some of them,
-    such as where a score overflows: then the first model is evaluated again, without these.
+    The second model gets the pictures that the first can judge. If it cannot judge some of them, for example
+    because a score overflows, the first model is evaluated again without these.
 
     Args:
-        evaluate_model: Evaluates the model 0 or 1 on some pictures.
+        evaluate_model: Function of the model's number, 0 or 1, and the pictures to evaluate it on.
         items: Test pictures.
 
     Raises:
         InputError: The pictures changed during the evaluations.
     """
     first = evaluate_model(0, items)
-    # an evaluation of parts has items with the part's truth: the pictures' own items are passed on
+    # where parts are decided on, the items in `first.pictures` have the part's truth, not the picture's own
     item_of = {item.path: item for item in items}
     second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
@@ -340,7 +343,12 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
 
 
 def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
-    """Return the decisions of a model of pictures on the parts of another model: by the worst picture."""
+    """Return the decisions of a model of pictures on parts: those of each part's worst picture.
+
+    Args:
+        evaluation: Evaluation of a model that decides on pictures.
+        parts: Parts that another model decided on.
+    """
     prediction_of = {picture.item.path: picture.prediction for picture in evaluation.pictures}
     decisions = list[Decided]()
     for part in parts:
@@ -364,7 +372,10 @@ def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) ->
 
 
 def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """Return the pictures that each rate is a share of, [N] bool; a rate without pictures is left out."""
+    """Return, by a rate's name, which pictures it is measured on, [N] bool.
+
+    A rate without pictures is left out.
+    """
     groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
     return {name: members for name, members in groups.items() if members.any()}
 
@@ -372,9 +383,15 @@ def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
 def _values(
     evaluation: Evaluation, anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], scores: Floats
 ) -> dict[str, float | None]:
-    """Return the rates of decisions, and the metrics of an evaluation.
+    """Return the rates of decisions, and the metrics of an evaluation, by their names.
 
-    The image metrics are computed anew from the decisions and scores, which may be on parts.
+    The image metrics are those of `decisions` and `scores`, which may be of parts.
+
+    Args:
+        evaluation: Evaluation of the model.
+        anomalous: [N], whether each picture or part is defective.
+        decisions: [N], whether the model calls it anomalous.
+        scores: [N], the model's score of it.
     """
     rates = {name: float(decisions[members].mean()) for name, members in _groups(anomalous).items()}
     image = image_metrics(anomalous, scores)
@@ -391,7 +408,7 @@ def _values(
 def _resampled_rates(
     anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], times: NDArray[np.integer]
 ) -> dict[str, Floats]:
-    """Return the rates of each resample, [B] by their names.
+    """Return the rates of each resample by their names, [B] each.
 
     Args:
         anomalous: [N], whether each picture is defective.
@@ -410,6 +427,12 @@ def _differences(
     """Return the differences of the rates, and of every metric that both models have.
 
     Both models are resampled with the same pictures, or parts.
+
+    Args:
+        evaluations: Evaluations of both models.
+        pairs: Pictures or parts with both decisions.
+        resamples: Resamples of the bootstrap; pixel metrics have half as many.
+        seed: Seed of the bootstrap.
     """
     anomalous = np.array([pair.a.anomalous for pair in pairs])
     times = bootstrap_counts(anomalous, resamples, seed)
@@ -453,7 +476,7 @@ def _common_metrics(
 def _interval(
     name: str, first: Mapping[str, Floats], second: Mapping[str, Floats]
 ) -> tuple[tuple[float, float] | None, str]:
-    """Return the interval of b - a, and how it was found; or None and the reason.
+    """Return the interval (low, high) of b - a, and how it was found; or None, and why there is none.
 
     Args:
         name: Name of the metric.
@@ -473,9 +496,13 @@ def _interval(
 
 
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """Return the pixel metrics of every resample, at the model's own map size and thresholds.
+    """Return the pixel metrics of every resample by their names, [B] each.
 
-    Empty with fewer than two pictures with a region.
+    Each model has its own map size and thresholds. Empty where fewer than two pictures have a region.
+
+    Args:
+        evaluation: Evaluation of the model, with N pictures.
+        times: [B, N], how often each resample has each picture.
     """
     has_truth = np.array([picture.truth is not None for picture in evaluation.pictures])
     counts = count_pixels(evaluation.pictures)

@@ -21,7 +21,7 @@ class JudgedPart(NamedTuple):
 
     Attributes:
         prediction: The model's decision.
-        anomalous: Whether the part is defective, as it is if any of its pictures is.
+        anomalous: Whether the part is truly defective: any of its pictures is.
         kind: Kind of the part's first defective picture; of a good part, of its first picture.
     """
 
@@ -60,12 +60,12 @@ class Decided(NamedTuple):
 def judge_parts(
     predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[Failure]
 ) -> tuple[JudgedPart, ...]:
-    """Return the decisions on the parts that pictures show; empty where the model decides on pictures alone.
+    """Return the decisions on the parts that pictures show; empty if the model decides on single pictures.
 
     Args:
         predictor: The model.
         pictures: Items with the model's predictions.
-        failures: Gets a line for each picture whose part is not known.
+        failures: List to which a failure is added for each picture whose part is not known.
     """
     collector = predictor.parts()
     if collector is None:
@@ -90,7 +90,7 @@ def judge_parts(
 
 
 def _with_truth(part: PartPrediction, items: Sequence[Item]) -> JudgedPart:
-    """Return the decision on a part with the truth of its pictures, `items`."""
+    """Return the decision on a part, with the truth; `items` are the part's pictures."""
     defect_kinds = [item.kind for item in items if item.anomalous]
     kind = defect_kinds[0] if defect_kinds else items[0].kind
     return JudgedPart(part, anomalous=bool(defect_kinds), kind=kind)
@@ -118,9 +118,10 @@ def _decided(name: str, kind: str, anomalous: bool, prediction: Prediction | Par
 
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
-    """Return the pictures with the decision on their parts, and with the truth of their parts.
+    """Return the pictures with the decision and the truth of the part that each belongs to.
 
-    Each picture of a defective part has the part's kind, whatever the picture shows.
+    Each picture of a defective part counts as defective and has the part's kind, whatever the picture shows.
+    Pictures that belong to no part are returned as they are.
     """
     by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:

@@ -100,22 +100,22 @@ def evaluate(
 ) -> Evaluation:
     """Score the test pictures and compute the metrics.
 
-    Pictures that the model was fitted or calibrated on are left out; they are found by their decoded pixels,
-    whatever their name. Where the data set has no split of its own, every other picture is tested. A
-    defective picture without a mask counts for image metrics only. For pixel metrics only `valid_pixels`
-    count. Maps are kept in a temporary file (in TMPDIR).
+    Pictures that the model was fitted or calibrated on are left out. They are found by their decoded pixels,
+    so their names do not matter. If the data set has no split of its own, all other pictures are tested. A
+    defective picture without a mask counts for image metrics only. Pixel metrics are over `valid_pixels`
+    only. Maps are kept in a temporary file (in TMPDIR).
 
     Args:
         predictor: Model to evaluate.
         dataset: Data set whose test pictures are judged.
-        full_resolution: Whether to compute pixel metrics at the pictures' own size too, named `full_*`.
-            Slower.
-        robust: Whether to judge every picture in other light and out of focus too (`robustness`), which is 20
-            times the work; or the lights to judge in.
+        full_resolution: Whether to compute pixel metrics at the pictures' own size too, which is slower.
+            Their names are `full_*`.
+        robust: Whether to judge every picture in other light and out of focus too (`robustness`), which takes
+            20 times as long. A collection of lights is used in place of the usual ones.
         leave_out: Hashes (`decoding.pixel_hash`) of further pictures to leave out.
-        fewer: Models as `predictor`, fitted to fewer good pictures (`fitting.fewer_pictures.fit_fewer`), for
-            the learning curve.
-        take: Called with every item and its prediction, to write pictures.
+        fewer: Models for the learning curve: fitted like `predictor`, but to fewer good pictures
+            (`fitting.fewer_pictures.fit_fewer`).
+        take: Called with every item and its prediction, for example to write pictures.
         step: Called with the progress.
 
     Raises:
@@ -227,7 +227,7 @@ def _predict_all(
     take: OnPrediction | None,
     step: ProgressCallback,
 ) -> _TestPictures:
-    """Predict the test pictures, and read their ground truth; arguments as in `evaluate`.
+    """Predict the test pictures, and read their ground truth.
 
     Args:
         predictor: The model.
@@ -264,15 +264,15 @@ def _predict_all(
 def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """Return the union of an item's masks at the network's size, and add its numbers to `counts`.
+    """Return the union of a picture's masks, [H, W] bool at the network's size.
 
-    The union is all False for a good picture, and None for a defective one in which nothing is marked.
+    It is all False for a good picture, and None for a defective picture in which nothing is marked.
 
     Args:
         item: Picture with its masks.
         result: The model's prediction of it.
         predictor: The model.
-        counts: Gets the numbers of `DEFECT_PIXELS` and `MASK_COUNTS`.
+        counts: Counts of `DEFECT_PIXELS` and `MASK_COUNTS`, to which those of this picture are added.
 
     Raises:
         InputError: A mask cannot be used.
@@ -297,13 +297,16 @@ def _ground_truth(
     counts["regions"] += region_count
     if lost_count < region_count:
         counts["lost_regions"] += lost_count
-    elif region_count:
-        counts["lost"] += 1  # the mask loses all of its regions
+    elif region_count:  # all regions are lost
+        counts["lost"] += 1
     return truth
 
 
 def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
-    """Return metrics of decisions on pictures, or parts; add their thresholds to `explanations`."""
+    """Return the image metrics of decisions on pictures or parts, by their names.
+
+    How their thresholds were chosen is added to `explanations`.
+    """
     anomalous = np.array([picture.anomalous for picture in decided])
     image = metrics.image_metrics(anomalous, np.array([picture.score for picture in decided]))
     explanations["image_f1"] = _best_threshold_label("score", image.f1_threshold)
@@ -319,10 +322,10 @@ def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanation
 
 
 def _best_threshold_label(name: str, threshold: float) -> str | None:
-    """Return the label of a best F1; None where no F1 exists, with pictures of one kind only.
+    """Return a text on the threshold of the best F1; None where no F1 exists.
 
     Args:
-        name: Name of the threshold.
+        name: What is compared with the threshold: "score" or "mask".
         threshold: Threshold of the best F1; NaN where no F1 exists.
     """
     if not np.isfinite(threshold):
@@ -392,9 +395,9 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
 
 
 def _mismatch_warning(store: PictureStore, predictor: Predictor) -> str:
-    """Return a warning about pictures that do not belong to the model; empty without a reason to warn.
+    """Return a warning if the pictures seem to be of another product than the model's; else an empty text.
 
-    Good pictures are judged if there are enough, else all of them.
+    Only the good pictures are looked at if there are enough of them, else all pictures.
     """
     rate = predictor.calibration.expected_rate
     predictions = []
@@ -411,9 +414,9 @@ def _mismatch_warning(store: PictureStore, predictor: Predictor) -> str:
 
 
 def _pixel_metrics(store: PictureStore, predictor: Predictor, explanations: Json) -> dict[str, float]:
-    """Return pixel metrics; add to `explanations` how each was measured."""
+    """Return pixel metrics by their names; add to `explanations` how each was measured."""
     predicted_masks = LazySequence(lambda i: store.prediction_with_map(i).mask, len(store))
-    values, best = _compute_pixel_metrics(store.maps, store.truths, store.valid, predicted_masks)
+    values, best_threshold = _compute_pixel_metrics(store.maps, store.truths, store.valid, predicted_masks)
     threshold = predictor.calibration.mask_threshold
     outline = predictor.calibration.outline
     maps_label = (
@@ -431,7 +434,7 @@ def _pixel_metrics(store: PictureStore, predictor: Predictor, explanations: Json
         threshold_label += f"; regions outlined at {outline:.0%} of the height nearby"
     explanations["pixel_metrics"] = maps_label
     explanations["au_pro"] = regions_label
-    explanations["pixel_f1"] = _best_threshold_label("mask", best)
+    explanations["pixel_f1"] = _best_threshold_label("mask", best_threshold)
     explanations["pixel_f1_calibrated"] = threshold_label
     return values
 
@@ -448,7 +451,7 @@ def _compute_pixel_metrics(
         maps: Anomaly map [H, W] of each picture.
         truths: [H, W] of each picture, defective pixels; None: the picture does not count.
         valid: [H, W] of each picture, pixels that count; None: all.
-        predicted_masks: [H, W] of each picture, pixels that the model marks.
+        predicted_masks: [H, W] of each picture, pixels that the model calls defective.
     """
     pixel = metrics.pixel_metrics(maps, truths, valid=valid)
     figures = {
@@ -467,12 +470,12 @@ def _segmentation_f1(
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
-    """Return the F1 of the marked pixels of all pictures together; NaN without pixels of both classes.
+    """Return the F1 over the pixels of all pictures together; NaN without pixels of both classes.
 
     It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
 
     Args:
-        predicted_masks: [H, W] of each picture, pixels that the model marks.
+        predicted_masks: [H, W] of each picture, pixels that the model calls defective.
         truths: [H, W] of each picture, defective pixels; None: the picture does not count.
         valid: [H, W] of each picture, pixels that count; None: all.
     """
@@ -494,7 +497,7 @@ def _segmentation_f1(
 
 
 def _full_resolution_metrics(store: PictureStore, explanations: Json) -> dict[str, float]:
-    """Return pixel metrics at the pictures' own size; add to `explanations` how they were measured."""
+    """Return pixel metrics at the pictures' own size by their names; add a remark to `explanations`."""
     explanations["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:
@@ -505,7 +508,9 @@ def _full_resolution_metrics(store: PictureStore, explanations: Json) -> dict[st
     def valid_pixels_of(i: int) -> NDArray[np.bool_]:
         geometry = store.predictions[i].geometry
         valid = store.valid[i]
-        return geometry.warp_mask(np.ones(geometry.size, np.bool_) if valid is None else valid)
+        if valid is None:
+            valid = np.ones(geometry.size, np.bool_)
+        return geometry.warp_mask(valid)
 
     count = len(store)
     values, _ = _compute_pixel_metrics(

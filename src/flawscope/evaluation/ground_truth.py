@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 def shrink_mask(
     marked: NDArray[np.bool_], visible: NDArray[np.bool_], geometry: Geometry
 ) -> tuple[NDArray[np.bool_], int, int]:
-    """Resize a mask to the network's size, nearest as the papers do.
+    """Resize a mask to the network's size by nearest neighbour, as the papers do.
 
-    A mask that would lose all of its regions keeps the nearest pixel of each region: else a defective picture
-    would count as a good one.
+    If all regions would vanish, one pixel of each region is set: otherwise a defective picture would count as
+    a good one.
 
     Args:
         marked: Mask [Hp, Wp] bool at the picture's size.
-        visible: Its pixels that count, [Hp, Wp] bool.
+        visible: Pixels of the mask that the network sees and that count, [Hp, Wp] bool.
         geometry: Geometry of the picture.
 
     Returns:
-        The mask at the network's size, the number of 8-connected regions in `visible`, and the number of
-        these regions that nearest resizing loses.
+        The mask at the network's size, the number of 8-connected regions in `visible`, and how many of these
+        regions nearest-neighbour resizing loses.
     """
     from scipy.ndimage import find_objects, label  # slow to import
 
@@ -51,6 +51,7 @@ def shrink_mask(
     if lost_count == region_count:
         for number, (rows, columns) in enumerate(find_objects(labelled), start=1):
             y, x = np.nonzero(labelled[rows, columns] == number)
+            # index of the region's pixel that is nearest to its centre of mass
             middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
             centre_y = y[middle] + rows.start + 0.5
             centre_x = x[middle] + columns.start + 0.5
@@ -77,20 +78,23 @@ def _saturated_regions(store: PictureStore, configs: dict[int, Json]) -> list[Re
 def _of_kind_or_good(
     items: Sequence[Item], regions_of_pictures: Sequence[Regions | None], kind: str
 ) -> list[Regions | None]:
-    """Return the regions of the good pictures and of one kind of defect; None for all others."""
+    """Return the regions of each picture; None for pictures with another kind of defect than `kind`."""
     selected: list[Regions | None] = []
     for item, regions in zip(items, regions_of_pictures, strict=True):
-        selected.append(regions if item.kind == kind or not item.anomalous else None)
+        is_selected = item.kind == kind or not item.anomalous
+        selected.append(regions if is_selected else None)
     return selected
 
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
-    """Return MVTec LOCO's sPRO by its limits; empty for other data, or without LOCO's saturation file.
+    """Return the area under the sPRO curve of MVTec LOCO for each limit, by the metric's name.
+
+    Empty for other data, or without LOCO's saturation file.
 
     Args:
         kept: Evaluated pictures.
         dataset: Data set of the pictures.
-        explanations: Gets how the metric was measured, or why not.
+        explanations: Remarks by metric, to which is added how the metric was measured, or why it was not.
 
     Raises:
         InputError: The saturation file or a mask cannot be used.
@@ -145,6 +149,9 @@ def _saturated_region(
         path: Mask of the region, whose pixel value names its entry in `configs`.
         geometry: Geometry of the picture.
         configs: Entries of LOCO's saturation file by pixel value.
+
+    Raises:
+        InputError: The mask cannot be read, or has another size than the picture.
     """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
     visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))

@@ -41,11 +41,11 @@ class Interval(NamedTuple):
 
 
 def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
-    """Return the AUROC and its variance; (NaN, NaN) with fewer than two pictures of either class.
+    """Return the AUROC and its variance; (NaN, NaN) where a class has fewer than two pictures.
 
-    A picture's placement value is the share of the other class that it is ranked correctly against. The
-    variance is that of the mean placement values of both classes: DeLong, DeLong and Clarke-Pearson,
-    Biometrics 44 (1988).
+    A picture's placement value is the share of pictures of the other class that are ranked correctly relative
+    to it. The variance of the AUROC is var(values of defective) / their number + var(values of good) / their
+    number: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988).
     """
     bad = np.sort(scores[anomalous])
     good = np.sort(scores[~anomalous])
@@ -58,7 +58,10 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
 
 
 def _share_below(reference: Array, values: Array) -> Floats:
-    """Return, for each of `values`, the share of the sorted `reference` below it; equal ones count half."""
+    """Return, for each of `values`, the share of `reference` below it; equal values count half.
+
+    `reference` is sorted.
+    """
     twice_below = np.searchsorted(reference, values, "left") + np.searchsorted(reference, values, "right")
     return np.asarray(twice_below / (2 * reference.size), dtype=np.float64)
 
@@ -66,10 +69,9 @@ def _share_below(reference: Array, values: Array) -> Floats:
 def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
     """Return the 95 % interval of the image AUROC; None where no interval can be found.
 
-    It comes from DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). Where
-    all defective pictures score above or below all good ones, this variance is zero and says nothing. Then
-    each good picture is paired with a defective one of its own: the pairs are independent trials whose rate
-    is the AUROC, with the exact binomial interval.
+    It comes from DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). If
+    the AUROC is 0 or 1, this variance is zero and says nothing. Then the exact binomial interval is taken:
+    good and defective pictures form separate pairs, and each pair is an independent trial.
     """
     area, variance = delong_auroc(anomalous, scores)
     if math.isnan(area):
@@ -79,11 +81,13 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
         quantile = NormalDist().inv_cdf(1 - TAIL_PROBABILITY)
         # the logit's derivative, 1 / (area * (1 - area)), scales the deviation
         half_width = quantile * math.sqrt(variance) / (area * (1 - area))
-        low, high = (1 / (1 + math.exp(-bound)) for bound in (logit - half_width, logit + half_width))
+        bounds = (logit - half_width, logit + half_width)
+        low, high = (1 / (1 + math.exp(-bound)) for bound in bounds)  # back from the logit scale
         return Interval(low, high, "DeLong, logit scale")
     if area in (0.0, 1.0):
         pairs = int(min(anomalous.sum(), (~anomalous).sum()))
-        low, high = metrics.confidence_interval_rate(round(area * pairs), pairs)
+        correct_pairs = round(area * pairs)  # all or none
+        low, high = metrics.confidence_interval_rate(correct_pairs, pairs)
         return Interval(low, high, f"exact, {pluralize(pairs, 'separate pair')}")
     return None
 
@@ -91,7 +95,7 @@ def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
 def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
     """Return how often each resample has each picture, [resamples, N].
 
-    The numbers of good and of defective pictures are those of the test set in each resample.
+    Each resample has as many good and as many defective pictures as the test set.
     """
     rng = np.random.default_rng(seed)
     counts = np.zeros((resamples, anomalous.size), dtype=np.int64)
@@ -103,9 +107,13 @@ def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.
 
 
 def percentile_interval(values: Array, resamples: int) -> Interval | None:
-    """Return the percentile bootstrap interval of a metric's values in all resamples.
+    """Return the 95 % percentile interval of a metric.
 
     None where a value is NaN, or where all are equal: then there are too few mistakes to say anything.
+
+    Args:
+        values: Values of the metric in the resamples.
+        resamples: Number of resamples; None is returned where there are fewer values.
     """
     if np.isnan(values).any() or values.size < resamples or np.ptp(values) == 0:
         return None
@@ -117,6 +125,8 @@ def image_intervals(
     anomalous: Flags, scores: Array, decisions: Flags, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval | None]:
     """Return 95 % intervals of the image metrics by their names, None where no interval can be found.
+
+    If a class has fewer than two pictures, only the interval of the AUROC is returned.
 
     Args:
         anomalous: [N], whether each picture is defective.
@@ -138,7 +148,7 @@ def image_intervals(
 def bootstrap_images(
     anomalous: Flags, scores: Array, decisions: Flags, times: NDArray[np.int64]
 ) -> dict[str, Floats]:
-    """Return the image metrics of every resample, [B] by their names.
+    """Return the image metrics of every resample by their names, [B] each.
 
     Args:
         anomalous: [N], whether each picture is defective.
@@ -159,7 +169,7 @@ def bootstrap_images(
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Counts of each picture's map at common thresholds, K of them, in falling order.
+    """Counts of pixels of each of N pictures, at the same K thresholds in falling order.
 
     The counts of a resample are weighted sums over the pictures.
 
@@ -167,8 +177,8 @@ class PixelCounts:
         normal: [N, K], normal pixels at or above each threshold.
         anomalous: [N, K], anomalous pixels at or above each threshold.
         overlap: [N, K], sum over the picture's regions of the share found.
-        marked: [N, 3], pixels that are marked and anomalous, marked, and anomalous, by the calibrated
-            threshold.
+        marked: [N, 3], three counts: anomalous pixels that the model's calibrated mask marks, all pixels that
+            it marks, and all anomalous pixels.
         regions: [N], number of the picture's regions.
         defective: [N], whether the picture is defective.
     """
@@ -181,7 +191,7 @@ class PixelCounts:
     defective: Flags
 
     def curves(self, times: Array | None = None) -> Curves:
-        """Return the curves over all pictures of resamples.
+        """Return the curves of each resample, over all of its pictures.
 
         Args:
             times: [B, N], how often each resample has each picture; None: each picture once.
@@ -205,7 +215,10 @@ class PixelCounts:
 
 
 class Curves(NamedTuple):
-    """Curves [B, K + 1], each from 0 to 1 along falling thresholds; precision and f1 are [B, K]."""
+    """Curves of B resamples along K falling thresholds.
+
+    `fpr`, `recall` and `pro` are [B, K + 1] and rise from 0 to 1; `precision` and `f1` are [B, K].
+    """
 
     fpr: Floats
     recall: Floats
@@ -214,9 +227,9 @@ class Curves(NamedTuple):
     f1: Floats
 
     def metrics(self) -> dict[str, Floats]:
-        """Return the pixel metrics of each resample, [B] by their names.
+        """Return the pixel metrics of each resample by their names, [B] each.
 
-        They are as close to the exact metrics as the thresholds allow.
+        They are approximate: the more thresholds there are, the closer they are to the exact metrics.
         """
         recall_steps = np.diff(self.recall, axis=1)
         return {
@@ -229,7 +242,13 @@ class Curves(NamedTuple):
 
 
 def area_under_curves(x: Floats, y: Floats, limit: float) -> Floats:
-    """Return the area [B] under curves [B, K] up to x = `limit`, divided by the limit; x rises from 0."""
+    """Return the area [B] under curves up to x = `limit`, divided by the limit.
+
+    Args:
+        x: [B, K], rising from 0.
+        y: [B, K], value at each x.
+        limit: Value of x at which the area ends.
+    """
     x_start, y_start = x[:, :-1], y[:, :-1]
     x_step, y_step = np.diff(x, axis=1), np.diff(y, axis=1)
     width = np.clip(limit - x_start, 0, x_step)  # of each segment, the part before the limit
@@ -254,9 +273,10 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
     rising_thresholds = thresholds[::-1]
 
     def count_at_or_above(values: Array, weights: Array | None = None) -> Floats:
-        # number of thresholds that each value reaches, 0 for none
+        """Return the number of values, or the sum of their weights, at or above each threshold, [K]."""
+        # number of thresholds that each value reaches
         reached = np.searchsorted(rising_thresholds, values, side="right")
-        counts = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)[1:]
+        counts = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)[1:]  # without 0 reached
         return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)
 
     from scipy.ndimage import label  # slow to import
@@ -306,8 +326,9 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Choose thresholds among the pixels' values, in falling order; None without a pixel of either class.
 
-    They are quantiles of the normal pixels' values, evenly spaced and closer towards the highest, quantiles
-    of the anomalous pixels' values, and last the least value.
+    They come from four sources: quantiles of the normal pixels' values that lie closer towards the highest,
+    evenly spaced quantiles of the same values, quantiles of the anomalous pixels' values, and the least
+    value.
     """
     normal_samples = []
     anomalous_values = []
@@ -352,7 +373,7 @@ def pixel_intervals(
 
 
 def bootstrap_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """Return the pixel metrics of every resample, [B] by their names.
+    """Return the pixel metrics of every resample by their names, [B] each.
 
     Args:
         counts: Counts of the pictures.

@@ -33,12 +33,11 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """Return the AUROC less that of another model on the same pictures, and its 95 % interval.
-
-        The interval comes from a paired bootstrap over good and over defective pictures.
+        """Return how much higher the AUROC is than that of another model on the same pictures.
 
         Returns:
-            The difference, and the lower and upper end of its interval.
+            The difference, and the lower and upper end of its 95 % interval, from a paired bootstrap over
+            good and over defective pictures.
         """
         rng = np.random.default_rng(seed)
         good_times = _resample_counts(self.good.size, rng)
@@ -70,10 +69,10 @@ def _resample_counts(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
-    """Return the smallest number of pictures that no larger number is surely better than.
+    """Return the smallest number of pictures that is enough: no larger number is surely better.
 
-    Surely better means that the 95 % interval of the gain lies above zero. None where for each number but the
-    largest a larger one is surely better: more pictures may be better still.
+    Surely better means that the 95 % interval of the gain lies above zero. None where only the largest number
+    is left: more pictures may be better still.
 
     Args:
         scored: Scores of the same pictures, by the number of pictures learnt from.
@@ -120,13 +119,13 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Return the image AUROC of a model, and of models of fewer good pictures.
+    """Return the image AUROC of a model, and of models that were fitted to fewer good pictures.
 
-    None where there are no such models, or no good or no defective test pictures that all models can judge.
+    None where `fewer` is empty, or where all models together can judge no good or no defective picture.
 
     Args:
         model: The model.
-        fewer: Models as `model`, fitted to fewer good pictures.
+        fewer: Models fitted like `model`, but to fewer good pictures.
         judged: Test pictures with the model's predictions.
         step: Called with the progress.
     """
@@ -149,7 +148,13 @@ def learning_curve(
 
 
 def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
-    """Return the scores of pictures; NaN for a picture that cannot be judged."""
+    """Return the score of each picture; NaN for a picture that cannot be judged.
+
+    Args:
+        model: The model.
+        paths: The pictures.
+        advance: Called after each picture, to report the progress.
+    """
     scores = []
     for _, result in model.stream(paths):
         scores.append(np.nan if isinstance(result, InputError) else result.score)

@@ -33,16 +33,17 @@ POSE_PICTURES = 9  # pictures that show how parts lie: one more than are needed
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:
-    """Return the steps before a fit, by how the parts lie."""
+    """Return the steps advised before a fit; they depend on how the parts lie."""
     return advice(lies=_pose_kind_needed([item.path for item in dataset.train]))
 
 
 def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
-    """Return the steps after a search, by the poses of the parts that it found and had no time to try.
+    """Return the steps advised after a search that found poses of the parts but had no time to try them.
 
-    After a search that did not look for poses, they are looked for here.
+    If the search did not look for poses, they are looked for here.
     """
-    if not any(trial.flags for trial in choice.trials):
+    has_looked_for_poses = any(trial.flags for trial in choice.trials)
+    if not has_looked_for_poses:
         return advise_before(dataset)
     untried_flags = {trial.flags for trial in choice.trials if not trial.was_ended}
     untried_kinds = [kind for kind in LIES if f"--align {kind}" in untried_flags]
@@ -50,9 +51,9 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
 
 
 def advise_blind(manifest: Manifest) -> list[Advice]:
-    """Return the steps for a model that hardly sees simulated defects.
+    """Return the steps advised for a model that hardly sees simulated defects.
 
-    Empty where the model sees them, or where they are too few.
+    Empty where the model sees them, or where too few were simulated to say.
     """
     tried = decided_defects(manifest)
     blindness = "" if tried is None else tried.describe_blindness()
@@ -60,7 +61,7 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 
 
 def _remedies(manifest: Manifest) -> list[str]:
-    """Return what may help a model to see defects, by how it sees its pictures and what it learnt from."""
+    """Return what may help a model to see defects; it depends on the model's settings and pictures."""
     choice = Choice.from_facts(manifest.facts)
     learnt_units = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate_settings = registry.method(manifest.method).presets.get("accurate", {})
@@ -75,21 +76,24 @@ def _remedies(manifest: Manifest) -> list[str]:
 
 
 def _full_picture_size(preprocess: Preprocess) -> tuple[int, int] | None:
-    """Return the size that the network gets of full pictures; None where it gets tiles or aligned parts."""
+    """Return the network's size if it gets full pictures; None if it gets tiles or aligned parts."""
     if preprocess.tile is None and preprocess.reference is None:
         return preprocess.network_size
     return None
 
 
 def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
-    """Return the advice for a higher false-alarm rate, where the threshold hides the defects; else None."""
+    """Return the advice to allow more false alarms if the threshold hides the defects; else None."""
     decided = [(picture.anomalous, picture.is_anomalous, picture.p_value) for picture in result.decided]
     rates = [rate for rate in ADVISED_RATES if rate > manifest.calibration.rate]
     return looser_rate(decided, rates, result.metrics.get("image_auroc"))
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
-    """Return the steps by the defects that were missed, and by the promise; empty where none would help."""
+    """Return the steps advised after an evaluation; empty where none would help.
+
+    They depend on the defects that were missed, and on the promise.
+    """
     preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
     measured = missed[:MAX_MEASURED]
@@ -97,6 +101,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     sole_picture, threshold_without = _sole_picture(manifest)
 
     def lies_elsewhere() -> bool:
+        """Whether parts lie differently from picture to picture, and the model does not align them."""
         return preprocess.reference is None and _pose_kind_needed(_posed_pictures(result)) is not None
 
     return advice(
@@ -125,10 +130,11 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        scale = math.sqrt(math.prod(size) / picture.truth.size)  # from the map's size, which the mask has
+        # pixels of the picture per pixel of the mask, along one side; the mask has the map's size
+        scale = math.sqrt(math.prod(size) / picture.truth.size)
         _, pieces = connected_parts(picture.truth)
-        longest = largest_sizes(pieces)[0]
-        lengths.append(scale * float(longest))
+        greatest_length = largest_sizes(pieces)[0]
+        lengths.append(scale * float(greatest_length))
     return lengths
 
 
@@ -144,9 +150,9 @@ def _posed_pictures(result: Evaluation) -> list[Path]:
 
 
 def _pose_kind_needed(pictures: Sequence[PictureSource]) -> PoseKind | None:
-    """Return the kind of `poses_needed` of some pictures; None where parts lie alike.
+    """Return the kind of alignment that the pictures need; None where the parts lie alike.
 
-    Pictures that cannot be read, and deep ones, are left out.
+    Some of the pictures are looked at. Pictures that cannot be read are left out.
     """
     preprocess = Preprocess()
     small_pictures = []
@@ -160,7 +166,7 @@ def _pose_kind_needed(pictures: Sequence[PictureSource]) -> PoseKind | None:
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Return the name of the good picture that alone sets the threshold, and the threshold without it.
 
-    An empty name and infinity where no picture alone sets it.
+    Where no single picture sets the threshold: an empty name and infinity.
     """
     calibration = manifest.calibration
     if not calibration.promised or stored_part_pattern(manifest) is not None:

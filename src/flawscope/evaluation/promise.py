@@ -22,7 +22,8 @@ from flawscope.types import Facts, Json
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
-# Share of the good pictures that look otherwise as a whole from which on it is a reason for a broken promise
+# If at least this share of the good pictures looks different as a whole, this may be why the promise is
+# broken
 SHIFTED_SHARE = 0.2
 
 
@@ -40,7 +41,7 @@ def check_promise(
         Empty where there are no pictures, or nothing was promised; else these values by their names.
 
         - `expected_interval`: Ends of the interval that this model's false-alarm rate should lie in.
-        - `alarms`: Number of false alarms; of parts with false alarms where the model decides on parts.
+        - `alarms`: Number of false alarms; if the promise is about parts, number of parts with one.
         - `pictures`: Number of good pictures.
         - `chance`, `broken`: Results of `judge_pictures`.
         - `reasons`: Sentences on why the promise may be broken.
@@ -72,12 +73,17 @@ def check_promise(
 
 
 def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
-    """Return the number of units, such as parts, with a false alarm."""
+    """Return the number of units, such as parts, with a false alarm.
+
+    Args:
+        units: Number of each picture's unit.
+        alarms: Whether each picture is a false alarm.
+    """
     return len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
 
 
 def describe_promise(found: Facts) -> list[str]:
-    """Return lines for a person; empty where the promise was kept and there is no remark.
+    """Return lines for a person on a broken promise, and on near-duplicates; empty without either.
 
     Args:
         found: `false_alarms` of an evaluation.
@@ -104,7 +110,14 @@ def _reasons(
     train_looks: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
-    """Yield sentences on why the promise may be broken, the surest first."""
+    """Yield sentences on why the promise may be broken, the surest reason first.
+
+    Args:
+        predictor: The model.
+        train: Training pictures.
+        train_looks: Thumbnail of each training picture; None: it cannot be read.
+        good: Good test pictures with the model's predictions.
+    """
     rows = named_rows([item.path.name for item in train], train_looks)
     unit_count = len({*units_of(rows).numbers})
     copy_count = len(train) - unit_count
@@ -126,9 +139,10 @@ def _reasons(
 
 
 def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
-    """Return the number [N] of each picture's unit.
+    """Return for each picture the number of its unit.
 
-    Pictures of one part, by the model's rule, are one unit, and so are near-duplicates.
+    Pictures of one part are one unit, and so are near-duplicates. The model has the rule that finds the part
+    in a picture's name.
     """
     collector = predictor.parts()
     if collector is None:
@@ -140,9 +154,11 @@ def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Seq
 
 
 def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence[Look | None]) -> set[int]:
-    """Return the numbers of the test pictures that are near-duplicates of training pictures.
+    """Return the indices of the test pictures that are near-duplicates of training pictures.
 
-    Pictures that cannot be read have no look, and are left out.
+    Args:
+        train_looks: Thumbnail of each training picture; None: it cannot be read, and is left out.
+        test_looks: Thumbnail of each test picture; None as above.
     """
     bank = [look for look in train_looks if look is not None]
     readable_numbers = [k for k, look in enumerate(test_looks) if look is not None]
@@ -150,6 +166,7 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
     pairs = near_duplicates(bank + readable_looks, np.arange(len(bank)))
     numbers = set()
     for smaller, larger, _ in pairs:
+        # the training pictures come first in the list that was searched
         is_train_and_test = smaller < len(bank) <= larger
         if is_train_and_test:
             numbers.add(readable_numbers[larger - len(bank)])
@@ -157,7 +174,8 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
 
 
 def _of_same_sources(train: Sequence[Item], test: Sequence[Item]) -> list[int]:
-    """Return the numbers of test pictures whose names say that a training picture has the same source."""
+    """Return the indices of test pictures whose names say that a training picture has the same source."""
     sources = same_sources([item.path.name for item in (*train, *test)])
     train_sources = set(sources[: len(train)]) - {None}
-    return [k for k, source in enumerate(sources[len(train) :]) if source in train_sources]
+    test_sources = sources[len(train) :]
+    return [k for k, source in enumerate(test_sources) if source in train_sources]

@@ -56,12 +56,12 @@ class Repeatability:
 
     @property
     def is_fault(self) -> bool:
-        """Whether the mean lies too near the threshold, or the decisions differ."""
+        """Whether the mean lies too near the threshold, or the decisions on the pictures differ."""
         decisions_differ = 0 < self.anomalous < len(self.severities)
         return self.distance < MIN_DISTANCE or decisions_differ
 
     def lines(self) -> list[str]:
-        """Return the figures as lines for people, the advice behind a "!" where there is a fault."""
+        """Return the figures as lines for people; where there is a fault, a line with "!" has the advice."""
         count = len(self.severities)
         text = [
             f"{pluralize(count, 'picture')} of one part: severity {self.mean:+.2f} in the mean, "

@@ -84,7 +84,8 @@ class PictureStore:
     Items and predictions lie in memory, the maps in a temporary file, which the system removes.
 
     Args:
-        valid: Returns for a geometry the pixels that count, [H, W] bool at the network's size.
+        valid: Function of a picture's geometry that returns the pixels that count, [H, W] bool at the
+            network's size.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
@@ -98,8 +99,13 @@ class PictureStore:
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         """Append a picture.
 
+        Args:
+            item: The picture.
+            prediction: The model's prediction with its map.
+            truth: Ground truth, [H, W] bool; None: the picture has none.
+
         Raises:
-            FlawscopeError: The map cannot be written, such as where the disk is full.
+            FlawscopeError: The map cannot be written, for example because the disk is full.
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
@@ -153,7 +159,7 @@ class PictureStore:
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
-        """Return a value of every picture, computed on access by its index."""
+        """Return a sequence with the value `get(index)` for every picture, computed on access."""
         return LazySequence(get, len(self))
 
     def _picture(self, index: int) -> EvaluatedPicture:
@@ -216,10 +222,10 @@ class Evaluation:
         category: Category that was evaluated.
         product: Product that the model was fitted to, which may have another name.
         method: Method of the model.
-        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds
-            chosen with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed
-            before, of pixels the SegF1 of MVTec AD 2 (there at the pictures' own size,
-            `full_pixel_f1_calibrated`).
+        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best F1 over all
+            thresholds, chosen with the test's own labels. `*_f1_calibrated` is the F1 at the thresholds that
+            calibration fixed before. For pixels it is the SegF1 of MVTec AD 2, which the authors compute at
+            the pictures' own size (`full_pixel_f1_calibrated`).
         false_alarms: False alarms on good test pictures: the rates target, expected (k/(n + 1) by n good
             pictures of the calibration; None without a promise) and measured; images, the number of good
             pictures; interval of the measured rate (95 %, Clopper-Pearson); and what `check_promise` returns.
@@ -235,14 +241,14 @@ class Evaluation:
         left_out: Test pictures whose pixels the model was fitted or calibrated on, by kind.
         without_mask: Defective pictures without a usable mask.
         seconds: Time that the evaluation took.
-        learnt_from: Pictures of a data set without a split of its own that the model was fitted or calibrated
-            on; all others were tested. 0 where the data set has a split.
+        learnt_from: Number of pictures of the data set that the model was fitted or calibrated on, if the
+            data set has no split of its own: all others were tested. 0 if it has a split.
         unmarked: Defective pictures without a usable mask, by the reason.
         failures: Pictures that could not be judged, each with its reason.
-        masks: Numbers of defective pictures: pictures, with a mask that marks something; empty, with masks
-            that mark nothing; lost, with a mask that loses all pixels when it is resized to the map's size
-            (the nearest pixel is taken). Numbers of regions of all masks: regions; lost_regions, that lose
-            all pixels beside others in the same mask that keep some.
+        masks: Numbers of defective pictures by their masks. `pictures`: something is marked. `empty`: nothing
+            is marked. `lost`: the mask would lose all pixels when it is resized to the map's size, and keeps
+            the nearest ones. And numbers of regions of all masks. `regions`: all. `lost_regions`: those that
+            lose all pixels while other regions of the same mask keep some.
         mismatch: One line if model and pictures do not seem to belong together, judged by the good pictures
             if there are enough; empty otherwise.
         labels: Remarks on single figures.
@@ -291,14 +297,14 @@ class Evaluation:
 
     @cached_property
     def decided(self) -> list[Decided]:
-        """Decisions with the truth: on the parts, where the model decides on parts, else on the pictures."""
-        if self.judged_parts:  # the pictures' maps need not be read
+        """Decisions with the truth: on parts if the model decides on parts, else on pictures."""
+        if self.judged_parts:  # before `pictures`, whose maps would be read from the file
             return decided_on((), self.judged_parts)
         return decided_on(((picture.item, picture.prediction) for picture in self.pictures), ())
 
     @property
     def remarks(self) -> list[str]:
-        """Lines on defects that the pixel metrics do not cover, or not completely; and the learning curve."""
+        """Lines for people: defects that the pixel metrics do not fully cover, and the learning curve."""
         masks = self.masks
         pixels = self.defect_pixels
         lines = []
@@ -327,18 +333,22 @@ class Evaluation:
         return lines
 
     def _without_mask_remark(self) -> str:
-        """Return the remark on defective pictures without a usable mask, with reasons other than no mask."""
+        """Return the remark on defective pictures without a usable mask.
+
+        The reasons are listed if there are others than "no mask".
+        """
         with_mask = self.masks["pictures"]
         pictures = pluralize(with_mask + self.without_mask, "defective picture")
         measured = f"of the other {with_mask}" if with_mask else "not measured"
         line = f"{self.without_mask} of {pictures} without a usable mask: the pixel metrics are {measured}"
-        if {*self.unmarked} - {"no mask"}:
+        has_other_reasons = bool({*self.unmarked} - {"no mask"})
+        if has_other_reasons:
             reasons = sorted(self.unmarked.items(), key=lambda entry: -entry[1])
             line += "; " + ", ".join(f"{reason}: {count}" for reason, count in reasons)
         return line
 
     def counts(self) -> str:
-        """Return a text with the numbers of tested pictures, and of others that were learnt from."""
+        """Return a text with the number of tested pictures, and the number of those that were learnt from."""
         good = self.false_alarms["images"]
         tested = f"{good} good, {self.images - good} defective"
         if self.parts:
@@ -359,7 +369,7 @@ class Evaluation:
         return any(picture.prediction.region_kinds for picture in self.pictures)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Return a table with a row for each test picture, whether or not it counted.
+        """Return a table with a row for each test picture, including pictures that did not count.
 
         Its columns are path, kind, defective, and the columns of `results.csv`.
 
@@ -440,7 +450,10 @@ class Evaluation:
 
 
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
-    """Yield every test picture, in natural order of the paths, also those that did not count."""
+    """Yield every test picture with its prediction, or with the reason why it did not count.
+
+    They come in natural order of the paths.
+    """
     unjudged = {}
     for item in result.left_out_items:
         unjudged[item] = Unjudged(str(item.path), LEFT_OUT_REASON)
@@ -469,7 +482,7 @@ def _false_alarm_text(result: Evaluation) -> str:
 
 
 def _picture_html(picture: EvaluatedPicture) -> str:
-    """Return an element with a picture, its kind, and the mistake if the decision was wrong."""
+    """Return an HTML element: the picture, its kind, and the mistake if the decision was wrong."""
     mistake = "" if picture.outcome == RIGHT else f", {picture.outcome}"
     return prediction_html(picture.prediction, f"{picture.item.kind}{mistake}")
 
@@ -478,8 +491,9 @@ def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
     """Return up to `NOTEBOOK_PICTURES` pictures: the clearest mistakes, then the closest right decisions."""
 
     def mistake_size(index: int) -> float:
+        """Return the distance from the threshold, negative if the decision is right."""
         picture = result.pictures[index]
-        distance = abs(picture.prediction.severity)  # from the threshold
+        distance = abs(picture.prediction.severity)
         return -distance if picture.outcome == RIGHT else distance
 
     indices = sorted(range(len(result.pictures)), key=lambda index: -mistake_size(index))

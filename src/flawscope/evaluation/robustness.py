@@ -74,8 +74,8 @@ def robustness(
 ) -> tuple[Robustness, ...]:
     """Judge every test picture in each of `lights`, and count the decisions in each light.
 
-    Pictures that the model was fitted or calibrated on are left out, and pictures that cannot be judged in
-    every light.
+    Pictures that the model was fitted or calibrated on are left out. So are pictures that cannot be judged in
+    one of the lights.
 
     Args:
         predictor: The model.
@@ -91,7 +91,10 @@ def robustness(
     items: list[Item] = []
 
     def pictures_in_lights() -> Iterator[Array]:
-        """Yield each picture in all lights, and add it to `items`; pictures to leave out are passed over."""
+        """Yield each picture in all lights, one after the other, and add the picture to `items`.
+
+        Pictures to leave out are passed over.
+        """
         for item in test:
             try:
                 picture = decode(item.path)
@@ -105,7 +108,8 @@ def robustness(
             for light in lights:
                 yield light(picture)
 
-    predictions: list[Prediction | None] = []  # in the order of `pictures_in_lights`, without maps
+    # in the order of `pictures_in_lights`, without maps; None: the picture cannot be judged in this light
+    predictions: list[Prediction | None] = []
     for _, result in predictor.stream(pictures_in_lights()):
         advance()
         if isinstance(result, InputError) or not np.isfinite(result.score):
@@ -113,11 +117,13 @@ def robustness(
         else:
             predictions.append(replace(result, map=result.map[:0].copy()))
     count = len(lights)
+    # a row for each picture, with its predictions in all lights
     rows = [predictions[k * count : (k + 1) * count] for k in range(len(items))]
     results = []
     for column, light in enumerate(lights):
         pictures = _judged_in_every_light(items, rows, column)
-        decided = decided_on(pictures, judge_parts(predictor, pictures, []))
+        parts = judge_parts(predictor, pictures, failures=[])
+        decided = decided_on(pictures, parts)
         results.append(_count_decisions(light, decided))
     return tuple(results)
 
@@ -125,12 +131,12 @@ def robustness(
 def _judged_in_every_light(
     items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], column: int
 ) -> list[Judged]:
-    """Return the pictures that were judged in every light, with their predictions in a single light.
+    """Return the pictures that could be judged in every light, with their predictions in one of the lights.
 
     Args:
         items: The pictures.
         rows: Predictions of each picture in all lights; None: it could not be judged.
-        column: Index of the single light in a row.
+        column: Index of that light in a row.
     """
     pictures = list[Judged]()
     for item, row in zip(items, rows, strict=True):

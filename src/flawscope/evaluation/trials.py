@@ -98,8 +98,8 @@ class ReadStudy(NamedTuple):
     Attributes:
         study: The study.
         sources: The files.
-        same_pictures: For each model, the number of parts with the identical score in two trials: their
-            pictures were not taken anew. A model without such parts is left out.
+        same_pictures: For each model, the number of parts with the identical score in two trials, which means
+            that the same picture was judged twice. A model without such parts is left out.
     """
 
     study: Study
@@ -114,15 +114,15 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
         paths: Tables of trials, .csv, with the columns part, appraiser, trial and decision; or folders of
             `predict --out`. Each folder is a trial of its model, and its pictures are named by the part.
         reference: A table, .csv, with the columns part and reference; or a folder of pictures that are named
-            by the part, with the good pictures in a folder `good` or another such word. None: the tables of
-            trials have a column `reference`.
+            by the part, with the good pictures in a folder `good` (or another word for it). None if the
+            tables of trials have a column `reference`.
 
     Raises:
         InputError: A file cannot be read, or the study is not complete; the line says which part.
     """
     truth, sources = _read_reference(reference)
     trials: list[Trial] = []
-    run_counts: Counter[str] = Counter()  # by model
+    run_counts: Counter[str] = Counter()  # number of runs read so far, by model
     for path in paths:
         if path.is_dir():
             facts = _read_facts(path)
@@ -141,9 +141,9 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
 
 
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
-    """Return whether each part is defective, and the file that says so.
+    """Return whether each part is defective, by its name, and the file that says so.
 
-    Both are empty where there is no reference; of a folder there is no file.
+    Both are empty without a reference. If it is a folder, the list of files is empty.
     """
     if reference is None:
         return {}, []
@@ -155,7 +155,7 @@ def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Sourc
 
 
 def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Trial]:
-    """Yield the decisions in rows of a table that people filled in."""
+    """Yield the decisions in a table that people filled in; each row comes with its place, for errors."""
     for place, row in rows:
         part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
         yield Trial(part, appraiser, trial, _parse_word(decision, place), place)
@@ -169,8 +169,8 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
         truth: Whether each part is defective, by its name.
 
     Raises:
-        InputError: There is no trial or no reference, a part is unknown, all are of one class, or a part is
-            inspected twice in a trial or not in every trial.
+        InputError: There is no trial or no reference, a part is not in the reference, the reference has parts
+            of one class only, or a part is inspected twice in a trial or not in every trial.
     """
     if not trials:
         raise InputError("there is no decision in what was named: add rows to the table of trials")
@@ -190,13 +190,15 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     _check_complete(by_key, trial_names, parts)
     decisions = {}
     for appraiser, names in trial_names.items():
+        # a row for each part, a column for each trial
         rows = [[by_key[appraiser, trial, part].defective for trial in names] for part in parts]
         decisions[appraiser] = np.array(rows)
-    return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
+    defective = np.array([truth[part] for part in parts])
+    return Study(tuple(parts), defective, decisions)
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Return the trials with each appraiser's name as first spelt: Ann and ann are one person."""
+    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
     first_spellings: dict[str, str] = {}
     spelled_trials = []
     for trial in trials:
@@ -241,7 +243,8 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     for trial in trials:
         names.setdefault(trial.appraiser, set()).add(trial.trial)
     ordered_names = {appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in names.items()}
-    if len({len(trial_list) for trial_list in ordered_names.values()}) > 1:
+    trial_counts = {len(trial_list) for trial_list in ordered_names.values()}
+    if len(trial_counts) > 1:
         counts = []
         for appraiser, trial_list in ordered_names.items():
             counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
@@ -269,14 +272,18 @@ def _check_complete(
 
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    """Return, by model, the number of parts with the identical score in two trials; people give no scores."""
-    scores: dict[tuple[str, str], list[str]] = {}
+    """Return, by model, the number of parts with the identical score in two trials.
+
+    Trials without a score, those of people, are left out.
+    """
+    scores: dict[tuple[str, str], list[str]] = {}  # by model and part
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
     counts = Counter[str]()
     for (appraiser, _), part_scores in scores.items():
-        if len(set(part_scores)) < len(part_scores):
+        has_equal_scores = len(set(part_scores)) < len(part_scores)
+        if has_equal_scores:
             counts[appraiser] += 1
     return dict(counts)
 
@@ -290,7 +297,7 @@ def _read_facts(folder: Path) -> Json:
 
 
 def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, trial: str) -> Iterator[Trial]:
-    """Yield the decisions of a run: on parts in several views where its model decides on such parts.
+    """Yield the decisions of a run: those of its table of parts if there is one, else those on pictures.
 
     Args:
         folder: Folder of the run.
@@ -325,6 +332,10 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
 def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
     """Add the parts in rows of a table to `truth`.
 
+    Args:
+        truth: Whether each part is defective, by its name; it is extended.
+        rows: Place of each row, for errors, and its values by column.
+
     Raises:
         InputError: A part is good in one row and defective in another.
     """
@@ -338,7 +349,7 @@ def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str
 def _reference_folder(folder: Path) -> dict[str, bool]:
     """Return whether each part of a folder of pictures is defective, by the part's name.
 
-    Labels in the folder count first, then the names of folders, then lists above the folder.
+    Labels in the folder are used first, then the names of its folders, then lists beside or above it.
 
     Raises:
         InputError: Two pictures have one part's name, or it is not known which pictures are good.
@@ -377,10 +388,12 @@ def _defective_by_part(pictures: Mapping[str, Path], labels: ClassLabels) -> dic
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield each row of a table with commas, semicolons or tabs: its place for errors, and values by column.
+    """Yield, for each row of a table, its place (for errors) and its values by column.
+
+    The table has commas, semicolons or tabs between the values.
 
     Raises:
-        InputError: The table cannot be read, or a value in one of `columns`, or the column, is missing.
+        InputError: The table cannot be read, one of `columns` is missing, or has no value in a row.
     """
     try:
         yield from _parse_rows(path, read_text(path), columns)
@@ -414,7 +427,11 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
 
 
 def _parse_word(text: str, place: str) -> bool:
-    """Whether a word means a defective part; `place` is the place of the word, for the error.
+    """Return True if a word means a defective part, False if it means a good one.
+
+    Args:
+        text: The word.
+        place: Place of the word, for the error.
 
     Raises:
         InputError: The word means neither good nor defective.

@@ -21,12 +21,13 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Return the data set with a split by what the model learnt, where the program made its split.
+    """Return the data set with only those pictures in its test split that the model did not learn from.
 
-    A data set with a split of its own is returned as it is. Else all pictures are tested, except those of
-    parts that were learnt from: pictures whose names show such a part (`--group`, `--part`), and good
-    pictures that are nearly the same as a picture learnt from. Pictures of the training split that the model
-    did not learn from are tested, too.
+    A data set with a split of its own is returned as it is. Otherwise the program made the split, and makes
+    it
+    anew: all pictures are tested, except those of parts that the model learnt from. These are pictures whose
+    names show such a part (`--group`, `--part`), and good pictures that are near-duplicates of a picture
+    learnt from.
 
     Args:
         predictor: The model.
@@ -61,9 +62,9 @@ def leave_out_learnt_parts(
 def _of_learnt_parts(
     predictor: Predictor, train: Sequence[Item], learnt_items: Collection[Item]
 ) -> set[Item]:
-    """Return the training pictures of the parts that were learnt from.
+    """Return the pictures of `train` that show a part that was learnt from.
 
-    A picture whose name shows no part is a part of its own.
+    A picture whose name shows no part counts as a part of its own.
     """
     part_of = stored_part_reader(predictor.manifest)
     names = relative_names([item.path for item in train])
@@ -76,13 +77,14 @@ def _of_learnt_parts(
 
 
 def _near_duplicates(looks: Mapping[Item, Look], learnt_items: Collection[Item]) -> set[Item]:
-    """Return the other pictures that are nearly the same as one of `learnt_items`."""
+    """Return the pictures that are near-duplicates of one of `learnt_items`, without these themselves."""
     bank = [item for item in looks if item in learnt_items]
     others = [item for item in looks if item not in learnt_items]
     items = [*bank, *others]
     pairs = near_duplicates([looks[item] for item in items], np.arange(len(bank)))
     duplicates = set()
     for smaller, larger, _ in pairs:
+        # the pictures learnt from come first in `items`
         is_learnt_and_other = smaller < len(bank) <= larger
         if is_learnt_and_other:
             duplicates.add(items[larger])

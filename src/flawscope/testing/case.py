@@ -32,7 +32,7 @@ TOLERANCE = 1e-5  # relative: the same numbers, added up in another order
 
 
 def must(condition: object, message: str) -> None:
-    """Raise an AssertionError unless the condition holds, unlike `assert` also under `python -O`."""
+    """Raise an AssertionError unless the condition is true; unlike `assert`, under `python -O`, too."""
     if not condition:
         raise AssertionError(message)
 
@@ -59,7 +59,12 @@ def must_be_close(found: ArrayLike, wanted: ArrayLike, message: str, tolerance: 
 
 
 def must_refuse(call: Callable[[], object], message: str) -> str:
-    """Return the text of the InputError that the call must raise; it must be a single line."""
+    """Check that a call raises an InputError of a single line, and return its text.
+
+    Args:
+        call: Function without arguments.
+        message: Beginning of the AssertionError's text: what must be refused.
+    """
     try:
         call()
     except InputError as error:
@@ -73,7 +78,7 @@ class FitResult(NamedTuple):
 
     Attributes:
         model: The model, read from its file.
-        outputs: Scores and maps for `Case.prediction_pictures` before the model was saved.
+        outputs: Scores and maps for `Case.prediction_pictures`, computed before the model was saved.
         failures: Failures of the fit.
         progress: Progress of the fit in order: (stage, done, total).
     """
@@ -88,8 +93,11 @@ class FitResult(NamedTuple):
 class Case:
     """Method, settings that make it small, and pictures; fitted models are kept for other checks.
 
-    A model has three variants: "plain"; "region", with a region of interest and pairs of pictures of one
-    part; "padded", of wide strips, which it pads above and below.
+    A model has three variants:
+
+    - "plain",
+    - "region": it has a region of interest, and learns from parts with two pictures each,
+    - "padded": it learns from wide strips, which are padded above and below.
 
     Attributes:
         method: The method.
@@ -141,16 +149,17 @@ class Case:
 
     @property
     def pair_pattern(self) -> str:
-        """Pattern of names by which the first six good pictures are three parts, two pictures each."""
+        """Pattern of names by which the first six good pictures show three parts, two pictures each."""
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good_pictures]
         pairs = zip(names[0:6:2], names[1:6:2], strict=True)
-        # A pattern states a part by the texts of its groups: each pair has an empty group of its own.
+        # The texts of a pattern's groups name a part: each pair matches an empty group of its own.
         return "|".join(f"(?:{first}|{second})()" for first, second in pairs)
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
-        """Return the pictures that a variant is fitted on, with a copy and bytes that are no picture.
+        """Return the pictures that a variant is fitted on.
 
-        The "padded" variant has neither the copy nor the bytes.
+        They are the good pictures, a copy of one of them, and bytes that are no picture; for "padded", strips
+        of the good pictures only.
         """
         if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]
@@ -160,7 +169,7 @@ class Case:
     # ---- models
 
     def fit_options(self, variant: str) -> Json:
-        """Return the arguments of `fit` for a variant, without the pictures."""
+        """Return the arguments of `fit` for a variant, except for the pictures."""
         options: Json = {"method": self.method.name, "device": "cpu", "samples": 1, **self.settings}
         if variant == "region":
             options |= {"roi": "0,0,0.5,1", "group": self.pair_pattern}
@@ -184,7 +193,7 @@ class Case:
         return fit(sources, **{"check": False, **self.fit_options(variant), **more})
 
     def fit_result(self, variant: str = "plain") -> FitResult:
-        """Return a variant of the model, which is fitted, saved and read at the first call."""
+        """Return a variant of the model with records of its fit; the first call fits, saves and reads it."""
         if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
 
@@ -205,20 +214,20 @@ class Case:
         return self.fit_result(variant).model
 
     def outputs(self, variant: str = "plain") -> ScoresAndMaps:
-        """Return the model's scores and maps for `prediction_pictures` before it was saved."""
+        """Return the scores and maps for `prediction_pictures` that were computed before saving the model."""
         return self.fit_result(variant).outputs
 
     def prediction_pictures(self, variant: str = "plain") -> list[PictureSource]:
-        """Return the pictures that a variant predicts: the probes.
+        """Return the pictures for the predictions of a variant: the probes.
 
-        The "padded" variant predicts strips of two probes, and a probe that needs no padding.
+        For "padded", they are strips of two probes, and a whole probe, which needs no padding.
         """
         if variant != "padded":
             return self.probes
         return [*map(cut_strip, self.probes[::2]), self.probes[-1]]
 
     def exported_path(self, variant: str) -> Path:
-        """Return the path of a variant's ONNX file, which is exported at the first call."""
+        """Return the path of a variant's ONNX file; the first call exports it."""
         from flawscope.export.export import export
 
         path = Path(self._temporary_folder.name) / f"{variant}.onnx"
@@ -228,7 +237,10 @@ class Case:
 
 
 def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
-    """Cut a strip from a picture's middle, 320x80: a model that keeps the aspect pads it above and below."""
+    """Cut the middle out of a picture, and resize it to a strip, [80, 320, 3].
+
+    A model that keeps the aspect pads it above and below.
+    """
     picture = decode(source)
     quarter = picture.shape[0] // 4
     middle = picture[quarter : 3 * quarter]
@@ -255,7 +267,7 @@ def predict_scores_and_maps(
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads for a `with` block, and check that the block does not change it."""
+    """Set torch's thread count for a `with` block, and check that the block does not change it."""
     import torch
 
     count_before = torch.get_num_threads()

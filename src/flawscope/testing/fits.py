@@ -50,7 +50,7 @@ def is_registered(case: Case) -> None:
 def settings_are_checked(case: Case) -> None:
     """Every setting has a default, every preset builds, and wrong settings are InputErrors of one line.
 
-    Settings of a model file that the method no longer has are ignored.
+    If a model file has settings that the method does not have any more, they are ignored.
     """
     method = case.method
     for preset in method.presets:
@@ -83,8 +83,8 @@ def settings_are_checked(case: Case) -> None:
 def pictures_have_roles(case: Case) -> None:
     """Copies count once, and pictures that cannot be read are reported.
 
-    A method that holds pictures out calibrates on pictures that it does not learn from; any other method
-    calibrates on all pictures that it learns from.
+    A method that holds pictures out calibrates on the held-out pictures. Any other method calibrates on all
+    pictures that it learns from.
     """
     model = case.fitted()
     roles = {row.hash: row.role for row in model.manifest.pictures}
@@ -110,10 +110,10 @@ def pictures_have_roles(case: Case) -> None:
 
 
 def calibration_is_honest(case: Case) -> None:
-    """Calibration scores are answers for pictures that were not learnt from.
+    """Calibration scores are scores of pictures that were not learnt from.
 
-    They are this model's answers where pictures were held out, and otherwise near those of a model that is
-    fitted without the pictures. Maxima and level of maps come only from the pixels that count.
+    If pictures were held out, they are this model's scores for them. Otherwise each is near the score by a
+    model that is fitted without the picture. Maxima and level of maps come only from the pixels that count.
     """
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
@@ -132,43 +132,51 @@ def calibration_is_honest(case: Case) -> None:
 
 
 def _must_be_answers(model: Predictor, sources: Sequence[PictureSource], variant: str) -> None:
-    """Check that the stored scores and levels are the model's own answers for the pictures."""
+    """Check that the stored scores and levels are those that the model itself gives for the pictures."""
     scores, maxima, medians = np.array([_score_and_map_levels(model, source) for source in sources]).T
-    must_be_close(scores, model.calibration.scores, f"{variant}: scores", 1e-4)
-    must_be_close(maxima, model.calibration.map_maxima, f"{variant}: maxima of maps", 1e-4)
-    _must_have_level(model, medians, f"{variant}: level of maps", 1e-3)
+    must_be_close(scores, model.calibration.scores, f"{variant}: scores", tolerance=1e-4)
+    must_be_close(maxima, model.calibration.map_maxima, f"{variant}: maxima of maps", tolerance=1e-4)
+    _must_have_level(model, medians, f"{variant}: level of maps", tolerance=1e-3)
 
 
 def _must_be_near_refits(
     case: Case, model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check the stored scores and levels by models that are fitted without a picture's unit.
+    """Check that the stored scores and levels are near those of models fitted without the picture's unit.
 
-    Every third picture is checked, because each needs a fit.
+    Only every third picture is checked, because each needs a fit.
+
+    Args:
+        case: The case.
+        model: The model.
+        sources: Pictures that the model was calibrated on.
+        units: Unit of each picture.
+        variant: Variant of the model.
     """
     answers = []
     for i in range(0, len(sources), 3):
         others = [source for source, unit in zip(sources, units, strict=True) if unit != units[i]]
-        answers.append(_score_and_map_levels(case.fit(others, variant), sources[i]))
+        refitted_model = case.fit(others, variant)
+        answers.append(_score_and_map_levels(refitted_model, sources[i]))
     scores, maxima, medians = np.array(answers).T
     for name, values, stored in (
         ("scores", scores, model.calibration.scores),
         ("maxima of maps", maxima, model.calibration.map_maxima),
     ):
         expected = np.asarray(stored)[::3]
-        must_be_close(values.mean(), expected.mean(), f"{variant}: {name}, refitted", 0.2)
-        must_be_close(values, expected, f"{variant}: {name}, refitted", 0.4)
-    _must_have_level(model, medians, f"{variant}: level of maps", 0.1)
+        must_be_close(values.mean(), expected.mean(), f"{variant}: {name}, refitted", tolerance=0.2)
+        must_be_close(values, expected, f"{variant}: {name}, refitted", tolerance=0.4)
+    _must_have_level(model, medians, f"{variant}: level of maps", tolerance=0.1)
 
 
 def _must_leave_out(
     model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
 ) -> None:
-    """Check that `Detector.left_out` gives scores, in the mean not below the stored ones.
+    """Check that the mean score by `Detector.left_out` is not below that of the stored scores.
 
-    It may give none for the variant "region".
+    For the variant "region", the method may give no such scores.
     """
-    pairs = []
+    pairs = []  # score by `left_out`, and stored score
     for source, unit, stored in zip(sources, units, model.calibration.scores, strict=True):
         score = _left_out_score(model, source, unit)
         if score is not None:
@@ -180,7 +188,7 @@ def _must_leave_out(
 
 
 def _scored(model: Predictor) -> list[Picture]:
-    """Return the rows of the calibration's scores, in their order."""
+    """Return the rows of the pictures that were calibrated on, in the order of the calibration's scores."""
     return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 
 
@@ -199,7 +207,10 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
 
 
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
-    """Return a picture's score by `Detector.left_out`; None where the method has none."""
+    """Return a picture's score by `Detector.left_out`, without what was learnt from its unit, `group`.
+
+    None where the method gives no such score.
+    """
     import torch
 
     detector = model.detector
@@ -211,9 +222,13 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
 
 
 def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: str, tolerance: float) -> None:
-    """Check that the stored level of maps is the median of pictures' medians.
+    """Check that the stored level of maps is the median of the medians of pictures' maps.
 
-    `tolerance` is a share of the largest stored maximum.
+    Args:
+        model: The model.
+        medians: Median of the map of each picture.
+        message: Text of the error.
+        tolerance: Largest difference, as a share of the largest stored maximum of maps.
     """
     level = float(np.median(medians))
     largest_difference = tolerance * float(np.abs(model.calibration.map_maxima).max())
@@ -224,7 +239,7 @@ def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    is_calibrated: dict[tuple[str | None, ...], list[bool]] = {}  # of each part's pictures
+    is_calibrated: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture of a part, by part
     for row in model.manifest.pictures:
         match = re.search(case.pair_pattern, row.name)
         if match and row.role != "duplicate":
@@ -256,16 +271,16 @@ def _must_equal(first: Predictor, other: Predictor, text: str) -> None:
 def progress_and_interruption(case: Case) -> None:
     """Every stage of progress ends at its total, and an interrupted fit leaves no traces.
 
-    It leaves neither threads nor another number of torch's threads.
+    It leaves no threads running and does not change torch's thread count.
     """
 
     def count_threads() -> int:
-        """Return the number of threads, without flawscope's own that stay."""
+        """Return the number of threads, without those of flawscope that are meant to stay."""
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
     stages: dict[str, tuple[int, int]] = {}
     for text, done, total in case.fit_result().progress:
-        stage, _, _ = text.partition(",")  # behind the comma is the loss
+        stage, _, _ = text.partition(",")  # after a comma, there is the loss
         last_done, _ = stages.get(stage, (0, total))
         must(last_done <= done <= total, f"{stage}: {done} of {total} after {stages}")
         stages[stage] = done, total
@@ -289,7 +304,7 @@ def progress_and_interruption(case: Case) -> None:
 def resumes(case: Case) -> None:
     """A run that was stopped and resumed ends with the same tensors as a run without a stop.
 
-    A run that was stopped after its last step does, too. The checkpoint of another run, or of other pictures,
+    This is also so if it was stopped after its last step. A checkpoint of another run, or of other pictures,
     is refused. A method that does not learn in steps refuses `minutes` and `resume`.
     """
     from flawscope.fitting.preparation import prepare
@@ -326,7 +341,7 @@ def resumes(case: Case) -> None:
 def says_what_it_would_miss(case: Case) -> None:
     """A fit measures the share of simulated defects that is found, on pictures that it has not learnt from.
 
-    There are equally many defects of each size. The measurement can be left out, and nothing else with it.
+    There are equally many defects of each size. The measurement can be switched off on its own.
     """
     model = case.fitted()
     key = "simulated_defects"
@@ -341,8 +356,8 @@ def says_what_it_would_miss(case: Case) -> None:
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores and knows the new pictures.
 
-    It passes its self-test, and pictures that it knew before are left out. A method that does not extend
-    refuses.
+    It passes its self-test. Given pictures that it knew before are left out. A method that cannot extend
+    models refuses to.
     """
     from flawscope.fitting.fitting import partial_fit
 
@@ -369,7 +384,10 @@ def extends(case: Case) -> None:
 
 
 def finds_suspects(case: Case) -> None:
-    """A defect among the good pictures is the first suspect and can be dropped; or dropping is refused."""
+    """A defect among the good pictures is the first suspect, and can be dropped.
+
+    A method that finds no suspects refuses to drop them.
+    """
     if not case.method.finds_suspects:
         must_refuse(lambda: case.fit(drop_suspects=True), "dropping suspects")
         return
@@ -383,7 +401,7 @@ def finds_suspects(case: Case) -> None:
 
 
 def takes_seen_defects(case: Case) -> None:
-    """Seen defects are remembered and change the model; or they are refused."""
+    """Seen defects are remembered and change the model; a method that does not take them refuses them."""
     if not case.method.takes_seen_defects:
         must_refuse(lambda: case.fit(seen=1), "seen defects")
         return

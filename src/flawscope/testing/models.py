@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def answers_have_their_form(case: Case) -> None:
-    """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32.
+    """For images `[B, 3, H, W]`, the model returns scores `[B]` and maps `[B, H, W]`, finite float32.
 
-    `forward` is `score` of `embed`, in eval mode, and changes neither the images nor the model.
+    `forward` is `score` of `embed`. The model is in eval mode; it changes neither the images nor itself.
     """
     import torch
 
@@ -72,7 +72,10 @@ def any_batch(case: Case) -> None:
 
 
 def saved_and_read(case: Case) -> None:
-    """A model that was saved and read gives the same answers, bit for bit, and passes its self-test."""
+    """A model that was saved and read gives the same scores and maps, bit for bit.
+
+    For its stored sample picture, it gives the stored score.
+    """
     for variant in ("padded", "region", "plain"):
         model = case.fitted(variant)
         saved_scores, saved_maps = case.outputs(variant)
@@ -89,7 +92,7 @@ def saved_and_read(case: Case) -> None:
 
 
 def damaged_files_are_refused(case: Case) -> None:
-    """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
+    """A model file whose tensors are missing or contradict the settings is an InputError of one line."""
     artefact = case.fitted().artefact
     session: Any = type(case.fitted().session)
     state_names = case.fitted().detector.state_dict()
@@ -108,7 +111,12 @@ def damaged_files_are_refused(case: Case) -> None:
 
 
 def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
-    """Raise an AssertionError where a map value outside exceeds one inside; both arrays are [N, H, W]."""
+    """Raise an AssertionError if a map has a value outside that exceeds one inside.
+
+    Args:
+        maps: Maps [N, H, W].
+        inside: [N, H, W], pixels that count.
+    """
     for values, is_inside in zip(maps, inside, strict=True):
         must(
             values[~is_inside].max() <= values[is_inside].min(),
@@ -119,7 +127,7 @@ def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
 def region_of_interest(case: Case) -> None:
     """Pixels outside the region of interest have the lowest map value, and decide no score.
 
-    Where the region excludes the most anomalous pixels, the score is lower.
+    If the region excludes the most anomalous pixels, the score is lower than without a region.
     """
     import torch
 
@@ -146,10 +154,15 @@ def region_of_interest(case: Case) -> None:
 
 
 def _half_without_maximum(values: Tensor, axis: int) -> Tensor:
-    """Return the mask [H, W] of the half of a map, along `axis`, that does not hold the map's maximum."""
+    """Return the mask [H, W] of that half of a map which does not contain its maximum.
+
+    Args:
+        values: The map [H, W].
+        axis: Axis that is halved.
+    """
     import torch
 
-    maximum_indices = divmod(int(values.argmax()), values.shape[1])  # row and column
+    maximum_indices = divmod(int(values.argmax()), values.shape[1])  # (row, column)
     middle = values.shape[axis] // 2
     indices = torch.arange(values.shape[axis])
     is_in_half = (indices >= middle) if maximum_indices[axis] < middle else (indices < middle)
@@ -158,7 +171,7 @@ def _half_without_maximum(values: Tensor, axis: int) -> Tensor:
 
 
 def padding(case: Case) -> None:
-    """Padding counts nowhere: its map value is the lowest, and it decides no score.
+    """Padding has the lowest map value, and does not affect the score.
 
     The values that mark padding in images are not taken for brightness.
     """
@@ -187,7 +200,7 @@ def padding(case: Case) -> None:
 
 
 def many_threads_predict(case: Case) -> None:
-    """A predictor can be used from many threads at once, and leaves torch's number of threads alone."""
+    """A predictor can be used from many threads at once, and does not change torch's thread count."""
     import torch
 
     model = case.fitted()
@@ -222,7 +235,12 @@ def exports_openvino(case: Case) -> None:
 
 
 def _check_export(case: Case, engine: str) -> None:
-    """Check that an export on `engine` gives the answers of the fitted model, of the variant "padded"."""
+    """Check that the exported model of the variant "padded" gives the fitted model's scores and maps.
+
+    Args:
+        case: The case.
+        engine: Engine that runs the exported model.
+    """
     variant = "padded"
     pictures = case.prediction_pictures(variant)
     exported = load(case.exported_path(variant), engine=engine, device="cpu")
@@ -263,7 +281,7 @@ def held_out_is_not_learnt(case: Case) -> None:
         digest = pixel_hash(picture)
         if digest in learnt_hashes:
             return source
-        # each is moved by another distance: else they might be near-duplicates of each other
+        # each is moved by another distance, because they might be near-duplicates otherwise
         moved: Array = np.roll(picture.max() - picture, int(digest, 16) % picture.size)
         return moved
 
@@ -274,8 +292,8 @@ def held_out_is_not_learnt(case: Case) -> None:
 def outside_is_not_learnt(case: Case) -> None:
     """Pixels outside of the region of interest change neither the learnt tensors nor a score.
 
-    Give networks `Detector.filled`. The region itself counts: without it, other tensors are learnt. Learn
-    from the cells that `Detector.inside` counts.
+    To pass, give networks what `Detector.filled` returns, and learn from the cells that `Detector.inside`
+    marks. The region is used: without it, other tensors are learnt.
     """
     options: Json = {"group": None, "samples": 0}
     model = case.fit(case.good_pictures, "region", **options)
@@ -295,9 +313,9 @@ def outside_is_not_learnt(case: Case) -> None:
 
 
 def padding_is_not_learnt(case: Case) -> None:
-    """Padding is not learnt: the same pixels as a picture without padding give other tensors.
+    """Padding is not learnt: if the same pixels are a picture without padding, other tensors are learnt.
 
-    Learn from the cells that `Detector.inside` counts.
+    To pass, learn from the cells that `Detector.inside` marks.
     """
     model = case.fitted("padded")
     strips = case.training_pictures("padded")
@@ -307,7 +325,7 @@ def padding_is_not_learnt(case: Case) -> None:
 
 
 def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
-    """Return a picture [H, W, 3] at the network's size, padding and outside filled (`Detector.filled`)."""
+    """Return a picture [H, W, 3] at the network's size, as `Detector.filled` fills padding and outside."""
     import torch
 
     image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))

@@ -44,10 +44,10 @@ _HARMLESS = {
     ".onnx",
     ".bin",
 }
-# Share of a source's pictures with marks beyond the border from which on it was made on larger pictures
+# If at least this share of a source's pictures has marks beyond the border, it was made on larger pictures
 LARGER_SHARE = 0.1
-CORNER = 0.7  # share of the sides below which marks lie in a corner of their pictures
-CHANCE = 0.001  # probability that all marks lie in a corner, below which it is no chance
+CORNER = 0.7  # a corner of a picture reaches over less than this share of its width and height
+CHANCE = 0.001  # if the probability that all marks lie in a corner is below this, it is not by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ class PictureLabels(os.PathLike[str]):
         boxes: Number of shapes that are boxes, which mark more than the defect.
         kinds: Name of each shape's label.
         form: Form of the label file, such as "COCO".
-        turn: EXIF orientation that the mask gets, where the picture was marked as it is stored.
-        is_doubtful: Whether the picture may have been marked as it is stored, and nothing decides it.
+        turn: EXIF orientation by which the mask is turned, if the picture was marked as it is stored; else 1.
+        is_doubtful: Whether it is not known if the picture was marked as it is shown or as it is stored.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class PictureLabels(os.PathLike[str]):
     is_doubtful: bool = False
 
     def read(self) -> NDArray[np.bool_]:
-        """Draw the mask [H, W], upright.
+        """Return the mask [H, W] bool of all shapes, upright.
 
         Raises:
             InputError: The marks are damaged, or the picture's size is not known.
@@ -95,7 +95,7 @@ class PictureLabels(os.PathLike[str]):
         return turn_array(mask, self.turn)
 
     def hangs_over(self, size: Size) -> bool:
-        """Whether a mark belongs to a larger picture than one of this size."""
+        """Whether a mark reaches beyond a picture of this size."""
         return any(shape.hangs_over(size) for shape in self.shapes)
 
     def __fspath__(self) -> str:
@@ -108,13 +108,13 @@ class _Entry(NamedTuple):
     """Entry of a label file for one picture.
 
     Attributes:
-        folders: Folders of the picture, folded.
+        folders: Folders of the picture in the form that `fold` returns.
         stem: Name of the picture without its suffix.
-        suffix: Suffix of the picture, where the file states it.
+        suffix: Suffix of the picture if the file states it, else empty.
         labels: Marks of defects that can be drawn.
         left_out: Kinds of marks that cannot be drawn.
-        source: Name of the file, or the form of files of one picture each.
-        about: Texts on the whole picture, each under its column or tag.
+        source: Name of the file; if it is of one picture only, its form.
+        about: Texts on the whole picture: pairs of column or tag, and text.
         good: Kinds of marks of good parts.
     """
 
@@ -175,15 +175,15 @@ class FormSummary:
 
 
 class LabelFiles:
-    """Label files anywhere below a folder, read when first asked for, and which of the pictures they mean.
+    """Label files below a folder, and which pictures they mean.
 
     A file of many pictures, such as COCO's, names them; a file of one picture has the picture's name. A name
-    without folders means the picture of that name, wherever it lies. Where no picture has the exact name,
-    case, the spelling of accents, and what tools add to a name make no difference.
+    without folders means the picture of that name in any folder. If no picture has the exact name, names are
+    compared without case, encoding of accents, and what tools add.
 
     Attributes:
         root: Folder below which label files are searched for.
-        caller_path: Pictures as the caller names them, by their paths below `root`.
+        caller_path: Path of each picture as the caller gave it, by its path below `root`.
     """
 
     def __init__(
@@ -199,10 +199,9 @@ class LabelFiles:
         Args:
             root: Folder below which label files are searched for.
             pictures: Pictures that the files may mean.
-            files: Label files to use instead of those anywhere below `root`.
-            above: How many levels the pictures' own folder lies below `root`, where only some of the pictures
-                below `root` are meant; else 0.
-            good_kinds: Kinds of marks that are no defects, beside kinds whose name says good.
+            files: Label files to use; None: all below `root`.
+            above: Number of levels that `root` lies above the folder of the pictures; 0 if it is that folder.
+            good_kinds: Kinds of marks that are no defects, in addition to kinds whose name says good.
         """
         self.root = root
         self._files = files
@@ -220,12 +219,13 @@ class LabelFiles:
         """Return the pictures in which something is marked.
 
         Returns:
-            Of each picture the source, the kinds of the marks, and whether a mark is a defect: boxes around
+            By picture: the source, the kinds of the marks, and whether the marks are defects. Marks around
             good parts are no defects.
         """
         marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # Entries with defects come last: they replace marks of good parts in the same picture.
-        for entry, pictures in sorted(self._assigned, key=lambda assigned: assigned[0].has_defect):
+        by_has_defect = sorted(self._assigned, key=lambda assigned: assigned[0].has_defect)
+        for entry, pictures in by_has_defect:
             if not entry.has_defect and not entry.good:
                 continue
             for path in self._pictures_meant(entry, pictures):
@@ -241,7 +241,7 @@ class LabelFiles:
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Return why marks in a picture cannot be used.
 
-        Where the picture has no usable labels, each file that cannot be read is such a reason, too.
+        If the picture has no usable labels, each file that could not be read is a reason, too.
         """
         picture_labels = self._by_picture.get(picture, _UsableLabels())
         reasons = [*picture_labels.left_out]
@@ -257,12 +257,12 @@ class LabelFiles:
     def scale_doubts(self) -> Iterator[tuple[str, str]]:
         """Yield sources whose marks may have been made on smaller pictures, each with the reason.
 
-        The sign is that all marks lie in a corner of their pictures, which hardly happens by chance.
+        This is so if all marks lie in the upper left corner of their pictures, and hardly by chance.
         """
         for source, reach in self._reach.items():
             count = len(reach)
             width_share, height_share = reach.max(0)
-            # a mark anywhere in a picture lies in the corner with the probability of the corner's area
+            # a mark placed at random lies in the corner with a probability of the corner's share of the area
             probability = (width_share * height_share) ** count
             if max(width_share, height_share) < CORNER and probability < CHANCE:
                 corner = f"{width_share:.0%} of the width and {height_share:.0%} of the height"
@@ -270,7 +270,7 @@ class LabelFiles:
 
     @property
     def without_picture(self) -> dict[Path, list[str]]:
-        """Names in label files for which there is no picture, by file."""
+        """Names of pictures that a label file marks but that do not exist, by file."""
         names_of: dict[Path, list[str]] = {}
         for entry, pictures in self._assigned:
             if not pictures and entry.labels.shapes:
@@ -303,9 +303,10 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of the marks to the right and down [N, 2], by source, as shares of each picture's size.
+        """How far the marks of N pictures reach to the right and down, [N, 2], by source.
 
-        Sources that state the size of their pictures are left out.
+        The values are shares of each picture's width and height. Sources that state the size of their
+        pictures are left out.
         """
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
@@ -321,8 +322,8 @@ class LabelFiles:
     def _assigned(self) -> list[tuple[_Entry, list[Path]]]:
         """Every entry with the pictures that it may mean.
 
-        An entry means pictures of its exact name. Without such a picture it means pictures of its plain name
-        that no entry with a defect means by the exact name.
+        An entry means pictures of its exact name. If there are none, it means pictures of its plain name,
+        without those that an entry with a defect means by their exact name.
         """
         if not self._documents:
             return []
@@ -346,20 +347,21 @@ class LabelFiles:
         folders = {name for picture in self._pictures for name in self._folders(picture)}
         assigned = []
         for entry, pictures in by_exact_name:
-            assigned.append((entry, pictures or self._closest_by_plain_name(entry, unmarked, folders)))
+            meant = pictures or self._closest_by_plain_name(entry, unmarked, folders)
+            assigned.append((entry, meant))
         return assigned
 
     def _closest_by_plain_name(
         self, entry: _Entry, unmarked: Mapping[str, Sequence[Path]], folders: Set[str]
     ) -> list[Path]:
-        """Return the pictures that an entry means by its name without what labelling tools add.
+        """Return the pictures that an entry means by its plain name: without what labelling tools add.
 
         Args:
             entry: Entry whose exact name no picture has.
-            unmarked: Pictures by their plain names, without those that another entry marks by the exact name.
+            unmarked: Pictures by plain name, without those that another entry marks by their exact name.
             folders: Names of the pictures' folders.
         """
-        # folders that no picture lies in are the tool's, and say nothing of the picture
+        # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
         without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
         for name in plain_names(entry.stem):
             pictures = unmarked.get(name, ())
@@ -375,8 +377,9 @@ class LabelFiles:
     def _closest(self, entry: _Entry, pictures: Iterable[Path]) -> list[Path]:
         """Return the pictures whose folders fit an entry best.
 
-        Those are the pictures that share most of their last folders with the entry. Among them, pictures
-        outside of folders of good ones are preferred, then pictures of the entry's suffix.
+        These are the pictures whose path has the most folders, from the last one up, in common with the
+        entry's. Among them, pictures outside of folders of good ones are preferred, then pictures with the
+        entry's suffix.
         """
         by_shared_count: dict[int, list[Path]] = {}
         for picture in pictures:
@@ -386,7 +389,8 @@ class LabelFiles:
                 by_shared_count.setdefault(count, []).append(picture)
         if not by_shared_count:
             return []
-        closest = by_shared_count[max(by_shared_count)]
+        most_shared = max(by_shared_count)
+        closest = by_shared_count[most_shared]
         not_good = [path for path in closest if not any(map(says_good, self._folders(path)))]
         candidates = not_good or closest
         of_same_suffix = [path for path in candidates if fold(path.suffix) == entry.suffix]
@@ -400,7 +404,7 @@ class LabelFiles:
                 if not entry.name or not (entry.marks or entry.about):
                     continue
                 picture = PurePosixPath(entry.name.replace("\\", "/"))
-                # Names are unquoted second: a picture's name may hold %20 itself.
+                # Unquoted only if the name as it is means no picture: a file's name may contain %20.
                 if fold(picture.name) not in names:
                     picture = PurePosixPath(unquote(entry.name).replace("\\", "/"))
                 yield self._make_entry(path, document.form, picture, source, entry)
@@ -408,12 +412,12 @@ class LabelFiles:
     def _make_entry(
         self, path: Path, form: str, picture: PurePosixPath, source: str, entry: LabelEntry
     ) -> _Entry:
-        """Return an entry of a file with its marks sorted into good parts and defects.
+        """Return an entry of a file, with its marks sorted into those of good parts and those of defects.
 
         Args:
             path: The label file.
             form: Form of the file.
-            picture: Path of the picture according to the file.
+            picture: Path of the picture that the file states, without suffix.
             source: Source of the entry, as in `_Entry`.
             entry: Entry as the form's reader returns it.
         """
@@ -437,8 +441,8 @@ class LabelFiles:
     def class_texts(self) -> dict[str, dict[Path, Texts]]:
         """Return texts on whole pictures, by source and picture.
 
-        A name that several pictures have means those in the folder that the file states, from the file's own
-        folder; else those below the file's folder; else all of them.
+        If an entry may mean several pictures, it means those that lie exactly where the file says, relative
+        to the file's folder; if there are none, those below the file's folder; else all.
         """
         texts: dict[str, dict[Path, Texts]] = {}
         for entry, assigned_pictures in self._assigned:
@@ -454,10 +458,10 @@ class LabelFiles:
 
     @cached_property
     def unsure_sources(self) -> set[str]:
-        """Lists in the folder above the pictures' folder that name pictures without a folder.
+        """Lists in the folder above the pictures' folder that name pictures without their folder.
 
-        They may be about other pictures. Lists in a folder of labels beside the pictures' folder are not
-        among them: they belong to the pictures.
+        They may be about other pictures. Lists in a folder of labels beside the pictures' folder are sure to
+        belong to the pictures, and are left out.
         """
         sources: set[str] = set()
         if not self._above:
@@ -474,10 +478,10 @@ class LabelFiles:
         return count > 0 and self._folders(picture)[-count:] == entry.folders
 
     def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Return those of an entry's pictures that it surely means.
+        """Return those of the pictures of an entry that it certainly means.
 
         In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
-        is only taken where the file is one level above, and no folder beside has a picture of this name.
+        is certain only if the file is one level above, and no folder beside has a picture of this name.
         """
         if not self._above or entry.folders:
             return pictures
@@ -487,11 +491,11 @@ class LabelFiles:
 
     @cached_property
     def _root_folders(self) -> list[Path]:
-        """Subfolders of the root, where it lies above the pictures' folder; else none."""
+        """Subfolders of the root if it lies above the pictures' folder; else empty."""
         return [*subfolders(self.root).values()] if self._above else []
 
     def _is_elsewhere(self, picture: Path, entry: _Entry) -> bool:
-        """Whether another folder of the root has a picture of this name, or of the name as it is written."""
+        """Whether another folder of the root has a file of the picture's name, or of the entry's name."""
         names = {picture.name, f"{entry.stem}{entry.suffix or picture.suffix}"}
         other_folders = [folder for folder in self._root_folders if not picture.is_relative_to(folder)]
         return any((folder / name).exists() for folder in other_folders for name in names)
@@ -541,7 +545,7 @@ class LabelFiles:
 
     @property
     def of_no_form(self) -> list[Path]:
-        """Files of no form that might be labels: JSON, XML, and text that is named like a picture."""
+        """Files that might be labels but have no known form: JSON, XML, and texts named like a picture."""
         unread = (path for path, document in self._documents if not document.form and not document.fault)
         return [
             path
@@ -556,8 +560,8 @@ class LabelFiles:
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures, files that mark about as many other pictures, and
-        files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of about as many pictures, none of which
+        exists; and files of an unknown form that are named like a picture.
         """
         files = [path for path, document in self._documents if document.seems_list]
         files += [path for path, document in self._documents if self._marks_others(path, document)]
@@ -573,12 +577,12 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file is of an unknown kind, which cameras and programs do not usually leave there."""
+        """Whether a file has an unknown suffix, none that cameras and programs usually leave there."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
-        """Whether a tool's file marks about as many pictures as there are, but none of them."""
+        """Whether a label file has marks in about as many pictures as there are, but in none of these."""
         if document.form in ("", LIST):
             return False
         picture_count = self._names.count
@@ -590,7 +594,7 @@ class LabelFiles:
 
 
 def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:
-    """Return folders as they are compared: folded, without folders such as images/."""
+    """Return names of folders for comparison: folded, without names such as images/."""
     return tuple(fold(part) for part in parts if not is_picture_folder(part))
 
 
@@ -604,7 +608,7 @@ def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) 
 
 
 def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
-    """Return the reach of marks to the right and down [2], in shares of a picture's width and height."""
+    """Return how far marks reach to the right and down [2], as shares of the picture's width and height."""
     points = [shape.reach(size) for shape in labels.shapes if shape.reach]
     farthest: NDArray[np.float64] = np.concatenate(points).max(0)
     height, width = size
@@ -612,10 +616,10 @@ def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
 
 
 class Reading(NamedTuple):
-    """Labels of a picture, read on it as it is shown or as it is stored.
+    """Labels of a picture, on the picture as it is shown or as it is stored.
 
     Attributes:
-        reason: Why they cannot be used; empty for usable ones.
+        reason: Why the labels cannot be used; empty if they can.
     """
 
     picture: Path
@@ -626,9 +630,9 @@ class Reading(NamedTuple):
 def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
     """Return the possible readings of labels: on the picture as it is shown, and as it is stored.
 
-    They differ where the picture is stored turned. A reading that does not fit the labels' size or whose
-    marks reach beyond the picture is left out. Where the picture cannot be read or has another size, the
-    labels are returned as they are: the code that reads them reports it.
+    There are two only if the picture is stored turned. A reading is left out if its marks reach beyond the
+    picture, or if it contradicts the size that the labels state. If no reading has the stated size, or the
+    picture cannot be read, the labels are returned as they are: the code that reads them reports it.
     """
     try:
         height, width = _upright_size(picture)
@@ -646,13 +650,18 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 
 
 def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
-    """Yield the reading that holds for each picture of a source; `candidates` are all of the source.
+    """Yield a reading for each picture of a source.
 
-    It is the only reading that fits; of two, the reading of the source's other pictures; else the reading on
-    the picture as it is shown. No reading holds where marks reach beyond the picture, nor where they do in
-    many of the source's pictures: these were marked on larger ones.
+    If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
+    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading has a
+    reason not to be used if marks reach beyond the picture, or beyond many of the source's pictures, which
+    then were marked on larger ones.
+
+    Args:
+        candidates: Labels of all pictures of the source.
     """
-    decided_as_shown: set[bool] = set()  # of turned pictures with one reading: whether it is the shown one
+    # over turned pictures with one possible reading: whether they were marked as shown
+    decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
         has_single_reading = len(readings) == 1 and readings[0] is not labels
         if has_single_reading and stored_turn(picture) != 1:

@@ -36,7 +36,7 @@ class _Box(NamedTuple):
     """A box of a table.
 
     Attributes:
-        edges: x0, y0, x1, y1 in pixels, or all as shares of the picture; None: nothing is marked in it.
+        edges: x0, y0, x1, y1, either all in pixels or all as shares of the picture; None: nothing is marked.
         size: Height and width of the picture; None where the table does not state it.
         is_prediction: Whether a model found it.
     """
@@ -49,17 +49,21 @@ class _Box(NamedTuple):
 
 
 def load_csv(data: bytes) -> Rows:
-    """Return the non-empty rows of a CSV file, cut at the most frequent of comma, semicolon and tab."""
+    """Return the non-empty rows of a CSV file.
+
+    The delimiter is the one of comma, semicolon and tab that is most frequent in the first line.
+    """
     text = table_text(data)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    first_line, _, _ = text.partition("\n")
+    delimiter = max(",;\t", key=first_line.count)
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def is_boxes(rows: Rows) -> bool:
-    """Whether each line is a box.
+    """Whether each row is a box.
 
-    Its columns have the usual names, or no names and the order of makesense.ai or of Keras RetinaNet.
+    The columns have usual names; or they have no names, and the order of makesense.ai or of Keras RetinaNet.
     """
     if not rows:
         return False
@@ -71,13 +75,16 @@ def is_boxes(rows: Rows) -> bool:
 
 
 def parse_boxes(rows: Rows, _picture_name: str) -> Iterator[Entry]:
-    """Yield the entries of a table of boxes, a picture each.
+    """Yield the entries of a table of boxes, one for each picture.
 
-    With names of columns, a line has the picture and two corners: in pixels as Roboflow (*TensorFlow Object
-    Detection*) and converters of Pascal VOC write them, or in shares of the picture as Open Images does.
-    Without names, it has label, x, y, width, height, picture, and the picture's width and height
-    (makesense.ai); or picture, two corners and label, all but the first of which may be empty (Keras
-    RetinaNet).
+    If the columns have names, a row has the picture and two corners. These are in pixels, as Roboflow
+    (*TensorFlow Object Detection*) and converters of Pascal VOC write them, or in shares of the picture, as
+    Open Images does.
+
+    If they have no names, a row is one of two:
+
+    - makesense.ai: label, x, y, width and height of the box, picture, width and height of the picture,
+    - Keras RetinaNet: picture, two corners, label; all but the picture may be empty.
     """
     yield from _group_by_picture(_boxes(rows))
 
@@ -88,7 +95,7 @@ def is_via(rows: Rows) -> bool:
 
 
 def parse_via(rows: Rows, picture_name: str) -> Iterator[Entry]:
-    """Yield the entries of annotations of VIA 2 as CSV: they are put into VIA's JSON form first."""
+    """Yield the entries of annotations of VIA 2 as CSV, which are converted to VIA's JSON first."""
     document: json_forms.Record = {}
     for values in _records(rows):
         shape, attributes, file_attributes = (json.loads(values[name] or "{}") for name in _REGION)
@@ -102,22 +109,23 @@ def parse_via(rows: Rows, picture_name: str) -> Iterator[Entry]:
 
 
 def _header(rows: Rows) -> list[str]:
-    """Return the names of the columns, folded; empty where the first line holds values."""
+    """Return the names of the columns in lower case; empty where the first row has values."""
     names = [name.casefold() for name in rows[0]]
-    return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
+    has_picture = any(is_picture(PurePosixPath(name)) for name in names)
+    return [] if has_picture else names
 
 
 def _records(rows: Rows) -> Iterator[dict[str, str]]:
-    """Yield the lines below the first by the names of their columns."""
+    """Yield the values of each row below the header, by column."""
     header = _header(rows)
     for row in rows[1:]:
         yield dict(zip(header, row, strict=True))
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Return the names of the columns of picture, edges and label; None without picture or edges.
+    """Return the columns of picture, edges and label; None without a column of pictures or of edges.
 
-    The name for the label is empty where no column has labels.
+    The column of labels is empty where there is none.
     """
     picture = next((name for name in _PICTURE if name in header), "")
     label = next((name for name in _LABEL if name in header), "")
@@ -139,12 +147,13 @@ def _boxes(rows: Rows) -> Iterator[_Box]:
         picture, label = values[picture_column], values.get(label_column, "")
         edges = _numbers([values[name] for name in edge_columns])
         size = read_size(values.get("height"), values.get("width"))
-        is_prediction = any(float(values.get(name) or 1) != 1 for name in _CONFIDENCE)
+        confidences = (float(values.get(name) or 1) for name in _CONFIDENCE)
+        is_prediction = any(confidence != 1 for confidence in confidences)
         yield _Box(picture, label, edges, size, is_prediction)
 
 
 def _makesense_box(row: Sequence[str]) -> _Box | None:
-    """Return a line of makesense.ai as a box; None where it is no such line."""
+    """Return a row of makesense.ai as a box; None where the row has another form."""
     if len(row) != 8:
         return None
     label, *box, picture, picture_width, picture_height = row
@@ -159,7 +168,7 @@ def _makesense_box(row: Sequence[str]) -> _Box | None:
 
 
 def _retinanet_box(row: Sequence[str]) -> _Box | None:
-    """Return a line of Keras RetinaNet as a box; None where it is no such line."""
+    """Return a row of Keras RetinaNet as a box; None where the row has another form."""
     if len(row) != 6:
         return None
     picture, *edges, label = row
@@ -187,10 +196,18 @@ def _group_by_picture(boxes: Iterable[_Box]) -> Iterator[Entry]:
 
 
 def _mark(box: _Box, edges: list[float]) -> Mark:
-    """Return the mark of a box with edges; a model's box is left out."""
+    """Return the mark of a box; the box of a model is a mark that is left out.
+
+    Args:
+        box: The box.
+        edges: Its edges, which are not None.
+    """
     if box.is_prediction:
         return Mark(None, "prediction")
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1
-    shape = shapes.placed(lambda size: corners * size[::-1]) if are_shares else shapes.filled(corners)
+    if are_shares:
+        shape = shapes.placed(lambda size: corners * size[::-1])  # size is (H, W)
+    else:
+        shape = shapes.filled(corners)
     return Mark(shape, box.label, is_box=True)

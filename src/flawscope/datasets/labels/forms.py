@@ -16,8 +16,8 @@ from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
 MAX_LIST_BYTES = 1 << 26
-PADDED_DIGITS = 3  # digits from which on a number that begins with 0 is a name, such as 004
-# Files with more bytes are not opened
+PADDED_DIGITS = 3  # a number of at least so many digits that begins with 0 is a name, such as 004
+# Largest number of bytes of files that are opened, by suffix
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIST_BYTES}
 # Text by which a damaged file of labels is known
 _LABEL_SIGN = re.compile(
@@ -51,17 +51,17 @@ def read_label_file(
 ) -> LabelDocument | None:
     """Read a file of labels.
 
-    A file that cannot be read has a `fault`: it raises no error, because the other files are to be read.
+    If a file cannot be read, the result has a `fault`. No error is raised, so that the other files are read.
 
     Args:
         path: The file.
-        picture_name: Path of the picture whose name the file may have.
-        settings: Finds YOLO's settings for a folder.
+        picture_name: Path of the file without its suffix: the picture's path if the file is of one picture.
+        settings: Function that returns YOLO's settings for a folder.
         names: Names of the pictures.
 
     Returns:
-        The content; None where the file's suffix says that it has no labels, or where it is empty or too
-        large. YOLO's file is empty where nothing is marked in the picture.
+        The content; None if the suffix is not one of label files, or the file is empty or too large. A file
+        of YOLO is empty if nothing is marked in the picture.
     """
     suffix = path.suffix.lower()
     has_labels_suffix = suffix in MAX_BYTES or suffix in tables.SUFFIXES
@@ -83,7 +83,14 @@ def read_label_file(
 
 
 def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames) -> LabelDocument | None:
-    """Read a file as a list of pictures; None where its suffix or its content are of something else."""
+    """Read a file as a list of pictures; None where its suffix or its content is of something else.
+
+    Args:
+        suffix: Suffix of the file.
+        data: Content of the file.
+        picture_name: Path of the file without its suffix.
+        names: Names of the pictures.
+    """
     if suffix not in tables.SUFFIXES:
         return None
     try:
@@ -98,7 +105,9 @@ def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames)
 def _list_entries(
     suffix: str, data: bytes, picture_name: str, names: PictureNames
 ) -> tuple[list[Entry], bool]:
-    """Return the entries of a list of pictures; without entries, whether it seems to be such a list.
+    """Return the entries of a list of pictures, and whether a file without entries seems to be such a list.
+
+    The arguments are those of `_read_list`.
 
     Raises:
         Exception: Whatever the readers of lists raise for a file of something else.
@@ -110,6 +119,7 @@ def _list_entries(
         return _can_numbers_be_names(suffix, data)
 
     def is_sure_name(text: str) -> bool:
+        """Whether a text names a picture, and is not a number that may mean something else."""
         if not is_name(text):
             return False
         is_padded = text[0] == "0" and len(text) >= PADDED_DIGITS
@@ -122,13 +132,16 @@ def _list_entries(
         return described, False
     if suffix in tables.TABLES or can_numbers_be_names():
         return [], tables.seems_list(data, suffix, names)
-    # a tool's file that numbers most pictures may be a list of them
+    # a tool's file in which numbers name most pictures may be a list of them
     numbered = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
     return [], names.count > 1 and 2 * len(numbered) >= names.count
 
 
 def _can_numbers_be_names(suffix: str, data: bytes) -> bool:
-    """Whether numbers may name pictures: not in a damaged file of a tool, nor in a table of numbers."""
+    """Whether numbers in a file may name pictures.
+
+    They may not in a damaged file of a labelling tool, nor in a text that is a table of numbers.
+    """
     if suffix in (".txt", ".log"):
         return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
     return _LABEL_SIGN.search(data) is None
@@ -137,10 +150,10 @@ def _can_numbers_be_names(suffix: str, data: bytes) -> bool:
 def _read_form(
     path: Path, suffix: str, data: bytes, picture_name: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
-    """Read a file of a labelling tool.
+    """Read a file of a labelling tool; the arguments are those of `read_label_file`.
 
-    A file of no such tool has an empty form. None for a text file without words: YOLO's is empty where
-    nothing is marked in the picture.
+    If the file is of no such tool, the result has an empty form. None for a text file without words: a file
+    of YOLO is empty if nothing is marked in the picture.
     """
     try:
         document = _load(suffix, data)
@@ -181,7 +194,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry with marks left out whose labels are no defects, such as "background"."""
+    """Return the entry; marks whose labels are no defects, such as "background", are marked as left out."""
     marks = []
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT
@@ -193,7 +206,7 @@ def _without_other_labels(entry: Entry) -> Entry:
 
 
 def _load(suffix: str, data: bytes) -> object:
-    """Return the content of a file: XML, JSON, rows of CSV, or else lines of words."""
+    """Return the content of a file by its suffix: XML, JSON, rows of CSV, else lines of words."""
     if suffix == ".xml":
         return xml_forms.load_xml(data)
     if suffix == ".json":

@@ -34,14 +34,14 @@ _LINES = ("line", "linestrip", "polyline", "point", "points")
 
 
 def is_records(value: object) -> TypeGuard[list[Record]]:
-    """Whether a value is a list of objects of JSON."""
+    """Whether a value is a list of JSON objects."""
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 # ------------------------------------------------------------------------------------------------------- COCO
 
 
-# Keys of annotations that mark or describe something; annotations without any are classes of whole pictures
+# Keys of annotations that mark or describe something; an annotation without them states a picture's class
 _COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}
 
 
@@ -52,9 +52,10 @@ def is_coco(document: object) -> bool:
 
 
 def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
-    """Yield entries of a COCO file (https://cocodataset.org/#format-data), also as VIA writes it.
+    """Yield the entries of a COCO file (https://cocodataset.org/#format-data), also as VIA writes it.
 
-    Annotations of an image that the file does not list are entries of the picture "image_id NUMBER".
+    If annotations are of an image that the file does not list, their entry names the picture
+    "image_id NUMBER".
     """
     annotations: list[Record] = document["annotations"]
     annotations_of: dict[str, list[Record]] = {}
@@ -68,10 +69,11 @@ def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
         kinds[_to_id(category.get("id"))] = str(category.get("name", ""))
     are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
     for image_id, image in images.items():
-        picture = _CocoPicture(image, read_size(image.get("height"), image.get("width")))
+        size = read_size(image.get("height"), image.get("width"))
+        picture = _CocoPicture(image, size)
         for annotation in annotations_of.get(image_id, ()):
             kind = kinds.get(_to_id(annotation.get("category_id")), "")
-            picture.add(annotation, kind, are_classes)
+            picture.add(annotation, kind, are_classes=are_classes)
         yield picture.entry()
 
 
@@ -82,7 +84,14 @@ def _coco_has_place(annotation: Record) -> bool:
 
 @dataclass
 class _CocoPicture:
-    """An image of a COCO file with its annotations; `classes` are those of the whole picture."""
+    """Image of a COCO file, with what its annotations mark and state.
+
+    Attributes:
+        image: The image's object in the file.
+        size: Height and width of the image; None where they are not stated.
+        marks: Marks in the image.
+        classes: Classes of the whole image.
+    """
 
     image: Record
     size: Size | None
@@ -90,7 +99,13 @@ class _CocoPicture:
     classes: list[str] = field(default_factory=list)
 
     def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
-        """Add an annotation of a kind; with `are_classes`, one without a place states the picture's class."""
+        """Add an annotation.
+
+        Args:
+            annotation: The annotation.
+            kind: Name of its category.
+            are_classes: Whether an annotation without a place states the class of the whole picture.
+        """
         if annotation.get("score") is not None:  # a model's findings are no ground truth
             self.marks.append(Mark(None, "finding of a model"))
             return
@@ -108,7 +123,7 @@ class _CocoPicture:
             self.marks.append(Mark(None, NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Return the marks of the polygons and the run lengths of an annotation."""
+        """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
@@ -120,10 +135,10 @@ class _CocoPicture:
         return marks
 
     def _read_run_lengths(self, part: Record) -> Shape:
-        """Return the shape of run lengths; they state the picture's size where the image does not.
+        """Return the shape of run lengths; if the size of the image is unknown, set it to theirs.
 
         Raises:
-            InputError: They have another size than the picture.
+            InputError: The run lengths have another size than the image.
         """
         height, width = part["size"]
         size = read_size(height, width)
@@ -135,15 +150,15 @@ class _CocoPicture:
 
     def entry(self) -> Entry:
         """Return the entry with all marks and classes that were added."""
-        about = picture_texts("class", self.classes)
+        texts = picture_texts("class", self.classes)
         path = picture_path(self.image["file_name"])
-        return name_entry(path, self.size, self.marks)._replace(about=about)
+        return name_entry(path, self.size, self.marks)._replace(about=texts)
 
 
 def _coco_segmentation(annotation: Record) -> list[Record | list[float]]:
-    """Return the parts of a segmentation: polygons or run lengths.
+    """Return the parts of a segmentation: polygons (lists) or run lengths (dicts).
 
-    VIA writes a single polygon without the list around it.
+    VIA writes a single polygon without a list around it.
     """
     segmentation = annotation.get("segmentation")
     if segmentation is None:
@@ -162,7 +177,7 @@ def _read_runs(counts: str | list[int]) -> NDArray[np.int64]:
 
 
 def _to_id(value: object) -> str:
-    """Return an id as it is compared: tools write 7, 7.0 and "7" for the same picture."""
+    """Return an id as a text for comparison: tools write 7, 7.0 and "7" for the same picture."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
@@ -182,11 +197,11 @@ def parse_labelme(document: Record, picture_name: str) -> Iterator[Entry]:
     suffix = PurePosixPath(str(document["imagePath"])).suffix
     marks = [_labelme_mark(shape) for shape in document["shapes"]]
     flags = document.get("flags")
-    about: list[tuple[str, str]] = []
+    texts: list[tuple[str, str]] = []
     if isinstance(flags, dict):
         for name, value in flags.items():
-            about += picture_texts(name, [value])
-    yield Entry(picture_name, size, marks, suffix, tuple(about))
+            texts += picture_texts(name, [value])
+    yield Entry(picture_name, size, marks, suffix=suffix, about=tuple(texts))
 
 
 def _labelme_mark(shape: Record) -> Mark:
@@ -202,7 +217,8 @@ def _labelme_mark(shape: Record) -> Mark:
         return Mark(shapes.filled(corners), label, is_box=True)
     if kind == "circle":  # its centre, and a point on it
         radius = float(np.hypot(*(points[1] - points[0])))
-        return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius)), is_loose=True), label)
+        circle = shapes.ellipse(points[0], (radius, radius))
+        return Mark(shapes.filled(circle, is_loose=True), label)
     if kind == "mask":
         left, top = map(int, points[0].round())
         mask = read_mask(base64.b64decode(shape["mask"]))
@@ -214,7 +230,7 @@ def _labelme_mark(shape: Record) -> Mark:
 
 
 def _via_pictures(document: object) -> Record | None:
-    """Return the pictures of a project or of annotations, by their keys; None where it is neither."""
+    """Return the pictures of VIA's project or annotations, by their keys; None for any other document."""
     if not isinstance(document, dict):
         return None
     pictures = document.get("_via_img_metadata", document)
@@ -222,12 +238,12 @@ def _via_pictures(document: object) -> Record | None:
 
 
 def is_via(document: object) -> bool:
-    """Whether a document is VIA's: a project or annotations, whose entries have a file's name and regions."""
+    """Whether a document is VIA's project or annotations: each picture has a file name and regions."""
     pictures = _via_pictures(document)
     if pictures is None:
         return False
     entries = list(pictures.values())
-    if pictures is document and not entries:
+    if pictures is document and not entries:  # {} may be of anything; a project may be empty
         return False
     return is_records(entries) and all({"filename", "regions"} <= entry.keys() for entry in entries)
 
@@ -235,21 +251,23 @@ def is_via(document: object) -> bool:
 def parse_via(document: Record, _picture_name: str) -> Iterator[Entry]:
     """Yield entries of a project or of annotations of VIA (https://www.robots.ox.ac.uk/~vgg/software/via).
 
-    VIA 1 has the regions by their numbers, VIA 2 has a list.
+    In VIA 1, the regions of a picture are a dict by number, in VIA 2 a list.
     """
-    for picture in (_via_pictures(document) or {}).values():
+    pictures = _via_pictures(document) or {}
+    for picture in pictures.values():
         regions = picture["regions"]
         if isinstance(regions, dict):
             regions = regions.values()
         marks = [_via_mark(region) for region in regions]
-        about: list[tuple[str, str]] = []
+        texts: list[tuple[str, str]] = []
         for name, value in (picture.get("file_attributes") or {}).items():
-            about += _via_texts(name, value)
-        yield name_entry(picture_path(picture["filename"]), None, marks)._replace(about=tuple(about))
+            texts += _via_texts(name, value)
+        entry = name_entry(picture_path(picture["filename"]), size=None, marks=marks)
+        yield entry._replace(about=tuple(texts))
 
 
 def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Return the texts of a picture's attribute: its value, or the names of the boxes that are ticked."""
+    """Return the texts of a picture's attribute: its value, or the names of its ticked checkboxes."""
     texts = [value]
     if isinstance(value, dict):
         texts = [box for box, is_ticked in value.items() if is_ticked]
@@ -280,7 +298,7 @@ def _via_mark(region: Record) -> Mark:
 
 
 def _via_label(region: Record) -> str:
-    """Return the value of a region's first attribute; of several ticked boxes the first."""
+    """Return the value of a region's first attribute; if it has checkboxes, the name of the first."""
     attributes = region.get("region_attributes") or {}
     value = next(iter(attributes.values()), "")
     if isinstance(value, dict):
@@ -296,9 +314,9 @@ _PLACE_KEYS = {"x", "points", "rle", "imageDataURL"}
 
 
 def _label_studio_tasks(document: object) -> list[Record]:
-    """Return the tasks of an export, each with `data` and `annotations`; JSON_MIN is put into this form.
+    """Return the tasks of an export, each with `data` and `annotations`; empty for any other document.
 
-    Empty for any other document.
+    An export in the form JSON_MIN is converted to this form.
     """
     records: object = [document] if isinstance(document, dict) else document
     if not is_records(records):
@@ -307,9 +325,9 @@ def _label_studio_tasks(document: object) -> list[Record]:
 
 
 def _label_studio_task(record: Record) -> Record | None:
-    """Return a record as a task of Label Studio with `data` and `annotations`; None where it is no task."""
+    """Return a record as a task of Label Studio with `data` and `annotations`; None where it is not one."""
     is_stored_annotation = isinstance(record.get("task"), dict) and "result" in record
-    if is_stored_annotation:  # in a storage, the annotation holds the task
+    if is_stored_annotation:  # in a target storage, the annotation contains the task
         return {**record["task"], "annotations": [record]}
     if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATION_KEYS:
         return record
@@ -325,9 +343,10 @@ def _is_labelled_region(region: Record) -> bool:
 
 
 def _json_min_regions(task: Record) -> list[Record]:
-    """Return the regions of a task of JSON_MIN in the form of JSON, where each has its place under `value`.
+    """Return the regions of a task of JSON_MIN, converted to the form of JSON.
 
-    In JSON_MIN, the lists of regions are among the task's data.
+    In JSON_MIN, the lists of regions are among the task's data, and each region's place is in the region
+    itself. In JSON, the place is under `value`.
     """
     regions: list[Record] = []
     for value in task.values():
@@ -359,7 +378,10 @@ class _LabelStudioTask:
         self._about: dict[str, list[tuple[str, str]]] = {path: [] for path in self._paths}
 
     def entries(self) -> Iterator[Entry]:
-        """Yield an entry for each picture of the task; predictions count as marks that are left out."""
+        """Yield an entry for each picture of the task.
+
+        Each has a left-out mark for every prediction of the task.
+        """
         for region in self._read_regions():
             if region["value"]:
                 self._add(region)
@@ -372,11 +394,11 @@ class _LabelStudioTask:
             yield Entry("", None, [Mark(None, "task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
-        """Return the regions with shape and label, and store the pictures' sizes that they state.
+        """Return the regions of all annotators, and store the pictures' sizes that they state.
 
-        Label Studio may write shape and label of a region apart, with the same id: they are joined.
+        Label Studio may write shape and label of a region as two regions with the same id: these are joined.
         """
-        regions: dict[tuple[int, object], Record] = {}
+        regions: dict[tuple[int, object], Record] = {}  # by annotation, and id or number in it
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
                 continue
@@ -391,10 +413,10 @@ class _LabelStudioTask:
         return regions.values()
 
     def _add(self, region: Record) -> None:
-        """Add a region to the picture that it marks, or to the texts on the whole picture.
+        """Add a region to the marks of its picture, or to the texts on it.
 
-        A region that may mark any of several pictures replaces the marks of all of them: none is marked
-        completely.
+        If a region may be of several pictures, the marks of all pictures are replaced by one that is left
+        out, because no picture is known to be marked completely.
         """
         picture = self._marked_picture(region)
         if picture is None:
@@ -408,10 +430,10 @@ class _LabelStudioTask:
             self._marks[picture].append(_label_studio_mark(region, self._sizes[picture]))
 
     def _marked_picture(self, region: Record) -> str | None:
-        """Return the picture that a region marks; None where several may be meant.
+        """Return the path of the picture that a region marks; None where several are possible.
 
-        A region names a tag of the labelling interface, which often has the name of its data. Of a list of
-        pictures it has the number.
+        A region names a tag of the labelling interface, and the tag often has the name of its data. If the
+        data are a list of pictures, the region has the picture's number in the list.
         """
         named_paths = self._paths_by_name.get(str(region.get("to_name")))
         paths = named_paths or self._paths
@@ -425,7 +447,7 @@ class _LabelStudioTask:
 def _task_pictures(task: Record) -> dict[str, list[str]]:
     """Return the paths of a task's pictures, by the names of its data.
 
-    Where the data have no picture, the uploaded file is taken, under an empty name.
+    If the data have no picture, the uploaded file is used, with an empty name.
     """
     paths_by_name: dict[str, list[str]] = {}
     for name, value in task["data"].items():
@@ -439,13 +461,14 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
 
 
 def _picture_paths(value: object) -> list[str]:
-    """Return the paths of pictures in a value of JSON, which may be a list."""
-    paths = [picture_path(item) for item in (value if isinstance(value, list) else [value])]
+    """Return the paths of pictures in a JSON value, which may be a list."""
+    items = value if isinstance(value, list) else [value]
+    paths = [picture_path(item) for item in items]
     return [path for path in paths if is_picture(PurePosixPath(path))]
 
 
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
-    """Read the choices for a whole picture; a choice for a region has a place, and is left out."""
+    """Return the choices for a whole picture as texts; empty for a region with a place."""
     value = region["value"]
     if value.keys() & _PLACE_KEYS:
         return ()
@@ -457,10 +480,14 @@ def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
 
 
 def _label_studio_mark(region: Record, size: Size | None) -> Mark:
-    """Return the mark of a region; `size` is the picture's height and width, None where unknown.
+    """Return the mark of a region.
+
+    Args:
+        region: The region.
+        size: Height and width of the picture; None where unknown.
 
     Raises:
-        KeyError: The size is unknown, and the region is a mask, which needs it.
+        KeyError: The region is a mask, and the size that it needs is unknown.
     """
     value = region["value"]
     label = _label_studio_label(value)
@@ -471,7 +498,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
             raise KeyError("original_width")
         return Mark(_label_studio_mask(value), label)
     key = next((key for key in _POLYGON_READERS if key in value), "")
-    if not key:
+    if not key:  # a shape that is not read
         return Mark(None, str(region.get("type") or NO_PLACE))
     read_polygon = _POLYGON_READERS[key]
     # damaged values raise here, while the file is read, not only when the mask is drawn
@@ -494,7 +521,8 @@ def _label_studio_label(value: Record) -> str:
 def _label_studio_mask(value: Record) -> Shape:
     """Return the shape of a brush's run lengths or of a bitmask."""
     if "rle" in value:
-        return Shape(partial(shapes.unpack_brush, bytes(map(int, value["rle"]))))
+        packed = bytes(map(int, value["rle"]))
+        return Shape(partial(shapes.unpack_brush, packed))
     return Shape(partial(shapes.unpack_bitmask, str(value["imageDataURL"])))
 
 
@@ -517,14 +545,14 @@ def _percent_ellipse(value: Record, size: Size) -> Polygon:
 
 
 def _percent_box(value: Record, size: Size) -> Polygon:
-    """Return the corners of a box in pixels, turned around the first one."""
+    """Return the corners of a box in pixels, turned around its first corner."""
     x, y = float(value["x"]), float(value["y"])
     corners = _from_percent(shapes.box((x, y, x + value["width"], y + value["height"])), size)
     return shapes.turn(corners, corners[0], float(value.get("rotation") or 0))
 
 
-# Readers of polygons by a key that only their values have. A box is known by its height: a key point has a
-# width, too.
+# Functions that return polygons, by a key that only values of their shape have. For a box, this key is its
+# height, because a key point has a width, too.
 _POLYGON_READERS: dict[str, Callable[[Record, Size], Polygon]] = {
     "points": _percent_polygon,
     "radiusX": _percent_ellipse,

@@ -1,7 +1,7 @@
 """Finds which texts of a list name pictures of the data set: exactly, or nearly.
 
-Excel makes 7 of 0007, and 7.39E+08 of 739000012; a list may have a part's number where the picture's name has
-more, or another suffix.
+Excel changes 0007 to 7, and 739000012 to 7.39E+08. A list may have only a part's number, where the picture's
+name has more, or another suffix.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _POWER = re.compile(r"(\d)[.,](\d+)E\+?(\d+)", re.I)
 
 
 def name_of(text: str) -> str:
-    """Return the name of a picture in a text, without the suffix of a file."""
+    """Return the name of a picture from a text with its name or path, without folders and suffix."""
     path = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
     has_suffix = is_picture(path) or path.suffix[1:].isalpha()
     return path.stem if has_suffix else path.name
 
 
 def without_zeros(stem: str) -> str:
-    """Return a number as Excel stores it, without leading zeros.
+    """Return a name that is a number as Excel stores it, without leading zeros.
 
-    Empty for names that are no numbers, and for numbers without a leading zero.
+    Empty if the name is not a number, or has no leading zero.
     """
     if not stem.isdecimal() or len(stem) < 2 or stem[0] != "0":
         return ""
@@ -56,7 +56,7 @@ class PictureNames:
 
     @cached_property
     def _written_names(self) -> set[str]:
-        """The plain names, and numbers among the pictures' names as Excel stores them."""
+        """The plain names, and those that are numbers also without their leading zeros."""
         excel_numbers = {without_zeros(picture.stem) for picture in self._pictures}
         return self._plain_names | (excel_numbers - {""})
 
@@ -65,7 +65,7 @@ class PictureNames:
         return self._is_in(self._plain_names, text)
 
     def is_name(self, text: str) -> bool:
-        """Whether a text is the name or the path of a picture, also where a number in it lost its zeros."""
+        """Whether a text is the name or the path of a picture, even if its leading zeros are missing."""
         return self._is_in(self._written_names, text)
 
     def _is_in(self, names: Collection[str], text: str) -> bool:
@@ -77,20 +77,21 @@ class PictureNames:
 
     @cached_property
     def _numbers(self) -> list[set[str]]:
-        """The long numbers in the name of each picture, without those that may be dates."""
+        """For each picture, the long numbers in its name, without those that may be dates."""
         return [_long_numbers(picture.stem) for picture in self._pictures]
 
     def are_near(self, texts: Collection[str]) -> bool:
-        """Whether texts nearly name half of the pictures, such as by a part's number within their names.
+        """Whether texts nearly name at least half of the pictures.
 
-        False for a single picture, where this cannot be known.
+        A text nearly names a picture if both have a long number in common, or if it is such a number as Excel
+        rounds it. False if there is only one picture, because then this cannot be known.
         """
         if self.count < 2:
             return False
         distinct_texts = {*texts}
         numbers = {number for text in distinct_texts for number in _long_numbers(text)}
         named_count = sum(bool(picture_numbers & numbers) for picture_numbers in self._numbers)
-        # a few numbers that most names share, such as a date's or an order's, name no picture
+        # if there are only a few texts, they may be of an order that is in most names, and name no picture
         if self._is_half(len(distinct_texts)) and self._is_half(named_count):
             return True
         matches = [_POWER.fullmatch(text.strip()) for text in distinct_texts]
@@ -104,12 +105,12 @@ class PictureNames:
 
 
 def _long_numbers(text: str) -> set[str]:
-    """Return the numbers of four digits or more in a text, without zeros before them and without dates."""
+    """Return the numbers of four digits or more in a text, without leading zeros; dates are left out."""
     return {number.lstrip("0") for number in _NUMBER.findall(text) if not _YEAR.fullmatch(number)}
 
 
 def _has_rounded(numbers: Iterable[str], powers: Iterable[tuple[str, ...]]) -> bool:
-    """Whether Excel may have written one of a picture's numbers as one of the powers of ten.
+    """Whether Excel may have rounded one of a picture's numbers to one of some powers of ten.
 
     Args:
         numbers: Numbers in the picture's name.
@@ -119,7 +120,8 @@ def _has_rounded(numbers: Iterable[str], powers: Iterable[tuple[str, ...]]) -> b
 
 
 def _is_rounded(number: str, first: str, others: str, exponent: str) -> bool:
-    """Whether a number is about FIRST.OTHERS x 10^EXPONENT: Excel rounds its first digits."""
+    """Whether Excel may have rounded a number to FIRST.OTHERS x 10^EXPONENT."""
     digits = first + others
-    number_digits = int(number[: len(digits)] or 0)
-    return len(number) == int(exponent) + 1 and abs(number_digits - int(digits)) <= 1
+    has_length = len(number) == int(exponent) + 1
+    first_digits = int(number[: len(digits)] or 0)
+    return has_length and abs(first_digits - int(digits)) <= 1

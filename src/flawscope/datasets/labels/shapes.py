@@ -37,17 +37,17 @@ class Shape:
     """Mark that can be drawn.
 
     Attributes:
-        draw: Draws the mask [H, W] in a picture of a size.
-        reach: Returns points [N, 2] of the mark that must lie inside a picture of a size: the corners; of a
-            round or a turned shape, which may hang over the border, the centre. None: the mark has the
-            picture's size.
+        draw: Function of a picture's size that returns the mask [H, W].
+        reach: Function of a picture's size that returns those points [N, 2] of the mark that must lie in the
+            picture. These are the corners; for a round or turned shape, which may reach beyond the border,
+            the centre. None: the mark has the size of the picture.
     """
 
     draw: Callable[[Size], Mask]
     reach: Callable[[Size], Polygon] | None = None
 
     def hangs_over(self, size: Size) -> bool:
-        """Whether the mark reaches beyond the border by more than a hand slips in a labelling tool."""
+        """Whether the mark reaches beyond the border by more than happens with a labelling tool."""
         if self.reach is None:
             return False
         points = self.reach(size)
@@ -91,7 +91,7 @@ class Entry(NamedTuple):
 
 
 def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
-    """Return the entry for a picture's path, with path and suffix apart."""
+    """Return the entry for a picture, with its path `name` divided into stem and suffix."""
     stem = re.sub(r"\.[^./\\]*$", "", name)
     suffix = name[len(stem) :]
     return Entry(stem, size, marks, suffix)
@@ -102,15 +102,15 @@ def picture_path(address: object) -> str:
 
     Label Studio's addresses of local files, such as /data/local-files/?d=PATH, have the path in the query.
     """
-    # "^" keeps the time linear: without it, ".*" would be tried from each place of a long text
+    # without "^", ".*" would be tried from each character of a long text
     return re.sub(r"(\.\w+)\?.*|^.*\?d=", r"\1", str(address))
 
 
 def read_size(height: Number, width: Number) -> Size | None:
-    """Return height and width of a picture; None where the file does not state them.
+    """Return height and width of a picture as numbers; None where the file does not state both.
 
     Raises:
-        ValueError: A side is negative, or the picture has more than `MAX_PIXELS`.
+        ValueError: A side is not a number or negative, or the picture has more than `MAX_PIXELS`.
     """
     height_pixels, width_pixels = int(height or 0), int(width or 0)
     if height_pixels < 0 or width_pixels < 0 or height_pixels * width_pixels > MAX_PIXELS:
@@ -132,14 +132,25 @@ def to_points(values: ArrayLike) -> Polygon:
 
 
 def box(edges: Iterable[float | str], degrees: float = 0) -> Polygon:
-    """Return the corners of a box from its edges x0, y0, x1, y1, turned clockwise around its centre."""
+    """Return the corners of a box, turned around its centre.
+
+    Args:
+        edges: Edges x0, y0, x1, y1 of the box before it is turned.
+        degrees: Angle, clockwise.
+    """
     x0, y0, x1, y1 = map(float, edges)
     corners = to_points([x0, y0, x1, y0, x1, y1, x0, y1])
     return turn(corners, corners.mean(0), degrees)
 
 
 def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygon:
-    """Return an ellipse as a polygon of `ELLIPSE_POINTS` points, turned clockwise around its centre."""
+    """Return an ellipse as a polygon of `ELLIPSE_POINTS` points.
+
+    Args:
+        centre: Its centre x, y.
+        radii: Its radii along x and y, before it is turned.
+        degrees: Angle by which it is turned around its centre, clockwise.
+    """
     angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
     unit_circle = np.stack([np.cos(angles), np.sin(angles)], 1)
     centre_point = to_points(centre)
@@ -148,7 +159,7 @@ def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygo
 
 
 def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
-    """Turn points around a point, clockwise as seen on the picture (y down).
+    """Return points turned around a point, clockwise on the picture, where y points down.
 
     Raises:
         ValueError: `degrees` is NaN or too large.
@@ -164,16 +175,16 @@ def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
 
 
 def filled(polygon: Polygon, *, is_loose: bool = False) -> Shape:
-    """Return the shape of a polygon; `is_loose` where it is round or turned."""
+    """Return the shape of a polygon in pixels; `is_loose` is as in `placed`."""
     return placed(lambda _: polygon, is_loose=is_loose)
 
 
 def placed(polygon_in: Callable[[Size], Polygon], *, is_loose: bool = False) -> Shape:
-    """Return the shape of a polygon whose place in pixels follows from the picture's size.
+    """Return the shape of a polygon whose coordinates depend on the picture's size.
 
     Args:
-        polygon_in: Returns the polygon in a picture of a size (H, W).
-        is_loose: Whether the shape is round or turned, so that it may hang over the border.
+        polygon_in: Function of the picture's size (H, W) that returns the polygon in pixels.
+        is_loose: Whether the shape is round or turned, so that it may reach beyond the border.
     """
 
     def draw(size: Size) -> Mask:
@@ -187,12 +198,13 @@ def placed(polygon_in: Callable[[Size], Polygon], *, is_loose: bool = False) -> 
 
 
 def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
-    """Return the mark of a polygon, or of a line or points, which are drawn one pixel wide.
+    """Return the mark of a filled polygon, or of a line one pixel wide.
 
     Args:
         points: Points [N, 2] in pixels.
         label: Name of the mark's label.
-        is_closed: Whether the points are corners of a polygon; fewer than three are drawn as a line.
+        is_closed: Whether the points are corners of a polygon. If not, or if there are fewer than three, they
+            are joined by a line.
     """
     if not len(points):
         return Mark(None, NO_PLACE)
@@ -201,30 +213,31 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
 
 
 def pasted(part: Mask, left: int, top: int) -> Shape:
-    """Return the shape of a mask that lies with its upper left corner at (left, top), in pixels."""
+    """Return the shape of a mask whose upper left corner lies at (left, top) in the picture, in pixels."""
     height, width = part.shape
     corners = np.array([[left, top], [left + width, top + height]], float)
     return Shape(partial(_paste, part, left, top), lambda _: corners)
 
 
 def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
-    """Return a mask of `size` with `part` in it; what lies beyond the border is cut off."""
+    """Return a mask of the picture's size with `part` at (left, top), cut off at the border."""
     mask = np.zeros(size, np.bool_)
     part_from_border = part[max(0, -top) :, max(0, -left) :]  # without rows above and columns to the left
     height, width = part_from_border.shape
-    target = mask[max(0, top) :, max(0, left) :][:height, :width]
+    target = mask[max(0, top) :, max(0, left) :][:height, :width]  # a view of the mask
     target_height, target_width = target.shape
     target[:] = part_from_border[:target_height, :target_width]
     return mask
 
 
 def fill_polygon(polygon: Polygon, size: Size) -> Mask:
-    """Fill a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule.
+    """Return the mask [H, W] of the pixels whose centres lie in a polygon, by the even-odd rule.
 
-    In each row, a pixel is inside if the number of edges that cross the row to the left of its centre is odd.
+    A pixel is inside if an odd number of edges cross its row to the left of its centre.
     """
     height, width = size
-    crossings = np.zeros((height, width + 1), np.uint8)  # odd number of edges just left of a pixel's centre
+    # 1 where an odd number of edges cross the row between the centres of the pixel before and this pixel
+    crossings = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
         if y0 == y1:
             continue
@@ -239,7 +252,7 @@ def fill_polygon(polygon: Polygon, size: Size) -> Mask:
 
 
 def draw_line(points: Polygon, size: Size) -> Mask:
-    """Draw a line through points, one pixel wide, [H, W] bool; a single point is drawn as a pixel."""
+    """Return the mask [H, W] of a line through points, one pixel wide; of a single point, of its pixel."""
     canvas = Image.new("1", size[::-1])
     with_first_twice = points[[0, *range(len(points))]]  # a line needs two points
     pixels = [(x, y) for x, y in np.floor(with_first_twice)]
@@ -251,14 +264,16 @@ def draw_line(points: Polygon, size: Size) -> Mask:
 
 
 def from_runs(runs: NDArray[np.integer], size: Size) -> Mask:
-    """Return a mask [H, W] from COCO's run lengths: down the columns, unmarked pixels first.
+    """Return a mask [H, W] from COCO's run lengths.
+
+    Runs of unmarked and of marked pixels alternate, down the columns; the first run is unmarked.
 
     Raises:
         InputError: The runs do not make a mask of this size.
     """
     height, width = size
     area = height * width
-    # each run is compared, too: the sum of very large ones may overflow to the area
+    # each run is checked, too, because the sum of very large runs may overflow and equal the area
     if (runs < 0).any() or (runs > area).any() or runs.sum() != area:
         raise InputError(f"a mask's run lengths do not make {width}x{height} pixels: export it again")
     is_marked_run = np.arange(len(runs)) % 2 == 1
@@ -268,9 +283,9 @@ def from_runs(runs: NDArray[np.integer], size: Size) -> Mask:
 def decompress_runs(text: str) -> NDArray[np.int64]:
     """Return the runs of COCO's compressed form (`rleToString` in cocoapi/common/maskApi.c).
 
-    A character stands for six bits, "0" for zero: five bits of a number, the lowest first, and a bit that
-    says whether more characters of the number follow. From the fourth run on, the number is the difference
-    from the run before the last.
+    A character's code less that of "0" is six bits: five bits of a number, and a bit that says whether more
+    characters of the number follow. The lowest five bits of a number come first. The first three numbers are
+    runs. Each later number is a run less the run two places before it.
 
     Raises:
         ValueError: A number has more than 45 bits.
@@ -294,7 +309,9 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
 
 
 def unpack_bitmask(address: str, size: Size) -> Mask:
-    """Return a mask [H, W] from Label Studio's PNG in a `data:` address; more than half opaque is marked.
+    """Return a mask [H, W] from Label Studio's PNG in a `data:` address.
+
+    Pixels that are more than half opaque are marked.
 
     Raises:
         InputError: The PNG has another size.
@@ -308,9 +325,10 @@ def unpack_bitmask(address: str, size: Size) -> Mask:
 
 
 def unpack_brush(packed: bytes, size: Size) -> Mask:
-    """Return a mask [H, W] from Label Studio's run lengths; more than half opaque is marked.
+    """Return a mask [H, W] from Label Studio's run lengths.
 
-    They hold the bytes R, G, B, A of each pixel, in a stream of bits (thi.ng/rle-pack,
+    Pixels that are more than half opaque are marked. The run lengths hold the bytes R, G, B, A of each pixel,
+    in a stream of bits (thi.ng/rle-pack,
     https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). The stream begins with:
 
     - the number of values (32 bits),

@@ -1,7 +1,7 @@
 """Reads lists of pictures that no labelling tool wrote: CSV, text, Excel, JSON, XML, files of one picture.
 
-Such a list has no form of its own. It is a list because a column names pictures that are there, or because
-the file has a picture's name. The other columns are read elsewhere (`datasets.class_labels`).
+Such a list has no form of its own. A file is a list if a column of it names pictures of the data set, or if
+the file itself has a picture's name. The meaning of the other columns is found in `datasets.class_labels`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TABLES = (".csv", ".tsv", ".xlsx", *KEYS_AND_VALUES)
 SUFFIXES = (".json", ".xml", *JSON_LINES, *TABLES)
 _DELIMITERS = (",", ";", "\t", "|", " ", "=", ":")
 MAX_OWN_TEXT = 200  # characters of a text file of one picture that are used
-LISTED = "listed in"  # column of a list of names alone: the name of the file, or of the sheet
+LISTED = "listed in"  # column added to a list that has only names: the name of the file, or of the sheet
 # Columns of a model's findings, which are no ground truth
 _MODEL_COLUMNS = {"p_value", "largest, px", "area, px²"}
 
@@ -40,14 +40,14 @@ Row = dict[str, list[str]]  # texts by the column's name
 def read_list(
     data: bytes, suffix: str, picture_name: str, is_name: IsName, *, is_own: bool = False, count: int = 0
 ) -> list[Entry]:
-    """Return the entries of a list; empty where the file is no list of these pictures.
+    """Return the entries of a list; empty where the file is not a list of the data set's pictures.
 
     Args:
         data: Content of the file.
         suffix: Suffix of the file.
         picture_name: Path of the file without its suffix.
-        is_name: Returns whether a text names a picture.
-        is_own: Whether the file has a picture's name.
+        is_name: Function that returns whether a text names a picture.
+        is_own: Whether the file has the name of a picture, so that it may be about this picture alone.
         count: Number of pictures.
     """
     rows = _rows(data, suffix, is_name)
@@ -57,16 +57,16 @@ def read_list(
     column, names = _column_of_names(rows, headers, is_name)
     if not names or _is_by_chance(names, suffix, is_first=column == headers[0], count=count):
         return _own_entry(data, suffix, picture_name) if is_own else []
-    if headers == [column]:  # a list of names alone says something by its own name
+    if headers == [column]:  # the list has only names: its own name says something about them
         about = ((LISTED, PurePosixPath(picture_name).name),)
         return [_entry(row[column][0], about) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
 
 
 def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsName) -> tuple[str, set[str]]:
-    """Return the column whose first texts name most pictures, with these names.
+    """Return the column that names most pictures, and the names in it.
 
-    Other columns may name pictures, too, such as by numbers. Without any names the column is empty.
+    Only the first text of each row in a column is used. Both results are empty if no column names a picture.
     """
     best_column = ""
     best_names = set[str]()
@@ -81,19 +81,19 @@ def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsNam
 
 def _own_entry(data: bytes, suffix: str, picture_name: str) -> list[Entry]:
     """Return the entry of a file that has a picture's name; empty where the file says nothing."""
-    about = _about(_own_row(data, suffix), "")
+    about = _about(_own_row(data, suffix), column="")
     return [Entry(picture_name, size=None, marks=[], about=about)] if about else []
 
 
 def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count: int) -> bool:
-    """Whether texts may be something other than pictures' names, although they are equal to some.
+    """Whether texts may mean something other than pictures, although they are equal to names of some.
 
-    They may be where they are values behind a key, or numbers that name few of the pictures.
+    This is so if they are values of keys, or numbers that name less than half of the pictures.
 
     Args:
         names: Texts that are names of pictures.
         suffix: Suffix of the file.
-        is_first: Whether the texts are the first column.
+        is_first: Whether the texts are in the first column.
         count: Number of pictures.
     """
     if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
@@ -104,7 +104,7 @@ def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count:
 
 
 def _own_row(data: bytes, suffix: str) -> Row:
-    """Return the row of a file of one picture: its keys and values, or its text."""
+    """Return the row of a file about one picture: its keys and values, or its text under "label"."""
     if suffix not in TABLES:
         document = _document(data, suffix)
         return _record_row(document if isinstance(document, dict) else {"label": document})
@@ -112,7 +112,8 @@ def _own_row(data: bytes, suffix: str) -> Row:
     if not lines:
         return {"label": [""]}
     words = " ".join(lines).split()
-    if len(words) > 1 and not any(map(_is_word, words)):  # numbers that are no marks
+    has_only_numbers = not any(map(_is_word, words))
+    if len(words) > 1 and has_only_numbers:  # several numbers say nothing about the picture's class
         return {}
     row: Row = {}
     for line in lines:
@@ -136,9 +137,14 @@ def _cut_pair(line: str) -> tuple[str, str] | None:
 
 
 def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
-    """Return the entry of a list for the picture `name`, with texts on it."""
+    """Return the entry of a list for a picture.
+
+    Args:
+        name: Name or path of the picture in the list.
+        about: Texts on the picture: pairs of column and text.
+    """
     entry = name_entry(picture_path(name), size=None, marks=[])
-    # cut at a dot only where a picture's suffix follows: not "part 1.5", nor "part.raw"
+    # `name_entry` cuts at any dot; a name such as "part 1.5" has no suffix of a picture
     if not is_picture(f"a{entry.suffix}"):
         path = PurePosixPath(name.replace("\\", "/"))
         entry = Entry(path.with_name(name_of(name)).as_posix(), size=None, marks=[])
@@ -146,7 +152,12 @@ def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
 
 
 def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
-    """Return the texts of a row with their columns, without the column of names and names of pictures."""
+    """Return pairs of column and text of a row.
+
+    Args:
+        row: The row.
+        column: Column of the pictures' names, which is left out; so are file names of pictures in others.
+    """
     about = []
     for header, texts in row.items():
         if header == column:
@@ -158,20 +169,20 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
 
 def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
-    """Return the rows of a file of any kind that may be a list."""
+    """Return the rows of a file that may be a list."""
     if suffix not in TABLES:
         return [*_json_rows(_document(data, suffix), is_name)]
     if suffix == ".xlsx":
         return [row for title, table in _sheets(data) for row in _sheet_rows(title, table, is_name)]
     text = table_text(data)
     if suffix in KEYS_AND_VALUES:
-        # titles of sections and remarks are no pairs
+        # titles of sections, and comments, are no keys with values
         text = "\n".join(line for line in text.splitlines() if not line.startswith(("[", "#")))
     return [*_table_rows(_best_cut(text, is_name), is_name)]
 
 
 def _document(data: bytes, suffix: str) -> object:
-    """Return the content of JSON or of lines of JSON; XML in the form of JSON."""
+    """Return the content of a file of JSON, lines of JSON, or XML, which is converted to the form of JSON."""
     if suffix == ".xml":
         return xml_forms.to_document(data)
     text = table_text(data)
@@ -181,16 +192,16 @@ def _document(data: bytes, suffix: str) -> object:
 
 
 def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yield rows of a sheet; where it has names alone, its title describes the pictures."""
+    """Yield the rows of a sheet; if a row has only a name, the sheet's title is added as a text."""
     for row in _table_rows(table, is_name):
         yield row if len(row) > 1 else {**row, LISTED: [title]}
 
 
 def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
-    """Whether a table that names no picture seems to describe the pictures all the same.
+    """Whether a table that names no picture exactly seems to describe the pictures.
 
-    Such a table has about as many rows as there are pictures. Either a column says good or defective, or a
-    column nearly names the pictures and another sorts them.
+    It does if it has about as many rows as there are pictures, and one of these is true: a column says good
+    or defective; or a column nearly names the pictures, and a column sorts them into groups.
 
     Args:
         data: Content of the file.
@@ -216,17 +227,18 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
     columns = [*zip(*full_rows, strict=True)]
     if any(map(_says_good_or_bad, columns)):
         return True
-    return any(map(names.are_near, columns)) and any(form_groups(column[1:], 2) for column in columns)
+    names_pictures = any(map(names.are_near, columns))
+    return names_pictures and any(form_groups(column[1:], 2) for column in columns)
 
 
 def _says_good_or_bad(column: Sequence[str]) -> bool:
-    """Whether values of a column sort its rows, and a value says defective; the first line is a header."""
-    values = column[1:]
+    """Whether the values of a column sort its rows into groups, and one of them says defective."""
+    values = column[1:]  # without the header
     return form_groups(values, 2) and any(says_good(text) is False for text in {*values})
 
 
 def _widest_cut(text: str) -> list[list[str]]:
-    """Return the rows of a text, cut by the delimiter that cuts most lines."""
+    """Return the rows of a text, cut by the delimiter that occurs in most lines."""
     best_rows = [[line] for line in text.splitlines()]
     best_count = 0
     for _, rows in _cuts(text):
@@ -238,7 +250,7 @@ def _widest_cut(text: str) -> list[list[str]]:
 
 
 def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield each delimiter that can cut a text, with the rows that it makes."""
+    """Yield each delimiter that can be used to cut a text, with the rows that result."""
     lines = text.splitlines()
     for delimiter in _DELIMITERS:
         try:
@@ -249,7 +261,10 @@ def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yield the rows of a table, whose first line names the columns unless it names a picture."""
+    """Yield the rows of a table.
+
+    The first line has the names of the columns, unless a cell of it names a picture.
+    """
     stripped = [[cell.strip() for cell in cells] for cells in table]
     lines = [cells for cells in stripped if any(cells)]
     width = max(map(len, lines), default=0)
@@ -258,7 +273,7 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
     if has_header_line:
         headers = [name or default for name, default in zip(lines[0], headers, strict=False)]
         lines = lines[1:]
-    elif width > 2:  # such as label, place, size, picture
+    elif width > 2:  # for example label, position, size, picture
         label_column = _column_of_words(lines, width, is_name)
         if label_column is not None:
             headers[label_column] = "label"
@@ -268,14 +283,14 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
 
 
 def _default_headers(width: int) -> list[str]:
-    """Return names for columns that no line names."""
+    """Return names for the columns of a table without a header."""
     if width <= 2:
         return ["label"] * width
     return [f"column {number}" for number in range(1, width + 1)]
 
 
 def _make_distinct(headers: Sequence[str]) -> list[str]:
-    """Return the headers; one that occurs before has the number of its column appended."""
+    """Return the headers; a header that is equal to an earlier one has its column's number appended."""
     distinct = []
     for k, header in enumerate(headers):
         is_repeated = headers.index(header) != k
@@ -284,7 +299,10 @@ def _make_distinct(headers: Sequence[str]) -> list[str]:
 
 
 def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
-    """Return the only column that has words and no picture's name in every row; None without exactly one."""
+    """Return the index of the column with a word in each row, and no picture's name.
+
+    None if there is no such column, or more than one.
+    """
     full_lines = [cells for cells in lines if len(cells) == width]
     columns_of_words = []
     for number in range(width):
@@ -312,16 +330,17 @@ def table_text(data: bytes) -> str:
 
 
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
-    """Return the rows of a text, cut where most rows name a picture and have something beside the name.
+    """Return the rows of a text, cut by the best delimiter.
 
-    Where no cut makes such rows, each line is a row of one cell.
+    This is the one by which most rows have a picture's name and another cell. Without any such row, each line
+    is a row of one cell.
     """
     best_rows = [[line] for line in text.splitlines()]
     best_count = 0
     for delimiter, rows in _cuts(text):
         naming_rows = [row for row in rows if _names_and_describes(row, is_name)]
         count = len(naming_rows)
-        # Of the text "a note" beside a.png, the word "a" does not name the picture.
+        # a space may be part of a sentence: the word "a" of "a note" does not name the picture a.png
         if delimiter == " " and count == 1 and not _has_file_name(naming_rows[0]):
             continue
         if count > best_count:
@@ -331,7 +350,7 @@ def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
 
 
 def _names_and_describes(row: Sequence[str], is_name: IsName) -> bool:
-    """Whether a row names a picture and has something beside the name."""
+    """Whether a row has a picture's name and another cell."""
     return len(row) > 1 and any(is_name(cell.strip()) for cell in row)
 
 
@@ -362,9 +381,10 @@ def _scalar(value: object) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    """Return the texts of a value in JSON: itself, those of a list, or those under a single key.
+    """Return the texts of a JSON value: itself, or those of a list.
 
-    Such a key is {"choices": [...]}. An object with several keys counts as an empty text.
+    Of an object with a single key, such as {"choices": [...]}, the texts are those of its value. An object
+    with several keys counts as an empty text.
     """
     content = value
     if isinstance(value, dict):
@@ -376,8 +396,8 @@ def _texts(value: object) -> list[str]:
 def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
     """Yield the rows of a JSON document.
 
-    The document is a list of records, at the top or within a record; or records or values by a picture's
-    name; or lists of pictures by their class.
+    The document has one of these forms: a list of records, at the top or within a record; a list of pairs
+    (picture, label); records or values by pictures' names; lists of pictures by class.
     """
     if isinstance(document, list):
         for record in document:
@@ -393,7 +413,7 @@ def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
 
 
 def _rows_by_picture(records: Mapping[str, object]) -> Iterator[Row]:
-    """Yield the rows of records, or of values, by the pictures' names."""
+    """Yield the rows of an object that has a record or a value for each picture's name."""
     for name, value in records.items():
         if isinstance(value, dict) and len(value) > 1:
             yield {"picture": [name], **_record_row(value)}
@@ -404,8 +424,8 @@ def _rows_by_picture(records: Mapping[str, object]) -> Iterator[Row]:
 def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[Row]:
     """Yield the rows of a record.
 
-    A record that names one picture is a row itself. Else its lists of pictures are rows, each with the list's
-    name as the class. Without such lists, the records in it are read.
+    A record that names exactly one picture is a row itself. Otherwise, if it has lists of pictures, each
+    picture is a row with the list's key as its label. Otherwise the lists and records in it are read.
     """
     row = _record_row(record)
     if len(_pictures_in(row, is_name)) == 1:
@@ -440,7 +460,7 @@ def _name_pictures(values: Sequence[object], is_name: IsName) -> bool:
 
 
 def _record_row(record: Mapping[str, object], path: str = "") -> Row:
-    """Return the texts in a record by the keys that lead to them, with spaces between the keys.
+    """Return the texts in a record, by the keys on the path to them with spaces between.
 
     Args:
         record: Record, which may hold further records.
@@ -455,7 +475,8 @@ def _record_row(record: Mapping[str, object], path: str = "") -> Row:
             if texts:
                 row.setdefault(header, []).extend(texts)
                 continue
-        for inner_record in value if isinstance(value, list) else [value]:
+        inner_values = value if isinstance(value, list) else [value]
+        for inner_record in inner_values:
             if isinstance(inner_record, dict):
                 for name, texts in _record_row(inner_record, header).items():
                     row.setdefault(name, []).extend(texts)
@@ -463,5 +484,5 @@ def _record_row(record: Mapping[str, object], path: str = "") -> Row:
 
 
 def picture_texts(header: str, values: Iterable[object]) -> tuple[tuple[str, str], ...]:
-    """Return a labelling tool's texts on a whole picture, each under the name `header`."""
+    """Return pairs of `header` and text, for all texts in a labelling tool's values on a whole picture."""
     return tuple((header, text) for value in values for text in _texts(value) if text)

@@ -23,7 +23,8 @@ def load_xml(data: bytes) -> Element:
     """Parse XML.
 
     Raises:
-        ValueError: It is damaged, or has a document type: entities in it may grow without end or read files.
+        ValueError: The XML is damaged, or has a document type, whose entities may fill the memory or read
+            files.
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
@@ -43,7 +44,7 @@ def _refuse(*_: object) -> None:
 
 
 def to_document(data: bytes) -> dict[str, XmlValue]:
-    """Return any XML in the form of JSON: attributes, texts and elements by their names.
+    """Return XML of any kind in the form of JSON: attributes, texts and elements by their names.
 
     Raises:
         ValueError: As in `load_xml`.
@@ -53,10 +54,13 @@ def to_document(data: bytes) -> dict[str, XmlValue]:
 
 
 def _element_value(element: Element) -> XmlValue:
-    """Return an element in the form of JSON: its text alone, or all that it holds by name.
+    """Return an element in the form of JSON.
+
+    It is the element's text if there is nothing else; else attributes and child elements by name, and the
+    text under "text".
 
     Raises:
-        ValueError: An attribute and an element in it have the same name.
+        ValueError: An attribute and a child element have the same name.
     """
     value: dict[str, XmlValue] = {**element.attrib}
     for child in element:
@@ -80,9 +84,9 @@ def is_voc(document: object) -> TypeGuard[Element]:
 def parse_voc(document: Element, picture_name: str) -> Iterator[Entry]:
     """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
 
-    LabelImg, CVAT, Label Studio and Roboflow write it, the latter with polygons; LabelMe for the web, too.
-    The edges of a box are taken as places between pixels, as all of these tools write them, not as the first
-    and the last pixel.
+    LabelImg, CVAT, Label Studio, LabelMe for the web and Roboflow write it, the last with polygons. The edges
+    of a box are coordinates between pixels, as all of these tools write them, not indices of the first and
+    the last pixel.
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
@@ -118,7 +122,7 @@ def _box_mark(edges: Sequence[str], rotation: str | None, label: str) -> Mark:
 
 
 def _voc_corners(polygon: Element) -> Polygon:
-    """Return the corners of a polygon, each of whose coordinates is an element: x1, y1, x2, ..."""
+    """Return the corners of a polygon whose coordinates are elements x1, y1, x2, ..."""
     numbers = []
     for element in polygon.iter():
         if re.fullmatch(r"[xy]\d*", element.tag):
@@ -143,15 +147,15 @@ def parse_cvat(document: Element, _picture_name: str) -> Iterator[Entry]:
         size = read_size(picture.get("height"), picture.get("width"))
         tags = [element for element in picture if element.tag == "tag"]
         marks = [_cvat_mark(element) for element in picture if element.tag != "tag"]
-        about = [("tag", tag.get("label", "")) for tag in tags]
+        texts = [("tag", tag.get("label", "")) for tag in tags]
         for tag in tags:
             for attribute in tag.iter("attribute"):
-                about.append((attribute.get("name", ""), (attribute.text or "").strip()))
-        yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(about))
+                texts.append((attribute.get("name", ""), (attribute.text or "").strip()))
+        yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(texts))
 
 
 def _cvat_mark(element: Element) -> Mark:
-    """Return the mark of a shape of CVAT; a kind of shape that is not read is left out."""
+    """Return the mark of a shape of CVAT; it is marked as left out if this kind of shape is not read."""
     kind = element.tag
     values = element.attrib
     label = values.get("label", "")
@@ -162,12 +166,13 @@ def _cvat_mark(element: Element) -> Mark:
         centre = (values["cx"], values["cy"])
         radii = (values["rx"], values["ry"])
         degrees = float(values.get("rotation") or 0)
-        return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees), is_loose=True), label)
+        ellipse = shapes.ellipse(centre, radii, degrees)
+        return Mark(shapes.filled(ellipse, is_loose=True), label)
     if kind == "mask":
         left, top, width, height = (int(values[name]) for name in ("left", "top", "width", "height"))
         runs = np.array(values["rle"].split(","), int)
         if read_size(height, width):
-            # `from_runs` reads down the columns, CVAT writes along the rows
+            # `from_runs` reads down the columns, but CVAT writes along the rows: the mask is transposed
             mask = shapes.from_runs(runs, (width, height)).T
             return Mark(shapes.pasted(mask, left, top), label)
     if kind in ("polygon", "polyline", "points"):

@@ -15,20 +15,25 @@ from flawscope.errors import InputError
 from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
-ROUNDING = 0.01  # share of a side by which marks at the edge may lie outside of the picture
+ROUNDING = 0.01  # share of a side by which coordinates may lie outside of the picture
 
 
 class YoloSettings(NamedTuple):
-    """Names of the kinds by their numbers, and whether key points follow each box."""
+    """Settings of a folder of labels.
+
+    Attributes:
+        names: Names of the kinds of marks by their numbers.
+        key_points: Whether key points follow the box in each line.
+    """
 
     names: dict[int, str]
     key_points: bool = False
 
 
 def find_settings(root: Path, folder: Path) -> YoloSettings:
-    """Read the settings of a folder of labels, from the folder itself or the nearest above, up to the root.
+    """Read the settings of a folder of labels from the nearest file of settings.
 
-    Without a file of settings the kinds have no names.
+    It is in the folder itself or in one above it, up to `root`. Without such a file, the kinds have no names.
 
     Raises:
         InputError: The file of settings is damaged.
@@ -44,10 +49,10 @@ def find_settings(root: Path, folder: Path) -> YoloSettings:
 
 
 def _read_settings(path: Path) -> YoloSettings:
-    """Read a file of settings.
+    """Read a file of settings: YAML with `names`, or a text with one name a line.
 
     Raises:
-        InputError: It is damaged.
+        InputError: The file is damaged.
     """
     try:
         text = read_text(path)
@@ -65,16 +70,20 @@ def _read_settings(path: Path) -> YoloSettings:
 
 
 def is_yolo(lines: list[list[str]]) -> bool:
-    """Whether lines of words are YOLO's, by the first line."""
+    """Whether lines of words are YOLO's; only the first line is looked at."""
     if not lines:
         return False
     return any(_read_line(lines[0], has_key_points) for has_key_points in (False, True))
 
 
 def _read_line(words: list[str], has_key_points: bool) -> tuple[int, list[float]] | None:
-    """Return kind and coordinates of a line, as shares of the picture; None where it is not YOLO's.
+    """Return the number of the kind and the coordinates of a line; None where the line is not YOLO's.
 
-    With `has_key_points` only the box is returned, which comes before the key points.
+    The coordinates are shares of the picture.
+
+    Args:
+        words: Words of the line.
+        has_key_points: Whether key points follow a box, so that only the box is returned.
     """
     try:
         kind, *numbers = map(float, words)
@@ -91,12 +100,14 @@ def _read_line(words: list[str], has_key_points: bool) -> tuple[int, list[float]
 
 
 def have_key_points(lines: list[list[str]]) -> bool | None:
-    """Whether key points follow the box of each line, by the numbers alone.
+    """Whether key points follow the box of each line; None if the lines may be polygons, too.
 
-    Key points with their visibility are sure: every third number is 0, 1 or 2. Without visibility the
-    numbers may be the corners of a polygon, too: None where they may be either. In a line of key points, the
-    first four numbers are a box, and all points lie in it. In a polygon these numbers are the first two
-    corners; it is rare that of all corners only the second lies outside of the box that they would be.
+    True if the first four numbers of each line are a box, points in this box follow, and each point has its
+    visibility 0, 1 or 2 as the third number.
+
+    None if points in the box follow without visibility: the line may then be a polygon, too, whose first two
+    corners are the four numbers. Of such a polygon, the second corner nearly always lies in the "box" as all
+    others do. So the result is False if it does.
     """
     try:
         rows = [np.array(words[1:], float) for words in lines]
@@ -121,7 +132,7 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
 
 
 def _are_boxes(table: NDArray[np.float64]) -> bool:
-    """Whether [N, 4] are centres and sides of boxes in the picture."""
+    """Whether the rows of [N, 4], as centre and sides, are boxes in the picture."""
     centres = table[:, :2]
     half_sides = table[:, 2:] / 2
     is_inside = (centres >= half_sides - ROUNDING) & (centres + half_sides <= 1 + ROUNDING)
@@ -129,9 +140,13 @@ def _are_boxes(table: NDArray[np.float64]) -> bool:
 
 
 def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
-    """Whether [N, K, 3] are points in the boxes [N, 4] of their rows, with their visibility 0, 1 or 2.
+    """Whether all triples are points in the box of their row, with a visibility of 0, 1 or 2.
 
-    The place of a point with visibility 0 does not matter: it was not marked.
+    A point with visibility 0 was not marked, and may lie anywhere.
+
+    Args:
+        triples: Points as x, y and visibility [N, K, 3].
+        boxes: Centre and sides [N, 4] of the box of each row.
     """
     visibility = triples[..., 2]
     is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
@@ -139,10 +154,10 @@ def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]
 
 
 def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Find points [N, K, 2] that lie in the box of their row, [N, K] bool.
+    """Return whether each point lies in the box of its row, [N, K] bool.
 
     Args:
-        points: x and y, as shares of the picture.
+        points: Points as x and y [N, K, 2], in shares of the picture.
         boxes: Centre and sides [N, 4], as shares of the picture.
     """
     centres = boxes[:, None, :2]
@@ -155,7 +170,7 @@ def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[
 def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings) -> Iterator[Entry]:
     """Yield the entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment).
 
-    A line is a box by centre and size, also with key points, a box by four corners, or a polygon.
+    A line is a box by centre and size, which key points may follow; a box by four corners; or a polygon.
 
     Raises:
         InputError: A line is none of these.
@@ -184,6 +199,7 @@ def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
         corners = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         return Mark(_filled_share(corners), label, is_box=True)
     points = shapes.to_points(numbers)
+    # four corners with only two different x and two different y
     is_upright_box = len(points) == 4 and all(len({*points[:, axis]}) == 2 for axis in (0, 1))
     return Mark(_filled_share(points), label, is_box=is_upright_box)
 

@@ -53,10 +53,16 @@ class RunPlan:
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
-    """Run a cell in this process, which is its own, and return the cell's document.
+    """Run a cell and return its document; this process runs no other cell.
 
-    The document of a finished cell is only read: after the loss of a node, a cluster may run its task again.
-    All that this process prints goes to the log in the work folder.
+    If the cell is finished, its document is only read: after the loss of a node, a cluster may run its task
+    again. All that this process prints goes to the log in the work folder.
+
+    Args:
+        cell: The cell.
+        store: The benchmark's folder.
+        plan: Options of the run.
+        step: Called with the progress.
 
     Raises:
         FlawscopeError: The cell fails, or the work folder cannot be made.
@@ -76,9 +82,16 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 
 
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
-    """Fit, evaluate the model file, write the cell's document, remove the work folder; return the document.
+    """Fit and evaluate a model, write the cell's document, and return it.
 
-    A model that an earlier try has fitted is not fitted again.
+    If an earlier try fitted the model, its file is used. The work folder is removed at the end.
+
+    Args:
+        cell: The cell.
+        store: The benchmark's folder.
+        plan: Options of the run.
+        step: Called with the progress.
+        say: Called with lines for a person.
     """
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.evaluation import evaluate
@@ -92,8 +105,10 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     )
     model = work / "model.safetensors"
     fit_file = work / "fit.json"
-    if not (fit_file.is_file() and model.is_file()):
-        write_json(fit_file, _fit_model(cell, dataset, model, threads, step, say))
+    is_fitted = fit_file.is_file() and model.is_file()
+    if not is_fitted:
+        new_facts = _fit_model(cell, dataset, model, threads, step, say)
+        write_json(fit_file, new_facts)
     fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))
     start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
@@ -148,7 +163,7 @@ def _fit_model(
         model: Path of the model file.
         threads: Number of threads.
         step: Called with the progress.
-        say: Gets lines for a person.
+        say: Called with lines for a person.
     """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
@@ -181,7 +196,7 @@ def _fit_model(
     except CheckpointError as error:
         if not is_resumed:
             raise
-        # such as a checkpoint of another version, which nothing else would remove
+        # for example a checkpoint of another version, which nothing else would remove
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         is_resumed = False
@@ -200,8 +215,8 @@ def _fit_model(
 def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Return the data set with only `count` good pictures to learn from, and the same test pictures.
 
-    The seed shuffles the good pictures, and the first are taken: a larger count includes the pictures of a
-    smaller one.
+    The good pictures are shuffled with the seed, and the first `count` are taken: so the pictures of a
+    smaller count are among those of a larger one.
 
     Raises:
         InputError: The data set has fewer good pictures.
@@ -218,8 +233,8 @@ def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
 def _prepare_work_folder(work: Path, threads: int) -> int:
     """Make the work folder, and return the number of threads that the cell uses.
 
-    A resumed training keeps the number that it began with, which stands in the folder: the order of sums, and
-    so their rounding, depends on it.
+    It is `threads`, or what an earlier try wrote into the folder: a resumed training must keep the number
+    that it began with, because the rounding of sums depends on it.
     """
     work.mkdir(parents=True, exist_ok=True)
     start_file = work / "begun.json"
@@ -231,7 +246,7 @@ def _prepare_work_folder(work: Path, threads: int) -> int:
 
 
 def _device_name(name: str) -> str:
-    """Return the name of a device, of a GPU with its model."""
+    """Return the name of a device; of "cuda" with the model of the GPU."""
     if name != "cuda":
         return name
     import torch
@@ -273,7 +288,10 @@ class CellStore:
                 path.unlink()
 
     def read_cell(self, cell: Cell) -> Json | None:
-        """Read the document of a finished cell; None where it is not done, or of another version."""
+        """Read the document of a finished cell.
+
+        None where the cell is not done, or where the document is of another version or of other settings.
+        """
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))
             if document["format"] == DOCUMENT_FORMAT and document["identity"] == cell.identity:
@@ -284,7 +302,7 @@ class CellStore:
     def lock(self) -> Iterator[None]:
         """Keep other benchmarks out of this folder during a `with` block.
 
-        Windows and file systems without locks do not keep them out.
+        On Windows, and on file systems without locks, this does nothing.
 
         Raises:
             InputError: Another benchmark works in the folder.
@@ -307,6 +325,6 @@ class CellStore:
 
 
 def write_json(path: str | os.PathLike[str], document: object) -> None:
-    """Write a document; if the process is killed meanwhile, the file is not there, or is as before."""
+    """Write a document; if the process is killed meanwhile, the file stays as it was before."""
     with atomic_write(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

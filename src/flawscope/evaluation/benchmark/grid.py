@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 SHOT_SUFFIX = "-shot"  # in `patchcore-4-shot`, the column of a method fitted on 4 pictures
 # Options of `fit` that the cells of a call share
 SHARED_OPTIONS = tuple(option for option in BENCHMARK if option.benchmark == ALL_CELLS)
-# Shared options that each identity names, also without a value: earlier versions, which had no other options,
-# named them, and finished cells are found by their identity
+# Shared options that are in each identity, even without a value. Earlier versions had only these and always
+# wrote them: so finished cells of those versions are still found by their identity.
 ALWAYS_NAMED = ("group", "minutes", "device")
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
@@ -49,7 +49,7 @@ class Cell:
         options: All settings of the method.
         seen: Defects that the method learns from, too, as `fitting.fit` takes them; they are not tested on.
         shared: Values of `SHARED_OPTIONS`, by their names.
-        identity: All that decides the result; files that settings name count by content, not by place.
+        identity: All values that decide the result. Files are in it by their content, not by their path.
         shots: Number of good pictures that the method learns from, chosen by the seed; 0: all.
     """
 
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Stem of the names of the cell's files, which differs for different settings."""
+        """Stem of the names of the cell's files; different settings have different stems."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
 
 
@@ -140,12 +140,12 @@ def plan_grid(
         methods: Names with commas.
         seeds: Numbers with commas.
         configs: YAML files of settings, each as `METHOD=FILE`.
-        sets: Single settings, each as `METHOD.key=value`, which win over the files; and `METHOD.seeds=LIST`,
-            which wins over `seeds`.
+        sets: Single settings, each as `METHOD.key=value`; they override the files. `METHOD.seeds=LIST`
+            overrides `seeds`.
         steps: Training steps, for the methods that learn in steps; None for the default.
         seen: Defects to learn from, for the methods that learn from defects; None for no defects.
-        shots: Numbers of good pictures with commas; each number gives every method a column. None: all
-            pictures.
+        shots: Numbers of good pictures to learn from, with commas. Each method gets a column for each number.
+            None: all pictures are learnt from.
         **shared: Values of `SHARED_OPTIONS`; a missing option has its default.
 
     Raises:
@@ -163,12 +163,17 @@ def plan_grid(
     present = [row for row in rows if row not in missing]
     settings: dict[tuple[str, str], CellSettings] = {}
     for method, category in product(method_names, present):
-        assignments = method_options.get(method, ())
-        settings[method, category] = _cell_settings(method, category, files.get(method), assignments, options)
+        settings[method, category] = _cell_settings(
+            method,
+            category,
+            file=files.get(method),
+            method_options=method_options.get(method, ()),
+            options=options,
+        )
     _check_options_apply(method_names, options)
     first_seed = seeds_of[method_names[0]][0]
     usable, unusable = _open_categories(
-        root, present, first_seed, shared_values["group"], shared_values["good"]
+        root, present, seed=first_seed, group=shared_values["group"], good=shared_values["good"]
     )
     cells = tuple(_cells(method_names, seeds_of, usable, settings, shared_values))
     if not shot_counts:
@@ -177,15 +182,18 @@ def plan_grid(
     column_seeds = {}
     for method, count in product(method_names, shot_counts):
         column_seeds[_shot_column(method, count)] = seeds_of[method]
-    return Grid(rows, tuple(column_seeds), column_seeds, shot_cells, missing, unusable)
+    columns = tuple(column_seeds)
+    return Grid(rows, columns, column_seeds, shot_cells, missing, unusable)
 
 
 def _shared_values(arguments: Mapping[str, object]) -> Json:
-    """Return the values of the shared options, the light as a number.
+    """Return the values of all shared options by name: those of `arguments`, else the defaults.
+
+    The light is converted to a number.
 
     Raises:
-        TypeError: An argument is no shared option.
-        InputError: The light is no number, or out of its range.
+        TypeError: An argument is not a shared option.
+        InputError: The light is not a number, or out of its range.
     """
     defaults = {option.name: option.default for option in SHARED_OPTIONS}
     unknown = arguments.keys() - defaults.keys()
@@ -209,7 +217,12 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
 
 
 def _check_options_apply(methods: Sequence[str], options: Facts) -> None:
-    """Raise InputError for an option that none of the methods knows."""
+    """Raise InputError for an option that none of the methods knows.
+
+    Args:
+        methods: Methods of the grid.
+        options: Values of `--steps`, `--minutes` and `--seen`.
+    """
     names = ", ".join(methods)
     if (options["steps"] or options["minutes"]) and not any(map(_learns_in_steps, methods)):
         raise InputError(f"--steps, --minutes: none of {names} learns in steps; leave them out")
@@ -222,7 +235,7 @@ def _shot_column(method: str, shots: int) -> str:
 
 
 def _with_shots(cell: Cell, shots: int) -> Cell:
-    """Return a cell as `cell` that learns from only `shots` good pictures."""
+    """Return a copy of a cell that learns from only `shots` good pictures."""
     identity = {**cell.identity, "shots": shots}
     return replace(cell, method=_shot_column(cell.method, shots), identity=identity, shots=shots)
 
@@ -234,24 +247,25 @@ def _cells(
     settings: Mapping[tuple[str, str], CellSettings],
     shared: Json,
 ) -> Iterator[Cell]:
-    """Yield the cells: all of each method's first seed, then all of the second seeds, and so on.
+    """Yield the cells: first those of each method's first seed, then those of the second seeds, and so on.
 
     Args:
         methods: Methods of the grid.
         seeds: Seeds by method.
         datasets: Data sets by category.
         settings: Settings by method and category.
-        shared: Options of all cells; `minutes` is only for methods that learn in steps.
+        shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    digests: dict[str, str] = {}  # of files and folders, by path
+    digests: dict[str, str] = {}  # of files and folders already hashed, by path
     data_digests = {}
     for category, dataset in datasets.items():
         data_digests[category] = _dataset_digest(dataset, digests)
-    for round_number in range(max(map(len, seeds.values()))):
+    max_seeds = max(map(len, seeds.values()))
+    for seed_index in range(max_seeds):
         for method in methods:
-            if round_number >= len(seeds[method]):
+            if seed_index >= len(seeds[method]):
                 continue
-            seed = seeds[method][round_number]
+            seed = seeds[method][seed_index]
             cell_options = dict(shared)
             if not _learns_in_steps(method):
                 cell_options["minutes"] = None
@@ -289,7 +303,9 @@ def base_method(name: str) -> str:
 def _options_by_method(
     methods: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
-    """Return the seeds, the file of settings and the single settings of each method.
+    """Return three mappings by method: its seeds, its file of settings, and its single settings.
+
+    Methods without a file or without single settings are not in the second and third mapping.
 
     Args:
         methods: Methods of the grid.
@@ -316,10 +332,15 @@ def _options_by_method(
 
 
 def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
-    """Return the numbers of an option's `text`, each once.
+    """Return the numbers of a text with commas, each once.
+
+    Args:
+        text: Value of the option.
+        option: Name of the option, for the error.
+        example: Example of a right value, for the error.
 
     Raises:
-        InputError: A word is no number; the message has the `example`.
+        InputError: A word is not a whole number.
     """
     words = split_names(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
@@ -328,10 +349,17 @@ def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
 
 
 def _split_pair(text: str, option: str, form: str, methods: Sequence[str], separator: str) -> tuple[str, str]:
-    """Split an option's `text` into a method and the part after the separator.
+    """Split the value of an option into a method and the part after the separator.
+
+    Args:
+        text: Value of the option.
+        option: Name of the option, for the error.
+        form: How a value is to be written, for the error.
+        methods: Methods of the grid.
+        separator: Character after the method.
 
     Raises:
-        InputError: The text does not have the `form`, or names none of the `methods`.
+        InputError: There is no separator, nothing behind it, or the method is none of `methods`.
     """
     method, _, value = text.partition(separator)
     if not value:
@@ -346,7 +374,7 @@ def _cell_settings(
 ) -> CellSettings:
     """Return the settings of a method for a category, and the defects to learn from.
 
-    They come from the preset, the file, the options and --set; the later ones win.
+    They come from the preset, the file, the options and --set; the later ones override the earlier ones.
 
     Args:
         method: The method.
@@ -368,7 +396,8 @@ def _cell_settings(
     config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         config = replace(config, steps=None)  # as many steps as the minutes allow
-    return CellSettings(config, int(seen) if str(seen).isdecimal() else str(seen))
+    seen_defects = int(seen) if str(seen).isdecimal() else str(seen)
+    return CellSettings(config, seen_defects)
 
 
 def _applicable_options(method: str, options: Facts) -> Json:
@@ -419,7 +448,10 @@ def _open_categories(
 
 
 def _json_values(values: Json) -> Json:
-    """Return values as JSON stores them, such as tuples as lists, so that they equal stored ones."""
+    """Return values as JSON would store them, for example lists in place of tuples.
+
+    So they can be compared with values read from a file.
+    """
     stored: Json = json.loads(json.dumps(values, allow_nan=False))
     return stored
 
@@ -430,9 +462,13 @@ def _digest(value: object) -> str:
 
 
 def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
-    """Return the digest of a category's pictures and masks, and of all else that decides split or metrics.
+    """Return the digest of a category: its pictures and masks, and the files that decide split or metrics.
 
-    The content counts, not the place of the folder. `digests`, by path, spares hashing a file twice.
+    It does not depend on where the folder lies.
+
+    Args:
+        dataset: The category.
+        digests: Digests of files already hashed, by path; it is extended.
     """
     root = dataset.root
     items = [item for split in dataset.splits.values() for item in split]
@@ -448,7 +484,12 @@ def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, digests: dict[str, str]) -> Json:
-    """Return the settings, with name and digest in place of paths. `digests`, by path, spares hashing."""
+    """Return the settings, with name and digest in place of paths.
+
+    Args:
+        config: The settings.
+        digests: Digests of files and folders already hashed, by path; it is extended.
+    """
     settings = asdict(config)
     for key in config.PATHS:
         settings[key] = _path_identity(settings[key], digests)
@@ -463,7 +504,9 @@ def _shared_identity(shared: Json) -> Json:
 def _path_identity(value: object, digests: dict[str, str]) -> object:
     """Return name and digest of the file or folder that a setting names; any other value as it is.
 
-    `digests`, by path, spares hashing.
+    Args:
+        value: Value of the setting.
+        digests: Digests of files and folders already hashed, by path; it is extended.
     """
     path = Path(str(value))
     if not value or not path.exists():
@@ -479,7 +522,10 @@ def _path_identity(value: object, digests: dict[str, str]) -> object:
 
 
 def _folder_digest(path: Path, digests: dict[str, str]) -> str:
-    """Return the digest of the files in a folder; of more than `MAX_HASHED_FILES` by names and sizes."""
+    """Return the digest of the files in a folder.
+
+    If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
+    """
     files = list(walk_files(path))
     hashes_content = len(files) <= MAX_HASHED_FILES
     entries: list[tuple[str, int | str]] = []
@@ -494,7 +540,14 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
 
 
 def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[str, str]) -> int | str:
-    """Return a number of seen defects; of a list or a folder the name, with a digest of its files."""
+    """Return the value for the identity: a number as it is, a list or folder as name and digest of its files.
+
+    Args:
+        value: Number of defects, or path of a list or folder.
+        dataset: Data set that the defects are chosen from.
+        seed: Seed of the choice.
+        digests: Digests of files already hashed, by path; it is extended.
+    """
     if isinstance(value, int):
         return value  # the seed and the data, which choose the pictures, are in the identity
     try:
@@ -509,9 +562,13 @@ def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[
 
 
 def _file_digest(path: str | os.PathLike[str], digests: dict[str, str]) -> str:
-    """Return the digest of a file's content, from `digests` or added to it.
+    """Return the digest of a file's content; if the file cannot be read, the reason.
 
-    For an unreadable file the reason stands in its place: the code that needs the file reports it.
+    The code that needs the file reports that it cannot be read.
+
+    Args:
+        path: The file.
+        digests: Digests of files already hashed, by path; the file's digest is added.
     """
     key = str(path)
     if key not in digests:

@@ -53,7 +53,7 @@ class _Footnotes:
         return " ".join(_superscript(number) for number in sorted(numbers))
 
     def section(self) -> str:
-        """Return the section of all remarks; empty without any."""
+        """Return the section with all remarks; empty without remarks."""
         if not self.lines:
             return ""
         lines = [f"{_superscript(number)} {line}" for number, line in enumerate(self.lines, start=1)]
@@ -112,7 +112,7 @@ def _metric_section(results: Results, metric: str, letters: dict[str, str], note
         results: The results.
         metric: Name of the metric.
         letters: Letter of each published column, by the source's id.
-        notes: Gets remarks on single figures.
+        notes: Footnotes, to which remarks on single figures are added.
     """
     methods = results.grid.methods
     columns = results.published_columns(metric)
@@ -120,13 +120,15 @@ def _metric_section(results: Results, metric: str, letters: dict[str, str], note
     header += [f"{letters[source.id]} {source.label}" for source in columns]
     rows = []
     for category in results.grid.rows:
-        row = [f"{category} {notes.add(_faults(results, category))}".strip()]
+        fault_numbers = notes.add(_faults(results, category))
+        row = [f"{category} {fault_numbers}".strip()]
         for method in methods:
             remarks = _remarks(results, method, category, metric)
-            value = _format_value(results.value(metric, method, category), " seeds")
+            value = _format_value(results.value(metric, method, category), unit=" seeds")
             row.append(f"{value} {notes.add(remarks)}".strip())
         for source in columns:
-            row.append(_format_figure(source.cells.get(metric, {}).get(category), source))
+            figure = source.cells.get(metric, {}).get(category)
+            row.append(_format_figure(figure, source))
         rows.append(row)
     for group in results.groups:
         row = [f"**{group.label} ({len(group.categories)})**"]
@@ -188,7 +190,10 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
 
 
 def _format_value(value: Aggregate, unit: str = "") -> str:
-    """Return mean and deviation as a text; where some values are missing, with the numbers and `unit`."""
+    """Return mean and deviation as a text, such as "0.9876 ± 0.0012 (2 of 3 seeds)".
+
+    The part in brackets is there only if some values are missing; `unit`, such as " seeds", ends it.
+    """
     if value.mean is None:
         return ""
     text = f"{value.mean:.4f}"
@@ -207,7 +212,7 @@ def _format_figure(figure: Figure | None, source: Source) -> str:
 
 
 def _format_published(source: Source, metric: str, group: Group) -> str:
-    """Return a published average as a text; where it does not cover all categories, with the numbers."""
+    """Return a published average as a text; if it does not cover all categories, with "(COUNT of ALL)"."""
     average = published_average(source, metric, group)
     if average is None:
         return ""
@@ -226,13 +231,13 @@ def _light_section(results: Results) -> str:
     rows = []
     light_names = dict[str, None]()  # in order, each once
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
-        tables = []  # of each seed, a row for each light
+        tables = []  # one for each seed, with a row for each light
         for document in results.documents(method, category):
             table = document["evaluation"].get("robustness")
             if table:
                 tables.append(table)
         cells = []
-        for rows_of_light in zip(*tables, strict=True):
+        for rows_of_light in zip(*tables, strict=True):  # the rows of all seeds
             light_names[rows_of_light[0]["name"]] = None
             sums = {}
             for key in ("false_alarms", "good", "found", "defective"):
@@ -245,14 +250,15 @@ def _light_section(results: Results) -> str:
 
 
 def _cost_section(results: Results, notes: _Footnotes) -> str:
-    """Return the table of times and memory; `notes` gets a remark on resumed fits."""
+    """Return the table of times and memory; a remark on resumed fits is added to `notes`."""
     rows = []
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
         documents = results.documents(method, category)
         if not documents:
             continue
         fit_duration, *other_costs = _mean_costs(documents)
-        if any(document["fit"]["resumed"] for document in documents):
+        has_resumed_fit = any(document["fit"]["resumed"] for document in documents)
+        if has_resumed_fit:
             remark = "Interrupted while it learnt, and resumed: that fit's time is not known."
             fit_duration = f"{fit_duration} {notes.add([remark])}".strip()
         rows.append([category, method, fit_duration, *other_costs])
@@ -265,13 +271,14 @@ def _cost_section(results: Results, notes: _Footnotes) -> str:
 
 
 def _mean_costs(documents: Sequence[Json]) -> list[str]:
-    """Return the means over cells that `COST_COLUMNS` names, as texts; `documents` has at least one.
+    """Return the mean of each cost over cells, as texts in the order of `COST_COLUMNS`.
 
-    A cost without a value is an empty text.
+    A cost without a value is an empty text. `documents` has at least one cell.
     """
     costs = [read_costs(document) for document in documents]
 
     def mean_text(name: str, show: Callable[[float], str]) -> str:
+        """Return the mean of the cost `name`, formatted by `show`; empty where no cell has it."""
         values = [cost[name] for cost in costs]
         numbers = [value for value in values if value is not None]
         return show(statistics.fmean(numbers)) if numbers else ""
@@ -324,10 +331,11 @@ def _describe_source(source: Source) -> str:
 
 
 def _settings_section(results: Results) -> str:
-    """Return the section with each method's settings; categories are named where they differ."""
+    """Return the section with each method's settings; if they differ by category, with the categories."""
     lines = []
     for method in results.grid.methods:
-        categories_of_text: dict[str, dict[str, None]] = {}  # in order, each once
+        # categories that have the same settings, by the settings in words; in order, each category once
+        categories_of_text: dict[str, dict[str, None]] = {}
         for category in results.grid.rows:
             for document in results.documents(method, category):
                 text = _changed_settings(method, document["settings"])
@@ -339,9 +347,12 @@ def _settings_section(results: Results) -> str:
 
 
 def _changed_settings(method: str, settings: Facts) -> str:
-    """Describe the settings that differ from the defaults, without seeds and steps, which have columns."""
+    """Describe the settings that differ from the defaults.
+
+    Seed and steps are left out: the tables have columns for them.
+    """
     default = registry.method(base_method(method)).config()
-    defaults = json.loads(json.dumps(asdict(default)))  # as the document stores them, such as tuples as lists
+    defaults = json.loads(json.dumps(asdict(default)))  # as in a document: JSON has lists in place of tuples
     changes = []
     for key, value in settings.items():
         if key not in ("seed", "steps") and value != defaults.get(key):
@@ -350,7 +361,7 @@ def _changed_settings(method: str, settings: Facts) -> str:
 
 
 def _environment_section(results: Results) -> str:
-    """Return the section with the machines and versions that cells ran with."""
+    """Return the section with the machines and versions that the cells ran on."""
     cell_counts = Counter(map(_describe_machine, results.done.values()))
     lines = []
     for text, count in cell_counts.items():
@@ -386,12 +397,13 @@ def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Seque
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """Return a Markdown table whose columns are padded, so that it is readable in a plain editor, too.
+    """Return a Markdown table with padded columns, which is readable in a plain editor, too.
 
     Args:
         header: Titles of the columns.
         rows: Cells of each row.
-        text_columns: Number of first columns that are aligned to the left; the others are to the right.
+        text_columns: Number of columns, from the first, that are aligned to the left. The others are aligned
+            to the right.
     """
     columns = []
     for number, title in enumerate(header):
@@ -404,5 +416,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: i
         else:
             padded = [cell.rjust(width) for cell in cells]
             rule = "-" * (width - 1) + ":"
-        columns.append([padded[0], rule, *padded[1:]])
+        title_cell, *other_cells = padded
+        columns.append([title_cell, rule, *other_cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))

@@ -36,8 +36,8 @@ def run_grid(
 ) -> None:
     """Run the cells that are not done yet.
 
-    A failed cell does not stop the others. An interrupt ends the running cells. Finished cells are kept: the
-    next call runs only the others.
+    A failed cell does not stop the others. An interrupt ends the running cells. The results of finished cells
+    are kept, and the next call runs only the other cells.
 
     Args:
         grid: Cells to run.
@@ -45,9 +45,9 @@ def run_grid(
         plan: Options of running the grid.
         pool: Processes that run the cells.
         live: Shows the progress.
-        on_update: Called with the results before the first cell and after each.
+        on_update: Called with the results before the first cell, and after each cell.
     """
-    report = _Report(grid, finished_cells(grid, store), plan.jobs, live)
+    report = _Report(grid, done=finished_cells(grid, store), jobs=plan.jobs, live=live)
     for cell in grid.cells:
         if cell.name in report.done:
             store.remove_work_folder(cell)
@@ -63,7 +63,7 @@ def run_grid(
             for label, result in pool.ended(POLL_INTERVAL):
                 cell = running.pop(label)
                 live.job_stages.pop(label, None)
-                report.add(cell, store, result, [*running.values(), *waiting])
+                report.add(cell, store, result, unfinished=[*running.values(), *waiting])
                 on_update(report.results())
             live.show()
     except BaseException:
@@ -73,7 +73,7 @@ def run_grid(
 
 @dataclass
 class _Report:
-    """Cells that have ended, in this run or before; prints a line on each that ends.
+    """Cells that have ended, in this run or before; prints a line on each cell that ends in this run.
 
     Attributes:
         grid: All cells.
@@ -92,7 +92,7 @@ class _Report:
     new: list[Cell] = field(default_factory=list)
 
     def results(self) -> Results:
-        """Return the results up to now, which later cells do not change."""
+        """Return a copy of the results up to now: later cells do not change it."""
         return Results(self.grid, dict(self.done), dict(self.failed))
 
     def add(self, cell: Cell, store: CellStore, result: object, unfinished: Sequence[Cell]) -> None:
@@ -101,8 +101,7 @@ class _Report:
         Args:
             cell: The cell.
             store: Files of the benchmark.
-            result: Document of the cell, or a FlawscopeError, after which the document may be stored all the
-                same.
+            result: Document of the cell, or a FlawscopeError. Even after an error the document may be stored.
             unfinished: Cells that have not ended.
         """
         reason = str(result) if isinstance(result, FlawscopeError) else ""
@@ -115,7 +114,7 @@ class _Report:
         results = self.results()
         time_left = _time_left(unfinished, results, self.new, self.jobs)
         self.live.print_line(_cell_line(cell, results) + time_left, failed=document is None)
-        if document is not None and reason:  # such as a model that could not be kept
+        if document is not None and reason:  # for example the model could not be kept
             self.live.print_line(f"      {cell.label}: {reason}", failed=True)
 
 
@@ -152,6 +151,12 @@ def _time_left(unfinished: Sequence[Cell], results: Results, new: Sequence[Cell]
     """Return a text with the time that the unfinished cells may take.
 
     Empty until a cell of each of their methods has been timed in this run.
+
+    Args:
+        unfinished: Cells that have not ended.
+        results: The results so far.
+        new: Cells that were finished in this run.
+        jobs: Number of cells that run at a time.
     """
     seconds_of_method: dict[str, list[float]] = {}
     for cell in new:
@@ -172,7 +177,8 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
         threads: Number of threads in all.
         device: Device of the cells.
     """
-    if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
+    may_find_gpu = device == "auto" and shutil.which("nvidia-smi")
+    if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
     memory = system_memory()
     available_bytes = GIB
@@ -194,14 +200,14 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
-    """Return the number of cells at a time and the threads of each, and report them with the reason.
+    """Return the number of cells at a time, and the number of threads of each cell; report both.
 
     Args:
         cells: Number of cells to run.
-        jobs: Number of cells at a time at most; None: chosen here.
+        jobs: Largest number of cells at a time; None: it is chosen here.
         threads: Number of threads in all; None: as many as the machine has.
         device: Device of the cells.
-        say: Gets the report.
+        say: Called with a line for a person: both numbers, and why.
     """
     total_threads = threads or default_thread_count()
     if jobs is None:
@@ -218,23 +224,23 @@ def jobs_and_threads(
 
 
 class Pool(Protocol):
-    """Processes, here or on a cluster.
+    """Runs calls of functions, each in a process of its own, here or on a cluster.
 
     Attributes:
-        most: Number of calls that may be started and not ended.
+        most: Largest number of calls that run at a time.
     """
 
     most: int
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
-        """Start a call of `function(*given, step)` in a process of its own."""
+        """Start a call of `function(*given, step)` in a process of its own; `label` names it in `ended`."""
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
         """Wait at most `seconds` for a call to end.
 
         Returns:
-            The labels of the calls that have ended, each with the function's value, or with a FlawscopeError
-            where it returned none.
+            The label of each call that has ended, with the function's return value, or with a FlawscopeError
+            if there is none.
         """
 
     def stop(self) -> None:
@@ -242,12 +248,12 @@ class Pool(Protocol):
 
 
 class Processes:
-    """Processes of this machine; they end with this one, however it ends.
+    """Processes of this machine; they end when this process ends, for whatever reason.
 
     Args:
-        max_started: Number of processes that run at a time.
+        max_started: Largest number of processes that run at a time.
         threads: Number of threads of each process.
-        step: Called with a call's label and its progress.
+        step: Called with the progress of a call, as `step(label, stage, done, total)`.
     """
 
     def __init__(self, max_started: int, threads: int, step: Callable[[str, str, int, int], None]):
@@ -267,7 +273,7 @@ class Processes:
         self.running[future] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Wait up to `seconds` for a call to end, and return the label and the result of each that has."""
+        """Wait up to `seconds` for a call to end; return label and result of each call that has ended."""
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
         return [(self.running.pop(future), future.result()) for future in done]
 
@@ -279,14 +285,14 @@ class Processes:
         self.waiters.shutdown()
 
     def _run_process(self, label: str, call: bytes) -> object:
-        """Run a call in a process that Ctrl-C does not reach, and pass on its progress.
+        """Run a call in a process of its own, and pass on its progress; Ctrl-C does not reach the process.
 
         Args:
             label: Label of the call.
             call: The function and its arguments, pickled.
 
         Returns:
-            The function's value, or a FlawscopeError.
+            The function's return value, or a FlawscopeError if there is none.
         """
         code = "from flawscope.evaluation.benchmark.run import child_main; child_main()"
         command = [sys.executable, "-P", "-c", code]
@@ -306,19 +312,20 @@ class Processes:
                             return message
                         stage, done, total = message
                         self.step(label, stage, done, total)
-        except OSError as error:  # such as too little memory
+        except OSError as error:  # for example too little memory
             return FlawscopeError(f"its process could not be run: {error.strerror or error}; try again")
         return FlawscopeError(_exit_reason(process.returncode))
 
 
 def child_main() -> None:
-    """Run the call that comes on stdin, in a child process, and write its progress and value to stdout."""
+    """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
     parent = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries that print to stdout write to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(message: object, is_result: bool = False) -> None:
+        """Send the parent a message: progress, or the result."""
         with suppress(OSError):  # the parent has ended
             pickle.dump((is_result, message), parent)
             parent.flush()

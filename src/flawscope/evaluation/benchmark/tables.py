@@ -78,8 +78,9 @@ class Group:
 def category_groups(rows: Sequence[str]) -> list[Group]:
     """Return the groups of categories that are averaged.
 
-    They are MVTec AD's textures and objects, each if `rows` has any of them, and both together if it has some
-    of both; each other data set, if `rows` has all of its categories; and all other categories together.
+    Of MVTec AD: the textures if `rows` has any, the objects if it has any, and all categories if it has both.
+    Of other data sets: each data set of which `rows` has all categories. The remaining categories are one
+    group.
     """
     row_set = set(rows)
     parts_of_mvtec = [Group("textures", TEXTURES), Group("objects", OBJECTS)]
@@ -144,15 +145,20 @@ class Results:
     def value(self, metric: str, method: str, category: str) -> Aggregate:
         """Return the mean of a metric over a method's seeds in a category, with its deviation."""
         values = list(self.seeds(metric, method, category).values())
-        return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
+        return Aggregate(
+            mean=_mean(values),
+            deviation=_deviation(values),
+            count=len(values),
+            of=len(self.grid.seeds[method]),
+        )
 
     def average(self, metric: str, method: str, group: Group) -> Aggregate:
         """Return the mean of the categories' means, and its deviation over seeds.
 
-        Categories without a value are left out. The deviation is over the seeds that have a value in each
-        other category.
+        Categories without a value are left out. The deviation is over the seeds that have a value in each of
+        the remaining categories.
         """
-        values_of_categories = []  # each by seed
+        values_of_categories: list[dict[int, float]] = []  # for each category, its values by seed
         for category in group.categories:
             values = self.seeds(metric, method, category)
             if values:
@@ -175,8 +181,8 @@ class Results:
     def groups(self) -> list[Group]:
         """Groups of the rows that are averaged.
 
-        Where only some categories of MVTec AD are measured, these are a group, too: published figures can be
-        averaged over the same categories.
+        If only some categories of MVTec AD are measured, these are a group, too, so that published figures
+        are averaged over the same categories.
         """
         groups = category_groups(self.grid.rows)
         measured = []
@@ -246,7 +252,7 @@ class Results:
         }
 
     def _table(self, metric: str) -> Json:
-        """Return the means and averages of a metric, as values that JSON can hold."""
+        """Return a metric's means over seeds and averages over groups, as values that JSON can hold."""
         categories: Json = {}
         for category in self.grid.rows:
             values = {method: self.value(metric, method, category) for method in self.grid.methods}
@@ -266,7 +272,10 @@ class Results:
         return averages
 
     def to_csv(self) -> str:
-        """Return a CSV table with a row for each cell; a missing category has rows, too, without figures."""
+        """Return a CSV table with a row for each cell.
+
+        A missing category has the same rows, without figures.
+        """
         metrics = dict.fromkeys(METRICS)  # in order, each once
         for document in self.done.values():
             metrics |= dict.fromkeys(document["evaluation"]["metrics"])
@@ -283,7 +292,12 @@ class Results:
         return file.getvalue()
 
     def _csv_values(self, category: str, cell: Cell | None) -> Json:
-        """Return state, reason, metrics and costs of a cell; None is a cell of an unusable category."""
+        """Return state, reason, metrics and costs of a cell, by column.
+
+        Args:
+            category: Category of the cell.
+            cell: The cell; None if the category is missing or cannot be used.
+        """
         if cell is None:
             reason = self.grid.unusable.get(category)
             return {"state": "failed" if reason else "missing", "reason": reason}
@@ -308,13 +322,17 @@ def read_costs(document: Json) -> dict[str, float | None]:
 
 
 def methods_and_seeds(grid: Grid) -> str:
-    """Return methods and seeds as a text: `patchcore, prnet; seeds 0, 1`, or by method where they differ."""
+    """Return methods and seeds as a text, such as `patchcore, prnet; seeds 0, 1`.
+
+    If the methods have different seeds: `patchcore (seeds 0, 1), prnet (seed 0)`.
+    """
 
     def seed_text(method: str) -> str:
         seeds = grid.seeds[method]
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
-    if len({*grid.seeds.values()}) == 1:
+    have_same_seeds = len({*grid.seeds.values()}) == 1
+    if have_same_seeds:
         return f"{', '.join(grid.methods)}; {seed_text(grid.methods[0])}"
     return ", ".join(f"{method} ({seed_text(method)})" for method in grid.methods)
 
@@ -322,8 +340,9 @@ def methods_and_seeds(grid: Grid) -> str:
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
     """Return the average of a source over a group, and the number of categories that it covers.
 
-    For a complete data set this is the average that the source prints, if it prints one. Else the average is
-    computed from the source's cells, without a mark. None where the source has no cell of the group.
+    If the group is a complete data set and the source prints its average, that is returned. Otherwise the
+    average is computed from the source's cells, and has no mark. None where the source has no cell of the
+    group.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
@@ -386,7 +405,7 @@ class Source:
 
 
 def published_sources(methods: Iterable[str]) -> list[Source]:
-    """Return the sources about `methods`, in their order, then those about methods not implemented here."""
+    """Return the sources about `methods`, in the order of the methods, then those about other methods."""
     sources, _ = _read_published()
     return [source for method in (*methods, OTHER_METHOD) for source in sources if source.method == method]
 
@@ -406,7 +425,13 @@ def _read_published() -> tuple[list[Source], dict[str, str]]:
 
 
 def _parse_source(*, unit: str, metrics: Json, **facts: object) -> Source:
-    """Return a source from its entry in `PUBLISHED_FILE`, with figures as shares in 0..1."""
+    """Return a source from its entry in `PUBLISHED_FILE`, with figures as shares in 0..1.
+
+    Args:
+        unit: Unit of the figures in the entry: "percent" or "fraction".
+        metrics: Cells, mean and marks of each metric.
+        **facts: The other fields of `Source`.
+    """
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
     source = build_config(Source, facts)
     for metric, entry in metrics.items():

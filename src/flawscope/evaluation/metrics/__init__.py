@@ -39,8 +39,8 @@ __all__ = [
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """Return AUROC, AP and best F1 of one score per picture.
 
-    Scores are compared as they are (float64 inside), never rescaled or squashed. With labels of one class
-    everything is NaN: no mistake would be possible.
+    Scores are compared as float64, never rescaled or squashed. All metrics are NaN where the labels are of
+    one class only.
 
     Args:
         labels: [N] bool or 0/1, 1 = anomalous.
@@ -51,9 +51,10 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # the code that counts pixels takes regions: all anomalous pictures are one region of one piece
+    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region
     anomalous_scores = values[truth]
-    piece_starts = np.zeros(min(anomalous_scores.size, 1), np.int64)
+    piece_count = 1 if anomalous_scores.size else 0  # no piece may be empty
+    piece_starts = np.zeros(piece_count, np.int64)
     ones = np.ones(1)
     region = Regions(scores=anomalous_scores, starts=piece_starts, shares=ones, divisors=ones, count=1)
     return rank_metrics(count_normal(region, [values[~truth]]))
@@ -91,4 +92,5 @@ def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
     positives = int(truth.sum())
     if positives in (0, truth.size):
         return math.nan
-    return 2 * int((truth & flagged).sum()) / (positives + int(flagged.sum()))
+    true_positives = int((truth & flagged).sum())
+    return 2 * true_positives / (positives + int(flagged.sum()))

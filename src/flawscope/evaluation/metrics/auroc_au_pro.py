@@ -86,8 +86,8 @@ def iterate_checked(
     Args:
         maps: Maps of the pictures.
         truths: Ground truth of each picture; None for a picture without ground truth.
-        valid: Pixels that count, of each picture; None: all.
-        name: Name of the truths in errors.
+        valid: Mask of the pixels that count, for each picture; None where all count.
+        name: What to call the ground truths in errors, such as "masks".
 
     Raises:
         InputError: The lengths differ, a map is not real or has NaN among the pixels that count, or a mask of
@@ -105,7 +105,8 @@ def iterate_checked(
         is_valid = None if valid is None else valid[i]
         if is_valid is not None:
             is_valid = check_mask(is_valid, values.shape, f"valid[{i}]")
-        if np.isnan(values if is_valid is None else values[is_valid]).any():
+        valid_values = values if is_valid is None else values[is_valid]
+        if np.isnan(valid_values).any():
             raise InputError(f"maps[{i}] contains NaN; a metric cannot rank it")
         yield i, values, truth, is_valid
 
@@ -128,8 +129,8 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np
     """Return `mask` as an array.
 
     Raises:
-        InputError: It is not bool, because only the caller knows which grey value is a defect; or its shape
-            is not that of the map, `shape`.
+        InputError: The mask is not bool (only the caller knows which grey values are defects), or its shape
+            is not `shape`, that of the map.
     """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
@@ -168,11 +169,12 @@ class ImageMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Anomalous scores of regions, in pieces.
+    """Anomalous scores of regions; each region is cut into pieces.
 
-    Each pixel of a piece that is found adds `share / divisor` to the overlap of the piece's region. An
-    ordinary region is one piece with share 1 and its area as the divisor. A saturating region has a second
-    piece only where its saturation is not a whole number of pixels.
+    A piece is a set of pixels of one region that all weigh the same. Each pixel of it that is found adds
+    `share / divisor` to the overlap of the region. An ordinary region is one piece: its share is 1, its
+    divisor is the region's area. A region whose saturation is not a whole number of pixels has a second
+    piece.
     """
 
     scores: Scores  # [A], piece after piece
@@ -200,14 +202,14 @@ def gather_regions(
     count: int,
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
-    """Join the pieces of anomalous scores of all regions.
+    """Return `Regions` of the anomalous scores of all pieces.
 
     Args:
-        pieces: Scores of each piece.
+        pieces: Scores of each piece, as in `Regions`.
         shares: Share of each piece, as in `Regions`.
         divisors: Divisor of each piece, as in `Regions`.
         count: Number of regions.
-        dtypes: Types of the maps: the scores are float32, or wider where a map needs it to be kept exactly.
+        dtypes: Types of the maps. The scores become float32, or wider if a map's values need more precision.
     """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -231,6 +233,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
+    # number of the piece that each score belongs to, in the order of the sorted scores
     piece_sizes = np.diff(np.append(regions.starts, scores.size))
     piece_of_score = np.repeat(np.arange(piece_sizes.size, dtype=np.uint32), piece_sizes)[order]
     del order  # frees 8 bytes for each score
@@ -249,9 +252,14 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
 
 
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
-    """Yield the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
+    """Yield the values of all pieces in arrays [B], with B at most `BATCH`.
 
-    All are the same array: its values are valid until the next one is taken.
+    The same array is filled again each time: use its values before you take the next one.
+
+    Args:
+        pieces: Arrays of any shape and size.
+        total: Number of all values, or an upper bound of it.
+        dtype: Type of the arrays.
     """
     batch = np.empty(min(BATCH, total), dtype=dtype)
     filled = 0  # values in the batch
@@ -274,22 +282,23 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
 
     Args:
         normal: Normal scores, sorted.
-        scores: Scores [A] of the dtype of `normal`, or NumPy would copy `normal`. Sorted scores are about ten
-            times as fast.
+        scores: Scores [A]. They have the dtype of `normal`, because NumPy would copy `normal` otherwise. If
+            they are sorted, the search is about ten times as fast.
     """
     below = np.searchsorted(normal, scores, side="left").astype(np.int64, copy=False)
     up_to = below.copy()
     if normal.size:
-        # a second search only where scores are equal, which is rare in real maps
-        is_tied = normal[np.minimum(below, normal.size - 1)] == scores
+        # a second search only where a normal score is equal, which is rare in real maps
+        first_not_below = normal[np.minimum(below, normal.size - 1)]
+        is_tied = first_not_below == scores
         up_to[is_tied] = np.searchsorted(normal, scores[is_tied], side="right")
     return below, up_to
 
 
 def rank_metrics(counted: RankCounts) -> ImageMetrics:
-    """Compute the threshold-free metrics.
+    """Compute AUROC, AP and the best F1.
 
-    Without an anomalous or without a normal score all are NaN: there is nothing to rank.
+    All are NaN without an anomalous or without a normal score.
     """
     positives = counted.scores.size
     negatives = counted.negatives
@@ -307,14 +316,16 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         below = counted.below[start + first_indices]
         up_to = counted.up_to[start + first_indices]
         twice_u += int(((below + up_to) * multiplicity).sum())
-        # true positives of "score >= distinct score"; equal scores may begin in an earlier chunk
+        # true positives of the threshold "score >= distinct score"
         hits = positives - (start + first_indices)
+        # scores equal to the first of this chunk may stand in an earlier chunk
         hits[0] = positives - int(np.searchsorted(counted.scores, distinct_scores[0], side="left"))
         flagged = hits + (negatives - below)
         # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
         precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
-        # F1 = 2 TP / (TP + FP + TP + FN) is best at an anomalous score, too; of equal ones at the highest
+        # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
         f1 = 2 * hits / (flagged + positives)
+        # of thresholds with the same F1, the highest
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
         if f1[last_best] >= best_f1:
             best_f1 = float(f1[last_best])
@@ -330,24 +341,30 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
 def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     """Return the area under mean region overlap over false-positive rate, up to `limit`, divided by `limit`.
 
-    The curve has one point per distinct score and straight lines between the points, also to `limit`.
-    Trapezoids are summed by region pixel instead of by threshold. A pixel with score a is found as the
-    threshold falls to a: along this segment of the curve, false alarms rise from those just above a to those
-    at a. The pixel counts half along the segment, and then fully up to the limit.
+    The curve has one point per distinct score, with straight lines between the points. Each anomalous pixel
+    has one segment of the curve, on which it is found. Along the segment, the threshold falls to the pixel's
+    score, and the number of false alarms rises from `above` to `at`. If the segment ends before the limit,
+    the pixel adds the area `limit - (above + at) / 2`, with the limit as a number of false alarms.
 
     NaN without a region or without a normal score.
+
+    Args:
+        counted: Anomalous scores and their counts.
+        regions: Regions of these scores, whose pieces (`Regions`) give the weight of each pixel.
+        limit: False-positive rate at which the area ends.
     """
     negatives = counted.negatives
     piece_count = regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
     alarm_limit = limit * negatives  # as a number of false alarms, seldom whole
-    # of each piece: pixels whose segment ends before the limit, and the sum of both ends of their segments
+    # of each piece: number of pixels whose segment ends before the limit
     found_counts = np.zeros(piece_count, dtype=np.int64)
+    # of each piece: sum of above + at of these pixels
     end_sums = np.zeros(piece_count, dtype=np.int64)
-    # of each piece: pixels whose segment crosses the limit; all of them have the same score
+    # of each piece: number of pixels whose segment crosses the limit; all of them have the same score
     crossing_counts = np.zeros(piece_count, dtype=np.int64)
-    crossing_area = 0.0  # area that each of them adds up to the limit, as a share
+    crossing_area = 0.0  # area that each crossing pixel adds before the limit, divided by the limit
     for start in range(0, counted.scores.size, CHUNK):
         chunk = slice(start, start + CHUNK)
         pieces = counted.piece[chunk]
@@ -361,8 +378,9 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
             np.add.at(crossing_counts, pieces[is_crossing], 1)
             k = int(np.argmax(is_crossing))
             length = alarms_at[k] - alarms_above[k]
-            # a triangle: over the part of the segment before the limit, the overlap rises to part / length
-            crossing_area = float((alarm_limit - alarms_above[k]) ** 2 / (2 * length) / alarm_limit)
-    # a found pixel counts from the middle of its segment, (above + at) / 2, to the limit
+            width = alarm_limit - alarms_above[k]  # part of the segment before the limit
+            # a triangle: over this width, the overlap rises from 0 to width / length
+            crossing_area = float(width**2 / (2 * length) / alarm_limit)
+    # sum of limit - (above + at) / 2 over the found pixels, divided by the limit
     areas = found_counts - end_sums / (2 * alarm_limit) + crossing_counts * crossing_area
     return math.fsum(areas * regions.shares / regions.divisors) / regions.count

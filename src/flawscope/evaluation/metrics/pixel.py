@@ -62,22 +62,22 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     """Return all pixel metrics, exact, without binning.
 
     AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
-    limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each region of the
-    test set weighs the same. The false-positive rate is over all normal pixels of all pictures. The curve has
-    a point per distinct score, trapezoids between the points, and linear interpolation at the limit. Source:
-    Bergmann et al., IJCV 129 (2021), and the connectivity of the evaluation code published with it.
+    limit. A region is the valid pixels of an 8-connected component of a mask; each region of the test set
+    weighs the same. The false-positive rate is over all normal pixels of all pictures. The curve has a point
+    per distinct score and straight lines between the points. Source: Bergmann et al., IJCV 129 (2021); the
+    regions are 8-connected as in the evaluation code published with it.
 
-    Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
-    picture after the other: they may read from a file. Further memory of some 32 bytes for each anomalous
-    pixel and 200 MB is used. The arguments are not changed.
+    All metrics are NaN without an anomalous or without a normal pixel. The sequences are read twice, one
+    picture after the other, so that they may read from a file. The metrics need about 200 MB of memory, and
+    32 bytes more for each anomalous pixel. The arguments are not changed.
 
     Args:
-        maps: A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher =
-            more anomalous; float32 is compared as float32.
-        masks: Bool of the same shapes, True = anomalous. A good picture has a mask that is all False; a
-            picture whose mask is None takes no part.
-        valid: Bool of the same shapes, or None for a picture: only these pixels count, and a map may have any
-            value elsewhere.
+        maps: A sequence of [H, W] arrays, whose sizes may differ, or one [N, H, W] array. Higher = more
+            anomalous. Values are compared in their own type.
+        masks: Bool of the same shapes, True = anomalous. The mask of a good picture is all False. If the mask
+            is None, the picture is left out.
+        valid: Bool of the same shapes, True = the pixel counts; None for a picture where all count. A map may
+            have any value in pixels that do not count.
 
     Raises:
         InputError: (a ValueError) A map has NaN, masks are not bool, or shapes differ.
@@ -96,7 +96,10 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
 
 
 def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather the anomalous scores region by region, and count the normal ones below them."""
+    """Gather the anomalous scores region by region, and count the normal scores below each.
+
+    The arguments are those of `pixel_metrics`.
+    """
     pieces: list[Array] = []
     areas: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
@@ -130,7 +133,8 @@ def _scores_by_region(
     Args:
         values: Map [H, W].
         mask: [H, W], whose 8-connected components are the regions.
-        is_anomalous: [H, W], pixels of the mask that count; regions without such a pixel are left out.
+        is_anomalous: [H, W], pixels of the mask that count. If none of a region's pixels count, the region is
+            left out.
     """
     from scipy.ndimage import label  # slow to import
 
@@ -139,7 +143,7 @@ def _scores_by_region(
     components = labelled[is_anomalous]
     if count > 1:
         if count <= np.iinfo(np.uint16).max:
-            components = components.astype(np.uint16)  # NumPy sorts 16 bits by radix, which is faster
+            components = components.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
         scores = scores[np.argsort(components, kind="stable")]
     areas = np.bincount(components).astype(np.int64, copy=False)
     return scores, areas[areas > 0]
@@ -156,21 +160,21 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Return the area under the sPRO curve up to each of `limits`, divided by the limit; by the limits.
+    """Return, for each limit, the area under the sPRO curve up to it, divided by it.
 
-    sPRO is the mean over all regions of min(overlap / saturation, 1) with the saturation capped at the
-    region's area; the false-positive rate is over the pixels outside every region. Regions may overlap. A
-    mask without a pixel (lost in resizing) is no region. Curve and integral are as for AU-PRO. AU-sPRO equals
-    AU-PRO where each region is connected and its saturation is its area. The paper measures logical and
-    structural anomalies apart, each with all good pictures, and averages the two results.
+    sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
+    reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
+    A mask without a pixel (lost in resizing) is no region. Curve and integral are as for AU-PRO. If each
+    region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
+    structural anomalies separately, each with all good pictures, and averages the two results.
 
     NaN without a region or without a normal pixel.
 
     Args:
         maps: Maps of the pictures, as `pixel_metrics` takes them.
-        regions: For each picture the list of its regions, one per mask file (not per connected component), as
-            ([H, W] bool mask, saturation in pixels of this mask: see `saturation_pixels`); an empty list for
-            a good picture, None for a picture that takes no part.
+        regions: For each picture the list of its regions, one per mask file (not per connected component). A
+            region is a pair: mask [H, W] bool, and saturation in pixels of this mask (`saturation_pixels`).
+            The list is empty for a good picture, and None for a picture to leave out.
         limits: False-positive rates up to which the area is taken.
         valid: Pixels that count, as `pixel_metrics` takes them.
 
@@ -182,14 +186,16 @@ def au_spro(
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
-    """Return the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
+    """Return the saturation of a region in pixels, from its entry in LOCO's `defects_config.json`.
+
+    It is at most the area.
 
     Args:
         area: Pixels of the region.
         threshold: `saturation_threshold` of the entry.
-        relative: `relative_saturation` of the entry. True: the threshold is a share of the area, cut to whole
-            pixels as the published code does (but at least one). False: it is a number of pixels of the
-            original picture, at most the area.
+        relative: `relative_saturation` of the entry. If True, the threshold is a share of the area; the
+            saturation is rounded down to whole pixels, at least one, as in the published code. If False, the
+            threshold is a number of pixels of the original picture.
         scale: (pixels of the mask in use) / (pixels of the original mask) where the mask was resized.
 
     Raises:
@@ -204,7 +210,10 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather each region's highest scores, up to its saturation, and count the normal ones below."""
+    """Gather the highest scores of each region, as many as its saturation, and count the normal scores below.
+
+    The arguments are those of `au_spro`.
+    """
     pieces: list[Array] = []
     shares: list[float] = []
     divisors: list[float] = []
@@ -218,7 +227,8 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
             mask = check_mask(unchecked_mask, values.shape, name)
             if not saturation > 0:
                 raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
-            scores = np.sort(values[mask if is_valid is None else mask & is_valid])
+            is_counted = mask if is_valid is None else mask & is_valid
+            scores = np.sort(values[is_counted])
             if scores.size == 0:
                 continue
             region_count += 1
@@ -237,15 +247,14 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
 
 
 def _saturated_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
-    """Yield the scores of a region that count, each piece with the weight of its scores.
+    """Yield the highest scores of a region in one or two pieces, each with the weight of its scores.
 
-    Once `saturation` pixels are found, further ones add nothing: only the highest scores count. Of a
-    saturation of 2.4 pixels, the two highest scores count fully, and the third for 0.4. Among equal scores
-    the choice does not matter.
+    Once `saturation` pixels are found, further pixels add nothing: only the highest scores count. With a
+    saturation of 2.4 pixels, the two highest scores have weight 1, and the third has weight 0.4.
 
     Args:
         scores: Scores of the region, in rising order.
-        saturation: Number of pixels, not above that of the scores.
+        saturation: Number of pixels that count, at most the number of scores.
     """
     full_count = math.floor(saturation)
     fraction = saturation - full_count
