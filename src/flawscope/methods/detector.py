@@ -110,7 +110,7 @@ class Detector(nn.Module, ABC):
     def inside(self, images: Tensor) -> Tensor | None:
         """Return the pixels that count, `[B, H, W]` bool: the region of interest without padding.
 
-        It is None where no picture is padded: then `roi` holds for all pictures.
+        If the settings exclude padding, the result is None: the pixels of `roi` count in every picture.
         """
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
@@ -247,9 +247,10 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
         values: Values `[B, ...]` of pictures.
         counted: Whether a value counts, bool of the same shape; `[...]` or `[1, ...]` holds for all pictures.
     """
-    axis_count = values.ndim - 1
+    axis_count = values.ndim - 1  # without the batch
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
-    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *axis_count * [1])
+    ones = [1] * axis_count
+    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *ones)
     return torch.where(counted, values, torch.where(has_counted, lowest, 0.0))
 
 

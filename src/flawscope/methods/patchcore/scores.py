@@ -40,8 +40,9 @@ class PictureScore(ABC):
     """Score of pictures, by a memory bank.
 
     Attributes:
-        is_map_maximum: Whether it is the maximum of all banks' joined map; a single bank then has no score.
-        needs_table: Whether it needs the neighbours of bank elements.
+        is_map_maximum: Whether the score is the maximum of the joined map of all banks. If so, a single bank
+            has no score.
+        needs_table: Whether the score needs the neighbours of bank elements, `MemoryBank.table`.
     """
 
     is_map_maximum = False
@@ -87,7 +88,11 @@ class PictureScore(ABC):
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        """Return the numbers of the patches whose distances, of `[P]`, must be exact for an exact score."""
+        """Return the numbers of the patches that decide the score: only their distances must be exact.
+
+        Args:
+            distances: Distances of the picture's patches to the bank, `[P]`.
+        """
 
     @abstractmethod
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
@@ -190,7 +195,7 @@ class Reweighted(PictureScore):
     def of_distances(self, distances: Tensor) -> Tensor:
         """Return the largest distance, without the weight, which is at most 1.
 
-        Neighbours for the weight would show the patch itself.
+        In a bank of the picture's own patches, the weight would count the patch among its neighbours.
         """
         return distances.amax()
 
