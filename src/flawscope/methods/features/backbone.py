@@ -110,7 +110,7 @@ class Backbone(nn.Module):
             return [tuple(stage_map.shape[1:]) for stage_map in self(example)]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode."""
+        """Stay in eval mode, whatever `mode` is."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -189,9 +189,9 @@ def _read_weights(path: Path, network_tensors: dict[str, Tensor], is_packaged: b
 
 
 def _fill_absent(file_tensors: dict[str, Tensor], network_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file under a network's names, all of which are then there.
+    """Return a tensor for every name of a network: the file's tensor of this name, if its shape fits.
 
-    A tensor that the file lacks, or has in another shape, is filled with NaN; with 0 if it holds integers.
+    The other tensors are filled with NaN, or with 0 if they hold integers.
     """
     state = {}
     for name, network_tensor in network_tensors.items():
@@ -235,8 +235,8 @@ def empty_backbone(
         name: Any timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
-        tensors: Tensors of the file. Those of the backbone must hold as many numbers as the network has:
-            a small file cannot allocate gigabytes by naming a large network.
+        tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
+            has. Otherwise a small file could allocate gigabytes by naming a large network.
         prefix: Beginning of the names of the backbone's tensors.
 
     Raises:

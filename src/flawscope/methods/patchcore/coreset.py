@@ -243,10 +243,11 @@ class _Distances:
             self.runs = [_equal_runs(groups[rows]) for rows in self.rows]
         self.map_blocks(self._compute_norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
-        is_large = features.device.type == "cpu" and total >= quantized_search.MIN_POINTS
+        is_large = total >= quantized_search.MIN_POINTS
+        is_on_cpu = features.device.type == "cpu"
         # With a single group the bound excludes no pair: all points are infinitely far from other groups
         can_exclude = groups is None or bool((groups != groups[0]).any())
-        if is_large and can_exclude and quantized_search.is_faster():
+        if is_on_cpu and is_large and can_exclude and quantized_search.is_faster():
             self.bound = ByteBound(features, self.rows, map_blocks)
 
     def add(self, points: Tensor, groups: Tensor | None) -> None:
@@ -408,7 +409,7 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
             candidates = (pool_squared > until).nonzero().flatten()
             if not len(candidates):
                 break
-            if len(candidates) < 0.8 * len(pool_squared):  # else a smaller pool would not pay
+            if len(candidates) < 0.8 * len(pool_squared):  # otherwise the copies cost more than they save
                 pool = pool[candidates]
                 pool_squared = pool_squared[candidates]
                 norms = norms[candidates]

@@ -199,7 +199,7 @@ class Model(PatchDetector):
         for branch, bank_map in zip(self.branches, maps, strict=True):
             if not branch.second:
                 maps_by_size.setdefault(branch.size, []).append(bank_map.clamp(min=0))
-        # the factor gives n equal maps the sum that they have with power 2, as in `fuse`
+        # with the factor, the sum of n equal maps is √n times a map, as in `fuse`
         size_maps = [
             power_sum(stage_maps, STAGES_POWER) * len(stage_maps) ** (1 / 2 - 1 / STAGES_POWER)
             for stage_maps in maps_by_size.values()

@@ -96,7 +96,7 @@ class PictureScore(ABC):
 
     @abstractmethod
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return `[B]` bool: whether a picture's score rests on a tie that rounding alone decides.
+        """Return `[B]` bool: whether a tie, which only rounding decides, determines a picture's score.
 
         Arguments as for `of_pictures`.
         """
@@ -168,8 +168,8 @@ class Reweighted(PictureScore):
     ) -> Tensor:
         """Return the score of a picture; the neighbours for the weight are searched for."""
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
-        # Elements are numbered through the bank and the added ones. The bank is not copied: every thread
-        # would need the memory for a bank
+        # The numbers of the added elements follow those of the bank. The two are not joined to one tensor:
+        # every thread would need memory for a copy of the bank
         bank_norms = branch.norms.masked_fill(hidden, torch.inf)
         added_norms = (added * added).sum(1)
 

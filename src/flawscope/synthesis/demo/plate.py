@@ -130,13 +130,16 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     missing = _choose_missing(flaw) if flaw and name == "missing_part" else ""
     for index, centre in enumerate(_BOLT_HOLES):
         if missing != f"hole{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 8), 5.6, scale)
+            window = scene.window_around(canvas, frame, centre, reach=8)
+            _draw_hole(*window, radius=5.6, scale=scale)
     for index, centre in enumerate(_TAPPED_HOLES):
         if missing != f"tapped{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 10), 7.5, scale)
+            window = scene.window_around(canvas, frame, centre, reach=10)
+            _draw_hole(*window, radius=7.5, scale=scale)
     for index, centre in enumerate(_SCREWS):
         window = scene.window_around(canvas, frame, centre, _SCREW_RADIUS + 3)
-        _draw_screw(*window, part.screws[index], scale, is_present=missing != f"screw{index}")
+        is_present = missing != f"screw{index}"
+        _draw_screw(*window, turn=part.screws[index], scale=scale, is_present=is_present)
     _draw_print(canvas, part, flaw if name == "misprint" else None)
     if flaw:
         _draw_flaw(canvas, part, flaw)
@@ -238,7 +241,8 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     black.text((0, 61.5 * n), "SN", 255, _font(11), "lm")
     black.text((18 * n, 61.5 * n), part.serial, 255, _font(11), "lm")
     orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
-    bits = "".join(f"{int(d) * 37 % 64:06b}1" for d in "7" + part.serial + "3")
+    # bar code: six bits for each digit, and a bar behind them
+    bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
         left = 2 * index * step
