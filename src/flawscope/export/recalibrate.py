@@ -169,8 +169,8 @@ def recalibrate(
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
     Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
-    The calibration uses the first engine's answers. Each engine is certified by its answers in batches, which
-    are compared with the first engine's.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences: of
+    these answers from the trained model's, and of the engine's answers in batches from these answers.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
@@ -272,9 +272,9 @@ def _certify_engines(
         certificate = certify_reduced(
             consistency,
             old_calibration,
-            (reduced_scores, trained_scores),
-            (reduced_maxima, trained_maxima),
-            changed_count,
+            scores=(reduced_scores, trained_scores),
+            maxima=(reduced_maxima, trained_maxima),
+            decisions=changed_count,
         )
         defect_scores, _ = run_one_by_one(session, defective)
         errors = np.abs(defect_scores.astype(np.float64) - expected_scores)

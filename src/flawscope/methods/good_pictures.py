@@ -133,7 +133,7 @@ class HeldOut:
         return sorted(i for part in self.parts for i in part)
 
     def embed(self, model: Detector, numbers: Sequence[int], store: StoreFeatures) -> None:
-        """Call `store` with the features of each of these pictures.
+        """Call `store` with the features of each picture in `numbers`.
 
         Raises:
             InputError: The networks overflow: a feature is infinite or no number.

@@ -135,7 +135,7 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """
     from scipy import ndimage
 
-    mask = perlin_mask(within, rng, float(rng.uniform(*PERLIN_THRESHOLD)))
+    mask = perlin_mask(within, rng, threshold=float(rng.uniform(*PERLIN_THRESHOLD)))
     if rng.random() >= 0.5:
         return mask
     island_count = int(rng.integers(1, 4))

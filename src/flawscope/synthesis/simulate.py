@@ -229,7 +229,7 @@ def extend_defect(
             continue
         light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
         changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
-        extended = _keep_visible(picture, changed, mask, "seen") if mask.any() else None
+        extended = _keep_visible(picture, changed, mask, kind="seen") if mask.any() else None
         if extended is not None:
             return extended
     return _plain_spot(picture, within, _SPOT_AREA, rng)
@@ -337,7 +337,8 @@ def _keep_visible(
         return None
     mask = np.zeros_like(intended)
     mask[box] = visible
-    return SimulatedDefect(np.where(mask[..., None], changed, good), mask, kind, mean)
+    picture = np.where(mask[..., None], changed, good)
+    return SimulatedDefect(picture, mask, kind=kind, difference=mean)
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
@@ -346,7 +347,7 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
     change = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
     changed[mask] = (picture[mask].astype(np.int16) + change).astype(np.uint8)
-    return SimulatedDefect(changed, mask, "spot", float(_SPOT_CONTRAST))
+    return SimulatedDefect(changed, mask, kind="spot", difference=float(_SPOT_CONTRAST))
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
@@ -362,7 +363,8 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
     picture[box] = scaled
     mask = np.zeros_like(defect.mask)
     mask[box] = difference > 0
-    return SimulatedDefect(picture, mask, defect.kind, float(difference[difference > 0].mean()))
+    mean = float(difference[difference > 0].mean())
+    return SimulatedDefect(picture, mask, kind=defect.kind, difference=mean)
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:

@@ -121,7 +121,8 @@ def _checker(shape: tuple[int, int], rng: np.random.Generator) -> Field:
 
 def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     grain = int(rng.integers(1, 4))
-    coarse = rng.normal(0, 1, (-(-shape[0] // grain), -(-shape[1] // grain))).astype(np.float32)
+    coarse_shape = (-(-shape[0] // grain), -(-shape[1] // grain))  # rounded up
+    coarse = rng.normal(0, 1, coarse_shape).astype(np.float32)
     field = np.repeat(np.repeat(coarse, grain, 0), grain, 1)[: shape[0], : shape[1]]
     return np.clip(0.5 + 0.25 * field, 0, 1), 3
 

@@ -142,7 +142,7 @@ def load_backbone(
     """Build a backbone with its pretrained weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         weights: A safetensors file, or a checkpoint that opens with `weights_only=True`; None: the weights
@@ -232,7 +232,7 @@ def empty_backbone(
     """Build the backbone of a model file as `load_backbone` does, without its weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
@@ -272,7 +272,7 @@ def stored_backbone(
     """Build the backbone of a model file with its weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file, by their names.
@@ -336,7 +336,7 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
     """Build timm's network with the chosen stages as outputs.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the network will see.
         **kwargs: Further arguments of timm's `create_model`.

@@ -69,7 +69,8 @@ def fit(model: Model, task: Task) -> Fitted:
         InputError: No picture can be used, settings are not possible, or memory does not suffice.
     """
     old = task.old
-    job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
+    existing_banks = None if old is None else ExistingBank.read_all(old, model)
+    job = FitJob(model, task, existing_banks)
     job.orientations = choose_orientations(job)
     plan = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if plan.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
@@ -207,7 +208,7 @@ def _make_result(
     is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
     how = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
+    fitted = Fitted(scored=values, used=used, how=how, cells=cells, extra=extra, facts=facts)
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
     fitted.leave_out = leave_out

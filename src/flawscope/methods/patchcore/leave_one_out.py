@@ -145,13 +145,15 @@ class LeftOutPicture:
         """
         bounds = [(bank.score(), bank.distances) for bank in banks]
         settle(banks, model.join)
-        return cls([(bank.score(), bank.distances) for bank in banks], inside, bounds)
+        branches = [(bank.score(), bank.distances) for bank in banks]
+        return cls(branches, inside=inside, bounds=bounds)
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Return score `[1]` and map `[1, H, W]`."""
         scores = [score[None] for score, _ in self.branches]
         distances = [branch_distances[None] for _, branch_distances in self.branches]
-        return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+        batch_inside = None if self.inside is None else self.inside[None]
+        return model.combine(scores, distances, batch_inside)
 
     def combine_bounds(self, model: Model) -> tuple[float, float] | None:
         """Return score and map's maximum as `left_out` gives them; None: not known."""
@@ -447,7 +449,7 @@ def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
 
     with workers(job.device) as map_pictures:
         values, bounds = zip(*map_pictures(measure, pictures), strict=True)
-        return GoodValues([*values], strengths, [*bounds])
+        return GoodValues(values=[*values], strengths=strengths, bounds=[*bounds])
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:

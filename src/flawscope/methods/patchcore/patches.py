@@ -240,7 +240,8 @@ class Patches:
             valid_mask = [select(tensor) for tensor in self.valid_mask]
         inside = None if self.inside is None else select(self.inside)
         numbers = [self.numbers[row] for row in rows]
-        return Patches(features, valid_mask, inside, numbers, self.groups[list(rows)])
+        groups = self.groups[list(rows)]
+        return Patches(features, valid_mask=valid_mask, inside=inside, numbers=numbers, groups=groups)
 
 
 def orient(image: Tensor, way: int) -> Tensor:
@@ -342,7 +343,11 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     usable_pictures = set(task.settle(loaded_pictures))
     pictures = [number % task.count for number in image_numbers]
     patches = Patches(
-        features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
+        features,
+        valid_mask=valid_mask if job.config.pads else None,
+        inside=inside,
+        numbers=pictures,
+        groups=job.groups_of(pictures),
     )
     usable_rows = [
         rows[number] for number in sorted(stored_numbers) if number % task.count in usable_pictures

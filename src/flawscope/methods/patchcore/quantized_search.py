@@ -160,7 +160,7 @@ class ByteScreen(nn.Module):
         integers = self._quantise(bank)
         squares = integers.square().sum(1) - self.middle
         squares = F.pad(squares, (0, missing_count), value=highest)
-        digits = torch.stack(split_digits(squares, self.digits, ELEMENT_MAX), 1)
+        digits = torch.stack(split_digits(squares, count=self.digits, max_digit=ELEMENT_MAX), 1)
         digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
         rows = torch.cat([F.pad(-integers, (0, 0, 0, missing_count)), digits], 1).to(torch.int8)
         groups = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
@@ -293,7 +293,7 @@ class ByteBound:
         middle = float(pick_terms.min()) + highest  # the smallest term has the lowest digits
         # larger terms are cut, which only lowers their bounds
         relative_terms = (pick_terms - middle).clamp(max=highest).long()
-        digits = split_digits(relative_terms, HIGH_DIGITS, QUERY_MAX)
+        digits = split_digits(relative_terms, count=HIGH_DIGITS, max_digit=QUERY_MAX)
         # a product is the pick's term minus x'p', in units
         columns = torch.cat([-integers, torch.stack(digits, 1)], 1).to(torch.int8)
         columns = F.pad(columns, (0, self.quantised.shape[1] - columns.shape[1])).T

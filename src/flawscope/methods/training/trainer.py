@@ -138,7 +138,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         else:
             until = time.monotonic() + pace_state["left"] + later_seconds
             used_seconds = pace_state["used"]
-        self.pace = Pace(until, later_seconds, step_seconds, used_seconds)
+        self.pace = Pace(until, after=later_seconds, per_step=step_seconds, used=used_seconds)
         seconds_left = self.pace.seconds_left()
         if seconds_left < step_seconds and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")

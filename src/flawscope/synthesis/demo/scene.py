@@ -83,7 +83,9 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
     down = ((y + 0.5) / scale - UNITS / 2 - dy).astype(np.float32)
     cos = np.float32(math.cos(angle))
     sin = np.float32(math.sin(angle))
-    return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
+    u = cos * right + sin * down
+    v = cos * down - sin * right
+    return Frame(u=u, v=v, scale=scale, angle=angle, shift=(dx, dy))
 
 
 def window_around(

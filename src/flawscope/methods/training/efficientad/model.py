@@ -205,7 +205,8 @@ class Model(Detector):
         width = width_of(tensors["teacher.conv1.weight"], settings.network)
         if width is None:
             raise InputError("the model's teacher is no PDN: fit anew")
-        model = cls(settings, settings.network, channels, stored_region(settings, tensors), width)
+        roi = stored_region(settings, tensors)
+        model = cls(settings, settings.network, channels, roi=roi, width=width)
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
@@ -231,7 +232,7 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
         )
     state, channels = compact_teacher(state, facts)
     width = width_of(state["conv1.weight"], network)
-    model = Model(replace(config, network=network), network, channels, roi, width)
+    model = Model(replace(config, network=network), network, channels, roi=roi, width=width)
     model.teacher.load_state_dict(state)
     backbone = facts["backbone"]
     return model, {
@@ -261,7 +262,7 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
     if network is None:
         raise InputError("the model does not say which teacher it has: fit anew")
     width = width_of(tensors["teacher.conv1.weight"], network)
-    model = Model(config, network, tensors["mean"].numel(), roi, width)
+    model = Model(config, network, channels=tensors["mean"].numel(), roi=roi, width=width)
     prefix = "teacher."
     model_tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)

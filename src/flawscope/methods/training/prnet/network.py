@@ -113,7 +113,8 @@ class MultiScaleFusion(nn.Module):
         super().__init__()
         scales = range(len(inputs))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_scale_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
+            nn.ModuleList(_scale_path(inputs[j], outputs[i], down=i - j, grid=grids[i]) for j in scales)
+            for i in scales
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -163,10 +163,10 @@ class Trainer(trainer.Trainer[Batch]):
                     residuals[rows] = leave_one_out_residual(
                         maps[scale][rows],
                         prototypes.prototypes,
-                        prototypes.std,
-                        state.upload(originals, self.device).float(),
-                        state.upload(clusters[was_used], self.device),
-                        state.upload(self.cluster_sizes[scale], self.device),
+                        std=prototypes.std,
+                        originals=state.upload(originals, self.device).float(),
+                        clusters=state.upload(clusters[was_used], self.device),
+                        sizes=state.upload(self.cluster_sizes[scale], self.device),
                         valid_mask=None if valid_mask is None else valid_mask[rows],
                     )
                 residuals_of_scales.append(residuals)
