@@ -258,8 +258,8 @@ class Fitted:
 class LeaveOut:
     """Scorer of images as if their group had not been learnt from.
 
-    It uses the model file alone (`Detector.left_out`). A fit that can do this more exactly has a subclass,
-    whose objects are used during the fit.
+    It uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly has a
+    subclass, whose objects are used during the fit.
 
     Attributes:
         learnt: Groups that were learnt from; images of other groups get their ordinary scores.
@@ -281,9 +281,9 @@ class LeaveOut:
         return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Return upper bounds of the score and the map of `score`, by the model file alone.
+        """Return upper bounds of the score and the map that `score` returns, by the model file alone.
 
-        Arguments and None as for `score`.
+        The arguments, and the meaning of None, are those of `score`.
         """
         model = self.model
         batch_inside = None if inside is None else inside[None]

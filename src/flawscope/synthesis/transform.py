@@ -45,8 +45,8 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the marked part of a picture, and move it at random.
 
-    The cut is mirrored, stretched and turned: half of the time about its own middle, so that it stays at its
-    place; otherwise about the picture's middle, as if the entire picture had been turned.
+    The cut is mirrored, stretched and turned. Half of the time this is about its own middle, so that it stays
+    at its place; otherwise about the picture's middle, as if the entire picture were turned.
 
     Args:
         picture: [H, W, 3] uint8.

@@ -492,8 +492,9 @@ def _find_foldable(
 ) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     """Find the normalisations that can be folded, each with its convolution.
 
-    The normalisation must be the only reader of the convolution's output, and both must run once in a forward
-    pass of `example`: layers that are shared, and convolutions whose plain output is needed, stay apart.
+    The normalisation must be the only reader of the convolution's output, and both must run exactly once in a
+    forward pass of `example`. This excludes layers that are used several times, and convolutions whose plain
+    output is needed.
     """
     # convolutions and their outputs by the ids of the outputs, which stay alive: no id is used twice
     conv_outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}

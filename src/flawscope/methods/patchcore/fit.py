@@ -358,7 +358,7 @@ def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
         chosen = [shard.chosen[v] for shard in shards]
         union = torch.cat([elements for elements, _ in chosen])
         groups = torch.cat([element_groups for _, element_groups in chosen])
-        selection = select_bank(job, v, union, groups, patch_count, stage="coreset of coresets")
+        selection = select_bank(job, v, union, groups, patches=patch_count, stage="coreset of coresets")
         selections.append(selection)
         radii.append(max(shard.radii[v] for shard in shards) + selection.result.radius)
     job.record_time("coreset")
@@ -441,11 +441,11 @@ def _calibrate_streamed(
         job: The fit.
         used: Numbers of the pictures that the banks are selected from.
         selections: The selected bank of each branch.
-        kept: Patches of the drawn pictures that are still in memory, by shard. The other drawn pictures are
-            read again.
+        kept: For each shard, patches of those drawn pictures that are still in memory. The other drawn
+            pictures are read again.
 
     Returns:
-        Numbers of the drawn pictures, without those that can no longer be read, and their values.
+        Numbers of the drawn pictures, and their values. Pictures that can no longer be read are left out.
     """
     left_out: dict[int, LeftOutPicture] = {}
     unknown_distances = [None] * len(selections)

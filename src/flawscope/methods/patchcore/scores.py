@@ -204,10 +204,10 @@ class Reweighted(PictureScore):
         return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return `[B]` bool: whether a picture's farthest patch, or the element nearest to it, is a tie.
+        """Return `[B]` bool: whether a picture's farthest patch, or its nearest element, is ambiguous.
 
-        Distances are equal within `TIE_TOLERANCE`. Identical patches or elements are no tie: they give the
-        same score.
+        It is ambiguous if another one has the same distance, up to `TIE_TOLERANCE`. Identical patches or
+        elements are no tie: they give the same score.
         """
         has_tie = []
         farthest_patches = farthest_patch(features, distances, valid_mask)

@@ -186,7 +186,7 @@ class BankWithout:
         )
 
     def coarse_map(self) -> Tensor:
-        """Return every `STRIDE`-th row and column of the anomaly map, from `STRIDE // 2` on: `[h, w]`."""
+        """Return the anomaly map `[h, w]` at every `STRIDE`-th row and column, from `STRIDE // 2` on."""
         rows = self.branch.rows[STRIDE // 2 :: STRIDE]
         columns = self.branch.columns[STRIDE // 2 :: STRIDE]
         return rows @ self.distances.view(self.branch.grid) @ columns.T
@@ -232,6 +232,9 @@ class BankWithout:
     def _select_again(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Select the bank anew around patches, without changing this object.
 
+        Elements near to the patches are freed if they were picked after the nearest element of the group.
+        Patches that are then farther than the radius from all elements are added by the greedy rule.
+
         Args:
             patches: Patches of the picture, `[Q, D]`, relative to the centre.
 
@@ -264,7 +267,7 @@ class BankWithout:
         return freed, candidates[coreset.cover(candidates, start, self.selected.radius)]
 
     def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
-        """Return the patches of other groups that may have lost the element that covered them.
+        """Return the patches of other groups that may no longer have an element within the radius.
 
         Args:
             freed: Numbers of elements that are to be taken out.
