@@ -209,7 +209,7 @@ def _certify_fp32(artefact: Artefact, reduced: ReducedModel, probe_images: Image
         calibration = artefact.manifest.calibration
         has_ties = torch.cat(ties).numpy()
         return [
-            certify_session(session, images, scores, maps, calibration, has_ties)
+            certify_session(session, images, scores, maps, calibration, ties=has_ties)
             for session in reduced.sessions
         ]
 

@@ -168,20 +168,20 @@ def trace_module(
 
 def _separate_biases(proto: ModelProto) -> None:
     """Give each convolution its own bias: OpenVINO adds a shared bias in a separate step."""
-    weights = {entry.name: entry for entry in proto.graph.initializer}
+    tensors = {entry.name: entry for entry in proto.graph.initializer}
     used_names = set()
     for node in proto.graph.node:
         if node.op_type != "Conv" or len(node.input) < 3:  # inputs: images, weights and perhaps a bias
             continue
-        name = node.input[2]
-        if name not in weights:
+        bias_name = node.input[2]
+        if bias_name not in tensors:
             continue
-        if name in used_names:
+        if bias_name in used_names:
             bias_copy = proto.graph.initializer.add()
-            bias_copy.CopyFrom(weights[name])
-            bias_copy.name = f"{name}.{node.output[0]}"
+            bias_copy.CopyFrom(tensors[bias_name])
+            bias_copy.name = f"{bias_name}.{node.output[0]}"
             node.input[2] = bias_copy.name
-        used_names.add(name)
+        used_names.add(bias_name)
 
 
 def _strip_source_notes(proto: ModelProto) -> None:
@@ -203,14 +203,14 @@ def _strip_source_notes(proto: ModelProto) -> None:
 @contextlib.contextmanager
 def silence_exporter() -> Iterator[None]:
     """Silence the exporter's prints and warnings about its own code."""
-    before = logging.root.manager.disable
+    previous_level = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(before)
+            logging.disable(previous_level)
 
 
 # --------------------------------------------------------------------------------------------------- joining
@@ -222,16 +222,16 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     Args:
         embed: Computes features of images.
         score: Computes scores and maps of features.
-        residuals: Computes the residuals of features; None: the network has none. Weights that it has in
-            common with the other graphs are stored once.
+        residuals: Computes the residuals of images; None: the network has no residuals. Weights that this
+            graph shares with the others are stored once.
     """
     network = _copy_graph(embed)
     features = [*embed.graph.output]
     del network.graph.output[:]
-    _append(network, _copy_graph(score), "score", {})
+    _append(network, _copy_graph(score), prefix="score", weights={})
     if residuals is not None:
         weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
-        _append(network, _copy_graph(residuals), "residuals", weights)
+        _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
     network.graph.value_info.extend(features)
     return network
 

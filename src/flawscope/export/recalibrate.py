@@ -103,8 +103,8 @@ class ExportPictures:
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
         """Choose at most `most` views of pictures that are spread evenly.
 
-        With tiles these are each picture's whole view and at least one tile, in another place than in the
-        picture before. A picture that cannot be read becomes a line in `failures`.
+        With tiles, these are each picture's whole view and at least one of its tiles, at another place in
+        each picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
@@ -140,7 +140,7 @@ class ExportPictures:
 def engine_version(engine: str) -> str:
     """Return an engine's version, without OpenVINO's commit.
 
-    The module has it: an engine may come from packages of different names.
+    It is read from the module, not from a package, because packages of several names contain an engine.
     """
     return str(import_module(engine).__version__).partition("-")[0]
 
@@ -152,8 +152,8 @@ class ReducedModel:
     Attributes:
         precision: Precision of the network's features.
         sessions: The network in each of its engines; the first calibrates.
-        embed: Computes the network's features in the first engine. Where a picture is left out, the trained
-            model scores them.
+        embed: Computes the network's features in the first engine. If a picture is left out, the trained
+            model computes its score from these features.
         trained: The trained model.
     """
 
@@ -169,8 +169,8 @@ def recalibrate(
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
     Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
-    The first engine's answers calibrate. Every engine's answers in batches are compared with these, and the
-    larger difference counts.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences: of
+    these answers from the trained model's, and of the engine's answers in batches from these answers.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
@@ -272,9 +272,9 @@ def _certify_engines(
         certificate = certify_reduced(
             consistency,
             old_calibration,
-            (reduced_scores, trained_scores),
-            (reduced_maxima, trained_maxima),
-            changed_count,
+            scores=(reduced_scores, trained_scores),
+            maxima=(reduced_maxima, trained_maxima),
+            decisions=changed_count,
         )
         defect_scores, _ = run_one_by_one(session, defective)
         errors = np.abs(defect_scores.astype(np.float64) - expected_scores)
@@ -341,9 +341,9 @@ def _merge_rows(
 ) -> tuple[Picture, ...]:
     """Return the rows of the model after judging.
 
-    A row of the model that was judged takes its new scores. One that was not judged loses its scores if the
-    model learnt from it; otherwise it is dropped. A lost row stays if its picture is among those given for
-    the export. New rows follow.
+    A judged row of the model gets its new scores. A row that was not judged stays as it is if its picture is
+    lost and was given for the export. Otherwise it loses its scores if the model learnt from it, and is
+    dropped if not. New rows follow.
 
     Args:
         model_rows: Rows of the model.
@@ -366,8 +366,8 @@ def _merge_rows(
 class _BothModels:
     """Pictures of an export, judged by the reduced and by the trained model.
 
-    For a picture that was learnt from, the trained model's score is replaced by that of the fit, and the
-    reduced model's score is moved by the same difference.
+    If a picture was learnt from, the score that it got in the fit replaces the trained model's score. The
+    difference of these two is also added to the reduced model's score.
 
     Attributes:
         reduced: Both models.
@@ -415,9 +415,10 @@ class _BothModels:
 
 
 def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
-    """Return a function that gives the run for a row: it leaves the row's part out if that was learnt from.
+    """Return a function from a row to the run that judges it.
 
-    The run is None for a row whose part was not learnt from: then the ordinary session judges it.
+    If the model learnt from the row's part, the run leaves this part out. Otherwise the function returns
+    None: the ordinary session judges the row.
     """
     fit_hashes = {row.hash for row in scored(manifest.pictures)}
     adapts_to_light = manifest.preprocess.normalization is not None

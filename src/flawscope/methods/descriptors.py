@@ -25,7 +25,7 @@ class DescriptorSettings(PatchSettings):
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, object]) -> Self:
-        """Build settings from a file's values without unknown ones; raise InputError for a wrong value."""
+        """Build settings from a file's values, ignoring unknown names; raise InputError for a wrong value."""
         return build_config(cls, keep_known_settings(cls, values))
 
 
@@ -65,6 +65,7 @@ class DescriptorNetwork(PatchDetector):
         means = []
         for branch, patches in zip(self.branches, features.split(self.patches, dim=1), strict=True):
             valid_mask = branch.valid_mask(inside).expand(patches.shape[0], -1)  # [B, P]
-            total = valid_mask.sum(1, keepdim=True).clamp(min=1)  # number of patches that count
-            means.append((valid_mask[:, None] @ patches)[:, 0] / total)
+            patch_counts = valid_mask.sum(1, keepdim=True).clamp(min=1)
+            sums = (valid_mask[:, None] @ patches)[:, 0]  # [B, D], over the patches that count
+            means.append(sums / patch_counts)
         return F.normalize(torch.cat(means, dim=1), dim=1)

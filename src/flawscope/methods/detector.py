@@ -110,7 +110,7 @@ class Detector(nn.Module, ABC):
     def inside(self, images: Tensor) -> Tensor | None:
         """Return the pixels that count, `[B, H, W]` bool: the region of interest without padding.
 
-        It is None where no picture is padded: then `roi` holds for all pictures.
+        If the settings exclude padding, the result is None: the pixels of `roi` count in every picture.
         """
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
@@ -121,9 +121,9 @@ class Detector(nn.Module, ABC):
     def filled(self, images: Tensor) -> Tensor:
         """Return images `[B, 3, H, W]` for the networks, without the negative marks of `Preprocess`.
 
-        Padding gets the values of the picture's edge. If the region of interest hides the rest, pixels
-        outside get the value of the nearest pixel inside; in tiles they are grey. What lies there then
-        decides nothing through the networks' receptive fields.
+        Padding gets the values of the picture's edge. With the setting `hidden`, each pixel outside the
+        region of interest gets the value of the nearest pixel inside; in tiles it becomes grey. Otherwise
+        these pixels would change results through the networks' receptive fields.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
@@ -247,9 +247,10 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
         values: Values `[B, ...]` of pictures.
         counted: Whether a value counts, bool of the same shape; `[...]` or `[1, ...]` holds for all pictures.
     """
-    axis_count = values.ndim - 1
+    axis_count = values.ndim - 1  # without the batch
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
-    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *axis_count * [1])
+    ones = [1] * axis_count
+    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *ones)
     return torch.where(counted, values, torch.where(has_counted, lowest, 0.0))
 
 
@@ -295,7 +296,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, available in is_available.items() if available)
     kind = name.split(":")[0]
-    if is_available.get(kind) is False:
+    if kind in is_available and not is_available[kind]:
         raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
     try:
         device = torch.device(name)
@@ -363,7 +364,7 @@ def embed_pictures(
         pass  # `embed` has stored the features already
 
     size = BATCH if device.type == "cpu" else GPU_BATCH
-    process_blocks(indices, size, load, embed, ignore, device, step, stage)
+    process_blocks(indices, size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage)
 
 
 def process_blocks(

@@ -59,7 +59,8 @@ class GoodPictures:
             if image is not None:
                 packed = pack_image(image)
                 self._hashes[index] = hashlib.sha256(packed.numpy().tobytes()).digest()
-                # the lowest numbers stay in memory: the choice does not depend on the order of threads
+                # A picture stays if all pictures up to it would fit: the choice does not depend on the order
+                # in which threads read them
                 if (index + 1) * packed.nbytes <= self.max_bytes:
                     self.packed_images[index] = packed
             advance()
@@ -70,7 +71,7 @@ class GoodPictures:
         return self.numbers
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Refuse all pictures except those to learn from, from now on.
+        """Make `[]` refuse all pictures except those to learn from, from now on.
 
         Args:
             learnt: Numbers of the pictures to learn from.
@@ -132,7 +133,7 @@ class HeldOut:
         return sorted(i for part in self.parts for i in part)
 
     def embed(self, model: Detector, numbers: Sequence[int], store: StoreFeatures) -> None:
-        """Call `store` with the features of each of these pictures.
+        """Call `store` with the features of each picture in `numbers`.
 
         Raises:
             InputError: The networks overflow: a feature is infinite or no number.
@@ -165,7 +166,7 @@ class HeldOut:
         return [values[i] for i in numbers]
 
     def scored(self, model: Detector) -> dict[int, Values]:
-        """Return the values of all pictures by their numbers, to calibrate a method."""
+        """Return the values of all pictures held out, by their numbers, to calibrate a method."""
         return dict(zip(self.numbers, self.values(model), strict=True))
 
 

@@ -108,7 +108,7 @@ class Method:
 
 
 def not_in_model_error(setting: str, name: str) -> InputError:
-    """Return the error for a fit like a model that learnt with a file or folder that the model lacks.
+    """Return the error where a model's fit cannot be repeated, because the model lacks what its fit read.
 
     Args:
         setting: The setting that names the file or folder.

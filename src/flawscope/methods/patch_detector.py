@@ -241,7 +241,8 @@ class PatchDetector(Detector):
 
     def branch(self, spec: BranchSpec) -> PatchBranch:
         """Build a branch as the settings describe it."""
-        return PatchBranch(self.config, self.backbones[spec.second], spec, self.roi, dimensions=None)
+        backbone = self.backbones[1 if spec.second else 0]
+        return PatchBranch(self.config, backbone, spec, self.roi, dimensions=None)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Return values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
@@ -257,8 +258,9 @@ class PatchDetector(Detector):
             # neighbouring branches of one size and backbone share its maps
             if maps is None or (branch.size, branch.second) != maps_source:
                 resized = branch.resize(images).contiguous(memory_format=torch.channels_last)
+                backbone = self.backbones[1 if branch.second else 0]
                 with self.reduced():
-                    maps = self.backbones[branch.second](resized)
+                    maps = backbone(resized)
                 maps_source = (branch.size, branch.second)
             patches = branch.patches(maps)
             missing_width = self.width - patches.shape[2]
@@ -384,6 +386,7 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
             for k in range(max(start, layer_start), min(stop, layer_stop)):
                 input_start, input_stop = first_windows[k - layer_start]
                 row = rows.setdefault(output, torch.zeros(c * p * p, dtype=torch.float64))
+                # a mean of the first pooling, as part of a mean of the second
                 row[input_start:input_stop] += 1.0 / ((input_stop - input_start) * (stop - start))
         kernel = torch.stack([rows[output] for output in sorted(rows)])
         kernels.append((kernel.view(-1, c, p, p).float(), min(rows)))
@@ -397,10 +400,10 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 
 def block_groups(kernel: Tensor, channels: int) -> int:
-    """Return the largest number of groups into which a convolution can be divided: groups are faster.
+    """Return the largest number of groups into which a convolution can be divided, because groups are faster.
 
     Args:
-        kernel: The convolution `[n, C, p, p]`. It can be divided where it is block-diagonal in n and C.
+        kernel: The convolution `[n, C, p, p]`. If it is block-diagonal in n and C, each block can be a group.
         channels: C.
     """
     outputs = len(kernel)
@@ -417,12 +420,14 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 
 
 def pack_groups(kernel: Tensor, groups: int) -> Tensor:
-    """Return the weights `[n, C / groups, p, p]` of a block-diagonal convolution `[n, C, p, p]`.
+    """Return the diagonal blocks of a convolution `[n, C, p, p]` as the weights of a grouped convolution.
 
-    torch takes them for a convolution in groups.
+    They have the shape `[n, C / groups, p, p]`, as torch wants it.
     """
-    group_outputs = kernel.tensor_split(groups)
-    blocks = [rows.tensor_split(groups, dim=1)[group] for group, rows in enumerate(group_outputs)]
+    blocks = []
+    for group, rows in enumerate(kernel.tensor_split(groups)):
+        column_groups = rows.tensor_split(groups, dim=1)
+        blocks.append(column_groups[group])
     return torch.cat(blocks)
 
 

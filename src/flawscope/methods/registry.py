@@ -97,7 +97,7 @@ def default_method_name(name: str | None, preset: str) -> str:
         preset: Name of the preset in the call.
     """
     if name is not None:
-        return name or DEFAULT
+        return name or DEFAULT  # an empty name stands for the default
     if preset in method(DEFAULT).presets:
         return DEFAULT
     candidates = [candidate.name for candidate in loadable_methods() if preset in candidate.presets]
@@ -144,9 +144,7 @@ def wants_accurate(name: str, count: int) -> bool:
 
 
 def missing_package(name: str, preset: str) -> str:
-    """Return the command that installs the weights that a preset needs and this machine lacks.
-
-    It is empty if no weights are lacking.
+    """Return the command that installs weights which a preset needs and this machine lacks; "": none lack.
 
     Raises:
         InputError: There is no such method or preset.

@@ -84,7 +84,7 @@ class PictureSettings:
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the values, and the settings that follow from them where the values lack these."""
+        """Return the values, with those settings added that follow from them and are not given."""
         return values
 
     def rules(self) -> Iterable[Rule]:
@@ -155,8 +155,8 @@ class PictureSettings:
     def in_form(self, pictures: Sequence[Size]) -> Self:
         """Return the settings with sizes in the pictures' usual form instead of squares.
 
-        A size N becomes a size of about N² pixels in the form that is usual among the pictures. It stays a
-        square with `tile`, `crop` or `keep_aspect`, and where pictures are small.
+        A size N becomes a size of about N² pixels in the form that is usual among the pictures. With `tile`,
+        `crop` or `keep_aspect`, or if N would enlarge the pictures much, it stays a square.
 
         Args:
             pictures: (H, W) of the pictures.
@@ -302,7 +302,10 @@ def patch_in_name(backbone: str) -> int | None:
 
 
 def round_to_patches(size: Size, patch: int, pixels: int) -> Size:
-    """Return the size in multiples of `patch` at which a patch covers about `pixels` a side of `size`."""
+    """Return (H, W) for `size`: each side becomes round(side / pixels) * patch, and at least one patch.
+
+    A patch of this size then shows about `pixels` pixels a side of `size`.
+    """
     height, width = (max(1, round(side / pixels)) * patch for side in size)
     return height, width
 

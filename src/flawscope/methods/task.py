@@ -111,7 +111,8 @@ class Task:
         rate: Target false-alarm rate.
         drop_suspects: Whether to leave out the pictures that do not look good.
         reserved: Numbers of good pictures that the data set sets apart, to be held out and not learnt from.
-        settle: Gets the numbers of the loaded pictures, in order; returns those to use, without copies.
+        settle: Gets the numbers of the loaded pictures, in rising order; returns the numbers to use, without
+            those of copies.
         seen: Defects to learn from.
         old: The artefact of the model that is extended; None: the model is new.
         decoded_bytes: Bytes of the largest decoded picture, to predict memory.
@@ -257,8 +258,8 @@ class Fitted:
 class LeaveOut:
     """Scorer of images as if their group had not been learnt from.
 
-    It uses the model file alone (`Detector.left_out`). A fit that can do this more exactly has a subclass,
-    whose objects are used during the fit.
+    It uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly has a
+    subclass, whose objects are used during the fit.
 
     Attributes:
         learnt: Groups that were learnt from; images of other groups get their ordinary scores.
@@ -280,9 +281,9 @@ class LeaveOut:
         return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Return upper bounds of the score and the map of `score`, by the model file alone.
+        """Return upper bounds of the score and the map that `score` returns, by the model file alone.
 
-        Arguments and None as for `score`.
+        The arguments, and the meaning of None, are those of `score`.
         """
         model = self.model
         batch_inside = None if inside is None else inside[None]
@@ -307,8 +308,8 @@ class LeaveOut:
         score_excess, map_excess = self.model.left_out_excess(group, self.tensors)
         if score_excess <= 0 and map_excess <= 0:
             return bound
-        # Lower the bound by the excess, as the fit found it, but not below the ordinary score, which the
-        # image gets while its group is in the memory bank
+        # Lower the bound by the excess that the fit measured, but not below the ordinary score, which counts
+        # the image's own group, too
         bound_score, bound_map = bound
         batch_inside = None if inside is None else inside[None]
         plain_score, plain_map = self.model.score(features[None], batch_inside)
@@ -331,9 +332,10 @@ class LeaveOut:
         return partial(self._run, group, self.score)
 
     def bound_run(self, group: int) -> LeftOutRun | None:
-        """Return a faster function than that of `run`, whose maps are nowhere lower.
+        """Return a faster function than `run` does: its maps are upper bounds of that function's maps.
 
-        It is None where there is no such function, or scores are no maxima of maps.
+        It is None if the group was not learnt from, `bound` is not faster than `score`, or scores are not the
+        maxima of maps.
         """
         if not (self.has_bound and self.model.score_is_map_maximum and group in self.learnt):
             return None

@@ -114,7 +114,7 @@ def _start_pool(kind: str, thread_count: int) -> ThreadPoolExecutor:
 
     pool = ThreadPoolExecutor(thread_count, f"{THREAD_NAME}-{kind}", initialize_thread)
     for _ in range(thread_count):
-        pool.submit(all_started.wait)  # a thread that waits takes no second job: each job starts a thread
+        pool.submit(all_started.wait)  # each job starts a thread, because the earlier threads are waiting
     all_started.wait()
     torch.set_num_threads(default_count)
     return pool
@@ -144,7 +144,7 @@ def reuse_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Let glibc give free pages between used pages back to the system; `reuse_freed_memory` keeps them.
+    """Let glibc return free pages that lie between used pages, and those that `reuse_freed_memory` kept.
 
     After many pictures were decoded, reduced and freed, these pages are several times the data in use.
     """
@@ -153,6 +153,6 @@ def return_freed_memory() -> None:
 
 
 def set_thread_count(count: int | None) -> None:
-    """Set the number of torch's threads in the whole process; None leaves it."""
+    """Set the number of torch's threads in the whole process; None: it does not change."""
     if count is not None:
         torch.set_num_threads(count)

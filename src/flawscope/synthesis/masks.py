@@ -63,7 +63,7 @@ def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
-    """Return `foreground`, or a mask of True everywhere where it is None or all False.
+    """Return `foreground`; if it is None or all False, return a mask that is True everywhere.
 
     Raises:
         InputError: The foreground does not have the picture's `shape`.
@@ -97,6 +97,7 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
     # enough cells of the same size to fill the picture at any angle
     diagonal = math.hypot(height, width)
     canvas_cells = (math.ceil(cell_rows * diagonal / height), math.ceil(cell_columns * diagonal / width))
+    # pixels of the canvas: number of cells times pixels of a cell, in coarse pixels
     canvas_height = max(1, math.ceil(canvas_cells[0] * height / cell_rows * coarseness))
     canvas_width = max(1, math.ceil(canvas_cells[1] * width / cell_columns * coarseness))
     noise = perlin_noise((canvas_height, canvas_width), canvas_cells, rng)
@@ -134,7 +135,7 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """
     from scipy import ndimage
 
-    mask = perlin_mask(within, rng, float(rng.uniform(*PERLIN_THRESHOLD)))
+    mask = perlin_mask(within, rng, threshold=float(rng.uniform(*PERLIN_THRESHOLD)))
     if rng.random() >= 0.5:
         return mask
     island_count = int(rng.integers(1, 4))
@@ -189,9 +190,9 @@ def ellipse(
 def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
     """Return a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
 
-    It is smaller where the connected part of `allowed` is smaller. A bisection finds the level above which
-    the field's region around the seed has about `count` pixels. Where the size jumps past `count`, because
-    two hills merge, the region is filled up ring by ring.
+    The region has fewer pixels if the connected part of `allowed` has fewer. A bisection finds the level
+    above which the field's region around the seed has about `count` pixels. If the size jumps past `count` at
+    a level, because two hills merge, the region is filled up ring by ring.
 
     Args:
         field: [H, W], the field.
@@ -221,7 +222,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
             shell = region
             low = middle
     while (missing_count := count - int(core.sum())) > 0:
-        # a quarter of the rings that a disc would need, at once; fewer where that is too much
+        # at once, a quarter of the rings that a disc would need; a single ring if that is too many
         rings = int((math.sqrt(count) - math.sqrt(count - missing_count)) / 4)
         if rings > 1:
             wider = ndimage.binary_dilation(core, iterations=rings, mask=shell)
@@ -273,7 +274,7 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
 def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
     """Return the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
 
-    With a larger share it becomes longer first, then wider; then there are more strokes.
+    To cover a larger share, the line first becomes longer, then wider; then further strokes are added.
 
     Args:
         within: [H, W] bool, the pixels that the line may cover; it is clipped there.
@@ -288,7 +289,8 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
     max_width = 1.5 + 0.012 * side
     width = min(max(min_width, count / max_length), max_width)
     length = min(max(count / width, 3.0), max_length)
-    stroke_count = max(min(round(count / (width * length)), 12), 3 if jagged else 1)
+    min_strokes = 3 if jagged else 1
+    stroke_count = max(min(round(count / (width * length)), 12), min_strokes)
     centre = draw_centre(within, rng)
     trunk = _curved_path(length, jagged, rng) + np.asarray(centre) + 0.5
     coverage = line_coverage(within.shape, trunk, _tapered_widths(width, trunk))

@@ -153,8 +153,8 @@ class DefectRequest(NamedTuple):
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Return the picture with foreign material: a part of a texture in other light.
 
-    The part is stretched over the entire picture, as published, or over the defect where the request has a
-    size.
+    The part is stretched over the entire picture, as published. If the request has a size, it is stretched
+    over the defect.
     """
     texture = request.textures(rng)
     check_picture(texture, "texture")
@@ -262,7 +262,8 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
     else:
         shade = tint * strength / max(float(np.abs(tint).max()), 1e-6)
     box = bounding_box(mask)
-    weights = _feathered_weights(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
+    feather = 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask)
+    weights = _feathered_weights(mask[box], feather)
     weights = weights * (1 + 0.3 * fractal_noise(weights.shape, (2, 2), rng))
     return _insert(request.picture, box, request.picture[box] + weights[..., None] * shade)
 
@@ -316,7 +317,7 @@ def _radius(mask: Mask) -> float:
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
     """Return weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
-    In a mask that is too thin for it, the feather is narrower: the middle always has 1.
+    In a thinner mask, the weights rise over a shorter way, so that they reach 1 in its middle.
     """
     from scipy import ndimage
 

@@ -128,12 +128,13 @@ def simulate_defect(
 ) -> SimulatedDefect:
     """Simulate a defect on a good picture.
 
-    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
+    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again. If all attempts fail, the
+    result is a plain spot.
 
     Args:
         picture: [H, W, 3] uint8, the good picture.
         rng: Source of the defect.
-        kind: A key of `KINDS`. None: any of them with a scale, any of `PAPER_KINDS` without.
+        kind: A key of `KINDS`. None: a random key; without a scale, a random one of `PAPER_KINDS`.
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.
@@ -197,10 +198,10 @@ def extend_defect(
 ) -> SimulatedDefect:
     """Put a seen defect on a good picture: cut it out by its mask, transform and paste it.
 
-    The cut is turned, mirrored, resized, distorted a little, and shown in other light. If more than 2/3 of it
-    then lies in the foreground, it is pasted there. Otherwise each of its connected parts moves to a random
-    place of the foreground, inside the frame. A cut that is pasted in place may reach over the object's edge,
-    like a bent lead; a part that moves may not.
+    The cut is turned, mirrored, resized, distorted a little, and shown in other light. If more than 2/3 of
+    the cut then lies in the foreground, it is pasted there, and may reach over the object's edge like a bent
+    lead. Otherwise each of its connected parts moves to a random place inside the frame, and is clipped to
+    the foreground.
 
     Args:
         picture: [H, W, 3] uint8, the good picture.
@@ -228,7 +229,7 @@ def extend_defect(
             continue
         light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
         changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
-        extended = _keep_visible(picture, changed, mask, "seen") if mask.any() else None
+        extended = _keep_visible(picture, changed, mask, kind="seen") if mask.any() else None
         if extended is not None:
             return extended
     return _plain_spot(picture, within, _SPOT_AREA, rng)
@@ -292,7 +293,10 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """Return the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
+    """Return by how many grey levels a pixel under the mask differs from the 7 x 7 pixels about it.
+
+    It is the mean over the mask of the absolute difference from their mean.
+    """
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -302,7 +306,7 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """Return the visible part of a change, or None where that is too small, too faint or too strong.
+    """Return the visible part of a change as a defect; None if it is too small, too faint or too strong.
 
     The `visible_part` of the changed pixels stays, without specks; all other pixels are those of the good
     picture. The mean change must lie in `VISIBLE_CHANGE`.
@@ -323,7 +327,8 @@ def _keep_visible(
     labels, count = ndimage.label(visible, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
-        visible = visible & (areas >= min_pixels)[labels]
+        is_large = areas >= min_pixels  # by label
+        visible = visible & is_large[labels]
     if int(visible.sum()) < max(min_pixels, _MIN_VISIBLE_SHARE * intended.sum()):
         return None
     mean = float(difference[visible].mean())
@@ -332,7 +337,8 @@ def _keep_visible(
         return None
     mask = np.zeros_like(intended)
     mask[box] = visible
-    return SimulatedDefect(np.where(mask[..., None], changed, good), mask, kind, mean)
+    picture = np.where(mask[..., None], changed, good)
+    return SimulatedDefect(picture, mask, kind=kind, difference=mean)
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
@@ -341,7 +347,7 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
     change = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
     changed[mask] = (picture[mask].astype(np.int16) + change).astype(np.uint8)
-    return SimulatedDefect(changed, mask, "spot", float(_SPOT_CONTRAST))
+    return SimulatedDefect(changed, mask, kind="spot", difference=float(_SPOT_CONTRAST))
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
@@ -357,7 +363,8 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
     picture[box] = scaled
     mask = np.zeros_like(defect.mask)
     mask[box] = difference > 0
-    return SimulatedDefect(picture, mask, defect.kind, float(difference[difference > 0].mean()))
+    mean = float(difference[difference > 0].mean())
+    return SimulatedDefect(picture, mask, kind=defect.kind, difference=mean)
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:

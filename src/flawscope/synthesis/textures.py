@@ -84,7 +84,7 @@ def _colour_family(count: int, rng: np.random.Generator) -> Floats:
 
 
 def _ramp(field: Floats, colours: Floats) -> Floats:
-    """Return `[H, W, 3]`: colours of a field in 0..1, whose values lie between the first and last colour."""
+    """Return the colours `[H, W, 3]` of a field: 0 is the first colour, 1 the last, interpolated between."""
     positions = np.linspace(0, 1, len(colours))
     channels = [np.interp(field, positions, colours[:, channel]) for channel in range(3)]
     return np.stack(channels, -1).astype(np.float32)
@@ -121,7 +121,8 @@ def _checker(shape: tuple[int, int], rng: np.random.Generator) -> Field:
 
 def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     grain = int(rng.integers(1, 4))
-    coarse = rng.normal(0, 1, (-(-shape[0] // grain), -(-shape[1] // grain))).astype(np.float32)
+    coarse_shape = (-(-shape[0] // grain), -(-shape[1] // grain))  # rounded up
+    coarse = rng.normal(0, 1, coarse_shape).astype(np.float32)
     field = np.repeat(np.repeat(coarse, grain, 0), grain, 1)[: shape[0], : shape[1]]
     return np.clip(0.5 + 0.25 * field, 0, 1), 3
 
@@ -134,8 +135,9 @@ def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Pictu
 
     It has clouds, stripes, checks or speckle in a random family of colours, with a little grain.
     """
-    field, colours = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
-    texture = _ramp(field, _colour_family(colours, rng))
+    draw_field = _TEXTURES[int(rng.integers(len(_TEXTURES)))]
+    field, colour_count = draw_field(shape, rng)
+    texture = _ramp(field, _colour_family(colour_count, rng))
     texture += rng.normal(0, rng.uniform(0, 8), (*shape, 1)).astype(np.float32)
     return np.clip(np.rint(texture), 0, 255).astype(np.uint8)
 
@@ -164,7 +166,8 @@ class TextureFolder:
         """
         paths = list_pictures(folder)
         max_count = max(1, memory // (3 * side * side))
-        used_paths = paths[:: -(-len(paths) // max_count)]
+        step = -(-len(paths) // max_count)  # rounded up
+        used_paths = paths[::step]
         pictures = []
         skipped = []
         for path in used_paths:

@@ -45,8 +45,8 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the marked part of a picture, and move it at random.
 
-    The cut is mirrored, stretched and turned: half of the time about its own middle, so that it stays at its
-    place; otherwise about the picture's middle, as if the entire picture had been turned.
+    The cut is mirrored, stretched and turned. Half of the time this is about its own middle, so that it stays
+    at its place; otherwise about the picture's middle, as if the entire picture were turned.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -64,7 +64,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     matrix = matrix * reduction
     extent = extent * reduction
     canvas = np.clip(np.ceil(extent), 1, frame).astype(int)
-    if rng.random() < 0.5:
+    if rng.random() < 0.5:  # turn about the picture's middle, which moves the cut
         middle = frame / 2 + matrix @ (middle - frame / 2)
     top, left = np.rint(middle - canvas / 2).astype(int)
     mesh = _distorted_mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
@@ -74,8 +74,9 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         )
     )
     alpha = turned[..., 3]
-    opacity = np.where(alpha >= 128, alpha, 0).astype(np.float32) / np.float32(255)
-    return Cut(turned[..., :3], opacity, (int(top), int(left)))
+    belongs_to_cut = alpha >= 128  # at least half of the pixel
+    opacity = np.where(belongs_to_cut, alpha, 0).astype(np.float32) / np.float32(255)
+    return Cut(pixels=turned[..., :3], opacity=opacity, corner=(int(top), int(left)))
 
 
 def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -101,6 +102,7 @@ def _distorted_mesh(
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):
             box = (int(columns[j]), int(rows[i]), int(columns[j + 1]), int(rows[i + 1]))
+            # (x, y) of upper left, lower left, lower right and upper right corner, as Pillow wants them
             corners = source[[i, i + 1, i + 1, i], [j, j, j + 1, j + 1]][:, ::-1]
             mesh.append((box, tuple(corners.ravel().tolist())))
     return mesh
@@ -108,6 +110,9 @@ def _distorted_mesh(
 
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a cut in place, or its parts at random places.
+
+    It is pasted in place if more than `IN_PLACE` of it lies in the mask `within`. Otherwise each connected
+    part is pasted at the best of a few random places, and clipped to the mask.
 
     Args:
         picture: [H, W, 3] uint8.

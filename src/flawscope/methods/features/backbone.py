@@ -110,7 +110,7 @@ class Backbone(nn.Module):
             return [tuple(stage_map.shape[1:]) for stage_map in self(example)]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode."""
+        """Stay in eval mode, whatever `mode` is."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -142,7 +142,7 @@ def load_backbone(
     """Build a backbone with its pretrained weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         weights: A safetensors file, or a checkpoint that opens with `weights_only=True`; None: the weights
@@ -189,9 +189,9 @@ def _read_weights(path: Path, network_tensors: dict[str, Tensor], is_packaged: b
 
 
 def _fill_absent(file_tensors: dict[str, Tensor], network_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file under a network's names, all of which are then there.
+    """Return a tensor for every name of a network: the file's tensor of this name, if its shape fits.
 
-    A tensor that the file lacks, or has in another shape, is filled with NaN; with 0 if it holds integers.
+    The other tensors are filled with NaN, or with 0 if they hold integers.
     """
     state = {}
     for name, network_tensor in network_tensors.items():
@@ -232,11 +232,11 @@ def empty_backbone(
     """Build the backbone of a model file as `load_backbone` does, without its weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
-        tensors: Tensors of the file. Those of the backbone must hold as many numbers as the network has:
-            a small file cannot allocate gigabytes by naming a large network.
+        tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
+            has. Otherwise a small file could allocate gigabytes by naming a large network.
         prefix: Beginning of the names of the backbone's tensors.
 
     Raises:
@@ -272,7 +272,7 @@ def stored_backbone(
     """Build the backbone of a model file with its weights.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file, by their names.
@@ -336,7 +336,7 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
     """Build timm's network with the chosen stages as outputs.
 
     Args:
-        name: Any timm model.
+        name: Name of a timm model.
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the network will see.
         **kwargs: Further arguments of timm's `create_model`.
@@ -492,8 +492,9 @@ def _find_foldable(
 ) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     """Find the normalisations that can be folded, each with its convolution.
 
-    The normalisation must be the only reader of the convolution's output, and both must run once in a forward
-    pass of `example`: layers that are shared, and convolutions whose plain output is needed, stay apart.
+    The normalisation must be the only reader of the convolution's output, and both must run exactly once in a
+    forward pass of `example`. This excludes layers that are used several times, and convolutions whose plain
+    output is needed.
     """
     # convolutions and their outputs by the ids of the outputs, which stay alive: no id is used twice
     conv_outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}

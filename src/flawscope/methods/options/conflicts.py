@@ -34,7 +34,8 @@ class Conflict(NamedTuple):
         """
         first, second = map(named or flag_of, (self.first, self.second))
         if self.is_missing:
-            return f"{first} needs {second}: {_NEEDS[self.first][1]}"
+            _, advice = _NEEDS[self.first]
+            return f"{first} needs {second}: {advice}"
         return f"{first} does not go with {second}: leave one of them out"
 
 

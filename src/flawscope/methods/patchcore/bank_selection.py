@@ -78,7 +78,8 @@ def select_bank(
         v: Number of the branch.
         points: Absolute features `[N, D]`.
         groups: Group of each point, `[N]`.
-        patches: Number of patches from which the points come; it decides the size of the bank.
+        patches: Number of the branch's patches, of which the points may be a selection. The size of the bank
+            follows from it.
         stage: Name of the stage in the progress.
     """
     branch = job.branches[v]
@@ -88,21 +89,25 @@ def select_bank(
         count = min(bank_size(config, v, patches), len(points))
         result = coreset.select(points, count, groups=groups, progress=progress)
         branch.set_bank(points[result.indices])
-        return SelectedBank(branch, groups[result.indices], points, groups, result)
-    start = job.existing_banks[v]
-    count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
+        return SelectedBank(
+            branch, groups=groups[result.indices], points=points, point_groups=groups, result=result
+        )
+    existing = job.existing_banks[v]
+    free_places = max(0, config.cap - len(existing.bank))
+    count = min(bank_size(config, v, patches), len(points), free_places)
     result = coreset.select(
         points,
         count,
         groups=groups,
-        start=start.bank,
-        start_groups=start.groups,
-        until=start.radius,
+        start=existing.bank,
+        start_groups=existing.groups,
+        until=existing.radius,
         progress=progress,
     )
-    branch.bank = branch.bank[: len(start.bank)]  # without the elements of an earlier round of this fit
+    branch.bank = branch.bank[: len(existing.bank)]  # remove the elements of an earlier round of this fit
     branch.extend_bank(points[result.indices])
-    return SelectedBank(branch, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
+    element_groups = torch.cat([existing.groups, groups[result.indices]])
+    return SelectedBank(branch, groups=element_groups, points=points, point_groups=groups, result=result)
 
 
 # ---------------------------------------------------------------------------------------------------- memory
@@ -117,7 +122,7 @@ class MemoryPlan:
         peak: Predicted peak of the process, in bytes.
         features: Size of all features, in bytes.
         free: Free memory, in bytes.
-        kept: Number of pictures to calibrate on whose features stay in memory while shards are streamed.
+        kept: Number of calibration pictures whose features stay in memory while shards are streamed.
     """
 
     shards: int
@@ -146,7 +151,7 @@ def predict_peak(model: Model, task: Task) -> int:
 
 
 def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
-    """Predict the peak memory of the process, and split the pictures into shards where they do not fit.
+    """Predict the peak memory of the process, and choose into how many shards the pictures are split.
 
     Args:
         model: The model that is fitted.
@@ -185,9 +190,9 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     peak += _working_bytes(model, task, patches, count, shards)
     if shards > 1:
         peak += kept * per_picture
-    if is_on_cpu:  # a comparison of very many pictures may have taken more already
+    if is_on_cpu:  # the process may have had a higher peak before the fit, in a comparison of many pictures
         peak = max(peak, peak_memory())
-    return MemoryPlan(shards, int(peak), features, int(free), kept)
+    return MemoryPlan(shards, peak=int(peak), features=features, free=int(free), kept=kept)
 
 
 def _picture_bytes(model: Model, patches: Sequence[int]) -> int:
@@ -199,8 +204,8 @@ def _picture_bytes(model: Model, patches: Sequence[int]) -> int:
     """
     branches = zip(patches, model.branches, strict=True)
     feature_bytes = 4 * sum(count * branch.embedding.width for count, branch in branches)
-    # of a patch: three distances or norms, its group, the nearest element, its place in the element's cell,
-    # and the next elements
+    # Bytes of a patch: three distances or norms (4 each), its group (8), its nearest element (4), its place
+    # in the element's cell (8), and its next elements (4 each)
     patch_bytes = 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS
     picture_bytes = feature_bytes + sum(patches) * patch_bytes
     if model.config.pads:
@@ -222,7 +227,8 @@ def _working_bytes(model: Model, task: Task, patches: Sequence[int], count: int,
     is_on_cpu = model.roi.device.type == "cpu"
     threads = torch.get_num_threads() if is_on_cpu else 1
     width = model.width
-    banks = [bank_size(model.config, v, n * count) for v, n in enumerate(patches)]
+    bank_sizes = [bank_size(model.config, v, n * count) for v, n in enumerate(patches)]
+    bank_bytes = sum(bank_sizes) * width * 4
     # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
     decoding = 3 * task.decoded_bytes if is_on_cpu else 0
     batch = BATCH if is_on_cpu else GPU_BATCH
@@ -233,15 +239,19 @@ def _working_bytes(model: Model, task: Task, patches: Sequence[int], count: int,
         # rounded features of one branch and one shard at a time
         shard_pictures = -(-count // shards)  # rounded up
         selecting += max(patches) * shard_pictures * (quantized_search.row_bytes(width) + 4)
-    # one row block of the neighbours' table against the bank; the bank in its forms
-    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
-    # the shards' coresets, twice as large as the banks, and their union
-    merging = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
+    # for each thread a block of BLOCK / 4 rows of `neighbour_table` against the bank, 4 bytes a number; and
+    # four copies of the banks
+    installing = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
+    # the shards' coresets, which are twice as large as the banks, and a second time as their union
+    merging = 0 if shards == 1 else 2 * 2 * bank_bytes
     return embedding + selecting + installing + merging
 
 
 def _calibrated_count(config: Config, task: Task) -> int:
-    """Return the number of pictures to calibrate on; the caller's number wins over the setting."""
+    """Return the number of pictures to calibrate on.
+
+    The task's `calibration_pictures`, if it is given, replaces the setting of the same name.
+    """
     max_count = (
         config.calibration_pictures if task.calibration_pictures is None else task.calibration_pictures
     )
@@ -249,10 +259,10 @@ def _calibrated_count(config: Config, task: Task) -> int:
 
 
 def _activation_bytes(model: Model) -> int:
-    """Return the bytes that a picture takes in the backbones at once, at most.
+    """Return the peak memory of a picture's pass through the backbones, in bytes.
 
-    They are the widest layer's input and output, and the copies that convolutions make of both (padding,
-    memory layout).
+    It is the largest sum of a layer's input and output, times `ACTIVATION_FACTOR` for the copies that
+    convolutions make of both (padding, memory layout).
     """
     max_bytes = 0
 

@@ -92,7 +92,7 @@ def select(
             distance to the picks of other groups and the nearest pick are computed, too, at almost no cost.
         start: Points that are in the selection already, `[M, D]` float32 (a bank that is extended).
         start_groups: Groups of `start`, `[M]` integer; None: these points belong to no group of `groups`.
-        until: Distance: stop when every point is this close to the selection.
+        until: Covering radius at which to stop: no point is farther from the selection.
         progress: Called with the number of picks and `count`.
 
     Raises:
@@ -107,7 +107,7 @@ def select(
             raise InputError("cannot pick from features that are not finite numbers, or too large")
 
         def add_picks(indices: Tensor) -> Tensor:
-            """Add points to the selection by their indices, and return these."""
+            """Add points to the selection, and return `indices`."""
             if len(indices):
                 distances.add(features[indices], None if groups is None else groups[indices])
                 distances.squared[indices] = PICKED
@@ -194,7 +194,7 @@ class _PickBatch:
         norms: Squared lengths of the picks, `[K]`.
         doubled: The picks times -2, `[D, K]`.
         numbers: Numbers of the picks in the selection, `[K]`.
-        columns: Picks of each group; empty: they belong to no group.
+        columns: Slice of the picks of each group, by the group; empty: the picks belong to no group.
         groups: Groups of the picks, `[K]`; None: they belong to no group.
         bound: Finds the pairs of points and picks that may be near; None: all pairs are compared.
     """
@@ -243,10 +243,11 @@ class _Distances:
             self.runs = [_equal_runs(groups[rows]) for rows in self.rows]
         self.map_blocks(self._compute_norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
-        is_large = features.device.type == "cpu" and total >= quantized_search.MIN_POINTS
+        is_large = total >= quantized_search.MIN_POINTS
+        is_on_cpu = features.device.type == "cpu"
         # With a single group the bound excludes no pair: all points are infinitely far from other groups
         can_exclude = groups is None or bool((groups != groups[0]).any())
-        if is_large and can_exclude and quantized_search.is_faster():
+        if is_on_cpu and is_large and can_exclude and quantized_search.is_faster():
             self.bound = ByteBound(features, self.rows, map_blocks)
 
     def add(self, points: Tensor, groups: Tensor | None) -> None:
@@ -310,7 +311,8 @@ class _Distances:
             """
             to_picks = values.amin(1) + self.norms[rows][points]
             nearer = (to_picks < squared[points]).nonzero().flatten()
-            # few points: to search the number of each point's pick would take as long as the products
+            # Numbers of picks are found for these few points: for all points it would take as long as the
+            # products. `nearest_pick[points]` is a view: the assignment changes `self.nearest_pick`
             if len(nearer):
                 nearest_pick[points][nearer] = numbers[values[nearer].argmin(1)]
                 torch.minimum(squared[points], to_picks, out=squared[points])
@@ -386,7 +388,8 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
     squared = distances.squared
     highest, pool = squared.topk(min(POOL_SIZE, len(squared)))
     if highest[0] == highest[-1]:
-        # All are equal: the pool gets the lowest indices, so that it wins a tie with the points outside
+        # All are equal: the pool gets the lowest indices, and wins ties: a point of the pool is picked before
+        # a point outside with the same distance
         pool = (squared == highest[0]).nonzero().flatten()[:POOL_SIZE]
         outside = highest[0]
         wins_ties = True
@@ -406,7 +409,7 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
             candidates = (pool_squared > until).nonzero().flatten()
             if not len(candidates):
                 break
-            if len(candidates) < 0.8 * len(pool_squared):  # else a smaller pool would not pay
+            if len(candidates) < 0.8 * len(pool_squared):  # otherwise the copies cost more than they save
                 pool = pool[candidates]
                 pool_squared = pool_squared[candidates]
                 norms = norms[candidates]

@@ -69,7 +69,8 @@ def fit(model: Model, task: Task) -> Fitted:
         InputError: No picture can be used, settings are not possible, or memory does not suffice.
     """
     old = task.old
-    job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
+    existing_banks = None if old is None else ExistingBank.read_all(old, model)
+    job = FitJob(model, task, existing_banks)
     job.orientations = choose_orientations(job)
     plan = plan_memory(model, task, task.count * (1 + len(job.orientations)))
     if plan.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
@@ -115,8 +116,8 @@ def _require_pictures(pictures: Sequence[int]) -> None:
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     """Draw the pictures to calibrate on.
 
-    The pictures of a part are drawn together, because they are judged together. Where the caller calibrates
-    again, pictures are drawn one by one.
+    The pictures of a part are drawn together, because they are judged together. If the task gives
+    `calibration_pictures`, the caller calibrates again, and pictures are drawn one by one.
 
     Args:
         job: The fit, whose seed decides.
@@ -148,12 +149,15 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
-    """Return the score beyond which a good picture is suspicious. A model that is extended keeps its limit.
+    """Return the score beyond which a good picture is suspicious.
+
+    A model that is extended keeps its limit. If the task has views, a picture counts with the highest values
+    of its views.
 
     Args:
         job: The fit.
         good: Leave-one-out values of pictures or views.
-        numbers: Numbers of these pictures or views. Of a picture's views, the highest values count.
+        numbers: Numbers of these pictures or views.
     """
     old_limit = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if old_limit is not None:
@@ -204,7 +208,7 @@ def _make_result(
     is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
     how = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
+    fitted = Fitted(scored=values, used=used, how=how, cells=cells, extra=extra, facts=facts)
     leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
     fitted.leave_out = leave_out
@@ -214,8 +218,8 @@ def _make_result(
 def _merge_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     """Merge the facts about the old pictures into those of a model that was extended, and add notes.
 
-    The old pictures keep their scores. Their distances to a bank that grew can only be smaller now, and their
-    scores nearly always are, though the weight of Eq. 7 may grow.
+    The old pictures keep their scores. With the larger bank, their distances can only be smaller. Their new
+    scores would be smaller, too, except in rare cases where the weight of Eq. 7 grows.
     """
     old_count = old.manifest.calibration.count
     old_facts = old.manifest.facts
@@ -244,7 +248,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
     job.record_time("features")
     all_suspects: dict[int, float] = {}
     dropped: list[int] = []
-    for round_number in range(1, ROUNDS + 2):
+    for round_number in range(1, ROUNDS + 2):  # the banks are selected once more after the last round
         selections = select_banks(job, patches)
         job.record_time("coreset")
         is_single_part = job.existing_banks is None and len(patches.groups.unique()) == 1
@@ -283,7 +287,7 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Return the scores of suspicious pictures, highest first, also of pictures outside calibration.
+    """Return the scores of all suspicious pictures, in calibration or not, by their numbers; highest first.
 
     Args:
         job: The fit.
@@ -301,7 +305,7 @@ def _find_all_suspects(
 
 
 def _pictures_of_parts(job: FitJob, patches: Patches, suspects: Iterable[int]) -> list[int]:
-    """Return the pictures of the parts that suspicious pictures show: a fault is on all of a part's pictures.
+    """Return all pictures of the parts that suspicious pictures show, because each may show the fault.
 
     Args:
         job: The fit.
@@ -336,10 +340,11 @@ def _calibrate(
 def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
     """Select a coreset of every shard of pictures, then the bank as a coreset of their union.
 
-    A point is at most its shard's radius away from the union, and a point of the union at most the last
-    radius away from the bank: the sum of both bounds the covering radius. The union has twice the size of the
-    bank for any number of shards: a level between would add a radius, and save nothing.
+    The covering radius is at most the largest radius of a shard plus the radius of the last selection. The
+    union is twice as large as the bank for any number of shards. Therefore a further level of coresets would
+    save nothing, and add its radius.
     """
+    # indices of pictures among all pictures are their numbers
     drawn = {*_draw_calibration(job, range(job.task.count))[: plan.kept]}
     all_shards = (_select_shard(job, plan.shards, shard, drawn) for shard in range(plan.shards))
     shards = [shard for shard in all_shards if shard is not None]
@@ -350,9 +355,10 @@ def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
     radii = []
     patch_counts = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
     for v, patch_count in enumerate(patch_counts):
-        union = torch.cat([elements for elements, _ in (shard.chosen[v] for shard in shards)])
-        groups = torch.cat([element_groups for _, element_groups in (shard.chosen[v] for shard in shards)])
-        selection = select_bank(job, v, union, groups, patch_count, stage="coreset of coresets")
+        chosen = [shard.chosen[v] for shard in shards]
+        union = torch.cat([elements for elements, _ in chosen])
+        groups = torch.cat([element_groups for _, element_groups in chosen])
+        selection = select_bank(job, v, union, groups, patches=patch_count, stage="coreset of coresets")
         selections.append(selection)
         radii.append(max(shard.radii[v] for shard in shards) + selection.result.radius)
     job.record_time("coreset")
@@ -374,8 +380,8 @@ class _ShardCoresets:
 
     Attributes:
         pictures: Numbers of the shard's pictures.
-        kept: All patches of those of its pictures that were drawn for calibration.
-        chosen: Elements `[M, D]` of each branch, with their groups `[M]`.
+        kept: All patches of the shard's pictures that were drawn for calibration.
+        chosen: For each branch, the elements `[M, D]` of its coreset, and their groups `[M]`.
         radii: Covering radius of each branch.
         patches: Number of patches of each branch from which the elements were selected.
     """
@@ -404,7 +410,7 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
     patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
     if not patches.pictures:
         return None
-    # rows of pictures alone: copies have the rows after them
+    # `pictures` has no copies, whose rows follow those of the pictures
     drawn_rows = [row for row, picture in enumerate(patches.pictures) if picture in drawn]
     coresets = _ShardCoresets(patches.pictures, patches.select(drawn_rows))
     image_count = count * (1 + len(job.orientations))
@@ -414,7 +420,7 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
         share = -(-2 * final_size // shards)  # rounded up: the union of all shards has twice the final size
         result = coreset.select(
             points,
-            min(final_size, len(points), share),
+            count=min(final_size, len(points), share),
             progress=job.progress(f"{job.stage_name('coreset', branch)} {shard + 1}/{shards}"),
         )
         coresets.chosen.append((points[result.indices], groups[result.indices]))
@@ -435,10 +441,11 @@ def _calibrate_streamed(
         job: The fit.
         used: Numbers of the pictures that the banks are selected from.
         selections: The selected bank of each branch.
-        kept: Patches of some drawn pictures; the other drawn pictures are read again.
+        kept: For each shard, patches of those drawn pictures that are still in memory. The other drawn
+            pictures are read again.
 
     Returns:
-        Numbers of the drawn pictures, without those that can no longer be read, and their values.
+        Numbers of the drawn pictures, and their values. Pictures that can no longer be read are left out.
     """
     left_out: dict[int, LeftOutPicture] = {}
     unknown_distances = [None] * len(selections)

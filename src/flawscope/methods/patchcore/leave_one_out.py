@@ -43,7 +43,7 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
     """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
 
     The exact values are those of the fit, which selects the bank anew. A group that the fit did not compare
-    gets the median of the other groups. For older model files it is 0.
+    gets the median of the other groups. Older model files do not contain the excess: it is taken to be 0.
 
     Args:
         model: The model.
@@ -126,8 +126,8 @@ class LeftOutPicture:
     Attributes:
         branches: Image score and patch distances `[P]` of every branch.
         inside: The pixels `[H, W]` that count; None: the region of interest.
-        bounds: Image score and patch distances of every branch as `left_out` gives them, by the banks' other
-            elements alone; empty: not known.
+        bounds: Upper bounds of `branches`, as `left_out` computes them: by the other groups' elements, while
+            no bank is selected anew. Empty: not known.
     """
 
     branches: Sequence[tuple[Tensor, Tensor]]
@@ -145,13 +145,15 @@ class LeftOutPicture:
         """
         bounds = [(bank.score(), bank.distances) for bank in banks]
         settle(banks, model.join)
-        return cls([(bank.score(), bank.distances) for bank in banks], inside, bounds)
+        branches = [(bank.score(), bank.distances) for bank in banks]
+        return cls(branches, inside=inside, bounds=bounds)
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Return score `[1]` and map `[1, H, W]`."""
         scores = [score[None] for score, _ in self.branches]
         distances = [branch_distances[None] for _, branch_distances in self.branches]
-        return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+        batch_inside = None if self.inside is None else self.inside[None]
+        return model.combine(scores, distances, batch_inside)
 
     def combine_bounds(self, model: Model) -> tuple[float, float] | None:
         """Return score and map's maximum as `left_out` gives them; None: not known."""
@@ -224,7 +226,7 @@ def leave_one_out(
         advance()
         return picture
 
-    # `settle` joins maps: the scales are first set by some pictures, then by all
+    # `settle` needs the maps' scales: some pictures set them before it, and all pictures in `calibrate`
     first_pictures = []
     step = -(-len(chosen) // FIRST_PICTURES)  # rounded up
     for i in chosen[::step]:
@@ -240,8 +242,8 @@ def scores_above(
 ) -> dict[int, float]:
     """Return the scores of left-out pictures that are above a limit, by the pictures' numbers.
 
-    The elements of other groups in the present banks give a score that is hardly ever too low, in a fraction
-    of the time. A picture whose score is not above the limit by them is not compared further.
+    If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
+    the present banks. It is hardly ever too low: if it is not above the limit, the exact score is not needed.
 
     Args:
         limit: The limit.
@@ -364,16 +366,16 @@ def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
 
 
 def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
-    """Set the scales of all branches (`Model.normal`), unless a model is extended, which keeps its scales.
+    """Set the scales of all branches (`Model.normal`). A model that is extended keeps its scales.
 
-    With them, the maps of good pictures have similar values in all branches.
+    On these scales, the maps of good pictures have similar values in all branches.
 
     Args:
         job: The fit, whose model is changed.
         pictures: N left-out good pictures.
 
     Returns:
-        Score of each picture by each branch alone, `[N, branches]`, not on these scales.
+        Score of each picture by each branch alone, `[N, branches]`, before it is scaled.
     """
     model = job.model
     branch_strengths = list[tuple[float, ...]]()
@@ -412,7 +414,7 @@ def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
 
 
 def _positive_spread(mean: float, spread: float) -> float:
-    """Return the spread, or a tiny number above 0 where it is smaller: values are divided by it."""
+    """Return the spread, but at least a tiny number above 0, because values are divided by it."""
     return max(spread, 1e-6 * abs(mean) + 1e-12)
 
 
@@ -447,7 +449,7 @@ def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
 
     with workers(job.device) as map_pictures:
         values, bounds = zip(*map_pictures(measure, pictures), strict=True)
-        return GoodValues([*values], strengths, [*bounds])
+        return GoodValues(values=[*values], strengths=strengths, bounds=[*bounds])
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
@@ -476,8 +478,8 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
     """Calibrate where all pictures show a single part: each picture is left out of the banks by itself.
 
-    Where a bank has elements of one picture alone, that picture is compared with its own elements elsewhere;
-    a distance is then no less than the one to the entire bank.
+    If all elements of a bank are from one picture, this picture is compared with its own elements, except
+    those near to the compared patch. Its distances are then at least those to the entire bank.
     """
     # each picture is a group
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
@@ -485,7 +487,14 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
     for v, selection in enumerate(selections):
         points, groups = patches.points(v)
         element_groups = groups[selection.result.indices]
-        banks.append(SelectedBank(selection.branch, element_groups, points, groups, selection.result))
+        bank = SelectedBank(
+            selection.branch,
+            groups=element_groups,
+            points=points,
+            point_groups=groups,
+            result=selection.result,
+        )
+        banks.append(bank)
 
     def distances_in_bank(i: int, v: int, bank: SelectedBank) -> Tensor:
         """Return the distances `[P]` of picture i to branch v's bank without the picture."""
@@ -513,8 +522,8 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
 def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
     """Return each patch's distance `[P]` to the nearest element from elsewhere in the same picture.
 
-    Elements from the patch's surroundings do not count. The distance is 0 for patches outside the region, and
-    where no element is left.
+    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, or
+    without an element elsewhere.
 
     Args:
         features: Features of the patches in the region, `[K, D]`.

@@ -69,7 +69,8 @@ class Model(PatchDetector):
 
     def branch(self, spec: BranchSpec) -> BankBranch:
         """Build a branch with an empty memory bank."""
-        return BankBranch(self.config, self.backbones[spec.second], spec, self.roi)
+        backbone = self.backbones[1 if spec.second else 0]
+        return BankBranch(self.config, backbone, spec, self.roi)
 
     @property
     def picture_score(self) -> PictureScore:
@@ -198,7 +199,7 @@ class Model(PatchDetector):
         for branch, bank_map in zip(self.branches, maps, strict=True):
             if not branch.second:
                 maps_by_size.setdefault(branch.size, []).append(bank_map.clamp(min=0))
-        # the factor gives n equal maps the sum that they have with power 2, as in `fuse`
+        # with the factor, the sum of n equal maps is √n times a map, as in `fuse`
         size_maps = [
             power_sum(stage_maps, STAGES_POWER) * len(stage_maps) ** (1 / 2 - 1 / STAGES_POWER)
             for stage_maps in maps_by_size.values()
@@ -326,7 +327,7 @@ class BankBranch(PatchBranch):
         """Build the screen with which an exported graph searches, if the bank is large enough for it."""
         is_large = len(self.bank) >= MIN_BANK
         has_bounds = bool(self.norms.isfinite().all())
-        # bytes of a picture, in fp32
+        # bytes of the elements that are compared with a picture's patches in fp32
         confirmed_bytes = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4
         can_screen = is_large and has_bounds and confirmed_bytes <= MAX_CONFIRMED
         self.screen = ByteScreen(self.bank) if can_screen else None
@@ -365,7 +366,7 @@ class BankBranch(PatchBranch):
         """
         norms = self.norms if norms is None else norms
         if torch.compiler.is_exporting():
-            # a graph takes any number of pictures: its queries cannot be divided, its bank can
+            # an exported graph takes any number of queries, so that only the bank is divided into blocks
             return torch.cat([smallest(products(queries, norms, self.bank, EXPORTED_BLOCK))])
         block = GPU_BLOCK if queries.device.type == "cuda" else BLOCK
         return torch.cat([smallest(products(part, norms, self.bank, block)) for part in queries.split(block)])
@@ -377,7 +378,7 @@ class BankBranch(PatchBranch):
         """
         queries = (features - self.centre).flatten(0, 1)
         block_minima = []
-        block_indices = []  # of the minima, within a block
+        block_indices = []  # the minima's positions within their blocks
         for block_products in products(queries, self.norms, self.bank):
             minima, indices = block_products.min(1)
             block_minima.append(minima)
@@ -424,11 +425,11 @@ def neighbour_table(bank: Tensor, b: int) -> Tensor:
 
     def rows_from(start: int) -> Tensor:
         elements = bank[start : start + block_rows]
-        squares = torch.addmm(norms, elements, bank.T, alpha=-2)
-        numbers = torch.arange(len(elements), device=bank.device)
-        # neither rounding nor an equal element may put another element first
-        squares[numbers, numbers + start] = -torch.inf
-        return squares.topk(b, largest=False, sorted=True).indices.int()
+        terms = torch.addmm(norms, elements, bank.T, alpha=-2)  # |m|² - 2xm orders elements m by distance
+        rows = torch.arange(len(elements), device=bank.device)
+        # the element itself comes first, whatever the rounding, and also before an equal element
+        terms[rows, start + rows] = -torch.inf
+        return terms.topk(b, largest=False, sorted=True).indices.int()
 
     with workers(bank.device) as map_starts:
         return torch.cat(map_starts(rows_from, range(0, len(bank), block_rows)))

@@ -94,13 +94,13 @@ class FitJob:
     def stage_name(self, stage: str, branch: BankBranch) -> str:
         """Return the name of a stage of the fit for a branch.
 
-        With several branches it says the branch's size, and the stage of the backbone if branches share a
-        size.
+        If the model has several branches, the branch's size is added. If several branches have this size, the
+        stage of the backbone is added, too.
         """
         if len(self.branches) == 1:
             return stage
-        is_only_one = [other.size for other in self.branches].count(branch.size) == 1
-        backbone_stage = "" if is_only_one else f", stage {branch.stages[0]}"
+        is_only_one_of_size = [other.size for other in self.branches].count(branch.size) == 1
+        backbone_stage = "" if is_only_one_of_size else f", stage {branch.stages[0]}"
         return f"{stage} at {branch.size[0]}{backbone_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
@@ -213,14 +213,15 @@ class Patches:
         return self._map_tensors(lambda tensor: tensor[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """Return the patches of the pictures at rising `rows` and of their copies, by `keep_rows`."""
+        """Return the patches of the pictures at `rows` and of their copies, by `keep_rows`."""
         pictures = {self.numbers[i] for i in rows}
         return self.keep_rows([row for row, picture in enumerate(self.numbers) if picture in pictures])
 
     def keep_rows(self, rows: Sequence[int]) -> Patches:
-        """Return the patches at rising `rows`. These are moved to the front of the present tensors.
+        """Return the patches at `rows`, which must be in rising order.
 
-        Do not use the present object afterwards: its memory is shared, because a copy may not fit.
+        The result uses the memory of this object, because a copy may not fit: the patches are moved to the
+        front of its tensors. Do not use this object afterwards.
         """
 
         def move_to_front(tensor: Tensor) -> Tensor:
@@ -239,12 +240,13 @@ class Patches:
             valid_mask = [select(tensor) for tensor in self.valid_mask]
         inside = None if self.inside is None else select(self.inside)
         numbers = [self.numbers[row] for row in rows]
-        return Patches(features, valid_mask, inside, numbers, self.groups[list(rows)])
+        groups = self.groups[list(rows)]
+        return Patches(features, valid_mask=valid_mask, inside=inside, numbers=numbers, groups=groups)
 
 
 def orient(image: Tensor, way: int) -> Tensor:
     """Return an image `[..., H, W]`, turned and mirrored in a way of `ORIENTATIONS`."""
-    if way & 4:
+    if way & 4:  # swap rows and columns
         image = image.transpose(-1, -2)
     mirrored_axes = []
     if way & 1:
@@ -341,7 +343,11 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     usable_pictures = set(task.settle(loaded_pictures))
     pictures = [number % task.count for number in image_numbers]
     patches = Patches(
-        features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
+        features,
+        valid_mask=valid_mask if job.config.pads else None,
+        inside=inside,
+        numbers=pictures,
+        groups=job.groups_of(pictures),
     )
     usable_rows = [
         rows[number] for number in sorted(stored_numbers) if number % task.count in usable_pictures
@@ -432,10 +438,10 @@ def augment_name(job: FitJob) -> str:
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Return the patches without copies, unless the copies bring left-out pictures nearer to the others.
+    """Return the patches without the copies, unless left-out pictures are nearer to the others with copies.
 
-    Copies of a single part always stay. Where copies are dropped, `job.orientations` becomes empty, and the
-    object `patches` must not be used afterwards (`Patches.keep_rows`).
+    If all pictures show a single part, the copies stay. If the copies are dropped, `job.orientations` becomes
+    empty, and the object `patches` must not be used afterwards (`Patches.keep_rows`).
     """
     is_single_part = len(patches.groups.unique()) == 1
     if is_single_part:
@@ -474,7 +480,8 @@ def distance_gain(patches: Patches) -> float:
         points = counted_patches(i)
         if not len(points):
             continue
-        points = points[:: 1 + (len(points) - 1) // COMPARED_PATCHES]
+        stride = 1 + (len(points) - 1) // COMPARED_PATCHES  # at most COMPARED_PATCHES points remain
+        points = points[::stride]
         to_originals = distances_to_rows(points, (row for row in other_rows if row < original_count))
         farthest = to_originals.topk(min(FARTHEST_PATCHES, len(points))).indices
         to_copies = distances_to_rows(points[farthest], (row for row in other_rows if row >= original_count))

@@ -83,7 +83,7 @@ def split_digits(numbers: Tensor, count: int, max_digit: int) -> list[Tensor]:
     A number is `QUERY_MAX` times the sum of all digits but the last, plus the last digit.
 
     Args:
-        numbers: The integers. The digits of a number that is too large give a smaller one.
+        numbers: The integers. If a number is too large for the digits, they stand for a smaller number.
         count: Number of digits without the last. Each is -`max_digit` to `max_digit`; the last is 0 to
             `QUERY_MAX` - 1.
         max_digit: Largest digit.
@@ -160,7 +160,7 @@ class ByteScreen(nn.Module):
         integers = self._quantise(bank)
         squares = integers.square().sum(1) - self.middle
         squares = F.pad(squares, (0, missing_count), value=highest)
-        digits = torch.stack(split_digits(squares, self.digits, ELEMENT_MAX), 1)
+        digits = torch.stack(split_digits(squares, count=self.digits, max_digit=ELEMENT_MAX), 1)
         digits = F.pad(digits, (0, len(self.tail) - self.digits - 1))
         rows = torch.cat([F.pad(-integers, (0, 0, 0, missing_count)), digits], 1).to(torch.int8)
         groups = rows.view(-1, BLOCK // GROUP_SIZE, GROUP_SIZE, rows.shape[1])
@@ -178,7 +178,7 @@ class ByteScreen(nn.Module):
             plain: The plain search, for the queries that are unsure.
         """
         best, is_unsure = self.search_groups(queries, bank, norms)
-        # query 0 in any case: not every engine can work on no query
+        # query 0 is always repeated, because not every engine takes an empty batch of queries
         repeated = torch.cat([is_unsure.new_zeros(1, dtype=torch.int64), is_unsure.nonzero()[:, 0]])
         return best.index_put((repeated,), plain(queries[repeated]))
 
@@ -203,8 +203,8 @@ class ByteScreen(nn.Module):
         elements = F.embedding(candidates, bank)
         half_norms = F.embedding(candidates, 0.5 * norms[:, None])
         best = 2.0 * (half_norms - elements @ queries[:, :, None]).amin((1, 2))
-        # In steps: an element that is as near as the best one has |x' - 2 m'| of at most `reach`. A bound of
-        # another group is no lower than the highest of these bounds
+        # Lengths are in steps. For an element as near as the best one, |x' - 2 m'| is at most `reach`. The
+        # bounds of the other groups are at least the highest of `lowest_bounds`, which gives `next_bound`
         distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
         reach = distance + (1.0 + 1e-5) * (rotated - integers).square().sum(1).sqrt() + self.max_error
         next_bound = integers.square().sum(1) + 4.0 * (lowest_bounds.amax(1) + self.middle)
@@ -293,14 +293,14 @@ class ByteBound:
         middle = float(pick_terms.min()) + highest  # the smallest term has the lowest digits
         # larger terms are cut, which only lowers their bounds
         relative_terms = (pick_terms - middle).clamp(max=highest).long()
-        digits = split_digits(relative_terms, HIGH_DIGITS, QUERY_MAX)
+        digits = split_digits(relative_terms, count=HIGH_DIGITS, max_digit=QUERY_MAX)
         # a product is the pick's term minus x'p', in units
         columns = torch.cat([-integers, torch.stack(digits, 1)], 1).to(torch.int8)
         columns = F.pad(columns, (0, self.quantised.shape[1] - columns.shape[1])).T
         return PickBound(
-            self,
-            columns,
-            unit,
+            bound=self,
+            columns=columns,
+            unit=unit,
             middle=middle * unit,
             max_error=float(errors.max()),
             largest=float(norms.max()),
@@ -362,10 +362,10 @@ def row_bytes(features: int) -> int:
 
 
 def is_faster() -> bool:
-    """Whether this CPU multiplies bytes several times as fast as fp32 in this torch, by its features.
+    """Whether this CPU, with this torch, multiplies bytes several times as fast as fp32.
 
-    Two fits on a machine must have the same picks, and the bound may change picks by its rounding: therefore
-    no time is measured, which could decide otherwise at the second fit.
+    The CPU's features decide, not a measured time, which could differ between two fits. The bound's rounding
+    may change picks, and two fits on a machine must have the same picks.
     """
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported()) and sums_are_exact()
 
@@ -373,8 +373,8 @@ def is_faster() -> bool:
 def sums_are_exact() -> bool:
     """Whether sums of products of bytes are exact.
 
-    Without VNNI they are cut off at 16 bits. A CPU may have VNNI, and the setting ONEDNN_MAX_CPU_ISA keep
-    oneDNN from using it: therefore this multiplies two matrices.
+    If oneDNN does not use VNNI, they are cut off at 16 bits. The environment variable ONEDNN_MAX_CPU_ISA may
+    keep oneDNN from using a CPU's VNNI. Therefore two matrices are multiplied as a test.
     """
     if not hasattr(torch, "_int_mm"):
         return False
@@ -396,12 +396,13 @@ def onnx_translations() -> dict[Operator, Operator]:
 
     op: Any = opset18  # its annotations are for values; here it is called with names of values
 
-    def constant(kind: int, number: float) -> object:
-        return op.Constant(value=helper.make_tensor("value", kind, [], [number]))
+    def constant(element_type: int, number: float) -> object:
+        scalar = helper.make_tensor("value", element_type, dims=[], vals=[number])
+        return op.Constant(value=scalar)
 
     def group_minima(queries: _OnnxValue, weights: _OnnxValue, group: int) -> object:
-        # Written as layers of quantised networks are: an engine that knows these multiplies bytes; another
-        # engine multiplies the same integers in fp32
+        # Written like a layer of a quantised network. An engine that recognises such layers multiplies bytes;
+        # others multiply the same integers in fp32
         scale = constant(TensorProto.FLOAT, 1.0)
         query_zero = constant(TensorProto.UINT8, 128)
         weight_zero = constant(TensorProto.INT8, 0)

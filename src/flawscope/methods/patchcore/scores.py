@@ -40,8 +40,9 @@ class PictureScore(ABC):
     """Score of pictures, by a memory bank.
 
     Attributes:
-        is_map_maximum: Whether it is the maximum of all banks' joined map; a single bank then has no score.
-        needs_table: Whether it needs the neighbours of bank elements.
+        is_map_maximum: Whether the score is the maximum of the joined map of all banks. If so, a single bank
+            has no score.
+        needs_table: Whether the score needs the neighbours of bank elements, `MemoryBank.table`.
     """
 
     is_map_maximum = False
@@ -87,11 +88,15 @@ class PictureScore(ABC):
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        """Return the numbers of the patches whose distances, of `[P]`, must be exact for an exact score."""
+        """Return the numbers of the patches that decide the score: only their distances must be exact.
+
+        Args:
+            distances: Distances of the picture's patches to the bank, `[P]`.
+        """
 
     @abstractmethod
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return `[B]` bool: whether a picture's score rests on a tie that rounding alone decides.
+        """Return `[B]` bool: whether a tie, which only rounding decides, determines a picture's score.
 
         Arguments as for `of_pictures`.
         """
@@ -163,8 +168,8 @@ class Reweighted(PictureScore):
     ) -> Tensor:
         """Return the score of a picture; the neighbours for the weight are searched for."""
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
-        # Elements are numbered through the bank and the added ones. The bank is not copied: every thread
-        # would need the memory for a bank
+        # The numbers of the added elements follow those of the bank. The two are not joined to one tensor:
+        # every thread would need memory for a copy of the bank
         bank_norms = branch.norms.masked_fill(hidden, torch.inf)
         added_norms = (added * added).sum(1)
 
@@ -190,7 +195,7 @@ class Reweighted(PictureScore):
     def of_distances(self, distances: Tensor) -> Tensor:
         """Return the largest distance, without the weight, which is at most 1.
 
-        Neighbours for the weight would show the patch itself.
+        In a bank of the picture's own patches, the weight would count the patch among its neighbours.
         """
         return distances.amax()
 
@@ -199,10 +204,10 @@ class Reweighted(PictureScore):
         return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return `[B]` bool: whether a picture's farthest patch, or the element nearest to it, is a tie.
+        """Return `[B]` bool: whether a picture's farthest patch, or its nearest element, is ambiguous.
 
-        Distances are equal within `TIE_TOLERANCE`. Identical patches or elements are no tie: they give the
-        same score.
+        It is ambiguous if another one has the same distance, up to `TIE_TOLERANCE`. Identical patches or
+        elements are no tie: they give the same score.
         """
         has_tie = []
         farthest_patches = farthest_patch(features, distances, valid_mask)

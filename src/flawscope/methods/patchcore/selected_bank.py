@@ -47,8 +47,9 @@ class SelectedBank:
         points_by_cell: Numbers of the patches, `[N]`, one cell after the other.
         cell_sizes: Number of patches in the cell of each element, `[M]`.
         cell_starts: Where each element's cell begins in `points_by_cell`, `[M]`.
-        next_elements: Numbers of further elements that cover each patch, `[N, K]`, where the nearest element
-            is gone; M: no element. None: not searched for.
+        next_elements: Numbers of up to K further elements within the radius of each patch, `[N, K]`. They
+            cover the patch when its nearest element is gone. M stands for no element. None: they were not
+            searched for.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class SelectedBank:
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
         self.cell_starts = self.cell_sizes.cumsum(0) - self.cell_sizes
         self.next_elements: Tensor | None = None
-        if len(points) >= FULL_CELLS * len(groups) > FULL_CELLS:
+        has_full_cells = len(points) >= FULL_CELLS * len(groups)
+        if has_full_cells and len(groups) > 1:
             self.next_elements = self._find_next_elements()
 
     def cell(self, element: int) -> Tensor:
@@ -90,8 +92,8 @@ class SelectedBank:
     def _find_next_elements(self) -> Tensor:
         """Return the numbers `[N, K]` of further elements within the radius of each patch, nearest first.
 
-        Elements are searched for among those near to the patch's nearest element. Where there are fewer than
-        K, numbers are M.
+        Only elements near to the patch's nearest element are compared. If fewer than K are found, the other
+        numbers are M.
         """
         bank = self.branch.bank
         norms = self.branch.norms
@@ -146,9 +148,10 @@ class BankWithout:
 
     Attributes:
         missing: Whether an element is gone, `[M]` bool: it is of the group, or freed.
-        added: Patches of other pictures that take their place, `[K, D]`, relative to the branch's centre.
-        distances: Distances of the picture's patches, `[P]`: exact for patches of `look_at` and beside them,
-            elsewhere as if all elements of other groups had stayed.
+        added: Patches of other pictures that replace missing elements, `[K, D]`, relative to the branch's
+            centre.
+        distances: Distances of the picture's patches, `[P]`. They are exact for the patches that were given
+            to `look_at`, and for their neighbours; for the others, all elements of other groups count.
         own: Numbers of the group's elements.
     """
 
@@ -165,7 +168,8 @@ class BankWithout:
         self.added = self.features[:0]
         self.distances = distances * valid_mask
         self._is_counted = valid_mask > 0
-        # Whether a patch is still to be looked at. The group kept nothing out where it has no elements
+        # Patches around which the bank may still be selected anew. There are none if the group has no
+        # elements: it then kept no other patch out of the bank
         can_change = len(self.own) > 0 and selected.radius > 0
         self._is_pending = self._is_counted.clone() if can_change else torch.zeros_like(self._is_counted)
 
@@ -182,7 +186,7 @@ class BankWithout:
         )
 
     def coarse_map(self) -> Tensor:
-        """Return every `STRIDE`-th row and column of the anomaly map, from `STRIDE // 2` on: `[h, w]`."""
+        """Return the anomaly map `[h, w]` at every `STRIDE`-th row and column, from `STRIDE // 2` on."""
         rows = self.branch.rows[STRIDE // 2 :: STRIDE]
         columns = self.branch.columns[STRIDE // 2 :: STRIDE]
         return rows @ self.distances.view(self.branch.grid) @ columns.T
@@ -201,15 +205,15 @@ class BankWithout:
         return row * grid_width + column
 
     def look_at(self, patches: Tensor) -> bool:
-        """Select the bank anew around patches of the picture, and around those that are farthest now.
+        """Select the bank anew around some patches of the picture, and around its farthest patches.
 
-        Patches that were looked at before are left out.
+        Patches of earlier calls are skipped. If all given patches are skipped, nothing changes.
 
         Args:
             patches: Numbers of the patches.
 
         Returns:
-            Whether there was a patch that had not been looked at; otherwise, nothing changes.
+            Whether the bank was selected anew.
         """
         pending = patches[self._is_pending[patches]]
         if not len(pending):
@@ -227,6 +231,9 @@ class BankWithout:
 
     def _select_again(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Select the bank anew around patches, without changing this object.
+
+        Elements near to the patches are freed if they were picked after the nearest element of the group.
+        Patches that are then farther than the radius from all elements are added by the greedy rule.
 
         Args:
             patches: Patches of the picture, `[Q, D]`, relative to the centre.
@@ -249,17 +256,18 @@ class BankWithout:
         freed = freed[freed > nearest_own]
         neighbours = nearest.indices.unique()
         staying = neighbours[~torch.isin(neighbours, freed)]
-        # own elements that are farther away than all these neighbours leave no hole here
+        # own elements that are farther from a patch than all its neighbours leave no hole around it
         near_own = own
         if present_count:
-            near_own = own[(own_terms <= nearest.values[:, -1:]).any(0)]
+            farthest_terms = nearest.values[:, -1:]
+            near_own = own[(own_terms <= farthest_terms).any(0)]
         # Freed elements are candidates, too: in a model that is extended, they are no patches of this fit
         candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, near_own]))])
         start = torch.cat([bank[staying], self.added])
         return freed, candidates[coreset.cover(candidates, start, self.selected.radius)]
 
     def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
-        """Return the patches of other groups that may have lost the element that covered them.
+        """Return the patches of other groups that may no longer have an element within the radius.
 
         Args:
             freed: Numbers of elements that are to be taken out.
@@ -270,14 +278,14 @@ class BankWithout:
         """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
-        # The cells are joined: item k of the result, which lies in cell c, is `points_by_cell[offset_c + k]`
+        # The cells are joined to one list of rows: row k, of cell c, is `points_by_cell[offset of c + k]`
         offsets = selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)
         item_offsets = offsets.repeat_interleave(sizes)
         items = torch.arange(len(item_offsets), device=item_offsets.device)
         rows = selected.points_by_cell[item_offsets + items]
         is_uncovered = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            # one entry more, for the number M: an element that is not there
+            # the entry M is appended: it stands for no element, and counts as gone
             is_gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
             is_uncovered &= is_gone[selected.next_elements[rows]].all(1)
         return selected.points[rows[is_uncovered]] - self.branch.centre
@@ -285,8 +293,8 @@ class BankWithout:
     def _update_distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Return the distances `[P]` after elements were taken out and patches added.
 
-        They are exact for patches of `look_at` and for those beside them, over which the map is smoothed;
-        elsewhere freed elements still count.
+        They are exact for the patches of `look_at` and for their neighbours, over which the map is smoothed.
+        For other patches, freed elements count as if they were still in the bank.
 
         Args:
             freed: Numbers of the elements that were taken out now.

@@ -36,7 +36,7 @@ REGION_SETTINGS = ("hidden",)  # settings that follow from the region of interes
 
 
 class TrainedFit:
-    """Fit with a training. Build it before pictures are read: then errors that need none come at once.
+    """Fit with a training. Build it before the pictures are read: it reports an unusable checkpoint.
 
     Attributes:
         images: The good pictures to learn from, after `divide`.
@@ -138,8 +138,10 @@ class TrainedFit:
             calibrate(timed_pictures)
         picture_seconds = (time.monotonic() - start) / len(timed_pictures)
         self.held.step = self.task.step
-        if self.model.roi.device.type == "cpu":  # a single thread did these pictures; later all threads work
-            picture_seconds /= min(torch.get_num_threads(), -(-len(held_out) // BATCH))
+        if self.model.roi.device.type == "cpu":
+            # a single thread scored these pictures; later, several threads score a block each
+            block_count = -(-len(held_out) // BATCH)  # rounded up
+            picture_seconds /= min(torch.get_num_threads(), block_count)
         max_check_seconds = CHECK_SHARE * 60 * (budget.minutes or 0)
         check_seconds = min(picture_seconds * budget.scored_if_time, max_check_seconds)
         return picture_seconds * (len(held_out) + budget.scored_later), check_seconds
@@ -173,7 +175,8 @@ class TrainedFit:
         if trainer.planned_steps is not None:
             plan = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {plan}"
-        fitted = Fitted(self.held.scored(self.model) if scored is None else scored, numbers)
+        values = self.held.scored(self.model) if scored is None else scored
+        fitted = Fitted(scored=values, used=numbers)
         fitted.facts = {name: value for name, value in facts.items() if value is not None}
         fitted.summary = [summary]
         if steps < SHORT_SHARE * trainer.CPU_STEPS:
@@ -195,7 +198,7 @@ class PatchFeatures(FeatureCache):
         self.model = model
         (self.branch,) = model.branches
         shape = (model.width, *self.branch.grid)
-        super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
+        super().__init__(images, images.numbers, model.roi.device, shapes=[shape], room=max(0, room))
         (self.statistics,) = self.moments(step, "features")
 
     def compute(self, images: Tensor) -> list[Tensor]:

@@ -92,7 +92,7 @@ class TrainingLog:
         losses_of_rows = torch.stack([losses for losses, _ in pending]).tolist()  # one transfer for all rows
         for losses, (_, row) in zip(losses_of_rows, pending, strict=True):
             row["loss"] = sum(losses)
-            row.update(zip(self.parts, losses, strict=False))
+            row.update(zip(self.parts, losses, strict=False))  # `parts` is empty if there is one loss
             writer.writerow([_format_value(name, row.get(name)) for name in self.columns])
         if self.path is not None:
             try:
@@ -110,7 +110,8 @@ class TrainingLog:
         done_rows: list[list[str]] = []
         if done and path.is_file():
             with open(path, encoding="utf-8", errors="replace", newline="") as file:
-                header, *rows = [*csv.reader(file)] or [[]]
+                lines = [*csv.reader(file)]
+            header, *rows = lines or [[]]  # an empty file has an empty header
             if tuple(header) == self.columns:
                 valid_rows = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
                 done_rows = [row for row in valid_rows if int(row[0]) <= done]

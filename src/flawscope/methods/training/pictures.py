@@ -149,7 +149,16 @@ class FeatureCache(ABC):
                     self.packed_maps[place] = self._pack(maps, k)
 
         places = range(len(self.learnt))
-        process_blocks(places, BLOCK, self.image, compute_block, add_block, self.device, step, stage)
+        process_blocks(
+            places,
+            BLOCK,
+            load=self.image,
+            work=compute_block,
+            take=add_block,
+            device=self.device,
+            step=step,
+            stage=stage,
+        )
         return moments
 
     def image(self, place: int) -> Tensor:
@@ -191,7 +200,10 @@ class PartMasks:
         self.images = images
         self.region = region
         self.shape = (0, 0)  # (H, W), which all pictures share; set by the first mask
-        examples = learnt[:: -(-len(learnt) // most)] if most else ()  # spread evenly
+        examples: Sequence[int] = ()
+        if most:
+            stride = -(-len(learnt) // most)  # rounded up
+            examples = learnt[::stride]
         if examples:
             self.foreground = Foreground.of(crop_padding(images[i])[0] for i in examples)
         else:
@@ -201,7 +213,7 @@ class PartMasks:
     def __getitem__(self, index: int) -> Mask:
         """Return the mask `[H, W]` bool of the part on a picture, without pixels that do not count.
 
-        Where that leaves no pixel, the mask has all pixels that count.
+        If no pixel of the part counts, the mask has all pixels that count.
         """
         if index not in self.packed_masks:
             pixels, inside = to_pixels(self.images[index])

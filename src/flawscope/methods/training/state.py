@@ -41,6 +41,7 @@ def pick_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.devic
         has_bf16 = torch.cuda.is_bf16_supported()
     elif device.type == "cpu":  # a CPU without these features emulates bf16, which is slower than fp32
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        # a torch that lacks one of the functions gets `bool`, which returns False
         has_bf16 = any(getattr(torch.cpu, name, bool)() for name in names)
     else:
         has_bf16 = False
@@ -147,8 +148,8 @@ def restore_adam(
 def describe_difference(facts: Facts, identity: Facts) -> str:
     """Describe the first difference between a checkpoint's run and this run; empty: there is none.
 
-    An example is "another rate 0.1, this one has 0.2". Where this run has no steps or minutes, it takes those
-    of the checkpoint, which is no difference.
+    An example is "another rate 0.1, this one has 0.2". If this run gives no steps or no minutes, it takes
+    over the checkpoint's; they do not count as a difference.
 
     Args:
         facts: Facts of the checkpoint.
@@ -167,7 +168,7 @@ def describe_difference(facts: Facts, identity: Facts) -> str:
 
 
 def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Json:
-    """Return settings as they are after a way through JSON, where tuples become lists.
+    """Return settings as they would be read from a JSON file: tuples become lists.
 
     Args:
         settings: The settings.
@@ -184,8 +185,8 @@ def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Jso
 class Pace:
     """Clock of a training that ends at a given time.
 
-    The time for the work after the training is expressed in steps: on a machine that becomes slower, both
-    take longer.
+    The time for the work after the training is counted in steps: if the machine becomes slower, the time set
+    aside for this work grows as that of a step does.
 
     Attributes:
         share: Share of the training's time that is used, 0..1.
@@ -283,7 +284,7 @@ class TrainingState:
         minutes: Minutes that the user gave; None: none.
         planned_steps: Number of steps that fit into the minutes by the time of the first ones; None: no plan.
         done: Number of steps done.
-        seconds: Time of training; while it runs, minus the time at which it began on `time.monotonic`.
+        seconds: Seconds of training. While it runs, `seconds + time.monotonic()` are the seconds until now.
         curve: Losses and measurements at each check.
         loss_sums: Sum of each loss over the steps since the last check.
         steps_since_check: Number of steps since the last check.

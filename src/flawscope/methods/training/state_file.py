@@ -49,7 +49,7 @@ def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, 
 
     Args:
         path: The checkpoint; None: the training has no checkpoint.
-        resume: Whether the user wants to continue: then an unusable checkpoint is an error; otherwise it is
+        resume: Whether the user wants to continue. If so, an unusable checkpoint is an error; if not, it is
             renamed.
         say: Called with lines for a person.
 
@@ -98,8 +98,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, Json]:
 def read_state_bytes(path: Path, kind: str) -> bytes:
     """Read a file of `write_state`; raise an error for a file that is far too large.
 
-    A teacher has at most `MAX_TEACHER_BYTES`. Checkpoints and prototypes may have some GiB: above this size,
-    a file must have the length that its header declares.
+    A teacher has at most `MAX_TEACHER_BYTES`. Checkpoints and prototypes may be larger, but only if the file
+    has exactly the length that its header declares.
     """
     with files.open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -126,7 +126,7 @@ def _declared_size(file: BinaryIO) -> int | None:
     try:
         entries = [entry for name, entry in _read_header(file).items() if name != "__metadata__"]
         data_bytes = max([int(entry["data_offsets"][1]) for entry in entries], default=0)
-        return file.tell() + data_bytes
+        return file.tell() + data_bytes  # the data follow the header, after which the file stands now
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         return None
 

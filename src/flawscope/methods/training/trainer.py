@@ -118,7 +118,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
             budget: Minutes of the training.
             pace_state: Seconds of training that an earlier run has used and left (`Pace.state`); None: there
                 is no such run.
-            after: Measures the seconds of the work after the training, and of work set aside (`learn`).
+            after: Measures the work after the training; returns its seconds, and seconds to set aside, as for
+                `learn`.
 
         Raises:
             InputError: There is no time for a step.
@@ -137,7 +138,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         else:
             until = time.monotonic() + pace_state["left"] + later_seconds
             used_seconds = pace_state["used"]
-        self.pace = Pace(until, later_seconds, step_seconds, used_seconds)
+        self.pace = Pace(until, after=later_seconds, per_step=step_seconds, used=used_seconds)
         seconds_left = self.pace.seconds_left()
         if seconds_left < step_seconds and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
@@ -172,8 +173,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
                 resumed training takes the time that its earlier run had left.
             checkpoint: Tensors and facts of the checkpoint from which to continue; None: there is none.
             identity: Facts that decide the result: a checkpoint with other facts is refused.
-            after: Measures the seconds of the work after the training; returns these, and the seconds that
-                are set aside for work that takes as much time as there is.
+            after: Measures the work after the training. It returns the seconds of this work, and the seconds
+                to set aside for further work, which uses whatever time is left.
 
         Raises:
             InputError: The checkpoint is of another run, or there is no time for a step.
@@ -183,7 +184,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         pace_state = None
         run_identity = {**identity, "minutes": budget.minutes}
         if checkpoint is not None and budget.checkpoint and not budget.resume:
-            # A run that does not ask for the checkpoint takes it where it fits
+            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside otherwise
             _, facts = checkpoint
             difference = describe_difference(facts, run_identity)
             if difference:
@@ -207,7 +208,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Continue from step `done` to the last step."""
         first_step = self.done
         save_time = time.monotonic()
-        self.seconds -= save_time  # the end adds its time: `seconds` plus the clock is the time of training
+        self.seconds -= save_time  # until the end, the time of training is `seconds` plus the clock's time
         for network in self.networks:
             network.train()
         self.log = TrainingLog(budget.log, self.LOSSES, self.MEASUREMENTS, done=self.done)
@@ -288,8 +289,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def _expected(self) -> int:
         """Return the expected number of all steps.
 
-        The learning rate follows the share of these steps that is done; in a training that ends at a given
-        time, this is the share of the time.
+        For a training that ends at a given time, it is `done` divided by the share of the time that is used.
+        The learning rate follows the share of these steps that is done.
         """
         assert self.steps is not None
         if self.pace is None or not self.done or not self.pace.share:
@@ -320,7 +321,11 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.steps_since_check = 0
 
     def _loss_text(self) -> str:
-        """Return the mean loss since the last check as text; empty: it is not known without a wait."""
+        """Return the mean loss since the last check as text.
+
+        Devices other than a CPU would wait for it: there it is the loss of the last check, or empty if there
+        was no check.
+        """
         if self.device.type == "cpu" and self.steps_since_check:
             return f", loss {float(self.loss_sums.sum()) / self.steps_since_check:.3f}"
         if not self.curve:

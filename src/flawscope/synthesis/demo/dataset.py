@@ -78,8 +78,8 @@ def draw_picture(
     if defect is None:
         return good, np.zeros((size, size), np.bool_)
     for attempt in range(_TRIES):
-        # A defect that is not visible (off the edge, in the dark) is drawn elsewhere; after a few attempts it
-        # also becomes easier to see
+        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. After a
+        # few attempts, it also becomes easier to see
         attempt_difficulty = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
         flaw = scene.Flaw(defect, attempt_difficulty, np.random.default_rng([flaw_seed, attempt]))
         defective_canvas = render(size, np.random.default_rng(part_seed), flaw)

@@ -130,13 +130,16 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     missing = _choose_missing(flaw) if flaw and name == "missing_part" else ""
     for index, centre in enumerate(_BOLT_HOLES):
         if missing != f"hole{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 8), 5.6, scale)
+            window = scene.window_around(canvas, frame, centre, reach=8)
+            _draw_hole(*window, radius=5.6, scale=scale)
     for index, centre in enumerate(_TAPPED_HOLES):
         if missing != f"tapped{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 10), 7.5, scale)
+            window = scene.window_around(canvas, frame, centre, reach=10)
+            _draw_hole(*window, radius=7.5, scale=scale)
     for index, centre in enumerate(_SCREWS):
         window = scene.window_around(canvas, frame, centre, _SCREW_RADIUS + 3)
-        _draw_screw(*window, part.screws[index], scale, is_present=missing != f"screw{index}")
+        is_present = missing != f"screw{index}"
+        _draw_screw(*window, turn=part.screws[index], scale=scale, is_present=is_present)
     _draw_print(canvas, part, flaw if name == "misprint" else None)
     if flaw:
         _draw_flaw(canvas, part, flaw)
@@ -230,15 +233,16 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     inks = [Image.new("L", (width, height), 0) for _ in range(3)]
     blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
     blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
-    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", 0, _font(15.5), "mm")
+    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
     orange.rectangle([0, 28 * n, width - 1, 31 * n], fill=255)
-    black.text((0, 43 * n), "FS-20", 255, _font(17), "lm")
-    black.text((width - 1, 39.5 * n), "24 V DC", 255, _font(9.5), "rm")
-    black.text((width - 1, 49 * n), "0.5 A  IP67", 255, _font(9.5), "rm")
-    black.text((0, 61.5 * n), "SN", 255, _font(11), "lm")
-    black.text((18 * n, 61.5 * n), part.serial, 255, _font(11), "lm")
+    black.text((0, 43 * n), "FS-20", fill=255, font=_font(17), anchor="lm")
+    black.text((width - 1, 39.5 * n), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
+    black.text((width - 1, 49 * n), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
+    black.text((0, 61.5 * n), "SN", fill=255, font=_font(11), anchor="lm")
+    black.text((18 * n, 61.5 * n), part.serial, fill=255, font=_font(11), anchor="lm")
     orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
-    bits = "".join(f"{int(d) * 37 % 64:06b}1" for d in "7" + part.serial + "3")
+    # bar code: six bits for each digit, and a bar behind them
+    bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
         left = 2 * index * step
@@ -250,8 +254,10 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     # averaged
     frame = part.frame
     scale = part.frame.scale
-    top, left = (int(c) for c in np.asarray(frame.pixel(*_LABEL)) - (_LABEL_HALF[1] + 6) * scale)
-    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)
+    centre = frame.pixel(*_LABEL)
+    half_height = (_LABEL_HALF[1] + 6) * scale
+    top, left = (int(edge) for edge in np.asarray(centre) - half_height)
+    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # the label is wider than high
     rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
     columns = math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
     rows = min(rows, canvas.shape[0] - top)
@@ -259,7 +265,6 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     fine = 3
     cos = math.cos(frame.angle) * n / scale / fine
     sin = math.sin(frame.angle) * n / scale / fine
-    centre = frame.pixel(*_LABEL)
     middle_y = (centre[0] - top) * fine
     middle_x = (centre[1] - left) * fine
     x_offset = width / 2 - cos * middle_x - sin * middle_y

@@ -83,7 +83,9 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
     down = ((y + 0.5) / scale - UNITS / 2 - dy).astype(np.float32)
     cos = np.float32(math.cos(angle))
     sin = np.float32(math.sin(angle))
-    return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
+    u = cos * right + sin * down
+    v = cos * down - sin * right
+    return Frame(u=u, v=v, scale=scale, angle=angle, shift=(dx, dy))
 
 
 def window_around(
@@ -233,6 +235,7 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
     colour = np.asarray(flaw.choose(colours), np.float32)
+    # offset away from the light in radii, ink, opacity, and softness of the edge
     shadow = (0.45, np.zeros(3), 0.4, 0.8)
     particle = (0.0, colour, 1.0, 0.0)
     for offset, ink, opacity, soft in (shadow, particle):
@@ -240,7 +243,8 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
         x = x + offset * radius * LIGHT[0]
         y = y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
-        uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
+        direction = ((angle + np.pi) * 7.6).astype(int)  # -π..π as a row of `ripple`, 0..47
+        uneven = ripple[direction, 24]
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
         edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + soft * radius))
         facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))

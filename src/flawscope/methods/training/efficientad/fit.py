@@ -59,14 +59,20 @@ def fit(model: Model, task: Task) -> Fitted:
     def do_later_work(numbers: Sequence[int]) -> None:
         if config.weighed:
             moments_of(learnt[: len(numbers)])
-        calibrate(run, model, HeldOutSplit([*numbers], [*numbers]))
+        calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
 
-    run.train(trainer, do_later_work, POST_TRAINING, teacher=network_digest(model.teacher), penalty=penalty)
+    run.train(
+        trainer,
+        calibrate=do_later_work,
+        later=POST_TRAINING,
+        teacher=network_digest(model.teacher),
+        penalty=penalty,
+    )
     if config.weighed:
         step = -(-len(learnt) // WEIGHING_PICTURES)  # rounded up
         whiten_outputs(model, moments_of(learnt[::step]))
     description = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
-    fitted = run.finish(trainer, description, calibrate(run, model, held_out))
+    fitted = run.finish(trainer, learnt=description, scored=calibrate(run, model, held_out))
     fitted.held = {"quantile": [i for i in held_out.quantiles if i not in held_out.threshold]}
     fitted.facts["penalty"] = penalty
     first_notes = []
@@ -123,16 +129,16 @@ def split_held_out(
 ) -> HeldOutSplit:
     """Divide the units held out: a fifth, at least five, for the quantiles, the rest for the threshold.
 
-    Where units are too few, all of them serve for both purposes.
+    If there are too few units, all of them serve for both purposes.
 
     Args:
-        parts: Numbers of the pictures of each unit held out.
-        usable: Number of all units, also of those that are learnt from.
+        parts: Numbers of the pictures of each unit held out; units with reserved pictures come first.
+        usable: Number of all units, those learnt from and those held out.
         rate: Target false-alarm rate.
         reserved: Numbers of the pictures that the data set sets apart.
     """
     quantile_parts = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
-    is_reserved = not {*reserved}.isdisjoint(parts[0])  # the data set sets pictures apart
+    is_reserved = not {*reserved}.isdisjoint(parts[0])
     if is_reserved:
         is_enough = len(parts) - quantile_parts >= min_calibration_size(rate)
     else:
@@ -167,9 +173,10 @@ def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Va
             enlarged = model.enlarge(features[row], inside)
             pixel_values.append(enlarged[model.region(inside)].cpu().numpy())
         low, high = np.quantile(np.concatenate(pixel_values), model.config.quantiles).tolist()
-        # `score` divides by the gap. A student that is still the teacher differs by rounding alone
-        is_rounding = row == 0 and model.config.start == "teacher"
-        min_gap = MIN_GAP if is_rounding else 1e-6 * max(abs(low), 1e-6)
+        # `score` divides by the gap, which must not be rounding alone. The local map may be rounding alone
+        # where the student started as the teacher, and has hardly changed
+        may_be_rounding = row == 0 and model.config.start == "teacher"
+        min_gap = MIN_GAP if may_be_rounding else 1e-6 * max(abs(low), 1e-6)
         model.quantiles[row] = torch.tensor([low, max(high, low + min_gap)])
 
     def measure(index: int) -> Values:
@@ -212,7 +219,9 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
     local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on
-        _multiply_outputs(model.teacher[-1], local / model.std, -local @ (model.mean / model.std))
+        _multiply_outputs(
+            model.teacher[-1], matrix=local / model.std, shift=-local @ (model.mean / model.std)
+        )
         _multiply_outputs(model.student[-1], torch.block_diag(local, distant))
         _multiply_outputs(model.autoencoder.last[-1], distant)
         model.mean.zero_()

@@ -153,7 +153,7 @@ class Model(Detector):
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn local and global maps `[B, 2, h, w]` into scores `[B]` and maps `[B, H, W]`."""
-        low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
+        low, high = self.quantiles.T.view(2, 1, 2, 1, 1)  # `[1, 2, 1, 1]` each, for local and global map
         enlarged = self.enlarge(features, None if inside is None else inside[:, None])
         local_and_global = 0.1 * (enlarged - low) / (high - low)
         # pixels that do not count get the value of differences of 0, as if all networks agreed
@@ -205,7 +205,8 @@ class Model(Detector):
         width = width_of(tensors["teacher.conv1.weight"], settings.network)
         if width is None:
             raise InputError("the model's teacher is no PDN: fit anew")
-        model = cls(settings, settings.network, channels, stored_region(settings, tensors), width)
+        roi = stored_region(settings, tensors)
+        model = cls(settings, settings.network, channels, roi=roi, width=width)
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
@@ -231,7 +232,7 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
         )
     state, channels = compact_teacher(state, facts)
     width = width_of(state["conv1.weight"], network)
-    model = Model(replace(config, network=network), network, channels, roi, width)
+    model = Model(replace(config, network=network), network, channels, roi=roi, width=width)
     model.teacher.load_state_dict(state)
     backbone = facts["backbone"]
     return model, {
@@ -244,8 +245,8 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
     """Build a model with the teacher of a fitted model of the same settings; the rest is untrained.
 
-    With the setting `weighed`, the fit changed the last layer of the teacher: then flawscope's own teacher is
-    taken.
+    A fit with the setting `weighed` changes the teacher's last layer. For a model with this setting,
+    flawscope's own teacher is read again.
 
     Raises:
         InputError: The fitted model learnt with a folder of pictures, or has `weighed` and a teacher from a
@@ -261,7 +262,7 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
     if network is None:
         raise InputError("the model does not say which teacher it has: fit anew")
     width = width_of(tensors["teacher.conv1.weight"], network)
-    model = Model(config, network, tensors["mean"].numel(), roi, width)
+    model = Model(config, network, channels=tensors["mean"].numel(), roi=roi, width=width)
     prefix = "teacher."
     model_tensors = {
         name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
@@ -273,7 +274,7 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
 def mirror_border(images: Tensor, border: int) -> Tensor:
     """Return images `[B, 3, H, W]` with a border of `border` pixels, in which they are mirrored.
 
-    A PDN then has outputs as near to the picture's edges as to any other place.
+    A PDN does not pad its input: without the border it has no outputs near the picture's edges.
     """
     return F.pad(images, (border,) * 4, mode="reflect") if border else images
 
@@ -281,7 +282,7 @@ def mirror_border(images: Tensor, border: int) -> Tensor:
 def interpolation_matrix(side: int, cells: int, first: int) -> Tensor:
     """Return the bilinear weights `[side, cells]` float64 of each cell in each pixel.
 
-    Pixels before the first cell get its value, and pixels after the last cell get that one's.
+    Pixels before the first cell get the first cell's value, pixels after the last cell the last cell's value.
 
     Args:
         side: Number of pixels.

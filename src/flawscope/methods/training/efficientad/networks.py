@@ -93,7 +93,7 @@ def replace_last_layer(network: nn.Sequential, channels: int) -> nn.Sequential:
 
 def pdn_grid(size: tuple[int, int]) -> tuple[int, int]:
     """Return (h, w) of a PDN's output for pictures of (H, W) pixels."""
-    # -(-side // STRIDE) is rounded up
+    # the same as `count_outputs`: (side - 33) // 4 + 1 is side / 4, rounded up, minus 8
     height, width = (-(-side // STRIDE) - 8 for side in size)
     return height, width
 
@@ -249,12 +249,13 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
     """Return the matrix `[outputs, channels]` that expands a backbone's channels to more outputs.
 
     The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
-    squared differences of the outputs are then those of the channels, and no channel weighs more than
-    another, as it would if some channels were repeated. For as many outputs as channels it is the identity.
+    squared differences of the outputs are then those of the channels, and all channels have the same weight;
+    if channels were repeated instead, those would weigh more. For as many outputs as channels the matrix is
+    the identity.
 
-    The last layer of a PDN is linear. Therefore the teacher is distilled with an output a channel, which
-    takes less time, and its last layer is multiplied by this matrix afterwards: the outputs and the loss are
-    the same.
+    The last layer of a PDN is linear. Therefore the teacher is distilled with one output per channel, which
+    takes less time, and its last layer is multiplied by this matrix afterwards. Outputs and loss are the same
+    as for a teacher that was distilled with all outputs.
     """
     if channels == outputs:
         return torch.eye(outputs)
@@ -267,8 +268,8 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
     """Return a teacher's state without its redundant outputs, and the number of outputs that remain.
 
-    This undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
-    differences stay the same, and the last layers take less time.
+    A teacher of a backbone with fewer than 384 channels was multiplied by `expansion_matrix`; this undoes it.
+    Mean squared differences stay the same, and the last layers take less time.
     """
     channels = facts.get("rank", CHANNELS)
     compact_state = dict(state)

@@ -87,7 +87,9 @@ class Trainer(trainer.Trainer[Batch]):
         if self.config.defects:
             region = model.roi.cpu().numpy()
             tiled = self.config.tile is not None
-            self.defect_simulator = DefectSimulator(images, self.training, region, self.config.defects, tiled)
+            self.defect_simulator = DefectSimulator(
+                images, self.training, region, count=self.config.defects, tiled=tiled
+            )
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )
@@ -96,9 +98,10 @@ class Trainer(trainer.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student. The first layers, which take most time, do not learn.
+        """Copy the teacher's weights into the student, and exclude its first layers from learning.
 
-        The student's first outputs are then the teacher's standardised outputs.
+        The first half of the student's outputs then equals the teacher's standardised outputs. The first
+        layers take most of the time.
         """
         model = self.model
         student = self.model.student
@@ -162,13 +165,13 @@ class Trainer(trainer.Trainer[Batch]):
         if sees_defect:
             defect_outputs = DefectOutputs(torch.stack(sees_defect), torch.stack(is_centred_on_defect))
         return Batch(
-            torch.stack(images),
-            torch.stack(recoloured),
-            _stack_any(targets),
-            _stack_any(natural),
-            cells,
-            _stack_any(valid_masks),
-            defect_outputs,
+            images=torch.stack(images),
+            recoloured=torch.stack(recoloured),
+            targets=_stack_any(targets),
+            natural=_stack_any(natural),
+            cells=cells,
+            valid_mask=_stack_any(valid_masks),
+            defect_outputs=defect_outputs,
         )
 
     def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
@@ -269,7 +272,12 @@ class Trainer(trainer.Trainer[Batch]):
         second_half = F.conv2d(
             student_maps[-count:], last_layer.weight[channels:], last_layer.bias[channels:]
         )
-        return _Outputs(first_half.float(), second_half.float(), standardised[:count], standardised[count:])
+        return _Outputs(
+            first_half=first_half.float(),
+            second_half=second_half.float(),
+            teacher=standardised[:count],
+            recoloured_teacher=standardised[count:],
+        )
 
     def _student_losses(
         self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, seeing: DefectOutputs
@@ -300,7 +308,7 @@ class Trainer(trainer.Trainer[Batch]):
     def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
         """Return an index of the cells that count, for `_select`; None: all cells count.
 
-        For a GPU it holds indices: with a mask, the CPU would wait until the GPU has counted its elements.
+        On a GPU it consists of indices: a mask would make the CPU wait until the GPU has counted its cells.
         """
         if valid_mask is None:
             return None
@@ -334,7 +342,7 @@ class _Outputs(NamedTuple):
 
 
 def _stack_any(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Stack tensors; None where there are none."""
+    """Stack tensors; return None if there are none."""
     return torch.stack(list(tensors)) if tensors else None
 
 

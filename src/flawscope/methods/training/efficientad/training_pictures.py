@@ -48,7 +48,8 @@ class TeacherOutputs(FeatureCache):
 
     def __init__(self, model: Model, images: GoodPictures, training: Sequence[int], room: int):
         device = model.mean.device
-        super().__init__(images, training, device, [(model.channels, *model.grid)], room, where=device)
+        shape = (model.channels, *model.grid)
+        super().__init__(images, training, device, shapes=[shape], room=room, where=device)
         self.model = model
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.valid_mask().cpu()
@@ -114,6 +115,10 @@ class NaturalPictures:
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
         """Return a random part `[h, w, 3]` uint8 of a random picture.
+
+        Args:
+            side: (h, w) of the part.
+            rng: Random numbers.
 
         Raises:
             InputError: Many pictures cannot be read.
@@ -185,7 +190,7 @@ class DefectOutputs:
 
     Attributes:
         anywhere: Whether a defect lies in the output's receptive field.
-        within: Whether a defect lies in the middle of it.
+        within: Whether a defect lies in the middle of the receptive field, `MIDDLE_SIDE` pixels a side.
     """
 
     anywhere: Tensor

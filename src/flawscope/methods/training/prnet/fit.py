@@ -42,13 +42,14 @@ def fit(model: Model, task: Task) -> Fitted:
     description = (
         f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen_defects), 'seen defect')}"
     )
-    fitted = run.finish(trainer, description)
+    fitted = run.finish(trainer, learnt=description)
     fitted.facts |= {
         "seen_defects": len(seen_defects),
         "textures": pictures.textures,
         "prototypes": [result.facts() for result in results],
     }
-    fitted.notes[:0] = [] if seen_defects else [UNSEEN_NOTE]
+    if not seen_defects:
+        fitted.notes.insert(0, UNSEEN_NOTE)
     return fitted
 
 

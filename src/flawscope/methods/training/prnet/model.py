@@ -103,6 +103,7 @@ class Model(Detector):
         # in fp32: squared distances of entire maps overflow fp16, and the first prototype would always win
         with autocast(images.device, dtype=None):
             maps, valid_masks = self.mask_uncounted(maps, inside)
+            # the last stage has no prototypes: it is left out
             results = [
                 compare(prototypes, scale_maps, valid_mask)
                 for prototypes, scale_maps, valid_mask in zip(self.scales, maps, valid_masks, strict=False)
@@ -124,7 +125,7 @@ class Model(Detector):
     def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """Fill the cells of the four stages' maps in which no pixel counts with the means of the channels.
+        """Replace cells in which no pixel counts by the means of their channels, in the four stages' maps.
 
         Args:
             maps: The stages' maps `[B, C_j, H_j, W_j]`.

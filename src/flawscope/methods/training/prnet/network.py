@@ -113,7 +113,8 @@ class MultiScaleFusion(nn.Module):
         super().__init__()
         scales = range(len(inputs))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_scale_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
+            nn.ModuleList(_scale_path(inputs[j], outputs[i], down=i - j, grid=grids[i]) for j in scales)
+            for i in scales
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -214,12 +215,13 @@ class Decoder(nn.Module):
         super().__init__()
         steps = []
         inputs = last
-        for skip, channels, grid in reversed(list(zip(skips, outputs, grids, strict=True))):
+        scales = list(zip(skips, outputs, grids, strict=True))
+        for skip, channels, grid in reversed(scales):  # from coarse to fine
             steps.append(UpBlock(inputs, skip, channels, grid))
             inputs = channels
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = UpBlock(inputs, 0, inputs, half)
+        self.finest = UpBlock(inputs, skip=0, outputs=inputs, grid=half)
         # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
         # would take a fifth of a step's time
         self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
@@ -268,7 +270,7 @@ class PictureNorm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int):
-        super().__init__(1, channels)
+        super().__init__(num_groups=1, num_channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps `[B, C, h, w]`, normalised over all but the batch."""
@@ -279,7 +281,7 @@ class PictureNorm(nn.GroupNorm):
 
 
 def _to_autocast_dtype(x: Tensor) -> Tensor:
-    """Return `x` in autocast's dtype where autocast is on: else sums with fp32 maps would be fp32 again."""
+    """Return `x` in autocast's dtype if autocast is on, because a sum with an fp32 map would be fp32."""
     device_type = x.device.type
     if not torch.is_autocast_enabled(device_type):
         return x

@@ -118,7 +118,9 @@ def k_means(
     assignment, history = min(runs, key=last_objective)  # the first of equal ones
     assignment = assignment.clone()  # the threads made it in inference mode
     prototypes = _compute_centres(load, numbers, assignment, count)
-    return KMeansResult(prototypes, history[-1], assignment, numbers, history)
+    return KMeansResult(
+        prototypes, objective=history[-1], assignment=assignment, pictures=numbers, history=history
+    )
 
 
 def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
@@ -242,8 +244,8 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
     """Give every centroid without points a point, by changing the assignment in place.
 
-    It is the point that is farthest from its centroid, among the points that share a centroid with others.
-    This lowers the objective, or keeps it where points coincide.
+    Of the points that share a centroid with others, the one farthest from its centroid is moved. The
+    objective then falls, or stays if the points coincide.
 
     Args:
         assignment: Number of each point's centroid, `[n]`.
@@ -280,8 +282,8 @@ def _compute_centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count:
 def channel_std(moments: Moments) -> Tensor:
     """Return the channels' standard deviations `[C]` float32, above 0.
 
-    They are at least a thousandth of their mean. Otherwise the noise of a channel that hardly changes on good
-    pictures would count as a defect.
+    Each is at least a thousandth of the mean over all channels. Otherwise the noise of a channel that hardly
+    changes on good pictures would count as a defect.
     """
     std = moments.std()
     floor = float(std.mean()) * 1e-3
@@ -289,12 +291,12 @@ def channel_std(moments: Moments) -> Tensor:
 
 
 def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Return squared distances `[B, K]` to the prototypes, minus a number per picture.
+    """Return |x - p|² - |x - m|² `[B, K]` of pictures x and prototypes p, whose mean is m.
 
-    That number does not change the order of the prototypes.
+    The second term does not depend on p: these values order the prototypes as the distances do.
     """
-    # Relative to the mean of the prototypes, |p|² is no larger than the distances between them: fp32 has
-    # enough digits for their differences
+    # Relative to m, |p|² is no larger than the distances between the prototypes: fp32 has enough digits for
+    # their differences
     middle = prototypes.mean(0)
     relative = prototypes - middle
     points = relative.flatten(1)
@@ -341,8 +343,9 @@ def leave_one_out_residual(
 ) -> Tensor:
     """Return the `residual` of training pictures as if k-means had not used them.
 
-    A prototype is the mean of about ten pictures, and lies nearer to each of them than to any other good
-    picture. A network that trains on such residuals takes those of new good pictures for defects.
+    A prototype is the mean of about ten pictures, and therefore nearer to each of them than to other good
+    pictures. A network that learns from such small residuals would take those of new good pictures for
+    defects.
 
     Args:
         features: Features of good pictures, `[B, C, H, W]`, on which a defect may have been put.
@@ -355,7 +358,7 @@ def leave_one_out_residual(
     """
     other_counts = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     own = prototypes[clusters]
-    # the prototype without the picture: the mean of the cluster's other pictures
+    # the prototype p without the picture x, of n pictures: the mean of the others is p + (p - x) / (n - 1)
     own_without = own + (own - originals) / other_counts.clamp(min=1)
     # squared distances as in `relative_squares`, in which those to the own prototype are replaced
     middle = prototypes.mean(0)

@@ -96,11 +96,12 @@ class Trainer(trainer.Trainer[Batch]):
             number = step * good_count + k
             return self.pictures.good(self.drawn(Stream.PRNET_ORDER, number, count))
         number = step * (self.config.batch - good_count) + k - good_count
-        # Pictures with seen defects are spread evenly: of the first n defective pictures, n times the share
+        # Seen defects are spread evenly: of the first n defective pictures, share * n have seen defects
         share = self.config.extended if self.pictures.seen else 0.0
         is_extended = int((number + 1) * share) > int(number * share)
         place = self.drawn(Stream.PRNET_BASE, number, count)
-        return self.pictures.defective(place, is_extended, self.rng(Stream.PRNET_DRAW, number))
+        rng = self.rng(Stream.PRNET_DRAW, number)
+        return self.pictures.defective(place, extended=is_extended, rng=rng)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """Return the loss of the map, SmoothL1 and focal (3.5)."""
@@ -162,10 +163,10 @@ class Trainer(trainer.Trainer[Batch]):
                     residuals[rows] = leave_one_out_residual(
                         maps[scale][rows],
                         prototypes.prototypes,
-                        prototypes.std,
-                        state.upload(originals, self.device).float(),
-                        state.upload(clusters[was_used], self.device),
-                        state.upload(self.cluster_sizes[scale], self.device),
+                        std=prototypes.std,
+                        originals=state.upload(originals, self.device).float(),
+                        clusters=state.upload(clusters[was_used], self.device),
+                        sizes=state.upload(self.cluster_sizes[scale], self.device),
                         valid_mask=None if valid_mask is None else valid_mask[rows],
                     )
                 residuals_of_scales.append(residuals)

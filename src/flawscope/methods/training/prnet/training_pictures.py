@@ -74,20 +74,21 @@ class TrainingPictures:
     def good(self, place: int) -> TrainingPicture:
         """Return good picture `place` without a defect."""
         image = self.images[self.learnt[place]]
-        return TrainingPicture(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
+        no_defect = torch.zeros(1, *image.shape[1:])
+        return TrainingPicture(image, mask=no_defect, place=place, kind=GOOD)
 
     def defective(self, place: int, extended: bool, rng: np.random.Generator) -> TrainingPicture:
         """Return a defective picture.
 
         Args:
             place: Index of a good picture among those learnt from, on which a defect is put.
-            extended: Whether the defect is a seen one; then it may be a picture of a seen defect itself,
-                without the good picture. Otherwise, the defect is simulated.
+            extended: Whether the defect is a seen one. If so, the result is sometimes a picture of a seen
+                defect itself, and the good picture is not used. If not, the defect is simulated.
             rng: Random numbers.
         """
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            return TrainingPicture(defect.image, _mask_tensor(defect.mask), -1, ORIGINAL)
+            return TrainingPicture(defect.image, mask=_mask_tensor(defect.mask), place=-1, kind=ORIGINAL)
         image = self.images[self.learnt[place]]
         pixels, inside = to_pixels(image)
         foreground = self.parts[self.learnt[place]]
@@ -120,7 +121,7 @@ class ScaleFeatureCache(FeatureCache):
     """Maps of the three scales with prototypes. Cells that do not count hold their channel's mean."""
 
     def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
-        super().__init__(images, learnt, model.roi.device, model.shapes[:-1], room)
+        super().__init__(images, learnt, model.roi.device, shapes=model.shapes[:-1], room=room)
         self.model = model
         self.all_cells_count = not model.config.pads and bool(model.roi.all())
 
