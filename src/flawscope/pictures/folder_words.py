@@ -381,7 +381,7 @@ def ages_in(text: str) -> dict[str, str]:
 
 
 def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
-    """Whether a folder's name states a property by which people sort good pictures, such as a camera or a day.
+    """Whether a folder's name states a property by which people sort pictures, such as a camera or a day.
 
     Args:
         name: Name of the folder.

@@ -150,7 +150,7 @@ def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, na
     """Measure for each pixel how different it is from the background.
 
     Args:
-        image: The mask; with `deep` only its size and mode are used.
+        image: The mask; with `deep` only its mode is used.
         deep: Values that Pillow would cut to fewer bits; None: Pillow reads all bits.
         lossy: Whether the format loses values.
         name: Name for errors.

@@ -553,10 +553,9 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
-    """Return for each registered picture the correlation [P] of the structure that only it and the target have.
+    """Return the correlation [P] of each registered picture with the target, without shared structure.
 
-    For this the structure that the target shares with its nearest pictures (about half of them) is removed
-    from both.
+    The structure that the target's nearest pictures (about half of all) share is removed from both.
 
     Args:
         target: The picture [n, n] that the others are registered to.
