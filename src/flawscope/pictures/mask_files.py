@@ -71,9 +71,10 @@ def fold(name: str) -> str:
 
 
 def plain_names(stem: str) -> list[str]:
-    """Return the names by which a picture may be meant: its folded name, without additions of tools, ...
+    """Return the names by which other files may mean a picture, the folded name first.
 
-    Names with blanks are also returned with underscores and with hyphens in their place.
+    The others are the name without additions of tools, and all of these with underscores or hyphens in place
+    of blanks.
     """
     names = [fold(stem)]
     for name in names:  # the list grows meanwhile: a name may have several additions
@@ -362,11 +363,11 @@ class _Group:
         ]
 
     def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:
-        """Return the files that have a picture or look like masks; for a folder of masks, all of its files."""
+        """Return the files that have a picture or look like masks; of a folder of masks, all files."""
         return [path for path in self.paths if picture_of[path] is not None or self.folder or _look(path)]
 
     def _is_telling(self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
-        """Whether the files are masks by names alone: by their word, or by the name of their pictures' folder.
+        """Whether the files are masks by names alone: by their word, or by their pictures' folder.
 
         Args:
             picture_of: Picture of each file; None: it has none.
@@ -481,7 +482,7 @@ def _folders(path: Path, root: str) -> Folders:
 
 
 def _plain_folders(folders: Iterable[str]) -> Folders:
-    """Return the folders that a picture and its mask have in common: folded, without `images`, `masks` etc."""
+    """Return the folders that a picture and its mask share: folded, without `images`, `masks` and the like."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
 
@@ -621,7 +622,7 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return the masks, each with its picture, that have the name and folder of the picture in another format."""
+    """Return masks, each with its picture, that differ from the picture's path only by the suffix."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))

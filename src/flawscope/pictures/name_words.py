@@ -81,7 +81,7 @@ Chunks = list[str]
 
 
 def read_names(stems: Sequence[str]) -> list[NameReading]:
-    """Read from the names of the pictures of a folder, without suffixes, whether they are good or defective."""
+    """Read from the names (without suffix) of a folder's pictures whether they are good or defective."""
     texts = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
     cores, shared = _split_shared([_CHUNK.findall(plain_words(text)) for text in texts])
     readings = [_read(core) for core in cores]
@@ -188,7 +188,7 @@ def _count_shared(names: Sequence[Chunks]) -> tuple[int, int]:
 
 
 def _count_equal(names: Sequence[Chunks], limit: int) -> int:
-    """Return the number of chunks with which all names begin, at most `limit`; counting ends at a negation."""
+    """Return the number of chunks with which all names begin, at most `limit`; a negation ends the count."""
     for k in range(limit):
         chunk = names[0][k]
         if is_turning(chunk) or any(name[k] != chunk for name in names):
@@ -199,7 +199,7 @@ def _count_equal(names: Sequence[Chunks], limit: int) -> int:
 def _types(cores: Sequence[Chunks]) -> set[str]:
     """Return the chunks that are names of product types, such as NG200.
 
-    Such a chunk occurs in several names, each time before a counter. If a name has no letters at all, there
+    Such a chunk occurs in several names, and stands before a counter. If a name has no letters at all, there
     are no types.
     """
     name_counts = Counter(chunk for core in cores for chunk in {*core})
@@ -253,10 +253,11 @@ def _without_lights(readings: list[NameReading], cores: Sequence[Chunks]) -> lis
 def form_groups(values: Collection[object], least: int = 0) -> bool:
     """Whether values sort pictures into groups: there are at least two different values, but not many.
 
+    For n pictures and d different values: 1 < d <= max(least, n / 2).
+
     Args:
         values: Value of each picture.
-        least: Up to this number, different values are not many. Up to half of the number of pictures they
-            never are.
+        least: Number of different values that is never too many.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 

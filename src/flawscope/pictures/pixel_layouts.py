@@ -208,7 +208,7 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
-    """Return the reason why Pillow would lose values of a file, and the remedy; both are empty if it does not.
+    """Return the reason why Pillow would lose values of a file, and the remedy; both empty: it loses none.
 
     Args:
         image: Image that was opened and not loaded yet, and that `read_whole` does not read.

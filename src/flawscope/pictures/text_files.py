@@ -139,7 +139,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
-    r"""Raise ValueError for a path in double quotes, where YAML takes \ for an escape, and for curly quotes."""
+    r"""Raise ValueError for curly quotes, and for a path in double quotes, where \ is YAML's escape."""
     mark = event.start_mark
     assert mark is not None  # the parser marks where each value begins
     line = f"line {mark.line + 1}"
