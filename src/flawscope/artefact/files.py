@@ -253,7 +253,7 @@ def unusable_file_error(path: object, reason: str, kind: str = "model") -> Input
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Return the path of the checkpoint of a training that writes `out`; it exists until the training ends."""
+    """Return the path of the checkpoint of a training that writes `out`, which exists until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 

@@ -482,7 +482,7 @@ def _folders(path: Path, root: str) -> Folders:
 
 
 def _plain_folders(folders: Iterable[str]) -> Folders:
-    """Return the folders that a picture and its mask share: folded, without `images`, `masks` and the like."""
+    """Return the folders that a picture and its mask share: folded, without `images`, `masks` and such."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
 
