@@ -321,8 +321,8 @@ def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     fills_areas = shares >= 0.5
     top = values[-1]
     largest_step = max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1))
-    has_edges = 8 * largest_step >= top
-    if not has_edges:
+    is_smooth_everywhere = 8 * largest_step < top
+    if is_smooth_everywhere:
         raise _doubt(name, PHOTOGRAPH)
     if not lossy and (_counts_classes(levels, top) or _are_classes(values, fills_areas)):
         return _marked_classes(levels, values)

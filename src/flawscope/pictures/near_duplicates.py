@@ -548,8 +548,8 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
     right = (design @ values[:, :, None]).astype(np.float64)
     traces = np.einsum("pii->p", gram)
     ridge = 1e-6 * traces / gram.shape[1] + 1e-6  # keeps the matrices from being singular
-    regularized_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
-    return np.asarray(np.linalg.solve(regularized_gram, right)[:, :, 0])
+    regular_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
+    return np.asarray(np.linalg.solve(regular_gram, right)[:, :, 0])
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
