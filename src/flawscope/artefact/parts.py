@@ -41,7 +41,7 @@ def stored_part_reader(manifest: Manifest) -> PartReader | None:
 
 
 def require_whole_part(views: Collection[str], pictures: Iterable[View]) -> None:
-    """Check that at least one good part has pictures of all views: new parts are compared with such.
+    """Check that at least one good part has pictures of all views, to compare new parts with.
 
     Args:
         views: Names of all views.

@@ -60,6 +60,7 @@ class SizeBounds:
         Returns:
             The bounds; without defects each factor is `RESERVE`.
         """
+        # three lists: of lengths, widths and areas
         ascending_ratios = [sorted(map(float, column)) for column in zip(*ratios, strict=True)]
         if not ascending_ratios:
             return cls()

@@ -494,7 +494,7 @@ def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
     sizes = _first_tag(tags, _SIZE_TAGS)
     for offset, size in zip(offsets, sizes, strict=False):
         strip = data[offset : offset + size]
-        yield tables + strip[2:] if tables else strip
+        yield tables + strip[2:] if tables else strip  # 2: the start mark, which the tables have already
 
 
 def _first_tag(tags: Mapping[int, Any], numbers: Sequence[int]) -> Sequence[int]:

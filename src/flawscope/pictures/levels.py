@@ -168,10 +168,11 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     lows = np.sort([picture.low for picture in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
-    rank = int(USUAL_SHARE * (len(used) - 1))
+    rank = int(USUAL_SHARE * (len(used) - 1))  # values of farther pictures are unusual
     usual_high = highs[rank]
     usual_low = lows[-1 - rank]
     tolerance = (UNUSUAL - 1) * (usual_high - usual_low)
+    # range of the pictures that are not clipped
     high = float(highs[highs <= usual_high + tolerance][-1])
     low = float(lows[lows >= usual_low - tolerance][0])
     white = white_of(high, kind)

@@ -297,6 +297,7 @@ def _jpeg_layout(stream: IO[bytes]) -> str:
             bits = int.from_bytes(stream.read(1), "big")
             if bits != 8:
                 return f"it is a JPEG of {bits} bits"
-            return "" if marker in (0xC0, 0xC1, 0xC2) else "it is a lossless or arithmetic JPEG"
+            is_read_by_pillow = marker in (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+            return "" if is_read_by_pillow else "it is a lossless or arithmetic JPEG"
         stream.seek(length - 2, 1)
     return ""

@@ -63,7 +63,7 @@ class Picture:
         maximum: Maximum of its map, also as if never learnt from; None: not known.
         median: Median of its map, also as if never learnt from; None: not known.
         counted: Whether the threshold depends on it. A counted picture without a score ranks above all
-            scores: its parts were not found, were counted wrong, or were lost in some light.
+            scores, because its parts were not found, were counted wrong, or were lost in some light.
         drawn: Whether it was drawn from the line's pictures by chance.
         size: (height, width) in pixels; None: not known.
         measured: Its appearance as a whole (`appearance.FEATURES`); empty: not known.
