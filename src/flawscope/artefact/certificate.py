@@ -46,16 +46,16 @@ class Certificate:
         map: Largest difference of map values, relative (see `TOLERANCE`).
         score_absolute: Largest absolute difference of scores.
         map_absolute: Largest absolute difference of map values.
-        decisions: Number of pictures judged differently, each model by its own calibration; in fp32 without
-            those within the tolerance of the threshold, such as the picture that sets it.
-        ties: Indices of pictures whose score is a choice between equals; only their maps are compared.
+        decisions: Number of pictures that the two models decide differently, each by its own calibration. In
+            fp32, pictures within the tolerance of the threshold are left out, such as the one that sets it.
+        ties: Indices of pictures whose score depends on a choice between equal patches; only their maps are
+            compared.
         runtime: Engine that the model ran on.
         precision: Precision of the model, one of `PRECISIONS`.
-        simulated: Largest difference of scores of simulated defects; for a reduced precision as a share of
-            the distance from the median good score to the defect's, at least to the threshold. None: not
-            compared.
-        mistaken: Number of samples that a router takes for another product than they show; None: the model
-            has one product.
+        simulated: Largest difference of scores of simulated defects. For a reduced precision it is a share
+            (`difference_scales`). None: not compared.
+        mistaken: Number of samples that a router takes for another product than the one that they show; None:
+            the model has one product.
     """
 
     pictures: int
@@ -85,12 +85,14 @@ class Certificate:
     def passed(self) -> bool:
         """Whether all scores agree within the tolerance, and a router mistakes no product.
 
-        Clear decisions in fp32 then agree, too. False where no score was compared, or a map value is not
-        finite.
+        If they do, decisions in fp32 agree, too, except near the threshold. False if no score was compared,
+        or if a map value is not finite.
         """
-        compared = len(self.ties) < self.pictures and not self.mistaken
+        has_compared_scores = len(self.ties) < self.pictures
+        if not has_compared_scores or self.mistaken:
+            return False
         largest = max(self.score, self.simulated or 0.0)
-        return compared and largest <= self.tolerance and math.isfinite(self.map)
+        return largest <= self.tolerance and math.isfinite(self.map)
 
     def describe(self) -> str:
         """Return a line for a person: engine, decisions, largest differences and tolerance."""
@@ -143,11 +145,11 @@ class Certificate:
 
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
-    """Return the facts that hold the certificates of a file.
+    """Return the certificates of a file in the form of facts of its model.
 
     Args:
-        certificates: Certificate of the file's first engine and, if the file was tested with OpenVINO, of
-            OpenVINO.
+        certificates: Certificate of the file's first engine. If the file was tested with OpenVINO, too, that
+            certificate follows.
     """
     return {
         key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)
@@ -193,7 +195,7 @@ def certify(
         ties = np.zeros(count, bool)
     decisions = calibration.is_anomalous(scores)
     is_clear = _clear_decisions(scores, calibration)
-    largest = np.zeros(4)
+    largest = np.zeros(4)  # of scores absolute and relative, of maps absolute and relative
     changed_pictures: set[int] = set()
     for batch in BATCH_SIZES:
         for start in range(0, count, batch):
@@ -201,7 +203,7 @@ def certify(
             session_scores, session_maps = session.run(np.ascontiguousarray(images[rows]))
             session_maps = session_maps[:, ::stride, ::stride]
             map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[rows])
-            is_compared = ~ties[rows]  # a tie concerns scores alone: maps of all pictures were compared
+            is_compared = ~ties[rows]  # from here on only scores are compared, those of ties are left out
             rows = rows[is_compared]
             session_scores = session_scores[is_compared]
             score_errors = (
@@ -267,10 +269,14 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
 
 
 def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Return a mask `[N]` of the decisions that are compared.
+    """Return a mask `[N]` of the pictures whose decisions are compared.
 
-    In fp32, decisions that a difference within the tolerance could change are left out. In other precisions
-    all are compared.
+    In fp32, these are the pictures whose decision cannot change by a difference within the tolerance. In
+    other precisions, they are all pictures.
+
+    Args:
+        scores: Expected scores [N].
+        calibration: The session's calibration.
     """
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
@@ -285,17 +291,17 @@ def certify_reduced(
     maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
-    """Return the certificate of a reduced precision, whose answers are compared with the trained model's.
+    """Return the certificate of a model in a reduced precision, compared with the trained model.
 
-    The answers are those on the N pictures that the reduced precision is calibrated on.
+    They are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate of the reduced precision's answers in batches, compared with its answers
-            picture by picture; the larger of both differences counts.
+        consistency: Certificate that compares the reduced precision's answers in batches with its answers to
+            single pictures. Its differences count where they are larger.
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
-        decisions: Number of pictures judged differently.
+        decisions: Number of pictures that the two decide differently.
     """
     score = max(_max_errors(*scores)[0], consistency.score_absolute)
     map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
@@ -321,10 +327,9 @@ def median_to_threshold(values: Sequence[float], threshold: float) -> float:
 def difference_scales(
     values: Sequence[float], threshold: float, expected: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Return the scale that each difference of scores is divided by, as float64 [N].
+    """Return the scale [N] that each difference of scores is divided by, as float64.
 
-    It is the distance from the median of `values` to the threshold or, where the expected score lies beyond
-    the threshold, to the expected score.
+    It is max(threshold, expected score) - median of `values`, with the lower bound of `median_to_threshold`.
 
     Args:
         values: Scores of good pictures.
@@ -338,13 +343,19 @@ def difference_scales(
 def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
     """Return the largest absolute and the largest relative difference of scores.
 
-    A picture whose patches are all in the memory bank scores far below every good picture. Its distances to
-    the bank are differences of large numbers, so they are imprecise, but they decide nothing. Of such a low
-    score a hundredth of the difference counts, as a share of the way to the threshold.
+    A picture whose patches are all in the memory bank scores far below every good picture. Such a score is
+    imprecise, because distances to the bank are differences of large numbers. But the decision does not
+    depend on it. So its relative difference is a hundredth of the difference, as a share of the way from the
+    score to the threshold.
+
+    Args:
+        scores: Scores [N] to compare.
+        expected: Expected scores [N].
+        calibration: Calibration of the session.
     """
     threshold = calibration.score_threshold
     lowest = min(calibration.scores)
-    # farther below the lowest good score than that score is below the threshold
+    # low: lowest - expected > threshold - lowest
     is_low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = 0.0, 0.0
     if not is_low.all():

@@ -23,11 +23,12 @@ class ProductDescriptors:
 
     Attributes:
         good: [N, D] float32, descriptors of good pictures.
-        groups: [N] int32, their units in the product's model; pictures of a group show the same part.
+        groups: [N] int32, group of each good picture; pictures of a group show the same part. Groups are the
+            units of the product's model.
         defective: [M, D] float32, descriptors of good pictures with a simulated defect.
-        carriers: [M] int32, groups of these pictures.
-        lights: [N] int32, number of the light that the good pictures were changed to
-            (`views.light.lights_within`); empty where all are in their own light.
+        carriers: [M] int32, group of each picture with a defect.
+        lights: [N] int32, number of the light that each good picture was changed to
+            (`views.light.lights_within`); empty: all are in their own light.
     """
 
     good: NDArray[np.float32]
@@ -40,13 +41,13 @@ class ProductDescriptors:
         """Raise an InputError where the descriptors do not fit each other."""
         for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
             has_types = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
-            fits = (
+            is_valid = (
                 has_types
                 and numbers.shape == vectors.shape[:1]
                 and vectors.shape[1] == self.good.shape[1]
                 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)  # False for NaN, too
             )
-            if not fits:
+            if not is_valid:
                 raise InputError("the descriptors of its good pictures are damaged")
         if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
             raise InputError("the lights of its good pictures are damaged")
@@ -60,11 +61,11 @@ class ProductDescriptors:
         if not len(others.good):
             return self
         return ProductDescriptors(
-            np.concatenate([self.good, others.good]),
-            np.concatenate([self.groups, others.groups]),
-            np.concatenate([self.defective, others.defective]),
-            np.concatenate([self.carriers, others.carriers]),
-            np.concatenate([self.lights, others.lights]),
+            good=np.concatenate([self.good, others.good]),
+            groups=np.concatenate([self.groups, others.groups]),
+            defective=np.concatenate([self.defective, others.defective]),
+            carriers=np.concatenate([self.carriers, others.carriers]),
+            lights=np.concatenate([self.lights, others.lights]),
         )
 
 
@@ -100,7 +101,7 @@ class DescriptorModel:
         """Read the network of a file.
 
         Args:
-            about: Entry of the file's document on the network.
+            about: Settings of the network and its preprocessing, as the file's document has them.
             tensors: Tensors of the network.
             known: Descriptors by product.
             samples: Packed pictures by product.

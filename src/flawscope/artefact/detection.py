@@ -16,10 +16,10 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 
 
 def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
-    """Return the rule by which a model finds a defect on a good picture.
+    """Return the function that decides whether a model finds a defect that was put on a good picture.
 
-    The rule takes the picture's name and its score with the defect. It returns whether the picture, or its
-    part, is anomalous.
+    The function takes the name of the good picture and the score of the picture with the defect. It returns
+    whether the picture (or its part, if the model decides on parts) is anomalous.
 
     Args:
         facts: Facts of a model of one product, or of the views of one product.
@@ -36,12 +36,12 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models; None: the
+        parts: Good parts, if the model is that of one view and decides together with other models. None: the
             good parts of the model itself.
 
     Returns:
-        None where no defects were tried. None, too, where the model decides on parts and an earlier version
-        did not store which pictures carried the defects.
+        The defects; None where none were tried. None, too, if the model decides on parts but does not know
+        which pictures carried the defects, since an earlier version did not store them.
     """
     stored_defects = DefectScores.from_facts(manifest.facts)
     if stored_defects is None:
@@ -51,9 +51,9 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
 
 def with_decided_defects(manifest: Manifest) -> Manifest:
-    """Return the manifest with the counts of simulated defects that its calibration finds.
+    """Return the manifest with new counts of found simulated defects, by its present calibration.
 
-    It is unchanged where `decided_defects` returns None.
+    The manifest is unchanged if `decided_defects` returns None.
     """
     defects = decided_defects(manifest)
     if defects is None:
@@ -77,7 +77,7 @@ def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> s
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models; None: the
+        parts: Good parts, if the model is that of one view and decides together with other models. None: the
             good parts of the model itself.
     """
     defects = decided_defects(manifest, parts)

@@ -74,7 +74,7 @@ class ExpectedPictures:
         )
 
     def to_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's facts with this record in place of the record that they hold."""
+        """Return a model's facts with this record; an earlier record in the facts is replaced."""
         new_facts = {key: value for key, value in facts.items() if key not in KEYS}
         if self.appearance is not None:
             new_facts[APPEARANCE_KEY] = self.appearance.to_dict()
@@ -87,10 +87,13 @@ class ExpectedPictures:
         return new_facts
 
     def widened(self, rows: Iterable[Picture]) -> ExpectedPictures:
-        """Return the record with further good pictures.
+        """Return the record widened by further good pictures.
 
-        A property that is unknown for the earlier pictures stays unknown. The length of a pixel becomes
-        unknown where the further pictures have another size.
+        A property that was unknown stays unknown. The length of a pixel becomes unknown if the further
+        pictures have other sizes.
+
+        Args:
+            rows: Rows of the further pictures.
         """
         further_rows = [*rows]
         appearance = self.appearance
@@ -108,16 +111,17 @@ class ExpectedPictures:
         return self if view_looks is None else replace(self, view_looks=view_looks)
 
     def other_sizes(self, rows: Iterable[Picture]) -> list[Size]:
-        """Return the extreme sizes of pictures that lie outside of the expected sizes.
+        """Return those sizes of pictures that are more extreme than the expected sizes.
 
-        Empty where no sizes are expected.
+        Empty if the expected sizes are not known.
         """
         if not self.sizes:
             return []
-        return [size for size in extreme_sizes([*self.sizes, *_sizes(rows)]) if size not in {*self.sizes}]
+        joint_extremes = extreme_sizes([*self.sizes, *_sizes(rows)])
+        return [size for size in joint_extremes if size not in {*self.sizes}]
 
     def scale_notes(self, rows: Iterable[Picture]) -> list[str]:
-        """Return a note where these pictures, added to the record, make the length of a pixel unknown."""
+        """Return a note if adding these pictures to the record makes the length of a pixel unknown."""
         other_sizes = self.other_sizes(rows)
         if self.mm_per_pixel is None or not other_sizes:
             return []

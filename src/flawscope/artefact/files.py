@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # a pla
 
 
 def is_computed(text: str) -> bool:
-    """Whether a spreadsheet would compute a text, or read it as anything but a number or a text."""
+    """Whether a spreadsheet would take a text for a formula."""
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
@@ -65,7 +65,7 @@ def partial_name(name: str) -> str:
 
 
 def is_being_written(name: str) -> bool:
-    """Whether `partial_name` gave this name in this process: its writer may still be alive."""
+    """Whether `partial_name` made this name in this process, so that the file may still be being written."""
     return re.fullmatch(rf"\..*\.{_PROCESS}[0-9a-f]{{4}}{re.escape(PARTIAL_SUFFIX)}", name) is not None
 
 
@@ -75,7 +75,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: Path of the file.
-        durable: Whether the content is on the disk at the end; `sync_folder` does the same for the name.
+        durable: Whether to wait until the content is on the disk; for the file's name, `sync_folder` does it.
 
     Raises:
         OSError: The file cannot be written.
@@ -94,7 +94,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's names to the disk; Windows does this on its own."""
+    """Wait until the names of a folder's files are on the disk; on Windows this is not needed."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -133,7 +133,10 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:
-    """Return the error for a file that cannot be written; it names the folder where the disk is at fault."""
+    """Return the error for a file that cannot be written.
+
+    If the disk is the cause and not the file, the message names the folder.
+    """
     if error.errno in _FULL:
         remedy = "free some space or choose another --out"
         return FullDiskError(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
@@ -144,7 +147,7 @@ def write_error(path: Path, error: OSError) -> FlawscopeError:
 
 
 def check_replaceable(path: Path) -> None:
-    """Check before work that a file, if it exists, can be replaced or removed; changes nothing.
+    """Check, before long work, that a file can be replaced if it exists. Nothing is changed.
 
     Raises:
         InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.
@@ -188,7 +191,10 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 
 def reject_constant(name: str) -> float:
-    """Raise a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
+    """Raise a ValueError for a constant that JSON does not have, such as NaN.
+
+    For the argument `parse_constant` of `json.loads`.
+    """
     raise ValueError(f"{name} is not JSON")
 
 
@@ -247,7 +253,7 @@ def unusable_file_error(path: object, reason: str, kind: str = "model") -> Input
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Return the path where a training that writes `out` keeps its state until it ends."""
+    """Return the path of the checkpoint of a training that writes `out`, which exists until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 

@@ -30,9 +30,9 @@ class DecisionCounts:
 
     Attributes:
         count: Number of pictures.
-        before: [number, low, high] of the earlier model: pictures called anomalous, and the 95 % interval
-            (Wilson) of their share, 0..1.
-        after: The same of the next model.
+        before: [number, low, high] of the earlier model: number of pictures called anomalous, and the 95 %
+            interval (Wilson) of their share, 0..1.
+        after: [number, low, high] of the next model.
     """
 
     count: int
@@ -41,7 +41,7 @@ class DecisionCounts:
 
     @classmethod
     def of(cls, count: int, before: int, after: int) -> DecisionCounts:
-        """Add the intervals to the number of pictures that each model calls anomalous.
+        """Make the counts, with their intervals, from numbers of pictures.
 
         Args:
             count: Number of pictures.
@@ -63,7 +63,12 @@ class DecisionCounts:
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """Score and threshold of a picture, as [score, threshold], by the model before and the next model."""
+    """Change of a picture's score.
+
+    Attributes:
+        before: [score, threshold] by the present model.
+        after: [score, threshold] by the next model.
+    """
 
     before: list[float]
     after: list[float]
@@ -100,21 +105,22 @@ class Judgement:
         inside: Defects that the model has learnt from as good parts.
         gone: Inspections whose pictures were removed.
         drawn: Number of the line's good pictures that the threshold also comes from.
-        kept: Whether the threshold stayed unchanged, because more defects would be lost otherwise.
-        gained: False alarms that would pass.
+        kept: Whether the threshold was left unchanged, because a new one would lose more defects.
+        gained: False alarms of the present model that the next model would call good.
         alarms: Good pictures that would newly be called anomalous.
         lost: Known defects that would no longer be found.
         found: Missed defects that would be found.
-        weaker: Known defects that would stand out less than half as much, and no more than unusual good
-            pictures (where that is not known, the half alone counts).
+        weaker: Known defects that would stand out less than half as much as now, and not more than unusual
+            good pictures do (the latter only where it is known).
         missed: Known defects that the next model misses.
         scores: Scores of the pictures in these lists, by inspection number.
         cross_fitted: Number of pictures that were left out for the judgement.
         simulated: Simulated defects as [found before, found after, number of all]; None: not measured.
         questions: Open questions about the pictures.
-        refused: Reasons against the next model. `known`, `simulated`: fewer than 98 % of the defects found
-            before would be found; `threshold`: the threshold would change its meaning.
-        responsible: The corrections by which simulated defects are lost, farthest out first.
+        refused: Reasons against the next model. `known` and `simulated`: of the known or simulated defects
+            that are found now, fewer than 98 % would be found. `threshold`: the threshold would change its
+            meaning.
+        responsible: The corrections because of which simulated defects would be lost, farthest out first.
     """
 
     how: Literal["extended", "recalibrated", "retrained"]
@@ -143,10 +149,10 @@ class Judgement:
 
     @classmethod
     def joined(cls, judgements: Sequence[Judgement]) -> Judgement:
-        """Join the judgements of the models of several views, whose `how` is the same.
+        """Join the judgements of the models of several views.
 
         Args:
-            judgements: Judgement of each view's model, on the pictures of that view.
+            judgements: Judgement of each view's model, on the pictures of that view. All have the same `how`.
         """
         joined_judgement = judgements[0]
         for judgement in judgements[1:]:
@@ -184,8 +190,8 @@ class Judgement:
     def at_risk(self) -> list[int]:
         """Inspections to look at before the next model is used.
 
-        They are known defects that the next model loses and, where it is refused for simulated defects, the
-        corrections by which it loses these.
+        They are the known defects that the next model loses. If the model is refused because of simulated
+        defects, the corrections because of which it loses these follow.
         """
         if "simulated" not in self.refused:
             return [*self.lost]

@@ -23,14 +23,14 @@ class Kinds:
         error: Error that was asked for, 0..1.
         spread: Variance of a descriptor in directions that the tensor does not hold.
         shape: (rows, C) of the tensor.
-        distances: Squared distance of each example to the nearest kind, less `share` of the average distance.
-            The kinds were learnt without this example.
-        margins: Each example's distance to its own kind less that to the nearest kind. The kinds were learnt
-            without this example.
-        confusion: [K, K + 2], number of answers for the examples of each kind: each kind alone, several
-            kinds, something new. The kinds were learnt without the example that is named.
-        power: Power of a descriptor's length that distances are multiplied by.
-        share: Share of the average distance that the nearest distance is reduced by.
+        distances: For each example d_min - `share` * d_mean, of its squared distances d to all kinds. The
+            kinds were learnt without this example.
+        margins: For each example its distance to its own kind, less its distance to the nearest kind. The
+            kinds were learnt without this example.
+        confusion: [K, K + 2], number of answers for the examples of each kind. The columns are the K kinds
+            alone, then several kinds, then something new. The kinds were learnt without the example.
+        power: Exponent: distances are multiplied by this power of the descriptor's length.
+        share: Share of the average distance that is subtracted from the nearest distance.
     """
 
     names: tuple[str, ...]
@@ -46,11 +46,11 @@ class Kinds:
 
     @property
     def effective_error(self) -> float:
-        """Error that the n examples can hold: `error`, and at least twice 1/(n + 1)."""
+        """Error that can be held with n examples: `error`, or 2/(n + 1) if that is larger."""
         return max(self.error, 2 / (len(self.distances) + 1))
 
     def describe(self) -> str:
-        """Return a line with the kinds, their numbers of examples and the promised error."""
+        """Return a line with the kinds, their numbers of examples and the `effective_error`."""
         kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
         remedy = ""
         if self.effective_error > self.error:
@@ -62,7 +62,7 @@ class Kinds:
         )
 
     def describe_left_out(self) -> str:
-        """Return a line with the answers on the examples, each named by kinds learnt without it."""
+        """Return a line with the answers for the examples; each was left out when its kinds were learnt."""
         total = sum(map(sum, self.confusion))
         right = sum(row[k] for k, row in enumerate(self.confusion))
         several_kinds = sum(row[-2] for row in self.confusion)
@@ -74,7 +74,7 @@ class Kinds:
         )
 
     def check(self, tensor: NDArray[Any] | None) -> None:
-        """Raise an InputError where the tensor does not fit, or is missing."""
+        """Raise an InputError where the tensor "kinds" of a model does not fit these kinds, or is missing."""
         if tensor is None or tensor.shape != self.shape or not np.isfinite(tensor).all():
             raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 

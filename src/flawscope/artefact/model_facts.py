@@ -30,11 +30,11 @@ VIEW = "view"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts about a model of one product, several products or several views.
+    """Facts about the models in a model file: of one product, of several products, or of several views.
 
     Attributes:
-        manifests: Manifest of each model, by the name of its product or view; of a single product under "".
-        views: Pattern by which a picture's name names its view; None: the models are of products.
+        manifests: Manifest of each model, by the name of its product or view; "" for a single product.
+        views: Pattern that reads the view from a picture's name; None: the models are those of products.
     """
 
     manifests: Mapping[str, Manifest]
@@ -64,11 +64,11 @@ class ModelFacts:
     # ---- what all models share
 
     def shared(self, what: str, read: Callable[[Manifest], T]) -> T:
-        """Return the value that all models share.
+        """Return a value that must be the same for all models.
 
         Args:
             what: Name of the value in the plural, for the error.
-            read: Returns the value of a manifest.
+            read: Function that reads the value from a manifest.
 
         Raises:
             InputError: The models' values differ.
@@ -80,7 +80,7 @@ class ModelFacts:
 
     @property
     def parts(self) -> PartPattern | None:
-        """Pattern by which names name part and view; None: the model judges single pictures."""
+        """Pattern that reads part and view from a picture's name; None: the models judge single pictures."""
         if self.views is not None:
             return self.views
         return self.shared("patterns of parts and views", stored_part_pattern)
@@ -92,7 +92,10 @@ class ModelFacts:
 
     @property
     def part_reader(self) -> PartReader | None:
-        """Reader of a part's name from a picture's name, of a model of one product; None: not known."""
+        """Function that reads the part from a picture's name; None: the model has no rule for it.
+
+        Only for a model of one product.
+        """
         if self.views is not None:
             return self.views.part_key
         (manifest,) = self.manifests.values()
@@ -100,18 +103,18 @@ class ModelFacts:
 
     @property
     def rate(self) -> float:
-        """Target false-alarm rate, which all models share.
+        """Target false-alarm rate, which is the same for all models.
 
-        An earlier version could write a file whose models have different rates: then it is the lowest.
+        In a file of an earlier version the models may have different rates; then it is the lowest.
         """
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
     def check(self) -> None:
-        """Check, before a model is written, that its models can stand in one mapping.
+        """Check that the models can be written to one file.
 
         Raises:
-            InputError: A property that all models must share differs, or no good part has pictures of all
-                views.
+            InputError: The models differ in a property that they must share, or no good part has pictures of
+                all views.
         """
         check_same_parts([manifest.facts.get("part") for manifest in self.manifests.values()])
         if self.views is None:
@@ -119,17 +122,17 @@ class ModelFacts:
         self.shared("false-alarm rates", lambda manifest: manifest.calibration.rate)
         self.shared("seeds", lambda manifest: manifest.config.get("seed"))
         self.shared("channels", lambda manifest: manifest.preprocess.channels)
-        self.check_whole_parts({})
+        self.check_whole_parts(new={})
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
-        """Check that good parts with pictures of all views remain where views are calibrated anew.
+        """Check that at least one good part has pictures of all views, after a new calibration of some views.
 
         Args:
-            new: Names of the good pictures that a view is newly calibrated on, by view. Views that are left
-                out keep the pictures of their calibration.
+            new: By view, the names of the good pictures that it is newly calibrated on. Views that are not
+                among the keys keep the pictures of their calibration.
 
         Raises:
-            InputError: No part with pictures of all views would remain, or names of pictures name no part.
+            InputError: No part would have pictures of all views, or names of pictures state no part.
         """
         view_pattern = self.views
         if view_pattern is None:
@@ -148,11 +151,11 @@ class ModelFacts:
     def known_parts(self) -> dict[str, KnownParts]:
         """Return the good parts of each product's calibration, by the product's name.
 
-        The name is "" where the file has a single product, also where that has several views. Empty where
-        single pictures are judged.
+        If the file has a single product (of one or several views), its name is "". Products whose single
+        pictures are judged are left out.
 
         Raises:
-            InputError: Names of pictures name no part.
+            InputError: Names of pictures state no part.
         """
         if self.views is not None:
             return {"": self._parts_of_views(self.views)}
@@ -164,7 +167,7 @@ class ModelFacts:
         return parts_by_product
 
     def parts_of(self, name: str) -> KnownParts | None:
-        """Return the good parts that a model compares with; None: it judges single pictures.
+        """Return the good parts that a model compares new parts with; None: it judges single pictures.
 
         Args:
             name: Name of the model: a product, or a view.
@@ -174,6 +177,7 @@ class ModelFacts:
         view_pattern = self.views
 
         def view_of(picture_name: str) -> View:
+            """Return the part that a name states, and the view of this model."""
             return View(view_pattern.parse_part(picture_name), name)
 
         return replace(self._parts_of_views(view_pattern), view_of=view_of)

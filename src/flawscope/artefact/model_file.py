@@ -101,7 +101,7 @@ class Manifest:
 
     @property
     def suspicious_above(self) -> float | None:
-        """Score beyond which a good training picture is suspicious; None: there are too few pictures."""
+        """Score above which a good training picture is suspicious; None: there are too few pictures."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
 
@@ -126,7 +126,11 @@ class Manifest:
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:
-        """Return the manifest with further open questions; None among `lines` is passed over."""
+        """Return the manifest with further open questions.
+
+        Args:
+            lines: The questions; None is ignored.
+        """
         questions = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
         if not questions:
             return self
@@ -198,7 +202,11 @@ class Manifest:
 
 
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the facts. ValueError where a fact that all pages and commands show has the wrong type."""
+    """Read the facts, and check the types of those that all pages and commands show.
+
+    Raises:
+        ValueError: One of these has the wrong type.
+    """
     facts = dict(data)
     for name in ("summary", QUESTIONS):
         lines = facts.get(name, [])
@@ -242,15 +250,15 @@ class Artefact:
         preprocess = self.manifest.preprocess
         if region is None:
             return
-        fits = (
+        is_valid = (
             preprocess.tile is not None
             and region.dtype == np.bool_
             and region.shape == tuple(preprocess.network_size)
-            # other networks would take the marks of padding for pixels
+            # outside of the region pixels are marked as padding; other networks would take that for colours
             and self.manifest.config.get("masked") is True
             and region.any()
         )
-        if not fits:
+        if not is_valid:
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
 
     @classmethod
@@ -264,7 +272,7 @@ class Artefact:
         return cls(replace(manifest, pictures=pictures), model_tensors)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors for a file, with the good pictures' looks unless these must not be kept."""
+        """Return the tensors for a file, including the looks of the good pictures if these may be kept."""
         if not self.manifest.keeps_looks:
             return dict(self.tensors)
         return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
@@ -293,7 +301,8 @@ def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]
     document = manifest.to_dict()
     facts = document["facts"]
     document["facts"] = {name: fact for name, fact in facts.items() if name not in RUN_FACTS}
-    return document, {name: facts[name] for name in RUN_FACTS if name in facts}
+    run_facts = {name: facts[name] for name in RUN_FACTS if name in facts}
+    return document, run_facts
 
 
 def write_contents(
@@ -394,7 +403,12 @@ def _parse_manifest(header: Header, path: object) -> Manifest:
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
-    """Read and check the tensors of a file, whose position is where `read_header` left it.
+    """Read and check the tensors of a file.
+
+    Args:
+        file: The file, at the position at which `read_header` left it.
+        header: Header of the file.
+        path: Path of the file, for errors.
 
     Raises:
         InputError: The tensors are damaged.
@@ -416,7 +430,9 @@ def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of manifest and tensor entries, which is checked without reading the tensors.
+    """Return the SHA-256 (hex) of the manifest and the tensors' entries.
+
+    It can be checked without reading the tensors' data.
 
     Args:
         text: The manifest's JSON.
@@ -492,14 +508,14 @@ class _StoredHeader(NamedTuple):
 
 
 def _parse_header(raw: bytes) -> _StoredHeader:
-    """Parse a header, whose hashes are compared.
+    """Parse a header, and compare its hashes.
 
     Raises:
         ValueError: It is not the header of a model. KeyError, TypeError, AttributeError and RecursionError
             likewise.
     """
     header = json.loads(raw)
-    metadata_entry = header.pop("__metadata__")
+    metadata_entry = header.pop("__metadata__")  # the entries of the tensors remain in `header`
     document_text = metadata_entry[METADATA_KEY]
     digest = metadata_entry["sha256"]
     document = json.loads(document_text, parse_constant=reject_constant)
@@ -508,7 +524,11 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
     run_text = metadata_entry.pop(RUN_KEY, "{}")
     is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
-    is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
+    is_altered |= metadata_entry.keys() != {
+        METADATA_KEY,
+        "sha256",
+        "header_sha256",
+    }  # a further or missing key
     return _StoredHeader(
         data=document,
         run_facts=json.loads(run_text, parse_constant=reject_constant),
@@ -551,16 +571,16 @@ def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
 
 
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
-    """Pack images into integers, if that loses nothing.
+    """Pack images into integers if no value changes by that.
 
-    A value k/255 becomes k, padding -1 - k/255 becomes -1 - k.
+    A value k/255 becomes k, and a value -1 - k/255 of padding becomes -1 - k.
 
     Args:
-        images: Images of any shape, in 0..1. A pixel of padding with the value v is marked as -1 - v.
+        images: Images of any shape, in 0..1. A pixel of padding with the value v is stored as -1 - v.
 
     Returns:
-        uint8, or int16 where a pixel is padding. Images that cannot be packed without loss are returned
-        unchanged.
+        The packed images: uint8, or int16 if any pixel is padding. Images that cannot be packed without loss
+        are returned unchanged.
     """
     is_padding = images < 0
     levels = np.rint(np.where(is_padding, -1 - images, images) * np.float32(255))
@@ -574,7 +594,7 @@ def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.i
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the float32 images that `pack_images` packed, with padding marked as there."""
+    """Return the float32 images that `pack_images` packed; padding with the value v is again -1 - v."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:

@@ -46,7 +46,7 @@ class ModelMapping:
     views: PartPattern | None = None
 
     def __post_init__(self) -> None:
-        """Raise an InputError where it is undefined which of several models judges a picture."""
+        """Raise an InputError where it is not defined which of several models judges a picture."""
         if self.kind == ONE:
             return
         if not self.products or not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):

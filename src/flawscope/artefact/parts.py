@@ -31,7 +31,7 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
 
 
 def stored_part_reader(manifest: Manifest) -> PartReader | None:
-    """Return a model's reader of a part's name from a picture's name; None: the model has no such rule.
+    """Return the function that reads the part from a picture's name; None: the model has no rule for it.
 
     Raises:
         InputError: The rule is damaged.
@@ -41,9 +41,7 @@ def stored_part_reader(manifest: Manifest) -> PartReader | None:
 
 
 def require_whole_part(views: Collection[str], pictures: Iterable[View]) -> None:
-    """Check that good pictures show at least one part from all views.
-
-    New parts are compared with such parts.
+    """Check that at least one good part has pictures of all views, to compare new parts with.
 
     Args:
         views: Names of all views.

@@ -40,12 +40,13 @@ def offered_rates() -> list[tuple[float, int]]:
 
 
 class LineVerdict(NamedTuple):
-    """Whether a line keeps a promise, where not all flagged parts were reviewed.
+    """Whether a line keeps the expected rate, though not all flagged parts were reviewed.
 
     Attributes:
-        state: `NOTHING` where nothing was counted, `KEPT`, `BROKEN`, or `OPEN` where it depends on the parts
-            that are not reviewed.
-        interval: Interval, 0..1, that holds the share of good parts that are flagged with 95 %.
+        state: `NOTHING`: nothing was counted. `KEPT` or `BROKEN`: the rate is kept or not, whatever the
+            parts are that were not reviewed. `OPEN`: it depends on these parts.
+        interval: Interval, 0..1, that contains with a probability of 95 % the share of good parts that are
+            flagged.
     """
 
     state: str
@@ -59,10 +60,10 @@ class Promise(NamedTuple):
         text: Line for a person.
         is_made: Whether there is a promise.
         wanted: Target rate, 0..1.
-        rate: Expected share of good pictures, or parts in several views, called anomalous.
-        calibrated: Number of units that it comes from.
-        of_parts: Whether a unit may have several pictures.
-        by_part: Whether parts in several views are judged.
+        rate: Expected share of good pictures (or of parts in several views) called anomalous, 0..1.
+        calibrated: Number of units that the rate comes from.
+        of_parts: Whether a unit is a part that may have several pictures, and not a picture.
+        by_part: Whether parts in several views are judged, and not pictures.
     """
 
     text: str
@@ -84,22 +85,23 @@ class Promise(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Interval, 0..1, that holds the rate of this single model with 95 %."""
+        """Interval, 0..1, that contains the rate of this single model with a probability of 95 %."""
         return rate_interval(self.rate, self.calibrated)
 
     def judge(self, alarms: int, pictures: int) -> PromiseVerdict:
-        """Judge whether the promise was kept, by new good pictures or parts; only valid where `is_made`.
+        """Judge by new good pictures or parts whether the promise was kept. Call it only if `is_made`.
 
         Args:
-            alarms: Number of the pictures that were called anomalous.
-            pictures: Number of new good pictures, or parts.
+            alarms: Number of the new good pictures, or parts, that were called anomalous.
+            pictures: Number of the new good pictures, or parts.
         """
         return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
     def judge_line(self, good: int, alarms: int, unreviewed: int) -> LineVerdict:
-        """Judge a line by its smallest and its largest possible number of false alarms.
+        """Judge a line by the smallest and the largest number of false alarms that it may have.
 
-        People review mostly flagged parts: the share of false alarms among reviewed parts would be too high.
+        The share of false alarms among reviewed parts would be too high, since people mostly review flagged
+        parts.
 
         Args:
             good: Number of parts that nobody called a defect, flagged or not.
@@ -121,7 +123,7 @@ class Promise(NamedTuple):
 
 
 def promise_of(model: Manifest | ModelFacts) -> Promise:
-    """Return the promise of a model of one product, on good pictures or, if it decides on them, parts."""
+    """Return the promise of a model of one product: on parts if it decides on parts, else on pictures."""
     facts = ModelFacts.of(model)
     if facts.parts is None:
         (manifest,) = facts.manifests.values()
@@ -149,7 +151,7 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
 
 
 class PromiseFacts(TypedDict):
-    """Promise of a model for pages.
+    """Promise of a model, in the form that pages use.
 
     Attributes:
         promised: Whether there is a promise.
@@ -206,7 +208,7 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
 
 
 def _round_up(percent: float) -> float:
-    """Return a percentage rounded up to two digits, so that a rate that is advised is supported."""
+    """Return a percentage rounded up to two significant digits, so that an advised rate is supported."""
     decimals = 1 - math.floor(math.log10(percent))
     scale = 10.0**decimals
     return math.ceil(percent * scale - 1e-6) / scale  # 1e-6: a number that has two digits stays unchanged
@@ -250,9 +252,9 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
-    """Return the numbers of simulated defects by size, [found, all], summed over the models of all views.
+    """Return by size the numbers of simulated defects, [found, all], summed over all models.
 
-    Empty where too few of a size were tried.
+    Empty if a model was not tried, or was tried with too few defects of a size.
     """
     counts_by_size: dict[str, list[int]] = {}
     for name, manifest in facts.manifests.items():
@@ -267,7 +269,7 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
 
 
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
-    """Return the 95 % interval, 0..1, of the share of simulated defects that is found; None for too few.
+    """Return the 95 % interval, 0..1, of the share of simulated defects that is found.
 
     Args:
         found: Number of simulated defects of a size that are found.

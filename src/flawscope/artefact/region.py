@@ -19,11 +19,10 @@ def stored_region(model: Artefact) -> RoiSource | None:
         return None
     preprocess = model.manifest.preprocess.whole
     height, width = preprocess.network_size
-    # the view of the network is cut out of the frame's middle, by the rounding of a crop
-    top, left = (
-        (frame_side - view_side + 1) // 2
-        for frame_side, view_side in zip(preprocess.size, preprocess.network_size, strict=True)
-    )
+    # the network's view is cut out of the middle of the frame, and rounded as that crop rounds
+    frame_height, frame_width = preprocess.size
+    top = (frame_height - height + 1) // 2
+    left = (frame_width - width + 1) // 2
     mask = np.zeros(preprocess.size, dtype=np.bool_)
     mask[top : top + height, left : left + width] = region
     if preprocess.reference is None and not preprocess.corrections:

@@ -22,17 +22,17 @@ EQUAL = 1e-3  # share of a score by which the scores of two pictures may differ 
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
-    """Return the share of pairs of a good and a defective picture in which the defective one scores higher.
+    """Return the AUROC: the share of pairs (good, defective) in which the defective picture scores higher.
 
-    Equal scores count half.
+    Pairs with equal scores count half.
 
     Args:
         good: Scores [N] of good pictures.
         defective: Scores [M] of defective pictures.
     """
-    above = defective[:, None] > good
-    equal = defective[:, None] == good
-    return float((above + 0.5 * equal).mean())
+    is_higher = defective[:, None] > good  # [M, N]
+    is_equal = defective[:, None] == good
+    return float((is_higher + 0.5 * is_equal).mean())
 
 
 def auroc_on_carriers(
@@ -40,10 +40,12 @@ def auroc_on_carriers(
 ) -> float:
     """Return the AUROC of defects that were put on good pictures, as if each had been put on all of them.
 
-    A picture's score is that of its most unusual place. On another good picture a defect would therefore
-    score as on its carrier, or like the picture itself if this is more. A defect that does not change the
-    score of its carrier counts as hidden on all pictures. The result thus depends less on the carrier that a
-    defect happened to lie on.
+    So the result depends less on the good picture (the carrier) that a defect happened to be put on. The
+    score of a defect on another good picture is estimated:
+
+    - A picture's score is that of its most unusual place. So the estimate is the larger of two scores: that
+      of the carrier with the defect, and that of the other picture.
+    - A defect that does not change the score of its carrier counts as hidden on all pictures.
 
     Args:
         good: Scores [N] of good pictures.
@@ -62,12 +64,12 @@ class Trial:
     """Result of one setting in several rounds, each of which leaves out other good pictures.
 
     Attributes:
-        flags: Flags of `flawscope fit`; empty: the settings of the user's call.
-        given: AUROC of a person's defects, by round; empty: there were no such defects.
-        simulated: AUROC of simulated defects (`auroc_on_carriers`), by round; empty: there were no such
+        flags: Flags of `flawscope fit` for the setting; empty: the settings of the user's call.
+        given: AUROC of the user's own defects in each round; empty: there were no such defects.
+        simulated: AUROC of simulated defects (`auroc_on_carriers`) in each round; empty: there were no such
             defects.
         false_alarms: (number called anomalous, number of all) good pictures, over all rounds.
-        found_given: (number found, number of all) of a person's defects, over all rounds.
+        found_given: (number found, number of all) of the user's own defects, over all rounds.
         found: (number found, number of all) simulated defects, over all rounds.
         seconds: Time to judge a picture.
         fit_seconds: Time of the fit for each picture learnt from.
@@ -97,20 +99,20 @@ class Trial:
         return self.note != NO_TIME
 
     def figures(self, rounds: int | None = None) -> tuple[float, ...]:
-        """Return the mean AUROC of a person's defects, and that of simulated defects, in this order.
+        """Return (mean AUROC of the user's own defects, mean AUROC of simulated defects).
 
-        A kind of defects that was not tried is left out.
+        Defects that were not tried are left out, so that the tuple may have one number or none.
 
         Args:
-            rounds: Number of rounds, from the first, that the mean is over; None: all rounds.
+            rounds: Number of rounds over which the mean is taken, from the first on; None: all rounds.
         """
-        return tuple(float(np.mean(values[:rounds])) for values in (self.given, self.simulated) if values)
+        return tuple(float(np.mean(aurocs[:rounds])) for aurocs in (self.given, self.simulated) if aurocs)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
-        """Return the `figures` as if the setting had been tried in all rounds of another trial.
+        """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        They are the other trial's figures over all its rounds, plus the difference of the two trials in the
-        rounds that both have. Empty where they share no round.
+        For each figure: the other trial's over all its rounds, plus the difference between this and the other
+        trial in the rounds that both were tried in. Empty if there are no such rounds.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:
@@ -124,21 +126,21 @@ class Trial:
         return tuple(estimates)
 
     def separation(self) -> str:
-        """Return a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
-        kinds = "your defects", "simulated ones" if self.given else "defects"
-        phrases = [
-            f"{kind} ({np.mean(scores):.1%})"
-            for kind, scores in zip(kinds, (self.given, self.simulated), strict=True)
-            if scores
-        ]
+        """Return the mean AUROCs in words: "your defects (98.0%) and simulated ones (97.0%)"."""
+        phrases = []
+        if self.given:
+            phrases.append(f"your defects ({np.mean(self.given):.1%})")
+        if self.simulated:
+            noun = "simulated ones" if self.given else "defects"
+            phrases.append(f"{noun} ({np.mean(self.simulated):.1%})")
         return " and ".join(phrases)
 
     def cells(self, has_given: bool, chosen: Trial) -> tuple[str, ...]:
         """Return the cells of a row in a table for a person.
 
         Args:
-            has_given: Whether the table has columns for a person's defects.
-            chosen: Trial of the chosen setting, in whose rounds all settings are compared (`beside`).
+            has_given: Whether the table has columns for the user's own defects.
+            chosen: Trial of the chosen setting; all settings are compared in its rounds (`beside`).
         """
         name = self.flags or "as given"
         if not self.rounds:
@@ -146,12 +148,11 @@ class Trial:
             empty_cells = [""] * (5 if has_given else 3)
             return name, *empty_cells, f"{self.note}{duration}"
         counts = [self.false_alarms, self.found_given, self.found]
-        shares = [f"{count} of {total}" if total else "" for count, total in counts]
-        figures = iter(self.beside(chosen))
+        false_alarms, found_given, found = (f"{count} of {total}" if total else "" for count, total in counts)
+        figures = iter(self.beside(chosen))  # first of given defects, if there were any
         given_figure = f"{next(figures):.1%}" if self.given else ""
         simulated_figure = f"{next(figures):.1%}" if self.simulated else ""
         time = f"{1000 * self.seconds:.0f} ms"
-        false_alarms, found_given, found = shares
         if has_given:
             return name, false_alarms, found_given, found, given_figure, simulated_figure, time
         return name, false_alarms, found, simulated_figure, time
@@ -185,11 +186,11 @@ class Choice:
         reason: Reason for the choice.
         trials: Results of all settings.
         good: Number of left-out good pictures that were judged.
-        given: Number of a person's defects that were judged.
+        given: Number of the user's own defects that were judged.
         simulated: Number of simulated defects that were judged.
-        seconds: Time of the search, with the earlier searches that it resumed.
+        seconds: Time of the search, including the earlier searches that it resumed.
         digest: Digest of the pictures and options; empty: nothing was tried.
-        enough: Minutes in which all settings would be tried, roughly; 0: all were tried.
+        enough: Rough number of minutes that would suffice to try all settings; 0: all were tried.
     """
 
     flags: str
@@ -243,7 +244,7 @@ class Choice:
         return lines
 
     def shown(self) -> list[Trial]:
-        """Return the trials in the order of a table, the best first; trials without a round come last."""
+        """Return the trials as a table lists them: the best first, those without a round last."""
         chosen = self._chosen_trial()
         return sorted(self.trials, key=lambda trial: trial.beside(chosen or trial), reverse=True)
 
@@ -255,7 +256,7 @@ class Choice:
         return None
 
     def _basis_lines(self) -> list[str]:
-        """Return lines with the pictures that settings were judged by, and the meaning of the numbers."""
+        """Return lines that state by which pictures the settings were judged, and what the numbers mean."""
         if not self.good:
             return []
         counts = [f"{pluralize(self.good, 'good picture')} left out"]

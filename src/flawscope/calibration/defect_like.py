@@ -23,19 +23,20 @@ def defect_like(
 ) -> set[int]:
     """Return the numbers of the false alarms that look like defects.
 
-    They score above the fence of the training pictures, or are as severe as the mildest known defects.
+    Such a false alarm scores above `fence`, or is at least as severe as the mildest known defects (the
+    quantile `MILD_QUANTILE` of their severities).
 
     Args:
-        false_alarms: The false alarms, by number.
+        false_alarms: Score and severity of the false alarms, by number.
         found_defects: Severities of the known defects that were found.
         fence: Score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
             known.
     """
     severities = list(found_defects)
     mild_severity = float(np.quantile(severities, MILD_QUANTILE)) if severities else math.inf
-    max_score = math.inf if fence is None else fence
+    max_good_score = math.inf if fence is None else fence
     return {
         number
         for number, false_alarm in false_alarms.items()
-        if false_alarm.score > max_score or false_alarm.severity >= mild_severity
+        if false_alarm.score > max_good_score or false_alarm.severity >= mild_severity
     }

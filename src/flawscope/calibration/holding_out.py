@@ -16,7 +16,7 @@ SMALLEST_RATE = 1e-12  # smaller rates count as this one, since their inverse ma
 
 
 def min_calibration_size(rate: float) -> int:
-    """Return the number of calibration scores that a rate needs: n scores allow 1 / (n + 1) at least."""
+    """Return the smallest number n of calibration scores for a rate: 1 / (n + 1) <= rate."""
     # less 1e-9, since the inverse of a rate 1 / k may be rounded to more than k
     return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
 
@@ -32,28 +32,28 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draw the pictures to hold out, in whole groups: calibration counts groups.
+    """Draw the pictures to hold out. Only whole groups are held out, since calibration counts groups.
 
-    Where pictures are `reserved`, their groups are held out, unless these are all groups. Otherwise the
-    groups are drawn, and their number is the largest of these:
+    If pictures are `reserved`, their groups are held out, unless these are all groups. Otherwise groups are
+    drawn, and their number is the largest of these:
 
     - `share` of all groups,
-    - 10 groups, or a quarter of all where that is fewer,
-    - from 120 groups on, the number that the false-alarm rate needs and `more`, or a fifth of all where that
-      is fewer.
+    - 10 groups, but at most a quarter of all,
+    - if there are 120 groups or more: the number that the false-alarm rate needs plus `more`, but at most a
+      fifth of all.
 
     Args:
         used: Numbers of the pictures that can be learnt from.
-        groups: Group of each picture; pictures of one part, or views of one picture, share a group.
+        groups: Group of each of these pictures; pictures of one part, or views of one picture, share a group.
         share: Share of the groups to hold out, 0..1.
         rate: Target false-alarm rate, 0..1.
         seed: Seed of the draw.
         method: Name of the method, for errors.
         reserved: Numbers of pictures that the data set keeps for the calibration.
-        more: Number of groups to hold out beyond those that the rate needs.
+        more: Number of groups to hold out in addition to those that the rate needs.
 
     Returns:
-        A list for each group that is held out, in the order drawn, with the numbers of its pictures.
+        For each group that is held out, in the order in which they were drawn, the numbers of its pictures.
 
     Raises:
         InputError: There are fewer than two pictures, or all are of one group.
@@ -89,19 +89,22 @@ def _draw_groups(
 
     Args:
         pictures_by_group: Pictures by group, of two groups or more.
-        number: Number of groups to draw. Fewer are drawn, one at least, where the groups would hold too many
-            of the pictures.
+        number: Number of groups to draw. Fewer, but at least one, are drawn if they would have too many of
+            the pictures.
         rng: Source of the draw.
     """
     group_count = len(pictures_by_group)
     picture_count = sum(map(len, pictures_by_group.values()))
-    # twice the average, or a third of all: a large group is not drawn in the place of several small ones
+    # so that a large group is not drawn in place of several small ones: at most twice the number of pictures
+    # that as many average groups have, or a third of all pictures
     max_pictures = max(2 * number * picture_count / group_count, picture_count // 3)
+    max_groups = min(number, group_count - 1)
     drawn: list[list[int]] = []
     for group in rng.permutation(sorted(pictures_by_group)).tolist():
-        if len(drawn) >= min(number, group_count - 1):
+        if len(drawn) >= max_groups:
             break
-        if sum(map(len, drawn)) + len(pictures_by_group[group]) <= max_pictures:
+        drawn_pictures = sum(map(len, drawn))
+        if drawn_pictures + len(pictures_by_group[group]) <= max_pictures:
             drawn.append(pictures_by_group[group])
     smallest_group = min(pictures_by_group.values(), key=len)
     return drawn or [smallest_group]

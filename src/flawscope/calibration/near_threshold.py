@@ -15,10 +15,10 @@ ROUNDING = 1e-9  # by which a p-value may exceed the limit
 
 
 def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
-    """Whether a picture or part that is called good is near the threshold.
+    """Whether a picture or part that is called good is near the threshold: p_value <= times * rate.
 
-    Its p-value is at most `times` the rate. Of good pictures, a share of (times - 1) * rate is near where
-    that is a whole number of the pictures calibrated on; otherwise a smaller share.
+    The share of good pictures that are near is (times - 1) * rate. It is smaller if this share of the
+    pictures calibrated on is not a whole number.
 
     Args:
         p_value: P-value of the picture or part.
@@ -29,5 +29,5 @@ def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
 
 
 def near_share(times: float = NEAR) -> float:
-    """Return the number of good pictures near the threshold, as a multiple of the false alarms."""
+    """Return the expected number of good pictures near the threshold, divided by that of false alarms."""
     return max(0.0, times - 1)

@@ -67,9 +67,9 @@ class Unusual(NamedTuple):
     """Pictures that are unusual for one reason.
 
     Attributes:
-        reason: A key of `ASKS`.
+        reason: Reason, a key of `ASKS`.
         line: Line for a person.
-        names: Names of the pictures; empty where the reason concerns all pictures together.
+        names: Names of the pictures; empty if the reason concerns all pictures together.
     """
 
     reason: str
@@ -82,8 +82,8 @@ class Suspect(NamedTuple):
 
     Attributes:
         name: Name of the picture.
-        score: The picture's score as if it were left out; None: not known.
-        reason: A key of `WORDS`.
+        score: Score of the picture, as if it had not been learnt from; None: not known.
+        reason: Reason, a key of `WORDS`.
     """
 
     name: str
@@ -106,17 +106,22 @@ def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> It
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
-    """Yield the pictures, with their scores, that score above a limit, the highest first.
+    """Yield the pictures that score above a limit, with their scores, the highest first.
 
     Args:
-        scores: Picture and score of each picture learnt from, as if it were left out.
-        limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: the method has no
-            limit, and no picture is suspicious.
+        scores: Each picture learnt from, by number or name, and its score as if it were left out.
+        limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: no picture is
+            suspicious.
     """
     if limit is None:
         return
+
+    def negative_score(picture_and_score: tuple[Who, float]) -> float:
+        _, score = picture_and_score
+        return -score
+
     far = [(picture, score) for picture, score in scores if score > limit]
-    yield from sorted(far, key=lambda scored_picture: -scored_picture[1])
+    yield from sorted(far, key=negative_score)
 
 
 def list_suspects(
@@ -125,20 +130,28 @@ def list_suspects(
     """List the good pictures that deserve a look, each once, highest score first.
 
     Args:
-        found: Unusual pictures. Of several reasons for a picture, the first is listed.
+        found: Unusual pictures. If there are several reasons for a picture, the first counts.
         scores: Scores of the model's pictures, by name.
-        far: Scores of the pictures that `suspicious` finds, by name. They are listed even without another
-            reason.
+        far: Scores of the pictures that `suspicious` finds, by name. Without another reason they are listed
+            because of their score.
     """
     reasons = dict.fromkeys(far, HIGH)
-    for unusual in reversed([*found]):  # the first reason is written last, and stays
+    for unusual in reversed([*found]):  # in reverse order, so that the first reason overwrites the others
         reasons.update(dict.fromkeys(unusual.names, unusual.reason))
     suspects = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
     return sorted(suspects, key=lambda suspect: -math.inf if suspect.score is None else -suspect.score)
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
-    """Return the notes on unusual pictures. InputError where a question is open and `force` is False."""
+    """Return the notes on unusual pictures.
+
+    Args:
+        found: Unusual pictures.
+        force: Whether a person says that all pictures are good.
+
+    Raises:
+        InputError: There is a question, and `force` is False.
+    """
     notes, questions = settle(found, force)
     if questions:
         raise InputError(f"{questions[0]}: remove what is a mishap, or go on with --force")
@@ -165,10 +178,11 @@ def find_unusual(
         defects: Scores of simulated defects by the same network; None: not known.
         new: Hashes of new good pictures.
         cells: Features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
-        asks: Whether to ask about pictures that are as far out as defects: new pictures may be.
+        asks: Whether to ask about pictures that are as far out as defects.
         before: The calibration that `calibration` replaces; None: it is the first.
         appearance: Appearance of the pictures learnt from; None: not known.
-        left_out: Number of pictures that the calibration cannot use: learnt from, or copies.
+        left_out: Number of pictures that cannot calibrate: the model has learnt from them, or they are
+            copies.
     """
     all_rows = [*rows]
     names = [row.name for row in scored(all_rows)]
@@ -229,8 +243,8 @@ def _threshold_notes(
 ) -> Iterator[Unusual]:
     """Note the pictures that raise the threshold.
 
-    They are pictures that `before` calls anomalous; where there are none, pictures that set the threshold
-    alone.
+    These are pictures that the calibration `before` calls anomalous (`flagged_note`). If there are none, they
+    are pictures that set the threshold alone (`sole_note`).
     """
     note = flagged_note(calibration, before, names) if before else None
     if note is None:
@@ -247,11 +261,11 @@ def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iter
 
 
 def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
-    """Return the lines of notes and those of questions.
+    """Return the lines of notes, and the lines of questions.
 
     Args:
         found: Unusual pictures.
-        force: Whether a person says that all pictures are good: questions then become notes.
+        force: Whether a person says that all pictures are good. Then there are only notes.
     """
     all_unusual = list(found)
     questions = [unusual.line for unusual in all_unusual if ASKS[unusual.reason] and not force]
@@ -260,7 +274,7 @@ def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], li
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Return a note on the picture, or the few pictures, that alone set the threshold; None: none do.
+    """Return a note on the picture or the few pictures that set the threshold alone; None: there are none.
 
     Args:
         calibration: The calibration.
@@ -297,15 +311,14 @@ def defect_like_question(
 ) -> Unusual | None:
     """Return a question about pictures that score as high as defects; None: there are none.
 
-    The clear simulated defects of middle and large size decide, in three cases:
+    It depends on the clear simulated defects of middle and large size:
 
-    1. These defects are fewer than `MIN_DEFECTS`: the question is about pictures that alone set the
-       threshold, far out.
-    2. The threshold lies above half of the defects: the question is about pictures because of which surely
-       more than `HIDDEN_SHARE` of the defects are missed. Where the share is smaller, it is the question of
-       case 1.
-    3. Most pictures score above most of the defects after an update, and the earlier model could distinguish
-       these from good pictures: the question is about all pictures.
+    1. If they are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and set the
+       threshold alone (`_far_question`).
+    2. If the threshold lies above half of them, the question is about the pictures that are far out, if these
+       surely hide more than `HIDDEN_SHARE` of the defects. Otherwise it is the question of case 1.
+    3. If after an update most pictures score above most of the defects, the question is about all pictures.
+       It is not asked if the earlier model could not distinguish the defects from good pictures.
 
     Args:
         calibration: The calibration.
@@ -327,7 +340,13 @@ def defect_like_question(
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Return a question about pictures that alone set the threshold, where clear defects are too few."""
+    """Return a question about pictures that set the threshold alone, if clear simulated defects are too few.
+
+    Args:
+        calibration: The calibration.
+        names: Name of the picture of each of the calibration's scores.
+        defect_count: Number of clear simulated defects.
+    """
     reason = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell, there are {defect_count}"
     return _far_question(calibration, names, reason)
 
@@ -335,9 +354,9 @@ def _too_few_defects_question(
 def _hiding_question(
     calibration: Calibration, names: Sequence[str], clear_scores: NDArray[np.float64]
 ) -> Unusual | None:
-    """Return a question about pictures that raise the threshold above half of the clear defects.
+    """Return a question about pictures far out, if the threshold is above half of the clear defects.
 
-    None where no picture is far out, or the threshold is lower.
+    None if no picture is far out, or if the threshold is lower.
 
     Args:
         calibration: The calibration.
@@ -369,10 +388,10 @@ def _hiding_question(
 def _update_question(
     calibration: Calibration, before: Calibration, clear_scores: NDArray[np.float64]
 ) -> Unusual | None:
-    """Return a question about all pictures, where most score above most clear defects after an update.
+    """Return a question about all pictures, if most of them score above most clear defects after an update.
 
-    None, too, where the earlier model could not distinguish defects from good pictures: then its scores say
-    nothing about the pictures.
+    Otherwise None. None, too, if the earlier model could not distinguish the defects from good pictures,
+    because then the scores say nothing about the pictures.
 
     Args:
         calibration: The calibration of the update.
@@ -393,7 +412,9 @@ def _update_question(
 
 
 def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -> Unusual | None:
-    """Return a question about pictures that alone set the threshold, farther out than good pictures lie.
+    """Return a question about pictures that set the threshold alone, farther out than good pictures lie.
+
+    None: there are no such pictures.
 
     Args:
         calibration: The calibration.
@@ -417,15 +438,15 @@ def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -
 
 
 def _is_surely_most(answers: NDArray[np.bool_]) -> bool:
-    """Whether more than half of such answers are True, at 95 % confidence."""
+    """Whether more than half of all such answers are True, at 95 % confidence, by a sample of them."""
     lowest_share, _ = wilson_interval(int(answers.sum()), len(answers))
     return lowest_share > 0.5
 
 
 def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Return a note on pictures that were clearly anomalous before and raise the threshold now.
+    """Return a note on pictures that were clearly anomalous before, and now raise the threshold.
 
-    Their number does not matter, nor how near to each other they score. None: there are no such pictures.
+    None: there are no such pictures.
 
     Args:
         new: The new calibration.
@@ -450,23 +471,23 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
-    """Return a note where all scores of new pictures are lower than chance allows for unseen pictures.
+    """Return a note if the scores of new pictures are so low that the model has probably seen the pictures.
 
-    Copies of pictures learnt from have such low scores. Where they were saved in another format, their pixels
-    do not reveal them.
+    Copies of pictures learnt from have such low scores. If they were saved in another format, they are not
+    recognised by their pixels.
 
     Args:
         new: The calibration on the new pictures.
         before: The calibration that `new` replaces.
 
     Returns:
-        None where the scores are high enough.
+        The note; None: the scores are high enough.
     """
     highest = max(new.scores)
     above = int(sum(score > highest for score in before.scores))
     count = len(before.scores)
     new_count = len(new.scores)
-    # probability that the `above` highest of all scores are earlier scores, if both are drawn alike
+    # probability that the `above` highest of all scores are earlier scores, if new ones are like these
     chance = math.comb(count, above) / math.comb(count + new_count, above)
     if not before.promised or chance >= MIN_CHANCE:
         return None
@@ -483,7 +504,7 @@ def unlike_note(
 
     Args:
         appearance: Appearance of the pictures learnt from.
-        measured: Measured features of each picture; pictures without any are passed over.
+        measured: Measured features of each picture; pictures without any are left out.
         names: Name of each picture.
     """
     far_shifts = []
@@ -505,14 +526,16 @@ def unlike_note(
 
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
-    """Return a question where too few pictures calibrate for the target rate and for the earlier rate.
+    """Return a question if a new calibration has too few pictures for the target rate.
 
-    None: there are enough pictures.
+    None if there are enough pictures, or at least as many as in the earlier calibration. None, too, if the
+    earlier calibration promised no rate.
 
     Args:
         new: The new calibration.
         before: The calibration that `new` replaces.
-        left_out: Number of pictures that the model had learnt from, and of copies.
+        left_out: Number of pictures that cannot calibrate: the model has learnt from them, or they are
+            copies.
     """
     needed = min_calibration_size(new.rate)
     if not before.promised or new.unit_count >= min(needed, before.unit_count):
@@ -527,9 +550,13 @@ def too_few_question(new: Calibration, before: Calibration, left_out: int) -> st
 
 
 def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.float64]:
-    """Return the scores of clear simulated defects, without the smallest size.
+    """Return the scores of the clear simulated defects of all sizes but the smallest.
 
-    Empty where none are known, or they were measured in another precision.
+    Empty if none are known, or if they were measured in another precision.
+
+    Args:
+        defects: Scores of simulated defects; None: not known.
+        precision: Precision of the calibration.
     """
     if defects is None or defects.precision != precision:
         return np.empty(0)

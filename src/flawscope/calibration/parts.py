@@ -47,9 +47,9 @@ class View(NamedTuple):
 class PartPattern:
     """Pattern that reads part and view from the name of a picture's file.
 
-    Each regular expression is searched in the file's name, then in the folder's and the file's name, and so
-    on. The text of the expression's groups counts, or that of the match if it has no groups. `$` is the end
-    of the name, with or without the suffix.
+    Each regular expression is searched in the file's name, then in the name with its folder, and so on. The
+    part (or view) is the text of the expression's groups, or of the whole match if it has no groups. `$` is
+    the end of the name, with or without the suffix.
 
     Attributes:
         part: Regular expression of the part.
@@ -67,27 +67,33 @@ class PartPattern:
 
     @classmethod
     def from_template(cls, template: str) -> PartPattern:
-        """Make the pattern of names like `{part}_{light}.png`.
+        """Make the pattern for names that follow a template such as `{part}_{light}.png`.
+
+        The template has the field `{part}` and one more field, whose text is the view.
 
         Raises:
-            InputError: The template has other fields than `{part}` and another one, whose text is the view.
+            InputError: The template has other fields.
         """
-        pieces = re.split(r"\{(\w+)\}", template)  # text, field, text, field, text
-        fields = pieces[1::2]
+        texts_and_fields = re.split(r"\{(\w+)\}", template)  # text, field, text, field, text
+        fields = texts_and_fields[1::2]
         if len(fields) != 2 or fields.count("part") != 1:
             raise InputError(f"{template!r:.60} has to have {{part}} and one more field, such as {{light}}")
-        texts = [re.escape(text) for text in pieces[::2]]
+        before, between, behind = (re.escape(text) for text in texts_and_fields[::2])
 
         def pattern_of(field: str) -> str:
-            """Return the expression of the whole name, whose only group is a field."""
+            """Return an expression for the whole name, whose only group is the text of a field."""
             first, second = ("([^/]+)" if name == field else "[^/]+" for name in fields)
-            return f"{texts[0]}{first}{texts[1]}{second}{texts[2]}$"
+            return f"{before}{first}{between}{second}{behind}$"
 
         (view_field,) = (field for field in fields if field != "part")
         return cls(part=pattern_of("part"), view=pattern_of(view_field))
 
     def parse(self, name: str) -> View:
-        """Read part and view from a name with forward slashes. InputError where a pattern does not match."""
+        """Read part and view from a name with forward slashes.
+
+        Raises:
+            InputError: A pattern does not match.
+        """
         part_match = _match_pattern("--part", self.part, name)
         part = _matched_text(part_match)
         if self.view is not None:
@@ -101,7 +107,7 @@ class PartPattern:
         return _matched_text(_match_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:
-        """Return the key of the part that a name names, for `units.units_of`; None: it names no part."""
+        """Return the part that a name states, in the form for `units.units_of`; None: it states none."""
         try:
             return (self.parse_part(name),)
         except InputError:
@@ -127,7 +133,7 @@ class PartPattern:
         return list(name_by_view)
 
     def _check_matches(self, names: Sequence[str]) -> None:
-        """Raise an InputError, with the names that match, where a pattern does not match all names."""
+        """Raise an InputError if a pattern does not match all names; it gives examples of both."""
         for flag, pattern in (("--part", self.part), ("--view", self.view)):
             if pattern is None:
                 continue
@@ -146,13 +152,13 @@ class PartPattern:
             )
 
     def check_parts(self, names: Iterable[str]) -> None:
-        """Check that names name several parts, and that a part has several pictures.
+        """Check that names state several parts, and that at least one part has several pictures.
 
-        A single name passes.
+        A single name is accepted.
 
         Raises:
-            InputError: A pattern does not match, a part has two pictures of the same view, all names name a
-                single part, or no two names name the same part.
+            InputError: A pattern does not match, or a part has two pictures of the same view. Or all names
+                state the same part, or each name another part.
         """
         all_names = [*names]
         views = self.parse_all(all_names)
@@ -174,10 +180,10 @@ class PartPattern:
 
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
-    """Return the reader of a part's name from a picture's name; None without any pattern.
+    """Return the function that reads the part from a picture's name; None if there is no pattern.
 
     Args:
-        group: Pattern of `--group`, which counts where `part` is None.
+        group: Pattern of `--group`, which is used if `part` is None.
         part: Pattern of `--part`.
         view: Pattern of `--view`.
 
@@ -188,7 +194,7 @@ def name_reader(group: str | None, part: str | None, view: str | None = None) ->
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
-    """Search a pattern in a file's name, then in the folder's and the file's name, and so on."""
+    """Search a pattern in a file's name; if it does not match, in the name with its folder, and so on."""
     expression = re.compile(pattern)
     path_parts = name.split("/")
     for k in reversed(range(len(path_parts))):
@@ -207,15 +213,21 @@ def _match_pattern(flag: str, pattern: str, name: str) -> re.Match[str]:
 
 
 def _matched_text(match: re.Match[str]) -> str:
-    """Return the text of all groups of a match, or that of the match where the groups are empty."""
+    """Return the texts of a match's groups, joined by slashes.
+
+    If there are no groups, or the only group is empty, it is the text of the whole match.
+    """
     return "/".join(text or "" for text in match.groups()) or match.group()
 
 
 def _leave_one_out_z_scores(z_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each value's z-score over the other values, from the z-scores [N] over all values.
+    """Return for each of N values its z-score by mean and deviation of the other values.
 
-    With z over all N values, it is z * sqrt(N / (N - 1) / (1 - z^2 / (N - 1))), which rises with z: the order
-    of the values stays.
+    For a z-score z by all N values, it is z * sqrt(N / (N - 1) / (1 - z^2 / (N - 1))). This rises with z, so
+    that the order of the values stays the same.
+
+    Args:
+        z_scores: Z-scores [N] by mean and deviation of all values.
     """
     count = len(z_scores)
     variance_share = np.maximum(1 - z_scores**2 / (count - 1), ROUNDING)  # of the others' variance
@@ -248,9 +260,9 @@ class _GoodParts(NamedTuple):
     """Good parts that have pictures of given views.
 
     Attributes:
-        scores: [n, views], scores of the parts without a lost view.
-        lost_weight: Weight of the parts with a lost view, which rank above all scores: their number, or more
-            where the line loses a larger share of its parts.
+        scores: Scores [n, views] of the parts without a lost view.
+        lost_weight: Weight of all parts with a lost view, which rank above all scores. It is their number, or
+            more if a larger share of parts is lost on the line.
         total: Number of all parts, which is also the weight of all parts together.
     """
 
@@ -264,10 +276,12 @@ class _GoodParts(NamedTuple):
         return (self.total - self.lost_weight) / max(1, len(self.scores))
 
     def max_above(self, rate: float) -> int:
-        """Return the largest number of parts that score at least as high as an anomalous new part.
+        """Return how many parts may score at least as high as a new part that is called anomalous.
+
+        It is the largest number for which the `p_value` of the new part is at most the rate.
 
         Args:
-            rate: Target false-alarm rate, 0..1: the p-value of the new part is not above it.
+            rate: Target false-alarm rate, 0..1.
         """
         weight_above = (rate + ROUNDING) * (self.total + 1) - 1 - self.lost_weight
         if weight_above <= 0:
@@ -290,12 +304,12 @@ class PartCalibration:
     Attributes:
         parts: Names of the parts.
         views: Names of the views.
-        scores: [parts, views]; NaN where a picture is missing, infinite where it is lost: the part is not
-            found in the picture, counted wrong, or lost in some light. A part with a lost picture is called
+        scores: Scores [parts, views]. NaN: the picture is missing. Infinite: the picture is lost, because its
+            part is not found, counted wrong, or lost in some light. A part with a lost picture is called
             anomalous whatever its other views score, and ranks above all others.
         rate: Target false-alarm rate, 0..1.
-        drawn: Names of the parts that were drawn from the line by chance: the share of lost parts on the line
-            is estimated from them.
+        drawn: Names of the parts that were drawn from the line by chance, from which the share of lost parts
+            on the line is estimated.
     """
 
     parts: tuple[str, ...]
@@ -334,7 +348,11 @@ class PartCalibration:
         return self._good_parts(list(views)).total
 
     def _good_parts(self, views: Sequence[str]) -> _GoodParts:
-        """Return the good parts that have pictures of some views. InputError where a view is unknown."""
+        """Return the good parts that have pictures of all of these views.
+
+        Raises:
+            InputError: A view is unknown.
+        """
         unknown_views = [view for view in views if view not in self.views]
         if unknown_views:
             known_views = ", ".join(self.views)
@@ -343,7 +361,7 @@ class PartCalibration:
             )
         view_scores = self.scores[:, [self.views.index(view) for view in views]]
         has_all_views = ~np.isnan(view_scores).any(axis=1)
-        # from here on, of the parts that have all these views alone
+        # from here on only parts that have all these views
         part_scores = view_scores[has_all_views]
         is_drawn = np.array([part in self.drawn for part in self.parts], np.bool_)[has_all_views]
         is_lost = np.isinf(part_scores).any(axis=1)
@@ -358,7 +376,8 @@ class PartCalibration:
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
         """Decide on a part by the scores of its views.
 
-        Good parts are compared by the same views alone: the rate holds for a part with missing views, too.
+        The part is compared with good parts by these views only, so that the rate also holds for a part with
+        missing views.
 
         Args:
             scores: Score of each view of the part.
@@ -414,7 +433,7 @@ class PartCalibration:
 
     @property
     def lost_count(self) -> int:
-        """Number of parts with pictures of all views, one or more of which is lost."""
+        """Number of parts with pictures of all views, at least one of which is lost."""
         good = self._good_parts(self.views)
         return good.total - len(good.scores)
 
@@ -456,17 +475,17 @@ class KnownParts:
 
     Attributes:
         calibration: Scores of the good parts.
-        view_of: Returns the part and view that a picture's name names; InputError where it names none.
+        view_of: Function that reads part and view from a picture's name; InputError: the name states none.
     """
 
     calibration: PartCalibration
     view_of: Callable[[str], View]
 
     def is_found(self, name: str, score: float) -> bool:
-        """Whether a part is anomalous if a good picture of it gets another score, such as by a defect.
+        """Whether a good part is called anomalous if one of its pictures gets another score (with a defect).
 
-        Where the present calibration lacks the part, the picture takes the place of its view's picture in
-        some of the calibration's parts, and the majority of the decisions counts.
+        If the calibration does not know the part, the picture is tried in the place of the same view of
+        several known parts, and the majority of the decisions counts.
 
         Args:
             name: Name of the good picture.

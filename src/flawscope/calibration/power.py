@@ -37,25 +37,27 @@ SLOPE_STD = 1.0  # standard deviation of this slope among models
 def wilson_interval(found: float, count: float) -> tuple[float, float]:
     """Return the 95 % interval (low, high), 0..1, of a rate from `found` hits in `count` trials.
 
-    (0, 1) without trials. Source: Wilson, Journal of the American Statistical Association 22 (1927).
+    Without trials it is (0, 1).
+
+    Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
     # without scipy, which takes longer to load than all else that describes a model
     if not count:
         return 0.0, 1.0
     rate = found / count
-    z2 = NORMAL_QUANTILE**2 / count
-    reach = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
-    low = (rate + z2 / 2 - reach) / (1 + z2)
-    high = (rate + z2 / 2 + reach) / (1 + z2)
+    z2 = NORMAL_QUANTILE**2 / count  # z^2 / n
+    half_width = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
+    low = (rate + z2 / 2 - half_width) / (1 + z2)
+    high = (rate + z2 / 2 + half_width) / (1 + z2)
     return max(0.0, low), min(1.0, high)
 
 
 def describe_blindness(found: int, count: int) -> str:
-    """Return a remark on a model that finds hardly any simulated defects, otherwise an empty text.
+    """Return a remark on a model that finds hardly any simulated defects; otherwise an empty text.
 
     Args:
         found: Number of simulated defects that the model finds.
-        count: Number of simulated defects; fewer than `MIN_DEFECTS` give no remark.
+        count: Number of all simulated defects; for fewer than `MIN_DEFECTS` there is no remark.
     """
     low, high = wilson_interval(found, count)
     if count < MIN_DEFECTS or high >= BLIND_BELOW:
@@ -78,9 +80,9 @@ class DefectScores:
         threshold: Score threshold of that calibration.
         precision: Precision of the model that gave the scores.
         bounds: Bounds on a defect's size, from the defects that were found.
-        carriers: Names of the good pictures that carry the defects, by size; empty: an earlier version did
+        carriers: Name of the good picture that carries each defect, by size; empty: an earlier version did
             not store them.
-        parts: Good parts that the carrier's part is compared with, where the model decides on parts; None:
+        parts: If the model decides on parts, the good parts that the carrier's part is compared with. None:
             each picture is decided on alone, by the threshold.
     """
 
@@ -100,7 +102,7 @@ class DefectScores:
 
         Args:
             calibration: The calibration.
-            parts: Good parts, where the model decides on parts; None: it decides on pictures.
+            parts: Good parts, if the model decides on parts; None: it decides on pictures.
         """
         rate = calibration.effective_rate if parts is None else parts.calibration.expected_rate
         return replace(self, rate=rate, threshold=calibration.score_threshold, parts=parts)
@@ -109,18 +111,20 @@ class DefectScores:
     def is_decided(self) -> bool:
         """Whether it is known which defects the model finds.
 
-        That is unknown where the model decides on parts, and the pictures that carried the defects are
-        unknown.
+        If the model decides on parts, it is only known if the pictures that carried the defects are known.
         """
         return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
-        """Return the number of defects of a size that are called anomalous, and of all that count.
+        """Count the defects of a size whose contrast c is in the range least <= c < below.
 
         Args:
             size: Name of the size.
-            least: Smallest contrast of the defects that count, in grey levels.
-            below: Contrast, in grey levels, from which on defects do not count.
+            least: Smallest contrast, in grey levels.
+            below: Contrast, in grey levels, that is not reached.
+
+        Returns:
+            The number of these defects that are called anomalous, and the number of all of them.
         """
         answers = [is_found for contrast, is_found in self._answers(size) if least <= contrast < below]
         return sum(answers), len(answers)
@@ -153,10 +157,10 @@ class DefectScores:
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
 
     def limit(self, size: str, share: float) -> float | None:
-        """Return the contrast, in grey levels, from which on a share of the defects of a size is found.
+        """Return the contrast, in grey levels, at which the chance of finding a defect of a size is `share`.
 
-        It is infinite above `CONTRAST_RANGE`, and 0 below. None where contrasts are unknown, or the defects
-        are fewer than `MIN_DEFECTS`.
+        If this contrast would lie above `CONTRAST_RANGE`, the result is infinite; below, it is 0. None if
+        contrasts are unknown, or if there are fewer than `MIN_DEFECTS` defects.
 
         Args:
             size: Name of the size.
@@ -194,14 +198,14 @@ class DefectScores:
         )
 
     def count_all(self) -> tuple[int, int]:
-        """Return the number of defects of all sizes that are called anomalous, and of all defects."""
+        """Return the number of defects that are called anomalous, and the number of all defects."""
         counts = [self.count_found(size) for size in self.scores]
         return sum(found for found, _ in counts), sum(count for _, count in counts)
 
     def describe_blindness(self) -> str:
-        """Return a remark where the model finds hardly any of the defects, otherwise an empty text.
+        """Return a remark if the model finds hardly any of the defects; otherwise an empty text.
 
-        Fewer than `MIN_DEFECTS` give no remark.
+        For fewer than `MIN_DEFECTS` defects there is no remark.
         """
         found, count = self.count_all()
         return describe_blindness(found, count)
@@ -230,14 +234,14 @@ class DefectScores:
         return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
-        """Return a remark on a model that surely misses many clear defects, otherwise None.
+        """Return a remark on a model that surely misses many clear defects; otherwise None.
 
-        The remark is about all sizes but the smallest or, where they are found, about the smallest. Fewer
-        than `MIN_DEFECTS` give no remark. The share of real defects that is found cannot be inferred
-        (bench/NOTES.md).
+        First all sizes but the smallest are considered together. If enough of these are found, the smallest
+        size is considered. For fewer than `MIN_DEFECTS` defects there is no remark. The share of real defects
+        that is found cannot be inferred (bench/NOTES.md).
         """
-        all_sizes = list(self.scores)
-        for sizes in (all_sizes[1:], all_sizes[:1]):
+        smallest_first = list(self.scores)
+        for sizes in (smallest_first[1:], smallest_first[:1]):
             counts = [self.count_found(size, least=CLEAR) for size in sizes]
             found = sum(found_of_size for found_of_size, _ in counts)
             count = sum(count_of_size for _, count_of_size in counts)
@@ -307,17 +311,17 @@ class DefectScores:
 
 
 def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
-    """Fit a logistic curve to the chance of finding a defect, over its contrast in octaves.
+    """Fit a logistic curve to the chance of finding a defect, as a function of its contrast in octaves.
 
-    Of a grid of middles and slopes the most likely pair is taken; slopes are expected to be near
-    `EXPECTED_SLOPE`.
+    The curve is the most likely one of a grid of middles and slopes. Slopes have a normal prior with mean
+    `EXPECTED_SLOPE` and standard deviation `SLOPE_STD`.
 
     Args:
         answers: Contrast in octaves of each defect, and whether the defect is found.
 
     Returns:
-        The contrast in octaves where half of the defects are found, and the slope in logits an octave. The
-        contrast lies beyond the answers where all or no defects are found.
+        The middle: the contrast in octaves at which half of the defects are found; and the slope in logits
+        per octave. If all defects or none are found, the middle lies outside of their contrasts.
     """
     octaves = np.array([octave for octave, _ in answers])
     is_found = np.array([found for _, found in answers])
@@ -333,15 +337,16 @@ def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
 
 
 def _limit_in_words(contrast: float) -> str:
-    """Return a `DefectScores.limit` in words."""
-    if not contrast:
-        return f"below {CONTRAST_RANGE[0]:g}"
-    return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
+    """Return a `DefectScores.limit` in words, such as "below 4" for 0."""
+    lowest, highest = CONTRAST_RANGE
+    if contrast == 0:
+        return f"below {lowest:g}"
+    return f"above {highest:g}" if math.isinf(contrast) else f"{contrast:.0f}"
 
 
 def _read_where_known(
     sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Value]
 ) -> dict[str, tuple[Value, ...]]:
-    """Return the values under a key, by size, of the stored sizes that have this key."""
+    """Return the converted values under a key, by size; stored sizes without the key are left out."""
     values_by_size = {str(size): facts[key] for size, facts in sizes.items() if key in facts}
     return {size: tuple(map(convert, values)) for size, values in values_by_size.items()}

@@ -39,9 +39,10 @@ class PromiseVerdict(NamedTuple):
 def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the exact (Clopper-Pearson) interval (low, high), 0..1, of a rate from k hits in n trials.
 
-    The interval holds the true rate with a probability of at least `level`, whatever the rate and however
-    small n. With n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by
-    quantiles of the beta distribution.
+    The interval contains the true rate with a probability of at least `level`, also for small n. For n = 0 it
+    is (0, 1). It follows from quantiles of the beta distribution.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
 
     Args:
         k: Number of hits.
@@ -66,12 +67,13 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
 def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:
     """Judge by new good pictures whether an expected false-alarm rate was kept.
 
-    A sound model is called broken in at most a share `SIGNIFICANCE` of draws of its good pictures and the new
-    pictures. The new pictures must be as independent as the units: several pictures of a part count once.
+    The probability that the rate of a sound model is called broken is at most `SIGNIFICANCE`, over draws of
+    its good pictures and of the new pictures. The new pictures must be as independent as the units: several
+    pictures of a part count once.
 
     Args:
         alarms: Number of the new good pictures that were called anomalous.
-        pictures: Number of the new good pictures; without any, the rate is kept.
+        pictures: Number of the new good pictures; if it is 0, the rate is kept.
         rate: Expected rate, `Calibration.expected_rate` or `Promise.rate`.
         units: Number of good units that the rate comes from, `Calibration.unit_count` or
             `Promise.calibrated`.
@@ -82,9 +84,9 @@ def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> Promis
 
 
 def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
-    """Judge an expected rate by new good pictures, several of which may be of the same unit.
+    """Judge an expected rate as `judge_promise` does, but by pictures of which several may show one unit.
 
-    A unit counts by the share of its pictures that were called anomalous; see `judge_promise`.
+    A unit counts as a fraction of a false alarm: the share of its pictures that were called anomalous.
 
     Args:
         alarms: [N], whether each picture was called anomalous.
@@ -99,7 +101,7 @@ def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, 
 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:
-    """Return the interval, 0..1, that holds the false-alarm rate of a share `LEVEL` of models.
+    """Return the interval, 0..1, that contains a single model's false-alarm rate with probability `LEVEL`.
 
     Args:
         rate: Expected rate of the models.
@@ -113,11 +115,12 @@ def rate_interval(rate: float, units: int) -> tuple[float, float]:
 
 
 def simultaneous_bound(rank: int, units: int) -> float:
-    """Return a bound, 0..1, on the share of new good units above the `rank`-th largest of `units` units.
+    """Return an upper bound, 0..1, on the share of new good units that score above a threshold.
 
-    Rank 1 is the largest. With probability `LEVEL` over draws of the units, the bounds of all ranks hold at
-    once. So the bound also holds for a rank that a person chose by the pictures that each rank finds. In the
-    lower half of the units the bound is 1.
+    The threshold is the `rank`-th largest score of `units` good units; rank 1 is the largest. With
+    probability `LEVEL` over draws of the units, the bounds of all ranks hold at once. So the bound also holds
+    if a person chose the rank after seeing which pictures each rank finds. For ranks in the lower half of the
+    units it is 1.
 
     Source: Bates, Candes, Lei, Romano & Sesia, Testing for outliers with conformal p-values, Annals of
     Statistics 51 (2023), the adjustment after Simes with half of the units. It is exact for any number of
@@ -139,9 +142,9 @@ def simultaneous_bound(rank: int, units: int) -> float:
 
 
 def batch_limit(p_values: Sequence[float], rate: float) -> float:
-    """Return the largest p-value at which a picture of a batch can be called defective; 0: none can.
+    """Return the p-value up to which the pictures of a batch can be called defective; 0: none can.
 
-    Of the pictures called defective up to this p-value, on average at most the share `rate` is good.
+    On average at most the share `rate` of the pictures that are then called defective is good.
 
     Source: Benjamini & Hochberg, Journal of the Royal Statistical Society B 57 (1995). Conformal p-values
     share their good pictures, and depend on each other in the way that the procedure allows (Bates and
@@ -199,9 +202,9 @@ def describe_missing(rate: float, units: int, of_parts: bool) -> str:
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Return a phrase that good units are too few for a rate, and how many more are needed.
+    """Return a phrase: the rate cannot be promised from so few good units, and how many more would do.
 
-    Empty where they are enough. The arguments are those of `describe_missing`.
+    Empty if there are enough. The arguments are those of `describe_missing`.
     """
     missing = describe_missing(rate, units, of_parts)
     if not missing:
@@ -229,7 +232,7 @@ def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float
     if successes <= 0:
         return 1.0
     k = np.arange(successes, count + 1)
-    # logarithm of the binomial coefficients "count over k"
+    # logarithms of the binomial coefficients "count choose k"
     log_binomial = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
     probabilities = np.exp(log_binomial + special.betaln(k + a, count - k + b) - special.betaln(a, b))
     return float(min(1.0, probabilities.sum()))

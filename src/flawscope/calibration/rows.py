@@ -48,20 +48,20 @@ LOST = Values(math.nan, math.nan, math.nan)  # a picture whose parts are not fou
 def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
     """Return the values of a picture.
 
-    The median of a large map is taken from a grid of its pixels.
-
     Args:
         score: Score of the picture.
         drawn: Map [H, W] of the picture.
-        inside: [H, W], True for the pixels that the median counts; where there are none, all pixels count.
+        inside: Mask [H, W] of the pixels whose median is taken; if it has none, all pixels. Of a large map,
+            only a grid of pixels is used.
     """
     step = max(1, math.isqrt(drawn.size // SAMPLED_PIXELS))
     sampled = drawn[::step, ::step][inside[::step, ::step]]
-    return Values(float(score), float(drawn.max()), float(np.median(sampled if sampled.size else drawn)))
+    median = np.median(sampled if sampled.size else drawn)
+    return Values(float(score), float(drawn.max()), float(median))
 
 
 def worst(frames: Iterable[Values]) -> Values:
-    """Return a picture's values from its frames: largest score, largest maximum, median of the medians."""
+    """Combine the values of a picture's frames: largest score, largest maximum, median of the medians."""
     scores, maxima, medians = zip(*frames, strict=True)
     return Values(max(scores), max(maxima), float(np.median(medians)))
 
@@ -69,11 +69,12 @@ def worst(frames: Iterable[Values]) -> Values:
 def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]:
     """Return the rows with their scores, and marked as counted.
 
+    If there are several lights, the rows get the `envelope` of their values, so that the rate holds in each
+    light. A picture that is `LOST` in any light gets no score, and ranks above all scores.
+
     Args:
         rows: N rows.
-        values: [N, lights, 3], the `Values` of each row in each light, the picture's own light first. Of
-            several lights the envelope counts, so that the rate holds in each. A picture that is `LOST` in a
-            light gets no score, and counts above all scores.
+        values: `Values` of each row in each light, [N, lights, 3]; the picture's own light is the first.
     """
     if not rows:
         return []
@@ -144,7 +145,7 @@ def calibrate(
 
 
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
-    """Return the sample of the rows that were drawn from the line by chance."""
+    """Return the number of units among rows that were drawn from the line by chance, and of lost ones."""
     losses_by_unit: dict[int, list[bool]] = {}
     for row in rows:
         if row.drawn:
@@ -154,7 +155,7 @@ def _line_sample(rows: Sequence[Picture]) -> LineSample:
 
 
 def counted(rows: Iterable[Picture]) -> list[Picture]:
-    """Return the rows that decide the threshold, in their order."""
+    """Return the rows on which the threshold depends, in their order."""
     return [row for row in rows if row.counted]
 
 

@@ -36,12 +36,13 @@ def doubted_level(level: float, mask_threshold: float) -> float:
 class SizeBounds:
     """Factors by which a defect may be larger than the doubted area around its region.
 
+    The expected share of defects that are larger than their bound is at most max(`SHARE`, 1 / (`count` + 1)).
+
     Attributes:
         length: Factor of the length, at least `RESERVE`.
         width: Factor of the width, at least `RESERVE`.
         area: Factor of the area, at least `RESERVE`.
-        count: Number of simulated defects that the factors were calibrated on; 0: none. At most 1 defect in
-            `count` + 1 is expected to be larger than its bound; from 99 on, at most `SHARE`.
+        count: Number of simulated defects that the factors were calibrated on; 0: none.
     """
 
     length: float = RESERVE
@@ -59,6 +60,7 @@ class SizeBounds:
         Returns:
             The bounds; without defects each factor is `RESERVE`.
         """
+        # three lists: of lengths, widths and areas
         ascending_ratios = [sorted(map(float, column)) for column in zip(*ratios, strict=True)]
         if not ascending_ratios:
             return cls()
@@ -74,7 +76,7 @@ class SizeBounds:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> SizeBounds:
-        """Read the bounds from a model's facts; where the facts hold no bounds, each factor is `RESERVE`.
+        """Read the bounds from a model's facts. If the facts have none, each factor is `RESERVE`.
 
         Raises:
             InputError: The bounds are damaged.

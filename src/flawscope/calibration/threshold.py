@@ -71,12 +71,12 @@ def parse_false_alarm_rate(value: Rate) -> float:
 
 
 def far_severity(count: int) -> float:
-    """Return the severity from which on the highest of `count` scores is far out beside the others.
+    """Return the severity above which the highest of `count` scores is far out, compared with the others.
 
-    Few scores need more than `FAR_SEVERITY`, since their spread is often far too small: the highest of 8 lies
-    3 spreads above the rest in one of 6 draws. The severity that is returned is exceeded by chance in one of
-    16 draws of a Gumbel distribution (of maxima), simulated for 5 to 24 scores. Infinite for fewer than 5
-    scores.
+    For many scores it is `FAR_SEVERITY`. For few scores it is higher, since their spread is often much too
+    small: by chance, the highest of 8 scores lies 3 spreads above the rest in one of 6 draws. The returned
+    severity is exceeded by chance in one of 16 draws of a Gumbel distribution (of maxima), simulated for 5 to
+    24 scores. For fewer than 5 scores it is infinite.
     """
     if count <= 4:
         return math.inf
@@ -86,15 +86,19 @@ def far_severity(count: int) -> float:
 def _find_threshold(
     weights: NDArray[np.float64], missing: float, rate: float, units: int
 ) -> tuple[int, float]:
-    """Return the place of the threshold among falling scores, and the weight above it.
+    """Find the lowest score that keeps the rate as a threshold; if none does, the highest score.
 
-    The p-value of a score just above the threshold is (1 + weight above it) / (units + 1), at most the rate.
+    A threshold keeps the rate if the p-value of a score just above it, (1 + weight above it) / (units + 1),
+    is at most the rate.
 
     Args:
-        weights: [n], weights of the scores, in the order of falling scores.
+        weights: Weights [n] of the scores, that of the highest score first.
         missing: Weight of the pictures that rank above all scores.
         rate: Target false-alarm rate, 0..1.
         units: Number of units.
+
+    Returns:
+        The index of the threshold in `weights`, and the weight of all pictures above the threshold.
     """
     weights_above = np.cumsum([missing, *weights[:-1]])  # [n], weight of all pictures above each score
     max_weight = rate * (units + 1) - 1 + ROUNDING
@@ -105,7 +109,7 @@ def _find_threshold(
 def _spread(
     scores: NDArray[np.float64], maxima: NDArray[np.float64], level: float, threshold: float
 ) -> float:
-    """Return the `Calibration.spread` of scores and map maxima.
+    """Compute the `Calibration.spread`.
 
     Args:
         scores: Scores of good pictures.
@@ -123,8 +127,8 @@ class LineSample(NamedTuple):
     """Units that were drawn from the line by chance.
 
     Attributes:
-        lost: Number of units that are lost; a unit with several pictures counts by the share that is lost.
-        units: Number of units.
+        lost: Number of lost units; a unit with several pictures counts by its share of lost pictures.
+        units: Number of all units.
     """
 
     lost: float = 0.0
@@ -151,16 +155,16 @@ class Calibration:
         method: How the scores were made, for the reader: "leave-one-picture-out", "held out", ...
         runtime: Engine that gave the scores.
         precision: Precision of the model that gave the scores.
-        promised: Whether the good pictures' scores are like those of new good pictures. False where all
+        promised: Whether the good pictures' scores are like those of new good pictures. They are not if all
             pictures show the same part, which was compared with itself.
-        miscounted: Number of further good pictures, without a score, because their parts were counted wrong.
-            They are called anomalous, and rank above all scores.
-        units: [count], number of the unit of each score, then of each miscounted picture; pictures of one
-            part, and near-duplicates, share a unit. Empty: each picture is a unit.
-        line: Numbers of the units that were drawn from the line by chance, from which the share of lost
-            pictures on the line is estimated.
-        outline: Height of an outline, as a share of the way from `map_level` to the region's peak nearby; 0:
-            at the mask threshold.
+        miscounted: Number of further good pictures that have no score, because their parts were counted
+            wrong. They are called anomalous, and rank above all scores.
+        units: Unit [count] of each score and then of each miscounted picture. Pictures of one part, and
+            near-duplicates, share a unit. Empty: each picture is a unit.
+        line: Number of units that were drawn from the line by chance, and of lost ones among them. The share
+            of lost pictures on the line is estimated from these.
+        outline: Map value of a region's outline, as a share of the way from `map_level` to the peak of the
+            region nearby; 0: at the mask threshold.
     """
 
     scores: tuple[float, ...]
@@ -219,10 +223,9 @@ class Calibration:
 
     @property
     def effective_rate(self) -> float:
-        """Target rate, or the smallest rate that the units can promise where that is larger.
+        """Target rate, or the smallest rate that the units can promise if that is larger.
 
-        The smallest rate that K units can promise is 1/(K + 1), or (m + 1)/(K + 1) where m of the units were
-        counted wrong.
+        The smallest rate that K units can promise is (m + 1)/(K + 1), where m of them were counted wrong.
         """
         return max(self.rate, (1.0 + self._miscounted_weight) / (self.unit_count + 1))
 
@@ -230,25 +233,25 @@ class Calibration:
     def expected_rate(self) -> float:
         """Expected share of new good pictures above the threshold: at most the target rate if possible.
 
-        Where each of n pictures is a unit, and the threshold is the k-th largest score, it is k/(n + 1).
+        It is k/(n + 1) if each of n pictures is a unit, and the threshold is the k-th largest score.
         """
         _, weight_above = self._score_rank
         return (1 + weight_above) / (self.unit_count + 1)
 
     @property
     def rate_interval(self) -> tuple[float, float]:
-        """Interval, 0..1, that holds the false-alarm rate of this single model with 95 %.
+        """Interval, 0..1, that contains the false-alarm rate of this single model with a probability of 95 %.
 
-        `expected_rate` is the mean rate of models that are calibrated on as many units.
+        `expected_rate` is the mean of the rates of all models that are calibrated on as many units.
         """
         return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def rate_bound(self) -> float:
-        """Bound, 0..1, on the false-alarm rate of this single model, with 95 % for all thresholds at once.
+        """Upper bound, 0..1, on the false-alarm rate of this single model.
 
-        It also holds for a threshold that was chosen by the pictures that it finds
-        (`promise.simultaneous_bound`).
+        With a probability of 95 % the bounds of all thresholds hold at once. So the bound also holds if a
+        person chose the threshold after seeing which pictures it finds (`promise.simultaneous_bound`).
         """
         threshold, weight_above = self._score_rank
         units_above = int((self._unit_maxima > threshold).sum())
@@ -268,10 +271,10 @@ class Calibration:
         return np.sort(np.array([*maxima.values()], dtype=np.float64))
 
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """Return p-values of raw scores, any shape, among the largest score of each good unit.
+        """Return p-values of raw scores of any shape, compared with the largest score of each good unit.
 
-        They are the `p_values` where each picture is a unit, otherwise never smaller. They judge a batch of
-        pictures of new units.
+        They are for a batch of pictures of new units. They are never smaller than the `p_values`, and equal
+        to these if each picture is a unit.
         """
         places = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         unit_p_values = (1.0 + self.unit_count - places) / (self.unit_count + 1.0)
@@ -280,19 +283,16 @@ class Calibration:
 
     @property
     def pictures_missing(self) -> int:
-        """Number of further units that the target rate needs; 0 where it is met.
-
-        A unit is a good picture of another part.
-        """
+        """Number of further units (good pictures of other parts) that the target rate needs; 0: enough."""
         return units_missing(self.rate, self.unit_count)
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
         """Weights [count] of the pictures with a score, then of the miscounted pictures.
 
-        The pictures of a unit have a weight of 1 together, and all pictures `unit_count`. Where a larger
-        share of pictures is lost on the line than in the calibration, the miscounted pictures together get
-        the larger share of the weight.
+        The weights of a unit's pictures add up to 1, so that all weights add up to `unit_count`. If a larger
+        share of pictures is lost on the line than in the calibration, the weights are changed: the miscounted
+        pictures together get this share of the sum, and the other pictures the rest.
         """
         weights = np.ones(self.count)
         if self.units:
@@ -313,10 +313,10 @@ class Calibration:
         return float(self.weights[len(self.scores) :].sum())
 
     def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
-        """Return the threshold among values, and the weight of all pictures above it.
+        """Return the threshold among values, and the weight of all pictures above it (`_find_threshold`).
 
-        The threshold is the smallest value above which the p-value is at most the rate; where there is no
-        such value, it is the largest value.
+        Args:
+            values: Score, or maximum of the map, of each picture with a score.
         """
         falling = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
         place, weight_above = _find_threshold(
@@ -344,8 +344,8 @@ class Calibration:
     def mask_threshold(self) -> float:
         """Map value above which pixels make a region.
 
-        The share of good pictures with a region is that of good pictures called anomalous. `outline` sets how
-        much of the region is outlined.
+        As many good pictures have a region as are called anomalous. `outline` sets how much of the region is
+        outlined.
         """
         threshold, _ = self._mask_rank
         return threshold
@@ -361,26 +361,27 @@ class Calibration:
     def spread(self) -> float:
         """Spread of good pictures' scores, in units of the score, above 0.
 
-        It is their median absolute deviation, scaled to the standard deviation of normal scores, and at least
-        a tenth of the way from good maps' level to their median maximum: so a single picture, or equal
-        scores, have a spread, too.
+        It is their median absolute deviation, scaled to the standard deviation of normally distributed
+        scores. It is at least a tenth of the way from the maps' level to their median maximum, so that a
+        single picture, or equal scores, have a spread, too.
         """
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
     def severity(self, scores: Array | float) -> NDArray[np.float64]:
-        """Return the severity of raw scores, any shape: (score - score threshold) / spread.
+        """Return the severity of raw scores of any shape: (score - score threshold) / spread.
 
-        Above 0 exactly where a picture is anomalous; comparable between sizes, methods and models, and
-        without the p-value's floor.
+        It is above 0 exactly if a picture is anomalous. It can be compared between sizes, methods and models,
+        and also ranks pictures that all have the smallest p-value.
         """
         above = np.asarray(scores, dtype=np.float64) - self.score_threshold
         return np.asarray(above / self.spread, dtype=np.float64)
 
     @cached_property
     def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores [n], ascending, and the weight [n + 1] of all pictures from each place on.
+        """Scores [n] in ascending order, and sums of weights [n + 1].
 
-        The last weight is that of the miscounted pictures, which rank above all scores.
+        Sum k is the weight of score k, of all higher scores, and of the miscounted pictures, which rank above
+        all scores. The last sum is that of the miscounted pictures alone.
         """
         scores = np.asarray(self.scores, dtype=np.float64)
         ascending = np.argsort(scores, kind="stable")
@@ -394,9 +395,9 @@ class Calibration:
         return np.asarray((1.0 + weights_from[places]) / (self.unit_count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: Array | float) -> NDArray[np.bool_]:
-        """Whether pictures are anomalous, by raw scores of any shape: above the threshold, or NaN.
+        """Whether pictures are anomalous, by raw scores of any shape: those above the threshold, and NaN.
 
-        Their p-values are then at most the effective rate.
+        P-values of anomalous pictures are at most the `effective_rate`.
         """
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
@@ -407,7 +408,7 @@ class Calibration:
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Return the calibration without the units of the scores at `places`.
 
-        It is unchanged where no other unit has a score.
+        It is unchanged if no score would remain.
         """
         units = self.units or tuple(range(self.count))
         removed_units = {units[place] for place in places}
@@ -424,9 +425,10 @@ class Calibration:
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:
-        """Return the place of the score that alone sets the threshold, and the threshold without its unit.
+        """Return the place of the score that sets the threshold alone, and the threshold without its unit.
 
-        None: no score alone sets the threshold (`is_sole`), or the units are fewer than `MIN_FOR_SOLE`.
+        None: no single score sets the threshold alone (`is_sole`), or there are fewer than `MIN_FOR_SOLE`
+        units.
         """
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
@@ -435,18 +437,23 @@ class Calibration:
         return place, without
 
     def is_sole(self, without: float) -> bool:
-        """Whether some scores alone set the threshold, by the threshold `without` them.
+        """Whether some scores set the threshold alone.
 
-        It is then at most half as high above the median score.
+        They do if the threshold without them is at most half as high above the median score.
+
+        Args:
+            without: Score threshold without these scores.
         """
         median = float(np.median(self.scores))
-        return without - median <= SOLE_SHARE * (self.score_threshold - median)
+        height = self.score_threshold - median
+        height_without = without - median
+        return height_without <= SOLE_SHARE * height
 
     def far_out(self) -> list[int]:
-        """Return the places of scores that are far out beside those of other units, highest first.
+        """Return the places of the scores that are far out, compared with the other units; the highest first.
 
-        They are the highest scores, as many as possible up to a quarter of all, of which even the lowest is
-        far out beside the scores of the other units. They are left out together, so that two scores that are
+        They are the n highest scores, with the largest n (up to a quarter of all) for which the lowest of
+        them is far out when all n are left out. They are left out together, so that two scores that are
         equally far out do not hide each other.
         """
         return list(self._far_out)
@@ -460,12 +467,12 @@ class Calibration:
         weights = self.weights[falling]
         miscounted_weights = self.weights[scored_count:]
         _, units = np.unique(self.units or range(self.count), return_inverse=True)
-        # rank of each unit's highest score; behind all ranks where the unit has no score
+        # by unit, the rank of its highest score (0: the highest of all); behind all ranks if it has no score
         highest_ranks = np.full(units.max() + 1, scored_count)
         np.minimum.at(highest_ranks, units[falling], np.arange(scored_count))
         score_ranks = highest_ranks[units[falling]]  # rank of the highest score in each score's unit
         miscounted_ranks = highest_ranks[units[scored_count:]]
-        # faster than `without_units` for each number of scores
+        # for each number of scores left out, this is what `without_units` would give, but faster
         for far_count in range(max(1, self.count // 4), 0, -1):
             in_rest = score_ranks >= far_count
             if not in_rest.any():
@@ -476,7 +483,8 @@ class Calibration:
             place, _ = _find_threshold(weights[in_rest], missing, self.rate, rest_units)
             threshold = float(rest[place])
             spread = _spread(rest, maxima[in_rest], self.map_level, threshold)
-            if (scores[far_count - 1] - threshold) / spread > far_severity(rest_units + 1):
+            lowest_far_score = scores[far_count - 1]
+            if (lowest_far_score - threshold) / spread > far_severity(rest_units + 1):
                 far_places: list[int] = falling[:far_count].tolist()
                 return far_places
         return []
@@ -507,7 +515,7 @@ class Calibration:
         return self._with_lack(text)
 
     def _with_lack(self, text: str) -> str:
-        """Return a text with the number of pictures missing for the target rate, if any are missing."""
+        """Add to a text how many pictures are missing for the target rate, if any are."""
         lack = describe_lack(self.rate, self.unit_count, self.has_shared_units)
         return f"{text}; {lack}" if lack else text
 
@@ -523,7 +531,7 @@ class Calibration:
         return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_bounds(self) -> str:
-        """Return `rate_bound` in words at each offered rate that can be promised; empty: none can."""
+        """Describe the `rate_bound` at each of the `OFFERED_RATES` that can be promised; empty: none can."""
         if not self.promised:
             return ""
         bounds = []
@@ -580,12 +588,13 @@ HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
     """Return the envelope [N] of the values of N pictures in L lights.
 
-    The k-th largest value of the envelope is the largest of the columns' k-th largest values; it goes to the
-    picture with the k-th largest value in the first column. Where pictures share units, and so have different
-    weights, each picture has the largest of its own values instead, which is never smaller.
+    The k-th largest value of the envelope is the maximum of the k-th largest values of all lights. The
+    picture with the k-th largest value in the first light gets it. If pictures share units, they have
+    different weights; then each picture gets the largest of its own values instead. Such an envelope is
+    never smaller.
 
     Args:
-        values: [N, L], values of each picture in each light.
+        values: Value of each picture in each light, [N, L].
         units: Unit of each picture; empty: each picture is a unit.
     """
     if len({*units}) < len(units):
@@ -604,10 +613,10 @@ FENCE_FACTOR = 4.0
 
 
 def upper_fence(scores: Array) -> float:
-    """Return the score beyond which a good picture is suspicious; infinite with fewer than four scores.
+    """Return the score above which a good picture is suspicious; infinite for fewer than four scores.
 
-    On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
-    to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
+    For the logarithms of the scores it is: upper quartile + `FENCE_FACTOR` * (upper quartile - median). This
+    follows Tukey (1977), but uses the upper half alone, so that a long lower tail has no influence.
     """
     log_scores = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(log_scores) < 4:

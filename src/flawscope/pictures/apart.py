@@ -22,7 +22,7 @@ from flawscope.pictures.appearance import FEATURES, FeatureValues
 Distances = NDArray[np.float64]
 # Returns the distances [C, N] of a picture's C cells to the nearest cell of each of N pictures
 Compare = Callable[[int], Distances]
-# Joins the distances [C, ...] of cells into those of their picture, [...]
+# Combines the distances [C, ...] of a picture's C cells into one distance of the picture, [...]
 Height = Callable[[Distances], Distances]
 
 GRID = 8  # cells of a picture along each side
@@ -46,16 +46,17 @@ LEAST_STEP = 1.0  # added to distances of looks, in spreads: differences of near
 def find_apart(
     cells: Sequence[NDArray[np.float32] | None], looks: Sequence[FeatureValues], units: Sequence[int]
 ) -> list[list[int]]:
-    """Return the places of the pictures that lie apart, in groups of one kind.
+    """Return the indices of the pictures that lie apart from the rest, in groups of similar pictures.
 
-    They lie apart by their features, or by their look as a whole. Looks are compared among at most
-    `MAX_COMPARED` pictures, chosen evenly.
+    A group lies apart by its features, or by the look of its whole pictures. At most `MAX_COMPARED` looks,
+    chosen evenly, are compared.
 
     Args:
-        cells: Features of each picture's cells; None where they are not known.
+        cells: Features [C, D] of each picture's cells; None where they are not known.
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
         units: Number of the part that each picture shows.
     """
+    # a group found by the look is added where none of its pictures was found by the features
     groups = _apart_by_features(cells, units)
     grouped_places = {place for group in groups for place in group}
     step = max(1, math.ceil(len(looks) / MAX_COMPARED))
@@ -68,7 +69,7 @@ def find_apart(
 
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
-    """Return the places of pictures whose features lie apart, in groups of one kind."""
+    """Return the indices of pictures whose features lie apart, in groups of similar pictures."""
     places = [place for place, cell in enumerate(cells) if cell is not None]
     if not places:
         return []
@@ -78,11 +79,12 @@ def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Seque
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
-    """Return the places of pictures that lie apart by their features, in groups of one kind.
+    """Return the indices of pictures that lie apart by their features, in groups of similar pictures.
 
     Args:
-        cells: Features [N, C, D] of each picture's cells; cells may change places from picture to picture.
-        units: [N], equal for pictures of one part.
+        cells: Features [N, C, D] of each picture's cells. A cell is compared with all cells of another
+            picture, wherever they are.
+        units: Number [N] of the part that each picture shows.
     """
     picture_count, cell_count, feature_count = cells.shape
     if not _is_large_enough(units):
@@ -93,7 +95,7 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
     farthest_count = max(1, round(FARTHEST_SHARE * cell_count))
 
     def compare(picture: int) -> Distances:
-        """Return the distances of a picture's cells to the nearest cell of each picture."""
+        """Return the distances [C, N] of a picture's cells to the nearest cell of each picture."""
         products = (cells[picture] @ all_cells.T).reshape(cell_count, picture_count, -1)
         # |a - b|^2 = |a|^2 + |b|^2 - 2 a b
         squares = squared_norms[picture][:, None] + (squared_norms[None] - 2 * products).min(2)
@@ -109,13 +111,13 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
 
 
 def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
-    """Return groups of pictures, by their places, that lie apart together by their look as a whole.
+    """Return groups of pictures, as indices, whose looks as a whole lie apart from the rest.
 
-    A single picture is no group: a good picture may look unlike the others.
+    A picture that lies apart alone is left out: a single good picture may look unlike the others.
 
     Args:
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
-        units: [N], equal for pictures of one part.
+        units: Number [N] of the part that each picture shows.
     """
     places = [place for place, look in enumerate(looks) if look]
     unit_numbers = np.array([units[place] for place in places])
@@ -129,29 +131,31 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
         """Return the distances of a picture, as a single cell, to all pictures."""
         return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
 
-    nearest, distances = _measure_distances(unit_numbers, compare, lambda cells: cells[0])
+    nearest, distances = _measure_distances(unit_numbers, compare, height=lambda distances: distances[0])
     groups = _find_groups(nearest, distances, unit_numbers, gap=LOOK_GAP, single_gap=SINGLE_LOOK_GAP)
     return [[places[k] for k in group] for group in groups if len(group) > 1]
 
 
 def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
-    """Whether a set has enough pictures and units that some can be said to lie apart."""
+    """Whether a set has enough pictures and units to tell which of them lie apart."""
     return len(units) >= MIN_PICTURES and len({*units}) >= MIN_UNITS
 
 
 def _measure_distances(
     units: NDArray[np.intp], compare: Compare, height: Height
 ) -> tuple[NDArray[np.intp], Distances]:
-    """Measure each picture's distance to the other pictures with the nearest other units left out.
+    """Measure each picture's distance to the pictures of other units, with the nearest units left out.
 
     Args:
-        units: [N], equal for pictures of one part.
+        units: Number [N] of the part that each picture shows.
         compare: Returns the distances of a picture's cells to the nearest cell of each picture, [C, N].
-        height: Joins the distances of cells into one.
+        height: Combines the distances of a picture's cells into one.
 
     Returns:
-        For each picture the nearest picture of each of the K nearest other units [N, K], nearest first; and
-        its distance [N, K] to the other pictures without the first 0, 1, 2, ... of these units.
+        Two arrays [N, K], where column k is about the k-th nearest other unit of each picture:
+
+        - The picture of this unit that is nearest.
+        - The picture's distance to all other units but the k nearest (k = 0: none is left out).
     """
     count = len(units)
     left_out_count = max(1, min(MAX_GROUP, count // MAX_SHARE))
@@ -172,20 +176,21 @@ def _measure_distances(
 def _find_groups(
     nearest: NDArray[np.intp], distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float
 ) -> list[list[int]]:
-    """Return the pictures beyond the widest gaps, in groups.
+    """Return the indices of the pictures beyond the widest gaps, in groups.
 
-    A picture beyond a gap is joined with the pictures beyond it that are nearest to it, and with those of its
-    unit.
+    Of the pictures beyond a gap, each shares a group with its nearest pictures, and with those of its unit.
 
     Args:
-        nearest: [N, K], as `_measure_distances` returns.
-        distances: [N, K], as `_measure_distances` returns.
-        units: [N], equal for pictures of one part.
+        nearest: Nearest pictures [N, K], as `_measure_distances` returns them.
+        distances: Distances [N, K], as `_measure_distances` returns them.
+        units: Number [N] of the part that each picture shows.
         gap: Smallest gap to pictures of several units.
         single_gap: Smallest gap to pictures of one unit.
     """
     rest = list(range(len(nearest)))
-    linked = dict[int, int]()  # each picture apart, with a picture of its group; the first has itself
+    # for each picture apart, the lowest picture that it is linked to; following the links leads to the first
+    # picture of its group, which is linked to itself
+    linked = dict[int, int]()
     while beyond := _beyond_gap(distances[rest], units[rest], gap, single_gap):
         group = [rest[place] for place in beyond]
         for picture in group:
@@ -205,27 +210,28 @@ def _find_groups(
 
 
 def _beyond_gap(distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
-    """Return the places beyond the widest gap in the distances; empty where no gap is wide enough.
+    """Return the indices of the pictures beyond the widest gap; empty where no gap is wide enough.
 
-    A gap with k units left out concerns k + 1 pictures or more: fewer would also be beyond a gap with fewer
-    units left out.
+    With k units left out, only gaps with at least k + 1 pictures beyond them are tried: smaller groups are
+    found with fewer units left out.
 
     Args:
-        distances: [N, K], with 0, 1, 2, ... units left out.
-        units: [N], equal for pictures of one part.
+        distances: Distances [N, K]; in column k with the k nearest units left out.
+        units: Number [N] of the part that each picture shows.
         gap: Smallest gap to pictures of several units.
         single_gap: Smallest gap to pictures of one unit.
     """
     widest = 1.0
     beyond = list[int]()
     for k in range(distances.shape[1]):
-        falling = np.argsort(-distances[:, k], kind="stable")
-        for far_count in range(k + 1, len(falling) // MAX_SHARE + 1):
-            far = distances[falling[far_count - 1], k]
-            near = distances[falling[far_count], k]
-            ratio = far / max(near, 1e-12)
-            is_one_unit = len({*units[falling[:far_count]]}) == 1
+        farthest_first = np.argsort(-distances[:, k], kind="stable")
+        max_count = len(farthest_first) // MAX_SHARE
+        for far_count in range(k + 1, max_count + 1):
+            nearest_beyond = distances[farthest_first[far_count - 1], k]
+            farthest_of_rest = distances[farthest_first[far_count], k]
+            ratio = nearest_beyond / max(farthest_of_rest, 1e-12)
+            is_one_unit = len({*units[farthest_first[:far_count]]}) == 1
             if ratio > widest and ratio >= (single_gap if is_one_unit else gap):
                 widest = ratio
-                beyond = falling[:far_count].tolist()
+                beyond = farthest_first[:far_count].tolist()
     return beyond

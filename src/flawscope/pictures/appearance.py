@@ -61,14 +61,14 @@ def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None
         roi: Region of interest [H, W]; None: the whole picture.
 
     Returns:
-        A number for each of `FEATURES`, from a grid of the pixels inside the region of interest; empty where
-        too few of these count.
+        A number for each of `FEATURES`, measured on a grid of pixels; empty where fewer than `MIN_SAMPLES`
+        of these lie in the picture and in the region of interest.
     """
     height, width = image.shape[1:]
     row_step = max(1, height // SAMPLES_PER_SIDE)
     column_step = max(1, width // SAMPLES_PER_SIDE)
     points = image[:, : height - 1 : row_step, : width - 1 : column_step]
-    right = image[:, : height - 1 : row_step, 1:width:column_step]
+    right = image[:, : height - 1 : row_step, 1:width:column_step]  # pixel to the right of each point
     below = image[:, 1:height:row_step, : width - 1 : column_step]
     counts = np.minimum(np.minimum(points[0], right[0]), below[0]) >= 0  # padding is below 0
     if roi is not None:
@@ -124,8 +124,8 @@ class AppearanceRange:
     def shifts(self, measured: FeatureValues) -> FeatureValues:
         """Return the distance of each feature from its range, in widths of the range.
 
-        Below 0 where a feature lies under its range, 0 within, above 0 over it. Empty where nothing was
-        measured.
+        The distance is negative below the range, 0 within it and positive above it. Where nothing was
+        measured, the result is empty.
         """
         distances = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
@@ -134,10 +134,10 @@ class AppearanceRange:
         return tuple(distances)
 
     def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
-        """Return the range that also covers other pictures.
+        """Return the range widened so that it also covers other pictures.
 
         Args:
-            shifts: The `shifts` of each picture; empty ones are passed over.
+            shifts: Result of `shifts` for each of these pictures; empty results are skipped.
         """
         known_shifts = [picture_shifts for picture_shifts in shifts if picture_shifts]
         widened_ranges = list(self.ranges)
@@ -162,7 +162,10 @@ class AppearanceRange:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> AppearanceRange | None:
-        """Read the range from a model's facts; None where there is none, or none of a known feature."""
+        """Read the range from a model's facts.
+
+        None where the facts have no readable range, or no range of one of `FEATURES`.
+        """
         try:
             stored = facts[APPEARANCE_KEY]
             names = [feature.name for feature in FEATURES if feature.name in stored["ranges"]]
@@ -187,9 +190,9 @@ def is_far(shifts: FeatureValues) -> bool:
 
 
 def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
-    """Return words for the features in which most of these pictures lie outside the range, at most three.
+    """Describe in words how pictures differ from the range, such as "darker, less contrast".
 
-    The feature that lies farthest outside comes first.
+    At most three features are named, the one farthest outside the range (by the median picture) first.
 
     Args:
         shifts: `AppearanceRange.shifts` of each picture.

@@ -69,7 +69,7 @@ def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
 
 
 def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Return deep grey [H, W, 1] of grey with alpha [H, W, 2], composited over white."""
+    """Composite deep grey with alpha [H, W, 2] over white; return grey [H, W, 1]."""
     return _opaque(values[:, :, :1], values[:, :, 1:], name)
 
 
@@ -141,8 +141,9 @@ def require_finite(values: Float32, name: str) -> Float32:
     """
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
-    if (none := no_data_value(values)) is not None:
-        reason = f"some pixels are {none:g}, far off all others, as where there is no data"
+    missing_value = no_data_value(values)
+    if missing_value is not None:
+        reason = f"some pixels are {missing_value:g}, far off all others, as where there is no data"
         remedy = data_checks.NO_DATA.coded("replace them by values like those around them")
         raise picture_error(name, reason, remedy)
     return values
@@ -158,44 +159,49 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
     bin_centres = (edges[:-1] + edges[1:]) / 2
     total = counts.sum()
     sums = np.cumsum(counts * bin_centres)
-    # for a threshold at each inner edge
+    # of each inner edge as threshold
     counts_below = np.cumsum(counts)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        means_gap = sums[:-1] / counts_below - (sums[-1] - sums[:-1]) / (total - counts_below)
-        variances_between = np.nan_to_num(counts_below / total * (1 - counts_below / total) * means_gap**2)
+        means_below = sums[:-1] / counts_below
+        means_above = (sums[-1] - sums[:-1]) / (total - counts_below)
+        shares_below = counts_below / total
+        variances_between = np.nan_to_num(
+            shares_below * (1 - shares_below) * (means_below - means_above) ** 2
+        )
     best = int(variances_between.argmax())
     threshold = float(edges[best + 1])
     variance = float(values.var())
-    return threshold, float(variances_between[best] / variance) if variance > 0 else 0.0
+    explained_share = float(variances_between[best] / variance) if variance > 0 else 0.0
+    return threshold, explained_share
 
 
 def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
     """Raise InputError for anything but a picture [H, W, 3] uint8.
 
-    Textures in 0..1 pasted into pictures in 0..255 have made defects invisible elsewhere.
+    Values in 0..1 are refused, too: pasted into a picture in 0..255 they would be invisible.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
 def check_depth(picture: NDArray[np.number], white: float | None, black: float | None, name: str) -> None:
-    """Raise InputError for a deep picture whose values lie far off a model's levels.
+    """Raise InputError for a deep picture whose values do not fit a model's black and white levels.
 
-    With these levels it would look black or white.
+    With these levels the picture would look all black or all white.
 
     Args:
         picture: The decoded picture.
         white: White level of the model; None: it learnt from 8-bit pictures.
-        black: Black level of the model; None: it has none, like earlier models.
+        black: Black level of the model; None: a model of an earlier version, which has none.
         name: Name of the picture, for the error.
     """
-    level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
+    white_level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
     lowest = float(picture.min())
     largest = float(picture.max())
-    if black is not None and largest > level:
-        largest = used_range(picture).high  # single pixels beyond it do not count
-    if lowest < -TOLERANCE * level:
-        remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
+    if black is not None and largest > white_level:
+        largest = used_range(picture).high  # without single very bright pixels
+    if lowest < -TOLERANCE * white_level:
+        remedy = f"replace values that say no data, or scale it to 0..{white_level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)
     if picture.dtype != np.uint16:
         _check_floats(largest, white, black, name)
@@ -205,20 +211,22 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
             f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
             "fit on pictures like this one, or scale it to 0..65535",
         )
-    _check_median(picture, Levels(lowest, largest), Levels(black or 0.0, level), name)
+    used_levels = Levels(lowest, largest)
+    model_levels = Levels(black or 0.0, white_level)
+    _check_median(picture, used_levels, model_levels, name)
 
 
 def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, name: str) -> None:
-    """Raise InputError where half of a picture's values lie beyond a model's black or white level.
+    """Raise InputError where half of a picture's values lie below a model's black or above its white level.
 
     Args:
         picture: The decoded picture.
-        used: Lowest and largest value of the picture.
+        used: Lowest value (black) and largest value (white) of the picture.
         levels: Levels of the model.
         name: Name of the picture, for the error.
     """
     black, white = levels
-    # beyond a level by more than the distance of the levels
+    # the median takes time, and is computed only where some values are beyond a level by white - black
     has_brighter = used.white > 2 * white - black
     has_darker = used.black < 2 * black - white
     if not has_brighter and not has_darker:
@@ -234,19 +242,19 @@ def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, nam
 
 
 def _check_floats(largest: float, white: float | None, black: float | None, name: str) -> None:
-    """Raise InputError for floats in another unit than the levels of a model.
+    """Raise InputError for a picture of floats whose scale (0..1, 0..255) is not the model's.
 
     Args:
         largest: Largest value of the picture.
         white: White level of the model; None: it learnt from 8-bit pictures.
-        black: Black level of the model; None: it has none, like earlier models.
+        black: Black level of the model; None: a model of an earlier version, which has none.
         name: Name of the picture, for the error.
     """
     level = white or 1.0
-    is_unit = level == 1 or (level < 1 and black is None)
-    if is_unit and largest > level * (1 + TOLERANCE):
-        which = "no white level is set" if white is None else f"the white level is {level:g}"
+    expects_unit_range = level == 1 or (level < 1 and black is None)  # 0..1
+    if expects_unit_range and largest > level * (1 + TOLERANCE):
+        level_text = "no white level is set" if white is None else f"the white level is {level:g}"
         remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
-        raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
+        raise picture_error(name, f"its floats go up to {largest:g} and {level_text}", remedy)
     if level >= 255 and 0 < largest <= 1:
         raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")

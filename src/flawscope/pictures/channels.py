@@ -68,14 +68,15 @@ class Channels:
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
-        """Return the channels of the first picture that can be read.
+        """Return the wanted channels; the first readable picture says how many there are.
 
         Args:
-            wanted: "all", or groups by numbers from 1, such as "1-3,4".
+            wanted: "all", for the groups that the picture's file states; or groups of channels, numbered
+                from 1, such as "1-3,4".
             sources: The pictures.
 
         Raises:
-            InputError: No picture can be read, or the picture has no such channels.
+            InputError: No picture can be read, or the first that can has no such channels.
         """
         groups = None if wanted == ALL else _parse_groups(wanted)
         reason = "there are no pictures"
@@ -108,7 +109,7 @@ class Channels:
         """Read all channels of a picture, [H, W, N] uint8, uint16 or float32.
 
         Raises:
-            InputError: It cannot be read, or has other channels than those that were learnt.
+            InputError: It cannot be read, or has another number of channels than `count`.
         """
         name = name or source_name(source)
         values, _ = read_channels(source, name)
@@ -121,7 +122,7 @@ class Channels:
         return values
 
     def split(self, picture: NDArray[np.number]) -> Iterator[NDArray[np.number]]:
-        """Yield the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, in the form of `decode`."""
+        """Yield a picture for each group, in the form of `decode`: [H, W, 3], or [H, W, 1] if deep grey."""
         for group in self.groups:
             yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
 
@@ -140,7 +141,7 @@ def first_channels(picture: NDArray[np.number], channels: Channels | None) -> ND
 
 
 def mean_channel(values: NDArray[np.number]) -> NDArray[np.number]:
-    """Return the mean of a picture's channels, grey of its type in the form of `decode`."""
+    """Return the mean of a picture's channels as grey, of the picture's dtype and in the form of `decode`."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
     if values.dtype.kind != "f":
         mean = np.rint(mean)
@@ -159,8 +160,9 @@ def _parse_groups(wanted: str) -> Groups:
             )
         first = int(match[1])
         last = int(match[2] or match[1])
-        # four numbers are enough: `Channels` refuses groups of more than three
-        groups.append(tuple(range(first - 1, min(last, first + 3))))
+        # cut to four channels, which `Channels` refuses as it refuses more: "1-999999999" takes no memory
+        end = min(last, first + 3)
+        groups.append(tuple(range(first - 1, end)))
     return tuple(groups)
 
 
@@ -196,9 +198,10 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
 
 
 def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.number], Groups] | None:
-    """Read the channels of a file or its bytes.
+    """Read the channels and groups of a file or its bytes, where Pillow would not read all channels.
 
-    None where Pillow reads all channels, or there is no such file.
+    None where Pillow reads all channels, where the source is an image of Pillow, or where there is no such
+    file.
     """
     if isinstance(source, bytes):
         return _read_stream(io.BytesIO(source), name)
@@ -225,7 +228,9 @@ def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Grou
     with without_warnings():
         pages = [*tiff.read_pages(stream)]
     channel_pages = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
-    if not channel_pages or (len(channel_pages) == 1 and not channel_pages[0].is_beyond_pillow):
+    if not channel_pages:
+        return None
+    if len(channel_pages) == 1 and not channel_pages[0].is_beyond_pillow:
         return None
     return _read_pages(stream, channel_pages, name)
 
@@ -233,7 +238,7 @@ def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Grou
 def _read_pages(
     stream: IO[bytes], pages: Sequence[tiff.Page], name: str
 ) -> tuple[NDArray[np.number], Groups]:
-    """Read the channels of pages of one size and depth.
+    """Read the channels of pages of one size and depth, and their groups.
 
     Raises:
         InputError: The channels are too many to hold at once.
@@ -243,17 +248,18 @@ def _read_pages(
         raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
     planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in pages]
     values = check_values(np.concatenate(planes, axis=2), name)
-    widths: list[int] = []
+    group_widths: list[int] = []
     for page in pages:
-        widths += [page.colours, *[1] * (page.channels - page.colours)]
-    return values, _groups(widths, values)
+        further_channels = page.channels - page.colours
+        group_widths += [page.colours, *[1] * further_channels]
+    return values, _groups(group_widths, values)
 
 
 def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
-    """Return the groups of a picture's channels, which are numbered one after another.
+    """Divide a picture's channels, in their order, into groups.
 
     Args:
-        widths: Number of channels of each of the first groups; each further channel is a group.
+        widths: Number of channels of each of the first groups; each channel behind them is a group.
         values: Values [H, W, N] of the picture.
     """
     single_channels = values.shape[2] - sum(widths)
@@ -266,10 +272,10 @@ def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
 
 
 def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
-    """Read a picture as `decode` does, or the first group of a picture with more channels.
+    """Read a picture as `decode` does; of a picture with more channels than `decode` reads, the first group.
 
     Returns:
-        The picture, and a description of its channels; the description is empty where `decode` reads it.
+        The picture, and a description of its channels, which is empty where `decode` reads the picture.
 
     Raises:
         InputError: The picture cannot be read.

@@ -60,13 +60,13 @@ Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
 
 
 def load(image: Image.Image) -> str:
-    """Load an image that was opened and not loaded yet.
+    """Load the pixels of an open image, and look for damage of its file.
 
     Returns:
-        Damage of the file in words; empty where no damage is found.
+        The damage in words; empty where none is found.
 
     Raises:
-        OSError: The file is damaged; Pillow raises other errors, too.
+        OSError: The file is so damaged that it cannot be loaded; Pillow raises other errors, too.
     """
     tiles: Sequence[Tile] = getattr(image, "tile", ())
     kind = image.format or ""
@@ -82,8 +82,8 @@ def load(image: Image.Image) -> str:
         return ""
     if kind in _EXACT and _ends_in_cut(image, upwards):
         return CUT
-    find_fault = _FAULTS.get(kind)
-    return find_fault(data) if find_fault else ""
+    find_fault_of_format = _FAULTS.get(kind)
+    return find_fault_of_format(data) if find_fault_of_format else ""
 
 
 def _is_upwards(tiles: Sequence[Tile]) -> bool:
@@ -95,7 +95,12 @@ def _is_upwards(tiles: Sequence[Tile]) -> bool:
 
 
 def _ends_in_cut(image: Image.Image, upwards: bool) -> bool:
-    """Whether the rows of a loaded image, in the order that they are stored in, end in a cut."""
+    """Whether the transfer of a loaded image ended within its rows (`has_cut`).
+
+    Args:
+        image: The image.
+        upwards: Whether the lowest row is stored first.
+    """
     if not _may_be_cut(image):
         return False
     pixels = np.asarray(image)
@@ -115,9 +120,10 @@ def _file_data(image: Image.Image) -> bytes:
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Return the fault of a BMP or PPM that has more rows than its header states; empty: it has no more.
+    """Return the fault of a BMP or PPM that holds more rows than its header states; empty: no fault.
 
-    Programs that append to a file do not change all the sizes in it.
+    A BMP states its size in several places. The smallest of these sizes counts, because programs that append
+    something to a file do not change all of them.
     """
     if kind not in ("BMP", "PPM") or len(tiles) != 1:
         return ""
@@ -134,10 +140,10 @@ def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
 
 
 def _sizes_in_header(data: bytes, offset: int) -> list[int]:
-    """Return the sizes in bytes that a BMP's header states for its pixels.
+    """Return the sizes in bytes of all pixels that follow from a BMP's header.
 
-    They follow from the size of the file and from that of the pixels; a size of 0 states nothing and is left
-    out.
+    One follows from the size of the file, and one is the size of the pixels itself. A size of 0 states
+    nothing, and is left out.
 
     Args:
         data: Bytes of the file.
@@ -149,7 +155,12 @@ def _sizes_in_header(data: bytes, offset: int) -> list[int]:
 
 
 def _bytes_of_pixel(arguments: str | tuple[str, int, int], data: bytes) -> int:
-    """Return the bytes of a pixel of a PPM, of one channel or three, of 8 or 16 bits."""
+    """Return the number of bytes of a pixel of a PPM, which has one or three channels of 8 or 16 bits.
+
+    Args:
+        arguments: Arguments of Pillow's tile.
+        data: Bytes of the file.
+    """
     mode = arguments[0] if isinstance(arguments, tuple) else arguments
     channels = 3 if data[1:2] == b"6" else 1
     return channels * (2 if "16" in mode else 1)
@@ -159,7 +170,7 @@ def _bytes_of_pixel(arguments: str | tuple[str, int, int], data: bytes) -> int:
 
 
 def _may_be_cut(image: Image.Image) -> bool:
-    """Whether a picture has rows whose first, middle and last pixel are equal."""
+    """Whether a picture has rows whose first, middle and last pixel are equal, as a cut has. A quick test."""
     width, height = image.size
     columns = [np.asarray(image.crop((x, 0, x + 1, height))) for x in (0, width // 2, width - 1)]
     return any(_equal_rows(np.concatenate(columns, axis=1)))
@@ -172,16 +183,20 @@ def _equal_rows(values: NDArray[np.number]) -> NDArray[np.bool_]:
 
 
 def has_cut(values: NDArray[np.number]) -> bool:
-    """Whether a transfer ended within a picture, [H, W] or [H, W, C] with rows in the order of the file.
+    """Whether a picture has a stretch of missing rows, because a transfer of its file ended early.
 
-    Then rows of equal values begin in the middle of a row; if other rows follow, the equal values also end in
-    the middle of a row. Bands, masks and backgrounds begin with a row, or beside an edge that the row above
-    shows, too.
+    Missing pixels have one value. They begin in the middle of a row; if other rows follow them, they also end
+    in the middle of a row. Areas of one value that belong to the picture, such as bands and backgrounds,
+    begin with a row, or at an edge that the row above shows, too.
+
+    Args:
+        values: Picture, [H, W] or [H, W, C], with rows in the order of the file.
     """
     rows = values.reshape(*values.shape[:2], -1)
     for begin, end in _runs(_equal_rows(rows), rows[:, 0, 0]):
         above = rows[:begin]
-        below = rows[end:][::-1, ::-1]  # turned, so that the rows end at the equal values
+        # turned by 180 degrees, so that `_ends_within` finds the equal values at the end of these rows, too
+        below = rows[end:][::-1, ::-1]
         blocks = [block for block in (above, below) if len(block)]
         value = rows[begin, 0, 0]
         if blocks and all(_ends_within(block, value) for block in blocks):
@@ -190,15 +205,15 @@ def has_cut(values: NDArray[np.number]) -> bool:
 
 
 def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each run of consecutive rows that have a single value.
+    """Yield begin and end of each run of consecutive rows that are filled with one and the same value.
 
     Args:
         rows: [H], True for rows that have a single value.
         values: [H], first value of each row.
     """
-    is_new_kind = rows[1:] != rows[:-1]
-    is_new_value = rows[1:] & (values[1:] != values[:-1])
-    starts = np.flatnonzero(is_new_kind | is_new_value) + 1
+    begins_or_ends = rows[1:] != rows[:-1]
+    has_new_value = rows[1:] & (values[1:] != values[:-1])
+    starts = np.flatnonzero(begins_or_ends | has_new_value) + 1
     bounds = [0, *starts.tolist(), len(rows)]
     for begin, end in pairwise(bounds):
         if rows[begin]:
@@ -206,19 +221,25 @@ def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple
 
 
 def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
-    """Whether the rows [H, W, C] of a picture end in the middle of the last row, and `value` follows there.
+    """Whether a picture breaks off in the middle of its last row, whose rest has a single value.
 
-    The row above the last shows no edge at that place: it does not have the value, and is like the last row
-    up to there.
+    At the place where it breaks off, the row above must show no edge: it is like the last row before that
+    place, and does not have the value behind it.
+
+    Args:
+        rows: Rows [H, W, C] of the picture.
+        value: Value of missing pixels.
     """
     if len(rows) < 2:
         return False
     last_row = rows[-1].astype(np.float64)
     row_above = rows[-2].astype(np.float64)
-    end = int(np.flatnonzero((rows[-1] != value).any(1))[-1]) + 1
+    is_there = (rows[-1] != value).any(1)
+    end = int(np.flatnonzero(is_there)[-1]) + 1
     if not _MIN_CUT <= end <= len(last_row) - _MIN_CUT:
         return False
-    if (row_above[end:] == value).all(1).mean() > _MAX_EQUAL:
+    equal_share_above = (row_above[end:] == value).all(1).mean()
+    if equal_share_above > _MAX_EQUAL:
         return False
     before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
     after_end = slice(end, end + _NEAR)
@@ -236,7 +257,10 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
     """Return the fault of uncompressed pixels, or of JPEGs within a TIFF; empty: there is none.
 
-    The image is not loaded yet.
+    Args:
+        image: The image, opened and not loaded yet.
+        tiles: Tiles of the image.
+        data: Bytes of the file.
     """
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
@@ -258,9 +282,9 @@ class _StoredRows(NamedTuple):
     """Place of uncompressed pixels in a file.
 
     Attributes:
-        stretches: Begin and end of each stretch of rows that lie one after another, in bytes.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        stretches: Begin and end, in bytes, of each stretch of rows without a gap between them.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
     """
 
     stretches: list[tuple[int, int]]
@@ -284,43 +308,44 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
         row_bytes = stated_row_bytes or right * pixel_bytes
         begin = offset
         if stretches:
-            earlier_begin, earlier_end = stretches[-1]
-            if earlier_end == offset:  # the tile goes on where the earlier one ends
-                begin = earlier_begin
+            previous_begin, previous_end = stretches[-1]
+            if previous_end == offset:  # the tile follows the previous one without a gap: one stretch
+                begin = previous_begin
                 stretches.pop()
         stretches.append((begin, offset + row_bytes * (bottom - top)))
     return _StoredRows(stretches, stride=row_bytes, pixel=pixel_bytes)
 
 
 def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
-    """Whether a stretch of uncompressed pixels' bytes was lost: all are 0, or all 255.
+    """Whether a stretch of the bytes of uncompressed pixels was lost.
 
-    A stretch was lost in one of these cases:
+    The bytes of a lost stretch are all 0 or all 255. Such a stretch counts as lost in these cases:
 
     - It begins or ends within a pixel of colour, and the picture has no other pixels of colour.
-    - The rows beside it show something else, and it begins and ends at bounds of sectors, within rows.
-    - The rows beside it show something else, and it begins or ends within a pixel of colour whose lost
+    - The rows above and below show something else, and it begins and ends at bounds of sectors, within rows.
+    - The rows above and below show something else, and it begins or ends within a pixel of colour whose lost
       channels had other values (`_is_torn`).
 
     Args:
         stored: Bytes of the pixels.
         offset: Position of these bytes in the file.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
     """
     values = np.frombuffer(stored, np.uint8)
     coloured_pixels = None
     for fill, begin, end in _equal_bytes(stored):
-        torn_ends = _torn_ends((begin, end), stride, pixel, len(stored))
+        torn_ends = _torn_ends((begin, end), stride, pixel, size=len(stored))
         if torn_ends:
-            if coloured_pixels is None:
+            if coloured_pixels is None:  # computed only once, and only if it is needed
                 coloured_pixels = _coloured_pixels(values, stride, pixel)
+            # first byte of the pixel of each end
             torn_pixels = {position - position % stride % pixel for position in torn_ends}
             if torn_pixels == coloured_pixels:
                 return True
         if not _rows_go_on(values, fill, begin, end, stride):
             continue
-        if _fills_sectors((begin, end), offset, stride, len(stored)):
+        if _fills_sectors((begin, end), offset, stride, size=len(stored)):
             return True
         for position in torn_ends:
             if _is_torn(values, fill, position, stride, pixel, is_end=position == end):
@@ -329,15 +354,15 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
 
 
 def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
-    """Return the ends of a stretch of equal bytes that lie within a pixel of colour.
+    """Return those ends of a stretch of equal bytes that lie within a pixel of colour.
 
     Args:
         ends: Begin and end of the stretch.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
         size: Number of bytes of all pixels.
     """
-    if pixel <= 2:
+    if pixel <= 2:  # grey
         return []
     return [position for position in ends if position % stride % pixel and position < size]
 
@@ -348,7 +373,7 @@ def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -
     Args:
         ends: Begin and end of the stretch.
         offset: Position of the pixels in the file.
-        stride: Bytes of a row.
+        stride: Number of bytes of a row.
         size: Number of bytes of all pixels.
     """
     for position in ends:
@@ -361,10 +386,19 @@ def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -
 
 
 def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stride: int) -> bool:
-    """Whether the rows beside a stretch of equal bytes are there, and show something else."""
+    """Whether the picture has other values right above and right below a stretch of equal bytes.
+
+    Args:
+        values: Bytes of the pixels.
+        fill: Value of the stretch's bytes.
+        begin: Begin of the stretch.
+        end: End of the stretch.
+        stride: Number of bytes of a row.
+    """
     length = min(end - begin, stride)
-    starts = (begin - stride, end + stride - length)
-    rows = [values[start : start + length] for start in starts if start >= 0]
+    start_above = begin - stride
+    start_below = end + stride - length
+    rows = [values[start : start + length] for start in (start_above, start_below) if start >= 0]
     complete_rows = [row for row in rows if len(row) == length]
     if not complete_rows:
         return False
@@ -372,7 +406,7 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield value, begin and end of stretches of bytes that are 0 and of bytes that are 255."""
+    """Yield value, begin and end of each stretch of at least `_HOLE` bytes that are all 0 or all 255."""
     for fill, run in _FILLS.items():
         end = 0
         while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
@@ -383,16 +417,24 @@ def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
-    """Return the positions of pixels that are not grey; of more than `_TORN_PIXELS` only some.
+    """Return the positions in bytes of the pixels that are not grey.
 
-    The arguments are those of `_is_torn`.
+    The search ends where more than `_TORN_PIXELS` are found.
+
+    Args:
+        values: Bytes of the pixels.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
     """
-    rows = values[: len(values) // stride * stride].reshape(-1, stride)
-    colours = rows[:, : stride // pixel * pixel].reshape(len(rows), -1, pixel)[..., :3]
+    row_count = len(values) // stride
+    rows = values[: row_count * stride].reshape(-1, stride)
+    pixel_bytes = stride // pixel * pixel  # of a row, without its padding
+    colours = rows[:, :pixel_bytes].reshape(len(rows), -1, pixel)[..., :3]
     positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
         block = colours[top : top + _ROWS_AT_ONCE]
-        places = np.argwhere((block != block[..., :1]).any(2))[: _TORN_PIXELS + 1]
+        is_coloured = (block != block[..., :1]).any(2)
+        places = np.argwhere(is_coloured)[: _TORN_PIXELS + 1]
         positions |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
         if len(positions) > _TORN_PIXELS:
             break
@@ -402,45 +444,47 @@ def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[
 def _is_torn(
     values: NDArray[np.uint8], fill: int, position: int, stride: int, pixel: int, is_end: bool
 ) -> bool:
-    """Whether a pixel of colour has lost some of its channels, which are `fill`.
+    """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    Its other channels are like those of a neighbour, and by the neighbours' colours the lost channels had
-    other values.
+    So it is if the pixel's intact channels are like those of a neighbour, and its lost channels would differ
+    from `fill` if the pixel had its neighbours' colours.
 
     Args:
         values: Bytes of the pixels.
         fill: Value of the lost bytes, 0 or 255.
-        position: Position within the pixel where a stretch of lost bytes begins or ends.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
-        is_end: Whether the stretch ends there.
+        position: Position within the pixel, in bytes, where a stretch of lost bytes begins or ends.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
+        is_end: Whether the stretch ends at the position; otherwise it begins there.
     """
-    channel = position % stride % pixel
+    channel = position % stride % pixel  # first channel behind the position
     pixel_start = position - channel
     if is_end:
         lost, intact = slice(channel), slice(channel, pixel)
-        direction = 1  # to the intact neighbours
+        direction = 1  # the intact neighbours are right of and below the pixel
     else:
         intact, lost = slice(channel), slice(channel, pixel)
-        direction = -1
+        direction = -1  # left and above
 
     def levels(start: int) -> NDArray[np.float64]:
-        """Return the difference of a pixel's channels from the lost bytes."""
+        """Return the absolute difference of the channels of the pixel at `start` from the lost bytes."""
+        # exclusive or with 0 leaves a value as it is, with 255 it subtracts the value from 255
         return (values[start : start + pixel] ^ fill).astype(np.float64)
 
     starts = (pixel_start + direction * pixel, pixel_start + direction * stride)
     neighbours = [levels(start) for start in starts if start >= 0]
     neighbours = [neighbour for neighbour in neighbours if len(neighbour) == pixel]
     intact_level = levels(pixel_start)[intact].sum()
+    max_difference = _STEP + _SHARE * intact_level
+    is_like_neighbour = False
     expected_levels = []  # of the lost channels, if the pixel has the neighbour's colour
     for neighbour in neighbours:
+        neighbour_level = neighbour[intact].sum()
+        if abs(intact_level - neighbour_level) < max_difference:
+            is_like_neighbour = True
         has_colour = neighbour[intact].any()
-        expected_levels.append(
-            neighbour[lost].max() * intact_level / neighbour[intact].sum() if has_colour else 0
-        )
-    max_difference = _STEP + _SHARE * intact_level
-    is_like = any(abs(intact_level - neighbour[intact].sum()) < max_difference for neighbour in neighbours)
-    return is_like and min(expected_levels, default=0) >= _LOST_LEVEL
+        expected_levels.append(neighbour[lost].max() * intact_level / neighbour_level if has_colour else 0)
+    return is_like_neighbour and min(expected_levels, default=0) >= _LOST_LEVEL
 
 
 def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
@@ -450,11 +494,11 @@ def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
     sizes = _first_tag(tags, _SIZE_TAGS)
     for offset, size in zip(offsets, sizes, strict=False):
         strip = data[offset : offset + size]
-        yield tables + strip[2:] if tables else strip
+        yield tables + strip[2:] if tables else strip  # 2: the start mark, which the tables have already
 
 
 def _first_tag(tags: Mapping[int, Any], numbers: Sequence[int]) -> Sequence[int]:
-    """Return the values of the first of some tags that a file has; empty where it has none."""
+    """Return the values of the first tag of `numbers` that a file has; empty where it has none of them."""
     for number in numbers:
         if number in tags:
             values: Sequence[int] = tags[number]
@@ -463,7 +507,7 @@ def _first_tag(tags: Mapping[int, Any], numbers: Sequence[int]) -> Sequence[int]
 
 
 def _jpeg_fault(data: bytes) -> str:
-    """Return the fault of a JPEG, as `load`."""
+    """Return the damage of a JPEG in words, as `load` does; empty where none is found."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         return jpeg.load(image, data)
 
@@ -472,7 +516,10 @@ def _jpeg_fault(data: bytes) -> str:
 
 
 def _png_fault(data: bytes) -> str:
-    """Return the fault of a PNG by its checksums, which Pillow does not check for pixel data."""
+    """Return the fault of a PNG: a wrong checksum, or a missing end; empty: there is none.
+
+    Pillow does not check the checksums of pixel data.
+    """
     stream = io.BytesIO(data)
     for kind, length in png_chunks(stream):
         body = stream.read(length)
@@ -480,7 +527,8 @@ def _png_fault(data: bytes) -> str:
         if len(checksum) < 4:
             break
         is_critical = not kind[0] & 0x20  # the first letter is upper case
-        if is_critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # of kind and body
+        if is_critical and checksum != expected_checksum:
             return _CHECKSUM
         if kind == b"IEND":
             return ""
@@ -488,9 +536,9 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP whose last bytes its pixels do not need: they belong to another file.
+    """Return the fault of a WebP that can be decoded without its last bytes: they belong to another file.
 
-    The picture is decoded without these bytes.
+    Empty where the bytes are needed.
     """
     position = 12  # first chunk; each has a name and a size of 4 bytes, and an even number of bytes
     while (name := data[position : position + 4]) not in (b"VP8 ", b"VP8L", b""):
@@ -515,8 +563,8 @@ def _jpeg2000_fault(data: bytes) -> str:
 
 
 def _avif_fault(data: bytes) -> str:
-    """Return the fault of an AV1 picture whose data end with zeros, which complete data never do."""
-    position = last_box = 0
+    """Return the fault of an AVIF or HEIF whose data end with zeros, which complete data never do."""
+    position = last_box = 0  # begin of a box: 4 bytes of size, 4 of name, the content
     while 0 <= position < len(data) - 8:
         last_box = position
         size = int.from_bytes(data[position : position + 4], "big")

@@ -86,14 +86,17 @@ class DecodedPictures:
         self._keys: Sequence[int] = range(len(sources))  # key of each picture in `_memory`
 
     def subset(self, numbers: Sequence[int]) -> DecodedPictures:
-        """Return some of the pictures; both objects share the decoded pictures in memory."""
+        """Return the pictures of some numbers, renumbered from 0 in this order.
+
+        Both objects share the decoded pictures in memory.
+        """
         pictures = DecodedPictures([self.sources[number] for number in numbers], self.channels)
         pictures._memory = self._memory
         pictures._keys = [self._keys[number] for number in numbers]
         return pictures
 
     def read(self, index: int, name: str | None = None) -> NDArray[np.number]:
-        """Return picture `index`, not to be changed.
+        """Return a decoded picture. The caller must not change it.
 
         Args:
             index: Number of the picture.
@@ -117,9 +120,10 @@ class DecodedPictures:
         return decoded_or_none(index, self.read)
 
     def survey(self) -> Survey:
-        """Survey the pictures.
+        """Survey the pictures. Pictures that cannot be read are left out; the fit reports them later.
 
-        Of 8-bit files only the headers are read; other files, and those with more channels, are decoded.
+        Of 8-bit files only the headers are read. Other files, and all files if there are `channels`, are
+        decoded.
         """
         used_ranges: list[UsedRange] = []
         dtype_kinds = set[str]()
@@ -142,12 +146,12 @@ class DecodedPictures:
                 dtype_kinds.add(picture.dtype.kind)
         if not used_ranges:
             return Survey(None, largest, sizes, remarks=[])
-        kind = "f" if dtype_kinds == {"f"} else "u"  # unsigned integers where both occur
+        kind = "f" if dtype_kinds == {"f"} else "u"  # floats and unsigned integers together count as integers
         levels, remarks = common_levels(used_ranges, kind)
         return Survey(levels, largest, sizes, remarks)
 
     def _survey_header(self, number: int) -> _Header:
-        """Survey a picture without decoding it, as far as that is possible."""
+        """Return what can be known of a picture without decoding it."""
         source = self.sources[number]
         if self.channels is not None:
             return _Header(is_deep=True)
@@ -158,13 +162,14 @@ class DecodedPictures:
             return _Header(is_deep=True)
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             is_deep = image.mode.startswith(("I", "F")) or is_deep_colour(image)
-            return _Header(is_deep, 3 * image.width * image.height, upright_size(image))
+            rgb_bytes = 3 * image.width * image.height
+            return _Header(is_deep, rgb_bytes, upright_size(image))
 
 
 def decoded_or_none(source: S, read: Callable[[S], NDArray[np.number]]) -> NDArray[np.number] | None:
-    """Return the picture that `read` returns; None where it cannot be read.
+    """Return the picture that `read` returns for a source; None where it cannot be read.
 
-    The error is reported later, when the picture is loaded for a fit.
+    The error is not reported here, since the fit loads the picture again and reports it then.
     """
     try:
         return read(source)

@@ -110,9 +110,11 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
     """Return a picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
-    - 9- to 16-bit grey (and 32-bit grey up to 65535): uint16, one channel. Other deep grey: float32, one
-      channel. 9- to 16-bit colour of PNG, TIFF and PPM: uint16, three channels. Floating-point colour of
-      TIFF: float32. Values are those in the file, whatever largest value its header states.
+    - 9- to 16-bit grey (and 32-bit grey up to 65535): uint16, one channel.
+    - Other deep grey: float32, one channel.
+    - 9- to 16-bit colour of PNG, TIFF and PPM: uint16, three channels.
+    - Floating-point colour of TIFF: float32.
+    - Values of deep pictures are those in the file; they are not scaled by a largest value in the header.
     - numpy: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA; uint8, uint16 or float (0..1, or whatever
       `Preprocess.white_level` says); float64 becomes float32.
     - Transparency is composited over white, as a viewer shows it; an alpha that is the same everywhere is
@@ -144,7 +146,7 @@ def pixel_hash(picture: NDArray[np.number]) -> str:
 
 
 def _image_hash(image: Image.Image) -> str:
-    """Return the `pixel_hash` of a loaded image as `decode` would return it, without a copy of the whole."""
+    """Return the `pixel_hash` of the array that `decode` returns for a loaded image, strip by strip."""
     step = max(1, _HASHED_BYTES // (3 * image.width))
     boxes = ((0, top, image.width, min(top + step, image.height)) for top in range(0, image.height, step))
     strips = (grey_as_rgb(np.asarray(image.crop(box))) for box in boxes)
@@ -154,7 +156,13 @@ def _image_hash(image: Image.Image) -> str:
 def _hash_strips(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], strips: Iterable[NDArray[np.number]]
 ) -> str:
-    """Return the `pixel_hash` of a picture from its strips of rows, the topmost first."""
+    """Return the `pixel_hash` of a picture.
+
+    Args:
+        shape: Shape of the picture.
+        dtype: Dtype of the picture.
+        strips: Strips of the picture's rows, the topmost first.
+    """
     digest = hashlib.sha256(f"{shape} {dtype.kind}{dtype.itemsize}".encode())
     for strip in strips:
         digest.update(np.ascontiguousarray(strip, dtype=dtype.newbyteorder("<")).data)
@@ -180,9 +188,10 @@ def to_eight_bits(picture: NDArray[np.number], levels: Levels | None = None) -> 
 
 
 def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Image.Image | NDArray[np.number]:
-    """Return an 8-bit picture of a file as a PIL image of mode L or RGB, others as the array of `decode`.
+    """Load a picture: 8-bit pictures as a PIL image of mode L or RGB, others as the array of `decode`.
 
-    The arguments and errors are those of `decode`. The hash of a `HashedPicture` is set.
+    8-bit numpy arrays remain arrays. The arguments and errors are those of `decode`. The hash of a
+    `HashedPicture` is set.
     """
     name = name or source_name(source)
     if isinstance(source, HashedPicture):
@@ -239,8 +248,8 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     """Load an image fully and upright, in its stored mode.
 
     Returns:
-        The image; and its values [H, W, C] where Pillow would cut them to fewer bits, else None. With values,
-        the image may be empty apart from its size.
+        The image, and its values [H, W, C]. The values are None where Pillow reads all bits. Where there are
+        values, of the image only the size is to be used.
 
     Raises:
         InputError: As in `decode`.
@@ -258,7 +267,8 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     with _open_file(source, name) as stream:
         suffix = Path(source).suffix.lower()
         kind = other_files.by_suffix(suffix)
-        if kind is not None and (suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES):
+        is_video_or_raw = suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES
+        if kind is not None and is_video_or_raw:
             raise _other_file_error(name, kind)
         return _open_stream(stream, name)
 
@@ -285,8 +295,8 @@ def _open_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
 def without_warnings() -> Iterator[None]:
     """Silence warnings about large pictures and unusual metadata.
 
-    The filters of warnings belong to the process: the first thread that decodes changes them, and the last
-    thread restores them. No thread waits while another decodes.
+    All threads share Python's filters of warnings. So the first thread that enters silences warnings, and the
+    last that leaves restores them. No thread waits while another decodes.
     """
     with _WARNINGS_LOCK:
         if _filters:
@@ -330,15 +340,17 @@ def read_picture_header(data: bytes, name: str) -> Header:
         page = tiff.first_page(io.BytesIO(data))
     if page is not None and page.is_beyond_pillow and page.is_readable:
         height, width = page.size
-        return Header("TIFF", height, width, memory=height * width * max(20, 10 * page.channels))
+        bytes_per_pixel = max(20, 10 * page.channels)
+        return Header("TIFF", height, width, memory=height * width * bytes_per_pixel)
     deep_netpbm = netpbm.read_header(io.BytesIO(data))
     if deep_netpbm is not None:
         height, width = deep_netpbm.size
-        return Header("PPM", height, width, memory=height * width * 20 * deep_netpbm.channels)
+        bytes_per_pixel = 20 * deep_netpbm.channels
+        return Header("PPM", height, width, memory=height * width * bytes_per_pixel)
     image = _open_header(io.BytesIO(data), name)
     is_deep = image.mode[0] in "IF" or pixel_layouts.is_deep_colour(image)
-    needs_more = is_deep or image.format in _MEMORY_HUNGRY
-    memory = image.height * image.width * (20 if needs_more else 10)
+    bytes_per_pixel = 20 if is_deep or image.format in _MEMORY_HUNGRY else 10
+    memory = image.height * image.width * bytes_per_pixel
     return Header(image.format or "", image.height, image.width, memory)
 
 
@@ -375,7 +387,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
 
 
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
-    """Load a picture from a stream, as `open_upright_deep`."""
+    """Load a picture from a stream; see `open_upright_deep` for the result and the errors."""
     array = read_array(stream, name)
     with without_warnings():  # unusual directories of a TIFF raise them
         _refuse_half_read(stream, name)
@@ -400,7 +412,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
     upper_bytes = _load_upright(image, name)
     if not is_deep:
         return upper_bytes, None
-    # Pillow reads the upper 8 of 16 bits; a second reading gets the lower ones
+    # Pillow reads only the upper 8 of 16 bits; the file is read once more for the lower 8
     stream.seek(0)
     second_image = _open_header(stream, name)
     is_grey = pixel_layouts.take_lower_bytes(second_image)
@@ -409,9 +421,9 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
 
 
 def _refuse_half_read(stream: IO[bytes], name: str) -> None:
-    """Raise InputError for a camera's raw file, whatever its name, and for a PFM.
+    """Raise InputError for a camera's raw file and for a PFM, recognised by their content.
 
-    Pillow would return a preview of a raw file, and takes a PFM for damaged.
+    Of a raw file Pillow would read a small preview, and a PFM it would report as damaged.
     """
     stream.seek(0)
     kind = other_files.by_beginning(stream.read(HEAD_BYTES))
@@ -470,16 +482,18 @@ def _unread_error(stream: IO[bytes], head: bytes, name: str) -> InputError:
     if head[4:12] in _AVIF and not features.check("avif"):
         return picture_error(name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG")
     kind = other_files.by_beginning(head)
-    if is_encoded(head) and kind in (None, TEXT):  # some formats of pictures begin with letters
+    # some formats of pictures begin with letters, so that TEXT does not exclude a picture
+    if is_encoded(head) and kind in (None, TEXT):
         layout = pixel_layouts.unread_layout(stream, head)
         if layout:
             return picture_error(name, f"{layout}, which Pillow does not read", pixel_layouts.STORE_AGAIN)
         return picture_error(name, pixel_layouts.TRUNCATED_OR_DAMAGED, pixel_layouts.COPY_AGAIN)
     if not head.strip(b"\0"):
         return picture_error(name, "it begins with nothing but zeros", pixel_layouts.COPY_AGAIN)
-    by_suffix = other_files.by_suffix(Path(name).suffix.lower())
-    if by_suffix is not None and kind in (None, TEXT, ARCHIVE):  # tables and documents are archives, too
-        kind = by_suffix
+    kind_by_suffix = other_files.by_suffix(Path(name).suffix.lower())
+    # the suffix says more than TEXT or ARCHIVE: files of tables and documents are archives, too
+    if kind_by_suffix is not None and kind in (None, TEXT, ARCHIVE):
+        kind = kind_by_suffix
     if kind is None:
         return picture_error(name, "it is not a picture we know", "convert it to PNG")
     return _other_file_error(name, kind)
@@ -507,15 +521,20 @@ def _register_heif(name: str) -> None:
 
 
 def _load_upright(image: Image.Image, name: str) -> Image.Image:
-    """Load the pixels of an open image, and turn it upright. InputError where pixels are missing."""
+    """Load the pixels of an open image, and turn it upright.
+
+    Raises:
+        InputError: Pixels are missing, or Pillow would not read all bits or channels.
+    """
     if 0 in image.size:
         raise picture_error(name, f"it has no pixels ({image.width} x {image.height})", "give at least 1 x 1")
     reason, remedy = pixel_layouts.lost_in_reading(image)
     if reason or remedy:
         raise picture_error(name, reason, remedy)
+    # Pillow warns of a large picture when it is opened, and of a large TIFF again when it is loaded
     is_large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
     try:
-        with without_warnings() if is_large else nullcontext():  # loading a large TIFF warns again
+        with without_warnings() if is_large else nullcontext():
             fault = damage.load(image)
     except MemoryError:
         raise
@@ -528,7 +547,7 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
 
 def _damage_in_words(error: Exception) -> str:
     """Return the reason, in words, why Pillow could not load the pixels of a file."""
-    # raised for a picture within the file; its text names an address in memory
+    # Pillow could not open a picture within the file; the error's text has only an address in memory
     if isinstance(error, UnidentifiedImageError):
         return pixel_layouts.TRUNCATED_OR_DAMAGED
     return TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"

@@ -49,7 +49,7 @@ def parse_pixels(text: str | float) -> float:
 
 
 def pixels_left(defect: float, picture: Size, network: Size) -> float:
-    """Return the length of a defect at the network, in pixels, along the side that is reduced most.
+    """Return the length of a defect in the scaled picture, in pixels, along the side that is reduced most.
 
     Args:
         defect: Length of the defect in picture pixels.
@@ -65,10 +65,12 @@ def choose_tile(
 ) -> tuple[Size, float] | None:
     """Return the tile size and the scale at which small defects are large enough.
 
-    A defect of `min_defect` pixels then has `MIN_PIXELS` at the network; fewer where that would enlarge the
-    picture more than `MAX_ENLARGEMENT` times. The tile has the pictures' form, since the network also gets
-    the whole picture, scaled to the size of a tile. The tile is no larger than the pictures: where these are
-    small, the network's size, tile divided by scale, has fewer pixels than `TILE_SIZE`².
+    - A defect of `min_defect` pixels then has `MIN_PIXELS` at the network. It has fewer if the picture would
+      have to be enlarged more than `MAX_ENLARGEMENT` times, or would not fit on the largest canvas.
+    - The tile has the pictures' form, since the network also gets the whole picture, scaled to the size of a
+      tile.
+    - The tile is no larger than the smallest picture. So if pictures are small, a tile has fewer than
+      `TILE_SIZE`² pixels at the network (tile divided by scale).
 
     Args:
         min_defect: Length of the smallest defect in picture pixels.
@@ -84,8 +86,8 @@ def choose_tile(
         return None
     scale = max(1 / MAX_ENLARGEMENT, min_defect / MIN_PIXELS)
     if scale < 1:  # enlarged pictures have to fit on the largest canvas
-        largest = max(math.prod(size) for size in pictures)
-        scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
+        max_pixels = max(math.prod(size) for size in pictures)
+        scale = max(scale, min(1.0, 1.01 * math.sqrt(max_pixels / MAX_CANVAS_PIXELS)))
     network_height, network_width = size_in_form(TILE_SIZE, usual_form(pictures), step)
     heights, widths = zip(*pictures, strict=True)
     height = min(round(network_height * scale), *heights)
@@ -99,9 +101,9 @@ def default_network(pictures: Sequence[Size]) -> Size:
 
 
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
-    """Return a remark on how small a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
+    """Return a remark on how short a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
 
-    The remark is about the largest picture. None where a picture is reduced less than
+    The remark is about the picture that is reduced most. None where it is reduced less than
     `MIN_REMARKED_REDUCTION` times.
 
     Args:
@@ -109,12 +111,17 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
         network: Size that pictures are scaled to; of several sizes, the largest. None: the default.
     """
     size = network or default_network(pictures)
-    largest = min(pictures, key=lambda picture_size: pixels_left(1, picture_size, size), default=size)
-    reduced_length = pixels_left(SMALL, largest, size)
+
+    def length_left(picture: Size) -> float:
+        """Return the length at the network of one pixel: the shorter, the more the picture is reduced."""
+        return pixels_left(1, picture, size)
+
+    most_reduced = min(pictures, key=length_left, default=size)
+    reduced_length = pixels_left(SMALL, most_reduced, size)
     if reduced_length > SMALL / MIN_REMARKED_REDUCTION:
         return None
     network_text = f"size {size_text(size)}," if network else f"the default size, {size_text(size)} px,"
-    height, width = largest
+    height, width = most_reduced
     message = (
         f"pictures are {width}x{height} and seen at {network_text} where a defect {SMALL:g} px long is only "
         f"{reduced_length:.1f} px long"

@@ -20,12 +20,12 @@ def spread_of(look: Look) -> float:
 
 
 def find_blank_pictures(looks: Sequence[Look | None]) -> list[int]:
-    """Return the numbers of the pictures that show nothing beside the others.
+    """Return the numbers of the pictures that show nothing, compared with the others.
 
-    Pictures are compared with the median picture, since all pictures of a plain product look empty, and are
-    good. Pictures without a look are left out.
+    A picture is compared with the medians of all pictures: if all look empty, they show a plain product and
+    are good. Pictures without a look are left out.
     """
-    spreads, noises = np.full((2, len(looks)), np.nan)  # standard deviations of grey levels
+    spreads, noises = np.full((2, len(looks)), np.nan)  # standard deviations of grey levels, and of noise
     for number, look in enumerate(looks):
         if look is not None:
             spreads[number] = spread_of(look)

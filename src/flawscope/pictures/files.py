@@ -30,7 +30,7 @@ _ORIENTATIONS = {
 
 
 def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield type and length of each chunk of a PNG; the stream then stands at the chunk's data."""
+    """Yield type and length of each chunk of a PNG; meanwhile the stream stands at this chunk's data."""
     chunk_start = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
@@ -67,7 +67,7 @@ def stored_turn(path: str | os.PathLike[str]) -> int:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return (H, W) of a picture in the form of `decode`, from its header."""
+    """Return (H, W) of a picture as `decode` will turn it upright, from its header."""
     stream = getattr(image, "fp", None)
     getexif = image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):

@@ -37,7 +37,10 @@ class Said(Enum):
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Return the words between blanks. Endings stand behind a slash: `gut/e/er` is `gut`, `gute`, `guter`."""
+    """Return the words of a text, which blanks separate.
+
+    Slashes separate endings, which are added to the word: `gut/e/er` means `gut`, `gute` and `guter`.
+    """
     forms = set[str]()
     for word in words.split():
         stem, *endings = word.split("/")
@@ -217,8 +220,8 @@ class _Reader:
         meanings: Meanings of the words for good (True) and defective (False), in their order.
         unknown: Words of no list.
         is_open: Whether an unknown word is negated.
-        is_negated: Whether a negation was read, and its word not yet.
-        previous_meaning: Meaning of the word before, which "free" may invert; None: it has no meaning.
+        is_negated: Whether a negation was read, and the word that it inverts was not read yet.
+        previous_meaning: Meaning of the previous word, which "free" may invert; None: it has no meaning.
     """
 
     def __init__(self) -> None:
@@ -249,18 +252,22 @@ class _Reader:
                 self.is_negated = not self.is_negated
             self.previous_meaning = None
         elif self.is_negated and not _is_silent(word):
-            self.is_open = True  # "no cracks but good": the negated word is unknown
+            self.is_open = True  # "no cracks but good": the word after "no" is unknown
         else:
             self._read_other(word, before)
 
     def _read_free(self, later: Sequence[str]) -> None:
-        """Read a word such as "free", which negates the word before or behind it, or means good alone."""
-        if self.previous_meaning is False:  # "defect free": the word was counted as defective
+        """Read a word such as "free", which inverts the word before or after it, or means good by itself.
+
+        Args:
+            later: Words of the text behind it.
+        """
+        if self.previous_meaning is False:  # "defect free": "defect" was counted as defective
             self.meanings[-1] = not self.meanings[-1]
         elif any(word_says(word) is not None for word in later):
             self.is_negated = not self.is_negated  # "free of defects"
         elif any(word not in _NOUNS and not word.isdecimal() for word in later):
-            self.is_open = True  # "free of rust": the word is unknown
+            self.is_open = True  # "free of rust": "rust" is unknown
         else:
             self.meanings.append(not self.is_negated)
             self.is_negated = False
@@ -294,13 +301,13 @@ def read_words(name: str, shared: Collection[str] = ()) -> Said:
 
     Args:
         name: The text.
-        shared: Words that all texts beside it have, too; they may be unknown.
+        shared: Words that all texts beside it have, too. If they are unknown, this does not matter.
     """
     words, meanings, unknown, is_open = _read(name)
     unexplained = unknown - {*shared}
     if _is_mistake(words, meanings, unexplained) or len(meanings) > 1:
         return Said.UNCLEAR
-    if meanings == {True}:
+    if meanings == {True}:  # only words for good
         has_more = unexplained or is_open or _SIGNS.search(name) or {*words} & _WITH
         return Said.UNCLEAR if has_more else Said.GOOD
     if is_open:
@@ -320,7 +327,9 @@ def _is_mistake(words: Sequence[str], meanings: Collection[bool], unknown: Colle
     """Whether words describe a wrong decision ("false_ok", "escape"), not a defect ("wrong_label")."""
     if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
         return True
-    return bool({*words} & _WRONG) and (bool(meanings) or not unknown)
+    has_wrong = bool({*words} & _WRONG)
+    has_unknown_only = bool(unknown) and not meanings  # "wrong_label"
+    return has_wrong and not has_unknown_only
 
 
 def read_side_by_side(
@@ -328,14 +337,14 @@ def read_side_by_side(
 ) -> dict[str, Said]:
     """Return the meaning of the names of folders that lie side by side.
 
-    Words that all names have, such as the product's, are passed over. Short numbers that no word explains may
-    be classes or grades: UNKNOWN. UNKNOWN, too, are names for old and new side by side: they may be old
-    pictures, or worn parts.
+    - Words that all names have, such as the product's, are ignored.
+    - Short numbers that no word explains are UNKNOWN, since they may be classes or grades.
+    - Names for old and new side by side are UNKNOWN, since they may mean old pictures or worn parts.
 
     Args:
         names: Names of the folders.
-        above: Names of the folders that hold them.
-        beside_pictures: Whether pictures lie beside them, outside of any folder.
+        above: Names of the folders that lead to them, the topmost first.
+        beside_pictures: Whether the folder that holds them also holds pictures directly.
         are_good: Whether the name of the folder that holds them says that its pictures are good.
     """
     is_alone = len(names) == 1 and not beside_pictures
@@ -348,20 +357,21 @@ def read_side_by_side(
         meaning = read_words(name, shared)
         if are_good and split_said(name):
             meaning = Said.SORTED
-        elif meaning is Said.SORTED and not is_alone and not _explains(name, above, are_good, new_and_old):
-            meaning = Said.UNKNOWN
+        elif meaning is Said.SORTED and not is_alone:
+            is_explained = _explains(name, above, are_good, new_and_old)
+            meaning = Said.SORTED if is_explained else Said.UNKNOWN
         meanings[name] = meaning
     return meanings
 
 
 def are_new_and_old(texts: Iterable[str]) -> bool:
-    """Whether some of the texts say new, and others old."""
+    """Whether the texts have both words for new and words for old."""
     ages = {age for text in texts for age in ages_in(text).values()}
     return len(ages) > 1
 
 
 def ages_in(text: str) -> dict[str, str]:
-    """Return the words of a text that say new or old, each with "new" or "old"."""
+    """Return the words of a text that mean new or old, as a mapping of word to "new" or "old"."""
     ages = {}
     for word in split_words(text):
         match = _AGE.fullmatch(word)
@@ -371,13 +381,13 @@ def ages_in(text: str) -> dict[str, str]:
 
 
 def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
-    """Whether a folder's name states the property by which pictures are sorted, such as a camera or a day.
+    """Whether a folder's name states a property by which people sort pictures, such as a camera or a day.
 
     Args:
         name: Name of the folder.
-        above: Names of the folders that hold it.
+        above: Names of the folders that lead to it, the topmost first.
         are_good: Whether the name of the folder above says that its pictures are good.
-        new_and_old: Whether names beside it say new and old: such words explain nothing then.
+        new_and_old: Whether some names beside it mean new and others old; then these words do not count.
     """
     words, _, unknown, _ = _read(name)
     sorting = {word for word in words if _is_sorting(word)}
@@ -395,7 +405,7 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
 
 
 def _has_id(words: Iterable[str], digits: int) -> bool:
-    """Whether a word is a year, or a number of at least `digits` digits."""
+    """Whether one of the words is a year, or a number of at least `digits` digits."""
     return any(word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word)) for word in words)
 
 
@@ -424,9 +434,9 @@ def opposite(name: str) -> str:
 
 
 def split_said(name: str) -> str | None:
-    """Return the split, of `SPLITS`, that a folder's name states; None where it states none.
+    """Return the split (one of `SPLITS`) that a folder's name states; None where it states none.
 
-    Numbers and words for pictures may stand beside it: `1_train`, `test_set`, `Trainingsdaten`.
+    The name may also have numbers and words for pictures: `1_train`, `test_set`, `Trainingsdaten`.
     """
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
@@ -438,7 +448,7 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
 
     Args:
         name: The name.
-        camel: Whether capitals also split known words; unknown words are always split at them.
+        camel: Whether words of the lists are split at capitals, too, as all other words are.
     """
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):
@@ -446,7 +456,7 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
         if not camel and _is_known(lower_case_run):
             words.append(lower_case_run)
         else:
-            words += [piece.casefold() for piece in _CAMEL.split(run)]
+            words += [word.casefold() for word in _CAMEL.split(run)]
     return words
 
 
@@ -478,7 +488,7 @@ def _is_silent(word: str) -> bool:
 
 
 def _is_known(word: str) -> bool:
-    """Whether a word is in a list, or composed of such words; a single letter may be a grade, and is not."""
+    """Whether a word is in a list, or composed of such words. Single letters are not: they may be grades."""
     if len(word) == 1:
         return False
     if word_says(word) is not None or is_sorting(word):
@@ -534,7 +544,10 @@ def column_subject(header: str) -> ColumnSubject:
 
 
 def answer(text: str) -> bool | None:
-    """Return a yes or no, 1 or 0, in eight languages as a bool; None for any other text."""
+    """Return a text that means yes or no in one of eight languages as a bool; None for any other text.
+
+    Such texts also are 1 and 0, x and a hyphen.
+    """
     plain = " ".join(split_words(text)) or text.strip()
     if plain in _TRUE:
         return True

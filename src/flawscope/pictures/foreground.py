@@ -84,9 +84,9 @@ class PatternedGround:
 
     @classmethod
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
-        """Learn from pictures of at most `SIDE` pixels a side.
+        """Learn the ground from pictures of at most `SIDE` pixels a side.
 
-        None where the border is not like itself elsewhere, or where a picture is too narrow or too small.
+        None where the border does not repeat itself, or where a picture is too narrow or too small.
         """
         if any(min(picture.shape[:2]) < _MIN_SIDE for picture in pictures):
             return None
@@ -104,7 +104,10 @@ class PatternedGround:
         return ground._learn_colours(images, areas)
 
     def _learn_colours(self, images: Sequence[Floats], areas: Sequence[Mask]) -> PatternedGround:
-        """Return the ground with the colours of the part, which are learnt in turn with the part's place.
+        """Return the ground with learnt colours of the part.
+
+        The parts are segmented by the present colours, and the colours are learnt anew from these parts, in
+        turn.
 
         Args:
             images: Pictures in the ground's tone.
@@ -128,9 +131,9 @@ class PatternedGround:
         return self._segment_part(image, self._novel_area(image))
 
     def _novel_area(self, image: Floats) -> Mask:
-        """Return the mask `[h, w]` of areas in which all windows of each pixel are unlike the ground.
+        """Return the mask `[h, w]` of the pixels all of whose windows are unlike the ground.
 
-        A connected area counts only if some of it is certainly unlike the ground.
+        A connected area of such pixels is left out if none of them is certainly unlike the ground.
         """
         from scipy import ndimage
 
@@ -139,23 +142,29 @@ class PatternedGround:
         whitened = np.asarray(descriptors @ self.whitening, np.float32)
         distances = _nearest_distances(whitened, self.bank).reshape(windows.shape[:2])
         # a pixel lies in up to _WINDOW x _WINDOW windows; the window that is most like the ground counts
-        smallest = ndimage.minimum_filter(np.pad(distances, _WINDOW - 1, mode="edge"), _WINDOW)
+        padded = np.pad(distances, _WINDOW - 1, mode="edge")
+        smallest = ndimage.minimum_filter(padded, _WINDOW)
         height, width = image.shape[0] // 2, image.shape[1] // 2  # windows are taken at half of the size
         start = _WINDOW // 2
         pixel_distances = smallest[start : start + height, start : start + width]
         labels, count = ndimage.label(pixel_distances > _NOVEL * self.typical_distance)
+        is_certain_pixel = pixel_distances > _CERTAINLY_NOVEL * self.typical_distance
         is_certain = np.zeros(count + 1, np.bool_)  # by label
-        is_certain[np.unique(labels[pixel_distances > _CERTAINLY_NOVEL * self.typical_distance])] = True
+        is_certain[np.unique(labels[is_certain_pixel])] = True
         is_certain[0] = False  # label 0: pixels in no area
         areas = Image.fromarray(is_certain[labels].astype(np.float32))
         width_and_height = image.shape[1::-1]
         return np.asarray(areas.resize(width_and_height, Image.Resampling.BILINEAR)) > 0.5
 
     def _segment_part(self, image: Floats, area: Mask) -> Mask:
-        """Segment the part in an area of novel windows: by its colours, along the edges of the picture.
+        """Segment the part by its colours and along the edges of the picture.
 
-        The mean field of a pairwise model with the area as prior, whose neighbouring pixels are coupled where
-        they have similar colours, as in GrabCut (Rother et al., 2004).
+        This is done by the mean field of a pairwise model: the area is the prior, and neighbouring pixels of
+        similar colours are coupled, as in GrabCut (Rother et al., 2004).
+
+        Args:
+            image: Picture in the ground's tone.
+            area: Mask of its pixels that are unlike the ground.
         """
         from scipy import ndimage
 
@@ -165,6 +174,7 @@ class PatternedGround:
         prior = np.where(area, _PRIOR, -_PRIOR)
         evidence = np.where(zone, self.log_odds[_colour_codes(image)] + prior, -_MAX_LOG_ODDS)
         smooth = ndimage.uniform_filter(image, (3, 3, 0))
+        # weight of each pixel's neighbour below and of its neighbour to the right
         down, right = (np.exp(-np.abs(np.diff(smooth, axis=axis)).max(-1) / _EDGE) for axis in (0, 1))
         belief = np.tanh(evidence / 2)
         for _ in range(_STEPS):
@@ -182,7 +192,7 @@ class PatternedGround:
 
 
 def _remove_specks(mask: Mask) -> Mask:
-    """Remove the connected areas below a twentieth of the largest."""
+    """Remove the connected areas that are smaller than a twentieth of the largest."""
     from scipy import ndimage
 
     labels, _ = ndimage.label(mask)
@@ -222,7 +232,7 @@ def _halve(image: Floats) -> Floats:
 
 
 def _window_descriptors(image: Floats) -> Floats:
-    """Return descriptors `[H, W, d]` of every window: its cells' colours, and its quarters' roughness."""
+    """Return the descriptor of every window, `[H, W, d]`: its cells' colours, and its quarters' roughness."""
     from scipy import ndimage
 
     roughness = np.abs(image - ndimage.uniform_filter(image, (3, 3, 0))).mean(-1)
@@ -247,7 +257,9 @@ def _partial_squared_distances(rows: Floats, others: Floats) -> Floats:
     """
     ones = np.ones((len(rows), 1), np.float32)
     squared_lengths = (others**2).sum(1)[:, None]
-    return np.asarray(np.hstack([rows, ones]) @ np.hstack([-2 * others, squared_lengths]).T)
+    left = np.hstack([rows, ones])
+    right = np.hstack([-2 * others, squared_lengths])
+    return np.asarray(left @ right.T)
 
 
 def _nearest_distances(rows: Floats, others: Floats) -> Floats:
@@ -257,7 +269,7 @@ def _nearest_distances(rows: Floats, others: Floats) -> Floats:
 
 
 def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, float] | None:
-    """Learn the windows of the ground from those along the pictures' borders.
+    """Learn the ground from the windows along the pictures' borders.
 
     Returns:
         `mean`, `whitening`, `bank` and `typical_distance` of a `PatternedGround`; None where the border does
@@ -276,13 +288,14 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     mean = windows.mean(0)
     variances, axes = np.linalg.eigh(np.cov(windows, rowvar=False))
     whitening = (axes / np.sqrt(np.maximum(variances, 0) + _MIN_DEVIATION**2)).astype(np.float32)
-    drawn = np.random.default_rng(0).permutation(len(windows))[:_MAX_BANK]
-    bank = (windows[drawn] - mean) @ whitening
-    bank_places = places[drawn]
+    chosen = np.random.default_rng(0).permutation(len(windows))[:_MAX_BANK]
+    bank = (windows[chosen] - mean) @ whitening
+    bank_places = places[chosen]
     squared = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
     squared_gaps = _partial_squared_distances(bank_places, bank_places) + (bank_places**2).sum(1)[:, None]
     is_far_away = squared_gaps >= _MIN_SELF_DISTANCE**2
-    nearest = np.sqrt(np.maximum(np.where(is_far_away, squared, np.inf).min(1), 0))
+    squared_nearest = np.where(is_far_away, squared, np.inf).min(1)
+    nearest = np.sqrt(np.maximum(squared_nearest, 0))  # distance to the most similar window far away
     median, upper_quartile = np.quantile(nearest, [0.5, 0.75])
     if upper_quartile - median > _MAX_SELF_SPREAD:
         return None
@@ -301,7 +314,7 @@ def _colour_codes(image: Floats) -> NDArray[np.intp]:
 
 
 def _colour_log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
-    """Return the log-odds of each colour, in the parts against the ground beside them.
+    """Return the log-odds of each colour: log(share among the parts' pixels / share among all other pixels).
 
     Args:
         codes: `_colour_codes` of each picture.
@@ -350,15 +363,16 @@ class Foreground:
 
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> Foreground:
-        """Learn the foreground from good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
+        """Learn the foreground from good pictures `[H, W, 3]` uint8, of any sizes; the first 40 are used.
 
-        From 8 pictures on, a plain or patterned area that repeats itself along their borders is the ground:
+        If there are 8 pictures or more, and they have a ground (a plain or patterned area that repeats itself
+        along their borders):
 
-        - Where three quarters of the pictures or more show a part on it, the part is the foreground.
-        - Where a quarter or fewer show one, the pictures are of a texture: everything is foreground.
+        - If at least three quarters of the pictures show a part on the ground, the part is the foreground.
+        - If at most a quarter show one, the pictures are of a texture, and everything is foreground.
 
-        In all other cases the part is found in each picture by `foreground_mask`, if that finds a part of
-        about the same size in three quarters of the pictures. Otherwise everything is foreground.
+        In all other cases `foreground_mask` is tried. If it finds a part of about the same size in three
+        quarters of the pictures, it will find the part in each picture. Otherwise everything is foreground.
         """
         min_count, max_count = PICTURE_COUNTS
         small_pictures = [shrink(picture) for picture in islice(pictures, max_count)]
@@ -380,10 +394,10 @@ class Foreground:
 
     @classmethod
     def _without_ground(cls, small_pictures: Sequence[Picture]) -> Foreground:
-        """Return the foreground by `foreground_mask` of each picture.
+        """Return a foreground that `foreground_mask` finds in each picture, or else all of each picture.
 
-        Everything is foreground where that does not find a part of about the same size in three quarters of
-        the pictures.
+        It is all of each picture if `foreground_mask` does not find a part of about the same size in three
+        quarters of these pictures.
         """
         if not small_pictures:
             return cls()
@@ -415,7 +429,7 @@ class Foreground:
 
 
 def _is_plausible(mask: Mask) -> bool:
-    """Whether a mask takes such a share of a picture as an object does."""
+    """Whether a mask takes a share of the picture that an object may take (`_OBJECT_SHARE`)."""
     smallest, largest = _OBJECT_SHARE
     return bool(smallest <= mask.mean() <= largest)
 
@@ -433,12 +447,12 @@ def _resize_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
 
 
 def foreground_mask(picture: Picture) -> Mask:
-    """Return the object in a picture, `[H, W]` bool, a little too large rather than too small.
+    """Return a mask of the object in a picture, `[H, W]` bool, rather a little too large than too small.
 
-    The border gives the colours of the background. The distance of every pixel from the nearest of these
-    colours is split by Otsu's threshold. Where the result does not look like an object on a background (the
-    classes do not separate, the border is not background, the share is implausible) the picture counts as a
-    texture, and the foreground is everywhere.
+    The border gives the colours of the background. A pixel belongs to the object if its distance from the
+    nearest of these colours is above Otsu's threshold. If the result does not look like an object on a
+    background, the picture counts as a texture and the mask is True everywhere. So it is if the two classes
+    of pixels do not separate, if the border is not background, or if the object's share is implausible.
     """
     from scipy import ndimage
 
@@ -450,16 +464,17 @@ def foreground_mask(picture: Picture) -> Mask:
     is_border = np.ones(small.shape[:2], np.bool_)
     edge = max(1, round(0.04 * min(reduced.shape[:2])))
     is_border[edge:-edge, edge:-edge] = False
-    # a background may be lit unevenly: a median colour for each piece of the border
-    piece_colours = np.stack([np.median(piece, 0) for piece in np.array_split(small[is_border], 16)])
-    deviations = np.abs(piece_colours - np.median(piece_colours, 0)).max(1)
-    max_deviation = max(12.0, 2.5 * float(np.median(deviations)))  # pieces beyond may show the object
-    background_colours = piece_colours[deviations <= max_deviation]
+    # a background may be lit unevenly, so that each of 16 sections of the border has its own median colour
+    sections = np.array_split(small[is_border], 16)
+    section_colours = np.stack([np.median(section, 0) for section in sections])
+    deviations = np.abs(section_colours - np.median(section_colours, 0)).max(1)
+    max_deviation = max(12.0, 2.5 * float(np.median(deviations)))  # sections beyond may show the object
+    background_colours = section_colours[deviations <= max_deviation]
     distances = np.abs(small[:, :, None] - background_colours).max(-1).min(-1)
     threshold, separation = otsu(distances)
     is_object = distances >= threshold
-    border_background = 1 - is_object[is_border].mean()
-    if separation < _MIN_SEPARATION or border_background < _MIN_BORDER_BACKGROUND:
+    background_share_of_border = 1 - is_object[is_border].mean()
+    if separation < _MIN_SEPARATION or background_share_of_border < _MIN_BORDER_BACKGROUND:
         return everywhere
     closed = ndimage.binary_closing(np.pad(is_object, 4), iterations=3)
     filled = ndimage.binary_fill_holes(closed)[4:-4, 4:-4]

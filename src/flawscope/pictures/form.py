@@ -32,9 +32,10 @@ SIZES_KEY = "picture_sizes"  # key of a model's facts
 
 
 def usual_form(sizes: Sequence[Size]) -> float:
-    """Return the median of height by width.
+    """Return the usual form (height / width) of pictures: the median, or 1 for a square.
 
-    1 where there is no picture, or nearly all pictures would be stretched less to a square.
+    It is 1 if there is no picture, or if nearly all pictures would have to be stretched less to become a
+    square than to get the median form.
     """
     forms = sorted(height / width for height, width in sizes)
     if not forms:
@@ -42,7 +43,7 @@ def usual_form(sizes: Sequence[Size]) -> float:
     median_form = statistics.median_low(forms)
 
     def stretch(target: float) -> float:
-        """Return the logarithm of the factor by which nearly all forms are stretched at most."""
+        """Return the log of the factor by which nearly all pictures are stretched at most to get a form."""
         factors = sorted(abs(math.log(form / target)) for form in forms)
         return factors[math.ceil(NEARLY_ALL * len(factors)) - 1]
 
@@ -56,15 +57,22 @@ def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
-    """Return a size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
+    """Return a size of about `side`² pixels in a form.
 
-    It is a square for forms within a factor of `LARGEST_SQUARE_FORM` of a square.
+    The sides are multiples of `step`. Forms within a factor of `LARGEST_SQUARE_FORM` of a square become the
+    square (side, side).
+
+    Args:
+        side: Side of a square with as many pixels.
+        form: Height / width.
+        step: Number that the sides are multiples of.
+        smallest: Smallest length of a side.
     """
     elongation = max(form, 1 / form)
     if elongation <= LARGEST_SQUARE_FORM:
         return side, side
     max_length = min(MAX_SIDE, side * side / max(smallest, step))
-    length = max(side, min(max_length, side * math.sqrt(elongation)))
+    length = max(side, min(max_length, side * math.sqrt(elongation)))  # of the longer side
     min_side = max(step, math.ceil(smallest / step) * step)
     short = max(min_side, round(side * side / length / step) * step)
     long = max(min_side, round(length / step) * step)
@@ -78,7 +86,10 @@ def size_text(size: Size) -> str:
 
 
 def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
-    """Return the sizes of the widest and the highest form, the smallest and the largest size, each once."""
+    """Return the sizes of the widest and of the highest form, and the smallest and the largest size.
+
+    A size that is several of these is listed once.
+    """
     all_sizes = [*sizes]
     if not all_sizes:
         return []
@@ -92,7 +103,7 @@ def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
 
 
 def known_sizes(facts: Facts) -> list[Size]:
-    """Return sizes (`extreme_sizes`) of the pictures that a model learnt from; empty where it states none."""
+    """Return the extreme sizes of the pictures that a model learnt from; empty where they are not known."""
     try:
         return [(int(height), int(width)) for height, width in facts[SIZES_KEY] if min(height, width) > 0]
     except (KeyError, TypeError, ValueError):
@@ -102,14 +113,15 @@ def known_sizes(facts: Facts) -> list[Size]:
 def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
     """Describe a picture whose form or size is unlike the pictures that a model learnt from.
 
-    Where the known forms or sizes differ more than usual, as much is allowed for the picture.
+    The more the known forms (or sizes) differ among each other, the more the picture may differ from them.
 
     Args:
         size: Size of the picture.
         known: Sizes of the pictures that the model learnt from.
 
     Returns:
-        The description, empty where form and size are alike; and whether the form is unlike.
+        The description, which is empty where form and size are as known; and whether the form is another one
+        (otherwise only the size is).
     """
     if not known:
         return "", False
@@ -131,10 +143,10 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
 
 
 def mixed_sizes(sizes: Sequence[Size]) -> str:
-    """Return the sizes, in words, of pictures that seem to come from several cameras; else an empty text.
+    """Return, in words, the sizes of pictures that seem to come from several cameras; else an empty text.
 
-    Such sizes differ, and a tenth of the pictures or more has each. An upright and a lying picture of the
-    same sides have the same size.
+    They seem to if at least two different sizes are frequent: each is that of a tenth of the pictures or
+    more. The orientation does not count: 640 x 480 and 480 x 640 are the same size.
     """
     min_count = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
     counts = Counter((min(size), max(size)) for size in sizes)

@@ -57,7 +57,11 @@ class Layout(NamedTuple):
 
 
 def load(image: Image.Image, data: bytes) -> str:
-    """Load an image, opened and not loaded yet, from its file's bytes.
+    """Load an image that was opened and not loaded yet, and look for damage of its file.
+
+    Args:
+        image: The image.
+        data: Bytes of the file.
 
     Returns:
         Damage of the file in words; empty where no damage is found.
@@ -85,14 +89,15 @@ def load(image: Image.Image, data: bytes) -> str:
 
 @dataclass
 class _Segments:
-    """Facts from the segments of a JPEG that were read, by which its scans are read.
+    """Facts from the segments of a JPEG that were read so far, which are needed to check its scans.
 
     Attributes:
         kind: Kind of the frame.
         frame: Content of the frame's segment; empty: not read yet.
         interval: Number of units between restart markers; 0: there are none.
-        missing: Number of bits of each coefficient that no scan has brought yet, by component.
-        shortest: Symbol that zero bits mean, by the table's number.
+        missing: For each component, the number of bits of each coefficient that no scan has brought yet.
+        shortest: Symbol whose code is the shortest, of zero bits alone, by the Huffman table's class and
+            number.
     """
 
     kind: int = 0
@@ -107,7 +112,12 @@ class _Segments:
         return not any(any(bits) for bits in self.missing.values())
 
     def read(self, code: int, head: bytes) -> None:
-        """Read a segment; segments without facts on the scans are passed over."""
+        """Read a segment; segments that do not matter for the scans are ignored.
+
+        Args:
+            code: Marker of the segment.
+            head: Content of the segment.
+        """
         if code in _FRAMES:
             self.kind = code
             self.frame = head
@@ -122,41 +132,57 @@ class _Segments:
         return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
 
     def read_scan(self, head: bytes) -> None:
-        """Record in `missing` the bits that a scan brings."""
+        """Record in `missing` the bits that a scan brings.
+
+        Args:
+            head: Content of the segment that begins the scan.
+        """
+        # first and last coefficient of the scan; the lower four bits of the third byte are its lowest bit
         first, last, bit_positions = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
-        lowest_bit = bit_positions & 15  # bits below it come with later scans
+        lowest_bit = bit_positions & 15  # lower bits come with later scans
         for component in head[1:-3:2]:
             missing_bits = self.missing.get(component)
             if missing_bits is not None:
                 missing_bits[first : last + 1] = [lowest_bit] * (last + 1 - first)
 
     def count_stretches(self, head: bytes) -> int:
-        """Return the number of stretches that a scan should have."""
+        """Return the number of stretches that a scan should have.
+
+        Args:
+            head: Content of the segment that begins the scan.
+        """
         if not self.interval:
             return 1
         unit_count = _count_units(self.frame, head[1:-3:2])
         return math.ceil(unit_count / self.interval)
 
     def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], head: bytes) -> str:
-        """Return the fault of a scan's data, by its stretches; empty where no fault is found."""
+        """Return the fault of a scan; empty where no fault is found.
+
+        Args:
+            data: Bytes of the file.
+            stretches: Begin and end of each stretch of the scan's data.
+            head: Content of the segment that begins the scan.
+        """
         if len(stretches) != self.count_stretches(head):
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        symbol = self.shortest.get(head[2] & 15 | _AC, 0)
+        table = head[2] & 15 | _AC  # Huffman table of the first component's AC coefficients
+        symbol = self.shortest.get(table, 0)
         begin, _ = stretches[0]
         _, end = stretches[-1]
         return INCOMPLETE if _has_zeros(data, begin, end, symbol) else ""
 
 
 def _fault_at_end(data: bytes, stretches: list[tuple[int, int]]) -> str:
-    """Return the fault of a scan with missing stretches: truncated where the last ends with the file."""
+    """Return the fault of an incomplete scan: the file is truncated if the last stretch ends with it."""
     _, end = stretches[-1]
     return TRUNCATED if end == len(data) else INCOMPLETE
 
 
 def read_layout(data: bytes) -> Layout:
-    """Read the markers of a JPEG up to its end mark; bytes behind that are left out."""
+    """Read the markers of a JPEG up to its end mark, and check that its scans are complete."""
     segments = _Segments()
     stretches: list[tuple[int, int]] = []
     position = 2
@@ -188,35 +214,42 @@ def read_layout(data: bytes) -> Layout:
 
 
 def _shortest_codes(tables: bytes) -> dict[int, int]:
-    """Return the symbol of the shortest code of each Huffman table, by its class and number.
+    """Return the symbol of the shortest code of each Huffman table, by the table's class and number.
 
     Args:
-        tables: Content of a segment: for each table its class and number, 16 numbers of codes, the symbols.
+        tables: Content of a segment. Each table has a byte with its class and number, 16 bytes with the
+            number of codes of each length, and a byte for each symbol, that of the shortest code first.
     """
     symbols = {}
     position = 0
     while len(tables) > position + 17:
-        symbols[tables[position]] = tables[position + 17]
-        position += 17 + sum(tables[position + 1 : position + 17])
+        class_and_number = tables[position]
+        code_counts = tables[position + 1 : position + 17]
+        symbols[class_and_number] = tables[position + 17]
+        position += 17 + sum(code_counts)
     return symbols
 
 
 def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
-    """Whether a scan holds so many zero bytes that the coefficients of a block would all be equal.
+    """Whether a scan holds a longer run of zero bytes than a picture has.
+
+    In such a run, all coefficients of a block would be equal. If zero bits end a block, long runs are usual,
+    and the result is False.
 
     Args:
         data: Bytes of the file.
         begin: Begin of the scan's data.
         end: End of the scan's data.
-        symbol: Meaning of zero bits; where they end a block, many zeros are usual.
+        symbol: Symbol that zero bits mean.
     """
     return symbol != _END_OF_BLOCK and data.find(_ZEROS, begin, end) >= 0
 
 
 def _count_units(frame: bytes, components: bytes) -> int:
-    """Return the number of units of a scan, by which restart markers are counted.
+    """Return the number of units of a scan; the distance of restart markers is a number of units.
 
-    Units are blocks of 8 x 8 pixels of a scan's only component, or groups of blocks of all components.
+    If the scan has a single component, a unit is a block of 8 x 8 of its pixels. Otherwise it is a group of
+    blocks of all components.
 
     Args:
         frame: Content of the frame's segment.
@@ -227,7 +260,7 @@ def _count_units(frame: bytes, components: bytes) -> int:
         for component, byte in zip(frame[6::3], frame[7::3], strict=False)
     }
     count = 1
-    for axis, position in enumerate((3, 1)):  # width, height
+    for axis, position in enumerate((3, 1)):  # positions of width and height in the frame's segment
         length = int.from_bytes(frame[position : position + 2], "big")
         max_factor = max(factors[axis] for factors in factors_by_component.values())
         if len(components) == 1 and components[0] in factors_by_component:
@@ -239,7 +272,16 @@ def _count_units(frame: bytes, components: bytes) -> int:
 
 
 def _scan_stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
-    """Return the stretches of a scan, between restart markers, and whether the markers are in order."""
+    """Find the stretches of a scan, which restart markers separate.
+
+    Args:
+        data: Bytes of the file.
+        begin: Begin of the scan's data.
+
+    Returns:
+        Begin and end of each stretch, and whether the restart markers are in order. If they are not, the
+        stretches end before the first wrong marker.
+    """
     stretches = []
     while marker := _MARKER.search(data, begin):
         end = marker.start()
@@ -249,10 +291,11 @@ def _scan_stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], boo
         code = data[marker.end() - 1]
         begin = marker.end()
         if code not in _RESTARTS:
-            # a restart marker may stand behind the last stretch
+            # a restart marker may stand behind the last stretch, so that an empty stretch follows
             is_last_empty = len(stretches) > 1 and stretches[-1] == (end, end)
             return stretches[:-1] if is_last_empty else stretches, True
-        if code != _RESTARTS[(len(stretches) - 1) % len(_RESTARTS)]:
+        expected_code = _RESTARTS[(len(stretches) - 1) % len(_RESTARTS)]
+        if code != expected_code:
             return stretches, False
     return [*stretches, (begin, len(data))], True
 
@@ -261,7 +304,12 @@ class Decoder(Protocol):
     """A decoder of Pillow, which takes data in pieces."""
 
     def decode(self, buffer: bytes) -> tuple[int, int]:
-        """Return how many bytes were taken in, -1 when all pixels are there, and an error below 0."""
+        """Decode a piece of data.
+
+        Returns:
+            The number of bytes that were taken in, or -1 when decoding ended; and a number below 0 if it
+            ended with an error.
+        """
 
 
 class _Feed:
@@ -293,9 +341,9 @@ class _Feed:
         return -1
 
     def completes_stretch(self, end: int) -> bool:
-        """Give the data up to a position; return whether they complete the blocks of their stretch.
+        """Give the data up to `end` to the decoder, and return whether they complete the stretch's blocks.
 
-        If they do, the decoder also takes in the byte at the position at once, which is given to find out.
+        To find out, one byte more is given: if all blocks are there, the decoder takes it in at once.
         """
         pending_count = self.give(self.data[self.position : end])
         self.position = end
@@ -308,7 +356,12 @@ class _Feed:
 
 
 def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
-    """Decode all data, and return the fault if a stretch holds too few blocks or too many bytes.
+    """Decode all data; return the fault where a stretch holds too few blocks or too many bytes, else "".
+
+    Args:
+        decoder: The decoder.
+        data: Bytes of the file.
+        stretches: Begin and end of each stretch to check; empty: none is checked.
 
     Raises:
         OSError: The data are damaged.
@@ -321,18 +374,18 @@ def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> 
         if probe > begin and feed.completes_stretch(probe):
             return TOO_MUCH
         pending_count = feed.give(data[feed.position : end] + _BEYOND)
-        if pending_count < 0:
+        if pending_count < 0:  # all pixels of the picture are there
             return ""
-        if pending_count or feed.give(b"\0"):
+        if pending_count or feed.give(b"\0"):  # a byte more is not taken in at once
             return INCOMPLETE
         feed.position = end
     return "" if feed.give(data[feed.position :]) < 0 else TRUNCATED
 
 
 def _position_before_end(data: bytes, begin: int, end: int) -> int:
-    """Return a position some bytes before the end of a stretch, not beside 0xFF.
+    """Return a position `_SPARE` bytes or more before the end of a stretch, and not beside a byte 0xFF.
 
-    The decoder does not take in 0xFF before the next byte, since it may begin a marker.
+    A byte 0xFF may begin a marker, so the decoder does not take it in before it has the next byte.
     """
     position = end - _SPARE
     while position > begin and 0xFF in data[position - 1 : position + 1]:

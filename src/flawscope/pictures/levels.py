@@ -67,7 +67,7 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
     max_strays = max(MIN_STRAYS, int(values.size * MAX_STRAY_SHARE))
     if values.size <= 2 * max_strays:
         return UsedRange(low, high)
-    # the range without as many values at each end as may be strays
+    # `inner` is the range without the `max_strays` lowest and highest values, which may be strays
     ordered = np.partition(values, (max_strays, values.size - 1 - max_strays), axis=None)
     inner_low = float(ordered[max_strays])
     inner_high = float(ordered[-1 - max_strays])
@@ -92,9 +92,9 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
 
 
 def no_data_value(picture: NDArray[np.floating]) -> float | None:
-    """Return a float value that stands for missing data, such as 1e6 or -9999; None where there is none.
+    """Return the value that stands for missing data in a picture of floats; None where there is none.
 
-    All pixels without data have this one value, far off all others.
+    Such a value, for example 1e6 or -9999, is the lowest or the highest, and lies far off all others.
     """
     for value in (float(picture.min()), float(picture.max())):
         if not _may_be_brightness(value) and _is_far_off(picture, value):
@@ -108,9 +108,11 @@ def _may_be_brightness(value: float) -> bool:
 
 
 def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
-    """Whether a picture's lowest or highest value lies far off all other values.
+    """Whether a value of a picture lies far off all other values; False where it fills a whole channel.
 
-    False where it fills a whole channel.
+    Args:
+        picture: The picture [H, W, C].
+        value: Its lowest or highest value.
     """
     has_value = picture == np.float32(value)
     other_values = picture[~has_value]
@@ -129,7 +131,8 @@ def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
 def own_levels(picture: NDArray[np.number]) -> Levels:
     """Return the levels of a single deep picture.
 
-    Black is 0, unless the picture uses a small part of its range, and more than one value.
+    White is its highest value. Black is 0, or its lowest value if the picture uses only a small part of the
+    range from 0 to white.
     """
     used = used_range(picture)
     is_small_part = 0 < used.high - used.low <= SMALL_PART * used.high
@@ -137,11 +140,12 @@ def own_levels(picture: NDArray[np.number]) -> Levels:
 
 
 def white_of(high: float, kind: str) -> float:
-    """Return the white of deep pictures whose largest value is `high`.
+    """Return the white level of deep pictures.
 
     Args:
-        high: The largest value.
-        kind: "u" for integers: white is the next 2^k - 1, at least 255. "f" for floats: at least 1.
+        high: Largest value of the pictures.
+        kind: "u" for integers: white is the next 2^k - 1, at least 255. "f" for floats: white is `high`, at
+            least 1.
     """
     if kind == "f":
         return max(1.0, high)
@@ -164,10 +168,11 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     lows = np.sort([picture.low for picture in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
-    rank = int(USUAL_SHARE * (len(used) - 1))
+    rank = int(USUAL_SHARE * (len(used) - 1))  # values of farther pictures are unusual
     usual_high = highs[rank]
     usual_low = lows[-1 - rank]
     tolerance = (UNUSUAL - 1) * (usual_high - usual_low)
+    # range of the pictures that are not clipped
     high = float(highs[highs <= usual_high + tolerance][-1])
     low = float(lows[lows >= usual_low - tolerance][0])
     white = white_of(high, kind)
@@ -193,24 +198,34 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
 
 
 def _stray_remarks(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
-    """Yield a remark on single pixels beyond the levels, where there are some."""
-    beyond = [
-        picture for picture in used if picture.strays and not levels.black <= picture.far <= levels.white
-    ]
-    if not beyond:
+    """Yield a remark on stray pixels beyond the levels, if there are some.
+
+    Args:
+        used: Range that each picture uses.
+        levels: Levels of all pictures.
+    """
+    ranges_with_strays = []
+    for picture_range in used:
+        is_far_within = levels.black <= picture_range.far <= levels.white
+        if picture_range.strays and not is_far_within:
+            ranges_with_strays.append(picture_range)
+    if not ranges_with_strays:
         return
-    count = sum(picture.strays for picture in beyond)
-    far = max(beyond, key=lambda picture: abs(picture.far)).far
-    end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
+    count = sum(picture_range.strays for picture_range in ranges_with_strays)
+    farthest = max((picture_range.far for picture_range in ranges_with_strays), key=abs)
+    is_bright = farthest > levels.white
+    level_text = f"{levels.white:g}, white" if is_bright else f"{levels.black:g}, black"
     line = (
-        f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
-        f"far off all others: they are taken for {end}"
+        f"{pluralize(count, 'stray pixel')} in {pluralize(len(ranges_with_strays), 'picture')}, such as "
+        f"{farthest:g}, lie far off all others: they are taken for {level_text}"
     )
     yield data_checks.STRAY_PIXELS.coded(line)
 
 
 def _depth_remarks(highs: NDArray[np.float64], kind: str) -> list[str]:
-    """Return a remark where pictures have several depths, such as 12 and 16 bits: some look black.
+    """Return a remark if pictures seem to have several depths, such as 12 and 16 bits; else an empty list.
+
+    The pictures of fewer bits would look nearly black beside the others.
 
     Args:
         highs: Largest value of each picture that is not clipped, ascending.
@@ -220,7 +235,7 @@ def _depth_remarks(highs: NDArray[np.float64], kind: str) -> list[str]:
         return []
     below = np.maximum(highs[:-1], 1)
     above = highs[1:]
-    gap_place = int((above / below).argmax())
+    gap_place = int((above / below).argmax())  # the widest gap is above the picture at this place
     shallow_count = gap_place + 1
     deep_count = highs.size - shallow_count
     if above[gap_place] < MIN_DEPTH_GAP * below[gap_place] or min(shallow_count, deep_count) < 2:
@@ -233,7 +248,7 @@ def _depth_remarks(highs: NDArray[np.float64], kind: str) -> list[str]:
 
 
 def widest(all_levels: Sequence[Levels]) -> Levels | None:
-    """Return levels from the darkest black to the brightest white; None without any levels."""
+    """Return the levels from the darkest black to the brightest white; None for no levels."""
     if not all_levels:
         return None
     return Levels(min(levels.black for levels in all_levels), max(levels.white for levels in all_levels))

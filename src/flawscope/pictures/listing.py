@@ -39,7 +39,11 @@ NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
 
 
 def natural_key(path: str | Path) -> NaturalKey:
-    """Return a sort key of a path, folder by folder: digits as numbers, case folded, the exact name last."""
+    """Return a key by which paths are sorted in natural order, as people do.
+
+    For each folder and the file it compares digits as numbers and letters without case. If these are equal,
+    the exact name decides.
+    """
     key = []
     for part in Path(path).as_posix().split("/"):
         name = unicodedata.normalize("NFC", part)
@@ -57,7 +61,10 @@ def is_ignored(name: str) -> bool:
 
 
 def is_hidden_picture(path: StrPath) -> bool:
-    """Whether a file is a picture by its suffix and hidden by its name; macOS' `._a.png` holds no picture."""
+    """Whether a file is a picture by its suffix and hidden by its name.
+
+    Files such as `._a.png`, which macOS makes, hold no picture.
+    """
     name = os.path.basename(path)
     return name.startswith(".") and not name.startswith("._") and is_picture(name)
 
@@ -79,11 +86,11 @@ def reason_not_judged(path: StrPath) -> str:
 
 
 def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder in natural order, without those of `is_ignored`.
+    """Return the entries of a folder in natural order; those that `is_ignored` names are left out.
 
     Args:
         folder: The folder.
-        hidden: Whether to include hidden pictures.
+        hidden: Whether to include hidden pictures nevertheless.
 
     Raises:
         InputError: The folder cannot be read.
@@ -120,9 +127,10 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """Return the first subfolder with one of some names; None: there is none, or no such folder.
+    """Return a subfolder that has one of some names; None where there is none, or the folder is missing.
 
-    A name in its exact spelling is preferred to one with other capitals.
+    A subfolder with the exact spelling of a name is preferred to one with other capitals. Of several with an
+    exact spelling, the first of `names` counts.
 
     Raises:
         InputError: The folder cannot be read.
@@ -146,9 +154,9 @@ def printable(name: str) -> str:
 
 
 def read_output_list(folder: Path) -> list[str]:
-    """Return the relative paths of the files that flawscope wrote to a folder of results, by its list.
+    """Return the relative paths of the files that flawscope wrote to a folder, according to its hidden list.
 
-    Paths that lead out of the folder are left out. Empty for any other folder.
+    Paths that lead out of the folder are left out. A folder without a list gives an empty result.
     """
     try:
         lines = (folder / OUTPUT_LIST).read_text(encoding="ascii").splitlines()
@@ -159,9 +167,9 @@ def read_output_list(folder: Path) -> list[str]:
 
 
 def written_below(folder: Path) -> frozenset[Path]:
-    """Return the paths below a folder of results that flawscope wrote; empty for any other folder.
+    """Return the paths that flawscope wrote to a folder of results; empty for any other folder.
 
-    Where a folder of results was copied without its hidden list, these are the folders of pictures.
+    If the folder was copied without its hidden list, these are the paths of its folders of pictures.
     """
     names = read_output_list(folder)
     if not names and all((folder / name).exists() for name in RESULTS):
@@ -170,7 +178,7 @@ def written_below(folder: Path) -> frozenset[Path]:
 
 
 def _stays_inside(folder: Path, name: str) -> bool:
-    """Whether a path of the list leads to a place below the folder; anybody may have written the list."""
+    """Whether a path of the hidden list stays inside its folder, since anybody may have written the list."""
     parent = os.path.realpath((folder / name).parent)
     return not os.path.isabs(name) and ".." not in Path(name).parts and _is_below(parent, folder)
 
@@ -182,19 +190,24 @@ def _is_below(path: str, folder: Path) -> bool:
 def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iterator[Path]:
     """Yield every file below `folder`, in natural order of the relative path.
 
-    Links to folders elsewhere are followed, each real folder once. Files that flawscope wrote to folders of
-    results are passed over.
+    Links to folders elsewhere are followed, but no folder is visited twice. Files that flawscope wrote to
+    folders of results are left out.
 
     Args:
         folder: The folder.
-        own: Whether to yield files that flawscope wrote to `folder` itself, such as the pictures that a
-            review sorted.
-        hidden: Whether to yield hidden pictures.
+        own: Whether to yield the files that flawscope wrote to `folder` itself nevertheless, such as the
+            pictures that a review sorted.
+        hidden: Whether to yield hidden pictures, too.
     """
     visited: set[str] = set()  # real paths of folders
 
     def walk(current: Path, written_above: frozenset[Path]) -> Iterator[Path]:
-        """Yield the files below a folder; `written_above` are flawscope's files by the lists above it."""
+        """Yield the files below a folder.
+
+        Args:
+            current: The folder.
+            written_above: Files that flawscope wrote, according to the lists of the folders above it.
+        """
         visited.add(os.path.realpath(current))
         written = written_above
         if current != folder or not own:
@@ -217,7 +230,12 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
 
 
 def picture_files_in(folder: Path, *, own: bool = False) -> list[Path]:
-    """Return the pictures below a folder and their masks, by suffix, in natural order (`walk_files`)."""
+    """Return the files below a folder that are pictures or masks by their suffix, in natural order.
+
+    Args:
+        folder: The folder.
+        own: Whether to return the files that flawscope wrote to `folder` itself, too (`walk_files`).
+    """
     return [path for path in walk_files(folder, own=own) if is_picture(path)]
 
 
@@ -244,7 +262,7 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Return the pictures of a file, a folder with its subfolders, a glob pattern, or several of these.
 
     Pictures of a folder are in natural order. No picture is listed twice, and masks of listed pictures are
-    left out. A file that `spec` names itself is taken whatever its suffix.
+    left out. A file whose own path is given is listed whatever its suffix.
 
     Raises:
         InputError: There is no picture.
@@ -258,10 +276,14 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
-    """Return the files that may show a part, whatever their suffix, and the files beside them.
+    """List files as `list_pictures` does, and separate those that may show a part from those beside them.
 
-    Files are listed as in `list_pictures`. Those of an unknown format may show a part: reading them reports
-    their fault. Files beside them are `COMPANION_SUFFIXES`, masks and hidden pictures.
+    Returns:
+        Two lists:
+
+        - Files that may show a part: pictures, and files of an unknown format, whose fault is reported when
+          they are read.
+        - Files beside them: masks, hidden pictures, and files with one of `COMPANION_SUFFIXES`.
     """
     inputs: list[Path] = []
     beside: list[Path] = []
@@ -274,18 +296,19 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Yield the files of a file, folder or pattern, each with whether it lies beside pictures.
+    """Yield each file of a file, folder or pattern, and whether it only lies beside pictures (`list_inputs`).
 
-    See `list_inputs`; a pattern may yield a file twice.
+    A pattern may yield a file twice.
     """
     return _split_inputs(_expand_spec(spec))
 
 
 def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bool]]:
-    """Yield files with whether they lie beside pictures.
+    """Yield each file, and whether it only lies beside pictures (`list_inputs`).
 
     Args:
-        files: Each file with whether it is named itself, and not found in a folder or by a pattern.
+        files: Each file, and whether its own path was given; otherwise it was found in a folder or by a
+            pattern.
     """
     all_files = list(files)
     masks = find_masks(path for path, _ in all_files if is_picture(path))
@@ -295,7 +318,7 @@ def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bo
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
-    """Return files, each once, with whether they are named themselves (`_split_inputs`).
+    """Return each file once, and whether its own path was given (`_split_inputs`).
 
     Raises:
         InputError: There is no picture.
@@ -310,7 +333,7 @@ def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, boo
 
 
 def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Yield the files of a file, folder or pattern, each with whether it is named itself."""
+    """Yield each file of a file, folder or pattern, and whether its own path was given."""
     path = Path(spec)
     if path.is_dir():
         inside = require_picture(walk_files(path, hidden=True), f"{path}: no pictures in this folder")
@@ -341,7 +364,12 @@ _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):[/\\]{1,2}")
 
 
 def _missing(path: StrPath, what: str) -> InputError:
-    """Return the error of a missing path; an address may hold a password, and is not repeated."""
+    """Return the error of a missing path. An address is not repeated in it, since it may hold a password.
+
+    Args:
+        path: The path.
+        what: Words for what is missing, such as "folder".
+    """
     address = _ADDRESS.match(os.fspath(path))
     if address:
         return InputError(
@@ -352,14 +380,14 @@ def _missing(path: StrPath, what: str) -> InputError:
 
 
 def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
-    """Yield the files unchanged, after checking that one is a picture.
+    """Yield all of the files, if at least one of them is a picture.
 
     Args:
         files: The files.
         text: Beginning of the error's message.
 
     Raises:
-        InputError: No file is a picture; nothing was yielded.
+        InputError: No file is a picture; in this case nothing was yielded.
     """
     files_before: list[AnyPath] = []
     for path in files:
@@ -377,7 +405,8 @@ def _no_pictures(text: str, other_files: Sequence[StrPath]) -> InputError:
     names = ""
     if other_files:
         names = f", only {join_names([os.path.basename(path) for path in other_files])}"
-    remedies = other_remedies(os.path.splitext(path)[1].lower() for path in other_files)
+    suffixes = (os.path.splitext(path)[1].lower() for path in other_files)
+    remedies = other_remedies(suffixes)
     return InputError(f"{text}{names}; known formats: {known_formats()}{remedies}")
 
 
@@ -395,7 +424,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a regular file, or a link that leads nowhere, which opening it reports."""
+    """Whether an entry is a regular file, or a broken link; opening the link will report its fault."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -423,7 +452,10 @@ def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -
 
 
 def relative_names(sources: Sequence[PictureSource]) -> list[str]:
-    """Return paths of files, relative to their common folder; "picture 3" for a source that is no file."""
+    """Return a name for each picture: its path relative to the files' common folder.
+
+    A source that is no file is named by its place, such as "picture 3".
+    """
     path_by_number = {
         number: Path(source).absolute()
         for number, source in enumerate(sources)

@@ -71,15 +71,19 @@ def fold(name: str) -> str:
 
 
 def plain_names(stem: str) -> list[str]:
-    """Return the folded name of a picture, and then its names without the additions of tools."""
+    """Return the names by which other files may mean a picture, the folded name first.
+
+    The others are the name without additions of tools, and all of these with underscores or hyphens in place
+    of blanks.
+    """
     names = [fold(stem)]
-    for name in names:  # the list grows: a name may have several additions
+    for name in names:  # the list grows meanwhile: a name may have several additions
         for decoration in _DECORATIONS:
             match = decoration.fullmatch(name)
             if match and match[1] not in names:
                 names.append(match[1])
-    spaceless = [name.replace(" ", filler) for filler in "_-" for name in names]
-    return list(dict.fromkeys([*names, *spaceless]))
+    without_blanks = [name.replace(" ", filler) for filler in "_-" for name in names]
+    return list(dict.fromkeys([*names, *without_blanks]))
 
 
 def is_mask_folder(name: str) -> bool:
@@ -94,7 +98,10 @@ def is_picture_folder(name: str) -> bool:
 
 @lru_cache(1 << 12)
 def masked_folder(name: str) -> str | None:
-    """Return the rest of the name of a folder of masks: `bad` of `bad_masks`; None for other folders."""
+    """Return the name of a folder of masks without the word for masks; None for other folders.
+
+    Example: `bad` for `bad_masks`.
+    """
     if fold(name) in MASK_FOLDERS:
         return ""
     text = fold(_CAMEL.sub("_", name))
@@ -105,16 +112,20 @@ def masked_folder(name: str) -> str | None:
 
 
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
-    """Return pictures that look like masks, but are no masks by the rule of this module.
+    """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    They have a word for masks in their name. Or they have the name of another picture, in another folder or
-    with an addition, and that picture does not look like a mask.
+    Such a picture has a word for masks in its name. Or there is another picture of the same name in another
+    folder, or whose name it adds something to; and this other picture does not look like a mask.
+
+    Args:
+        pictures: Pictures without the masks that `find_masks` finds.
     """
     paths = list(pictures)
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         paths_by_name.setdefault(fold(path.stem), []).append(path)
-    groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}  # by folder and addition
+    # by folder and addition to the name: each picture with the other picture
+    groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}
     for path in paths:
         stem = fold(path.stem)
         if _HAS_WORD.search(stem) and _split_word(stem):
@@ -135,35 +146,42 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
 def _added_to_name(
     path: Path, stem: str, paths_by_name: Mapping[str, Sequence[Path]]
 ) -> tuple[str, Path] | None:
-    """Return the end that a picture's name adds to that of another picture, and the other picture.
+    """Find another picture whose name is the beginning of this picture's name, up to a gap or the end.
 
-    In the end, 0 stands for each digit. The end is empty for a picture of the same name in another folder;
-    otherwise both lie in one folder. None where there is no such picture.
+    If the names are equal, the other picture lies in another folder; otherwise in the same folder.
 
     Args:
         path: The picture.
         stem: Folded name of the picture without suffix.
         paths_by_name: Pictures by folded name.
+
+    Returns:
+        The rest of this picture's name, with 0 in place of each digit, and the other picture. None where
+        there is no such picture.
     """
     ends = [*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)]
     for end in ends:
         addition = stem[end:]
         for other in paths_by_name.get(stem[:end], ()):
             is_same_folder = other.parent == path.parent
-            if is_same_folder == bool(addition):
+            has_addition = addition != ""
+            if is_same_folder == has_addition:
                 return re.sub(r"\d", "0", addition), other
     return None
 
 
 def _seems_mask(path: Path, other: Path | None) -> bool:
-    """Whether a picture looks like the mask of a part, and the other picture, if any, like no mask."""
+    """Whether a picture looks like the mask of a part, while the other picture (if any) does not."""
     if _look(path) is not True:
         return False
     return (other is None or _look(other) is False) and _marks_a_part(path)
 
 
 def _marks_a_part(path: Path) -> bool:
-    """Whether a mask marks something, but not most of it, as a picture of a printed label would."""
+    """Whether a mask marks something, but at most half of the picture.
+
+    A picture of a printed label, read as a mask, would mark more.
+    """
     share = float(read_mask(path).mean())
     return 0 < share <= 0.5
 
@@ -204,10 +222,10 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
 
 
 def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
-    """Remove the photographs from the groups of files that are named like masks.
+    """Remove the photographs from the `paths` of groups of files that are named like masks.
 
     Returns:
-        The removed photographs, each with its group, without those of groups with a weak word.
+        The removed photographs, each with its group; those of groups with a weak word are left out.
     """
     photographs: list[tuple[_Group, Path]] = []
     for groups_of_kind in _by_kind(groups):
@@ -235,14 +253,14 @@ def _with_partners(
     masks: dict[Path, Path | None] = {}
     sure_pictures = [path for path in paths if path not in pictures.suspects]
     partners = [{path: pictures.partner(group, path) for path in group.paths} for group in groups]
-    # first the groups with pictures that are surely no masks themselves
-    for is_sure in (True, False):
+    # first the groups with pictures that are surely no masks themselves, then the others
+    for has_sure_partner in (True, False):
         for group, picture_of in zip(groups, partners, strict=True):
-            if is_sure != _has_sure_partner(picture_of, pictures):
+            if has_sure_partner != _has_sure_partner(picture_of, pictures):
                 continue
-            # a picture that was found to be a mask does not count
-            free = {path: None if picture in masks else picture for path, picture in picture_of.items()}
-            masks |= {path: free[path] for path in group.masks(free, sure_pictures)}
+            # a file that was found to be a mask meanwhile is nobody's picture
+            remaining = {path: None if picture in masks else picture for path, picture in picture_of.items()}
+            masks |= {path: remaining[path] for path in group.masks(remaining, sure_pictures)}
     return masks
 
 
@@ -252,9 +270,9 @@ def _has_sure_partner(picture_of: Mapping[Path, Path | None], pictures: _Picture
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
-    """Return lists of the groups with the same words, from all folders.
+    """Return the groups in lists; the groups of a list have the same words, in whatever folders.
 
-    So few files need to be read, however many folders there are.
+    Files of such groups are similar, so that few of them need to be read even if there are many folders.
     """
     kinds: dict[tuple[str, ...], list[_Group]] = {}
     for group in groups:
@@ -263,10 +281,10 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
 
 
 def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
-    """Return the photographs among files with similar names.
+    """Return the photographs among files with similar names, without reading all of them.
 
-    Photographs are larger files than masks. So the largest files are read first, and the search ends after
-    many files that are no photographs.
+    Files of photographs are larger than those of masks. So the files are read from the largest on, and the
+    search ends after `4 * LOOKED_AT` files that are no photographs.
     """
     sizes = {path: _size(path) for path in paths}
     largest_first = sorted(paths, key=lambda path: -sizes[path])
@@ -290,15 +308,15 @@ def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
 
 @dataclass
 class _Group:
-    """Files with similar names: in a folder of masks, or with the same word for masks in a folder.
+    """Files that are named like masks: in a folder of masks, or with the same word for masks in one folder.
 
     Attributes:
         folder: Name of the folder of masks; empty where the files' names have the word.
         above: Folders that lead to the group, in the form of the pictures' folders (`_plain_folders`).
         telling: Whether the word means masks and nothing else.
         weak: Whether the word often means something else.
-        alone: Whether files without any picture are masks, too, if they look like masks.
-        kind: The words.
+        alone: Whether files that look like masks are masks even if no file of the group has a picture.
+        kind: The words by which the files are named like masks.
         paths: The files.
     """
 
@@ -323,7 +341,7 @@ class _Group:
         """Return the files that are masks.
 
         Args:
-            picture_of: Picture of each file.
+            picture_of: Picture of each file; None: it has none.
             surely: Files that are certainly pictures.
         """
         paired = [path for path in self.paths if picture_of[path] is not None]
@@ -345,17 +363,28 @@ class _Group:
         ]
 
     def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:
-        """Return files that have a picture or look like masks; of a folder of masks all files."""
+        """Return the files that have a picture or look like masks; of a folder of masks, all files."""
         return [path for path in self.paths if picture_of[path] is not None or self.folder or _look(path)]
 
     def _is_telling(self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
-        """Whether files that have pictures are masks by their name alone, or by their pictures' folder."""
+        """Whether the files are masks by names alone: by their word, or by their pictures' folder.
+
+        Args:
+            picture_of: Picture of each file; None: it has none.
+            paired: Files that have a picture; without any the answer is False.
+        """
         return bool(paired) and (self.telling or any(_in_picture_folder(picture_of[path]) for path in paired))
 
     def _others_look_like_masks(
         self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
     ) -> bool:
-        """Whether the pictures beside files that are named like masks look like masks, too."""
+        """Whether the pictures beside the files look like masks, too, so that the look says nothing.
+
+        Args:
+            picture_of: Picture of each file; None: it has none.
+            paired: Files that have a picture.
+            surely: Files that are certainly pictures.
+        """
         pictures: Sequence[Path | None] = ()
         if self.weak:
             pictures = [picture_of[path] for path in paired]
@@ -372,10 +401,15 @@ def _in_picture_folder(path: Path | None) -> bool:
 
 
 def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
-    """Return groups of the files that are named like masks.
+    """Return the files that are named like masks, in groups.
 
-    Files below a folder of masks make a group, which has the name of the topmost such folder. Other files
-    make a group where they lie in one folder, and their names have the same word for masks at the same side.
+    - All files below a folder of masks are a group; of several such folders in a path the topmost counts.
+    - Other files are a group if they lie in one folder, and their names have the same word for masks on the
+      same side (first or last).
+
+    Args:
+        paths: The files.
+        root: Folder above all of the files.
     """
     groups: dict[tuple[str, ...], _Group] = {}
     for path in paths:
@@ -430,7 +464,7 @@ class _NameWithWord(NamedTuple):
 
 
 def _split_word(stem: str) -> _NameWithWord | None:
-    """Split the word for masks from a folded name; None: it has no such word, or only within another word."""
+    """Split the word for masks from a folded name; None where it has no such word, or only inside a word."""
     match = _WORD_LAST.fullmatch(stem)
     if match:
         return _NameWithWord(rest=match[1], word=match[2], side="last")
@@ -448,7 +482,7 @@ def _folders(path: Path, root: str) -> Folders:
 
 
 def _plain_folders(folders: Iterable[str]) -> Folders:
-    """Return folders as pictures and masks share them: folded, without `images`, `masks` and the like."""
+    """Return the folders that a picture and its mask share: folded, without `images`, `masks` and such."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
 
@@ -459,7 +493,7 @@ def _is_good(folders: Folders) -> bool:
 
 
 def _picture_names(stem: str) -> list[str]:
-    """Return the names of a picture by which its mask may be named, such as without `image`."""
+    """Return the names of a picture after which its mask may be named, such as its name without `image`."""
     names = plain_names(stem)
     trimmed_name = _TRIMMED.sub("", names[0])  # such as "a (1)" of "a (1) - mask"
     if trimmed_name not in names:
@@ -486,7 +520,7 @@ class _Pictures:
     def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
         self.root = root
         self.suspects = suspects
-        # files by folders: for each name and last folder, and for each name with None
+        # files by their folders, under (name, last folder), and all of a name under (name, None)
         self._places: dict[tuple[str, str | None], dict[Folders, list[Path]]] = {}
         plain_folders: dict[Path, Folders] = {}
         for path in paths:
@@ -500,7 +534,12 @@ class _Pictures:
                     places.setdefault(folders, []).append(path)
 
     def partner(self, group: _Group, mask: Path) -> Path | None:
-        """Return the picture of a mask; None where there is none, or several pictures fit equally."""
+        """Return the picture of a mask; None where there is none, or several pictures fit equally well.
+
+        Args:
+            group: Group of the mask.
+            mask: The mask.
+        """
         stem = fold(mask.stem)
         if not group.folder:
             name_with_word = _split_word(stem)
@@ -523,15 +562,15 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture with one of these names that fits best, of the first name that occurs.
+        """Return the picture that fits a mask best, among those with the first name for which there are any.
 
-        None where there is none, or several fit equally.
+        None where there are none, or several fit equally well.
 
         Args:
             group: Group of the mask.
             mask: The mask.
-            below: Folders with which the picture's folders end: those of the mask below its folder of masks.
-            names: Names that the picture may have.
+            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            names: Names that the picture may have, the most likely first.
         """
         nearest_place = (*group.above, *below)
         last_folder = below[-1] if below else None
@@ -543,7 +582,7 @@ class _Pictures:
                 and not _is_good(nearest_place)
                 and any(path not in self.suspects for path in nearest)
             )
-            if has_best_rank or not group.folder:  # very many other files may have the name
+            if has_best_rank or not group.folder:  # to save time: very many other files may have the name
                 places = {nearest_place: nearest}
             ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
             if not ranked:
@@ -556,11 +595,18 @@ class _Pictures:
     def _rank(
         self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
-        """Yield the pictures that may be a mask's; each with a rank, which is lower the better it fits."""
+        """Yield each picture that a mask may belong to, after its rank: the lower, the better it fits.
+
+        Args:
+            group: Group of the mask.
+            mask: The mask.
+            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            places: Files that have the picture's name, by their folders.
+        """
         hint = masked_folder(group.folder) or ""
         above = group.above
         for folders, paths in places.items():
-            # the picture's folders: those above the group, others, and those below it
+            # the picture's path has to be: folders above the group, any others, folders below the group
             others_count = len(folders) - len(above) - len(below)
             starts_above = folders[: len(above)] == above
             ends_below = folders[len(folders) - len(below) :] == below
@@ -576,7 +622,7 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return masks that have their picture's name, in another format, in the same folder."""
+    """Return masks, each with its picture, that differ from the picture's path only by the suffix."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))
@@ -610,9 +656,10 @@ def _spread(items: Sequence[_T]) -> Sequence[_T]:
 
 
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
-    """Whether a file is a mask by its look.
+    """Whether a file that is named like a mask is one.
 
-    It looks like a mask. Or it has a picture, and cannot be read, or its group has no files of another look.
+    So it is if it looks like a mask. If it has a picture, it also is one if it cannot be read, or if all of
+    its group that were read look like masks.
 
     Args:
         path: The file.
@@ -652,7 +699,12 @@ def _is_photograph(path: Path) -> bool:
 
 @lru_cache(1 << 14)
 def _is_photograph_at(path: str, *_stamp: int) -> bool:
-    """Whether a file is a photograph; time and size of the file tell apart its versions in the cache."""
+    """Whether a file is a photograph; False where it cannot be read.
+
+    Args:
+        path: The file.
+        _stamp: Time and size of the file, by which its versions differ in the cache.
+    """
     try:
         return is_photograph(path)
     except (InputError, OSError, MemoryError, ValueError):
@@ -661,7 +713,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
 @lru_cache(1 << 14)
 def _look_at(path: str, *_stamp: int) -> bool | None:
-    """Whether a file looks like a mask, as `_look`; `_stamp` as in `_is_photograph_at`."""
+    """Whether a file looks like a mask; None: it cannot be read. `_stamp` is that of `_is_photograph_at`."""
     try:
         read_mask(path)
     except DoubtfulMaskError:

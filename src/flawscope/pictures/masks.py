@@ -47,20 +47,22 @@ def read_mask(source: PillowSource) -> Mask:
     is_lossy = _is_lossy(image, source)
     levels = _levels(image, deep, is_lossy, name)
     top = levels.max()
-    if levels.min() == top:  # a single level: nothing is marked if it is black, else everything
+    # with a single level, either nothing is marked (all is black) or everything
+    if levels.min() == top:
         return np.full(levels.shape, bool(top > 0))
     if is_lossy and top < LOSSY_CONTRAST:
         raise _doubt(
             name, f"its values lie within {int(top)} grey levels, which {image.format} does not keep"
         )
-    marked = np.zeros(levels.shape, bool)
-    box = (_marked_range(np.any(levels, axis=1)), _marked_range(np.any(levels, axis=0)))
-    marked[box] = _marked_levels(levels[box], is_lossy, name)  # the rest is background
+    rows = _marked_range(np.any(levels, axis=1))
+    columns = _marked_range(np.any(levels, axis=0))
+    marked = np.zeros(levels.shape, bool)  # outside of these rows and columns all is background
+    marked[rows, columns] = _marked_levels(levels[rows, columns], is_lossy, name)
     return marked
 
 
 def _marked_range(is_marked: Mask) -> slice:
-    """Return the range from the first marked line to the last, extended as far as noise reaches."""
+    """Return the range from the first marked row or column to the last, extended as far as noise reaches."""
     lines = np.flatnonzero(is_marked)
     return slice(max(0, int(lines[0]) - NOISE_REACH), int(lines[-1]) + NOISE_REACH + 1)
 
@@ -94,11 +96,10 @@ def read_labels(source: PillowSource) -> NDArray[np.int32]:
 
 
 def is_photograph(source: PillowSource) -> bool:
-    """Whether a picture given as a mask has many grey values besides the commonest.
+    """Whether a picture given as a mask has many grey values besides the commonest, like a photograph.
 
-    Then it is a photograph or a map, not a badly stored mask. The effective number of levels follows from the
-    entropy of their histogram. It was 20 to 200 for photographs, dark fields among them, and up to 14 for
-    masks that are refused because of JPEG.
+    The effective number of these values is exp(entropy of their histogram). It was 20 to 200 for photographs,
+    dark fields among them, and up to 14 for masks that are refused because of JPEG.
 
     Raises:
         InputError: The picture cannot be read.
@@ -146,10 +147,10 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 
 
 def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
-    """Measure how far each pixel is from the background.
+    """Measure for each pixel how different it is from the background.
 
     Args:
-        image: The mask, of the size of `deep` where that is given.
+        image: The mask; with `deep` only its mode is used.
         deep: Values that Pillow would cut to fewer bits; None: Pillow reads all bits.
         lossy: Whether the format loses values.
         name: Name for errors.
@@ -196,13 +197,24 @@ def _above_darkest(values: NDArray[np.number]) -> MarkLevels:
 
 
 def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> MarkLevels:
-    """Return levels of colours or grey values [H, W, C] as they look, without transparency."""
+    """Measure for each pixel how different its colour or grey value is from the background's.
+
+    Args:
+        colours: Colours or grey values [H, W, C] without alpha.
+        lossy: Whether the format loses values.
+        name: Name for errors.
+
+    Raises:
+        InputError: The background is in doubt.
+    """
     tolerance = LOSSY_CONTRAST if lossy else 0
     channels = _signed_channels(colours)
     if len(channels) == 1:
         return _above_darkest(channels[0])
     brightest: MarkLevels = reduce(np.maximum, channels)
-    if (brightest - reduce(np.minimum, channels)).max() <= tolerance:
+    darkest_channel: MarkLevels = reduce(np.minimum, channels)
+    is_all_grey = (brightest - darkest_channel).max() <= tolerance
+    if is_all_grey:
         return _above_darkest(channels[1])
     # a colour that fills more than half of the mask is the median in each channel
     median = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
@@ -241,13 +253,20 @@ def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) 
 def _levels_above_transparent(
     colours: NDArray[np.number], alpha: MarkLevels, lossy: bool, name: str
 ) -> MarkLevels:
-    """Return levels of a mask with transparent pixels, which are the background whatever their colour.
+    """Return the levels of a mask with transparent pixels: the background is what is transparent.
+
+    Args:
+        colours: Colours or grey values [H, W, C].
+        alpha: Alpha [H, W], integers.
+        lossy: Whether the format loses values.
+        name: Name for errors.
 
     Raises:
-        InputError: Some opaque pixels are black, and may be the background, too.
+        InputError: Some opaque pixels are black and others are not, so that black may be the background.
     """
-    opaque_colours = colours[2 * alpha >= alpha.max()]
-    is_black = opaque_colours.max(1) <= (LOSSY_CONTRAST if lossy else 0)
+    is_opaque = 2 * alpha >= alpha.max()
+    max_black = LOSSY_CONTRAST if lossy else 0
+    is_black = colours[is_opaque].max(1) <= max_black
     if is_black.all() or not is_black.any():
         return _above_darkest(alpha)
     raise _doubt(name, "it has transparent pixels and black ones, and both may be the background")
@@ -255,6 +274,11 @@ def _levels_above_transparent(
 
 def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: str) -> MarkLevels:
     """Return levels by the colours of a palette, or by its indices where all used colours are equal.
+
+    Args:
+        indices: Index of each pixel in the palette, [H, W].
+        colours: Colour of each pixel, [H, W, C].
+        name: Name for errors.
 
     Raises:
         InputError: The colours contradict index 0, which is the background of class masks.
@@ -268,9 +292,9 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
         raise _doubt(name, f"its palette has {black_count} blacks")
     levels = _levels_of_colours(colours, lossy=False, name=name)
     if len(used_indices) > 1 and used_indices[0] == 0:
-        is_most = 2 * (indices == 0).mean() > 1
+        fills_half = 2 * (indices == 0).mean() > 1
         is_marked = levels.flat[first_pixels[0]] > 0
-        if is_most and is_marked:
+        if fills_half and is_marked:
             raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
     return levels
 
@@ -281,8 +305,14 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
 def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     """Return the mask of the marked pixels.
 
-    Where levels are classes, all above 0 are marked. Otherwise levels that fill no areas, such as smoothed
-    edges and noise, are marked from half of the level of the area beside them on.
+    If the levels are classes, all pixels above 0 are marked. Otherwise a pixel that lies in no area of one
+    level, such as a smoothed edge or noise, is marked if it has at least half of the level of the area beside
+    it.
+
+    Args:
+        levels: Levels of the mask, 0 for the background.
+        lossy: Whether the format loses values.
+        name: Name for errors.
 
     Raises:
         InputError: The levels have no edges, like a photograph, or too much noise.
@@ -291,20 +321,25 @@ def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     fills_areas = shares >= 0.5
     top = values[-1]
     largest_step = max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1))
-    if 8 * largest_step < top:
+    is_smooth_everywhere = 8 * largest_step < top
+    if is_smooth_everywhere:
         raise _doubt(name, PHOTOGRAPH)
     if not lossy and (_counts_classes(levels, top) or _are_classes(values, fills_areas)):
         return _marked_classes(levels, values)
-    return _marked_above_noise(levels, values[fills_areas & (values >= top / 8)], name)
+    area_values = values[fills_areas & (values >= top / 8)]
+    return _marked_above_noise(levels, area_values, name)
 
 
 def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
-    """Whether levels are so small integers that they number classes."""
+    """Whether levels are integers so small that they are the numbers of classes."""
     return bool(levels.dtype.kind != "f" and top <= MANY_CLASSES)
 
 
 def _are_classes(values: MarkLevels, fills: Mask) -> bool:
-    """Whether values are those of classes: all of them fill areas, or they are few, and none is noise.
+    """Whether values are those of classes, not of noise or smoothed edges.
+
+    They are if all of them fill areas. They also are if they are few, and either a faint value fills an area
+    or no value seems to be noise.
 
     Args:
         values: Values that occur, ascending.
@@ -321,12 +356,12 @@ def _are_classes(values: MarkLevels, fills: Mask) -> bool:
 
 
 def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:
-    """Return the values that occur, and the share of the pixels of each that lie in areas.
+    """Return the values that occur, and for each the share of its pixels that lie in areas.
 
-    A pixel lies in an area where it is one of 2 x 2 pixels of the same value.
+    A pixel lies in an area if it belongs to a square of 2 x 2 pixels of the same value.
     """
-    values = None
-    codes = levels  # small integers, one for each value
+    values = None  # None: the codes are the values themselves
+    codes = levels  # a small integer for each value
     if levels.dtype.kind == "f" or levels.max() > 65535:
         values, codes = np.unique(levels, return_inverse=True)
         codes = codes.reshape(levels.shape)
@@ -334,8 +369,8 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np
     is_square = (corners == codes[1:, :-1]) & (corners == codes[:-1, 1:]) & (corners == codes[1:, 1:])
     height, width = is_square.shape
     is_in_area = np.zeros(levels.shape, bool)
-    for top, left in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        is_in_area[top : top + height, left : left + width] |= is_square
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the four pixels of a square
+        is_in_area[down : down + height, right : right + width] |= is_square
     counts = np.bincount(codes.ravel())
     shares = np.bincount(codes[is_in_area], minlength=len(counts)) / np.maximum(counts, 1)
     used_codes = np.flatnonzero(counts)
@@ -345,7 +380,11 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np
 def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
     """Return the mask of all values above 0, but of smoothed edges only the upper half.
 
-    Values are those of smoothed edges where they only occur between a lower and a higher value.
+    A value is one of smoothed edges if all of its pixels lie between a lower and a higher value.
+
+    Args:
+        levels: Levels of the mask.
+        values: Values that occur in it, ascending.
     """
     from scipy import ndimage
 
@@ -354,7 +393,7 @@ def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
         return marked
     is_between = (ndimage.minimum_filter(levels, 3) < levels) & (levels < ndimage.maximum_filter(levels, 3))
     edge_values = np.setdiff1d(values[1:-1], levels[~is_between])
-    if len(edge_values) <= 1:  # a single value is a class
+    if len(edge_values) <= 1:  # a single such value is a class: smoothed edges have several
         return marked
     is_edge = np.isin(levels, edge_values)
     level_of_area = ndimage.maximum_filter(np.where(is_edge, 0, levels), 5)
@@ -363,11 +402,11 @@ def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
 
 
 def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: str) -> Mask:
-    """Return the mask of the areas, and of other pixels from half of the nearest area's level on.
+    """Return the mask of the areas, and of other pixels with at least half of the nearest area's level.
 
     Args:
         levels: Levels of the mask.
-        filling: Levels that fill areas exactly.
+        filling: Values of areas whose pixels are all exactly equal.
         name: Name for errors.
 
     Raises:
@@ -388,6 +427,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
     if is_between.sum() > max(3 * edges.sum(), 1) or is_between.mean() > 0.4:
         raise _doubt(name, PHOTOGRAPH)
     is_near_mark = ndimage.maximum_filter(marked, 2 * NOISE_REACH + 1)
-    if ((levels > top * 0.02) & ~is_near_mark).any():
+    is_bright_elsewhere = (levels > top * 0.02) & ~is_near_mark
+    if is_bright_elsewhere.any():
         raise _doubt(name, "besides what is bright in it, other places are not quite dark")
     return marked

@@ -81,11 +81,12 @@ Chunks = list[str]
 
 
 def read_names(stems: Sequence[str]) -> list[NameReading]:
-    """Read the names, without suffix, of the pictures of a folder."""
+    """Read from the names (without suffix) of a folder's pictures whether they are good or defective."""
     texts = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
     cores, shared = _split_shared([_CHUNK.findall(plain_words(text)) for text in texts])
     readings = [_read(core) for core in cores]
-    if {reading.picture_class for reading in readings} != {PictureClass.GOOD, PictureClass.BAD}:
+    classes = {reading.picture_class for reading in readings}
+    if classes != {PictureClass.GOOD, PictureClass.BAD}:  # words may be parts of types or hashes
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         readings = _read_without_chance(cores)
@@ -94,9 +95,10 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
 
 
 def _split_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
-    """Split the chunks with which all names begin and end from the other chunks of each name.
+    """Split each name into the chunks with which all names begin and end, and the other chunks.
 
-    Where a word may invert other words, nothing is split: the inverted word may be among the shared ones.
+    If one of the other chunks may invert words, such as "not", nothing is split: the word that it inverts may
+    be among the shared chunks.
 
     Returns:
         The other chunks of each name, and the shared chunks.
@@ -112,7 +114,15 @@ def _split_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
 
 
 def _read_with_shared(readings: list[NameReading], shared: Chunks) -> list[NameReading]:
-    """Return the readings of names together with the chunks that all names share."""
+    """Return the readings, completed by the chunks that all names share.
+
+    If no reading knows a class, all get that of the shared chunks. If these mean good, names that are called
+    defective become unclear.
+
+    Args:
+        readings: Readings of the names without the shared chunks.
+        shared: Chunks that all names share.
+    """
     shared_reading = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
     if all(reading.picture_class is PictureClass.UNKNOWN for reading in readings):
         is_unclear = shared_reading.picture_class is PictureClass.UNCLEAR
@@ -123,14 +133,14 @@ def _read_with_shared(readings: list[NameReading], shared: Chunks) -> list[NameR
 
 
 def _doubted_if_bad(reading: NameReading) -> NameReading:
-    """Return a reading, unclear instead of defective, because all names share a word for good."""
+    """Return the reading of a name that also has a word for good: unclear instead of defective."""
     if reading.picture_class is not PictureClass.BAD:
         return reading
     return reading._replace(picture_class=PictureClass.UNCLEAR)
 
 
 def _read(chunks: Chunks) -> NameReading:
-    """Return the class that chunks state; single letters are places and counters, and are passed over."""
+    """Return the class that chunks state. Single letters are ignored, since they are places and counters."""
     # every number becomes 0: its value does not matter, and the cache gets fewer different texts
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     words = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
@@ -149,7 +159,10 @@ def _read(chunks: Chunks) -> NameReading:
 
 
 def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
-    """Read names without words within hashes, unless these are too many to be there by chance."""
+    """Read names without the chunks that look like hashes, in which words occur by chance.
+
+    If so many names get a class only by such chunks that it cannot be by chance, all chunks are read.
+    """
     readings = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
     full_readings = [_read(core) for core in cores]
     gained_count = 0
@@ -161,9 +174,10 @@ def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
 
 
 def _count_shared(names: Sequence[Chunks]) -> tuple[int, int]:
-    """Return the numbers of first and of last chunks that all names share.
+    """Return the number of chunks that all names begin with, and of those that all names end with.
 
-    A negation ends them, since it stays with the word that it inverts.
+    A negation is never counted, nor is what follows it (towards the middle of the name): it has to stay with
+    the word that it inverts.
     """
     if len(names) < 2:
         return 0, 0
@@ -174,7 +188,7 @@ def _count_shared(names: Sequence[Chunks]) -> tuple[int, int]:
 
 
 def _count_equal(names: Sequence[Chunks], limit: int) -> int:
-    """Return the number of chunks, up to a limit, with which all names begin; a negation ends them."""
+    """Return the number of chunks with which all names begin, at most `limit`; a negation ends the count."""
     for k in range(limit):
         chunk = names[0][k]
         if is_turning(chunk) or any(name[k] != chunk for name in names):
@@ -183,9 +197,10 @@ def _count_equal(names: Sequence[Chunks], limit: int) -> int:
 
 
 def _types(cores: Sequence[Chunks]) -> set[str]:
-    """Return chunks that are names of types, such as NG200.
+    """Return the chunks that are names of product types, such as NG200.
 
-    They occur in several names, with a counter behind. Empty where a name has no letters at all.
+    Such a chunk occurs in several names, and stands before a counter. If a name has no letters at all, there
+    are no types.
     """
     name_counts = Counter(chunk for core in cores for chunk in {*core})
     types = set[str]()
@@ -203,13 +218,13 @@ def _types(cores: Sequence[Chunks]) -> set[str]:
 
 
 def _is_type(chunk: str) -> bool:
-    """Whether a chunk is a word for good or defective with a number that is no date."""
+    """Whether a chunk is a word for good or defective, followed by a number that is no date."""
     match = _TYPE.fullmatch(chunk)
     return match is not None and word_says(match[1].casefold()) is not None and not _DATE.fullmatch(match[2])
 
 
 def _is_jumble(chunk: str) -> bool:
-    """Whether a chunk looks like a hash: small and large letters and digits by turns."""
+    """Whether a chunk looks like a hash: many short changes of small letters, capitals and digits."""
     if _HEX.fullmatch(chunk):
         return _ONE_NUMBER.fullmatch(chunk) is None
     pieces = split_words(chunk, camel=True)
@@ -217,7 +232,10 @@ def _is_jumble(chunk: str) -> bool:
 
 
 def _without_lights(readings: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
-    """Read "normal" as a light where the other names have words of lights and views in its place."""
+    """Read "normal" as the name of a light if all other names have only words for lights, views and the like.
+
+    Then no name says anything about its picture's class. Otherwise the readings are unchanged.
+    """
     if {reading.words for reading in readings} != {"", "normal"}:
         return readings
     for reading, core in zip(readings, cores, strict=True):
@@ -233,11 +251,13 @@ def _without_lights(readings: list[NameReading], cores: Sequence[Chunks]) -> lis
 
 
 def form_groups(values: Collection[object], least: int = 0) -> bool:
-    """Whether values sort pictures into groups: they differ, and few of them are different.
+    """Whether values sort pictures into groups: there are at least two different values, but not many.
+
+    For n pictures and d different values: 1 < d <= max(least, n / 2).
 
     Args:
         values: Value of each picture.
-        least: Number of different values that is always few; otherwise half of the number of pictures is.
+        least: Number of different values that is never too many.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
@@ -245,9 +265,15 @@ def form_groups(values: Collection[object], least: int = 0) -> bool:
 def _doubt_groups(
     readings: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
 ) -> list[NameReading]:
-    """Doubt names that are not called defective, where unknown marks sort the pictures into groups.
+    """Doubt the readings of names whose marks of unknown meaning sort the pictures into groups.
 
-    Such marks are words of no list, a sign at the end, or a number or letter that is no counter.
+    Such marks are words of no list, a sign at the end, or a number or letter that is no counter. A name for
+    good becomes unclear, and a name without a class gets the mark as its words.
+
+    Args:
+        readings: Readings of the names.
+        stems: The names.
+        cores: Chunks of the names without shared chunks and types.
     """
     hash_count = sum(any(map(_is_jumble, core)) for core in cores)
     if 2 * hash_count >= len(cores) > 0:  # most names are hashes
@@ -263,7 +289,13 @@ def _doubt_groups(
 
 
 def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]:
-    """Return marks together with the sign at the end of each name, where signs sort pictures into groups."""
+    """Add the sign at the end of each name to its mark, if these signs sort the pictures into groups.
+
+    Args:
+        marks: Mark of each name; empty: none.
+        stems: The names.
+        least: As in `form_groups`.
+    """
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]
     if not form_groups(signs, least):
@@ -283,8 +315,8 @@ def _doubt(reading: NameReading, mark: str) -> NameReading:
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
     """Return the words of unknown meaning in each name, without words that all names have.
 
-    They are words of no list, of two letters at least; words for wrong decisions; and "new" and "old" where
-    names have both.
+    These are words of no list with at least two letters, and words for wrong decisions. Words for "new" and
+    "old" are among them if the names have both.
     """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
@@ -297,16 +329,16 @@ def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
 
 
 def _is_open(word: str) -> bool:
-    """Whether the meaning of a word for the part is unknown."""
+    """Whether it is unknown what a word says about the part."""
     return len(word) > 1 and (word in unknown_words(word) or is_mistake(word))
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:
-    """Return the text of each name that sorts the pictures into groups, at the same place of all names.
+    """Return for each name the text at a place where these texts sort the pictures into groups.
 
-    The text is a single letter, a short number behind a word of no list ("K1"), or 0 and 1. Where the rest of
-    the names repeats with each text, as in `7_A` and `7_B`, the text is a view or a part, and does not count.
-    All texts are empty where there is no such place.
+    The texts are single letters, short numbers behind a word of no list ("K1"), or 0 and 1. A place does not
+    count if the rests of the names repeat, as in `7_A` and `7_B`: then its texts are views or parts. If there
+    is no such place, all texts are empty.
     """
     no_marks = [""] * len(stems)
     pieces_by_name = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
@@ -324,7 +356,7 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 
 
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
-    """Return the text at a place of each name, where it sorts the pictures into groups; else None.
+    """Return the text of each name at a place, if these texts sort the pictures into groups; else None.
 
     Args:
         place: Place of the word or number in the names.
@@ -332,9 +364,9 @@ def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     """
     values = [name[place] for name in pieces]
     rests = {(*name[:place], *name[place + 1 :]) for name in pieces}
-    has_other_counter = len(rests) == len(pieces)
+    are_rests_different = len(rests) == len(pieces)
     before = pieces[0][place - 1] if place else ""
-    if not has_other_counter or not form_groups(values) or not _marks_class(values, before):
+    if not are_rests_different or not form_groups(values) or not _marks_class(values, before):
         return None
     if not before or before.isdecimal():
         return values

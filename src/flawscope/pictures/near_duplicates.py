@@ -33,8 +33,15 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Pair = tuple[int, int, float]
 PairNumbers = tuple[int, int]
-# Number of a picture to compare with, and its version: 0 as it is, 1 and 2 mirrored
+# Number of a picture to compare with, and its version: `AS_IS`, or a key of `FLIPS`
 Version = tuple[int, int]
+AS_IS = 0
+MIRRORED_SIDEWAYS = 1
+MIRRORED_UPSIDE_DOWN = 2
+FLIPS = {
+    MIRRORED_SIDEWAYS: np.s_[:, :, ::-1],
+    MIRRORED_UPSIDE_DOWN: np.s_[:, ::-1],
+}  # of thumbnails [N, H, W]
 
 SIDE = 64  # side of a thumbnail
 MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in something new
@@ -78,7 +85,12 @@ MIN_STRUCTURE = 0.05  # grey levels of fine structure, below which correlations 
 
 
 class Compared(NamedTuple):
-    """Pairs (i, j, correlation), i < j: of pictures that show one part, and of those that may."""
+    """Pairs of pictures (i, j, correlation), i < j.
+
+    Attributes:
+        copies: Pairs that show one part.
+        unsure: Other pairs, which may show one part.
+    """
 
     copies: list[Pair]
     unsure: list[Pair]
@@ -151,11 +163,11 @@ def read_look(source: PictureSource) -> Look | None:
 
 
 def noise_level(picture: NDArray[np.number]) -> float:
-    """Return the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
+    """Estimate the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
 
-    It is the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise
-    variance estimation, 1996), scaled as white noise is averaged to the thumbnail. It is at least the noise
-    of rounding.
+    The noise of the picture is measured by the median answer of a filter that ignores edges and slopes (after
+    Immerkaer, Fast noise variance estimation, 1996). It is at least the noise of rounding. The result is what
+    is left of it when the picture is averaged to the thumbnail.
 
     Args:
         picture: Decoded picture [H, W, C].
@@ -170,7 +182,8 @@ def noise_level(picture: NDArray[np.number]) -> float:
     filtered = np.abs(row_filtered[:-2] - 2 * row_filtered[1:-1] + row_filtered[2:])
     # 6: the filter's weights (1, -2, 1) on both axes have this length
     deviation = float(np.median(filtered)) / (6 * NORMAL_MEDIAN) if filtered.size else 0.0
-    noise_share = 2 / 3 * SIDE / math.sqrt(height * width)  # left by Pillow's triangle filter on both axes
+    # share of the noise that is left by the averaging: Pillow's triangle filter along both axes
+    noise_share = 2 / 3 * SIDE / math.sqrt(height * width)
     return max(deviation, ROUNDING) * min(1.0, noise_share)
 
 
@@ -181,7 +194,7 @@ def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[Pair]:
 
     Args:
         looks: Looks of the pictures.
-        bank: Indices of the pictures of interest: at least one picture of a pair is among them.
+        bank: Indices of the pictures of interest. Pairs without any of these are left out.
     """
     return compare_pictures(looks, bank).copies
 
@@ -194,9 +207,10 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     if len(looks) < 2 or not len(bank):
         return Compared([], [])
     noise = np.array([look.noise for look in looks], np.float32)
-    smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), 1)
+    smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), times=1)
     spectra = _spectra(smooth)
-    nominated = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
+    is_in_bank = np.isin(np.arange(len(looks)), bank)
+    nominated = _nominate(smooth, spectra, is_in_bank)
     correlations: dict[PairNumbers, list[float]] = {}
     resemblances: dict[PairNumbers, Resemblance] = {}
     for i, others in enumerate(nominated):
@@ -208,7 +222,7 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
         fine = _fine(np.concatenate([target[None], warped]))
         similarities = _correlation(fine[:1], fine[1:])
         distances = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
-        best_correlations: dict[int, float] = {}
+        best_correlations: dict[int, float] = {}  # by number of the other picture, among its versions
         for k, correlation in enumerate(_own_correlation(target, warped, numbers)):
             j = int(numbers[k])
             best_correlations[j] = max(best_correlations.get(j, -1.0), float(correlation))
@@ -220,7 +234,8 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
             correlations.setdefault((min(i, j), max(i, j)), []).append(best_correlation)
     bank_numbers = {*bank.tolist()}
     for pair in [*correlations]:
-        if bank_numbers.isdisjoint(pair):  # compared only to find the structure that the set shares
+        # pairs outside the bank were compared only to find the structure that the set shares
+        if bank_numbers.isdisjoint(pair):
             del correlations[pair], resemblances[pair]
     return _decide(correlations, resemblances, len(looks))
 
@@ -228,25 +243,26 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
 def _versions(
     others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
 ) -> tuple[Ints, Floats, NDArray[np.complex64]]:
-    """Return the pictures that one picture is compared with.
+    """Return the pictures that one picture is compared with, in their versions.
 
-    Mirrored versions are computed here, since those of all pictures would take much memory.
+    Mirrored versions are made only here, since those of all pictures at once would take much memory.
 
     Args:
-        others: Numbers and versions of the pictures.
-        smooth: Smoothed thumbnails of all pictures.
-        spectra: Spectra of all pictures.
+        others: Number and version of each of these pictures.
+        smooth: Smoothed thumbnails of all pictures, as they are.
+        spectra: Spectra of all pictures, as they are.
 
     Returns:
-        The numbers of the pictures, their thumbnails in these versions, and the spectra of the thumbnails.
+        The numbers of the pictures, their thumbnails in these versions, and the spectra of these thumbnails.
     """
     numbers = np.array([j for j, _ in others])
     thumbnails = smooth[numbers]
     version_spectra = spectra[numbers]
-    for version, flip in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):
-        mirrored = np.array([kind == version for _, kind in others])
-        thumbnails[mirrored] = thumbnails[mirrored][flip]
-        version_spectra[mirrored] = _spectra(thumbnails[mirrored])
+    versions = np.array([version for _, version in others])
+    for mirrored_version, flip in FLIPS.items():
+        is_mirrored = versions == mirrored_version
+        thumbnails[is_mirrored] = thumbnails[is_mirrored][flip]
+        version_spectra[is_mirrored] = _spectra(thumbnails[is_mirrored])
     return numbers, thumbnails, version_spectra
 
 
@@ -256,8 +272,8 @@ def _decide(
     """Return the pairs of a set that show one part, and those that may.
 
     Args:
-        correlations: For each pair, the correlations of the structure that only the two pictures have, seen
-            from either picture; the lower counts.
+        correlations: For each pair, the correlation of the structure that only the two pictures have. There
+            are two if either picture was registered to the other; the lower counts.
         whole: For each pair, the resemblance of the whole fine structure.
         count: Number of pictures of the set.
     """
@@ -279,12 +295,12 @@ def _decide(
 
 
 class _Bars(NamedTuple):
-    """Bars that two pictures of a set must reach to show one part.
+    """Limits for a set, by which two of its pictures are taken to show one part.
 
     Attributes:
-        own: Fisher's z of the structure that only they have.
-        own_of_same: The same bar where their whole fine structure is the same.
-        closer: Distance below which pictures are much closer than others.
+        own: Lowest Fisher's z of the structure that only the two have.
+        own_of_same: The same limit for two pictures whose whole fine structure is the same.
+        closer: Largest distance of two pictures that are much closer than the others.
         graded: Whether pairs resemble each other by degrees (`GRADED`).
     """
 
@@ -295,7 +311,13 @@ class _Bars(NamedTuple):
 
     @classmethod
     def of(cls, z: list[float], whole: Collection[Resemblance], count: int) -> _Bars:
-        """Return the bars of a set of `count` pictures, by Fisher's z and the resemblance of its pairs."""
+        """Return the limits for a set.
+
+        Args:
+            z: Fisher's z of each pair.
+            whole: Resemblance of each pair.
+            count: Number of pictures.
+        """
         chance_z = max(0.0, float(np.quantile(z, CHANCE_PART)))
         are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
         sure_z = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
@@ -314,11 +336,12 @@ class _Bars(NamedTuple):
         """Whether two pictures of a set of `count` surely show one part."""
         if count <= MIN_OTHERS:  # too few to show a shared structure
             return resemblance.is_same_but_for_noise
-        if z < (self.own_of_same if resemblance.is_same else self.own):
+        min_z = self.own_of_same if resemblance.is_same else self.own
+        if z < min_z:
             return False
-        return (
-            not self.graded or resemblance.alike >= MIN_ALIKE_OF_GRADED or resemblance.distance <= MAX_NOISE
-        )
+        if not self.graded:
+            return True
+        return resemblance.alike >= MIN_ALIKE_OF_GRADED or resemblance.distance <= MAX_NOISE
 
     def may_show_one_part(self, z: float, resemblance: Resemblance) -> bool:
         """Whether two pictures may show one part."""
@@ -328,20 +351,24 @@ class _Bars(NamedTuple):
 
 
 def _above_gap(values: Iterable[float]) -> float:
-    """Return the lowest of the values above a wide gap, which may be many; inf: there is no such gap.
+    """Return the lowest of the values above the widest gap; inf where no gap is wide enough.
 
     Args:
         values: Fisher's z of all pairs.
     """
     ascending = np.sort([0.0, *(value for value in values if value > 0)])
-    gaps = np.where(np.tanh(ascending[1:]) >= MIN_CLEAR, np.diff(ascending), 0)
+    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # of the value above each gap
+    gaps = np.where(is_clear, np.diff(ascending), 0)
     if gaps.max(initial=0) < MIN_Z_GAP:
         return math.inf
     return float(ascending[1 + gaps.argmax()])
 
 
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
-    """Return the pairs that share half of their other partners, so that a single pair joins no two groups."""
+    """Leave out pairs that alone would join two groups of pictures.
+
+    Two pictures stay a pair where at least half of the other partners of one of them are partners of both.
+    """
     partners: dict[int, set[int]] = {}
     for i, j, _ in pairs:
         partners.setdefault(i, set()).add(j)
@@ -356,7 +383,7 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
 
 
 def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
-    """Return the pictures to compare each picture with.
+    """Choose the pictures to compare each picture with.
 
     In a small set these are all others. In a larger set they are the most similar by thumbnail, by spectrum
     and by mirrored spectrum, and a few at random.
@@ -365,22 +392,26 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
         smooth: Smoothed thumbnails of all pictures.
         spectra: Spectra of all pictures.
         bank: Mask of the pictures of interest (`near_duplicates`).
+
+    Returns:
+        For each picture, number and version of the pictures to compare it with.
     """
     count = len(smooth)
     if count <= ALL_COMPARED:
         return _all_others(count)
     coarse = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
-    amplitudes = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change it
-    mirrored_amplitudes = amplitudes[:, np.r_[0, 23:0:-1]]  # rows -12..11, those of the opposite sign
+    amplitudes = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change them
+    # rows are the frequencies -12..11; those of a mirrored picture have the opposite sign
+    mirrored_amplitudes = amplitudes[:, np.r_[0, 23:0:-1]]
     by_thumbnail = _unit(coarse)
     by_spectrum = _unit(amplitudes.reshape(count, -1))
     by_mirrored_spectrum = _unit(mirrored_amplitudes.reshape(count, -1))
     nominated: list[set[Version]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
-    searches = (
-        (by_thumbnail, by_thumbnail, NOMINATED, (0,)),
-        (by_spectrum, by_spectrum, NOMINATED, (0,)),
-        (by_spectrum, by_mirrored_spectrum, MIRRORED, (1, 2)),
+    searches = (  # queries, keys, number of the most similar, and their versions
+        (by_thumbnail, by_thumbnail, NOMINATED, (AS_IS,)),
+        (by_spectrum, by_spectrum, NOMINATED, (AS_IS,)),
+        (by_spectrum, by_mirrored_spectrum, MIRRORED, (MIRRORED_SIDEWAYS, MIRRORED_UPSIDE_DOWN)),
     )
     bank_numbers = np.flatnonzero(bank)
     for queries, keys, most, versions in searches:
@@ -391,10 +422,10 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     # pictures outside the bank are compared with the most similar pictures, to find the structure they share
     outside = np.array([i for i in range(count) if nominated[i] and not bank[i]], np.intp)
     for picture, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
-        nominated[picture].add((other, 0))
+        nominated[picture].add((other, AS_IS))
     for i in bank_numbers.tolist():
         random_numbers = set(rng.choice(count, CHANCE, replace=False).tolist())
-        nominated[i].update((j, 0) for j in random_numbers - {i})
+        nominated[i].update((j, AS_IS) for j in random_numbers - {i})
     return [sorted(versions) for versions in nominated]
 
 
@@ -403,18 +434,18 @@ def _all_others(count: int) -> list[list[Version]]:
     versions_by_picture = []
     for i in range(count):
         others = [j for j in range(count) if j != i]
-        versions_by_picture.append([(j, version) for version in range(3) for j in others])
+        versions_by_picture.append([(j, version) for version in (AS_IS, *FLIPS) for j in others])
     return versions_by_picture
 
 
 def _likest(queries: Floats, keys: Floats, numbers: Ints, most: int) -> Iterator[tuple[int, int]]:
-    """Yield pictures, each with the number of a picture that is similar to it.
+    """Yield pairs of numbers: a picture, and one of the other pictures that are most similar to it.
 
     Args:
         queries: Descriptors of length 1 of all pictures, as they are.
         keys: Descriptors of length 1 of all pictures, which the queries are compared with.
-        numbers: Numbers of the pictures to yield.
-        most: Number of the most similar pictures that are yielded with each, without itself.
+        numbers: Numbers of the pictures for which similar pictures are searched.
+        most: Number of similar pictures for each of these.
     """
     count = len(keys)
     for rows in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
@@ -428,17 +459,18 @@ def _likest(queries: Floats, keys: Floats, numbers: Ints, most: int) -> Iterator
 
 
 def _unit(values: Floats) -> Floats:
-    """Return rows less their mean, scaled to length 1."""
+    """Subtract the mean of all rows from each row, and scale each row to length 1."""
     centred = values - values.mean(axis=0)
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 def _spectra(pictures: Floats) -> NDArray[np.complex64]:
-    """Return spectra [N, 64, 33] of pictures without their coarse structure and their edges."""
+    """Return spectra [N, 64, 33] of pictures, without coarse structure, and faded out towards the borders."""
     spectra = np.empty((len(pictures), SIDE, SIDE // 2 + 1), np.complex64)
-    for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's own are twice as large
+    for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's spectra take twice the memory
         block = pictures[start : start + BLOCK]
-        spectra[start : start + BLOCK] = np.fft.rfft2((block - _smoothed(block, 6)) * _WINDOW)
+        fine = block - _smoothed(block, times=6)
+        spectra[start : start + BLOCK] = np.fft.rfft2(fine * _WINDOW)
     return spectra
 
 
@@ -461,8 +493,17 @@ def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> 
 
 
 def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
-    """Return inner parts [P, n, n] of pictures [P, 64, 64], in the pose and the light of `a` [64, 64]."""
-    # change of x with x, of x with y, shift of x; the same three of y
+    """Register pictures to a target by an affine pose, and change their light to that of the target.
+
+    Args:
+        a: The target [64, 64].
+        pictures: The pictures [P, 64, 64].
+        shifts: First estimate [P, 2] of the shifts (down, right), in half sides of a thumbnail.
+
+    Returns:
+        The registered pictures [P, n, n] without their margins.
+    """
+    # change of x with x, of x with y, shift of x; then the same three of y
     pose = np.zeros((len(pictures), 6), np.float32)
     pose[:, 2] = shifts[:, 1]
     pose[:, 5] = shifts[:, 0]
@@ -470,24 +511,25 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
     for step in range(STEPS + 1):
         warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
         inner = warped[_INNER]
-        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]
-        if step < STEPS:
-            down, right = (
-                np.asarray(d, np.float32)[_INNER] for d in np.gradient(warped, 2 / SIDE, axis=(1, 2))
-            )
-            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]
+        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # of the light
+        if step < STEPS:  # the last round only fits the light
+            slopes = np.gradient(warped, 2 / SIDE, axis=(1, 2))
+            down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
+            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # of the pose
         design = np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
         solution = _least_squares(design, values)
         if step < STEPS:
-            gain = np.where(np.abs(solution[:, :1]) < 0.3, 1.0, solution[:, :1])
+            contrast = solution[:, :1]
+            gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
             pose += np.clip(solution[:, 4:] / gain, -0.03, 0.03)
             pose[:, [0, 1, 3, 4]] = np.clip(pose[:, [0, 1, 3, 4]], -0.07, 0.07)
             pose[:, [2, 5]] = np.clip(pose[:, [2, 5]], -0.3, 0.3)
-    return np.asarray((solution[:, None].astype(np.float32) @ design)[:, 0].reshape(inner.shape))
+    fitted = (solution[:, None].astype(np.float32) @ design)[:, 0]
+    return np.asarray(fitted.reshape(inner.shape))
 
 
 def _warp(picture: Floats, pose: Floats) -> Floats:
-    """Return a picture [64, 64] in a pose [6] of `_register`."""
+    """Return a picture [64, 64] warped by a pose [6] of `_register`."""
     xx, xy, x, yx, yy, y = map(float, pose)
     half = SIDE / 2
     affine = (1 + xx, xy, half * (x - xx - xy), yx, 1 + yy, half * (y - yx - yy))
@@ -496,39 +538,49 @@ def _warp(picture: Floats, pose: Floats) -> Floats:
 
 
 def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
-    """Return coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, pixels]."""
+    """Return the coefficients [P, C] with which the columns of each picture add up best to its values.
+
+    Args:
+        design: C columns for each picture, [P, C, pixels].
+        values: Values to fit, [P, pixels].
+    """
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
     right = (design @ values[:, :, None]).astype(np.float64)
-    ridge = 1e-6 * np.einsum("pii->p", gram) / gram.shape[1] + 1e-6
-    return np.asarray(np.linalg.solve(gram + ridge[:, None, None] * np.eye(gram.shape[1]), right)[:, :, 0])
+    traces = np.einsum("pii->p", gram)
+    ridge = 1e-6 * traces / gram.shape[1] + 1e-6  # keeps the matrices from being singular
+    regular_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
+    return np.asarray(np.linalg.solve(regular_gram, right)[:, :, 0])
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
-    """Return the correlation [P] of the structure that registered pictures and their target alone have.
+    """Return the correlation [P] of each registered picture with the target, without shared structure.
 
-    The structure that the nearest half of the others share is taken away from both.
+    The structure that the target's nearest pictures (about half of all) share is removed from both.
 
     Args:
         target: The picture [n, n] that the others are registered to.
         warped: Registered pictures [P, n, n].
         numbers: Number [P] of the picture that each registered picture is a version of.
     """
-    order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))
-    _, firsts = np.unique(numbers[order], return_index=True)
-    nearest = order[np.sort(firsts)]  # each in its best version
+    order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))  # nearest first
+    _, first_places = np.unique(numbers[order], return_index=True)
+    nearest = order[np.sort(first_places)]  # of the versions of a picture only the nearest
     if len(nearest) < MIN_OTHERS:
         return np.full(len(warped), -1, np.float32)
     nearest = nearest[: max(MIN_OTHERS, len(nearest) // 2 + 1)]
-    kept_version = {int(numbers[k]): k for k in nearest}
+    nearest_by_number = {int(numbers[k]): k for k in nearest}
     sum_of_nearest = warped[nearest].sum(axis=0)
     mean = sum_of_nearest / len(nearest)
-    shared_structure = [
-        (sum_of_nearest - warped[kept_version[j]]) / (len(nearest) - 1) if j in kept_version else mean
-        for j in numbers.tolist()
-    ]
+    shared_structure = []  # for each registered picture the mean of the nearest pictures without itself
+    for j in numbers.tolist():
+        if j in nearest_by_number:
+            sum_of_others = sum_of_nearest - warped[nearest_by_number[j]]
+            shared_structure.append(sum_of_others / (len(nearest) - 1))
+        else:
+            shared_structure.append(mean)
     down, right = np.gradient(mean)
     shared_columns = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
-    shared_columns += [slope * part for slope in (right, down) for part in (np.float32(1), _X, _Y)]
+    shared_columns += [slope * factor for slope in (right, down) for factor in (np.float32(1), _X, _Y)]
     basis, _ = np.linalg.qr(_fine(np.stack(shared_columns)).T)
 
     def remove_shared(values: Floats) -> Floats:
@@ -540,16 +592,24 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
 
 
 def _fine(values: Floats) -> Floats:
-    """Return the fine structure [P, pixels] of inner parts [P, n, n], mean zero."""
+    """Return the fine structure [P, pixels], with mean zero, of pictures without margins [P, n, n]."""
     fine = (values - _INNER_KERNEL @ values @ _INNER_KERNEL.T).reshape(len(values), -1)
     return np.asarray(fine - fine.mean(axis=1, keepdims=True), np.float32)
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
-    """Return the correlation of rows [P, pixels] with mean zero; 0 where a row has hardly any structure."""
+    """Return the correlation [P] of each row of `first` with its row of `second`.
+
+    It is 0 where a row has hardly any structure.
+
+    Args:
+        first: Rows [P, pixels], or a single row [1, pixels] for all, with mean zero.
+        second: Rows [P, pixels] with mean zero.
+    """
     scale = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    floor = MIN_STRUCTURE**2 * first.shape[1]
-    return np.asarray(np.where(scale > floor, (first * second).sum(axis=1) / np.maximum(scale, floor), 0))
+    min_scale = MIN_STRUCTURE**2 * first.shape[1]
+    correlations = (first * second).sum(axis=1) / np.maximum(scale, min_scale)
+    return np.asarray(np.where(scale > min_scale, correlations, 0))
 
 
 @cache
@@ -579,8 +639,14 @@ _WINDOW = np.outer(np.hanning(SIDE), np.hanning(SIDE)).astype(np.float32)
 
 
 def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
-    """Yield the groups of pictures that pairs connect, each sorted, in the order of their first members."""
-    group_by_picture: dict[int, list[int]] = {}
+    """Yield the groups of pictures that pairs connect.
+
+    Each group is sorted, and the groups are in the order of their lowest members.
+
+    Args:
+        pairs: Two pictures and their correlation, which does not matter here.
+    """
+    group_by_picture: dict[int, list[int]] = {}  # pictures of one group have the same list object
     for i, j, _ in pairs:
         group = group_by_picture.setdefault(i, [i])
         other_group = group_by_picture.setdefault(j, [j])

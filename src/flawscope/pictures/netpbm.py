@@ -40,7 +40,7 @@ class Netpbm(NamedTuple):
 
 
 def read_header(stream: IO[bytes]) -> Netpbm | None:
-    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files."""
+    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, also for those of 8 bits."""
     stream.seek(0)
     match = _HEADER.match(stream.read(_HEADER_BYTES))
     if match is None:
@@ -58,23 +58,25 @@ def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] |
     """Read the values of a file.
 
     Returns:
-        The values [H, W, C], and whether a row or more follows them. The values are None where some are
-        missing, or are no numbers from 0 to the largest.
+        The values [H, W, C], and whether at least one more row follows them. The values are None if some are
+        missing, are no numbers, or lie outside of 0..`header.largest`.
     """
     height, width = header.size
-    row_count = width * header.channels
-    count = height * row_count
+    values_per_row = width * header.channels
+    count = height * values_per_row
     stream.seek(header.begin)
     if header.kind in _IN_WORDS:
-        words = re.sub(rb"#[^\n]*", b" ", stream.read()).split()
-        has_more = len(words) >= count + row_count
+        without_comments = re.sub(rb"#[^\n]*", b" ", stream.read())
+        words = without_comments.split()
+        has_more = len(words) >= count + values_per_row
         try:
             values = np.array(words[:count], dtype=np.int64)
         except (ValueError, OverflowError):
             return None, has_more
     else:
         data = stream.read(2 * count)
-        has_more = len(stream.read(2 * row_count)) == 2 * row_count
+        row_bytes = 2 * values_per_row
+        has_more = len(stream.read(row_bytes)) == row_bytes
         values = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.int64)
     if values.size < count or values.min() < 0 or values.max() > header.largest:
         return None, has_more

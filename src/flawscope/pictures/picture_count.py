@@ -32,21 +32,23 @@ def describe_several(image: Image.Image) -> str:
 
 
 def describe_pages(stream: IO[bytes]) -> str:
-    """Describe a TIFF that holds several pictures, or begins with a preview; empty for others.
+    """Describe a TIFF that holds several pictures, or begins with a preview; empty for other files.
 
-    A picture with smaller copies of itself is one picture; files other than TIFF are not described.
+    Smaller copies of a picture (previews) are not counted.
     """
     are_previews = [page.is_preview for page in tiff.read_pages(stream)]
     picture_count = are_previews.count(False)
     if picture_count > 1:
         return f"it holds {picture_count} pictures"
-    return "its first picture is a preview" if len(are_previews) > 1 and are_previews[0] else ""
+    begins_with_preview = len(are_previews) > 1 and are_previews[0]
+    return "its first picture is a preview" if begins_with_preview else ""
 
 
 def _count_photographs(image: MpoImageFile) -> int:
     """Return the number of photographs in a multi-picture JPEG.
 
-    A picture without a stated kind counts where it has the first one's size and mode, and is no gain map.
+    A picture whose kind is not stated counts if it has the size and mode of the first picture, unless the
+    file has a gain map.
     """
     assert image.mpinfo is not None
     assert image.fp is not None  # the file is open
@@ -61,12 +63,12 @@ def _count_photographs(image: MpoImageFile) -> int:
         if kind.startswith("Multi-Frame"):
             count += 1
         elif kind in ("Undefined", "Unknown", "Baseline MP Primary Image") and not has_gain_map:
-            count += _looks_like_first(image, number)
+            count += 1 if _looks_like_first(image, number) else 0
     return count
 
 
 def _looks_like_first(image: Image.Image, number: int) -> bool:
-    """Whether a picture of a file has the size and mode of the current picture, the first one."""
+    """Whether a picture of a file has the size and mode of the first picture, which is the current one."""
     first_form = (image.size, image.mode)
     try:
         image.seek(number)

@@ -38,9 +38,12 @@ _FOUR_BYTES = "RGBA"  # layout that reads all four bytes of a pixel of grey with
 
 
 def raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of how an image's values lie in its file; empty where the image has none.
+    """Return Pillow's name of the layout of an image's values in its file, such as "RGB;16B".
 
-    The image is not loaded yet.
+    Empty where Pillow states none.
+
+    Args:
+        image: The image, opened and not loaded yet.
     """
     tiles = getattr(image, "tile", ())
     if not tiles:
@@ -57,9 +60,9 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def take_lower_bytes(image: Image.Image) -> bool:
-    """Change an image of deep colour, so that it loads the lower bytes of its values.
+    """Change an image of deep colour so that Pillow will load the lower byte of each value.
 
-    Of grey with alpha it loads all four bytes.
+    If the image is grey with alpha, Pillow will load all four bytes of each pixel.
 
     Args:
         image: The image, not loaded yet.
@@ -82,15 +85,15 @@ def take_lower_bytes(image: Image.Image) -> bool:
 
 
 def join_bytes(upper: Image.Image, lower: Image.Image, is_grey: bool) -> NDArray[np.uint16]:
-    """Return the values of deep colour from both loaded images.
+    """Return the 16-bit values of a picture that was loaded twice.
 
     Args:
         upper: Image of the upper bytes.
-        lower: Image of the lower bytes; of grey with alpha all four bytes.
+        lower: Image of the lower bytes. If the picture is grey with alpha, it has all four bytes.
         is_grey: Whether the picture is grey with alpha.
 
     Returns:
-        [H, W, C], or [H, W, 2] of grey with alpha.
+        The values [H, W, C]; [H, W, 2] for grey with alpha.
     """
     if is_grey:
         return np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
@@ -98,26 +101,27 @@ def join_bytes(upper: Image.Image, lower: Image.Image, is_grey: bool) -> NDArray
     values <<= 8
     values |= np.asarray(lower)
     transparent_colour = upper.info.get("transparency")
-    if isinstance(transparent_colour, tuple) and len(transparent_colour) == 3 == values.shape[2]:
+    is_rgb = values.shape[2] == 3
+    if isinstance(transparent_colour, tuple) and len(transparent_colour) == 3 and is_rgb:
         is_opaque = (values != np.array(transparent_colour)).any(2, keepdims=True)
         values = np.concatenate([values, np.where(is_opaque, 65535, 0).astype(np.uint16)], 2)
     return values
 
 
 def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | None:
-    """Read the first picture of a TIFF, PGM or PPM of which Pillow would lose values, [H, W, C] upright.
+    """Read the first picture of a TIFF, PGM or PPM if Pillow would lose some of its values.
 
     Args:
         stream: The file.
         name: Name of the picture, for errors.
-        most: Number of pixels up to which it is read.
+        most: Largest number of pixels that is read.
 
     Returns:
-        The values; None for other files.
+        The values [H, W, C], upright; None for other files.
 
     Raises:
-        InputError: The picture has channels without a stated meaning or a layout that is not read, is
-            damaged, or is too large.
+        InputError: The picture has channels without a stated meaning, or a layout that is not read. Or it is
+            damaged or too large.
     """
     stream.seek(0)
     if stream.read(4) not in tiff.MAGIC:
@@ -153,7 +157,11 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
 
 
 def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[np.number]:
-    """Read a picture of a TIFF, [H, W, C] upright; InputError as in `read_whole`."""
+    """Read a picture of a TIFF, [H, W, C] upright.
+
+    Raises:
+        InputError: As in `read_whole`.
+    """
     if math.prod(page.size) > most:
         raise size_error(name, most)
     if not page.is_readable:
@@ -165,7 +173,7 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
     except tiff.MissingCodecError as error:
         remedy = f"{install_command('imagecodecs', extras='tiff')}, or {STORE_AGAIN}"
         raise picture_error(name, str(error), remedy) from None
-    except Exception as error:  # of a damaged directory, of numpy, of libtiff
+    except Exception as error:  # numpy, libtiff and tifffile raise many errors for damaged files
         reason = TRUNCATED if "truncated" in str(error) else f"{DAMAGED} ({error})"
         raise picture_error(name, reason, COPY_AGAIN) from None
     if has_cut(stored):
@@ -179,7 +187,11 @@ def size_error(name: str, most: int) -> InputError:
 
 
 def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] | None:
-    """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for others; InputError as in `read_whole`."""
+    """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for other files.
+
+    Raises:
+        InputError: As in `read_whole`.
+    """
     header = netpbm.read_header(stream)
     if header is None:
         return None
@@ -196,7 +208,7 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
-    """Return the reason why reading a file would lose values, and the remedy; both empty: nothing is lost.
+    """Return the reason why Pillow would lose values of a file, and the remedy; both empty: it loses none.
 
     Args:
         image: Image that was opened and not loaded yet, and that `read_whole` does not read.
@@ -212,7 +224,11 @@ def lost_in_reading(image: Image.Image) -> tuple[str, str]:
 
 
 def _bits(image: Image.Image) -> int:
-    """Return the bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
+    """Return the number of bits of a value in a JPEG 2000; 0 for other files.
+
+    Args:
+        image: The image, not loaded yet.
+    """
     tiles = getattr(image, "tile", ())
     stream: IO[bytes] | None = getattr(image, "fp", None)
     if image.format != "JPEG2000" or not tiles or stream is None:
@@ -225,7 +241,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
-    """Return the number of channels of a JPEG 2000, and the bits of the deepest; (0, 0): not stated.
+    """Return the number of channels of a JPEG 2000, and the bits of its deepest channel; (0, 0): not known.
 
     Args:
         head: First bytes of the file.
@@ -235,6 +251,7 @@ def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
         return 0, 0
     try:
         (count,) = struct.unpack_from(">H", head, start + 40)
+        # three bytes for each channel; the lower seven bits of the first are its bits less 1
         bits = max((head[start + 42 + 3 * channel] & 0x7F) + 1 for channel in range(count))
     except (struct.error, IndexError, ValueError):
         return 0, 0
@@ -242,9 +259,13 @@ def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
 
 
 def unread_layout(stream: IO[bytes], head: bytes) -> str:
-    """Describe an undamaged file of a known format in a layout that Pillow does not read.
+    """Describe the layout of a file of a known format, in which Pillow does not read it.
 
-    Empty where the file seems to be damaged.
+    Empty where no such layout is found: then the file seems to be damaged.
+
+    Args:
+        stream: The file.
+        head: First bytes of the file.
     """
     stream.seek(0)
     if head[:4] in tiff.MAGIC:
@@ -276,6 +297,7 @@ def _jpeg_layout(stream: IO[bytes]) -> str:
             bits = int.from_bytes(stream.read(1), "big")
             if bits != 8:
                 return f"it is a JPEG of {bits} bits"
-            return "" if marker in (0xC0, 0xC1, 0xC2) else "it is a lossless or arithmetic JPEG"
+            is_read_by_pillow = marker in (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+            return "" if is_read_by_pillow else "it is a lossless or arithmetic JPEG"
         stream.seek(length - 2, 1)
     return ""

@@ -14,7 +14,8 @@ def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pi
     """Return the 8-connected parts of a mask [H, W].
 
     Returns:
-        The number of each pixel's part [H, W], from 1 on, 0 for no part; and the pixels of each part.
+        A map [H, W] with the number of each pixel's part (from 1 on; 0 outside of the mask), and a list with
+        the pixels of each part.
     """
     from scipy import ndimage
 
@@ -27,7 +28,10 @@ def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pi
 
 
 def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
-    """Return the largest length, width and area of parts of a map, in its pixels, [3]; 0 without parts."""
+    """Return [largest length, largest width, largest area] of sets of pixels; zeros if there are none.
+
+    Lengths and widths are in pixels, areas in square pixels.
+    """
     sizes: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
     for rows, columns in parts:
         length, width = rectangle_sides(corners(rows, columns))
@@ -43,9 +47,9 @@ def without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the corners of the first and last pixel of each row, [M, 2] y and x.
+    """Return the corner points (y, x), [M, 2], of the first and the last pixel of each row.
 
-    All other pixels lie within their convex hull.
+    Their convex hull contains all other pixels.
 
     Args:
         rows: Row of each pixel, ascending.
@@ -71,7 +75,7 @@ def rectangle_sides(points: NDArray[np.float64]) -> tuple[float, float]:
     edges = np.roll(hull, -1, axis=0) - hull
     directions = edges / np.linalg.norm(edges, axis=1, keepdims=True)  # [K, 2], of the hull's sides
     normals = directions[:, ::-1] * (1, -1)
-    lengths = np.ptp(hull @ directions.T, axis=0)
+    lengths = np.ptp(hull @ directions.T, axis=0)  # [K], of the rectangle along each side
     widths = np.ptp(hull @ normals.T, axis=0)
     best = int(np.argmin(lengths * widths))
     length, width = float(lengths[best]), float(widths[best])

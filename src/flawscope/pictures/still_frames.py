@@ -71,7 +71,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Frames:
-    """Measurements of N frames, each of which differs from the frame before.
+    """Measurements of N frames. Frames that are equal to the frame before are counted, but not measured.
 
     Attributes:
         middles: Grey levels [N, H, W] of the frames' middles.
@@ -79,7 +79,7 @@ class Frames:
         colours: Means [N, 3] of red, green and blue.
         white: Share of the pixels that are white.
         size: (H, W) of a frame.
-        count: Number of all frames, with those that repeat the frame before.
+        count: Number of all frames, including those that were not measured.
     """
 
     middles: Floats
@@ -181,9 +181,9 @@ def check_still_frames(
     """Measure noise, light, movement, focus and saturation in frames of one part that lies still.
 
     Args:
-        sources: At least `MIN_FRAMES` pictures of one size, in their order; of more than `MAX_FRAMES` the
-            first ones are measured. They come from a running camera; nothing was moved or switched meanwhile.
-        progress: Is called with the number of frames that are read, and the number of all.
+        sources: At least `MIN_FRAMES` pictures of one size, in the order in which a running camera took them.
+            Nothing may have been moved or switched meanwhile. Only the first `MAX_FRAMES` are measured.
+        progress: Is called with the number of frames that were read, and the number of all frames.
 
     Raises:
         InputError: The frames are too few, cannot be read, or differ in size.
@@ -198,7 +198,14 @@ def check_still_frames(
 def _other_size_error(
     source: Frame, number: int, size: tuple[int, int], first_size: tuple[int, int]
 ) -> InputError:
-    """Return the error of a frame whose size (H, W) is not that of the first frame."""
+    """Return the error of a frame whose size is not that of the first frame.
+
+    Args:
+        source: The frame.
+        number: Number of the frame.
+        size: (H, W) of the frame.
+        first_size: (H, W) of the first frame.
+    """
     name = str(source) if isinstance(source, Path) else f"frame {number}"
     height, width = size
     first_height, first_width = first_size
@@ -255,12 +262,17 @@ def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:
-    """Return the value that is white: 255, or the largest with as many bits as a deep picture uses."""
+    """Return the value of white: 255; for a deep picture the largest value with the bits that it uses."""
     return 255.0 if picture.dtype == np.uint8 else white_of(float(picture.max()), picture.dtype.kind)
 
 
 def _sample(picture: NDArray[np.generic], white: float) -> Sample:
-    """Measure a decoded picture; `white` is its value of white."""
+    """Measure a decoded picture.
+
+    Args:
+        picture: The picture [H, W, C].
+        white: Value of white in the picture.
+    """
     height, width = picture.shape[:2]
     levels = np.asarray(picture, np.float32) * np.float32(255 / white)
     grey = levels.mean(axis=2)
@@ -269,12 +281,15 @@ def _sample(picture: NDArray[np.generic], white: float) -> Sample:
     middle = grey[top : top + CROP_SIDE, left : left + CROP_SIDE]
     colours = levels.mean(axis=(0, 1)) if levels.shape[2] == 3 else np.full(3, grey.mean(), np.float32)
     return Sample(
-        np.ascontiguousarray(middle), _block_means(grey), colours, float((grey > WHITE_LEVEL).mean())
+        middle=np.ascontiguousarray(middle),
+        blocks=_block_means(grey),
+        colours=colours,
+        white=float((grey > WHITE_LEVEL).mean()),
     )
 
 
 def _block_means(grey: Floats) -> Floats:
-    """Return the means of `BLOCKS` x `BLOCKS` blocks, or of fewer where a frame has fewer pixels."""
+    """Return the means of `BLOCKS` x `BLOCKS` blocks of a frame; of fewer if it has fewer rows or columns."""
     height, width = grey.shape
     row_count = min(BLOCKS, height)
     column_count = min(BLOCKS, width)
@@ -289,7 +304,7 @@ def _block_means(grey: Floats) -> Floats:
 
 
 def _measure(frames: Frames) -> Iterator[Measurement]:
-    """Yield the measurements; of too few different frames the repeated ones alone."""
+    """Yield the measurements; if too few frames differ, only the number of repeated frames."""
     yield Measurement(
         name="repeated frames",
         value=float(frames.repeated),
@@ -302,14 +317,14 @@ def _measure(frames: Frames) -> Iterator[Measurement]:
         return
     light = _measure_light(frames)
     yield from light.measurements()
-    evenly_lit = frames.middles / light.gains[:, None, None]
+    evenly_lit = frames.middles / light.gains[:, None, None]  # all as bright as the usual frame
     reference = np.median(evenly_lit, axis=0).astype(np.float32)
     movement = _measure_movement(evenly_lit, reference)
     still = _undo_movement(evenly_lit, reference, movement)
     noise = _noise(still)
     yield _noise_measurement(noise)
     yield _band_measurement(still, noise)
-    yield from _movement_measurements(movement, reference, noise)
+    yield from _movement_measurements(movement, reference)
     yield from _focus_measurements(evenly_lit, noise)
     yield _white_measurement(frames.white)
     yield _change_measurement(still)
@@ -373,7 +388,7 @@ class Light(NamedTuple):
 
 
 def _measure_light(frames: Frames) -> Light:
-    """Measure the brightness of the frames, without the places that are dark in most frames."""
+    """Measure the brightness of the frames, without the blocks that are dark in most frames."""
     usual_blocks = np.median(frames.blocks, axis=0)
     is_lit = usual_blocks > MIN_BRIGHTNESS
     if not is_lit.any():
@@ -408,19 +423,26 @@ def _measure_light(frames: Frames) -> Light:
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    """Return the standard deviation of normal values among which are some outliers."""
+    """Estimate the standard deviation of normally distributed values, some of which may be outliers."""
     return NORMAL_MAD * float(np.median(np.abs(values - np.median(values))))
 
 
 def _colour_change(colours: Floats) -> float:
     """Return the largest change of red or blue in relation to green, in grey levels.
 
-    It is measured between means of about a fifth of the frames.
+    The frames are divided into about five sections, and the means of the sections are compared.
+
+    Args:
+        colours: Means [N, 3] of red, green and blue of each frame.
     """
-    ratios = (colours[:, [0, 2]] / np.maximum(colours[:, 1:2], 1e-3)).astype(np.float64)
-    count = max(2, len(ratios) // 5)
-    means = np.stack([ratios[k : k + count].mean(axis=0) for k in range(0, len(ratios) - count + 1, count)])
-    return float((means.max(axis=0) - means.min(axis=0)).max() * colours[:, 1].mean())
+    red_and_blue = colours[:, [0, 2]]
+    green = colours[:, 1:2]
+    ratios = (red_and_blue / np.maximum(green, 1e-3)).astype(np.float64)
+    count = max(2, len(ratios) // 5)  # frames of a section
+    starts = range(0, len(ratios) - count + 1, count)
+    means = np.stack([ratios[start : start + count].mean(axis=0) for start in starts])
+    largest_change = (means.max(axis=0) - means.min(axis=0)).max()
+    return float(largest_change * colours[:, 1].mean())
 
 
 def _noise(still: Floats) -> float:
@@ -437,19 +459,19 @@ def _noise(still: Floats) -> float:
 
 def _noise_measurement(noise: float) -> Measurement:
     """Return the measurement of noise, given its standard deviation."""
-    least = STANDS_OUT * noise / SPOT_SIDE
+    min_contrast = STANDS_OUT * noise / SPOT_SIDE
     return Measurement(
         name="noise",
         value=noise,
         unit="grey levels",
         limit=3.0,
-        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {least:.1f} on",
+        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {min_contrast:.1f} on",
         remedy="more light and less gain; a longer exposure, or the mean of several frames",
     )
 
 
 def _band_measurement(still: Floats, noise: float) -> Measurement:
-    """Measure brightness that runs through the frames in bands, as lamps do with a rolling shutter."""
+    """Measure bands of brightness in the frames, as lamps cause them with a rolling shutter."""
     bands = max(_bands(still, axis, noise) for axis in (1, 2))
     return Measurement(
         name="bands",
@@ -462,7 +484,13 @@ def _band_measurement(still: Floats, noise: float) -> Measurement:
 
 
 def _bands(still: Floats, axis: int, noise: float) -> float:
-    """Return the standard deviation of bands of rows (axis 1) or columns (axis 2), in grey levels."""
+    """Return the standard deviation from frame to frame of the brightness of bands, in grey levels.
+
+    Args:
+        still: Frames [N, H, W] without movement.
+        axis: 1: bands of neighbouring rows; 2: bands of neighbouring columns.
+        noise: Standard deviation of a pixel from frame to frame.
+    """
     other_axis = 3 - axis
     lines = still.mean(axis=other_axis)  # [N, lines]
     lines = lines - lines.mean(axis=1, keepdims=True)
@@ -480,11 +508,11 @@ def _bands(still: Floats, axis: int, noise: float) -> float:
 
 
 class Movement(NamedTuple):
-    """Movement of the frames beside the reference.
+    """Movement of the part in the frames.
 
     Attributes:
-        shifts: Distance [N, 2] of each frame's part from that of the reference, in rows and columns.
-        error: Standard deviation of a shift because of noise.
+        shifts: Shift [N, 2] of the part in each frame against the reference, in rows and columns.
+        error: Standard deviation of the shifts that is due to noise, in pixels.
     """
 
     shifts: NDArray[np.float64]
@@ -498,9 +526,10 @@ def _slopes(reference: Floats) -> tuple[Floats, Floats]:
 
 
 def _measure_movement(frames: Floats, reference: Floats) -> Movement:
-    """Measure the distance of the part in each frame from the part in the reference.
+    """Measure the shift of the part in each frame against the reference.
 
-    Whole pixels are found by correlation, the rest by the slopes of brightness (Lucas and Kanade, 1981).
+    Whole pixels are found by correlation, and fractions of a pixel by the slopes of brightness (Lucas and
+    Kanade, 1981).
     """
     from scipy import ndimage
 
@@ -522,7 +551,10 @@ def _measure_movement(frames: Floats, reference: Floats) -> Movement:
 
 
 def _pixel_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
-    """Return the shift [2] of a frame in whole pixels; 0 where it is a pixel at most, or unlikely large."""
+    """Return the shift [2] of a frame against the reference in whole pixels, found by correlation.
+
+    0 where the shift is one pixel or less (`_solve_shift` finds it), or too large to be likely.
+    """
     from scipy import fft
 
     frame_spectrum = fft.rfft2(frame - frame.mean())
@@ -541,17 +573,23 @@ def _pixel_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
 
 
 def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.float64]:
-    """Return the shift [2] that explains a difference from the reference best, by its slopes.
+    """Return the small shift [2] that best explains the difference of a frame from the reference.
 
-    The largest differences, which something else may cause, are left out. 0 where the slopes have a single
-    direction, so that the shift is unknown.
+    The largest differences are left out, since something else may cause them. If the slopes have a single
+    direction, the shift is not known, and the result is 0.
+
+    Args:
+        difference: The frame less the reference.
+        down: Change of the reference's brightness from row to row.
+        right: Change of the reference's brightness from column to column.
     """
     border = 4
     inner = (slice(border, -border), slice(border, -border))
     changes, down_slopes, right_slopes = (
         image[inner].ravel().astype(np.float64) for image in (difference, down, right)
     )
-    is_usable = np.abs(changes) <= max(3.0, float(np.percentile(np.abs(changes), 95)))
+    max_change = max(3.0, float(np.percentile(np.abs(changes), 95)))
+    is_usable = np.abs(changes) <= max_change
     slopes = np.stack([down_slopes[is_usable], right_slopes[is_usable]], axis=1)
     normal_matrix = slopes.T @ slopes
     if np.linalg.cond(normal_matrix) > 1e8:
@@ -560,9 +598,12 @@ def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.
 
 
 def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Floats:
-    """Return frames moved back onto the reference, for movements of some pixels.
+    """Return the frames moved back onto the reference; unchanged where no movement is known.
 
-    They are unchanged where there is no movement, or it is not known.
+    Args:
+        frames: Frames [N, H, W].
+        reference: The reference [H, W].
+        movement: Movement of the frames, of some pixels at most.
     """
     from scipy import ndimage
 
@@ -578,12 +619,17 @@ def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Flo
     return still
 
 
-def _movement_measurements(movement: Movement, reference: Floats, noise: float) -> Iterator[Measurement]:
-    """Yield shake, and slow movement: the line through the shifts over time."""
+def _movement_measurements(movement: Movement, reference: Floats) -> Iterator[Measurement]:
+    """Yield the slow movement, along a straight line fitted to the shifts, and the shake around this line.
+
+    Args:
+        movement: Movement of the frames.
+        reference: The reference [H, W].
+    """
     shifts = movement.shifts
     times = np.arange(len(shifts))
-    lines = [np.polyval(np.polyfit(times, column, 1), times) for column in shifts.T]
-    line_shifts = np.stack(lines, axis=1)
+    fitted_columns = [np.polyval(np.polyfit(times, column, 1), times) for column in shifts.T]
+    line_shifts = np.stack(fitted_columns, axis=1)
     shake = float(np.sqrt(((shifts - line_shifts) ** 2).sum(axis=1).mean()))
     creep = float(np.linalg.norm(line_shifts[-1] - line_shifts[0]))
     if creep < 3 * shake:  # a line that shaking explains is no slow movement
@@ -650,10 +696,11 @@ def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
 
 
 def _edge_width(frame: Floats, noise: float) -> float | None:
-    """Return the width of the sharpest edges in pixels, from dark to bright; None where edges are too few.
+    """Return the width in pixels of the sharpest edges, from dark to bright; None where edges are too few.
 
-    The width is contrast by steepest slope: 2.5 s for a step that is blurred with standard deviation s. The
-    frame is first blurred against noise, and this blur is subtracted from the width.
+    The width of an edge is its contrast divided by its steepest slope; this is 2.5 s for a step that is
+    blurred with standard deviation s. The frame is blurred here because of its noise, and this blur is
+    subtracted from the width.
     """
     from scipy import ndimage
 
@@ -689,7 +736,11 @@ def _kept_contrast(blur: float) -> float:
 
 
 def _white_measurement(share: float) -> Measurement:
-    """Return the measurement of white pixels, given their share; with a backlight it is no fault."""
+    """Return the measurement of white pixels.
+
+    Args:
+        share: Share of the pixels that are white. A large share means a backlight, which is no fault.
+    """
     is_backlight = share > BACKLIGHT_SHARE
     cost = "there a defect is seen only where it is dark"
     return Measurement(
@@ -704,7 +755,7 @@ def _white_measurement(share: float) -> Measurement:
 
 
 def _change_measurement(still: Floats) -> Measurement:
-    """Measure the share of the middle that changes more than the rest, by shadows, belts or hands."""
+    """Measure the share of blocks that change more than the others, because of shadows, belts or hands."""
     blocks = np.stack([_block_means(frame) for frame in still])
     deviations = blocks.std(axis=0)
     is_changing = deviations > max(1.5, 5 * float(np.median(deviations)))

@@ -60,10 +60,10 @@ class Picture:
         unit: Number of the part that it shows; -1: no part. Near-duplicates share a number, and the elements
             of a memory bank are numbered by it.
         score: Score, as if the model had never learnt from the picture; None: not known.
-        maximum: Maximum of its map, under the same condition; None: not known.
-        median: Median of its map, under the same condition; None: not known.
-        counted: Whether it decides the threshold. Without a score it ranks above all scores: its parts were
-            not found or counted wrong, or lost in some light.
+        maximum: Maximum of its map, also as if never learnt from; None: not known.
+        median: Median of its map, also as if never learnt from; None: not known.
+        counted: Whether the threshold depends on it. A counted picture without a score ranks above all
+            scores, because its parts were not found, were counted wrong, or were lost in some light.
         drawn: Whether it was drawn from the line's pictures by chance.
         size: (height, width) in pixels; None: not known.
         measured: Its appearance as a whole (`appearance.FEATURES`); empty: not known.
@@ -93,7 +93,7 @@ class Picture:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it counts as above all scores."""
+        """Whether it ranks above all scores, since it is counted but has no score."""
         return self.counted and self.score is None
 
     def forgotten(self) -> Picture:
@@ -101,7 +101,13 @@ class Picture:
         return replace(self, score=None, maximum=None, median=None, counted=False, drawn=False)
 
     def seen(self, look: Look | None, measured: FeatureValues, size: tuple[int, int] | None) -> Picture:
-        """Return the row with its picture's look, appearance and size."""
+        """Return the row with its picture's look, appearance and size.
+
+        Args:
+            look: Look for the comparison of near-duplicates; None: not known.
+            measured: Appearance as a whole (`appearance.FEATURES`); empty: not known.
+            size: (height, width) in pixels; None: not known.
+        """
         rounded = tuple(round(value, MEASURED_DIGITS) for value in measured)
         return replace(self, look=look, measured=rounded, size=size)
 
@@ -145,7 +151,10 @@ class PictureTable:
         origin: str,
         step: ProgressCallback = ignore_progress,
     ) -> PictureTable:
-        """Read the rows of pictures, without their appearance, which the network's view shows.
+        """Read the pictures, and make their rows.
+
+        The rows do not have the pictures' appearance yet: it is measured on the network's input, which does
+        not exist here.
 
         Args:
             pictures: The pictures.
@@ -165,8 +174,9 @@ class PictureTable:
             finally:
                 advance()
             look = Look.of(first_channels(picture, pictures.channels))
-            row = Picture(pixel_hash(picture), CALIBRATION, names[number], origin=origin)
-            return row.seen(look, (), (picture.shape[0], picture.shape[1]))
+            row = Picture(hash=pixel_hash(picture), role=CALIBRATION, name=names[number], origin=origin)
+            height, width = picture.shape[:2]
+            return row.seen(look=look, measured=(), size=(height, width))
 
         with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
             rows_or_reasons = list(pool.map(read_row, numbers))
@@ -177,7 +187,7 @@ class PictureTable:
         return cls(pictures, rows, failures)
 
     def distinct(self) -> list[int]:
-        """Return the numbers of the pictures that can be read; of copies the first."""
+        """Return the numbers of the pictures that can be read; of several equal pictures only the first."""
         number_by_hash: dict[str, int] = {}
         for number, row in self.rows.items():
             number_by_hash.setdefault(row.hash, number)
@@ -209,7 +219,11 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
 
 
 def _parse_row(row: Picture) -> Picture:
-    """Return the row with numbers as a fit has them; ValueError or TypeError where it is damaged."""
+    """Check a row that was read from a file, and convert its values to the types of `Picture`.
+
+    Raises:
+        ValueError: The row is damaged. TypeError likewise.
+    """
     texts = (row.hash, row.role, row.name, row.origin)
     if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:
         raise ValueError("a picture without a name, or a unit")
@@ -266,9 +280,16 @@ def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
 
 
 def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]]) -> tuple[Picture, ...]:
-    """Return the rows with the looks that `looks_to_tensors` returned; ValueError where these are damaged.
+    """Return the rows with the looks that `looks_to_tensors` returned.
 
-    The rows are unchanged where the tensors have no looks.
+    If there are no looks among the tensors, the rows are unchanged.
+
+    Args:
+        rows: The rows, without looks.
+        tensors: Tensors of a model file, also others than those of looks.
+
+    Raises:
+        ValueError: The looks are damaged.
     """
     look_tensors = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
     if not look_tensors:
@@ -286,7 +307,14 @@ def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]
 def _check_looks(
     looks: NDArray[np.number], noise: NDArray[np.number], places: NDArray[np.number], row_count: int
 ) -> None:
-    """Raise ValueError for looks without thumbnail, noise and row in their form, or of missing rows."""
+    """Raise ValueError where the tensors of looks do not fit each other, or have impossible values.
+
+    Args:
+        looks: Thumbnails [K, 64, 64].
+        noise: Noise [K] of each thumbnail, above 0.
+        places: Number [K] of the row of each look.
+        row_count: Number of rows.
+    """
     count = len(places)
     if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
         raise ValueError("looks")

@@ -55,7 +55,10 @@ def decode_text(data: bytes) -> str:
 
 
 def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a list in UTF-8 as they come, without a mark; UTF-16 is read to its end first."""
+    """Yield the lines of a text in UTF-8, without its byte order mark.
+
+    Lines of UTF-8 are yielded as soon as they are there. A text in UTF-16 is first read to its end.
+    """
     first = stream.readline().removeprefix(codecs.BOM_UTF8)
     if first.startswith(UTF_16_MARKS):
         yield from decode_text(first + stream.read()).encode().splitlines(keepends=True)
@@ -65,10 +68,10 @@ def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def unquoted(text: str) -> str:
-    """Return a name without the quotes around it.
+    """Return the name of a file without quotes around it; unchanged if a file has the name with the quotes.
 
-    They come from "Copy as path", from cmd, which does not remove single quotes, or from a text program. If a
-    file has the name with the quotes, the name is returned unchanged.
+    Such quotes come from "Copy as path" of Windows, from its shell cmd, which does not remove single quotes,
+    or from a text program.
     """
     is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
     return text[1:-1] if is_quoted and not os.path.lexists(text) else text
@@ -85,13 +88,14 @@ def read_yaml(path: str | os.PathLike[str]) -> YamlValue:
 
 
 def load_yaml(text: str) -> YamlValue:
-    """Read YAML as lists, mappings and texts, with None for null.
+    """Read YAML as lists, mappings and texts; a value null becomes None.
 
-    010, 1.10, 12:30, no and 1_000 stay as they are written. Names are texts, and null is one, too.
+    Values such as 010, 1.10, 12:30, no and 1_000 stay texts as they are written. Names in mappings are always
+    texts, also the name null.
 
     Raises:
-        ValueError: It is no YAML, a name stands twice, or it is so long or deep, or names values so often,
-            that reading it takes minutes. The message does not quote the line, which may hold a password.
+        ValueError: It is no YAML, or has a name twice. Or it is so long or deep, or has so many aliases, that
+            reading it would take minutes. The message does not quote the line, which may hold a password.
     """
     import yaml
 
@@ -135,7 +139,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
-    r"""Raise ValueError for a path whose \ means another sign in YAML, and for quotes unknown to YAML."""
+    r"""Raise ValueError for curly quotes, and for a path in double quotes, where \ is YAML's escape."""
     mark = event.start_mark
     assert mark is not None  # the parser marks where each value begins
     line = f"line {mark.line + 1}"
@@ -147,7 +151,7 @@ def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
 
 @cache
 def _loader() -> type[yaml.SafeLoader]:
-    """Return the loader of `load_yaml`, a class that is made when PyYAML is first needed."""
+    """Return the loader class of `load_yaml`; it is made only when PyYAML is needed."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -157,7 +161,7 @@ def _loader() -> type[yaml.SafeLoader]:
         }
 
         def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
-            """Read a mapping; refuse a name that stands twice, since it is not clear which value holds."""
+            """Read a mapping. Refuse a name that occurs twice, since it is not clear which value counts."""
             node = super().compose_mapping_node(anchor)
             names = set[str]()
             for key, _ in node.value:

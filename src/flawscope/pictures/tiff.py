@@ -60,7 +60,9 @@ class MissingCodecError(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """Picture of a TIFF file as its directory describes it. Its pixels can be read while the file is open.
+    """Picture of a TIFF file, as its directory describes it.
+
+    The pixels can be read as long as the file is open.
 
     Attributes:
         page: The page of tifffile.
@@ -74,7 +76,7 @@ class Page:
         orientation: EXIF orientation.
         slices: Number of slices of a volume.
         is_preview: Whether it is a smaller copy of another picture, or a mask of another's transparency.
-        holds_more: Whether it has more strips or tiles than its size needs, or an uncompressed row more.
+        holds_more: Whether the file holds more of it than its size says: strips, tiles, or a row.
     """
 
     page: TiffPage
@@ -136,15 +138,16 @@ class Page:
         return (
             self.bits in _READ_BITS.get(self.format, ())
             and self.photometric in readable
-            and (self.format, self.photometric) != (_SIGNED, 0)  # its white is not known
+            and (self.format, self.photometric) != (_SIGNED, 0)  # the value of white is not known
             and min(*self.size, self.channels) > 0
             and self.slices == 1
+            # of compressed values the first bit comes first
             and (self.compression == 1 or self.page.fillorder == 1)
         )
 
     @property
     def is_beyond_pillow(self) -> bool:
-        """Whether Pillow would cut its values, drop some, take a mosaic for grey, or not open it."""
+        """Whether Pillow would not open it, or would cut or drop values, or take a mosaic for grey."""
         if self.is_mosaic or self.slices > 1 or self._is_packed_beyond_pillow:
             return True
         kind = (self.format, self.bits)
@@ -157,7 +160,7 @@ class Page:
 
     @property
     def _is_packed_beyond_pillow(self) -> bool:
-        """Whether Pillow cannot undo the compression, or reads the bytes in the wrong order."""
+        """Whether Pillow cannot decompress the values, or reads their bytes in the wrong order."""
         if self.compression not in TiffImagePlugin.COMPRESSION_INFO or self.compression == _WEBP:
             return True
         if self.compression == _PACKBITS and self.page.predictor != 1:
@@ -180,7 +183,7 @@ class Page:
 
 
 def _holds_more(page: TiffPage) -> bool:
-    """Whether a page has more strips or tiles than its size needs, or an uncompressed row more."""
+    """Whether a page has more strips or tiles than its size needs, or at least one more uncompressed row."""
     sizes = [int(size) for size in page.databytecounts]
     if len(sizes) > math.prod(page.chunked):
         return True
@@ -189,11 +192,12 @@ def _holds_more(page: TiffPage) -> bool:
     if int(page.compression) != 1 or page.is_tiled or not row_bytes:
         return False
     page_bytes = row_bytes * int(page.imagelength) * int(page.imagedepth)
-    return page_bytes + row_bytes <= sum(sizes) <= page.parent.filehandle.size
+    stored_bytes = sum(sizes)
+    return page_bytes + row_bytes <= stored_bytes <= page.parent.filehandle.size
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:
-    """Yield the pages of a file, each once, as far as its directories can be read."""
+    """Yield the pages of a file, each once, up to the first one that cannot be read."""
     stream.seek(0)
     if stream.read(4) not in MAGIC:
         return
@@ -216,7 +220,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
 
 
 def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
-    """Return the tags on pixels that a directory has, and that tifffile could not read."""
+    """Return the tags about pixels that are in a page's directory, but that tifffile could not read."""
     form = page.parent.tiff
     stream.seek(page.offset)
     (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
@@ -226,7 +230,7 @@ def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
 
 
 def _one_number(value: int | tuple[int, ...] | list[int]) -> int:
-    """Return a number that a tag holds once, or for each channel; 0 where the channels' numbers differ."""
+    """Return the number of a tag that holds it once or once for each channel; 0 where channels differ."""
     if not isinstance(value, tuple | list):
         return int(value)
     numbers = {int(number) for number in value}
@@ -239,7 +243,9 @@ def first_page(stream: IO[bytes]) -> Page | None:
 
 
 def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
-    """Read a page, [H, W, C], as it is stored: integers or floats. Black is 0; 1 to 7 bits become 8.
+    """Read the values [H, W, C] of a page, integers or floats, not turned upright.
+
+    Black is 0, also where white is 0 in the file. Values of 1 to 7 bits are scaled to 8.
 
     Raises:
         MissingCodecError: Imagecodecs is needed.
@@ -270,13 +276,14 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
 
 
 def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
-    """Return stored values where 0 is black; those of 1 to 7 bits are scaled to 8."""
+    """Return stored values scaled so that 0 is black, and 255 is white if they have 1 to 7 bits."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
-    if page.photometric == 0:  # white is 0
-        values = (1 << page.bits) - 1 - values if values.dtype.kind == "u" else 1 - values
+    max_value = (1 << page.bits) - 1  # of integers
+    if page.photometric == 0:  # white is 0 in the file
+        values = max_value - values if values.dtype.kind == "u" else 1 - values
     if page.bits < 8:
-        values = (values.astype(np.uint16) * 255 // ((1 << page.bits) - 1)).astype(np.uint8)
+        values = (values.astype(np.uint16) * 255 // max_value).astype(np.uint8)
     return values
 
 
@@ -307,7 +314,7 @@ def _read_strip(stream: IO[bytes], page: Page, number: int, decompresses: bool) 
         stream: The file.
         page: The page.
         number: Number of the strip or tile.
-        decompresses: Whether to decompress it here; False: tifffile does.
+        decompresses: Whether to decompress it here; otherwise tifffile does it.
 
     Raises:
         MissingCodecError: As in `read`; ValueError and others, too.
@@ -332,8 +339,14 @@ def _read_strip(stream: IO[bytes], page: Page, number: int, decompresses: bool) 
 def _decompress(data: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
     """Return the decompressed bytes of a strip or tile: `rows` rows of `row_bytes` bytes, and no more.
 
+    Args:
+        data: The compressed bytes.
+        compression: Number of the compression.
+        rows: Number of rows.
+        row_bytes: Number of bytes of a row.
+
     Raises:
-        ValueError: It is truncated; zlib.error and OSError where it is damaged.
+        ValueError: The data are truncated; zlib.error or OSError where they are damaged.
     """
     size = rows * row_bytes
     if compression in _DEFLATE:
@@ -346,12 +359,17 @@ def _decompress(data: bytes, compression: int, rows: int, row_bytes: int) -> byt
 
 
 def _decompress_by_pillow(data: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
-    """Return decompressed bytes: Pillow reads them as a grey picture in a TIFF that is made for it."""
+    """Return decompressed bytes by the help of Pillow.
+
+    Pillow reads them as the pixels of a grey picture, from a TIFF that is put together here.
+    """
     # tags: width, height, bits, compression, photometric interpretation, channels, rows of a strip
     entries = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
     # offset of the data behind header, number of entries, 9 entries and end mark; number of bytes
-    entries |= {273: 8 + 2 + 12 * 9 + 4, 279: len(data)}
+    data_offset = 8 + 2 + 12 * 9 + 4
+    entries |= {273: data_offset, 279: len(data)}
     table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
-    file = io.BytesIO(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + data)
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    file = io.BytesIO(header + table + b"\0\0\0\0" + data)
     with Image.open(file, formats=["TIFF"]) as image:
         return image.tobytes()

@@ -32,22 +32,25 @@ PartReader = Callable[[str], PartKey | None]  # returns the part in a picture's 
 
 
 def file_stem(name: str) -> str:
-    """Return a file's name, folders and all, without the suffix of a picture, if it has one."""
+    """Return a file's name with its folders, but without the suffix of a picture if it has one."""
     return name.rpartition(".")[0] if is_picture(name) else name
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
     r"""Search a pattern in a file's name.
 
-    A pattern that ends with `$` may mean the end with or without the suffix: `_(\d+)$` is searched for in the
-    name without it first.
+    If the pattern ends with `$`, such as `_(\d+)$`, it is first searched in the name without the suffix, and
+    then in the whole name.
     """
     match = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
     return match or expression.search(name)
 
 
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
-    """Return the part in a name by a pattern: the text of its groups, else of the match; None: no match."""
+    """Return the part that a name states according to a pattern; None: the pattern does not match.
+
+    The part is the text of the pattern's groups, or of the whole match if it has no groups.
+    """
     match = None if expression is None else search_name(expression, name)
     if match is None:
         return None
@@ -55,10 +58,10 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the picture that this and other pictures were made from; None: not known.
+    """Return for each name the picture that it and other pictures were made from by a tool; None: not known.
 
-    The names alone do not suffice, since `_aug` may be a month: the picture itself must be among them, or the
-    names must be exports of labelling sites.
+    Endings such as `_aug` do not suffice, since this may be a month. In addition, the name of the original
+    picture must be among the names, or the ending must be that of a labelling site's exports.
     """
     stems = [_without_suffix(name) for name in names]
     sources = []
@@ -77,16 +80,16 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
 
 
 def _without_suffix(name: str) -> str:
-    """Return a file's name for comparison, folders and all, without its suffix."""
+    """Return a file's name with its folders, folded for comparison, without its suffix."""
     path = PurePath(name)
     return fold(path.with_suffix("").as_posix() if path.name else name)
 
 
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
-    """Return the part that each name states.
+    """Return the part that each name states; None where it states none.
 
-    It is the part that `part_of` returns or, without that, the picture that several were made from
-    (`same_sources`); None where both are unknown.
+    It is the part that `part_of` returns. If this is None, it is the picture that several pictures were made
+    from (`same_sources`).
     """
     named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
@@ -113,10 +116,10 @@ def group_reader(pattern: str | None) -> PartReader | None:
 
 
 def check_group(names: Sequence[str], pattern: str | None) -> None:
-    """Check a regular expression (`--group`).
+    """Check the regular expression of `--group`.
 
     Raises:
-        InputError: It is wrong, or matches none of the names.
+        InputError: It is no regular expression, or matches none of the names.
     """
     expression = compile_group(pattern)
     if expression is None or not names or any(part_key(name, expression) for name in names):
@@ -125,11 +128,11 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
-    """Return a number for each name; names in which `pattern` matches the same text share one.
+    """Number the parts that names state: names in which `pattern` matches the same text get the same number.
 
-    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, have a number of their own, unless the names say that they were made from
-    one picture (`same_sources`).
+    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match (if
+    there is no pattern, all names) get a number of their own. But those that say that they were made from one
+    picture (`same_sources`) share a number.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.
@@ -149,11 +152,11 @@ class Units(NamedTuple):
 
     Attributes:
         rows: The new rows, each with its unit.
-        copies: Known rows that new pictures are nearly the same as, by the numbers of the new pictures.
-        further: Numbers of other new pictures whose names state known parts.
-        near_duplicates: Groups of new pictures that are nearly the same, without exact copies, where the
-            names do not state one part already.
-        unsure: Groups of new pictures that are the same but for noise, and count as several parts.
+        copies: By number of a new picture, the known row whose picture is nearly the same.
+        further: Numbers of the other new pictures that show a known part, according to their names.
+        near_duplicates: Groups of new pictures that are nearly the same. Exact copies are left out, and so
+            are groups whose names already state that they show one part.
+        unsure: Groups of new pictures that differ only by noise, but count as several parts.
         remarks: Lines for a person.
     """
 
@@ -170,7 +173,7 @@ class Units(NamedTuple):
         return [row.unit for row in self.rows]
 
     def describe_copies(self) -> str:
-        """Return a phrase on the new pictures that are nearly the same as known ones; empty without any."""
+        """Describe the new pictures that are nearly the same as known pictures; empty: there are none."""
         if not self.copies:
             return ""
         number, other = next(iter(self.copies.items()))
@@ -181,17 +184,17 @@ class Units(NamedTuple):
 def units_of(
     new: Sequence[Picture], known: Iterable[Picture] = (), part_of: PartReader | None = None
 ) -> Units:
-    """Find the parts that new pictures show, and number them.
+    """Find the parts that new pictures show, and number them. No other function numbers parts.
 
-    No other function numbers parts. Pictures show one part where their names say so, or where they are nearly
-    the same and their names do not state different parts. A picture of a known part gets its unit, others get
-    units that no known row has.
+    Pictures show one part if their names say so. They also do if they are nearly the same, and their names do
+    not state different parts. A picture of a known part gets the unit of that part; the others get units that
+    no known row has.
 
     Args:
         new: Rows of the new pictures.
         known: Rows with units. Those without looks are compared by their names alone.
-        part_of: Returns the part for a name, or None. Without it, names state only that pictures were made
-            from one picture (`same_sources`).
+        part_of: Returns the part that a name states, or None. Without this function, names only state that
+            pictures were made from one picture (`same_sources`).
     """
     count = len(new)
     earlier = _with_units(known)
@@ -199,7 +202,7 @@ def units_of(
     named_parts = [None if part_of is None else part_of(row.name) for row in all_rows]
     labels = _labels(new, earlier, named_parts)
     compared = _compare([row.look for row in all_rows], count)
-    # groups of pictures that are nearly the same, and whose names do not already state one part
+    # of the pictures that are nearly the same, the groups that are not one part by their names already
     groups = [group for group in clusters(compared.copies) if len({labels[k] for k in group}) > 1]
     groups_apart = [group for group in groups if all(named_parts[k] is not None for k in group)]
     joined_groups = [group for group in groups if group not in groups_apart]
@@ -227,7 +230,7 @@ def units_of(
 def _further_pictures(
     units: Sequence[int], earlier: Sequence[Picture], known_copies: Collection[int]
 ) -> list[int]:
-    """Return the numbers of the new pictures that show a known part, and are no copies of a known picture."""
+    """Return the numbers of the new pictures that show a known part, but are no copies of a known picture."""
     known_units = {row.unit for row in earlier}
     return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
 
@@ -251,7 +254,7 @@ def _with_units(known: Iterable[Picture]) -> list[Picture]:
 def _labels(
     new: Sequence[Picture], earlier: Sequence[Picture], named_parts: Sequence[PartKey | None]
 ) -> list[int]:
-    """Return labels, rising from 0, of the parts that names and known units state.
+    """Label the parts that are known from names and from earlier units.
 
     Args:
         new: Rows of the new pictures.
@@ -259,7 +262,8 @@ def _labels(
         named_parts: Part that the name of each new and each earlier picture states.
 
     Returns:
-        A label for each new and each earlier picture; pictures of one part have the same label.
+        A label for each new and then each earlier picture. Pictures of one part have the same label; labels
+        are numbered from 0 in the order in which they first occur.
     """
     sources = _sources([row.name for row in new], [row.name for row in earlier])
     keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
@@ -281,9 +285,14 @@ def _labels(
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Return the picture that each new and earlier one was made from (`same_sources`).
+    """Return for each new and then each earlier picture the one that it was made from (`same_sources`).
 
-    A new picture with the name of an earlier picture is another picture: cameras number from 1 again.
+    A new picture that has the name of an earlier picture is not taken for that one, since cameras may start
+    to number from 1 again.
+
+    Args:
+        new: Names of the new pictures.
+        earlier: Names of the earlier pictures.
     """
     new_stems = {_without_suffix(name) for name in new}
     keys: list[PartKey | None] = []
@@ -296,9 +305,14 @@ def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]
 
 
 def _compare(looks: Sequence[Look | None], new: int) -> Compared:
-    """Compare the first `new` pictures with each other and with all others; those without looks are left out.
+    """Compare the new pictures with each other and with all other pictures.
 
-    The pairs have the pictures' numbers in `looks`.
+    Args:
+        looks: Looks of the new and then the other pictures; pictures without a look are left out.
+        new: Number of the new pictures.
+
+    Returns:
+        Pairs of places in `looks`.
     """
     numbers = [k for k, look in enumerate(looks) if look is not None]
     known_looks = [look for look in looks if look is not None]
@@ -312,11 +326,14 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
 
 
 def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Return labels rising from 0, the same for pictures of the same label or the same group of copies.
+    """Join the labels of pictures that are in one group of copies, and number the labels from 0 anew.
 
     Args:
         labels: Label of each picture.
-        copies: Groups of numbers of pictures.
+        copies: Groups of copies, as numbers of pictures.
+
+    Returns:
+        The new label of each picture.
     """
     pairs: list[Pair] = []
     first_by_label: dict[int, int] = {}
@@ -336,12 +353,14 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list[int]:
-    """Return the units of the new pictures: the lowest known unit of their label, or a new one.
+    """Return the unit of each new picture: the lowest unit of the earlier pictures with its label.
+
+    If there is no such earlier picture, it is a new unit.
 
     Args:
-        labels: Labels of the new and the earlier pictures.
+        labels: Labels of the new and then the earlier pictures.
         new: Number of the new pictures.
-        earlier: Rows with units.
+        earlier: Rows of the earlier pictures, with units.
     """
     unit_by_label: dict[int, int] = {}
     for label, row in zip(labels[new:], earlier, strict=True):
@@ -357,7 +376,13 @@ def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list
 def _known_copies(
     joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
 ) -> dict[int, Picture]:
-    """Return the first known row that each new picture is nearly the same as."""
+    """Return, by number of a new picture, the first known row whose picture is nearly the same.
+
+    Args:
+        joined: Groups of pictures that are nearly the same, as numbers of new and then earlier pictures.
+        new: Number of the new pictures.
+        earlier: Rows of the earlier pictures.
+    """
     row_by_number: dict[int, Picture] = {}
     for group in joined:
         known_rows = [earlier[k - new] for k in group if k >= new]
@@ -372,9 +397,15 @@ def _find_unsure(
     named_parts: Sequence[PartKey | None],
     rows: Sequence[Picture],
 ) -> list[list[int]]:
-    """Return groups of pictures that look the same but for noise, of exact copies the first.
+    """Return groups of pictures that differ only by noise, but have different labels.
 
-    Pictures whose names state different parts are left out.
+    Pairs whose names both state a part are left out. Of exact copies only the first is in a group.
+
+    Args:
+        pairs: Pairs of pictures that differ only by noise.
+        labels: Label of each picture.
+        named_parts: Part that each picture's name states.
+        rows: Rows of the pictures.
     """
     unsure_pairs = []
     for i, j, correlation in pairs:
@@ -385,7 +416,12 @@ def _find_unsure(
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-    """Return the new pictures of groups that have several new pictures."""
+    """Return the groups without pictures that are not new; groups with fewer than two new ones are left out.
+
+    Args:
+        groups: Groups of numbers of new and then earlier pictures.
+        new: Number of the new pictures.
+    """
     new_groups = [[k for k in group if k < new] for group in groups]
     return [group for group in new_groups if len(group) > 1]
 
@@ -409,25 +445,38 @@ def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iter
 def _unsure_remarks(
     unsure: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a remark on unsure groups; `labels` are those of the new pictures."""
+    """Yield a remark on unsure groups.
+
+    Args:
+        unsure: Groups of pictures that differ only by noise.
+        labels: Labels of the new pictures.
+        names: Names of all pictures.
+    """
     if not unsure:
         return
-    parts = len({*labels})
+    part_count = len({*labels})
     new_groups = [[k for k in group if k < len(labels)] for group in unsure]
-    fewer = len({*_join(labels, [group for group in new_groups if group])})
-    lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
+    # number of parts if each group shows one part
+    joined_count = len({*_join(labels, [group for group in new_groups if group])})
+    limit = "nothing" if joined_count == 1 else f"no rate below {1 / (joined_count + 1):.1%}"
     yield data_checks.UNSURE_DUPLICATES.coded(
         f"unsure: {_describe_alike(unsure, names)} but for noise: alike parts, or one part again? Counted as "
-        f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
-        f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
-        "shows the pairs), or tell parts by names (--group)"
+        f"{pluralize(part_count, 'part')}; if they show the same part there "
+        f"{'is' if joined_count == 1 else 'are'} {joined_count}, and {limit} can be promised: take them out "
+        "then (`data check --out PAGE.html` shows the pairs), or tell parts by names (--group)"
     )
 
 
 def _near_duplicate_remarks(
     near_duplicates: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a remark on near-duplicates; `labels` are those of the new pictures."""
+    """Yield a remark on near-duplicates.
+
+    Args:
+        near_duplicates: Groups of new pictures that are nearly the same.
+        labels: Labels of the new pictures.
+        names: Names of all pictures.
+    """
     if near_duplicates:
         yield data_checks.NEAR_DUPLICATES.coded(
             f"near-duplicates: {_describe_alike(near_duplicates, names)}: one part photographed again? "
@@ -446,7 +495,7 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
 
 
 def _without_exact(numbers: Sequence[int], rows: Sequence[Picture]) -> list[int]:
-    """Return the numbers of pictures; of exact copies the first, since the others are reported elsewhere."""
+    """Leave out exact copies of earlier pictures among `numbers`, since these are reported elsewhere."""
     number_by_look: dict[object, int] = {}
     for number in numbers:
         look = rows[number].look
