@@ -200,7 +200,8 @@ class Users(Accounts):
             Whether the user still has the same password; False: the user was changed or removed meanwhile.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
-        if connection.scalar(select(users.c.id).where(is_unchanged).with_for_update()) is None:
+        unchanged_id = connection.scalar(select(users.c.id).where(is_unchanged).with_for_update())
+        if unchanged_id is None:
             return False
         if new_hash:
             connection.execute(update(users).where(users.c.id == user.id).values(password=new_hash))
@@ -209,7 +210,7 @@ class Users(Accounts):
     def member(self, connection: Connection, subject: str, name: str, role: str) -> MemberRow:
         """Store the present role of a company's member; return the member's id and name.
 
-        A new member becomes a user. A member who is a user already keeps that user's name.
+        A new member becomes a user with the given name. A member who is a user already keeps the old name.
 
         Args:
             connection: Connection of the transaction.
@@ -307,7 +308,7 @@ def digest(secret: str) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name in lower case, without spaces at its ends: tablets begin an input with a capital letter."""
+    """Return a name in lower case, because tablets begin an input with a capital letter; strip it, too."""
     return unicodedata.normalize("NFC", name.strip().lower())
 
 

@@ -132,7 +132,7 @@ class SignInThrottle:
                     failures.count -= 1
 
     def _failures_of(self, key: _Key, now: float) -> _Failures:
-        """Return the failures under a key, and mark the key as the latest used; old failures are forgotten."""
+        """Return the failures under a key, without old ones, and mark the key as the latest used."""
         failures = self._failures.pop(key, None)
         if failures is None or failures.blocked_until + FORGET_SECONDS < now:
             failures = _Failures(blocked_until=now)
@@ -251,5 +251,5 @@ def check_password(password: str) -> str:
 
 
 def _encode(password: str) -> bytes:
-    """Encode a password in the normal form NFC, because keyboards encode the same letter in different ways."""
+    """Encode a password in the normal form NFC: keyboards encode the same letter in different ways."""
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")

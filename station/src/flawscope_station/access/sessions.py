@@ -73,5 +73,5 @@ def is_current(expires_at: int) -> bool:
 
 
 def _has_ended(at: int) -> ColumnElement[bool]:
-    """Return the SQL condition that `is_current` is False for a session at a time, microseconds since 1970."""
+    """Return the SQL condition that a session is no longer valid at a time, by the rules of `is_current`."""
     return or_(sessions.c.expires_at <= at, sessions.c.expires_at > at + _MAX_SESSION)

@@ -38,7 +38,7 @@ def date_of(day: int) -> date:
 def midnight(day: date, zone: tzinfo | None) -> float:
     """Return the beginning of a day in a zone, seconds since 1970.
 
-    Where clocks are put forward at midnight, the day begins at the first moment that they show.
+    If clocks are put forward at midnight, the day begins at that moment.
 
     Args:
         day: Day.
@@ -56,12 +56,14 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         until: End, microseconds since 1970.
 
     Returns:
-        The end of each offset, on a whole hour except the last, and the offset itself, both in microseconds.
+        Pairs of the time at which an offset ends and the offset itself, both in microseconds. The last one
+        ends at `until`, all others end on a whole hour.
     """
     zone_offsets = list[tuple[int, int]]()
     first_hour = since // HOUR * HOUR
     for day in range(first_hour, until, DAY):
-        if offset_at(zone, day) == offset_at(zone, day + DAY):
+        has_same_offset = offset_at(zone, day) == offset_at(zone, day + DAY)
+        if has_same_offset:  # no change of clocks within the day
             continue
         for hour in range(day, day + DAY, HOUR):
             if offset_at(zone, hour) != offset_at(zone, hour + HOUR):
