@@ -143,7 +143,7 @@ class Files:
         return any(not _is_unfinished(path.name) for path in (self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Return the path of the file with this hash, in the folder named by the hash's first three digits."""
+        """Return the path of the file with this hash; the hash's first three digits name its folder."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:

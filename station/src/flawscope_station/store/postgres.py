@@ -101,5 +101,5 @@ def is_silent(error: BaseException | None) -> bool:
 
 
 def is_of_server(sqlstate: str) -> bool:
-    """Return whether an error code (SQLSTATE) is about the server, not the statement; operators can mend it."""
+    """Return whether an error code (SQLSTATE) is about the server, so that an operator can mend it."""
     return sqlstate.startswith(_SERVER_STATES)

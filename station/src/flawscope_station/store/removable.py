@@ -80,7 +80,7 @@ def last_with_verdict() -> ColumnElement[int]:
 
 
 def is_of_kind(kind: str) -> Condition:
-    """Return the SQL condition that an inspection is of a kind of `KINDS`; for `RECORDS` it is always true."""
+    """Return the SQL condition that an inspection is of a kind of `KINDS`; `RECORDS`: it is always true."""
     if kind == RECORDS:
         return inspections.c.id.is_not(None)  # always true
     if kind == REVIEWED:

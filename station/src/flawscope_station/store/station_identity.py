@@ -143,7 +143,7 @@ class Clock:
             self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
 
     def check(self) -> None:
-        """Compare the computer's time with `at`, and update `jump` and `at`; the caller does so every minute."""
+        """Compare the computer's time with `at`, and update `jump` and `at`; to be called once a minute."""
         offset = self._wall() - self.at
         is_plausible = -CLOCK_TOLERANCE <= offset <= LONGEST_PAUSE
         self.jump = 0 if is_plausible else offset
