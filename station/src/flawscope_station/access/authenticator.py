@@ -137,7 +137,7 @@ class Access:
         user = self.users.find(normalized_name)
         try:
             password_hash = None if user is None else user.password
-            limited_address = "" if is_known_address else address  # "": the address has no limit of its own
+            limited_address = "" if is_known_address else address  # "": all known addresses share a limit
             is_right = self.users.passwords.verify(password_hash, checked_password, limited_address)
         except SignInError:
             self.throttle.cancel(normalized_name, address)
@@ -316,7 +316,7 @@ class Access:
         if row is None:
             return None
         if not is_current(row.expires_at):
-            with suppress(StoreError):  # the next sign-in removes them
+            with suppress(StoreError):  # if it fails, the next sign-in removes the ended sessions
                 self.sessions.remove_ended()
             return None
         return _CachedPerson(Person(row.name, row.role), row.expires_at)

@@ -112,7 +112,7 @@ class SignInThrottle:
         return is_known_address
 
     def record_success(self, name: str, address: str) -> None:
-        """Forget all failures of the name, and count this try at the address as no failure."""
+        """Forget the failures of the name, and count this try at the address as no failure."""
         self.cancel(name, address)
         pair_key, name_key, _ = _throttle_keys(name, address)
         with self._lock:
@@ -143,7 +143,7 @@ class SignInThrottle:
 
 
 def _wait_after(failure_count: int, limit: ThrottleLimit) -> float:
-    """Return the seconds to wait after a number of failures: 0 up to the free ones, then 1, 2, 4 ..."""
+    """Return the seconds to wait: 0 below `limit.free_failures` failures, from then on 1, 2, 4 ..."""
     excess = failure_count - limit.free_failures
     if excess < 0:
         return 0.0
@@ -210,7 +210,7 @@ class Passwords:
             password_hash: Hash of the right password; None: no password is right. The answer then takes as
                 long as with a hash, so that nobody finds out which names exist.
             password: Password to verify.
-            address: Address of the client; "": no limit for the address.
+            address: Address of the client; "": the user has signed in from there before.
         """
         if not self._dummy_hash:
             self._dummy_hash = self.hash(secrets.token_urlsafe(32), address)

@@ -607,7 +607,7 @@ class Challenge(BackgroundThread):
                 raise NotFoundError(f"there is no inspection {number}")
             view_rows = find_views(connection, [number])
         if not view_rows:
-            reduced = self._reduced_picture(product_id, number, None)
+            reduced = self._reduced_picture(product_id, number, view=None)
             return [StoredView(row.view or "", row.pixels, _boxes_of(row), reduced)]
         stored_views = []
         for view_row in view_rows:

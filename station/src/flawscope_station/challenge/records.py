@@ -258,7 +258,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
 
 
 def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list[ResultFacts]:
-    """Return the results of a challenge part in challenges, the oldest first.
+    """Return the results of those showings of a part that belong to a challenge, the oldest first.
 
     Args:
         part: Challenge part.

@@ -182,7 +182,7 @@ class Client:
             FlawscopeError: the part was not judged before the deadline.
         """
         query = {"part": part, "batch": batch, "deadline": deadline}
-        files = []
+        files = []  # as httpx takes them: (name of the form's field, (name of the file, content))
         for view, picture in pictures.items():
             data, _ = encode_picture(picture)
             files.append(("files", (view, data)))

@@ -257,6 +257,7 @@ class CameraChecks:
             for picture in inspection.pictures:
                 recent = self._recent_of(product_id, picture.view)
                 recent.note_recorded(picture.pixels, self._clock.monotonic())
+        # there may be no predictions
         for picture, prediction in zip_longest(inspection.pictures, recorded.predictions):
             shifts = () if prediction is None else prediction.shifts
             self._check_light(product_id, picture, shifts)

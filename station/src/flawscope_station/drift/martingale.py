@@ -114,7 +114,9 @@ class Capital:
             factors: Factors [bets] by which the bets multiply their stakes, with the mean 1.
         """
         self._count += 1
+        # share of the idle capital that begins to bet now
         hazard = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
+        # share of all capital that is divided equally among the bets
         shared = JUMP * (1 - self._idle_share) + hazard * self._idle_share
         stakes = self._bet_shares * (1 - JUMP) + shared / len(self._bet_shares)
         results = stakes * factors

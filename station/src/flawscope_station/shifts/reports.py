@@ -35,12 +35,12 @@ def shift_data(product: str, shift: Shift, summary: PeriodSummary, zone: tzinfo 
         summary: Summary of the shift.
         zone: Zone of the times; None: this machine's.
     """
-    times = shift.to_dict(zone)
+    shift_facts = shift.to_dict(zone)
     return {
         "product": product,
-        "shift": times["name"],
-        "since": times["since"],
-        "until": times["until"],
+        "shift": shift_facts["name"],
+        "since": shift_facts["since"],
+        "until": shift_facts["until"],
         **summary.counts,
         "kinds": summary.kinds._asdict(),
         "kinds_within_tolerance": summary.tolerated_kinds._asdict(),

@@ -104,7 +104,8 @@ class Addresses:
             if name in joint_names:
                 self._add_joint_products(name, number)
             else:
-                self.products[name], self.settings[name] = number, self.configured[name]
+                self.products[name] = number
+                self.settings[name] = self.configured[name]
 
     def _is_joint(self, name: str, number: int) -> bool:
         """Return whether an address of the settings names a joint model.
@@ -209,7 +210,8 @@ class Addresses:
             name = row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
-                self._entry_of[name], self.names[number] = entry, name
+                self._entry_of[name] = entry
+                self.names[number] = name
                 self.products[name] = number
                 self._announce_product(name)
 

@@ -265,7 +265,12 @@ class Database:
             raise
 
     def _unusable_error(self, reason: str, code: str) -> StoreError:
-        """Return the error of a database that cannot be used, with the remedy."""
+        """Return the StoreError that says why the database cannot be used, and what to do.
+
+        Args:
+            reason: Why it cannot be used.
+            code: Code of the error, for programs.
+        """
         remedy = "check `database` and that it is running"
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
@@ -403,7 +408,7 @@ class Database:
                 migrate(connection)
 
     def make_tables(self) -> None:
-        """Make the tables where there are none; existing tables stay as they are.
+        """Make the tables if there are none; existing tables are not changed.
 
         Raises:
             InputError: the tables cannot be made.

@@ -122,7 +122,9 @@ class Files:
         return self.folder / IDENTITY_FILE
 
     def identity(self) -> str:
-        """Return the folder's identity for a database, 32 hexadecimal digits; make it where there is none.
+        """Return the identity by which a database knows the folder, 32 hexadecimal digits.
+
+        If the folder has no identity yet, it gets one.
 
         Raises:
             InputError: it cannot be read, or is damaged.
@@ -282,7 +284,8 @@ class Files:
             return path.read_bytes()
         except OSError as error:
             text = f"cannot read {path}: {error.strerror}"
-            raise StoreError(text, "file_missing", f"a file cannot be read: {error.strerror}") from None
+            sender_text = f"a file cannot be read: {error.strerror}"
+            raise StoreError(text, "file_missing", sender_text) from None
 
     def copy(self, source: Path, target: Path) -> str:
         """Copy a model file, and return the SHA-256 of the copy; the file is read only once.
@@ -473,7 +476,8 @@ class StrayFiles:
         try:
             is_removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
             if is_removed and kind == PICTURES:
-                for map_path in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
+                map_folder = self.files.path(MAPS, digest, "").parent
+                for map_path in map_folder.glob(f"{digest}.*"):
                     map_path.unlink(missing_ok=True)
             return is_removed
         except OSError:  # the next sweep tries again

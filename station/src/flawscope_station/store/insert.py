@@ -202,9 +202,10 @@ def insert_inspections(
 
 @cache
 def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, ReturningInsert[Any]]:
-    """Return two statements: one inserts a picture, the other an inspection. They are built once a dialect.
+    """Return the statement that inserts a picture, and the one that inserts an inspection.
 
-    If the picture is recorded already, the statement marks it as not removed.
+    If the picture is recorded already, its statement only marks it as not removed. The statements are built
+    once for each dialect.
     """
     insert_picture = upsert(dialect, pictures).on_conflict_do_update(
         index_elements=["product_id", "hash"], set_={"removed_at": None}

@@ -107,7 +107,7 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> False
     if version is None or promise is None or not promise.is_made:
         return None
     count = count_parts(versions.database, product_id, version)
-    verdict = promise.judge_line(*count)
+    comparison = promise.judge_line(count.good, count.alarms, count.unreviewed)
     return {
         "version": version,
         "rate": promise.rate,
@@ -115,8 +115,8 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> False
         "good": count.good,
         "alarms": count.alarms,
         "unreviewed": count.unreviewed,
-        "line_interval": list(verdict.interval),
-        "state": verdict.state,
+        "line_interval": list(comparison.interval),
+        "state": comparison.state,
     }
 
 

@@ -13,18 +13,19 @@ _FIRST_DAY = date(1970, 1, 1)
 
 
 def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: int) -> ColumnElement[int]:
-    """Return the SQL expression of a time's day, counted from 1970-01-01.
+    """Return an SQL expression: the number of the day of a time in a zone; 1970-01-01 has the number 0.
 
     Args:
         at: Microseconds since 1970, from `since` to below `until`.
         zone: Zone of the days; None: this machine's.
-        since: First possible value of `at`.
-        until: End of the possible values of `at`.
+        since: Least possible value of `at`.
+        until: Exclusive end of the possible values of `at`.
     """
     zone_offsets = offsets(zone, since, until)
     _, last_offset = zone_offsets[-1]
     local_time = at + literal(last_offset, BigInteger)
     if len(zone_offsets) > 1:
+        # each offset holds before its end, and the last offset for all later times
         cases = [(at < end, at + literal(offset, BigInteger)) for end, offset in zone_offsets[:-1]]
         local_time = case(*cases, else_=local_time)
     return local_time // DAY

@@ -41,7 +41,7 @@ def table_version(connection: Connection) -> str | None:
     """Return the version of the tables; None: the database has no tables.
 
     Raises:
-        UnknownVersionError: this flawscope does not know the version, or tables have none.
+        UnknownVersionError: this flawscope does not know the version, or there are tables without a version.
     """
     version = MigrationContext.configure(connection).get_current_revision()
     if version is None:

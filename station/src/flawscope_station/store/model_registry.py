@@ -737,6 +737,7 @@ class ModelRegistry:
             product_id: Number of the product.
             active: Number of the active version; None: no version is active.
         """
+        # the text of such an event is the number of the version
         query = (
             select(events.c.text)
             .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
@@ -788,7 +789,7 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
 
 
 def make_ready(connection: Connection, number: int, who: str) -> None:
-    """Change a version from `making` to `ready`, with an event; a version in another state stays as it is.
+    """Change a version from `making` to `ready`, and record that; a version in another state is not changed.
 
     Args:
         connection: Connection of the transaction.
@@ -879,7 +880,7 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
 def _activations(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[Switch]]:
-    """Return time and person of each activation, by version, the oldest first.
+    """Return a dictionary: number of a version -> its activations, the oldest first.
 
     Args:
         connection: Connection to the database.
@@ -892,7 +893,7 @@ def _activations(
     if number is not None:
         query = query.where(events.c.text == str(number))
     switches_by_version: dict[int, list[Switch]] = {}
-    for text, at, who in connection.execute(query.order_by(events.c.id)):
+    for text, at, who in connection.execute(query.order_by(events.c.id)):  # `text` is the version's number
         switch: Switch = {"at": iso(at), "by": who}
         switches_by_version.setdefault(int(text), []).append(switch)
     return switches_by_version

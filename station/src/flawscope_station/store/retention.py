@@ -583,7 +583,7 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
 
 
 def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
-    """Read the views of inspections."""
+    """Read the views of inspections by number, in the form of the rows of `_removable_inspections`."""
     query = select(
         views.c.picture.label("hash"),
         views.c.inspection_id.label("id"),

@@ -247,7 +247,7 @@ def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElemen
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column equals a text; a text BEGINNING* also stands for all longer ones."""
+    """Return the condition that a column equals a text; BEGINNING* stands for all texts that begin so."""
     if not text.endswith("*"):
         return column == text
     prefix = text.rstrip("*")
@@ -286,10 +286,11 @@ def decode_cursor(cursor: str) -> int:
     padding = "=" * (-len(cursor) % 4)
     try:
         number = int(base64.urlsafe_b64decode(cursor + padding).decode("ascii"))
-        if valid_id_or_zero(number) != number:
+        is_valid = valid_id_or_zero(number) == number
+        if not is_valid:
             raise ValueError
         return number
-    except ValueError:  # its subclass `binascii.Error`, too
+    except ValueError:  # `b64decode` raises its subclass `binascii.Error`
         raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None
 
 
@@ -584,7 +585,7 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
     )
     judging: list[JudgingVersion] = []
     for number, stored_facts, hour in connection.execute(query):
-        if hour is None:
+        if hour is None:  # the version has not judged
             continue
         facts = json.loads(stored_facts)
         threshold = facts["score_threshold"]
