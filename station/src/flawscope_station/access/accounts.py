@@ -71,7 +71,8 @@ class Accounts:
         stored_name = check_name(name)
         with self._change(f"{self._kind}_removed", who, f"{self._kind} {stored_name} removed") as connection:
             deletion = delete(self.table).where(self.table.c.name == stored_name)
-            if connection.scalar(deletion.returning(self.table.c.id)) is None:
+            removed_id = connection.scalar(deletion.returning(self.table.c.id))
+            if removed_id is None:
                 raise self._not_found_error(stored_name)
 
     def _add(self, who: str, expiry_words: str, row: Mapping[str, object]) -> None:
@@ -79,7 +80,7 @@ class Accounts:
 
         Args:
             who: Person who adds it.
-            expiry_words: Words of the event about the end of the account; "": it has no end.
+            expiry_words: Words about the expiry of the account, for the event; "": it does not expire.
             row: Columns of the account.
         """
         text = f"{self._kind} {row['name']} added as {row['role']}{expiry_words}"
@@ -89,27 +90,29 @@ class Accounts:
     def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account into the table.
 
-        A user and a token never have the same name, because verdicts are stored with the name alone.
+        A user and a token may not have the same name: verdicts are stored with the name alone.
 
         Args:
             connection: Connection of the transaction.
             row: Columns of the account.
 
         Raises:
-            InputError: a user or a token has the name.
+            InputError: the name is taken by a user or a token.
         """
         name = row["name"]
         other_table = tokens if self.table is users else users
         other_id = connection.scalar(select(other_table.c.id).where(other_table.c.name == name))
         if other_id is not None:
-            raise _taken_error(other_table.name.removesuffix("s"), name)
+            other_kind = other_table.name.removesuffix("s")
+            raise _taken_error(other_kind, name)
         insert = upsert(connection.dialect.name, self.table).values(**row).on_conflict_do_nothing()
-        if connection.scalar(insert.returning(self.table.c.id)) is None:
+        inserted_id = connection.scalar(insert.returning(self.table.c.id))
+        if inserted_id is None:
             raise _taken_error(self._kind, name)
 
     @contextmanager
     def _change(self, event: str, who: str, text: str) -> Iterator[Connection]:
-        """Open a transaction that ends with an event; call `on_change` when it is on the disk.
+        """Open a transaction, add an event at its end, and call `on_change` after the commit.
 
         Args:
             event: Kind of the event.
@@ -122,7 +125,7 @@ class Accounts:
         self._on_change()
 
     def _not_found_error(self, name: str) -> InputError:
-        """Return the error of an account that does not exist."""
+        """Return the error that says that an account does not exist."""
         return InputError(f"there is no {self._kind} {name}; see `flawscope station {self._kind} list`")
 
 
@@ -137,7 +140,7 @@ class Users(Accounts):
         self.passwords = Passwords()
 
     def add(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
-        """Add a person who signs in with a password; the database gets the hash of the password alone.
+        """Add a person who signs in with a password, of which only the hash is stored.
 
         Args:
             name: Name of the person.
@@ -156,7 +159,7 @@ class Users(Accounts):
             "role": _check_role(role),
             "created_at": now(),
         }
-        self._add(who, "", row)
+        self._add(who, expiry_words="", row=row)
 
     def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
         """Change the password of a user, and end the user's sessions.
@@ -181,7 +184,7 @@ class Users(Accounts):
 
     def find(self, name: str) -> UserRow | None:
         """Return the user with a name in lower case; None: there is no such user."""
-        if not _NAME_PATTERN.fullmatch(name):  # the database refuses some texts, such as with a zero byte
+        if not _NAME_PATTERN.fullmatch(name):  # the database fails on some texts, such as with a zero byte
             return None
         return self.database.row(select(users).where(users.c.name == name))
 
@@ -197,7 +200,8 @@ class Users(Accounts):
             Whether the user still has the same password; False: the user was changed or removed meanwhile.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
-        if connection.scalar(select(users.c.id).where(is_unchanged).with_for_update()) is None:
+        unchanged_id = connection.scalar(select(users.c.id).where(is_unchanged).with_for_update())
+        if unchanged_id is None:
             return False
         if new_hash:
             connection.execute(update(users).where(users.c.id == user.id).values(password=new_hash))
@@ -206,7 +210,7 @@ class Users(Accounts):
     def member(self, connection: Connection, subject: str, name: str, role: str) -> MemberRow:
         """Store the present role of a company's member; return the member's id and name.
 
-        A new member becomes a user. A member who is a user already keeps that user's name.
+        A new member becomes a user with the given name. A member who is a user already keeps the old name.
 
         Args:
             connection: Connection of the transaction.
@@ -269,7 +273,7 @@ class Tokens(Accounts):
             "created_at": created_at,
             "expires_at": expires_at,
         }
-        self._add(who, expiry_words, row)
+        self._add(who, expiry_words=expiry_words, row=row)
         return secret
 
     def find(self, secret_hash: str) -> TokenRow | None:
@@ -288,7 +292,12 @@ class Tokens(Accounts):
 
 
 def _taken_error(kind: str, name: object) -> InputError:
-    """Return the error of a name that an account of a kind, user or token, has already."""
+    """Return the error that says that a name is taken.
+
+    Args:
+        kind: Kind of the account that has the name: user or token.
+        name: Name that is taken.
+    """
     remedy = f"choose another name, or first `flawscope station {kind} remove {name}`"
     return InputError(f"there is a {kind} {name} already: {remedy}")
 
@@ -299,16 +308,16 @@ def digest(secret: str) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name in lower case, because tablets begin an input with a capital letter."""
+    """Return a name in lower case, because tablets begin an input with a capital letter; strip it, too."""
     return unicodedata.normalize("NFC", name.strip().lower())
 
 
 def check_name(name: str) -> str:
-    """Return the name of an account in the form in which it is stored, which is lower case.
+    """Return the name of an account in its stored form, which is lower case.
 
     Raises:
-        InputError: the name has characters that are not allowed, or too many, mixes alphabets whose letters
-            look the same, or is that of everybody on an open station.
+        InputError: the name has characters that are not allowed; or it is too long; or it mixes alphabets
+            whose letters look the same; or it is `LOCAL_PERSON`'s, who is everybody on an open station.
     """
     normalized = normalize_name(name)
     if not _NAME_PATTERN.fullmatch(normalized):
@@ -326,7 +335,7 @@ def check_name(name: str) -> str:
 
 
 def _check_role(role: str) -> str:
-    """Return a role; raise InputError where there is no such role."""
+    """Return a role unchanged; raise InputError if there is no such role."""
     if role not in ROLES:
         raise InputError(f"there is no role {role!r:.80}: choose {', '.join(ROLES[:-1])} or {ROLES[-1]}")
     return role

@@ -105,11 +105,12 @@ def search(
 
     Args:
         database: Database of the station.
-        text: Part of the event's who, address, kind or text, in upper or lower case; "": any event.
+        text: Text that occurs in who, address, kind or text of the event, in upper or lower case; "": any
+            event.
         about: Subject of the events, a key of `SUBJECTS`; "": all subjects.
         since: Time of the earliest event, microseconds since 1970; None: no limit.
-        until: Time before which the events lie, microseconds since 1970; None: no limit.
-        before: Number of an event; only older events are returned. None: no limit.
+        until: Exclusive end of the period, microseconds since 1970; None: no limit.
+        before: Number of an event; only events before it are returned. None: no limit.
         limit: Largest number of events.
 
     Raises:
@@ -129,7 +130,7 @@ def search(
 
 
 def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
-    """Return the conditions of a search for a text and a subject.
+    """Return the SQL conditions of a search; `text` and `about` are those of `search`.
 
     Raises:
         InputError: the text is not allowed, or there is no such subject.
@@ -150,13 +151,13 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
 
 
 def events_after(database: Database, number: int, last: int, limit: int) -> list[AuditEvent]:
-    """Return the events after an event, the oldest first.
+    """Return the events whose numbers lie above `number` and not above `last`, the oldest first.
 
     Args:
         database: Database of the station.
-        number: Number of the event after which to begin.
+        number: Number of the event before the first one to return.
         last: Number of the last event to return.
-        limit: Largest number of events.
+        limit: Largest number of returned events.
 
     Raises:
         StoreError: the database cannot be used.
@@ -198,13 +199,14 @@ def trim_events(
 
     Args:
         database: Database of the station.
-        bounds: For each group of events its condition, and the number of events that stay.
+        bounds: For each group of events, its SQL condition and the largest number of events to keep.
         pause: Function that is called between two transactions.
     """
     for is_in_group, max_count in bounds:
         newest_first = select(events.c.id).where(is_in_group).order_by(events.c.id.desc())
+        first_beyond_bound = newest_first.offset(max_count).limit(1)
         with database.reading() as connection:
-            newest_excess = connection.execute(newest_first.offset(max_count).limit(1)).scalar_one_or_none()
+            newest_excess = connection.execute(first_beyond_bound).scalar_one_or_none()
         if newest_excess is None:
             continue
         excess = select(events.c.id).where(is_in_group, events.c.id <= newest_excess)
@@ -221,7 +223,7 @@ def trim_events(
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start.
 
-    The database has only 16 bits of a hash of each value, from which nobody can find a password.
+    The database stores only 16 bits of a hash of each value: no password can be found from them.
 
     Args:
         database: Database of the station.

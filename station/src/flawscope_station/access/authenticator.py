@@ -108,10 +108,10 @@ class Access:
         self._last_noted: dict[int | str, int] = {}
 
     def _forget(self) -> None:
-        """Empty the cache after a change of accounts.
+        """Replace the cache by a new dictionary after a change of accounts.
 
-        It is a new dictionary: a look-up under way, which may have read the accounts before the change, adds
-        its result to the old one.
+        A look-up under way may have read the accounts before the change. It adds its result to the old
+        dictionary, which is no longer used.
         """
         self._cache = {}
 
@@ -131,13 +131,13 @@ class Access:
             SignInError: name or password is wrong, or there were too many tries.
         """
         normalized_name = normalize_name(name)
-        # one character more than is allowed is enough to be wrong
+        # a password that is too long is wrong: one character beyond the limit is enough to find that out
         checked_password = password[: MAX_LENGTH + 1]
         is_known_address = self.throttle.begin(normalized_name, address)
         user = self.users.find(normalized_name)
         try:
             password_hash = None if user is None else user.password
-            limited_address = "" if is_known_address else address
+            limited_address = "" if is_known_address else address  # "": all known addresses share a limit
             is_right = self.users.passwords.verify(password_hash, checked_password, limited_address)
         except SignInError:
             self.throttle.cancel(normalized_name, address)
@@ -156,7 +156,9 @@ class Access:
         raise SignInError("name or password is wrong")
 
     def _start_session(self, user: UserRow, password: str, address: str) -> str | None:
-        """Start a session of a user, whose password is hashed anew if argon2's parameters have changed.
+        """Start a session of a user.
+
+        If argon2's parameters have changed, the password is also hashed anew.
 
         Args:
             user: User as it was read before the password was verified.
@@ -176,7 +178,9 @@ class Access:
             return self.sessions.start(connection, user.id)
 
     def count_member_try(self, address: str) -> None:
-        """Count a try to sign in with a company's account as a failure; `sign_in_member` takes that back.
+        """Count a try to sign in with a company's account as a failure in advance.
+
+        `sign_in_member` takes the count back.
 
         Raises:
             SignInError: there were too many tries at this address.
@@ -187,11 +191,11 @@ class Access:
         """Start a session of a company's member, and return its cookie.
 
         Args:
-            subject: Issuer and ID of the company's account. A member is recognised by it, and never by the
-                name, which may be that of a user of the station.
-            name: Name of the member, which a new user gets.
+            subject: Issuer and ID of the company's account, by which the member is recognised. The name is no
+                proof, because a user of the station may have the same.
+            name: Name of the member; a new user gets it.
             role: Present role of the member.
-            address: IP address of the client, given to `count_member_try`, too.
+            address: IP address of the client; `count_member_try` was called with it before.
 
         Raises:
             InputError: the name of a new member is not allowed here, or is taken.
@@ -231,9 +235,9 @@ class Access:
     def authenticate(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request; None: unknown.
 
-        The answer may be `CACHE_SECONDS` old, so that a long stream has to ask again. A token is preferred to
-        a cookie. On an open station everybody is LOCAL_PERSON; the middleware checks that the request comes
-        from this machine.
+        If a request has a token and a cookie, the token counts. On an open station everybody is LOCAL_PERSON;
+        the middleware checks that the request comes from this machine. The answer may be `CACHE_SECONDS` old:
+        a long stream has to ask again.
 
         Raises:
             ExpiredError: the token has expired.
@@ -249,20 +253,20 @@ class Access:
         return self._person_in_memory(request, CACHE_SECONDS)
 
     def authenticate_known(self, request: HTTPConnection) -> Person | None:
-        """Return the sender from memory, where the answer may be `KNOWN_SECONDS` old; None: not in memory.
+        """Return the sender from memory, for times when the database does not answer; None: not in memory.
 
-        It is for times when the database does not answer.
+        The answer may be `KNOWN_SECONDS` old.
         """
         return self._person_in_memory(request, KNOWN_SECONDS)
 
     def _person_in_memory(self, request: HTTPConnection, seconds: float) -> Person | None:
-        """Return the sender of a request from memory, `seconds` old at most."""
+        """Return the sender of a request from memory; None: unknown, or read more than `seconds` ago."""
         first_key = self._credential_keys(request)[0]
         cached = self._cached(first_key, seconds)
         return None if cached is None else cached.current_person()
 
     def _credential_keys(self, request: HTTPConnection) -> list[_CredentialKey]:
-        """Return the keys under which to look for the sender, in this order."""
+        """Return the keys under which to look for the sender of a request, in the order of the look-ups."""
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         cookie = request.cookies.get(self.cookie)
         if scheme.lower() == "bearer":
@@ -272,13 +276,13 @@ class Access:
         return [_OPEN_KEY]
 
     def _cached(self, key: _CredentialKey, seconds: float = CACHE_SECONDS) -> _CachedPerson | None:
-        """Return the owner of a credential from memory; None: not in memory, or older than `seconds`."""
+        """Return the owner of a credential from memory; None: not in memory, or read too long ago."""
         cached, read_at = self._cache.get(key, (None, 0.0))
         return cached if self.clock() - read_at <= seconds else None
 
     def _look_up(self, key: _CredentialKey) -> Person | None:
         """Return the owner of a credential, from memory or the database; None: it is not valid."""
-        cache = self._cache  # the present dictionary: see `_forget`
+        cache = self._cache  # held from here on, because `_forget` may replace it meanwhile
         cached = self._cached(key)
         if cached is not None:
             return cached.current_person()
@@ -298,12 +302,13 @@ class Access:
         return owner.current_person()
 
     def _look_up_open(self) -> _CachedPerson:
-        """Return everybody's person if the station is open, else no person."""
+        """Return LOCAL_PERSON as the owner if the station is open, else an entry without an owner."""
         if self._is_closed:
             return _CachedPerson(None)
-        has_account = select(or_(exists(select(users.c.id)), exists(select(tokens.c.id))))
+        account_query = select(or_(exists(select(users.c.id)), exists(select(tokens.c.id))))
         with self.database.reading() as connection:
-            return _CachedPerson(None if connection.scalar(has_account) else LOCAL_PERSON)
+            has_account = connection.scalar(account_query)
+        return _CachedPerson(None if has_account else LOCAL_PERSON)
 
     def _look_up_session(self, cookie_hash: str) -> _CachedPerson | None:
         """Return the owner of a session; None: there is no such session, or it has ended."""
@@ -311,15 +316,15 @@ class Access:
         if row is None:
             return None
         if not is_current(row.expires_at):
-            with suppress(StoreError):  # the next sign-in removes them
+            with suppress(StoreError):  # if it fails, the next sign-in removes the ended sessions
                 self.sessions.remove_ended()
             return None
         return _CachedPerson(Person(row.name, row.role), row.expires_at)
 
     def _look_up_token(self, secret_hash: str) -> _CachedPerson | None:
-        """Return the owner of a token, which may have expired; None: there is no such token.
+        """Return the owner of a token, even if it has expired; None: there is no such token.
 
-        The use of a valid token is recorded once a minute, and so is an invalid token.
+        The use of a valid token is recorded at most once a minute. So is the use of an invalid one.
         """
         row = self.tokens.find(secret_hash)
         at = now()
@@ -331,12 +336,12 @@ class Access:
         else:
             last_noted = max(row.used_at or 0, self._last_noted.get(row.id, 0))
             if abs(at - last_noted) > _NOTE_INTERVAL:
-                self._last_noted[row.id] = at  # a write that fails is tried again after a minute, too
+                self._last_noted[row.id] = at  # first: if the write fails, the next try is a minute later
                 self.tokens.note_use(row.id, at)
         return _CachedPerson(Person(row.name, row.role, has_token=True), row.expires_at)
 
     def _note_invalid_token(self, name: str, at: int) -> None:
-        """Record an event about an invalid token, once a minute for each address.
+        """Record an event about an invalid token, at most once a minute for each address.
 
         Args:
             name: Name of a token that has expired; "": the token is unknown.
@@ -347,9 +352,10 @@ class Access:
             if len(self._last_noted) > MAX_CACHED:
                 self._last_noted.clear()
             self._last_noted[address] = at
-            self._note_failed_sign_in(name, f"token {name} has expired" if name else "an unknown token")
+            text = f"token {name} has expired" if name else "an unknown token"
+            self._note_failed_sign_in(name, text)
 
 
 def _member_name(address: str) -> str:
-    """Return the name under which tries with a company's account count; no user can have it."""
+    """Return the name under which tries with a company's account are counted; no user can have this name."""
     return f"a company's member at {subnet(address)}"

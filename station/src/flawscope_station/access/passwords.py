@@ -77,9 +77,10 @@ class SignInThrottle:
         self._known_addresses: OrderedDict[_Key, None] = OrderedDict()  # where each name has signed in
 
     def begin(self, name: str, address: str) -> bool:
-        """Count a try as a failure until `record_success`, so that tries at the same time count, too.
+        """Count a try as a failure in advance; `record_success` or `cancel` takes that back.
 
-        A name that has signed in at this address before waits only for its failures at this address.
+        In this way, tries at the same time count, too. If the name has signed in at this address before, only
+        the failures of that name at that address make it wait.
 
         Args:
             name: Name of the user.
@@ -89,7 +90,7 @@ class SignInThrottle:
             Whether the name has signed in at this address before.
 
         Raises:
-            SignInError: the try is too early.
+            SignInError: the wait after earlier failures is not over; the try is not counted.
         """
         now = self._clock()
         keys = _throttle_keys(name, address)
@@ -97,9 +98,10 @@ class SignInThrottle:
             all_failures = [self._failures_of(key, now) for key in keys]
             pair_key, _, _ = keys
             is_known_address = pair_key in self._known_addresses
-            limits_in_force = LIMITS[:1] if is_known_address else LIMITS
+            limits_in_force = (PAIR_LIMIT,) if is_known_address else LIMITS
             limited = list(zip(all_failures, limits_in_force, strict=False))
-            wait = math.ceil(max(failures.blocked_until for failures, _ in limited) - now)
+            blocked_until = max(failures.blocked_until for failures, _ in limited)
+            wait = math.ceil(blocked_until - now)
             if wait > 0:
                 text = f"too many failed sign-ins: try again in {pluralize(wait, 'second')}"
                 raise SignInError(text, wait)
@@ -110,7 +112,7 @@ class SignInThrottle:
         return is_known_address
 
     def record_success(self, name: str, address: str) -> None:
-        """Forget the failures of the name, and take back the count of this try at the address."""
+        """Forget the failures of the name, and count this try at the address as no failure."""
         self.cancel(name, address)
         pair_key, name_key, _ = _throttle_keys(name, address)
         with self._lock:
@@ -122,7 +124,7 @@ class SignInThrottle:
                 self._known_addresses.popitem(last=False)
 
     def cancel(self, name: str, address: str) -> None:
-        """Take back the count of a try that was not made, or was no failure."""
+        """Take back the count of a try by `begin`, because it was not made or did not fail."""
         with self._lock:
             for key in _throttle_keys(name, address):
                 failures = self._failures.get(key)
@@ -130,7 +132,7 @@ class SignInThrottle:
                     failures.count -= 1
 
     def _failures_of(self, key: _Key, now: float) -> _Failures:
-        """Return the failures under a key, which becomes the latest used; old failures are forgotten."""
+        """Return the failures under a key, without old ones, and mark the key as the latest used."""
         failures = self._failures.pop(key, None)
         if failures is None or failures.blocked_until + FORGET_SECONDS < now:
             failures = _Failures(blocked_until=now)
@@ -141,7 +143,7 @@ class SignInThrottle:
 
 
 def _wait_after(failure_count: int, limit: ThrottleLimit) -> float:
-    """Return the seconds to wait after a number of failures."""
+    """Return the seconds to wait: 0 below `limit.free_failures` failures, from then on 1, 2, 4 ..."""
     excess = failure_count - limit.free_failures
     if excess < 0:
         return 0.0
@@ -156,9 +158,10 @@ def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
 
 
 def subnet(address: str) -> str:
-    """Return an IPv4 address as it is; of an IPv6 address the /64 network, which a client may have whole.
+    """Return the addresses that count as one client.
 
-    A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
+    An IPv4 address is returned unchanged. For an IPv6 address it is the /64 network, because one client may
+    use all of its addresses. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
     """
     try:
         ip = ipaddress.ip_address(address)
@@ -201,13 +204,13 @@ class Passwords:
             return self.hasher.hash(_encode(password))
 
     def verify(self, password_hash: str | None, password: str, address: str = "") -> bool:
-        """Return whether a password has a hash.
+        """Return whether a password matches a hash.
 
         Args:
-            password_hash: Hash of the right password; None: no password is right. The answer takes as long,
-                so that nobody finds out which names exist.
+            password_hash: Hash of the right password; None: no password is right. The answer then takes as
+                long as with a hash, so that nobody finds out which names exist.
             password: Password to verify.
-            address: Address of the client.
+            address: Address of the client; "": the user has signed in from there before.
         """
         if not self._dummy_hash:
             self._dummy_hash = self.hash(secrets.token_urlsafe(32), address)
@@ -219,10 +222,10 @@ class Passwords:
 
     @contextmanager
     def _slot(self, address: str) -> Iterator[None]:
-        """Wait for the turn of a password from an address.
+        """Wait until a password from an address may be hashed, and hold its slot during the block.
 
         Raises:
-            SignInError: too many passwords wait.
+            SignInError: too many passwords wait already.
         """
         network = subnet(address)
         with self._lock:
@@ -235,11 +238,11 @@ class Passwords:
         finally:
             with self._lock:
                 self.pending[network] -= 1
-                self.pending += Counter()  # adding a counter drops entries of 0
+                self.pending += Counter()  # adding a counter removes entries that are 0
 
 
 def check_password(password: str) -> str:
-    """Return a password; raise InputError where it is too short or too long."""
+    """Return a password unchanged; raise InputError if it is too short or too long."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InputError(
             f"the password has {pluralize(len(password), 'character')}: use {MIN_LENGTH} to {MAX_LENGTH}"
@@ -248,5 +251,5 @@ def check_password(password: str) -> str:
 
 
 def _encode(password: str) -> bytes:
-    """Encode a password in the normal form NFC, because keyboards write a letter in different ways."""
+    """Encode a password in the normal form NFC: keyboards encode the same letter in different ways."""
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")

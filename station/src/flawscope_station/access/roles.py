@@ -36,9 +36,10 @@ LOCAL_PERSON = Person("local", "admin")  # sender of every request to an open st
 
 
 def has_role(person: Person | None, role: str) -> bool:
-    """Return whether a person has a role, or one that includes it.
+    """Return whether a person has a role, or a role that includes it.
 
-    A sender only sends, and a viewer only looks. Each role from operator on includes all roles before it.
+    In the order of `ROLES`, each role from operator on includes all roles before it. A sender and a viewer
+    have no other role than their own.
 
     Args:
         person: Sender of a request; None: unknown, without any role.

@@ -23,9 +23,9 @@ class Sessions:
         self.database = database
 
     def start(self, connection: Connection, user_id: int) -> str:
-        """Start a session of a user in a transaction; return its cookie, which is valid for SESSION_SECONDS.
+        """Start a session of a user within a transaction, and return its cookie.
 
-        Sessions that have ended are removed.
+        The cookie is valid for SESSION_SECONDS. Sessions of all users that have ended are removed.
         """
         cookie = secrets.token_urlsafe(32)
         created_at = now()
@@ -48,13 +48,13 @@ class Sessions:
         self.database.change(delete(sessions).where(_has_ended(now())))
 
     def find(self, cookie_hash: str) -> SessionRow | None:
-        """Return name and role of a session's user, and the session's end, which may be past.
+        """Return name and role of a session's user, and the end of the session, which may be past.
 
         Args:
             cookie_hash: SHA-256 of the cookie.
 
         Returns:
-            None: there is no such session.
+            The row; None: there is no such session.
         """
         columns = select(users.c.name, users.c.role, sessions.c.expires_at)
         query = columns.join_from(sessions, users).where(sessions.c.hash == cookie_hash)
@@ -62,9 +62,9 @@ class Sessions:
 
 
 def is_current(expires_at: int) -> bool:
-    """Return whether a session has not ended.
+    """Return whether a session is still valid.
 
-    A session whose end is too far ahead has ended, too: the clock was set back since it began.
+    A session whose end is too far ahead is not: the clock was set back after its start.
 
     Args:
         expires_at: End of the session, microseconds since 1970.
@@ -73,5 +73,5 @@ def is_current(expires_at: int) -> bool:
 
 
 def _has_ended(at: int) -> ColumnElement[bool]:
-    """Return the condition that a session has ended at a time, as `is_current` decides it."""
+    """Return the SQL condition that a session is no longer valid at a time, by the rules of `is_current`."""
     return or_(sessions.c.expires_at <= at, sessions.c.expires_at > at + _MAX_SESSION)

@@ -185,7 +185,7 @@ class Challenge(BackgroundThread):
     # ---- interlock
 
     def check(self, product_id: int, number: str | None) -> None:
-        """Raise NotReadyError unless the product is ready, or a part is one of its challenge parts.
+        """Raise NotReadyError if a product is not ready; its challenge parts may be inspected even then.
 
         Args:
             product_id: Number of the product.
@@ -198,15 +198,17 @@ class Challenge(BackgroundThread):
             self._check_ready(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the inspection of a part to be recorded; a challenge part's gets the purpose `challenge`.
+        """Return the inspection of a part as it is to be recorded.
+
+        The inspection of a challenge part gets the purpose `challenge`; any other stays as it is.
 
         Args:
             part: Part with its pictures.
             record: Inspection of the part.
 
         Raises:
-            NotReadyError: the product is not ready with the version that has judged, and the part is no
-                challenge part.
+            NotReadyError: the part is no challenge part, and the product is not ready with the version that
+                has judged it.
         """
         state = self._states.get(record.product_id)
         if state is None:
@@ -222,7 +224,7 @@ class Challenge(BackgroundThread):
         return record
 
     def recorded(self, recorded: RecordedInspection) -> None:
-        """Raise NotProductionError for the inspection of a challenge part, with the result for its sender."""
+        """Raise NotProductionError if a challenge part was inspected; its text has the result of the part."""
         inspection = recorded.inspection
         if inspection.purpose != CHALLENGE:
             return
@@ -252,7 +254,7 @@ class Challenge(BackgroundThread):
         pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
-                records.was_taken_before(connection, record.product_id, digest) for digest in pixels
+                records.was_taken_before(connection, record.product_id, pixel_hash) for pixel_hash in pixels
             )
         facts = {
             "resemblance": lowest_resemblance,
@@ -281,13 +283,13 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
 
         Returns:
-            The lowest resemblance of a view, -1 where a view has no stored picture; and whether a region lies
-            where a stored region does, in any view. That is True where no region is stored.
+            The lowest resemblance of all views, which is -1 if a view has no stored picture. And whether in
+            any view a region lies where a stored region does, which is True if no region is stored.
         """
         stored_views = state.views.get(challenge_part.id, {})
         data_by_view = {picture.view: picture.data for picture in part.pictures}
         resemblances = list[float]()
-        places = list[bool]()  # for each view with stored regions, whether a region lies there
+        region_matches = list[bool]()  # for each view with stored regions: whether a region lies there
         for judged_picture in record.pictures:
             stored_view = stored_views.get(judged_picture.view or "")
             if stored_view is None:
@@ -301,14 +303,14 @@ class Challenge(BackgroundThread):
             stored_boxes = json.loads(stored_view.boxes)
             if stored_boxes:
                 boxes = relative_boxes(judged_picture.regions, judged_picture.width, judged_picture.height)
-                places.append(lies_alike(boxes, stored_boxes))
-        is_at_place = any(places) or not places
+                region_matches.append(lies_alike(boxes, stored_boxes))
+        is_at_place = any(region_matches) or not region_matches
         return min(resemblances), is_at_place
 
     def _due_run(self, product_id: int, version: int) -> int | None:
-        """Return the number of the challenge to which a showing belongs; begin a new one if one is due.
+        """Return the number of the challenge to which a showing belongs; None: no challenge is due.
 
-        None: no challenge is due.
+        If a challenge is due, and the last one cannot be continued, a new one is begun.
         """
         with self._lock:
             state = self._load(product_id)
@@ -319,11 +321,11 @@ class Challenge(BackgroundThread):
             judging = (version, self._state_hash(product_id, state))
             can_go_on = last is not None and last.outcome is None and last.judging == judging
             if not can_go_on:
-                state = self._begin(product_id, state, cause, version, "station")
+                state = self._begin(product_id, state, cause, version, who="station")
             return state.number
 
     def _note_showing(self, recorded: RecordedInspection, number: int) -> str:
-        """Record the outcome of a challenge that a showing has ended; return the result of the part in words.
+        """Return the result of a shown challenge part in words; record the end of the challenge, if it ends.
 
         Args:
             recorded: Inspection of the challenge part.
@@ -337,10 +339,11 @@ class Challenge(BackgroundThread):
             run = state.history.last
             if state.number != inspection.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
-            position = [showing.inspection for showing in run.showings].index(recorded.number)
+            inspection_numbers = [showing.inspection for showing in run.showings]
+            position = inspection_numbers.index(recorded.number)
             showing = run.showings[position]
+            # the challenge before and after this showing, without later ones that were recorded meanwhile
             run_before = replace(run, showings=run.showings[:position])
-            # without later showings, which may have been recorded meanwhile
             run_after = replace(run, showings=run.showings[: position + 1])
             if run_before.outcome is None and run_after.outcome is not None:
                 self.store.note_event(
@@ -361,7 +364,7 @@ class Challenge(BackgroundThread):
         return "has passed; a part of the other kind is missing"
 
     def _check_ready(self, product_id: int, state: State, version: int | None) -> None:
-        """Raise NotReadyError where a product may not answer with a version."""
+        """Raise NotReadyError if a product may not answer with a version; None: no model is open."""
         product_readiness = self._readiness(product_id, state, version)
         cause = product_readiness.cause
         if cause is not None:
@@ -393,10 +396,9 @@ class Challenge(BackgroundThread):
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of the facts on which a decision depends, except the version.
+        """Return a hash of engine, device, challenge parts and tolerances: if it changes, a challenge is due.
 
-        They are engine and device, the product's challenge parts and its tolerances. Changes of other
-        settings, and new releases, make no challenge due.
+        Other settings and the release of flawscope are left out; the version of the model is compared apart.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
         rules_hash = rules["sha256"] if rules else rules
@@ -415,8 +417,8 @@ class Challenge(BackgroundThread):
         pending_parts = {name: part for name, part in all_parts.items() if part.id not in views}
         names = {part.id: name for name, part in parts.items()}
         next_due = cache(partial(self._next_due, product_id))  # cached: each picture of the line asks for it
-        history = History(self._now(), names, last_run, next_due)
-        state = State(history, parts, pending_parts, views, number)
+        history = History(read=self._now(), parts=names, last=last_run, next_due=next_due)
+        state = State(history, parts=parts, pending_parts=pending_parts, views=views, number=number)
         self._states[product_id] = state
         if pending_parts or not self._is_unchallenged(product_id):
             self.products.add(product_id)
@@ -427,7 +429,7 @@ class Challenge(BackgroundThread):
     def _next_due(self, product_id: int, after: int) -> int | None:
         """Return the first moment after `after` at which the settings want a challenge; None: at no time.
 
-        Both times are microseconds since 1970.
+        Both moments are in microseconds since 1970.
         """
         times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
         days = range(-1, 3)  # days around `after` in which the next moment lies
@@ -454,7 +456,8 @@ class Challenge(BackgroundThread):
             last = state.history.last
             if last is not None and state.history.is_under_way:
                 raise ChallengeOpenError(f"{last.who} has begun a challenge: show its parts")
-            self._begin(product_id, state, cause or BATCH, self.versions.number(product_id), who)
+            version = self.versions.number(product_id)
+            self._begin(product_id, state, cause or BATCH, version, who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
         """Let a product be ready without its challenge parts, until the next challenge is due.
@@ -467,7 +470,7 @@ class Challenge(BackgroundThread):
         Raises:
             InputError: the reason is empty or too long, or the product is ready.
         """
-        stripped_reason = _check_line(reason, "reason")
+        stripped_reason = _check_line(reason, name="reason")
         if not stripped_reason:
             raise InputError("reason: write why the challenge parts are not shown")
         with self._lock:
@@ -510,8 +513,7 @@ class Challenge(BackgroundThread):
             cause: Why the challenge is due.
             version: Number of the version that judges.
             who: Person who begins it.
-            override_reason: Why a person lets the product be ready without challenge parts; the challenge
-                ends with that. None: it is no override.
+            override_reason: Reason of an override, which ends the challenge at once; None: no override.
         """
         values = {
             "product_id": product_id,
@@ -541,9 +543,9 @@ class Challenge(BackgroundThread):
 
         Args:
             product_id: Number of the product.
-            number: Number of the inspection; None: the first pictures of the part that come are stored, even
-                while the product answers nothing else.
-            name: Number of the part under which it will be shown.
+            number: Number of the inspection; None: the pictures are stored when the part is next sent, which
+                works even while the product is not ready.
+            name: Number under which the part will be sent.
             expected: Right decision, good or anomalous.
             note: Line for people, `MAX_NOTE_LENGTH` characters at most.
             who: Person who adds it.
@@ -555,7 +557,7 @@ class Challenge(BackgroundThread):
             InputError: the name is empty or taken, or the note is too long.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        stripped_note = _check_line(note, "note")
+        stripped_note = _check_line(note, name="note")
         label = make_label(name, None).part or ""
         if not label:
             raise InputError("name: write the number of the part, as its sender will give it")
@@ -605,7 +607,7 @@ class Challenge(BackgroundThread):
                 raise NotFoundError(f"there is no inspection {number}")
             view_rows = find_views(connection, [number])
         if not view_rows:
-            reduced = self._reduced_picture(product_id, number, None)
+            reduced = self._reduced_picture(product_id, number, view=None)
             return [StoredView(row.view or "", row.pixels, _boxes_of(row), reduced)]
         stored_views = []
         for view_row in view_rows:
@@ -649,7 +651,7 @@ class Challenge(BackgroundThread):
         Args:
             product_id: Number of the product.
             number: Number of the challenge part.
-            view: View of the part; None: the first of `stored_views`.
+            view: View of the part; None: the first one in the order of `stored_views`.
 
         Raises:
             NotFoundError: there is no such picture.
@@ -699,7 +701,10 @@ class Challenge(BackgroundThread):
     @typing_extensions.override  # the class has a method `override`
     def _work(self) -> None:
         """Report the products that are not ready, every `CHECK_INTERVAL`, until the station ends."""
-        while not self._wait(CHECK_INTERVAL):
+        while True:
+            is_ended = self._wait(CHECK_INTERVAL)
+            if is_ended:
+                return
             for product_id in list(self._states):
                 self.report(f"challenge_{product_id}", self._hold_reason(product_id), stops=True)
 
@@ -718,11 +723,14 @@ def _boxes_of(row: ShownInspectionRow | ViewRow) -> str:
 
 
 def _check_line(text: str, name: str) -> str:
-    """Return a text without spaces at its ends; raise InputError where it is no line or too long.
+    """Return a text without spaces at its ends.
 
     Args:
         text: Text from a person.
         name: Name of the parameter, for the message.
+
+    Raises:
+        InputError: the text has more than one line, or is too long.
     """
     line = text.strip()
     if len(line) > MAX_NOTE_LENGTH or not line.isprintable():

@@ -60,12 +60,12 @@ class Showing:
             expected: Right decision, good or anomalous.
             earlier: Earlier showings in the same challenge.
         """
-        is_shown_again = any(self.pixels & showing.pixels for showing in earlier)
-        if self.is_copy or is_shown_again:
+        repeats_earlier = any(self.pixels & showing.pixels for showing in earlier)
+        if self.is_copy or repeats_earlier:
             return OLD_PICTURE
         if self.resemblance < LEAST:
             return WRONG_PART
-        if self.decision != expected:  # a defect within tolerance has failed, too
+        if self.decision != expected:  # also if a defect was decided to be within tolerance
             return FAILED
         if expected == GOOD or self.is_at_place:
             return PASSED
@@ -112,8 +112,8 @@ class Run:
     def result(self) -> RunResult:
         """Result of the challenge.
 
-        It has passed when all parts have, good and defective parts among them; it fails with the first part
-        that fails.
+        A challenge passes when all of its parts have passed, with good and defective parts among them. It
+        fails when one part fails. A person may override it.
         """
         if self.reason is not None:
             return RunResult(OVERRIDDEN, self.begun_at, frozenset())
@@ -143,8 +143,8 @@ class History:
         read: Time at which they were read.
         parts: Names of the product's challenge parts, by number.
         last: Last challenge; None: there was none.
-        next_due: Function that returns the first moment after a given one at which a challenge is due, both
-            microseconds since 1970; None: no challenge is due at any time.
+        next_due: Function of a moment, which returns the first later moment at which a challenge is due, both
+            in microseconds since 1970; it returns None if no challenge is ever due.
     """
 
     read: Instant
@@ -182,12 +182,13 @@ class Readiness:
 def readiness(history: History, judging: tuple[int | None, str], now: Instant) -> Readiness:
     """Return whether a product may answer requests, by its last challenge.
 
-    The last challenge must have passed, or was overridden, with the version, settings and parts that judge
-    now, and no further challenge may be due since.
+    The last challenge must have passed, or must have been overridden. Version, settings and parts must be the
+    same now as in that challenge. No new challenge may be due.
 
     Args:
         history: Challenges of the product.
-        judging: Present number of the version, and present hash of settings and parts.
+        judging: Present number of the version (None: no model is open), and present hash of settings and
+            parts.
         now: Present time.
     """
     last = history.last
@@ -195,7 +196,7 @@ def readiness(history: History, judging: tuple[int | None, str], now: Instant) -
     due_at = None if ended_at is None else history.next_due(ended_at)
     cause = _cause(last, judging)
     if cause is None and due_at is not None and ended_at is not None:
-        cause = _time_cause(history.read, ended_at, due_at, now)
+        cause = _time_cause(read_at=history.read, ended_at=ended_at, due_at=due_at, now=now)
     if cause is None:
         return Readiness(None, next_at=due_at)
     passed_parts = history.passed()
@@ -204,7 +205,12 @@ def readiness(history: History, judging: tuple[int | None, str], now: Instant) -
 
 
 def _cause(last: Run | None, judging: tuple[int | None, str]) -> str | None:
-    """Return why a product may not answer, whatever the time is; None: the last challenge is valid."""
+    """Return why the last challenge is no longer valid, apart from its age; None: it is valid.
+
+    Args:
+        last: Last challenge; None: there was none.
+        judging: Present number of the version, and present hash of settings and parts.
+    """
     if last is None:
         return "first"
     if last.outcome is None:
@@ -222,14 +228,14 @@ def _cause(last: Run | None, judging: tuple[int | None, str]) -> str | None:
     return None
 
 
-def _time_cause(read: Instant, ended_at: int, due_at: int, now: Instant) -> str | None:
-    """Return why a product may not answer at this time; None: its last challenge is still valid.
+def _time_cause(*, read_at: Instant, ended_at: int, due_at: int, now: Instant) -> str | None:
+    """Return why the last challenge is too old: time or clock; None: it is still valid.
 
-    The wall clock is wrong if it was set back to a time before the challenge, or if the monotonic clock shows
-    that it stands.
+    The cause is the clock if the wall clock shows a time before the end of the challenge. It is also the
+    clock if by the monotonic clock the next challenge is due, but not by the wall clock.
 
     Args:
-        read: Time at which the history was read.
+        read_at: Time at which the history was read.
         ended_at: End of the last challenge, microseconds since 1970.
         due_at: Time of the next challenge, microseconds since 1970.
         now: Present time.
@@ -237,8 +243,8 @@ def _time_cause(read: Instant, ended_at: int, due_at: int, now: Instant) -> str 
     if now.wall >= due_at:
         return "time"
     is_set_back = now.wall < ended_at - CLOCK_TOLERANCE
-    remaining = max(0, due_at - read.wall) + CLOCK_TOLERANCE  # microseconds from the reading
-    is_due_by_monotonic = now.monotonic >= read.monotonic + remaining / 1e6
+    remaining = max(0, due_at - read_at.wall) + CLOCK_TOLERANCE  # microseconds from `read_at` on
+    is_due_by_monotonic = now.monotonic >= read_at.monotonic + remaining / 1e6
     if is_set_back or is_due_by_monotonic:
         return "clock"
     return None

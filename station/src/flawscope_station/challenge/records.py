@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple, TypedDict
 
 from sqlalchemy import Connection, exists, select
@@ -51,14 +52,19 @@ def current_parts(connection: Connection, product_id: int) -> Sequence[Challenge
 
 
 def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, ChallengeViewRow]]:
-    """Return the stored pictures by number of the challenge part and view.
+    """Return the stored pictures of a product: number of the challenge part -> name of the view -> picture.
 
-    Of each part, views with regions come first, then the others, both in the order of their names.
+    The views of a part are in the order of their names, those with regions before those without.
     """
     query = select(challenge_views).join_from(challenge_views, challenge_parts)
     query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
     rows: list[ChallengeViewRow] = [*connection.execute(query)]
-    rows.sort(key=lambda row: (row.boxes == "[]", row.view))  # without regions: at the end
+    rows_with_regions = [row for row in rows if row.boxes != "[]"]
+    rows_without_regions = [row for row in rows if row.boxes == "[]"]
+    rows = [
+        *sorted(rows_with_regions, key=attrgetter("view")),
+        *sorted(rows_without_regions, key=attrgetter("view")),
+    ]
     rows_by_part: dict[int, dict[str, ChallengeViewRow]] = {}
     for row in rows:
         rows_by_part.setdefault(row.part_id, {})[row.view] = row
@@ -66,7 +72,7 @@ def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str,
 
 
 def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[tuple[int, Run]]:
-    """Return the latest challenges of a product, each with its number, the latest first.
+    """Return pairs of number and challenge for the latest challenges of a product, the latest first.
 
     Args:
         connection: Connection to the database.
@@ -101,7 +107,7 @@ def find_showings(
     Args:
         connection: Connection to the database.
         product_id: Number of the product.
-        runs: Numbers of the challenges; None: the latest `MAX_SHOWN` showings, in whatever challenge.
+        runs: Numbers of the challenges; None: the latest `MAX_SHOWN` showings, in any challenge or none.
     """
     column = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
@@ -124,7 +130,8 @@ def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
         at=row.at,
         decision=decision_of(row),
         resemblance=facts["resemblance"],
-        is_at_place=facts["is_at_place"] is not False,  # earlier releases recorded None where none was stored
+        # earlier releases recorded None if no region was stored
+        is_at_place=facts["is_at_place"] is not False,
         pixels=frozenset(facts.get("pixels") or [row.pixels]),
         is_copy=facts["is_copy"],
     )
@@ -251,7 +258,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
 
 
 def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list[ResultFacts]:
-    """Return the results of a challenge part in challenges, the oldest first.
+    """Return the results of those showings of a part that belong to a challenge, the oldest first.
 
     Args:
         part: Challenge part.

@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the pictu
 
 
 def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
-    """Return the highest correlation of two pictures [H, W, 3] over small shifts, -1 to 1."""
+    """Return the correlation of two pictures [H, W, 3] at the small shift where it is highest, -1 to 1."""
     thumbnail = near_duplicates.Look.of(picture).thumbnail.astype(np.float64)
     stored_thumbnail = near_duplicates.Look.of(stored).thumbnail.astype(np.float64)
     shifts = range(-MAX_SHIFT, MAX_SHIFT + 1, SHIFT_STEP)
@@ -43,11 +43,13 @@ def relative_boxes(regions: Sequence[RegionFacts], width: int, height: int) -> l
 
 
 def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
-    """Return whether a box overlaps the stored box of the highest peak, which may be shifted by `MARGIN`.
+    """Return whether any box overlaps the first stored box, or would if shifted by `MARGIN`.
+
+    If there is no stored box, the result is True.
 
     Args:
         boxes: Boxes of a picture.
-        stored: Boxes of the stored picture, the highest peak first; where it has none, the answer is True.
+        stored: Boxes of the stored picture; the first is that of the highest peak.
     """
     if not stored:
         return True
@@ -59,9 +61,9 @@ def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
 
 
 def _overlap(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:
-    """Return the cut-out of a picture that overlaps another picture of the same size, shifted by y and x.
+    """Return the cut-out of a picture that overlaps a second one, which is shifted by y and x pixels.
 
-    The other picture's cut-out is that for -y and -x.
+    Both have `SIDE` x `SIDE` pixels. The same cut-out of the second picture is `_overlap(second, -y, -x)`.
     """
     rows = slice(max(0, y), SIDE + min(0, y))
     columns = slice(max(0, x), SIDE + min(0, x))
@@ -73,4 +75,6 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     first_deviation = first - first.mean()
     second_deviation = second - second.mean()
     norms = np.linalg.norm(first_deviation) * np.linalg.norm(second_deviation)
-    return float((first_deviation * second_deviation).sum() / (norms + 1e-9))  # nothing divides by 0
+    return float(
+        (first_deviation * second_deviation).sum() / (norms + 1e-9)
+    )  # a uniform array has the norm 0

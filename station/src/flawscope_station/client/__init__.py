@@ -142,14 +142,14 @@ class Client:
             picture: Path of a file, encoded picture, PIL image, or array as `Predictor.predict` takes it.
             product: Name of the product; None: the only product.
             name: Name of the picture for the station; None: the name of the file.
-            key: Any text that names this request, 184 characters at most; None: a new one. A repeated request
-                with the same key, picture and part gets the same answer; another request with the key is
-                refused.
+            key: Any text that names this request, 184 characters at most; None: a new one. If the same
+                picture of the same part is sent again with the same key, the answer is the same. The key is
+                refused for any other request.
             part: Number of the part, 100 characters at most; a part may be inspected many times.
             batch: Batch of the part, 100 characters at most.
-            view: View of the part, where the model judges parts by one named view.
-            deadline: Milliseconds in which the station must answer; None: no limit. With a limit, the request
-                is sent once.
+            view: Name of the view that the picture shows, for a model of a single named view.
+            deadline: Milliseconds in which the station must answer; None: no limit. A request with a limit
+                is never repeated.
 
         Raises:
             FlawscopeError: the part was not judged before the deadline.
@@ -182,7 +182,7 @@ class Client:
             FlawscopeError: the part was not judged before the deadline.
         """
         query = {"part": part, "batch": batch, "deadline": deadline}
-        files = []
+        files = []  # as httpx takes them: (name of the form's field, (name of the file, content))
         for view, picture in pictures.items():
             data, _ = encode_picture(picture)
             files.append(("files", (view, data)))
@@ -194,13 +194,15 @@ class Client:
         return parse(Inspection, result["inspection"])
 
     def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
-        """Send a request for an inspection, once if it has a deadline; return the inspection.
+        """Send a request for an inspection, and return the inspection.
+
+        A request with a deadline is sent only once.
 
         Args:
             path: Path of the request.
             key: Key of the request; None: a new one.
-            query: Parameters of the request, with `deadline`.
-            data: Picture; None: the request triggers a camera.
+            query: Parameters of the request; `deadline` must be among them, and may be None.
+            data: Encoded picture; None: the request triggers a camera.
         """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         if data is not None:
@@ -221,7 +223,7 @@ class Client:
         view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
+        """Trigger a camera: the first frame that is decoded from now on is judged and recorded.
 
         Args:
             product: Name of the product; None: the only product.
@@ -230,7 +232,7 @@ class Client:
             key: Any text that names this request, as for `inspect`.
             part: Number of the part, 100 characters at most.
             batch: Batch of the part, 100 characters at most.
-            view: View of the part, where the model judges parts by one named view.
+            view: Name of the view that the picture shows, for a model of a single named view.
             deadline: Milliseconds in which the station must answer, as for `inspect`.
 
         Raises:
@@ -261,8 +263,8 @@ class Client:
             product: Name of the product; None: the only product.
             filters: Query parameters of the API: since, until (exclusive; times without a zone are UTC),
                 decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
-                version, file (name of the picture), part, batch. The text A12* matches all texts that begin
-                with A12.
+                version, file (name of the picture), part, batch. For a text, A12* matches all texts that
+                begin with A12.
         """
         query = {
             key: format_time(value) if isinstance(value, datetime) else value
@@ -285,7 +287,7 @@ class Client:
             view: View of the part; None: the most unusual view.
 
         Returns:
-            The content of the file, and the end of its name, such as `.png`; "": unknown.
+            The content of the file, and its suffix, such as `.png`; "": the suffix is unknown.
         """
         path = f"{self._path(product)}/inspections/{number:d}/picture"
         response = self._request("GET", path, query={"of": view})
@@ -295,7 +297,9 @@ class Client:
         return response.content, suffix
 
     def mask(self, number: int, product: str | None = None) -> bytes:
-        """Return the mask that a person drew for an inspection, else that of the model, as a PNG file.
+        """Return the mask of an inspection as a PNG file.
+
+        It is the mask that a person drew; if there is none, it is the model's mask.
 
         Args:
             number: Number of the inspection.
@@ -324,18 +328,19 @@ class Client:
             note: Text for other people.
             product: Name of the product; None: the only product.
             kind: Kind of the defect; "": not named.
-            replaces: `Inspection.verdict_id` of the verdict to be replaced, 0 for none. With None, only an
-                own verdict may be replaced.
+            replaces: `Inspection.verdict_id` of the verdict that this one replaces; 0: no verdict is
+                replaced; None: only your own verdict may be replaced.
 
         Raises:
-            RefusedError: a verdict would be replaced that is not the expected one.
+            RefusedError: the inspection has a verdict that `replaces` does not allow to be replaced.
         """
         encoded_mask = None if mask is None else encode_mask(mask)
         body: dict[str, object] = {"verdict": verdict, "mask": encoded_mask, "note": note, "kind": kind}
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
+        # with a key, a repeated request records the verdict once: two verdicts must be undone twice
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 
     # ---- products and their models
@@ -354,7 +359,7 @@ class Client:
         return [parse(Version, item) for item in items]
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
-        """Upload a model file as a version, which does not judge before it is activated.
+        """Upload a model file as a version; it judges nothing until it is activated.
 
         Args:
             model: Path of the model file.
@@ -394,14 +399,14 @@ class Client:
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return the name of a product in a request.
+        """Return the name of a product as it is used in a request.
 
         Args:
-            product: Name of the product, which is returned as it is; None: the station's only product.
-            joint: Take the only joint model instead of its products.
+            product: Name of the product, which is returned unchanged; None: the station's only product.
+            joint: Whether a joint model counts as a single product, under its own name.
 
         Raises:
-            InputError: the station has no product, or several.
+            InputError: the product is None, and the station has no product, or several.
         """
         if product is not None:
             return product
@@ -452,13 +457,15 @@ class Client:
         tries: int | None = None,
         **message: Unpack[_Message],
     ) -> httpx.Response:
-        """Send a request, again after a temporary failure: a request that arrives twice does no harm.
+        """Send a request, and repeat it after a temporary failure.
+
+        Repetition is safe: a request that arrives twice takes effect once.
 
         Args:
             method: HTTP method.
             path: Path below /api/v1.
             query: Parameters; those that are None are left out.
-            tries: Largest number of tries; None: the client's.
+            tries: Largest number of tries; None: that of the client.
             message: Headers and body.
 
         Raises:
@@ -481,19 +488,19 @@ class Client:
                 if response.status_code not in _RETRY_STATUSES or is_last_try:
                     break
                 retry_after = response.headers.get("Retry-After")
-            time.sleep(_retry_wait(retry_after, try_number - 1))
+            time.sleep(_retry_wait(retry_after, earlier_failures=try_number - 1))
         if response.is_success:
             return response
         raise self._error_of(response)
 
     def _error_of(self, response: httpx.Response) -> FlawscopeError:
-        """Return the error of an answer that is no success, from a station or a proxy in front of it."""
+        """Return the error for a failed request, from the answer of a station or of its proxy."""
         status = response.status_code
         try:
             message = str(response.json()["error"])
             code = str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
-            if status == 413:  # without JSON, it is the answer of a proxy
+            if status == 413:  # too large; without JSON, the answer is that of a proxy
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"
                 return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
             new_address = ""
@@ -509,11 +516,12 @@ class Client:
 def _retry_wait(retry_after: str | None, earlier_failures: int) -> float:
     """Return the seconds until the next try.
 
-    Up to a quarter is added at random, so that clients do not all come back at the same moment.
+    The wait is `retry_after`, or else `FIRST_WAIT` doubled with each earlier failure. Up to a quarter is
+    added at random, so that clients do not all come back at the same moment.
 
     Args:
-        retry_after: Header Retry-After of the station; if None or no number, the wait doubles each time.
-        earlier_failures: Number of failed tries before the last one.
+        retry_after: Text of the station's header Retry-After; None: there is none.
+        earlier_failures: Number of failed tries before the latest one.
     """
     try:
         min_wait = min(MAX_WAIT, max(0.0, float(retry_after or "")))

@@ -24,10 +24,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def normalize_url(url: str) -> str:
-    """Return the URL of a station with a scheme, http:// if it has none, and without a slash at its end.
+    """Return the URL of a station in its normal form.
+
+    If the URL has no scheme, http:// is added. Slashes at its end are removed.
 
     Raises:
-        InputError: it is no URL of a station.
+        InputError: the text cannot be the URL of a station.
     """
     stripped = url.strip()
     full_url = stripped if "://" in stripped else f"http://{stripped}"
@@ -39,7 +41,7 @@ def normalize_url(url: str) -> str:
 
 
 def _is_station_url(url: str) -> bool:
-    """Return whether a URL is one of http or https with a host, and has no query and no fragment."""
+    """Return whether a URL has the scheme http or https, a host, no query and no fragment."""
     if not url.isprintable() or " " in url:
         return False
     try:
@@ -65,12 +67,13 @@ def check_token(text: str) -> str:
 
 
 def encode_picture(picture: PictureSource) -> tuple[bytes, str]:
-    """Return a picture as the content of a file, and its name.
+    """Return a picture as the content of a file, and the name of the file.
 
-    A file and an encoded picture stay as they are; other pictures become PNG, those of float32 TIFF.
+    Files and encoded pictures are returned unchanged. Other pictures are encoded: float32 as TIFF, all others
+    as PNG.
 
     Raises:
-        InputError: the file cannot be read, or the picture has more than 8 bits for each of three channels.
+        InputError: the file cannot be read, or the picture has three channels of more than 8 bits each.
     """
     if isinstance(picture, str | os.PathLike):
         return read_file(Path(picture), "picture"), os.path.basename(picture)
@@ -109,7 +112,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
     """Return a mask [H, W] bool as a PNG file in base64, with 0 and 255.
 
     Raises:
-        InputError: the array is no such mask.
+        InputError: the array does not have this shape and type.
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError("a mask is an array [H, W] of bool at the picture's size")
@@ -119,11 +122,11 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
 
 
 def parse(cls: type[T], answer: object) -> T:
-    """Return a station's answer as a model; fields that a newer station adds are ignored.
+    """Return a station's answer as a pydantic model; fields that a newer station adds are ignored.
 
     Args:
         cls: Class of the model.
-        answer: JSON of the answer.
+        answer: Decoded JSON of the answer.
 
     Raises:
         FlawscopeError: a field is missing, or has a value that this version of the client does not know.
@@ -133,7 +136,8 @@ def parse(cls: type[T], answer: object) -> T:
     except ValidationError as error:
         first_error = error.errors()[0]
         field = ".".join(map(str, first_error["loc"])) or "JSON object"
-        problem = "has no" if first_error["type"] == "missing" else "has another"
+        is_missing = first_error["type"] == "missing"
+        problem = "has no" if is_missing else "has another"
         raise FlawscopeError(
             f"the station's answer {problem} {field}: update the client or the station"
         ) from None

@@ -20,7 +20,7 @@ class Drift:
         store: Records of the station.
         versions: Model versions.
         names: Names of products, by number; products may be added.
-        report: Function that reports a problem, as `Problems.report`.
+        report: Function that reports a problem, as `Problems.report` does.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Drift:
             self._camera_products[product_id] = name
 
     def observe(self, recorded: RecordedInspection) -> None:
-        """Check the camera by a recorded inspection, whose score is tested later, in a thread."""
+        """Check the camera by a recorded inspection; a thread tests its score later."""
         self.monitor.mark_new(recorded.inspection.product_id)
         self.camera.observe(recorded)
 

@@ -50,7 +50,7 @@ class _AcceptedPicture:
     """Picture that was not refused.
 
     Attributes:
-        pixels: Hash of its pixels.
+        pixel_hash: Hash of its pixels.
         key: Key of its request; None: it had no key.
         label: Number and batch of its part.
         recorded_at: Time of its record, seconds of the monotonic clock; None: it is not recorded yet, and its
@@ -58,7 +58,7 @@ class _AcceptedPicture:
         is_frozen: Whether the same pixels came again as another part.
     """
 
-    pixels: str
+    pixel_hash: str
     key: str | None
     label: _Label
     recorded_at: float | None = None
@@ -85,24 +85,27 @@ class _Recent:
     is_label_shared: OrderedDict[_Label, bool] = field(default_factory=OrderedDict)
     refused_in_row: int = 0
 
-    def is_repeat(self, pixels: str | None, key: str | None, label: _Label, at: float) -> bool:
-        """Return whether a picture has the pixels of an earlier one without being sent again.
+    def is_repeat(self, pixel_hash: str | None, key: str | None, label: _Label, at: float) -> bool:
+        """Return whether a new picture repeats the pixels of an earlier one.
+
+        A picture that its sender has merely sent again is no repeat.
 
         Args:
-            pixels: Hash of the picture's pixels; None: unknown.
+            pixel_hash: Hash of the picture's pixels; None: unknown.
             key: Key of the request; None: it has no key.
             label: Number and batch of the part.
             at: Present time of the monotonic clock, seconds.
         """
-        earlier = [picture for picture in self.pictures if picture.pixels == pixels]
-        if not earlier:
+        earlier_pictures = [picture for picture in self.pictures if picture.pixel_hash == pixel_hash]
+        if not earlier_pictures:
             return False
-        return not any(self._is_sent_again(picture, key, label, at) for picture in earlier)
+        return not any(self._is_sent_again(earlier, key, label, at) for earlier in earlier_pictures)
 
     def _is_sent_again(self, earlier: _AcceptedPicture, key: str | None, label: _Label, at: float) -> bool:
-        """Return whether a picture with the pixels of an earlier one is the same picture of the same part.
+        """Return whether a picture with the pixels of an earlier one was only sent again.
 
-        Its key says that, or for `SENT_AGAIN_SECONDS` its label.
+        It was if it has the same key, or if, within `SENT_AGAIN_SECONDS` of the record, it has the same label
+        and the label names a single part.
         """
         if key is not None and key == earlier.key:
             return True
@@ -112,30 +115,31 @@ class _Recent:
             return False
         return earlier.recorded_at is None or at - earlier.recorded_at <= SENT_AGAIN_SECONDS
 
-    def refuse(self, pixels: str | None) -> None:
-        """Record that a picture was refused: from now on no label is a reason to accept its pixels again."""
+    def refuse(self, pixel_hash: str | None) -> None:
+        """Record that a picture was refused: its pixels are accepted again only under the same key."""
         self.refused_in_row += 1
         for picture in self.pictures:
-            if picture.pixels == pixels:
+            if picture.pixel_hash == pixel_hash:
                 picture.is_frozen = True
 
-    def remember(self, pixels: str | None, key: str | None, label: _Label) -> None:
+    def remember(self, pixel_hash: str | None, key: str | None, label: _Label) -> None:
         """Remember an accepted picture, unless it was sent again."""
-        if any(picture.pixels == pixels for picture in self.pictures):
+        if any(picture.pixel_hash == pixel_hash for picture in self.pictures):
             return
         self.refused_in_row = 0
-        if pixels is None:
+        if pixel_hash is None:
             return
-        self.pictures.append(_AcceptedPicture(pixels, key, label))
-        self.is_label_shared[label] = label in self.is_label_shared
+        self.pictures.append(_AcceptedPicture(pixel_hash, key, label))
+        has_come_before = label in self.is_label_shared
+        self.is_label_shared[label] = has_come_before
         self.is_label_shared.move_to_end(label)
         if len(self.is_label_shared) > REMEMBERED_LABELS:
             self.is_label_shared.popitem(last=False)
 
-    def note_recorded(self, pixels: str | None, at: float) -> None:
-        """Record the time at which a picture was recorded, so that it will be answered."""
+    def note_recorded(self, pixel_hash: str | None, at: float) -> None:
+        """Note the time `at` at which a picture was recorded; its sender gets an answer from then on."""
         for picture in self.pictures:
-            if picture.pixels == pixels and picture.recorded_at is None:
+            if picture.pixel_hash == pixel_hash and picture.recorded_at is None:
                 picture.recorded_at = at
 
 
@@ -157,7 +161,7 @@ class CameraChecks:
         self.report = report
         self._clock = clock
         self._faults: dict[int, set[str]] = {}  # product -> present kinds of faults
-        # product, and fault or "" -> number of such pictures in a row
+        # product, and fault ("": usual light) -> number of such pictures in a row
         self._light_in_row: dict[tuple[int, str], int] = Counter()
         self._other_form_in_row: Counter[int] = Counter()  # product -> pictures of another form in a row
         self._recent: dict[tuple[int, str | None], _Recent] = {}  # product and view -> latest pictures
@@ -174,7 +178,8 @@ class CameraChecks:
     def _set_fault(self, product_id: int, kind: str, *, is_present: bool) -> None:
         """Report that a fault of a product's camera has begun or ended, unless that is known already."""
         faults = self._faults.setdefault(product_id, set())
-        if (kind in faults) == is_present:
+        was_present = kind in faults
+        if was_present == is_present:
             return
         if is_present:
             faults.add(kind)
@@ -182,12 +187,12 @@ class CameraChecks:
         else:
             faults.remove(kind)
             text = None
-        self.report(f"camera_{kind}_{product_id}", text, stops=kind == FROZEN)
+        self.report(f"camera_{kind}_{product_id}", text, stops=(kind == FROZEN))
 
     # ---- interlock
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the inspection of a part as it is, if its pictures are new, or were sent again.
+        """Refuse a part with a repeated picture; return the inspection of any other part unchanged.
 
         Pictures of the station's own cameras are not checked here.
 
@@ -196,7 +201,7 @@ class CameraChecks:
             record: Inspection of the part.
 
         Raises:
-            FrozenError: a picture has the pixels of another part's picture, or of a part without a number.
+            FrozenError: a picture has the pixels of an earlier one, and was not just sent again.
         """
         if record.product_id not in self.products or record.source == "camera":
             return record
@@ -210,20 +215,26 @@ class CameraChecks:
         return record
 
     def _accept_pictures(self, part: Part, record: NewInspection) -> bool:
-        """Remember the pictures of a part, or refuse repeated pictures; return whether none was refused."""
+        """Remember the pictures of a part, or refuse the repeated ones.
+
+        Returns:
+            True if no picture is repeated; False if the part is refused.
+        """
         label = (record.part, record.batch)
         at = self._clock.monotonic()
-        views = [(self._recent_of(record.product_id, picture.view), picture) for picture in record.pictures]
-        repeated_views = [
+        recents_and_pictures = [
+            (self._recent_of(record.product_id, picture.view), picture) for picture in record.pictures
+        ]
+        repeated = [
             (recent, picture)
-            for recent, picture in views
+            for recent, picture in recents_and_pictures
             if recent.is_repeat(picture.pixels, part.key or picture.key, label, at)
         ]
-        if repeated_views:
-            for recent, picture in repeated_views:
+        if repeated:
+            for recent, picture in repeated:
                 recent.refuse(picture.pixels)
             return False
-        for recent, picture in views:
+        for recent, picture in recents_and_pictures:
             recent.remember(picture.pixels, part.key or picture.key, label)
         return True
 
@@ -246,13 +257,16 @@ class CameraChecks:
             for picture in inspection.pictures:
                 recent = self._recent_of(product_id, picture.view)
                 recent.note_recorded(picture.pixels, self._clock.monotonic())
+        # there may be no predictions
         for picture, prediction in zip_longest(inspection.pictures, recorded.predictions):
             shifts = () if prediction is None else prediction.shifts
             self._check_light(product_id, picture, shifts)
             self._check_form(product_id, picture)
 
     def _check_light(self, product_id: int, picture: SeenPicture, shifts: Sequence[float]) -> None:
-        """Report that pictures are dark or overexposed, or no longer are, after `PICTURES_IN_ROW`.
+        """Report that pictures are dark or overexposed, or no longer are.
+
+        Either is reported after `PICTURES_IN_ROW` such pictures in a row.
 
         Args:
             product_id: Number of the product.
@@ -260,7 +274,7 @@ class CameraChecks:
             shifts: `Prediction.shifts` of the picture; the first is about brightness. Empty: unknown.
         """
         has_usual_light = bool(shifts) and shifts[0] == 0  # good parts of the model are as dark or bright
-        fault = ""
+        fault = ""  # usual light
         if picture.brightness is not None and not has_usual_light:
             if picture.brightness < MIN_BRIGHTNESS:
                 fault = DARK
@@ -274,7 +288,7 @@ class CameraChecks:
                 self._set_fault(product_id, OVEREXPOSED, is_present=kind == OVEREXPOSED)
 
     def _check_form(self, product_id: int, picture: SeenPicture) -> None:
-        """Report that pictures have another form, after `MANY` in a row, or that they no longer have."""
+        """Report that `MANY` pictures in a row have another form, or that this is over."""
         words = next((finding.words for finding in picture.findings if finding.code == OTHER_FORM), None)
         count_before = self._other_form_in_row[product_id]
         count = 0 if words is None else count_before + 1

@@ -46,7 +46,7 @@ _normal_quantile = NormalDist().inv_cdf
 
 
 def uniform(number: int) -> float:
-    """Return a pseudo-random number in (0, 1] that depends on `number` alone, also after a restart."""
+    """Return a pseudo-random number in (0, 1]; the same `number` always gives the same result."""
     digest = blake2b(b"%d" % number, digest_size=6).digest()
     return 1 - int.from_bytes(digest) / 2**48  # 6 bytes are 48 bits
 
@@ -67,11 +67,11 @@ class Ranks:
         self._sorted = array("d")
 
     def p_value(self, number: float, u: float) -> float:
-        """Add the next number, and return its p-value, in (0, 1), which is small for a high number.
+        """Add the next number, and return its p-value, in (0, 1); a high number has a small p-value.
 
         Args:
             number: Next number, which is not NaN.
-            u: Random number in (0, 1].
+            u: Random number in (0, 1], which breaks ties at random.
         """
         if len(self._sorted) >= self.epoch:
             self._sorted = array("d")
@@ -82,7 +82,7 @@ class Ranks:
         """Add a number that is not NaN.
 
         Returns:
-            How many of the numbers are greater, and how many are equal, with the number itself.
+            How many numbers are greater, and how many are equal; the added number counts as equal.
         """
         insort(self._sorted, number)
         not_greater = bisect_right(self._sorted, number)
@@ -114,7 +114,9 @@ class Capital:
             factors: Factors [bets] by which the bets multiply their stakes, with the mean 1.
         """
         self._count += 1
+        # share of the idle capital that begins to bet now
         hazard = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
+        # share of all capital that is divided equally among the bets
         shared = JUMP * (1 - self._idle_share) + hazard * self._idle_share
         stakes = self._bet_shares * (1 - JUMP) + shared / len(self._bet_shares)
         results = stakes * factors
@@ -126,9 +128,9 @@ class Capital:
 
 
 def score_bets(p: Floats) -> Floats:
-    """Return the logarithms of the factors of all bets for p-values [...]: [..., bets].
+    """Return the natural logarithms [..., bets] of the factors of all bets for p-values [...].
 
-    The bets are first those of `SHIFTS`, then those of `SPREADS`.
+    The last axis has first the bets of `SHIFTS`, then those of `SPREADS`.
     """
     z = np.array([_normal_quantile(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)

@@ -38,7 +38,8 @@ class DriftMonitor(BackgroundThread):
         store: Records of the station.
         versions: Model versions.
         names: Names of products, by number.
-        report: Function that reports a problem, as `Problems.report`.
+        report: Function that reports a problem by its code and text, as `Problems.report`; with None as text
+            the problem is over.
 
     Attributes:
         bounds: Bound of the false-alarm probability, by product; other products are not followed.
@@ -85,7 +86,10 @@ class DriftMonitor(BackgroundThread):
     @override
     def _work(self) -> None:
         """Update all products in rounds, until the station ends."""
-        while not self._wait(IDLE_INTERVAL):
+        while True:
+            is_ended = self._wait(IDLE_INTERVAL)
+            if is_ended:
+                return
             failure = None
             for product_id in list(self.bounds):
                 if self._ended.is_set():
@@ -93,7 +97,7 @@ class DriftMonitor(BackgroundThread):
                 try:
                     with self.threads[0].call():
                         self.update(product_id)
-                except Exception as error:  # such as an unreachable database: the product's turn comes again
+                except Exception as error:  # such as an unreachable database: the next round tries again
                     failure = message_with_type(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {failure}" if failure else None)
@@ -118,13 +122,18 @@ class DriftMonitor(BackgroundThread):
         while not self._ended.is_set():
             self.threads[0].go_on()
             start = time.monotonic()
-            if self._read_more(product_id, test):
+            is_done = self._read_more(product_id, test)
+            if is_done:
                 return
-            # old inspections leave half of the time to other work
+            # a pause as long as the reading: half of the time is left to other work
             self._pause(time.monotonic() - start)
 
     def _read_more(self, product_id: int, test: ScoreTest) -> bool:
-        """Add the next inspections to a test; return whether no further ones are to be read for it."""
+        """Add the next inspections to a test.
+
+        Returns:
+            True if the test has nothing more to read; False if further inspections are waiting.
+        """
         rows = self._read_rows(product_id, test)
         with self._lock:
             if self._tests[product_id] is not test:  # acknowledged meanwhile: another test has begun
@@ -154,9 +163,9 @@ class DriftMonitor(BackgroundThread):
     def _begin(self, product_id: int, version: int) -> ScoreTest:
         """Return a new test of a version.
 
-        It begins after the last inspection that another version judged, or at which an alarm was
-        acknowledged, with the newest `HISTORY` inspections at most. An alarm that was recorded after that
-        inspection stays.
+        It reads the newest `HISTORY` inspections at most. It leaves out all inspections up to the last one
+        that another version judged, and up to the one after which an alarm was acknowledged last. A recorded
+        alarm stays if it was raised later than these.
         """
         column = inspections.c
         is_of_product = on_line(product_id)
@@ -168,7 +177,8 @@ class DriftMonitor(BackgroundThread):
             last_of_other = select(func.max(column.id)).where(is_of_product, is_of_other_version)
             last_other = connection.scalar(last_of_other) or 0
         after = max(last_other, self._last_acknowledged(product_id))
-        test = ScoreTest(version, max(after, before_history), self.bounds[product_id])
+        start = max(after, before_history)
+        test = ScoreTest(version, after=start, bound=self.bounds[product_id])
         alarm_events = self.store.events(ALARM_EVENT, product_id)
         alarm = read_note(alarm_events[0].text) if alarm_events else None
         if alarm is not None and alarm.inspection > after:
@@ -184,14 +194,14 @@ class DriftMonitor(BackgroundThread):
         return int(match["inspection"]) if match else 0
 
     def _report_alarm(self, product_id: int, alarm: Change | None) -> None:
-        """Report an alarm of a product; None: that there is no alarm any more."""
+        """Report an alarm of a product; with None, report that the alarm is over."""
         text = None if alarm is None else f"{self.names[product_id]}: {alarm.describe()}"
         self.report(f"drift_{product_id}", text)
 
     # ---- for people
 
     def acknowledge(self, product_id: int, who: str) -> None:
-        """Accept a change as normal: the test begins anew. Without an alarm nothing is done.
+        """Accept a change as normal: the test begins anew. If there is no alarm, nothing is done.
 
         Args:
             product_id: Number of the product.
@@ -210,7 +220,7 @@ class DriftMonitor(BackgroundThread):
             if test.alarm is None:
                 return
             self.store.note_event(ACKNOWLEDGED_EVENT, who, f"after inspection {test.last}", product_id)
-            self._tests[product_id] = ScoreTest(test.version, test.last, self.bounds[product_id])
+            self._tests[product_id] = ScoreTest(test.version, after=test.last, bound=self.bounds[product_id])
             self._dirty.add(product_id)
             self._report_alarm(product_id, None)
         self.wake()

@@ -94,11 +94,12 @@ class Change:
 
 
 def read_note(text: str) -> Change | None:
-    """Return the change in the text of an event; None: the text is no note of a change."""
+    """Return the change that `Change.note` has written as text; None: the text is no such note."""
     match = _NOTE_PATTERN.match(text)
     if match is None:
         return None
-    how = next(name for name, phrase in _PHRASES.items() if phrase == match["how"])
+    change_of_phrase = {phrase: change for change, phrase in _PHRASES.items()}
+    how = change_of_phrase[match["how"]]
     since_seconds = datetime.fromisoformat(f"{match['since']}+00:00").timestamp()
     return Change(
         inspection=int(match["at"]), since=round(since_seconds * 1e6), first=int(match["first"]), how=how
@@ -184,7 +185,7 @@ class ScoreTest:
         self.seen += len(finite_rows)
         p_values = [self._ranks.p_value(row.score, uniform(row.number)) for row in passed_rows]
         alarm_before = self.alarm
-        # computed for all rows at once, because a single row takes as long
+        # computed for all rows at once, which takes no longer than for one row
         log_factors = score_bets(np.array(p_values))
         factors = np.exp(log_factors)
         for row, p_value, row_logs, row_factors in zip(
@@ -202,7 +203,7 @@ class ScoreTest:
             log_factors: Logarithms of the factors of the bets [bets].
             factors: Factors of the bets [bets].
         """
-        has_lost = self._gains <= 0.0  # the best beginning of such a bet is this inspection
+        has_lost = self._gains <= 0.0  # the best beginning of such a bet moves to this inspection
         self._beginnings[has_lost] = row.number, row.at, self.good, self._p_value_sum
         self._gains = np.maximum(self._gains, 0.0) + log_factors
         self._capital.stake(factors)
@@ -223,7 +224,7 @@ class ScoreTest:
             )
 
     def _add_point(self, at: int) -> None:
-        """Add a point to the curve; from more than `MAX_POINTS`, every second point is taken out."""
+        """Add a point to the curve; if it then has more than `MAX_POINTS`, drop every second point."""
         self.curve.append((at / 1e6, self.value))
         if len(self.curve) > MAX_POINTS:
             self.curve = self.curve[::2]

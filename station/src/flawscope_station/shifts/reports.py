@@ -35,12 +35,12 @@ def shift_data(product: str, shift: Shift, summary: PeriodSummary, zone: tzinfo 
         summary: Summary of the shift.
         zone: Zone of the times; None: this machine's.
     """
-    times = shift.to_dict(zone)
+    shift_facts = shift.to_dict(zone)
     return {
         "product": product,
-        "shift": times["name"],
-        "since": times["since"],
-        "until": times["until"],
+        "shift": shift_facts["name"],
+        "since": shift_facts["since"],
+        "until": shift_facts["until"],
         **summary.counts,
         "kinds": summary.kinds._asdict(),
         "kinds_within_tolerance": summary.tolerated_kinds._asdict(),
@@ -62,7 +62,7 @@ def hourly_rows(summary: PeriodSummary, zone: tzinfo | None) -> list[list[str | 
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return rows as CSV, with a line feed after each row."""
+    """Return rows as CSV text, with a line feed after each row."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -106,10 +106,10 @@ def report_images(renderer: InspectionRenderer, product_id: int, summary: Period
 
 @contextmanager
 def _unless_missing() -> Iterator[None]:
-    """Draw a picture; end the block without an error where the picture was removed meanwhile.
+    """Suppress the error of the block if the picture that it draws was removed meanwhile.
 
     Raises:
-        BusyError: the picture exists, and can be drawn later.
+        BusyError: the picture cannot be drawn now, but can be later.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def _unless_missing() -> Iterator[None]:
 
 
 def _worst_picture(renderer: InspectionRenderer, product_id: int, number: int) -> bytes:
-    """Return the picture of an anomalous part, with contours if its map is at hand, as a WebP file."""
+    """Return the picture of an anomalous part as a WebP file, with contours if its map is stored."""
     try:
         return renderer.overlay(product_id, number, OVERLAY_SIDE)
     except BusyError:  # the map would have to be computed again, and the line leaves no time for that
@@ -140,11 +140,11 @@ def heat_map(picture: NDArray[np.uint8], boxes: list[Box]) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
     values = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
     # the place with most boxes gets the colour in the middle of the scale
-    return drawing.overlay(picture, values, 0.0, 2 * float(grid.max()))
+    return drawing.overlay(picture, values, low=0.0, high=2 * float(grid.max()))
 
 
 def _cells_between(low: float, high: float) -> slice:
-    """Return the cells of the heat map between two shares of a side, at least one cell."""
+    """Return the slice of the heat map's cells between two shares of a side; it has at least one cell."""
     first = int(low * HEAT_MAP_CELLS)
     end = int(np.ceil(high * HEAT_MAP_CELLS))
     return slice(first, max(first + 1, end))

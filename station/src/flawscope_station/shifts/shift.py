@@ -18,7 +18,7 @@ class Shift(NamedTuple):
     until: int
 
     def to_dict(self, zone: tzinfo | None) -> dict[str, str]:
-        """Return the shift as JSON has it, with times of a zone; None: this machine's."""
+        """Return the shift as JSON has it, with times in a zone; None: this machine's zone."""
         return {
             "name": self.name,
             "since": local_time(self.since, zone),
@@ -37,7 +37,9 @@ def local_time(at: int, zone: tzinfo | None) -> str:
 
 
 def shift_begin(shifts: ShiftSettings | None, at: int) -> int:
-    """Return the beginning of the shift at a time; without shifts, that of the day on this machine.
+    """Return the beginning of the shift that is under way at a time.
+
+    If there are no shifts, it is the midnight before that time in this machine's zone.
 
     Args:
         shifts: Settings of shifts; None: there are no shifts.
@@ -45,7 +47,7 @@ def shift_begin(shifts: ShiftSettings | None, at: int) -> int:
     """
     earlier_shifts = ended_shifts(shifts, at, days=2)
     if earlier_shifts:
-        return earlier_shifts[-1].until  # the next shift begins where a shift ends
+        return earlier_shifts[-1].until  # the present shift begins when the one before it ends
     local = datetime.fromtimestamp(at / 1e6, UTC).astimezone()
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     return int(midnight.timestamp()) * 1_000_000
@@ -63,7 +65,8 @@ def ended_shifts(shifts: ShiftSettings | None, at: int, days: int = REPORT_DAYS)
         return []
     names = {begin: name for name, begin in shifts.times.items()}
     # a day more at either end, because a shift may begin on another day than it ends
-    begins = sorted(moments(names, shifts.tz, at, range(-days - 1, 2)))
+    searched_days = range(-days - 1, 2)
+    begins = sorted(moments(names, shifts.tz, at, searched_days))  # moment and time of day
     all_shifts = [
         Shift(names[time_of_day], since, until) for (since, time_of_day), (until, _) in pairwise(begins)
     ]

@@ -47,7 +47,7 @@ class Address(NamedTuple):
     deadline: float | None
 
     def due(self, deadline: int | None = None, since: float | None = None) -> float:
-        """Return the time at which an answer must be there, as `time.monotonic` counts; infinity: never.
+        """Return the time by which a request must be answered, as `time.monotonic` counts; infinity: never.
 
         Args:
             deadline: Milliseconds from the request; None: as in the settings.
@@ -104,12 +104,18 @@ class Addresses:
             if name in joint_names:
                 self._add_joint_products(name, number)
             else:
-                self.products[name], self.settings[name] = number, self.configured[name]
+                self.products[name] = number
+                self.settings[name] = self.configured[name]
 
     def _is_joint(self, name: str, number: int) -> bool:
         """Return whether an address of the settings names a joint model.
 
-        Where its file cannot be read, the station goes on with the active version, so that version decides.
+        If the model file cannot be read, the kind of the active version is returned: the station goes on with
+        that version.
+
+        Args:
+            name: Name of the address.
+            number: Number of the address in `products`.
         """
         model = self.configured[name].model
         if model is None:
@@ -120,7 +126,11 @@ class Addresses:
             return is_of_joint_model(self.versions.active_facts(number))
 
     def _add_joint_products(self, name: str, number: int) -> None:
-        """Add the products of an entry's joint model to the station.
+        """Add an entry, and the products of its joint model, to the station.
+
+        Args:
+            name: Name of the entry.
+            number: Number of the entry in `products`.
 
         Raises:
             InputError: the settings of the entry do not suit a joint model, or its model cannot be used and
@@ -149,10 +159,10 @@ class Addresses:
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Keep the model file that the settings name for an address.
+        """Keep the model file that the settings name for an address as a version.
 
         Returns:
-            Whether the version is new, and its number.
+            True if the version is new, False if it existed; and the number of the version.
         """
         number = self.address_id(name)
         model = self.configured[name].model
@@ -167,7 +177,11 @@ class Addresses:
         return version_id not in earlier_ids, version_id
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
-        """Return the names of a joint model's products at the station, by their names in the model.
+        """Return a dictionary: name of a product in a joint model -> its name at the station.
+
+        Args:
+            entry: Name of the entry.
+            model: Path of the model file.
 
         Raises:
             InputError: a name is taken, or the model is of a single product.
@@ -189,14 +203,15 @@ class Addresses:
         return station_names
 
     def _load_products(self, entry: str) -> None:
-        """Add the recorded products of an entry that are not loaded yet, also those of earlier models."""
+        """Add the recorded products of an entry that are not loaded yet, also those of its earlier models."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
             number = row.id
             name = row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
-                self._entry_of[name], self.names[number] = entry, name
+                self._entry_of[name] = entry
+                self.names[number] = name
                 self.products[name] = number
                 self._announce_product(name)
 
@@ -205,8 +220,8 @@ class Addresses:
     def open(self) -> None:
         """Activate a version of each product and entry in the settings.
 
-        A new model file is activated. Otherwise the version that was active last is resumed, even where the
-        file in the settings is gone.
+        If the settings name a new model file, it is activated. Otherwise the version that was active last is
+        resumed, even if the file in the settings no longer exists.
 
         Raises:
             InputError: a model in the settings cannot be used, and there is no version to resume.
@@ -240,9 +255,9 @@ class Addresses:
             self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {version}")
 
     def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
-        """Keep a model file as a version of a product; return the product's version.
+        """Keep a model file as a version of a product; return the number of the version.
 
-        A joint model becomes a version of each product that it has.
+        A joint model also becomes a version of each other product that it has.
 
         Args:
             name: Name of the product.
@@ -251,7 +266,8 @@ class Addresses:
             who: Person who adds it.
 
         Raises:
-            InputError: the file is no model of the kind that the settings name.
+            InputError: the settings name a joint model and the file is none, or vice versa; or the joint
+                model does not have the product.
         """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)
@@ -274,16 +290,16 @@ class Addresses:
         who: str,
         facts: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """Add a product with its model, or a further version of a product; the model judges from now on.
+        """Add a product with its model, or a new version to an existing product.
 
-        The call accepts the open questions of the fit in the name of `who`.
+        The model judges from now on. The open questions of its fit are accepted in the name of `who`.
 
         Args:
             name: Name of the product.
             product: Settings of the product.
             origin: Where the model came from, for a person.
             who: Person who adds it.
-            facts: Facts of the version that the file does not hold.
+            facts: Facts to record of the version, beside those in the model file.
 
         Returns:
             The number of the version.
@@ -304,7 +320,7 @@ class Addresses:
         version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
-            is_announced = number in self.names  # a product that was removed since the start is still watched
+            is_announced = number in self.names  # also if the product was removed since the start
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # last, because requests find the product from here on
@@ -315,8 +331,8 @@ class Addresses:
     def remove_product(self, name: str, who: str) -> None:
         """Remove a product: requests no longer find it, and its model no longer judges.
 
-        The product keeps its number and its records. Deactivating the model makes the removal last: a product
-        made on the pages that has no active model is left out at the next start.
+        The product keeps its number and its records. Its model is deactivated, so that the removal outlasts a
+        restart: a product from the pages without an active model is left out at the next start.
 
         Args:
             name: Name of the product.
@@ -324,7 +340,7 @@ class Addresses:
 
         Raises:
             NotFoundError: there is no such product.
-            StoreError: the removal cannot be recorded, and the product stays.
+            StoreError: the removal cannot be recorded; the product stays.
         """
         with self._product_lock:
             number = self.product_id(name)
@@ -351,9 +367,9 @@ class Addresses:
         return list(self.products.values()) + list(self.entries.values())
 
     def configured_numbers(self) -> dict[str, int]:
-        """Return the numbers of the addresses that the settings or the pages name, by name."""
-        numbers = {name: self.entries.get(name, self.products.get(name)) for name in list(self.configured)}
-        return {name: number for name, number in numbers.items() if number is not None}
+        """Return a dictionary name -> number of the addresses from the settings and from the pages."""
+        present_numbers = {**self.products, **self.entries}
+        return {name: present_numbers[name] for name in list(self.configured) if name in present_numbers}
 
     def settings_of(self, name: str) -> ProductSettings:
         """Return the settings of a product, or of its entry.
@@ -363,7 +379,7 @@ class Addresses:
         """
         configured = self.configured.get(self.configured_name(name))
         if configured is None:
-            self.product_id(name)  # refuses a name that is none
+            self.product_id(name)  # raises NotFoundError if there was no such product
             raise NotFoundError(f"product {name} is removed")
         return configured
 
@@ -372,7 +388,7 @@ class Addresses:
         return self.store.removed_products(self.numbers())
 
     def records_id(self, name: str) -> int:
-        """Return the number of a product, inspected or removed, for reading its records.
+        """Return the number of a present or removed product, to read its records.
 
         Raises:
             NotFoundError: there is no such product.
@@ -387,7 +403,7 @@ class Addresses:
         """Return the number of a product.
 
         Raises:
-            NotFoundError: there is no such product; the text names those that there are.
+            NotFoundError: there is no such product; the text names the existing products.
         """
         if name in self.entries:
             addresses = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
@@ -421,7 +437,7 @@ class Addresses:
         return Address(name, number, scheme, deadline)
 
     def configured_name(self, name: str) -> str:
-        """Return the name in the settings: a product's own, or that of its entry."""
+        """Return the name under which a product's settings stand: its own name, or that of its entry."""
         return self._entry_of.get(name, name)
 
 

@@ -37,15 +37,17 @@ def backup(
     tables_only: bool = False,
     settings_files: Sequence[Path] = (),
 ) -> int:
-    """Back up a station, which may be running, to a new file; a station with PostgreSQL without its tables.
+    """Back up a station, which may be running, to a new file.
+
+    If the station has PostgreSQL, the backup does not contain its tables.
 
     Args:
         settings: Settings of the station.
         target: Path of the new file.
-        tables_only: Copy SQLite's database alone, as before an upgrade, which changes no picture and no
-            model.
-        settings_files: Settings files of the station; the first includes the others. Passwords are in files
-            of their own, which are not copied.
+        tables_only: Copy only SQLite's database. This is enough before an upgrade, which changes no pictures
+            and no models.
+        settings_files: Settings files of the station; the first includes the others. Passwords are in other
+            files, which are not copied.
 
     Returns:
         The number of bytes written.
@@ -85,8 +87,8 @@ def _write(
     Args:
         path: Path of the archive.
         home: Folder of the station.
-        database: Copy of SQLite's database; None: the station has none.
-        tables_only: Leave the files out.
+        database: Path of a copy of SQLite's database; None: the station has PostgreSQL.
+        tables_only: Leave the files of the station's folder out.
         settings_files: Settings files of the station.
     """
     with files.atomic_write(path) as file:
@@ -103,7 +105,13 @@ def _write(
 
 
 def _check_target(path: Path, home: Path, has_database: bool) -> None:
-    """Raise InputError where there is no station, or its backup cannot be this file."""
+    """Raise InputError if there is no station in the folder `home`, or if `path` cannot be its backup.
+
+    Args:
+        path: Path of the new backup.
+        home: Folder of the station.
+        has_database: Whether the folder has SQLite's database.
+    """
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first")
     if not home.is_dir() or (has_database and not (home / DATABASE_FILE).is_file()):
@@ -115,7 +123,7 @@ def _check_target(path: Path, home: Path, has_database: bool) -> None:
 
 
 def _add_files(tar: tarfile.TarFile, home: Path) -> None:
-    """Add the files of a station's folder, except those that are added apart or can be made again."""
+    """Add the files of a station's folder to an archive, except those of `OMITTED_PREFIXES`."""
     for path in home.rglob("*"):
         relative_path = path.relative_to(home)
         if relative_path.parts[0].startswith(OMITTED_PREFIXES):
@@ -126,14 +134,17 @@ def _add_files(tar: tarfile.TarFile, home: Path) -> None:
 
 
 def _add_settings(tar: tarfile.TarFile, settings_files: Sequence[Path]) -> None:
-    """Add the settings file and the files that it includes; a number keeps files of the same name apart."""
+    """Add the settings files to an archive.
+
+    All names except the first get a number, because two files may have the same name.
+    """
     for number, file in enumerate(settings_files):
         name = f"{number}-{file.name}" if number else file.name
         tar.add(file, f"{SETTINGS}/{name}")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copy an SQLite database as it is at one moment.
+    """Copy an SQLite database in its state at one moment, and check the copy.
 
     Raises:
         InputError: the database is damaged.
@@ -162,8 +173,8 @@ def check_sqlite(connection: sqlite3.Connection) -> None:
 def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     """Replace a station's tables by those of its backup; the station must not run.
 
-    The present tables, and their copies from before migrations, are moved to a new folder. Folders of tables
-    that earlier restores replaced are removed.
+    The present tables, and their copies from before migrations, are moved to a new folder. If earlier calls
+    have made such folders, they are removed.
 
     Args:
         source: Backup of the same station.
@@ -209,14 +220,19 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
 
 
 def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an archive in order; tarfile's own list is emptied, which may grow to millions."""
+    """Yield the members of an archive in order.
+
+    Tarfile's own list of members is emptied meanwhile, because it would grow to millions of entries.
+    """
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]
         yield member
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
-    """Restore a station from a backup into an empty folder; with PostgreSQL only its files.
+    """Restore a station from a backup into an empty folder.
+
+    If the station has PostgreSQL, only its files are restored.
 
     Args:
         source: Backup file.
@@ -236,7 +252,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     is_new = not home.exists()
     folder = home / f".restored{files.PARTIAL_SUFFIX}"
     try:
-        if not is_new and {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
+        existing_names: set[str] = set() if is_new else {entry.name for entry in home.iterdir()}
+        if existing_names - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
         folder.mkdir(mode=0o700, parents=True)
         _unpack(path, folder)
@@ -250,7 +267,7 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # a folder that now has the restored files is not empty, and stays
+            with suppress(OSError):  # after a success the folder is not empty: `rmdir` fails, and it stays
                 home.rmdir()
     return path.stat().st_size
 
@@ -259,7 +276,7 @@ def _unpack(path: Path, folder: Path) -> None:
     """Unpack a backup into a folder.
 
     Raises:
-        EOFError: the backup was cut off: its end is missing.
+        EOFError: the end of the backup is missing.
     """
     with tarfile.open(path, "r:") as tar:
         for member in members_of(tar):
@@ -277,7 +294,7 @@ def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
         settings: Settings of the station.
 
     Raises:
-        InputError: the backup is of a station with another kind of database.
+        InputError: the backup is of a station with another kind of database than the settings name.
         sqlite3.Error: the database in the backup is damaged.
     """
     has_database = (folder / DATABASE_FILE).exists()

@@ -40,9 +40,9 @@ class VerifiedBackup:
 
 
 def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
-    """Read a backup from end to end, and check its files against the hashes in their names, and its database.
+    """Check each file of a backup against the hash in its name, and check the database.
 
-    Nothing is written except a temporary copy of the database.
+    The backup is read from end to end. Only a temporary copy of the database is written.
 
     Raises:
         InputError: the file is no complete backup, or a file in it is damaged.
@@ -66,10 +66,10 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
 
 
 def _read_members(path: Path, folder: str) -> set[str]:
-    """Read all files of a backup, and return their names; the database is copied to a folder.
+    """Check all files of a backup, copy the database to a folder, and return the names of the files.
 
     Raises:
-        EOFError: the backup was cut off.
+        EOFError: the end of the backup is missing.
         InputError: a file does not have the hash in its name.
     """
     names = set[str]()
@@ -88,10 +88,12 @@ def _read_members(path: Path, folder: str) -> set[str]:
 
 
 def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
-    """Read a file to its end; return False where its name holds a hash that is not the content's.
+    """Read a file to its end, and return False if its name has a hash that differs from the content's hash.
+
+    If its name has no hash, the result is True.
 
     Raises:
-        EOFError: the archive ends before the file.
+        EOFError: the archive ends before the end of the file.
     """
     digest = hashlib.sha256()
     size = 0
@@ -112,7 +114,12 @@ def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
 
 
 def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
-    """Return the number of inspections, and of files that the records name but the backup does not have."""
+    """Return the number of inspections, and the number of recorded files that are missing in the backup.
+
+    Args:
+        database: Path of the copied database.
+        names: Names of the files in the backup.
+    """
     queries = (
         (PICTURES, "SELECT DISTINCT hash, suffix FROM pictures WHERE removed_at IS NULL"),
         (MASKS, f"SELECT DISTINCT mask, '{MASK_SUFFIX}' FROM verdicts WHERE mask IS NOT NULL"),

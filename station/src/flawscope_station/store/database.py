@@ -131,7 +131,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction: it is on the disk when the block has ended, and undone if the block fails."""
+        """Open a transaction: it is committed to the disk after the block, or undone if the block fails."""
         is_committing = False
         try:
             self._check_silence()
@@ -147,10 +147,10 @@ class Database:
 
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
-        """Open a transaction in which SQLite does not look for rows that refer to a removed row.
+        """Open a transaction in which SQLite does not check foreign keys.
 
-        A migration can replace tables in it. Removing a row is fast even where no index finds the rows that
-        refer to it: SQLite would read a table of millions from end to end.
+        A migration can replace tables in it. A row can be removed fast even if no index finds the rows that
+        refer to it; with the check, SQLite would read a table of millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
@@ -171,7 +171,7 @@ class Database:
         return cast(sqlite3.Connection, connection.connection.driver_connection)
 
     def _check_silence(self) -> None:
-        """Raise StoreError where the database is known not to answer, instead of waiting for it."""
+        """Raise StoreError if the database is known not to answer, so that nobody waits for it."""
         if not self.is_doubted:
             return
         error = self.silence()
@@ -179,11 +179,13 @@ class Database:
             raise error
 
     def _set_patience(self, connection: Connection, seconds: float | None) -> None:
-        """Set how long a connection to PostgreSQL waits for the answer to a statement; SQLite has no limit.
+        """Set how long a connection to PostgreSQL waits for the answer to a statement.
+
+        For SQLite nothing is done.
 
         Args:
             connection: Connection to PostgreSQL or SQLite.
-            seconds: Limit; None: no limit.
+            seconds: Longest time to wait; None: no limit.
         """
         if not self.is_sqlite:
             driver_connection: Any = connection.connection.driver_connection
@@ -191,15 +193,16 @@ class Database:
 
     @contextmanager
     def _write_turn(self, seconds: float | None = None) -> Iterator[None]:
-        """Hold the right to write to SQLite, which has one writer at a time; PostgreSQL needs no turns.
+        """Hold the lock for writing to SQLite during the block, because SQLite has one writer at a time.
 
-        Left to itself, SQLite retries at growing intervals, and a writer that came later may overtake.
+        SQLite's own lock does not keep the order of the writers: it is retried at growing intervals. For
+        PostgreSQL nothing is done.
 
         Args:
             seconds: Longest time to wait; None: `LOCK_TIMEOUT`.
 
         Raises:
-            StoreError: another write took longer.
+            StoreError: another write has held the lock for the whole time.
         """
         if not self.is_sqlite:
             yield
@@ -242,7 +245,7 @@ class Database:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Convert errors that an operator can remedy to StoreError."""
+        """Convert those errors of the block that an operator can remedy to StoreError."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
@@ -262,7 +265,12 @@ class Database:
             raise
 
     def _unusable_error(self, reason: str, code: str) -> StoreError:
-        """Return the error of a database that cannot be used, with the remedy."""
+        """Return the StoreError that says why the database cannot be used, and what to do.
+
+        Args:
+            reason: Why it cannot be used.
+            code: Code of the error, for programs.
+        """
         remedy = "check `database` and that it is running"
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
@@ -289,13 +297,13 @@ class Database:
     # ---- probes and upkeep
 
     def check_answers(self) -> None:
-        """Send the database a query on the probe's connection, to see whether it answers.
+        """Send a query on the probe's connection, to see whether the database answers.
 
-        SQLite has no limit of time: the call hangs as long as the disk.
+        For SQLite there is no time limit: if the disk hangs, the call hangs, too.
 
         Raises:
-            StoreError: the database cannot be used. The code is `store_silent` where PostgreSQL does not
-                answer within `PROBE_TIMEOUT`.
+            StoreError: the database cannot be used. The code is `store_silent` if PostgreSQL does not answer
+                within `PROBE_TIMEOUT`.
         """
         with self._translated_errors(), self._prober.connect() as connection:
             if self.is_sqlite:
@@ -308,7 +316,7 @@ class Database:
             raise self._unusable_error("it is read-only", "store_unreachable")
 
     def try_write(self) -> None:
-        """Write as a trial, after a write that failed; clear `full` and `failure` where it succeeds."""
+        """Write as a trial after a failed write; if it succeeds, clear `full` and `failure`."""
         prober = self._prober.execution_options(writes=True)
         try:
             with self._translated_errors(), self._write_turn(PROBE_TIMEOUT), prober.begin() as connection:
@@ -320,10 +328,10 @@ class Database:
             self.full = self.failure = ""
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index, for tables that grew by a tenth.
+        """Update SQLite's statistics of tables that have grown by a tenth; SQLite chooses indexes by them.
 
-        The first call updates all tables. Open connections are closed, because only new ones use the
-        statistics. PostgreSQL does this by itself.
+        The first call updates all tables. Open connections are closed, because only new connections use the
+        new statistics. PostgreSQL does all this by itself.
         """
         if not self.is_sqlite:
             return
@@ -333,7 +341,7 @@ class Database:
             ((last_row,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             if last_row <= GROWTH * earlier_rows.get(table, -1):
                 continue
-            for index in table_indexes:  # each in a short transaction of its own, for which parts wait
+            for index in table_indexes:  # one short transaction each: inspections have to wait meanwhile
                 with self.writing() as connection:
                     connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
                     connection.exec_driver_sql(f'ANALYZE "{index.name}"')
@@ -342,14 +350,18 @@ class Database:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:
-        """Return some unused pages of SQLite's file to the disk; return whether more are left.
+        """Shrink SQLite's file by up to `PAGES_AT_ONCE` unused pages.
 
-        PostgreSQL reuses such pages by itself.
+        For PostgreSQL nothing is done: it reuses such pages by itself.
+
+        Returns:
+            Whether more unused pages are left that can be given back.
         """
         if not self.is_sqlite:
             return False
         with self.writing() as connection:
-            for _ in range(PAGES_AT_ONCE):  # one page a call: Python does not step through the statement
+            # each call frees one page, because Python's `sqlite3` takes only the first step of the statement
+            for _ in range(PAGES_AT_ONCE):
                 connection.exec_driver_sql("PRAGMA incremental_vacuum")
             free_pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
             can_shrink = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
@@ -374,9 +386,9 @@ class Database:
     def migrate(self) -> None:
         """Make the tables, or migrate them to this version, for a station that starts.
 
-        No other station may run on the tables: the station has locked the folder of SQLite's file, and an
-        advisory lock of PostgreSQL lets one program at a time migrate. SQLite's tables are first copied
-        beside the file, with their version in the name: `station.sqlite.0001`. PostgreSQL's are not copied.
+        No other program may migrate the tables meanwhile. For SQLite, the station has locked the folder of
+        the file; for PostgreSQL, this method takes an advisory lock. Before a migration, SQLite's tables are
+        copied to a file with the version in its name, such as `station.sqlite.0001`; PostgreSQL's are not.
 
         Raises:
             InputError: the tables cannot be made or migrated.
@@ -396,7 +408,7 @@ class Database:
                 migrate(connection)
 
     def make_tables(self) -> None:
-        """Make the tables where there are none; existing tables stay as they are.
+        """Make the tables if there are none; existing tables are not changed.
 
         Raises:
             InputError: the tables cannot be made.
@@ -415,7 +427,7 @@ class Database:
 
     @contextmanager
     def _table_errors(self) -> Iterator[None]:
-        """Convert errors while tables are made or migrated to InputError."""
+        """Convert the errors of a block that makes or migrates tables to InputError."""
         try:
             yield
         except UnknownVersionError as error:
@@ -455,21 +467,25 @@ class Database:
         return version is not None
 
     def _enable_shrinking(self) -> None:
-        """Set SQLite to shrink its file when records are removed.
+        """Set SQLite so that its file can be shrunk when records were removed.
 
-        A file that was made without this setting is written anew, where the disk has room.
+        A file that was made without this setting is written anew, if the disk has enough free space.
         """
         if not self.is_sqlite:
             return
         with self._translated_errors(), self.engine.connect() as connection:
             sqlite_connection = self._sqlite_connection(connection)
-            if sqlite_connection.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:
+            (auto_vacuum,) = sqlite_connection.execute("PRAGMA auto_vacuum").fetchone()
+            if auto_vacuum != INCREMENTAL:
                 sqlite_connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
                 with suppress(sqlite3.Error):  # the disk is too full: the file stays as it is
                     sqlite_connection.execute("VACUUM")
 
     def _copy_tables(self, version: str) -> None:
-        """Copy SQLite's tables to a file of their own before a migration, once for each version.
+        """Copy SQLite's tables to a second file before a migration, unless that file exists already.
+
+        Args:
+            version: Version of the tables, which the name of the file ends with.
 
         Raises:
             StoreError: the copy cannot be written.
@@ -483,7 +499,7 @@ class Database:
             partial.replace(path)
 
     def _check_encoding(self, connection: Connection) -> None:
-        """Raise InputError unless PostgreSQL's encoding has all letters: names of pictures may have any."""
+        """Raise InputError unless PostgreSQL's encoding is UTF8: names of pictures may have any letters."""
         encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
             raise InputError(
@@ -492,22 +508,22 @@ class Database:
             )
 
     def lock_exclusively(self, connection: Connection) -> None:
-        """Hold PostgreSQL's lock until the transaction ends, while other programs wait; SQLite needs none."""
+        """Take PostgreSQL's advisory lock until the transaction ends; for SQLite nothing is done."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
 
 def upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Return an INSERT into a table in the dialect's own form, which has ON CONFLICT."""
+    """Return the dialect's own INSERT into a table, because SQLAlchemy's common one has no ON CONFLICT."""
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
-    """Make the connections of a database.
+    """Make an SQLAlchemy engine for a database.
 
     Args:
         url: URL of the database.
-        is_probe: Make a single connection with short limits.
+        is_probe: Whether the engine has only one connection, with short time limits.
     """
     pool_size = 1 if is_probe else POOL_SIZE
     max_overflow = 0 if is_probe else POOL_SIZE
@@ -560,6 +576,6 @@ def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
+    """Begin an SQLite transaction; a writer takes its lock at once, and a reader takes none."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -122,7 +122,9 @@ class Files:
         return self.folder / IDENTITY_FILE
 
     def identity(self) -> str:
-        """Return the folder's identity for a database, 32 hexadecimal digits; make it where there is none.
+        """Return the identity by which a database knows the folder, 32 hexadecimal digits.
+
+        If the folder has no identity yet, it gets one.
 
         Raises:
             InputError: it cannot be read, or is damaged.
@@ -139,11 +141,11 @@ class Files:
         return identity
 
     def has_files(self, kind: str) -> bool:
-        """Return whether there is a file of this kind."""
+        """Return whether there is a complete file of a kind, such as `PICTURES`."""
         return any(not _is_unfinished(path.name) for path in (self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Return the path of the file with this hash, in a folder named by its first three digits."""
+        """Return the path of the file with this hash; the hash's first three digits name its folder."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:
@@ -157,8 +159,8 @@ class Files:
             kind: Folder of its kind, such as `PICTURES`.
             data: Content.
             suffix: End of the file's name.
-            hold: Also protect the file as `Files.hold` does.
-            known_hash: SHA-256 of the data; "": it is computed here.
+            hold: Whether to protect the file from `discard`, as `Files.hold` does.
+            known_hash: SHA-256 of the data; "": not known, so that it is computed here.
 
         Raises:
             StoreError: the file cannot be written.
@@ -187,8 +189,9 @@ class Files:
         """Protect a file from `discard` until `release`, while the database does not know the file yet."""
         with self._lock:
             self._holds[digest] += 1
-            for prefix in [prefix for prefix in self._removals if digest.startswith(prefix)]:
-                del self._removals[prefix]  # the removal sees that the file is held, and leaves it
+            prefixes = [prefix for prefix in self._removals if digest.startswith(prefix)]
+            for prefix in prefixes:
+                del self._removals[prefix]  # `discard` sees that its entry is gone, and leaves the file
 
     def release(self, digest: str) -> None:
         """End the protection by `hold` or `keep`."""
@@ -209,8 +212,8 @@ class Files:
         Args:
             path: Path of the file or folder.
             digest: SHA-256 of the file, or its first digits.
-            is_unneeded: Function that asks the database whether no record needs the file. Other threads may
-                hold and release files while it runs.
+            is_unneeded: Function that asks the database; it returns True if no record needs the file. Other
+                threads may hold and release files while it runs.
         """
         with self._lock:
             if self._is_held(digest):
@@ -221,7 +224,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                was_held_meanwhile = not self._removals.pop(digest, 0)  # `hold` took the entry out
+                remaining_entry = self._removals.pop(digest, 0)
+                was_held_meanwhile = remaining_entry == 0  # `hold` took the entry out
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -234,7 +238,7 @@ class Files:
             return True
 
     def _is_held(self, digest: str) -> bool:
-        """Return whether a file is held whose hash begins with these digits; the caller has the lock."""
+        """Return whether any held file has a hash that begins with `digest`; the caller holds the lock."""
         return any(held_hash.startswith(digest) for held_hash in self._holds)
 
     def model_folder(self, digest: str) -> Path:
@@ -247,7 +251,7 @@ class Files:
         Args:
             path: Path of the file; its folder is made.
             data: Content.
-            durable: Return only when the file would survive a power cut.
+            durable: Whether to return only when the file would survive a power cut.
 
         Raises:
             StoreError: the file cannot be written.
@@ -280,14 +284,15 @@ class Files:
             return path.read_bytes()
         except OSError as error:
             text = f"cannot read {path}: {error.strerror}"
-            raise StoreError(text, "file_missing", f"a file cannot be read: {error.strerror}") from None
+            sender_text = f"a file cannot be read: {error.strerror}"
+            raise StoreError(text, "file_missing", sender_text) from None
 
     def copy(self, source: Path, target: Path) -> str:
-        """Copy a model file, in one read; return the SHA-256 of the copy.
+        """Copy a model file, and return the SHA-256 of the copy; the file is read only once.
 
         Args:
             source: Path of the model file.
-            target: Path of the copy; its folder is made, and must not exist.
+            target: Path of the copy. Its folder is made, and must not exist before.
 
         Raises:
             InputError: the file cannot be read.
@@ -308,7 +313,7 @@ class Files:
         return digest.hexdigest()
 
     def move(self, source: Path, target: Path) -> None:
-        """Move a file within the disk; the move survives a power cut.
+        """Move a file within its disk; after the call, the move survives a power cut.
 
         Args:
             source: Present path.
@@ -326,9 +331,9 @@ class Files:
             raise write_error(target, error) from None
 
     def temporary_path(self, name: str) -> Path:
-        """Return a new path for a temporary file, in a folder of its own that the caller makes.
+        """Return a new path for a temporary file, in a new folder.
 
-        `remove_temporary` removes file and folder.
+        The caller makes the folder. `remove_temporary` removes both.
         """
         return self.folder / MODELS / files.partial_name(secrets.token_hex(4)) / name
 
@@ -337,10 +342,10 @@ class Files:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove the unfinished files that an earlier run left because it was cut off.
+        """Remove the unfinished files that an earlier run of the station has left.
 
-        Files that this process is writing, or that were changed since its start, stay: a process that it
-        started, such as for a fit, may be writing them. The walk through the whole store may take minutes.
+        A file stays if this process is writing it, or if it was changed since the start of this process: a
+        child process, such as a fit, may be writing it. The walk through all files may take minutes.
         """
         for folder, subfolders, names in os.walk(self.folder):
             for name in [*subfolders, *names]:
@@ -358,9 +363,9 @@ class Files:
                         path.unlink(missing_ok=True)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Return whether a file was changed since the start.
+        """Return whether a file was changed since the start of this run.
 
-        A file with a time in the future is from before the start: the clock was ahead when it was written.
+        If its time lies in the future, it is older: it was written when the clock was ahead.
         """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
@@ -373,10 +378,10 @@ class Files:
         return shutil.disk_usage(self.folder).free
 
     def measure(self) -> DiskState:
-        """Measure the state of the disk, keep it as `disk` and return it.
+        """Measure the state of the disk, store it in `disk` and return it.
 
-        The call may hang with the disk. Therefore only the thread that measures the computer makes it, and
-        all others read `disk`.
+        If the disk hangs, the call hangs, too. Therefore only one thread calls it, and all others read
+        `disk`.
         """
         written = self.written
         free_bytes = None
@@ -401,7 +406,7 @@ class Files:
             return None
 
     def check_writable(self) -> None:
-        """Raise StoreError where no file can be written; a tiny one is written as a trial."""
+        """Write a tiny file as a trial; raise StoreError if that fails."""
         path = self.folder / PROBE_FILE
         try:
             with files.replace_file(path, durable=False) as file:
@@ -411,9 +416,9 @@ class Files:
             raise write_error(path, error) from None
 
     def check_free_space(self, size: int) -> None:
-        """Raise StoreError where a file of `size` bytes could fill the disk.
+        """Raise StoreError if a file of `size` bytes could fill the disk.
 
-        The free space is that of the last measurement, less the pictures written since.
+        The free space is estimated: that of the last measurement, minus the pictures written since.
         """
         if self.disk.free_bytes is None:  # unknown
             return
@@ -444,7 +449,7 @@ class StrayFiles:
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
         """Remove a picture with its maps, or a mask; return whether it was removed.
 
-        A file that a record needs, or that is held, stays, as does a file that the disk fails to remove.
+        The file stays if a record needs it, if it is held, or if the disk fails to remove it.
 
         Args:
             kind: Folder of its kind, such as `PICTURES`.
@@ -454,7 +459,7 @@ class StrayFiles:
         return self._remove(kind, self.files.path(kind, digest, suffix), digest)
 
     def sweep(self) -> int:
-        """Remove all files, and folders of models, that no record needs; return their number."""
+        """Remove all files and model folders that no record needs; return the number of those removed."""
         removed_count = 0
         for kind in (MODELS, PICTURES, MASKS, MAPS):
             old_files = self._old_files(kind)
@@ -471,7 +476,8 @@ class StrayFiles:
         try:
             is_removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
             if is_removed and kind == PICTURES:
-                for map_path in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
+                map_folder = self.files.path(MAPS, digest, "").parent
+                for map_path in map_folder.glob(f"{digest}.*"):
                     map_path.unlink(missing_ok=True)
             return is_removed
         except OSError:  # the next sweep tries again
@@ -480,7 +486,8 @@ class StrayFiles:
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Yield path and hash of each file of a kind that is older than `STRAY_AGE`.
 
-        A model is a folder, named by the first digits of the model file's hash.
+        For the kind `MODELS`, these are the folders of the models and the first digits of the hashes, by
+        which the folders are named.
         """
         latest_change = time.time() - STRAY_AGE
         is_model = kind == MODELS
@@ -492,11 +499,11 @@ class StrayFiles:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
-        """Return the hashes among `digests` that a record needs; a removed picture is not needed.
+        """Return those of `digests` whose files a record needs; the file of a removed picture is not needed.
 
         Args:
             kind: Folder of their kind, such as `PICTURES`.
-            digests: SHA-256 of files; of models, the first digits that name their folders.
+            digests: SHA-256 of files; for the kind `MODELS`, names of model folders.
         """
         if kind == MODELS:
             query = select(versions.c.file).where(IS_KEPT)
@@ -508,7 +515,8 @@ class StrayFiles:
         with self.database.reading() as connection:
             values = set(connection.execute(query).scalars())
         if kind == MODELS:
-            return {Path(file).parent.name for file in values} & set(digests)
+            needed_folders = {Path(file).parent.name for file in values}
+            return needed_folders & set(digests)
         return values
 
 
@@ -562,7 +570,7 @@ def rename_without_overwrite(source: Path, target: Path) -> None:
         os.link(source, target)  # a link overwrites nothing; a renaming would
     except FileExistsError:
         raise
-    except OSError:  # many network shares have no links; for any other fault, `rename` raises its own error
+    except OSError:  # many network shares have no links; if something else is wrong, `rename` raises an error
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         source.rename(target)

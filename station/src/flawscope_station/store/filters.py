@@ -79,10 +79,10 @@ class Filter:
 
 
 def bounds(name: str, column: Column[Any], says: str = "") -> tuple[Filter, Filter]:
-    """Make the filters for the least and the largest value of a number: NAME_min and NAME_max.
+    """Make the filters NAME_min and NAME_max for the least and the largest value of a number.
 
     Args:
-        name: Name of the number, as NAME.
+        name: NAME of the number.
         column: Column of `inspections` that holds the number.
         says: Description of both filters in the API.
     """
@@ -176,14 +176,14 @@ BY_NAME = {filter_.name: filter_ for filter_ in FILTERS}
 
 
 def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
-    """Return the columns that the conditions of filters use, each once, in the filters' order."""
+    """Return the columns that the conditions of filters use, each only once, in the order of the filters."""
     return list(dict.fromkeys(column for filter_ in filters for column in filter_.columns))
 
 
 def further_facts() -> list[str]:
-    """Return the names of searched facts that are no fields of `Inspection`.
+    """Return the names of the searched facts that are no fields of `Inspection`.
 
-    The library names these facts; they have columns of their own in exports.
+    These facts come from the library. Exports have a column for each of them.
     """
-    facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)
+    facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)  # each name once
     return [name for name in facts if name not in Inspection.model_fields]

@@ -163,7 +163,7 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 
 
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
-    """Lock products until the transaction ends: no other transaction adds or removes their inspections."""
+    """Lock products: until the transaction ends, no other one can add or remove their inspections."""
     query = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
     connection.execute(query.with_for_update(key_share=True)).all()
 
@@ -174,7 +174,8 @@ def insert_inspections(
     """Record inspections as `Store.record` does, in a transaction that the caller has opened.
 
     Returns:
-        For each inspection its number, and whether it is new; it is not if its key is recorded already.
+        For each inspection, its number and whether it is new. If its key was recorded already, it is not new,
+        and the number is that of the earlier inspection.
     """
     lock_products(connection, {inspection.product_id for inspection in new_inspections})
     insert_picture, insert_inspection = _build_statements(connection.dialect.name)
@@ -201,9 +202,10 @@ def insert_inspections(
 
 @cache
 def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, ReturningInsert[Any]]:
-    """Return the statements that insert a picture and an inspection; a dialect's are built once.
+    """Return the statement that inserts a picture, and the one that inserts an inspection.
 
-    A picture that is recorded already is marked as not removed.
+    If the picture is recorded already, its statement only marks it as not removed. The statements are built
+    once for each dialect.
     """
     insert_picture = upsert(dialect, pictures).on_conflict_do_update(
         index_elements=["product_id", "hash"], set_={"removed_at": None}
@@ -213,7 +215,7 @@ def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, 
 
 
 def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspection]) -> None:
-    """Add inspections to the sums of their hours."""
+    """Add inspections to the rows of `hours` of their product, version and hour."""
     groups: dict[tuple[int, int, int], list[NewInspection]] = defaultdict(list)
     for inspection in new_inspections:
         groups[inspection.product_id, inspection.version_id, inspection.at // HOUR].append(inspection)
@@ -239,7 +241,7 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
     """Add a product as `Store.add_product` does, in a transaction that the caller has opened."""
     key = {"station_id": get_or_add_station(connection), "name": name}
     insert = upsert(connection.dialect.name, products).values(**key, created_at=now(), entry_id=entry_id)
-    # a row that has this entry already is neither changed nor locked
+    # an existing row is updated, and thereby locked, only if it has another entry
     has_other_entry = products.c.entry_id.is_distinct_from(entry_id)
     statement = insert.on_conflict_do_update(
         index_elements=[*key], set_={"entry_id": entry_id}, where=has_other_entry
@@ -249,11 +251,11 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
 
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
-    """Return the condition that a row belongs to a product, or to any product of an entry.
+    """Return the SQL condition that a row belongs to a product, or to any product of an entry.
 
     Args:
         address: Number of the product or entry.
-        column: Column with the number of the row's product.
+        column: Column of the row that has the number of its product.
     """
     is_of_address = or_(products.c.id == address, products.c.entry_id == address)
     return column.in_(select(products.c.id).where(is_of_address))
@@ -266,12 +268,13 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
 
 
 def review_state(inspection: NewInspection | InspectionRow) -> str:
-    """Return the state of the review of an inspection without a verdict.
+    """Return whether an inspection without a verdict waits for a review: `WAITING` or `NO_REVIEW`.
 
     An inspection within tolerance needs no review: a person's rules have decided on it.
     """
     is_doubtful = decision_of(inspection) == ANOMALOUS or inspection.near
-    return WAITING if is_doubtful and inspection.purpose == PRODUCTION else NO_REVIEW
+    needs_review = is_doubtful and inspection.purpose == PRODUCTION
+    return WAITING if needs_review else NO_REVIEW
 
 
 def decision_of(row: DecisionRow) -> str:
@@ -282,7 +285,7 @@ def decision_of(row: DecisionRow) -> str:
 
 
 def _picture_columns(inspection: NewInspection, picture: SeenPicture) -> dict[str, object]:
-    """Return the columns of a picture of a new inspection."""
+    """Return the columns in `pictures` of a picture of a new inspection."""
     columns = {name: getattr(picture, name, None) for name in _PICTURE_FIELDS}
     columns["product_id"] = inspection.product_id
     columns["hash"] = picture.picture
@@ -291,7 +294,7 @@ def _picture_columns(inspection: NewInspection, picture: SeenPicture) -> dict[st
 
 
 def inspection_columns(inspection: NewInspection) -> dict[str, object]:
-    """Return the columns of a new inspection."""
+    """Return the columns in `inspections` of a new inspection."""
     columns = {name: getattr(inspection, name) for name in _INSPECTION_FIELDS}
     columns |= {name: inspection.record.get(name) for name in _RECORD_FIELDS}
     columns["name"] = inspection.name[:MAX_NAME_LENGTH]
@@ -301,7 +304,7 @@ def inspection_columns(inspection: NewInspection) -> dict[str, object]:
 
 
 def _view_columns(number: int, inspection: NewInspection) -> list[dict[str, object]]:
-    """Return the rows of the views of a new inspection, whose number in the database is `number`."""
+    """Return the rows of `views` for a new inspection, whose number in the database is `number`."""
     rows = []
     for place, view in enumerate(inspection.views):
         row = {name: getattr(view, name) for name in _VIEW_FIELDS}

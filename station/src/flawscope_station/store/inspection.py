@@ -245,7 +245,7 @@ class InspectionFacts(TypedDict):
 
 
 def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
-    """Return the entries of an inspection that are no fields of `Inspection`: facts of the library."""
+    """Return the further facts of the library in an inspection: all that are no fields of `Inspection`."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
@@ -299,8 +299,9 @@ class Label(NamedTuple):
 
 
 def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
-    """Return the label of a picture, from any texts; empty texts become None."""
-    part_text, batch_text, view_text = (label_text(text or "") or None for text in (part, batch, view))
+    """Return the label of a picture from texts as the sender gave them; empty texts become None."""
+    texts = [label_text(text or "") for text in (part, batch, view)]
+    part_text, batch_text, view_text = (text or None for text in texts)
     return Label(part_text, batch_text, view_text)
 
 
@@ -308,8 +309,8 @@ def label_text(text: str) -> str:
     r"""Return a part's number, batch or view in the form that is recorded and shown.
 
     A character that cannot be printed is replaced by a visible one, such as ␝ for GS, or by its code, such as
-    \u00a0. The end of a text of more than `MAX_LABEL_LENGTH` characters is replaced by a hash of the text, so
-    that different numbers stay different.
+    \u00a0. If the text has more than `MAX_LABEL_LENGTH` characters, its end is replaced by a hash of the
+    whole, so that different texts stay different.
     """
     characters = text.strip(PADDING)
     printable = "".join(
@@ -348,20 +349,21 @@ class KeyedRequest:
     pictures: tuple[str, ...] = ()
 
     def possible_keys(self) -> list[str]:
-        """Return the keys under which any request with the sender's key may have been recorded.
+        """Return all keys under which a request with the same sender's key may have been recorded.
 
-        They show whether another request has used the key.
+        By these keys, the caller finds out whether another request has used the sender's key.
         """
         is_single_part = self.keys == (self.key,)
-        return [self.key, *part_keys(self.key, 1 if is_single_part else MAX_FILES)]
+        max_parts = 1 if is_single_part else MAX_FILES
+        return [self.key, *part_keys(self.key, max_parts)]
 
 
 def request_key(scheme: str, key: str) -> str:
     """Return the key of a request as it is stored.
 
     Args:
-        scheme: Scheme of the address, `HTTP` or `ENTRY`: a key sent to an entry is another than the same key
-            sent to a product.
+        scheme: Scheme of the address: `HTTP` for a product, `ENTRY` for an entry. It keeps the keys of both
+            apart.
         key: Key from the sender.
     """
     return f"{scheme}:{key}"
@@ -370,10 +372,14 @@ def request_key(scheme: str, key: str) -> str:
 def part_keys(key: str, count: int) -> tuple[str, ...]:
     """Return the keys of the parts of a request that sends several parts.
 
-    Their "/" keeps them apart from the keys of requests.
+    They have the form SCHEME/NUMBER:KEY. The "/" keeps them apart from the keys of requests, SCHEME:KEY.
+
+    Args:
+        key: Key of the request, from `request_key`.
+        count: Number of parts.
     """
-    scheme, _, part_key = key.partition(":")
-    return tuple(f"{scheme}/{place}:{part_key}" for place in range(count))
+    scheme, _, sender_key = key.partition(":")
+    return tuple(f"{scheme}/{place}:{sender_key}" for place in range(count))
 
 
 def upload_request(
@@ -386,8 +392,8 @@ def upload_request(
 ) -> KeyedRequest:
     """Return a request that sends pictures, with the hash of its content.
 
-    A trial has another hash than the same request of the production, so that the answer to a trial is never
-    given to the production.
+    The purpose is a part of the hash: the answer to a trial is never given to the same request of the
+    production.
 
     Args:
         key: Key from `request_key`.
@@ -402,7 +408,8 @@ def upload_request(
     if purpose != PRODUCTION:
         hashed_texts.append(f"purpose={purpose}")
     keys = part_keys(key, len(pictures)) if is_multi_part else (key,)
-    return KeyedRequest(key, keys, _hash("form" if is_form else "file", *hashed_texts), pictures)
+    request_hash = _hash("form" if is_form else "file", *hashed_texts)
+    return KeyedRequest(key, keys, request_hash, pictures)
 
 
 def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
@@ -414,8 +421,8 @@ def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
         label: Label of the part.
     """
     number = None if camera is None else str(camera)
-    hashed = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
-    return KeyedRequest(key, (key,), hashed)
+    request_hash = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
+    return KeyedRequest(key, keys=(key,), hash=request_hash)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:

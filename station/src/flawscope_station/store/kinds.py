@@ -32,10 +32,11 @@ class KindCounts(NamedTuple):
 
 
 def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> KindCounts:
-    """Count inspections by kind.
+    """Count inspections by kind of defect.
 
     Args:
-        rows: For each inspection, the kind that a person named, and the regions, the strongest first.
+        rows: For each inspection, the kind that a person named (None or "": none) and the regions, the
+            strongest first.
     """
     kinds_of_inspections: list[Sequence[str]] = []
     for named_kind, regions in rows:
@@ -47,7 +48,8 @@ def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> Kin
             kinds_of_inspections.append(region_kinds)
     single_counts = Counter(kinds[0] for kinds in kinds_of_inspections if len(kinds) == 1)
     alphabetical = dict(sorted(single_counts.items()))
-    named = dict(Counter(alphabetical).most_common())  # kinds of the same count stay in alphabetical order
+    # `most_common` leaves kinds with the same count in alphabetical order
+    named = dict(Counter(alphabetical).most_common())
     several = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
     new = sum(len(kinds) == 0 for kinds in kinds_of_inspections)
     return KindCounts(named, several, new)

@@ -40,7 +40,7 @@ class LineAlarms(NamedTuple):
         """Count parts.
 
         Args:
-            parts: For each part, whether it was flagged, and its verdict; None: it has none.
+            parts: For each part, whether it was flagged, and its verdict (None: it has no verdict).
         """
         good_parts = [(is_flagged, verdict) for is_flagged, verdict in parts if verdict != DEFECT]
         false_alarms = good_parts.count((True, GOOD))
@@ -51,7 +51,7 @@ class LineAlarms(NamedTuple):
 def active_promise(
     versions: ModelRegistry, product_id: int
 ) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
-    """Return number, model facts and expected rate of the active version; all None: no version is active."""
+    """Return number, model facts and expected rate of the active version; three None if there is none."""
     try:
         version, model = versions.active(product_id)
     except NoModelError:
@@ -107,7 +107,7 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> False
     if version is None or promise is None or not promise.is_made:
         return None
     count = count_parts(versions.database, product_id, version)
-    verdict = promise.judge_line(*count)
+    comparison = promise.judge_line(count.good, count.alarms, count.unreviewed)
     return {
         "version": version,
         "rate": promise.rate,
@@ -115,16 +115,16 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> False
         "good": count.good,
         "alarms": count.alarms,
         "unreviewed": count.unreviewed,
-        "line_interval": list(verdict.interval),
-        "state": verdict.state,
+        "line_interval": list(comparison.interval),
+        "state": comparison.state,
     }
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
     """Count the latest parts that a version judged on the line.
 
-    A part that came several times counts once, by its first inspection. Parts within tolerance, and parts
-    that the version has learnt from, are left out.
+    If a part was inspected several times, only its first inspection counts. Parts within tolerance are left
+    out, and so are parts that the version has learnt from.
 
     Args:
         database: Database of the station.
@@ -141,7 +141,7 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
         ~column.tolerated, ~is_learnt
     )
     query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
-    # the newest come first, so that the first inspection of a part overwrites the later ones
+    # part -> flag and verdict; the newest come first, so that a part's first inspection overwrites later ones
     parts = {}
     with database.reading() as connection:
         for picture, part, batch, is_flagged, verdict in connection.execute(query):

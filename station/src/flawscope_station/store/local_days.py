@@ -13,18 +13,19 @@ _FIRST_DAY = date(1970, 1, 1)
 
 
 def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: int) -> ColumnElement[int]:
-    """Return the SQL expression of a time's day, counted from 1970-01-01.
+    """Return an SQL expression: the number of the day of a time in a zone; 1970-01-01 has the number 0.
 
     Args:
         at: Microseconds since 1970, from `since` to below `until`.
         zone: Zone of the days; None: this machine's.
-        since: First possible value of `at`.
-        until: End of the possible values of `at`.
+        since: Least possible value of `at`.
+        until: Exclusive end of the possible values of `at`.
     """
     zone_offsets = offsets(zone, since, until)
     _, last_offset = zone_offsets[-1]
     local_time = at + literal(last_offset, BigInteger)
     if len(zone_offsets) > 1:
+        # each offset holds before its end, and the last offset for all later times
         cases = [(at < end, at + literal(offset, BigInteger)) for end, offset in zone_offsets[:-1]]
         local_time = case(*cases, else_=local_time)
     return local_time // DAY
@@ -38,7 +39,7 @@ def date_of(day: int) -> date:
 def midnight(day: date, zone: tzinfo | None) -> float:
     """Return the beginning of a day in a zone, seconds since 1970.
 
-    Where clocks are put forward at midnight, the day begins at the first moment that they show.
+    If clocks are put forward at midnight, the day begins at that moment.
 
     Args:
         day: Day.
@@ -56,12 +57,14 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         until: End, microseconds since 1970.
 
     Returns:
-        The end of each offset, on a whole hour except the last, and the offset itself, both in microseconds.
+        Pairs of the time at which an offset ends and the offset itself, both in microseconds. The last one
+        ends at `until`, all others end on a whole hour.
     """
     zone_offsets = list[tuple[int, int]]()
     first_hour = since // HOUR * HOUR
     for day in range(first_hour, until, DAY):
-        if offset_at(zone, day) == offset_at(zone, day + DAY):
+        has_same_offset = offset_at(zone, day) == offset_at(zone, day + DAY)
+        if has_same_offset:  # no change of clocks within the day
             continue
         for hour in range(day, day + DAY, HOUR):
             if offset_at(zone, hour) != offset_at(zone, hour + HOUR):

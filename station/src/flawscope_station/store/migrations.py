@@ -41,7 +41,7 @@ def table_version(connection: Connection) -> str | None:
     """Return the version of the tables; None: the database has no tables.
 
     Raises:
-        UnknownVersionError: this flawscope does not know the version, or tables have none.
+        UnknownVersionError: this flawscope does not know the version, or there are tables without a version.
     """
     version = MigrationContext.configure(connection).get_current_revision()
     if version is None:
@@ -55,7 +55,7 @@ def table_version(connection: Connection) -> str | None:
 
 
 def _refuse_tables(connection: Connection) -> None:
-    """Raise UnknownVersionError where a database without a version has tables of the station's names."""
+    """Raise UnknownVersionError if a database without a version has tables with names of the station's."""
     existing_names = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
     if existing_names:
         raise UnknownVersionError(f"has tables that say no version ({', '.join(existing_names[:3])})")
@@ -104,11 +104,11 @@ def make_tables(connection: Connection) -> None:
 
 
 def _copied(tables: MetaData) -> MetaData:
-    """Return a copy of the tables, to be created once.
+    """Return a copy of the tables, which is used for one `create_all`; the original never is.
 
-    Two tables have foreign keys to each other. For PostgreSQL, SQLAlchemy creates both tables first and then
-    adds such a key. It marks the key as such for good, and would leave it out of the tables that it creates
-    later in SQLite, which cannot add keys. Therefore the original is never created.
+    Two tables have foreign keys to each other. In PostgreSQL, SQLAlchemy creates both tables first, and adds
+    such a key afterwards. It then marks the key permanently as one to add later. SQLite cannot add keys, so
+    that tables created there from the same objects would lack the key.
     """
     copy = MetaData(naming_convention=tables.naming_convention)
     for table in tables.tables.values():
@@ -118,5 +118,5 @@ def _copied(tables: MetaData) -> MetaData:
 
 @cache
 def _steps(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Return the steps in these folders, which are read once."""
+    """Return the steps in these folders; they are read only at the first call."""
     return ScriptDirectory(str(folders[0]), version_locations=[str(folder) for folder in folders])

@@ -190,30 +190,30 @@ class ModelRegistry:
         *,
         is_ready: bool = True,
     ) -> int:
-        """Keep a copy of a model file as a version; return its number.
+        """Keep a copy of a model file as a version; return the number of the version.
 
-        A product has one version for identical files.
+        If the product has a version of an identical file already, the number is that of this version.
 
         Args:
             product_id: Number of the product.
             model: Path of the model file.
             origin: Where the file came from, for a person.
             who: Person who adds it.
-            facts: Facts that the file does not hold.
-            is_ready: Make the version ready at once; otherwise it is `making` until `make_ready`. If the
-                station ends before, it is removed at the next start.
+            facts: Facts to record of the version, beside those in the model file.
+            is_ready: Whether the version is ready at once. If False, it stays `making` until `make_ready`; if
+                the station ends before that, the version is removed at the next start.
 
         Raises:
             InputError: the file is no model of a single product, or damaged.
             StoreError: the copy cannot be kept.
         """
-        with self._copy(Path(model), origin) as (copy, file):
+        with self._copy(Path(model), origin) as (copy, file_columns):
             model_facts = router.read_facts(copy)
             if model_facts.is_joint:
                 raise files.several_products_error(copy)
             version_facts = {**_version_facts(model_facts), **facts}
             with self.database.writing() as connection:
-                number = self._insert(connection, product_id, file, version_facts, model_facts)
+                number = self._insert(connection, product_id, file_columns, version_facts, model_facts)
                 recorded_file = connection.scalar(select(versions.c.file).where(versions.c.id == number))
             self._keep(copy, {"file": str(recorded_file)})  # an existing version may have lost its file
             if is_ready:
@@ -228,18 +228,17 @@ class ModelRegistry:
             self.remove(row.product_id, row.id)
 
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
-        """Add a version with the model of another version at another false-alarm rate; return its number.
+        """Add a copy of a version with another false-alarm rate; return the number of the new version.
 
         Args:
             product_id: Number of the product.
-            number: Number of the version whose model is taken.
-            rate: False-alarm rate.
+            number: Number of the version to copy.
+            rate: False-alarm rate of the new version.
             who: Person who adds it.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: the version's good pictures do not support the rate, or the version is of a joint
-                model.
+            InputError: the version has too few good pictures for the rate, or it is of a joint model.
             StoreError: the new version cannot be kept.
         """
         row = self._row(product_id, number)
@@ -258,9 +257,10 @@ class ModelRegistry:
             return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
 
     def _version_at_configured_rate(self, product_id: int, number: int) -> int:
-        """Return the version, or add one at the rate of the settings if it has another; return the number.
+        """Return the number of a version that has the false-alarm rate of the settings.
 
-        Errors are those of `add_at_rate`.
+        It is the given version itself if that has this rate, or if the settings name no rate. Otherwise a new
+        version is added by `add_at_rate`; errors are the same.
         """
         rate = self.rates.get(product_id)
         if rate is None:
@@ -268,7 +268,7 @@ class ModelRegistry:
         model_rate = router.read_facts(self.path(product_id, number)).rate
         if model_rate == rate:
             return number
-        return self.add_at_rate(product_id, number, rate, "station")
+        return self.add_at_rate(product_id, number, rate, who="station")
 
     def add_joint(
         self, entry_id: int, model: str | os.PathLike[str], names: Mapping[str, str], origin: str, who: str
@@ -280,43 +280,44 @@ class ModelRegistry:
         Args:
             entry_id: Number of the entry.
             model: Path of the model file.
-            names: Names of the products at the station, by their names in the model.
+            names: Name of a product in the model -> its name at the station.
             origin: Where the file came from, for a person.
             who: Person who adds it.
 
         Returns:
-            The numbers of the versions, by product and entry.
+            Number of the product or entry -> number of its version.
         """
-        with self._copy(Path(model), origin) as (copy, file):
+        with self._copy(Path(model), origin) as (copy, file_columns):
             manifests = router.read_facts(copy).manifests
             if not names.keys() >= manifests.keys():
                 raise InputError(f"{model} was replaced while it was read: add it again")
-            self._keep(copy, file)
+            self._keep(copy, file_columns)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
                 facts: Mapping[str, object] = {"products": [*names.values()]}
-                version_ids = {entry_id: self._insert(connection, entry_id, file, facts)}
+                version_ids = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
                 for name, manifest in manifests.items():
                     number = add_product(connection, names[name], entry_id)
                     product_facts = ModelFacts.of(manifest)
                     facts = {**_version_facts(product_facts), "product": name}
-                    version_ids[number] = self._insert(connection, number, file, facts, product_facts)
+                    version_ids[number] = self._insert(connection, number, file_columns, facts, product_facts)
                 for version in version_ids.values():
                     make_ready(connection, version, who)
         return version_ids
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Lock products and entries, and all products of these entries, as `lock_products` does."""
+        """Lock products and entries by number, and all products of these entries, as `lock_products` does."""
         is_affected = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
         affected_ids = connection.execute(select(products.c.id).where(is_affected)).scalars().all()
         lock_products(connection, affected_ids)
 
     @contextmanager
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Yield a copy of a model file, which stays until the block ends, and its columns in `versions`.
+        """Yield the path of a copy of a model file, and the copy's columns in `versions`.
 
-        The copy is the station's own file where it has the same content. Otherwise the file is copied and
-        hashed in a single read, because it may be replaced meanwhile.
+        If the station has a file with the same content and name, it is the copy. Otherwise the file is copied
+        and hashed in a single read, because it may be replaced meanwhile; this copy is temporary, and is
+        removed after the block.
 
         Args:
             path: Path of the model file.
@@ -329,24 +330,24 @@ class ModelRegistry:
                 copy = self.files.temporary_path(path.name)
                 stack.callback(self.files.remove_temporary, copy)
                 digest = self._hold(stack, self.files.copy(path, copy))
-            file = f"{MODELS}/{self.files.model_folder(digest).name}/{path.name}"
+            relative_path = f"{MODELS}/{self.files.model_folder(digest).name}/{path.name}"
             try:
-                yield copy, {"hash": digest, "file": file, "origin": origin}
-            except InputError as error:
+                yield copy, {"hash": digest, "file": relative_path, "origin": origin}
+            except InputError as error:  # people know the path of the original file
                 raise InputError(str(error).replace(str(copy), str(path))) from None
 
     def _hold(self, stack: ExitStack, digest: str) -> str:
-        """Hold the file with this hash until the stack is closed; return the hash."""
+        """Hold the file with this hash, as `Files.hold` does, until the stack is closed; return the hash."""
         self.files.hold(digest)
         stack.callback(self.files.release, digest)
         return digest
 
     def _keep(self, copy: Path, file: Mapping[str, str]) -> None:
-        """Move a temporary copy to its place, unless the place has a file already.
+        """Move a temporary copy to its place, unless a file is there already.
 
         Args:
             copy: Path from `_copy`.
-            file: Columns in `versions`; `file` is the place.
+            file: Columns in `versions`, from `_copy`; the column `file` is the place.
         """
         place = self.files.folder / file["file"]
         if copy != place and not place.exists():
@@ -360,14 +361,15 @@ class ModelRegistry:
         facts: Mapping[str, object],
         model: ModelFacts | None = None,
     ) -> int:
-        """Add a version in the state `making` unless the product has one with the same file.
+        """Add a version in the state `making`, unless the product has a version of the same file.
 
         Args:
             connection: Connection of the transaction.
             product_id: Number of the product or entry.
             file: Columns of the file, from `_copy`.
             facts: Facts of the version.
-            model: Facts of the product's model, whose pictures are recorded as learnt; None: of an entry.
+            model: Facts of the product's model, whose pictures are recorded as learnt; None: the version is
+                that of an entry.
 
         Returns:
             The number of the new or existing version.
@@ -391,13 +393,13 @@ class ModelRegistry:
         return int(number)
 
     def removable(self, product_id: int) -> list[int]:
-        """Return the numbers of the versions that `remove` removes: ready, unused, and of no joint model."""
+        """Return the numbers of the ready versions that were never used and are of no joint model."""
         query = select(versions).where(versions.c.product_id == product_id, _is_removable())
         rows = self.database.rows(query.where(versions.c.state == READY).order_by(versions.c.id))
         return [row.id for row in rows if not _is_joint(row)]
 
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
-        """Remove a version that never judged, and its file unless another version needs it.
+        """Remove a version that never judged; remove its file, too, unless another version needs the file.
 
         Args:
             product_id: Number of the product.
@@ -405,8 +407,8 @@ class ModelRegistry:
             who: Person who removes it.
 
         Returns:
-            Whether it was removed. A version stays if it has judged, if a record names it, or if it is of a
-            joint model, and thereby a version of other products, too.
+            Whether the version was removed. It stays if it has judged, or if a record names it. It also stays
+            if it is of a joint model, because other products have a version of the same file.
         """
         row = self.database.row(select(versions).where(versions.c.id == number))
         if row is None or _is_joint(row):
@@ -414,7 +416,8 @@ class ModelRegistry:
         is_version = (versions.c.id == number) & (versions.c.product_id == product_id)
         with self.database.writing() as connection:
             change = update(versions).where(is_version, _is_removable()).values(state=REMOVED)
-            if connection.execute(change).rowcount == 0:
+            removed_count = connection.execute(change).rowcount
+            if removed_count == 0:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             add_event(connection, REMOVED_EVENT, who, f"version {number}, which was never used", product_id)
@@ -440,23 +443,23 @@ class ModelRegistry:
         return number
 
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
-        """Open a version and let it judge from now on, also the pictures that wait.
+        """Open a version and let it judge from now on; it also judges pictures that are waiting.
 
-        A version of a joint model judges for all products of the model; products of the entry that the model
-        does not know have no active version then. Where the settings name another false-alarm rate, a version
-        at that rate is added and activated.
+        A version of a joint model judges for all products of the model. If the model does not know a product
+        of the entry, this product has no active version then. If the settings name another false-alarm rate,
+        a version with that rate is added and activated instead.
 
         Args:
             product_id: Number of the product or entry.
             number: Number of the version.
             who: Person who activates it.
-            goes_live: Activate it even where the product was removed; it becomes a product of the station
-                again.
+            goes_live: Whether to activate it even if the product was removed: the product then belongs to
+                the station again.
 
         Raises:
-            NotFoundError: the product has no such version, or somebody removed the product or a version
+            NotFoundError: the product has no such version, or somebody has removed the product or the version
                 meanwhile.
-            InputError: the model cannot be opened; the active version goes on.
+            InputError: the model cannot be opened; the version that was active stays active.
         """
         number = self._version_at_configured_rate(product_id, number)
         rows = self._same_file_rows(product_id, number)
@@ -473,7 +476,7 @@ class ModelRegistry:
             self._removed_ids.discard(product_id)
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
-        """Let no version of a product judge until the product goes live again.
+        """Deactivate the version of a removed product; no version judges until the product goes live again.
 
         Args:
             product_id: Number of the product.
@@ -499,8 +502,8 @@ class ModelRegistry:
             who: Person who accepts them.
 
         Returns:
-            The number of the version without questions: the version itself where it has none, else a new
-            version with the same model.
+            The number of a version without open questions. It is the given version if that has none;
+            otherwise it is a new version with the same model.
         """
         rows = self._same_file_rows(product_id, number)
         model, questions = router.accept_questions(self._load_model(rows[0]))
@@ -526,11 +529,11 @@ class ModelRegistry:
 
     @contextmanager
     def _temporary_file(self, model: Model, file: str) -> Iterator[Path]:
-        """Save a model to a temporary file until the block ends; yield its path.
+        """Save a model to a temporary file, and yield its path; the file is removed after the block.
 
         Args:
             model: Model to save.
-            file: Path of a version's file, whose name the temporary file gets.
+            file: Path of a version's file; the temporary file gets the same name.
 
         Raises:
             StoreError: the file cannot be written.
@@ -549,8 +552,8 @@ class ModelRegistry:
         """Open the version that was active when the station ended.
 
         Returns:
-            The number of the version; None: no version was active. It is another one where the settings name
-            another false-alarm rate.
+            The number of the opened version; None: no version was active. If the settings name another
+            false-alarm rate, it is the number of a version with that rate.
         """
         with self.database.reading() as connection:
             number = _active_number(connection, product_id)
@@ -562,14 +565,11 @@ class ModelRegistry:
         if are_all_active and rated_number == number:
             self.models.activate(self._load_models(rows))
         else:  # a product of the joint model had its own model meanwhile, or the settings name another rate
-            self.activate(product_id, rated_number, "station")
+            self.activate(product_id, rated_number, who="station")
         return rated_number
 
     def active_facts(self, product_id: int) -> dict[str, object]:
-        """Return the facts of the version that was active last; empty: no version was active.
-
-        An entry's version has the fact `products`, the version of a joint model's product the fact `product`.
-        """
+        """Return the facts of the version that was active last; empty: no version was active."""
         row = self.active_row(product_id)
         return {} if row is None else dict(json.loads(row.facts))
 
@@ -587,7 +587,7 @@ class ModelRegistry:
         return product.number, product.model
 
     def open(self, product_id: int, number: int) -> Model:
-        """Return the model of a version, which is opened unless it is open.
+        """Return the model of a version; open it if it is not open.
 
         Raises:
             NotFoundError: the product has no such version.
@@ -603,14 +603,15 @@ class ModelRegistry:
         return model
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
-        """Return the versions that are activated together, each with its product's name as `called`.
+        """Return all versions that are activated together with a version, which is among them.
 
-        For a model of one product this is the version alone, for a joint model the versions of its entry and
-        of all its products.
+        If the version is of a joint model, they are the versions of its entry and of all its products.
+        Otherwise there are no others. Each row has the name of its product in the column `called`.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: the version is of a joint model and the settings name another kind, or vice versa.
+            InputError: the version is of a joint model, and the settings name none for the product; or vice
+                versa.
         """
         version_row = self._row(product_id, number)
         query = select(versions, products.c.name.label("called")).where(IS_LISTED)
@@ -639,15 +640,15 @@ class ModelRegistry:
             rows: Rows from `_same_file_rows`.
 
         Returns:
-            The model for each address: by number of the product and, for a joint model, of the entry.
+            Number of the address -> model. The addresses are the products and, for a joint model, its entry.
 
         Raises:
             InputError: the file cannot be opened, or a product of the joint model has another model.
         """
         model = self._load_model(rows[0])
         if not model.facts.is_joint:
-            singles = [ProductModel(row.product_id, row.id, model) for row in rows]
-            return {product.product_id: AddressModel.single(product) for product in singles}
+            single_products = [ProductModel(row.product_id, row.id, model) for row in rows]
+            return {product.product_id: AddressModel.single(product) for product in single_products}
         products: dict[str, ProductModel] = {}
         for row in rows:
             name = json.loads(row.facts).get("product")
@@ -670,21 +671,21 @@ class ModelRegistry:
         return self.models.get_or_load(row.hash, load)
 
     def engine_for(self, path: Path) -> str | None:
-        """Return the engine to open a model file with; None: the default, as for any trained model."""
+        """Return the engine with which to open a model file; None: the default, which trained models need."""
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
     def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
-        """Return number, state and facts of the versions of a product with this origin, the newest first."""
+        """Return number, state and facts of each version of a product with this origin, the newest first."""
         query = select(versions).where(versions.c.product_id == product_id, versions.c.origin == origin)
         rows = self.database.rows(query.where(IS_LISTED).order_by(versions.c.id.desc()))
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
-        """Record in the facts of a version the draft that went live as it.
+        """Record in the facts of a version that it has come from a draft.
 
         Args:
             number: Number of the version.
-            mark: Draft.
+            mark: Draft that went live as this version.
 
         Raises:
             StoreError: the database cannot be written.
@@ -736,6 +737,7 @@ class ModelRegistry:
             product_id: Number of the product.
             active: Number of the active version; None: no version is active.
         """
+        # the text of such an event is the number of the version
         query = (
             select(events.c.text)
             .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
@@ -757,7 +759,7 @@ class ModelRegistry:
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Return the number in a version's fact `RATE_OF`; the version's own number where it has no such fact."""
+    """Return the version from which a version differs only by its rate: its fact `RATE_OF`, else itself."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 
@@ -765,7 +767,7 @@ def rate_root(connection: Connection, number: int) -> int:
 def _version_facts(model: ModelFacts) -> dict[str, object]:
     """Return facts of a model of a single product, as the API shows them.
 
-    `score_threshold` and `spread` are None for a product with a model for each view: each view has its own.
+    If the product has a model for each view, `score_threshold` and `spread` are None: they differ by view.
     """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
@@ -787,7 +789,7 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
 
 
 def make_ready(connection: Connection, number: int, who: str) -> None:
-    """Change a version from `making` to `ready`, with an event; a version in another state stays as it is.
+    """Change a version from `making` to `ready`, and record that; a version in another state is not changed.
 
     Args:
         connection: Connection of the transaction.
@@ -805,7 +807,7 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
 
     Args:
         connection: Connection of the transaction.
-        product_ids: Numbers of the products and entries; products of these entries are included.
+        product_ids: Numbers of the products and entries; all products of these entries are added.
         numbers: Numbers of the versions to activate.
 
     Raises:
@@ -813,7 +815,7 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
     """
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
     is_affected = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
-    # retire first: the index allows one active version at any moment, also within one UPDATE
+    # retire first: the index allows only one active version of a product at any moment
     retire = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
     connection.execute(retire.values(state=RETIRED))
     activate = update(versions).where(versions.c.id.in_(numbers), IS_LISTED)
@@ -831,13 +833,13 @@ def _active_number(connection: Connection, product_id: int) -> int | None:
 
 
 def _is_removable() -> ColumnElement[bool]:
-    """Return the condition of versions that never judged and that no record names."""
+    """Return the SQL condition that a version has never judged, and that no record names it."""
     number = versions.c.id
     product_id = versions.c.product_id
     is_of_product = inspections.c.product_id == product_id
     is_of_version = inspections.c.version_id == number
     uses = (
-        # inspections of the line count in hours; challenges and trials do not, and are found by their indexes
+        # `hours` counts the inspections of the line; challenges and trials are searched by their own indexes
         exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
         exists().where(is_of_product, is_of_version, IS_CHALLENGE),
         exists().where(is_of_version, IS_TRIAL),
@@ -851,7 +853,7 @@ def _is_removable() -> ColumnElement[bool]:
 def is_of_joint_model(facts: Mapping[str, object]) -> bool:
     """Return whether a version is of a joint model, by its facts.
 
-    An entry's version has the facts `products`, a product's version `product`.
+    In a joint model, the version of the entry has the fact `products`, and that of a product `product`.
     """
     return "product" in facts or "products" in facts
 
@@ -864,7 +866,7 @@ def _is_joint(row: VersionRow) -> bool:
 def _forget_removed(connection: Connection, product_id: int) -> None:
     """Delete the rows of removed versions of a product, except the newest `MAX_REMOVED`.
 
-    The newest stay so that their numbers are not used again; so do versions that a job names.
+    The newest stay, so that their numbers are not used again. Versions that a job names stay, too.
     """
     is_removed = (versions.c.product_id == product_id) & (versions.c.state == REMOVED)
     newest_first = select(versions.c.id).where(is_removed).order_by(versions.c.id.desc())
@@ -878,7 +880,7 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
 def _activations(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[Switch]]:
-    """Return time and person of each activation, by version, the oldest first.
+    """Return a dictionary: number of a version -> its activations, the oldest first.
 
     Args:
         connection: Connection to the database.
@@ -891,7 +893,7 @@ def _activations(
     if number is not None:
         query = query.where(events.c.text == str(number))
     switches_by_version: dict[int, list[Switch]] = {}
-    for text, at, who in connection.execute(query.order_by(events.c.id)):
+    for text, at, who in connection.execute(query.order_by(events.c.id)):  # `text` is the version's number
         switch: Switch = {"at": iso(at), "by": who}
         switches_by_version.setdefault(int(text), []).append(switch)
     return switches_by_version

@@ -61,7 +61,7 @@ class AddressModel(NamedTuple):
 
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
-        """Return the model of a product's own address; no product is recognised there."""
+        """Return the `AddressModel` of a product's own address, at which no product has to be recognised."""
         return cls(product.model, {"": product._replace(name=None)})
 
 
@@ -85,7 +85,7 @@ class OpenModels:
         self._open: OrderedDict[str, Model] = OrderedDict()  # by hash of the file; the latest used is last
 
     def model_of_version(self, number: int) -> Model | None:
-        """Return the model of the version with this number; None: the version does not judge."""
+        """Return the model of a version that judges; None: the version with this number does not judge."""
         for address_model in self.active.values():
             for product in address_model.products.values():
                 if product.number == number:
@@ -93,7 +93,7 @@ class OpenModels:
         return None
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
-        """Return the model of a file, which is loaded unless it is open.
+        """Return the model of a file; load it if it is not open.
 
         Args:
             digest: SHA-256 of the file.
@@ -110,7 +110,9 @@ class OpenModels:
         return model
 
     def activate(self, models: Mapping[int, AddressModel]) -> None:
-        """Let models judge from now on; a product that its entry's new model does not know has no model then.
+        """Let models judge from now on.
+
+        If an entry gets a new model that does not know one of its products, that product has no model then.
 
         Args:
             models: Models by number of the product or entry.
@@ -124,8 +126,9 @@ class OpenModels:
                     active.pop(product.product_id, None)
             active.update(models)
             self.active = active
-            # a model that judged until now is the spare one that `_trim` keeps
-            for digest in [digest for digest, model in self._open.items() if id(model) in earlier_ids]:
+            # models that judged until now count as used last: `_trim` keeps such a one as the spare
+            earlier_digests = [digest for digest, model in self._open.items() if id(model) in earlier_ids]
+            for digest in earlier_digests:
                 self._open.move_to_end(digest)
             self._trim()
 
@@ -141,7 +144,7 @@ class OpenModels:
         return {id(address_model.model) for address_model in self.active.values()}
 
     def _trim(self) -> None:
-        """Close models that judge nothing, except the `_MAX_SPARE` used last."""
+        """Close the models that judge nothing, except the `_MAX_SPARE` models that were used last."""
         active_ids = self._active_model_ids()
         spare_digests = [digest for digest, model in self._open.items() if id(model) not in active_ids]
         close_count = max(0, len(spare_digests) - _MAX_SPARE)

@@ -56,8 +56,8 @@ class Connection(psycopg.Connection[TupleRow]):
     def _in_time(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
         """Pass on an exchange with the server step by step, and end it when its time is over.
 
-        The generator yields the state of the socket that it waits for. psycopg sends it the state that has
-        come, or 0, several times a second, while nothing comes.
+        The generator yields the socket state that it waits for. psycopg sends back the state that has been
+        reached. While none has been reached, it sends 0 several times a second.
 
         Args:
             gen: Exchange with the server, from psycopg.
@@ -81,7 +81,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Make each connection of an engine a `Connection`, with `IDLE_PATIENCE` when it returns to the pool."""
+    """Make each connection of an engine a `Connection`; in the pool, its patience is `IDLE_PATIENCE`."""
 
     @event.listens_for(engine, "do_connect")
     def connect(
@@ -96,10 +96,10 @@ def use_patient_connections(engine: Engine) -> None:
 
 
 def is_silent(error: BaseException | None) -> bool:
-    """Return whether the error says that the server did not answer in time; a refusal is an answer."""
+    """Return whether an error says that the server did not answer in time; a refusal counts as an answer."""
     return isinstance(error, SilentServerError | errors.ConnectionTimeout)
 
 
 def is_of_server(sqlstate: str) -> bool:
-    """Return whether a code (SQLSTATE) is about the server, not the statement: an operator can remedy it."""
+    """Return whether an error code (SQLSTATE) is about the server, so that an operator can mend it."""
     return sqlstate.startswith(_SERVER_STATES)

@@ -217,7 +217,7 @@ def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
 
 
 def valid_id_or_zero(number: int) -> int:
-    """Return the number if a column of 64 bits can hold it, else 0, which is the number of no record."""
+    """Return the number if it fits a column of 64 bits; otherwise return 0, which no record has."""
     return number if 0 <= number < 2**63 else 0
 
 
@@ -249,11 +249,11 @@ class Store:
             return add_product(connection, name, entry_id)
 
     def find_product(self, name: str) -> ProductRow | None:
-        """Return the row of the product with this name, removed or not; None: no product has had the name."""
+        """Return the row of the present or removed product with this name; None: there is no such product."""
         return self.database.row(select(products).where(products.c.name == name))
 
     def removed_products(self, present: Collection[int]) -> dict[str, int]:
-        """Return the numbers of products that have records, by name, except those in `present`."""
+        """Return name -> number of the products that have records, without the numbers in `present`."""
         has_records = exists().where(inspections.c.product_id == products.c.id)
         query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
         return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
@@ -277,7 +277,7 @@ class Store:
             today = iso(now())[:10]
             stem = f"{name[:40]}.removed-{today}"
             new_name = stem
-            for number in count(2):
+            for number in count(2):  # the first free name of STEM, STEM-2, STEM-3 ...
                 if new_name not in existing_names:
                     break
                 new_name = f"{stem}-{number}"
@@ -290,7 +290,7 @@ class Store:
         return new_name
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """Return a product's number of inspections, and its `waiting_count`, by name."""
+        """Return a product's number of `inspections`, and the number of those `waiting` for a review."""
         inspected = self.counts(product_id)["inspected"]
         return {"inspections": inspected, "waiting": self.waiting_count(product_id)}
 
@@ -308,9 +308,9 @@ class Store:
             return _waiting_count(connection, product_id)
 
     def counts(self, product_id: int) -> Counter[str]:
-        """Return the numbers of all inspections of a product, by `COUNTED`.
+        """Return the count of all inspections of a product for each name in `COUNTED`.
 
-        They are read from the database once; each write updates the cached numbers.
+        The counts are read from the database only once; then each write updates the cached counts.
         """
         with self._counts_lock:
             cached = self._counts.get(product_id)
@@ -319,16 +319,17 @@ class Store:
             finished_before = self._finished_writes
         counts = Counter(self.counts_since(product_id, 0))
         with self._counts_lock:
-            # of a write during the reading it is unknown whether the numbers contain its inspections
+            # if something was written during the reading, nobody knows whether the counts contain it
             is_undisturbed = finished_before == self._finished_writes and not self._pending_writes
             if is_undisturbed:
                 self._counts[product_id] = counts.copy()
         return counts
 
     def counts_since(self, product_id: int, since: int) -> dict[str, int]:
-        """Return the numbers of inspections since a time, by `COUNTED`.
+        """Return the count of inspections since a time for each name in `COUNTED`.
 
-        Full hours are summed up from the table `hours`; inspections before the first full hour are counted.
+        Full hours are summed up from the table `hours`. Inspections before the first full hour are counted in
+        the table `inspections`.
 
         Args:
             product_id: Number of the product.
@@ -358,11 +359,11 @@ class Store:
     def _updated_counts(
         self, read_changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]
     ) -> Iterator[None]:
-        """Update the cached counts when the block, which writes to the database, has succeeded.
+        """Update the cached counts after a block that writes to the database, if the block succeeds.
 
         Args:
-            read_changes: Function that is called after the block; it returns products, each with the changes
-                of its counts.
+            read_changes: Function that is called after the block. It returns pairs of the number of a product
+                and the changes of its counts, by name.
         """
         with self._counts_lock:
             self._pending_writes += 1
@@ -385,10 +386,10 @@ class Store:
         """Write inspections, all or none.
 
         Returns:
-            For each inspection its number, and whether it is new. An inspection whose key is recorded already
-            is not new: it gets the number of the earlier inspection.
+            For each inspection, its number and whether it is new. If its key was recorded already, it is not
+            new, and the number is that of the earlier inspection.
         """
-        results: list[tuple[int, bool]] = []
+        results: list[tuple[int, bool]] = []  # filled below; `changed_counts` reads it after the block
 
         def changed_counts() -> Iterator[tuple[int, Mapping[str, int]]]:
             for inspection, (_, is_new) in zip(new_inspections, results, strict=True):
@@ -400,10 +401,10 @@ class Store:
         return results
 
     def find_recorded(self, new_inspections: Sequence[NewInspection]) -> list[int | None]:
-        """Find out what was recorded when the answer to a COMMIT was lost.
+        """Find out which inspections were recorded, after the answer to a COMMIT was lost.
 
-        An inspection is recognised by product, microsecond of its picture, picture, source and key. The
-        cached counts of the products are dropped.
+        An inspection is recognised by product, time, picture, source and key. The cached counts of its
+        product are dropped.
 
         Returns:
             For each inspection its number; None: it was not recorded.
@@ -426,14 +427,14 @@ class Store:
         return numbers
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Return the inspection's number and the picture's hash for each recorded key.
+        """Return a dictionary: recorded key of a file -> number of its inspection, and hash of its picture.
 
-        The key of a folder's file stays recorded when its inspection is removed. A file that was given up has
-        a key without an inspection, with the number `GIVEN_UP`.
+        The key stays recorded when the inspection is removed. If the file was given up, there is no
+        inspection, and the number is `GIVEN_UP`.
 
         Args:
             product_id: Number of the product or entry.
-            keys: Keys of files; those that are not recorded are left out.
+            keys: Keys of files; a key that is not recorded is missing in the result.
         """
         removed_rows = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
         view_query = select(views.c.key, views.c.inspection_id, views.c.picture)
@@ -465,7 +466,7 @@ class Store:
             request: Request under a key.
 
         Returns:
-            The numbers of the inspections, by position of the part in the request.
+            Position of the part in the request -> number of its inspection.
 
         Raises:
             KeyUsedError: the key names another request.
@@ -511,7 +512,7 @@ class Store:
         Args:
             product_id: Number of the product.
             limit: Largest number of inspections.
-            after: Number of an inspection after which to begin; 0: begin with the oldest.
+            after: Number of an inspection; only later ones are returned. 0: begin with the oldest.
             without: Numbers of inspections to leave out.
         """
         query = inspection_query().where(inspections.c.product_id == product_id, IS_WAITING)
@@ -523,11 +524,11 @@ class Store:
             return {"inspections": describe_inspections(connection, rows), "waiting": waiting_count}
 
     def last_defective(self, product_id: int) -> InspectionFacts | None:
-        """Return the last part that was called anomalous and that no person called good.
+        """Return the last part that the model called anomalous and that no person called good.
 
         Returns:
-            The inspection as the API shows it; None: the latest `MAX_FLAGGED` parts called anomalous have no
-            such part.
+            The inspection as the API shows it; None: there is no such part among the latest `MAX_FLAGGED`
+            parts that the model called anomalous.
         """
         column = inspections.c
         flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
@@ -578,13 +579,14 @@ class Store:
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Record whether the sender of an inspection got the answer.
 
-        Inspections that are not of the production stay as they are.
+        If the inspection is not of the production, nothing is changed.
 
         Args:
             number: Number of the inspection.
-            why: Reason why the sender did not get it, of `schema.UNANSWERED`; None: the sender got it.
+            why: Reason, of `schema.UNANSWERED`, why the sender did not get the answer; None: the sender got
+                it.
         """
-        changes = dict[int, dict[str, int]]()
+        changes = dict[int, dict[str, int]]()  # filled below; read after the block
         with self._updated_counts(changes.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
@@ -621,8 +623,8 @@ class Store:
             note: Note of the person.
             key: Key from the sender, under which the verdict is recorded once; None: it has no key.
             kind: Kind of the defect, as the person names it; "": not named.
-            replaces: Number of the present verdict as the person saw it, 0 for none. With None, the verdict
-                may replace only a verdict of the same person.
+            replaces: Number of the verdict that the person saw, and wants to replace; 0: the person saw no
+                verdict; None: only a verdict of the same person may be replaced.
 
         Returns:
             The inspection as the API shows it.
@@ -631,8 +633,8 @@ class Store:
             NotFoundError: there is no such inspection.
             DecidedError: the present verdict is not the one that the person may replace.
             KeyUsedError: the key was used for another verdict.
-            InputError: the verdict is unknown, there is no verdict to take back, the note is too long, the
-                kind is no name or comes without a defect, or the inspection is a challenge or a trial.
+            InputError: verdict, note or kind is invalid; or there is no verdict to take back; or the
+                inspection is a challenge or a trial.
         """
         content = _verdict_content(verdict, mask, note, kind)
         with self._verdict_lock, self.database.writing() as connection:
@@ -684,9 +686,9 @@ class Store:
                     add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
-        """Record an event for each text that no event of the kind and product has yet.
+        """Record an event for each text, except texts that an event of this kind and product has already.
 
-        Existing texts are read before the transaction, so that others can write meanwhile.
+        The existing texts are read before the transaction, so that other threads can write meanwhile.
         """
         for start in range(0, len(texts), MAX_EVENTS):
             batch = texts[start : start + MAX_EVENTS]
@@ -716,13 +718,13 @@ def _count_where(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 
 def _counts_by_name(connection: Connection, query: Executable) -> dict[str, int]:
-    """Return the only row of a query with a column for each name of `COUNTED`."""
+    """Return the only row of a query as a dictionary; its columns are those of `COUNTED`, in this order."""
     row = connection.execute(query).one()
     return {name: int(count) for name, count in zip(COUNTED, row, strict=True)}
 
 
 def _is_hour_of(row: InspectionRow) -> ColumnElement[bool]:
-    """Return the condition of the row of `hours` in which an inspection counts."""
+    """Return the SQL condition that a row of `hours` is the one in which an inspection counts."""
     is_of_version = (hours.c.product_id == row.product_id) & (hours.c.version_id == row.version_id)
     return is_of_version & (hours.c.hour == row.at // HOUR)
 
@@ -735,7 +737,7 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
 
 
 def _counts_of(inspection: NewInspection) -> dict[str, int]:
-    """Return the numbers that an inspection adds to `Store.counts`."""
+    """Return what a new inspection adds to `Store.counts`, by name."""
     return {
         "inspected": 1,
         "anomalous": int(inspection.decision == ANOMALOUS),
@@ -753,7 +755,7 @@ def add_event(
     *,
     address: str | None = None,
 ) -> None:
-    """Record an event in the transaction that makes the change it reports.
+    """Record an event in a transaction, which also makes the change that the event is about.
 
     Args:
         connection: Connection of the transaction.
@@ -776,7 +778,7 @@ def add_event(
 def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
     """Check a person's verdict; return its columns in `verdicts`.
 
-    The note loses its control characters, except for line breaks.
+    Control characters in the note are removed, except for line breaks.
 
     Raises:
         InputError: verdict, note or kind is invalid.
@@ -795,12 +797,12 @@ def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> di
 
 
 def _is_control_character(character: str) -> bool:
-    """Return whether Unicode counts a character to its category C: control, format, unassigned."""
+    """Return whether a character is in a category C of Unicode, such as control, format or unassigned."""
     return unicodedata.category(character).startswith("C")
 
 
 def _check_kind(kind: str, verdict: str) -> None:
-    """Raise InputError where a kind of defect is no name, or does not fit the verdict."""
+    """Raise InputError if the kind of a defect cannot be a name, or if the verdict is not "defect"."""
     if len(kind) > MAX_KIND_LENGTH or not kind.isprintable():
         raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
     if verdict != DEFECT:
@@ -810,18 +812,19 @@ def _check_kind(kind: str, verdict: str) -> None:
 def _check_replaced(
     number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
-    """Raise DecidedError where a verdict would replace a verdict that its giver has not seen.
+    """Raise DecidedError if the new verdict would replace a verdict that its giver has not seen.
 
-    A skip decides nothing and may be replaced. The caller has locked the inspection, so that the second of
-    two verdicts at the same moment sees the first.
+    A skip decides nothing: it may always be replaced. The caller holds a lock on the inspection. Of two
+    verdicts at the same moment, the second therefore sees the first.
 
     Args:
         number: Number of the inspection.
         last: Last verdict; None: there is none.
         who: Person who gives the new verdict.
         verdict: New verdict.
-        replaces: Number of the verdict that the person has seen, 0 for none; None: not known. Then the
-            verdict may agree with the last one, or replace a verdict of the same person.
+        replaces: Number of the verdict that the person has seen; 0: the person has seen none; None: not
+            known. If it is not known, the new verdict must be equal to the last one, or the last one must be
+            by the same person.
     """
     present = None if last is None or last.verdict == SKIP else last
     if replaces is None:
@@ -834,7 +837,7 @@ def _check_replaced(
 
 
 def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
-    """Return the words of an event about the verdict that is replaced or taken back; "": there is none."""
+    """Return the words for an event about the verdict that is replaced or taken back; "": none is."""
     if last is None:
         return ""
     action = "takes back" if verdict == UNDO else "replaces"
@@ -872,9 +875,9 @@ def _chunks(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
 def verdict_stacks(
     connection: Connection, numbers: Sequence[int] | Select[tuple[object, ...]]
 ) -> dict[int, list[VerdictRow]]:
-    """Return the verdicts on inspections, by inspection, the oldest first.
+    """Return a dictionary: number of an inspection -> its verdicts, the oldest first.
 
-    Verdicts that were taken back, and inspections without a verdict, are left out.
+    Verdicts that were taken back are left out. So are inspections without any other verdict.
 
     Args:
         connection: Connection to the database.
@@ -894,12 +897,12 @@ def verdict_stacks(
 
 
 def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, VerdictRow]:
-    """Return the last verdict that was not taken back, by inspection; others are left out."""
+    """Return number -> last verdict that was not taken back, for the inspections that have such a verdict."""
     return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
 
 
 def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
-    """Update an inspection, and the counts of its hour, to its last verdict.
+    """Update an inspection, and the counts of its hour, after its last verdict has changed.
 
     Args:
         connection: Connection of the transaction.
@@ -921,7 +924,7 @@ def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
 
 
 def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
-    """Return the numbers that an inspection with this decision and verdict adds to its hour, by column."""
+    """Return what an inspection with this decision and verdict adds to the columns of its hour."""
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
@@ -947,7 +950,7 @@ def inspection_query() -> Select[tuple[object, ...]]:
 
 
 def _is_about_picture(table: Table) -> ColumnElement[bool]:
-    """Return the condition that a row of a table, such as `views`, is about a row of `pictures`."""
+    """Return the SQL condition that joins a table, such as `views`, to its row of `pictures`."""
     return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
@@ -968,7 +971,7 @@ def describe_new(number: int, inspection: NewInspection, product: str) -> Inspec
 
 
 def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
-    """Return inspections as the API shows them, in the order of the rows of `inspection_query`."""
+    """Return inspections as the API shows them, from rows of `inspection_query` and in the same order."""
     reviewed_ids = [row.id for row in rows if row.review in (DONE, SKIPPED)]
     verdict_rows = last_verdicts(connection, reviewed_ids)
     ids_with_views = [row.id for row in rows if row.view is not None]
@@ -982,7 +985,7 @@ def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionR
 
 
 def find_views(connection: Connection, numbers: Sequence[int]) -> list[ViewRow]:
-    """Return the rows of `views` for inspections, in the order of the views, with columns of `pictures`."""
+    """Return the rows of `views`, with columns of `pictures`, for inspections by number, in their order."""
     picture_columns = [pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels")]
     query = select(views, *picture_columns).select_from(views.join(pictures, _is_about_picture(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
@@ -996,11 +999,11 @@ _VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity
 
 
 def _describe_view(row: DecisionRow, record: Mapping[str, object], picture: str | None) -> ViewFacts:
-    """Return the fields of a `SeenView`, by name, and further facts of its record.
+    """Return a view as the API shows it: the fields of `SeenView`, and all facts of its record.
 
     Args:
         row: View with the fields `_VIEW_FIELDS`.
-        record: Facts that no filter searches.
+        record: Recorded facts without a column of their own, by name.
         picture: SHA-256 of the picture; None: it was removed.
     """
     facts: dict[str, object] = {"regions": [], "findings": [], **record}
@@ -1017,11 +1020,11 @@ def _describe(
     last: VerdictRow | None,
     view_facts: list[ViewFacts],
 ) -> InspectionFacts:
-    """Return the fields of an `Inspection`, by name, and further facts of its record.
+    """Return an inspection as the API shows it: the fields of `Inspection`, and all facts of its record.
 
     Args:
         row: Row of the inspection.
-        record: Facts that no filter searches.
+        record: Recorded facts without a column of their own, by name.
         last: Last verdict that was not taken back; None: there is none.
         view_facts: Views of the part, from `_describe_view`.
     """
@@ -1038,12 +1041,16 @@ def _describe(
     computed |= _describe_verdict(last if row.verdict else None)
     columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
     columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}
-    # of a name in several of them, the last one counts
+    # if a name is in several of these dictionaries, its value in the last one counts
     return cast(InspectionFacts, {**_DEFAULTS, **record, **columns, **computed})
 
 
 def _describe_verdict(verdict: VerdictRow | None) -> dict[str, object]:
-    """Return the fields of `Inspection` about its verdict; None: it has no verdict, or was skipped."""
+    """Return the fields of `Inspection` about its verdict.
+
+    Args:
+        verdict: Verdict; None: the inspection has no verdict, or was skipped.
+    """
     if verdict is None:
         return {"verdict_id": None, "verdict_at": None, "verdict_by": None}
     return {"verdict_id": verdict.id, "verdict_at": iso(verdict.at), "verdict_by": verdict.who}

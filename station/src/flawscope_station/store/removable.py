@@ -25,10 +25,10 @@ PICTURE = tuple_(*KEY)
 
 
 def is_shown(*inspection_conditions: Condition) -> Condition:
-    """Return the condition that some inspection shows a picture, as its own or as one of its views.
+    """Return the SQL condition on a picture that some inspection shows it, as its own or in one of its views.
 
     Args:
-        inspection_conditions: Further conditions that the inspection meets.
+        inspection_conditions: Further conditions that this inspection must meet.
     """
     is_own_picture = and_(
         inspections.c.product_id == pictures.c.product_id,
@@ -74,13 +74,13 @@ HAS_VIEW = (
 
 
 def last_with_verdict() -> ColumnElement[int]:
-    """Return the SQL expression of the number of the inspection with the last verdict; 0: no verdict."""
+    """Return an SQL expression: the number of the inspection that got the last verdict; 0: no verdict."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
 def is_of_kind(kind: str) -> Condition:
-    """Return the condition of inspections of a kind of `KINDS`; `RECORDS` stands for all inspections."""
+    """Return the SQL condition that an inspection is of a kind of `KINDS`; `RECORDS`: it is always true."""
     if kind == RECORDS:
         return inspections.c.id.is_not(None)  # always true
     if kind == REVIEWED:
@@ -91,12 +91,12 @@ def is_of_kind(kind: str) -> Condition:
 def removable_keys(
     connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
-    """Return the keys of pictures that may be removed.
+    """Return the keys of those pictures that may be removed, and have not been removed yet.
 
     Args:
         connection: Connection to the database.
         keys: Product and hash of each picture.
-        stays: Condition of pictures that stay; those that were removed already are left out, too.
+        stays: SQL condition of the pictures to keep.
     """
     query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~stays)
     return [(row.product_id, row.hash) for row in connection.execute(query)]

@@ -35,7 +35,7 @@ def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None
 
 
 def keep_given_up(database: Database, product_id: int, key: str, picture: str) -> None:
-    """Record the key of a file that was not inspected, and that was reported to people.
+    """Record the key of a file that is not going to be inspected.
 
     Args:
         database: Database of the station.
@@ -51,7 +51,13 @@ def keep_given_up(database: Database, product_id: int, key: str, picture: str) -
 def find_file_keys(
     database: Database, address: int, *conditions: ColumnElement[bool]
 ) -> Sequence[FileKeyRow]:
-    """Return the rows of `removed_files` for a product, or for an entry's products, that meet conditions."""
+    """Return the rows of `removed_files` that meet conditions.
+
+    Args:
+        database: Database of the station.
+        address: Number of the product, or of the entry whose products' rows are returned.
+        conditions: SQL conditions on the rows.
+    """
     query = select(removed_files).where(_is_at_address(address), *conditions)
     return database.rows(query)
 
@@ -63,7 +69,7 @@ def forget_file_keys(database: Database, address: int, prefix: str, present_endi
         database: Database of the station.
         address: Number of the product or entry.
         prefix: Beginning of the keys.
-        present_endings: Endings `:TIME:SIZE` of the keys of the files that exist.
+        present_endings: Endings `:TIME:SIZE` of the keys of all files that exist.
     """
     rows = find_file_keys(database, address, removed_files.c.key.startswith(prefix, autoescape=True))
     stale_keys = [row.key for row in rows if _key_ending(row.key) not in present_endings]
@@ -79,6 +85,6 @@ def _key_ending(key: str) -> str:
 
 
 def _is_at_address(address: int) -> ColumnElement[bool]:
-    """Return the condition that a row belongs to a product, or to any product of an entry."""
+    """Return the SQL condition that a row belongs to the product, or to a product of the entry, `address`."""
     is_of_address = or_(products.c.id == address, products.c.entry_id == address)
     return removed_files.c.product_id.in_(select(products.c.id).where(is_of_address))

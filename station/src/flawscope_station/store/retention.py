@@ -98,7 +98,7 @@ class RemovalSummary:
         return RemovalSummary(**numbers, problem=self.problem)
 
     def line(self) -> str:
-        """Return the numbers of removed pictures, records and files as text; "": nothing was removed."""
+        """Return the numbers of removed pictures, records and files as text; "" if nothing was removed."""
         counts = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
         return ", ".join(pluralize(count, noun) for count, noun in counts if count)
 
@@ -123,7 +123,7 @@ class Due:
 
     @property
     def share(self) -> float:
-        """Largest of the shares of pictures, bytes and records to remove; 0: there are too few pictures."""
+        """Largest of the shares of pictures, bytes and records to remove; 0 below `MIN_PICTURES` pictures."""
         if self.pictures < MIN_PICTURES:
             return 0.0
         return max(self.by_age / self.pictures, self.space_share, self.records)
@@ -167,8 +167,8 @@ class Retention:
         keep: Setting `keep`.
         clock: Clock of the station, from which the age of inspections follows.
         ended: Event that is set when the station ends: removal stops soon.
-        record_seconds: Seconds for which other features need records, however short `keep.records` is.
-        going_on: Function that is called after each piece of work.
+        record_seconds: Seconds for which other features need records, even if `keep.records` is shorter.
+        report_alive: Function that is called after each batch of work, to show that the removal has not hung.
     """
 
     def __init__(
@@ -179,19 +179,20 @@ class Retention:
         clock: Clock,
         ended: threading.Event | None = None,
         record_seconds: float = 0.0,
-        going_on: Callable[[], object] = lambda: None,
+        report_alive: Callable[[], object] = lambda: None,
     ):
         self.database = database
         self.files = files
         self.clock = clock
-        self._going_on = going_on
+        self._report_alive = report_alive
         self._space = keep.space  # bytes; None: no limit
         self._counted_bytes = 0  # of all pictures, at the last count
         self._written_at_count = files.written  # value of `Files.written` at the last count
         self._is_freeing = False  # pictures are being removed for space
         self._is_hurried = False  # without pauses
         self._freed_in_pauses = RemovalSummary()  # removed for space in pauses of other work
-        self._recent_inflow = 0  # bytes that came while room was made: so many more are kept free
+        # bytes that arrived during the last calls of `make_room`; the next call frees room for them, too
+        self._recent_inflow = 0
         self._ended = ended or threading.Event()
         max_ages = {kind: getattr(keep, kind) for kind in (*KINDS, RECORDS)}  # seconds; None: no limit
         if max_ages[RECORDS] is not None:
@@ -206,7 +207,9 @@ class Retention:
         self._next_rescan = 0  # time at which all inspections are checked again
 
     def run(self) -> RemovalSummary:
-        """Remove due pictures and records; with a wrong clock, only pictures that exceed the space.
+        """Remove due pictures and records.
+
+        If the clock is wrong, ages are unknown: only pictures beyond `keep.space` are removed.
 
         Raises:
             StoreError: the database cannot be used; earlier removals are not undone.
@@ -241,7 +244,8 @@ class Retention:
         newest_due = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
-        due_pictures = present_pictures.where(~is_shown(_is_after(newest_due)), ~IS_LEARNT)
+        is_shown_by_newer = is_shown(_is_after(newest_due))
+        due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
             picture_count, total_bytes = connection.execute(present_pictures).one()
             due_count = 0
@@ -265,7 +269,7 @@ class Retention:
 
     @property
     def is_full(self) -> bool:
-        """Whether so little of `keep.space` is left that `make_room` should be called."""
+        """Whether to call `make_room`: `FULL_SHARE` of `keep.space` is used, with the expected inflow."""
         if self._space is None:
             return False
         return self.used + self._recent_inflow > FULL_SHARE * self._space
@@ -290,26 +294,27 @@ class Retention:
         finally:
             self._is_hurried = False
             inflow = self.files.written - written_before
-            # a smaller inflow counts by and by, and never more than a quarter of the space is kept free
-            self._recent_inflow = min(self._space // 4, max(inflow, self._recent_inflow // 2))
+            # the estimate rises at once, falls to a half at most, and never exceeds a quarter of the space
+            estimated_inflow = max(inflow, self._recent_inflow // 2)
+            self._recent_inflow = min(self._space // 4, estimated_inflow)
         return summary
 
     @property
     def used(self) -> int:
-        """Bytes of all pictures: those of the last count, and those of the files written since."""
+        """Bytes of all pictures: the result of the last count, plus the files written since."""
         return self._counted_bytes + self.files.written - self._written_at_count
 
     def _count_bytes(self) -> None:
         """Count the bytes of all pictures anew, if the space is limited."""
         if self._space is not None:
-            # read before the sum: a picture that is recorded meanwhile may count twice, but is not left out
+            # read before the sum: a picture that is recorded meanwhile may count twice, but is never missed
             self._written_at_count = self.files.written
             self._counted_bytes = self._total_bytes() + self.files.held_bytes()
 
     def _skip_removed(self) -> None:
-        """Let the check of each kind begin with the oldest inspection whose picture was not removed.
+        """Start the check of each kind at its oldest inspection that still has its picture.
 
-        Older inspections without a picture may be many.
+        There may be many older inspections without a picture; the check need not read them.
         """
         with self.database.reading() as connection:
             newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
@@ -322,8 +327,8 @@ class Retention:
                         pictures.c.removed_at.is_(None),
                     )
                     oldest_first = query.order_by(inspections.c.id)
-                    number = connection.scalar(oldest_first.limit(1))
-                    self._checked[product_id, kind] = newest if number is None else number - 1
+                    oldest = connection.scalar(oldest_first.limit(1))
+                    self._checked[product_id, kind] = newest if oldest is None else oldest - 1
 
     # ---- pictures
 
@@ -335,7 +340,7 @@ class Retention:
                 self._remove_pictures(group, newest_due, false(), summary)
 
     def _remove_by_space(self, limit: int, summary: RemovalSummary) -> None:
-        """Remove the oldest pictures until the others take `limit` bytes; add the result to the summary."""
+        """Remove the oldest pictures until at most `limit` bytes are left; add the result to the summary."""
         self._count_bytes()
         bytes_before = summary.bytes
         self._is_freeing = True
@@ -374,14 +379,14 @@ class Retention:
     ) -> None:
         """Remove pictures, first in the database, then as files; add their numbers to the summary.
 
-        A picture that a version was learnt from stays.
+        A picture that a model version was learnt from is kept.
 
         Args:
             group: Pictures of inspections.
-            newest_due: Kind -> number of the newest inspection whose pictures are due; a picture that a newer
-                inspection shows, too, stays.
-            stays: Further condition of pictures that stay.
-            summary: Result of the run.
+            newest_due: Kind -> number of the newest inspection whose pictures are due. A picture is kept if a
+                newer inspection also shows it.
+            stays: SQL condition of further pictures to keep.
+            summary: Result of the run, which is updated.
         """
         start = time.monotonic()
         present_pictures = {(row.product_id, row.picture): row for row in group if row.removed_at is None}
@@ -392,7 +397,7 @@ class Retention:
         if due_keys:
             with self.database.writing() as connection:
                 lock_products(connection, {product_id for product_id, _ in due_keys})
-                # again, with the lock: a picture may have been recorded again
+                # checked again under the lock: a picture may have been recorded again meanwhile
                 removed_keys = removable_keys(connection, due_keys, or_(is_needed, IS_LEARNT))
                 is_removed = PICTURE.in_(removed_keys)
                 connection.execute(update(pictures).where(is_removed).values(removed_at=now()))
@@ -408,14 +413,14 @@ class Retention:
     def _find_unlearnt(
         self, keys: list[tuple[int, str]], stays: Condition, summary: RemovalSummary
     ) -> list[tuple[int, str]]:
-        """Return the keys of pictures that need not stay, except those that a model version was learnt from.
+        """Return the keys of the pictures that may be removed.
 
-        The number of these exceptions is added to the summary.
+        Pictures that a model version was learnt from may not; their number is added to `summary.kept`.
 
         Args:
-            keys: Keys of pictures.
-            stays: Condition of pictures that stay for other reasons.
-            summary: Result of the run.
+            keys: Product and hash of each picture.
+            stays: SQL condition of pictures to keep for other reasons.
+            summary: Result of the run, which is updated.
         """
         with self.database.reading() as connection:
             unneeded_keys = removable_keys(connection, keys, stays)
@@ -436,7 +441,7 @@ class Retention:
         """Remove inspections whose pictures were removed; return how many were removed.
 
         Args:
-            numbers: Numbers of the inspections; those that something needs stay.
+            numbers: Numbers of the inspections. An inspection that is still needed is kept.
         """
         start = time.monotonic()
         with self.database.writing() as connection:
@@ -461,7 +466,7 @@ class Retention:
     # ---- inspections in their order
 
     def _newest_due(self, kind: str) -> int:
-        """Return the number of the newest inspection older than its kind's largest age; 0: there is none."""
+        """Return the number of the newest inspection beyond the largest age of a kind; 0 if there is none."""
         if kind not in self._max_ages:
             return 0
         return self.clock.newest_older_than(self._max_ages[kind])
@@ -473,15 +478,15 @@ class Retention:
     def _groups(
         self, kind: str, last: int, needed_bytes: Callable[[], float] = lambda: math.inf
     ) -> Iterator[list[StoredPictureRow]]:
-        """Yield the pictures of a kind's inspections, the oldest first, in groups of a transaction each.
+        """Yield the pictures of a kind's inspections, the oldest first, in groups for one transaction each.
 
-        The first group begins after the last inspection that was checked since the last rescan.
+        Inspections that were checked since the last rescan are left out.
 
         Args:
             kind: Kind of `KINDS`, or `RECORDS`.
-            last: Number of the last inspection.
-            needed_bytes: Function that returns the bytes of pictures after which a group ends; with 0 or
-                less, no further group is yielded.
+            last: Number of the last inspection to yield.
+            needed_bytes: Function that returns the bytes still to remove. A group ends once its pictures have
+                that many bytes. The generator ends when the result is 0 or less.
         """
         with self.database.reading() as connection:
             product_ids = self._products(connection)
@@ -495,12 +500,12 @@ class Retention:
                 self._checked[row.product_id, kind] = row.number
 
     def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[list[StoredPictureRow]]:
-        """Yield the pictures of each inspection of a product and kind, the oldest first, as a list each.
+        """Yield a list of pictures for each inspection of a product and kind, the oldest first.
 
         Args:
             product_id: Number of the product.
             kind: Kind of `KINDS`, or `RECORDS`.
-            last: Number of the last inspection.
+            last: Number of the last inspection to yield.
         """
         column = inspections.c
         picture = func.coalesce(views.c.picture, inspections.c.picture)
@@ -527,7 +532,7 @@ class Retention:
                 list(inspection_rows) for _, inspection_rows in groupby(rows, attrgetter("number"))
             ]
             is_last_page = len(rows) < ROWS_PER_QUERY
-            if not is_last_page:  # the query may have cut off pictures of the last inspection
+            if not is_last_page:  # the limit may have cut off pictures of the last inspection: read it again
                 del pictures_of_inspections[-1]
             yield from pictures_of_inspections
             start = last if is_last_page else pictures_of_inspections[-1][0].number
@@ -535,7 +540,7 @@ class Retention:
     def _pause(self, seconds: float) -> None:
         """Pause as long as the work took, so that inspections get CPU and database half of the time.
 
-        Where `keep.space` is nearly used up, room is made first, whatever the present work is.
+        If `keep.space` is nearly used up, pictures are removed for space after the pause.
 
         Args:
             seconds: Duration of the work.
@@ -543,24 +548,26 @@ class Retention:
         Raises:
             _EndedError: the station ends.
         """
-        self._going_on()
-        if self._ended.wait(0.0 if self._is_hurried else min(MAX_PAUSE, seconds)):
+        self._report_alive()
+        pause = 0.0 if self._is_hurried else min(MAX_PAUSE, seconds)
+        if self._ended.wait(pause):  # the station ends
             raise _EndedError
         if self.is_full and not self._is_freeing:
             self._freed_in_pauses += self.make_room()
 
 
 def _is_after(numbers: Mapping[str, int]) -> Condition:
-    """Return the condition of inspections with a number above that of their kind in `numbers`."""
-    return or_(*(and_(is_of_kind(kind), inspections.c.id > number) for kind, number in numbers.items()))
+    """Return the SQL condition that an inspection has a number above that of its kind in `numbers`."""
+    is_after_by_kind = [and_(is_of_kind(kind), inspections.c.id > number) for kind, number in numbers.items()]
+    return or_(*is_after_by_kind)
 
 
 def _removable_inspections(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
-    """Read and lock the inspections whose pictures were removed, and that nothing needs.
+    """Read and lock the inspections that have no picture left and are no longer needed.
 
     Args:
         connection: Connection of the transaction.
-        numbers: Numbers of inspections; others are left out.
+        numbers: Numbers of the inspections from which to choose.
     """
     column = inspections.c
     is_newest_verdict = column.id == last_with_verdict()
@@ -576,7 +583,7 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
 
 
 def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
-    """Read the views of inspections."""
+    """Read the views of inspections by number, in the form of the rows of `_removable_inspections`."""
     query = select(
         views.c.picture.label("hash"),
         views.c.inspection_id.label("id"),
@@ -589,14 +596,14 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
-    """Take the pictures of the next inspections: as many as a transaction removes, or `enough` bytes.
+    """Take the pictures of the next inspections, as many as one transaction removes.
 
-    The last inspection comes with all of its pictures, even where these are more. The group is smaller, or
-    empty, where no further inspection is left.
+    The group ends with the inspection that brings it to `PICTURES_PER_TRANSACTION` pictures, or to `enough`
+    bytes. If no inspection is left before that, the group is smaller or empty.
 
     Args:
         oldest: Pictures of each inspection, the oldest first.
-        enough: Bytes after which the group ends; pictures that were removed already do not count.
+        enough: Bytes of a full group; pictures that were already removed do not count.
     """
     group: list[StoredPictureRow] = []
     group_bytes = 0

@@ -108,7 +108,7 @@ def _picture_foreign_key(table: str) -> ForeignKeyConstraint:
 def _partial_index(
     name: str, where: ColumnElement[bool], *columns: Column[Any], unique: bool = False
 ) -> None:
-    """Add an index of the rows of a table that meet a condition."""
+    """Add an index of those rows of a table that meet the condition `where`."""
     Index(name, *columns, sqlite_where=where, postgresql_where=where, unique=unique)
 
 
@@ -163,7 +163,7 @@ Index("versions_hash", versions.c.hash)  # for the question whether any product 
 
 
 def active_version(product: Column[int] | int) -> ScalarSelect[int]:
-    """Return the SQL expression of the number of a product's active version; NULL: it has none."""
+    """Return an SQL expression: the number of a product's active version; NULL: no version is active."""
     active_versions = versions.alias()  # an alias, because the query around it may use `versions` itself
     is_active = active_versions.c.state == literal_column(f"'{ACTIVE}'")
     query = select(active_versions.c.id).where(active_versions.c.product_id == product, is_active)
@@ -247,9 +247,9 @@ IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # co
 
 
 def on_line(product_id: int) -> ColumnElement[bool]:
-    """Return the condition of a product's inspections from the line: neither challenges nor trials by hand.
+    """Return the SQL condition that an inspection is of a product and of the production.
 
-    Every query that learns, shows trends or counts uses it.
+    Challenges, and trials by hand, are left out. Every query that learns, shows trends or counts uses it.
     """
     return and_(inspections.c.product_id == product_id, IS_PRODUCTION)
 

@@ -55,21 +55,21 @@ Value = int | float | str  # value of a filter
 
 
 def _parse_moment(value: object) -> object:
-    """Return the time of a text, microseconds since 1970; another value stays as it is."""
+    """Return the time in a text as microseconds since 1970; return a value of another type unchanged."""
     return parse_time(value) if isinstance(value, str) else value
 
 
 def _check_name_text(text: str) -> str:
-    """Return a text; raise InputError where it holds a zero byte, which no name has."""
+    """Return a text unchanged; raise InputError if it has a zero byte, which no name has."""
     if "\0" in text:
         raise InputError("it holds a character that no name has")
     return text
 
 
 def _check_cursor(text: str) -> str:
-    """Return a cursor; raise InputError where it is invalid.
+    """Return a cursor unchanged; raise InputError if it is invalid.
 
-    An export would notice that too late: its answer has begun when it decodes the cursor.
+    It is checked here because an export decodes the cursor too late: its answer has begun by then.
     """
     decode_cursor(text)
     return text
@@ -172,7 +172,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
 
 
 def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[InspectionFacts]]:
-    """Yield all inspections that match, a page of `search` at a time; the limit of the filters is ignored."""
+    """Yield all inspections that match, in lists of `MAX_PAGE_SIZE` at most; `filters.limit` is ignored."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
@@ -183,10 +183,10 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
 
 
 def _has_many_matches(connection: Connection, product_id: int, conditions: list[ColumnElement[bool]]) -> bool:
-    """Return whether SQLite finds at least `MAX_SORTED_MATCHES` inspections for some conditions.
+    """Return whether at least `MAX_SORTED_MATCHES` inspections meet all conditions; PostgreSQL: always False.
 
-    Then a walk through all inspections, in order, finds a page sooner than sorting the matches. SQLite cannot
-    estimate the number of matches. PostgreSQL can, and decides by itself: for it the answer is False.
+    With so many, walking through all inspections in order is faster than sorting the matches. SQLite cannot
+    estimate the number of matches, so that it is counted here. PostgreSQL can, and decides by itself.
     """
     if not conditions or connection.dialect.name != "sqlite":
         return False
@@ -199,8 +199,8 @@ def _has_many_matches(connection: Connection, product_id: int, conditions: list[
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
     """Build the query of a search, the newest inspections first.
 
-    Beginnings of texts, and times, have indexes. SQLite is kept from using such an index where many
-    inspections match.
+    Times and beginnings of texts have indexes. If too many inspections match, SQLite is kept from using such
+    an index.
     """
     defaults = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
     values = {**defaults, **filters.values}
@@ -228,7 +228,7 @@ def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElemen
     Args:
         filter_: Filter.
         value: Value to compare with.
-        walk: Keep SQLite from using an index for the condition.
+        walk: Whether to keep SQLite from using an index: it then walks through all inspections.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
@@ -247,7 +247,7 @@ def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElemen
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column has a text, or begins with it where the text ends with a star."""
+    """Return the condition that a column equals a text; BEGINNING* stands for all texts that begin so."""
     if not text.endswith("*"):
         return column == text
     prefix = text.rstrip("*")
@@ -260,7 +260,8 @@ def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool
 def _prefix_end(prefix: str) -> str | None:
     """Return the first text, in the order of code points, after all texts that begin with `prefix`.
 
-    None: there is no such text, because the prefix is empty or has only the last code point, U+10FFFF.
+    If the prefix is empty, or has no other code point than the last one, U+10FFFF, there is no such text: the
+    result is None.
     """
     incrementable = prefix.rstrip("\U0010ffff")
     if not incrementable:
@@ -285,10 +286,11 @@ def decode_cursor(cursor: str) -> int:
     padding = "=" * (-len(cursor) % 4)
     try:
         number = int(base64.urlsafe_b64decode(cursor + padding).decode("ascii"))
-        if valid_id_or_zero(number) != number:
+        is_valid = valid_id_or_zero(number) == number
+        if not is_valid:
             raise ValueError
         return number
-    except ValueError:  # its subclass `binascii.Error`, too
+    except ValueError:  # `b64decode` raises its subclass `binascii.Error`
         raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None
 
 
@@ -422,11 +424,14 @@ def trends(
 def _first_moment(connection: Connection, product_id: int, since: int | None, until: int) -> int:
     """Return the beginning of the first hour with inspections, or `since` if that is later.
 
-    Without any inspection it is `until`: the period is empty.
+    If there are no inspections, it is `until`, so that the period is empty. All times are microseconds since
+    1970.
     """
     query = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
     first_hour = connection.execute(query).scalar_one()
-    return until if first_hour is None else max(int(first_hour) * HOUR, since or 0)
+    if first_hour is None:
+        return until
+    return max(int(first_hour) * HOUR, since or 0)
 
 
 def _period_of(product_id: int, begin: int, end: int) -> TrendPeriod:
@@ -457,14 +462,15 @@ def _count_uninspected(connection: Connection, product_id: int, since: int, unti
 
 
 def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Return a query of a product's rows of `hours`, with the beginning in microseconds as `at`."""
+    """Return a query of a product's rows of `hours`; `at` is the beginning, microseconds since 1970."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
 def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Return a query of a product's inspections with the columns of `_hour_counts`.
+    """Return a query of a product's inspections that has the columns of `_hour_counts`.
 
-    A count is 1 or 0: whether the inspection counts there. Each sum or bound of scores is its own score.
+    Each inspection is a row like an hour with a single inspection: its counts are 1 or 0, and sum, minimum
+    and maximum of the scores are its own score.
     """
     column = inspections.c
     is_anomalous = column.anomalous & ~column.tolerated
@@ -484,17 +490,24 @@ def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
-    """Return the sum of each count, by `COUNT_NAMES`, with `inspected` under the name `inspections`."""
+    """Return the sums of all counts by the names of `COUNT_NAMES`; `inspected` is called `inspections`."""
     sums = [func.coalesce(func.sum(counted.c[name]), 0) for name in COUNT_NAMES]
     row = connection.execute(select(*sums)).one()
     totals: dict[str, int] = {}
     for name, total in zip(COUNT_NAMES, row, strict=True):
-        totals["inspections" if name == "inspected" else name] = int(total)
+        shown_name = "inspections" if name == "inspected" else name
+        totals[shown_name] = int(total)
     return totals
 
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[Bucket]:
-    """Return a bucket for each unit of time that has inspections; a unit has `length` microseconds."""
+    """Return a `Bucket` for each unit of time that has inspections.
+
+    Args:
+        connection: Connection to the database.
+        counted: Rows with a time and counts.
+        length: Length of the unit, microseconds.
+    """
     unit_number = counted.c.at.op("/")(length)  # integer division in SQLite and PostgreSQL
     buckets: list[Bucket] = []
     for number, counts in _counts_by(connection, counted, unit_number):
@@ -506,7 +519,7 @@ def _buckets(connection: Connection, counted: Subquery, length: int) -> list[Buc
 def _days(
     connection: Connection, counted: Subquery, period: TrendPeriod, zone: tzinfo | None
 ) -> tuple[list[str], list[Bucket]]:
-    """Return the dates of the days that have inspections, and a bucket for each, from midnight on."""
+    """Return the dates of all days that have inspections, and a `Bucket` for each of these days."""
     day = local_day(counted.c.at, zone, period.first, period.until)
     days = list[str]()
     buckets = list[Bucket]()
@@ -520,7 +533,10 @@ def _days(
 def _counts_by(
     connection: Connection, counted: Subquery, number: ColumnElement[int]
 ) -> Iterator[tuple[int, Bucket]]:
-    """Yield each value of `number` with the counts of its rows, which follow the time in a `Bucket`."""
+    """Group rows by the SQL expression `number`; yield each of its values, and the counts of its group.
+
+    The counts are those of a `Bucket` after the time, in the same order.
+    """
     column = counted.c
     unit = number.label("unit")
     inspected = func.sum(column.inspected)
@@ -542,14 +558,17 @@ def _counts_by(
 
 
 def _points(connection: Connection, product_id: int, first: int, until: int) -> list[Point]:
-    """Return a point for each inspection between two times, the latest `MAX_POINTS`, the oldest first."""
+    """Return a `Point` for each inspection between two times, the oldest first.
+
+    If there are more than `MAX_POINTS`, only the latest are returned.
+    """
     column = inspections.c
     query = select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
     query = query.where(on_line(product_id), column.at >= first, column.at < until)
     query = query.order_by(column.at.desc(), column.id.desc()).limit(MAX_POINTS)
     points = []
     for at, score, is_anomalous, is_tolerated, verdict, number in reversed(connection.execute(query).all()):
-        class_number = is_anomalous + is_tolerated  # a tolerated inspection is anomalous, too: 2
+        class_number = is_anomalous + is_tolerated  # 0, 1 or 2: a tolerated inspection is anomalous, too
         points.append([at / 1e6, score, class_number, verdict, number])
     return points
 
@@ -566,7 +585,7 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
     )
     judging: list[JudgingVersion] = []
     for number, stored_facts, hour in connection.execute(query):
-        if hour is None:
+        if hour is None:  # the version has not judged
             continue
         facts = json.loads(stored_facts)
         threshold = facts["score_threshold"]
@@ -654,10 +673,10 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
 
 
 def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
-    """Return the boxes of regions, as shares of the picture's sides, and kinds of anomalous inspections.
+    """Return the boxes of regions, and the counts of kinds, of the newest `MAX_MAPPED` anomalous inspections.
 
-    They are those of the newest `MAX_MAPPED` inspections. An inspection that a person called good, or that is
-    within tolerance, is left out.
+    Inspections within tolerance are left out, and so are those that a person called good. A box is given in
+    shares of the picture's sides.
     """
     column = inspections.c
     query = select(column.kind, column.record, pictures.c.width, pictures.c.height)
@@ -675,7 +694,7 @@ def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> t
 
 
 def _count_tolerated_kinds(connection: Connection, is_in_period: ColumnElement[bool]) -> KindCounts:
-    """Count the kinds of the defects of the newest inspections within tolerance."""
+    """Count the newest `MAX_MAPPED` inspections within tolerance by the kinds of their defects."""
     column = inspections.c
     query = select(column.kind, column.record).where(is_in_period, column.tolerated)
     query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
@@ -684,7 +703,10 @@ def _count_tolerated_kinds(connection: Connection, is_in_period: ColumnElement[b
 
 
 def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -> list[dict[str, int]]:
-    """Return the counts of each hour that has inspections, with its beginning as `at`."""
+    """Return a dictionary of counts for each hour that has inspections.
+
+    Its keys are `COUNT_NAMES`, and `at` for the beginning of the hour, microseconds since 1970.
+    """
     counted = counts.subquery()
     hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
     sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]

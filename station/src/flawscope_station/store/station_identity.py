@@ -15,7 +15,7 @@ from flawscope_station.store.schema import HOUR, inspections, products, stations
 
 
 def check_owner(database: Database, files: Files) -> None:
-    """Check, before a migration, that the tables do not belong to another station, which may be running.
+    """Check before a migration that the tables belong to this station: another one may be using them.
 
     Raises:
         InputError: the tables belong to another station, or the database cannot be used.
@@ -33,7 +33,7 @@ def check_owner(database: Database, files: Files) -> None:
 
 
 def _check_folder(database: Database, files: Files, recorded_identity: str | None) -> None:
-    """Raise InputError where a PostgreSQL database has recorded another folder than the station's.
+    """Raise InputError if a PostgreSQL database belongs to a station with another folder.
 
     Args:
         database: Database of the station.
@@ -59,8 +59,8 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         name: Name of the station from now on.
 
     Raises:
-        InputError: the database belongs to another station, or the pictures in the folder to another
-            database.
+        InputError: the database belongs to another station; or the database is new, and the folder has
+            pictures already.
     """
     folder = files.identity()
     has_pictures = files.has_files(PICTURES)
@@ -81,7 +81,7 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
 
 
 def get_or_add_station(connection: Connection) -> int:
-    """Return the number of the station; add its row where no station has started on the database yet."""
+    """Return the number of the station; add its row if no station has started on the database yet."""
     query = select(stations.c.id)
     if connection.execute(query).first() is None:
         insert_station = upsert(connection.dialect.name, stations).values(name=DEFAULT_NAME)
@@ -92,7 +92,8 @@ def get_or_add_station(connection: Connection) -> int:
 def public_address(settings: Settings) -> str | None:
     """Return the address at which others reach the pages; None: no such address is known.
 
-    It is the first of the setting `public`, else host and port, where these are reachable from outside.
+    It is the first address of the setting `public`. Without this setting it is host and port, if these can be
+    reached from other machines.
     """
     if settings.public:
         name = next(iter(settings.public))
@@ -142,7 +143,7 @@ class Clock:
             self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
 
     def check(self) -> None:
-        """Compare the computer's time with `at`, and update `jump` and `at`; to be called every minute."""
+        """Compare the computer's time with `at`, and update `jump` and `at`; to be called once a minute."""
         offset = self._wall() - self.at
         is_plausible = -CLOCK_TOLERANCE <= offset <= LONGEST_PAUSE
         self.jump = 0 if is_plausible else offset
@@ -158,16 +159,15 @@ class Clock:
     def newest_older_than(self, age: int) -> int:
         """Return the number of the newest inspection that is at least `age` microseconds old; 0: none is.
 
-        Only inspections before the first younger one count, so that a record with a wrong time is not taken
-        for an old one.
+        Only inspections before the first younger one count. In this way, a later inspection that a wrong
+        clock has recorded as old is left out.
         """
         time_limit = self.at - age
         column = inspections.c
-        # the search goes on where an earlier one for this age, or for a longer one, has ended
-        start = max(
-            (number for other_age, number in self._first_younger.items() if other_age >= age), default=0
-        )
-        # the plus keeps SQLite from using the index of times: it is to go through the numbers in order
+        # the search starts where earlier searches for this age, or for longer ones, have ended
+        earlier_results = [number for other_age, number in self._first_younger.items() if other_age >= age]
+        start = max(earlier_results, default=0)
+        # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
         at = literal_column("+inspections.at", BigInteger)
         younger = select(column.id).where(
             column.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
@@ -181,8 +181,9 @@ class Clock:
                     candidates.append(number)
             newest_older = select(func.max(column.id)).where(column.at <= time_limit)
             if candidates:
-                self._first_younger[age] = min(candidates)
-                newest_older = newest_older.where(column.id < min(candidates))
+                first_younger_number = min(candidates)
+                self._first_younger[age] = first_younger_number
+                newest_older = newest_older.where(column.id < first_younger_number)
             return connection.scalar(newest_older) or 0
 
     @property

@@ -17,7 +17,7 @@ _DAY = 24 * HOUR  # microseconds
 
 
 def pictures_a_day(database: Database, product_id: int) -> float | None:
-    """Return a product's parts a day, by the last week; None: the line has not run for a day yet."""
+    """Return a product's mean number of parts a day in the last week; None: the line ran less than a day."""
     begin_hour = now() // HOUR - RECENT_DAYS * 24
     query = select(func.coalesce(func.sum(hours.c.inspected), 0), func.min(hours.c.hour))
     query = query.where(hours.c.product_id == product_id, hours.c.hour >= begin_hour)
