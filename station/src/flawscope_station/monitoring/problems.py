@@ -158,14 +158,15 @@ class Problems:
         """Say that a problem begins, changes or ends, and wake the listeners.
 
         Args:
-            code: Of the problem.
-            previous_text: Its text before; None: there was no such problem.
-            text: Its text now; None: it is over.
+            code: Code of the problem.
+            previous_text: Text of the problem before; None: there was no such problem.
+            text: Text of the problem now; None: it is over.
         """
         if previous_text != text:
             level = "warning" if text else "info"
             self.say(Said(f"{code}: {text or 'over'}", level, code=code))
-        if (previous_text is None) != (text is None):
+        has_begun_or_ended = (previous_text is None) != (text is None)
+        if has_begun_or_ended:
             for listener in self._listeners:
                 listener.wake()
 
