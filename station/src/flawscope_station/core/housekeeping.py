@@ -164,7 +164,7 @@ class Housekeeping(BackgroundThread):
 
     @override
     def _work(self) -> None:
-        while not self._wait(self._seconds_to_next_check()):
+        while not self._wait(self._seconds_to_next_check()):  # True: the thread is to end
             with self.threads[0].call():
                 self._note_jump_event()
                 self.check_clock()

@@ -61,8 +61,8 @@ class Records:
     ) -> WaitingInspections:
         """Return inspections to be reviewed, and lease them to a reader.
 
-        Inspections that are leased to other readers are left out. Where few are left, a reader gets half of
-        them, so that there is work for the next reader.
+        Inspections that are leased to other readers are left out. If few others remain, the reader gets half
+        of them, so that the next reader has work, too.
 
         Args:
             product_id: Number of the product.

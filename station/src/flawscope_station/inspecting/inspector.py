@@ -65,7 +65,7 @@ REQUEST_PATIENCE = 30.0  # after which a thread that asks the store is reported 
 
 
 def retrieve_exception(future: asyncio.Future[T]) -> None:
-    """Take the error of a finished future, which nobody may wait for: else asyncio logs that none took it."""
+    """Retrieve the error of a finished future: if nobody did, asyncio would log that."""
     if not future.cancelled():
         future.exception()
 
@@ -131,7 +131,7 @@ class Inspector:
     # ---- taking
 
     def submit(self, part: Part) -> Waiter:
-        """Take a part, and return its waiter, which gets the inspection when that is on the disk.
+        """Take a part, and return its waiter, which gets the inspection once it is on the disk.
 
         The waiter may get an error instead: InputError where a picture cannot be read, KeyUsedError,
         ModelError, StoreError, LateError, OverdueError, or EndingError. The call itself raises the errors of

@@ -145,7 +145,7 @@ class Judge:
     def _judge_next(self) -> bool:
         """Judge the waiting parts; return False when the thread is to end.
 
-        It is a function of its own so that no variable holds a ticket while the thread waits for the next.
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
         first = self._next_ticket()
         if first is None:
@@ -351,8 +351,8 @@ class Judge:
     ) -> Iterator[PictureSource]:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
-        It also takes further parts of the product from the queue. It ends when no such part waits, when it is
-        another product's turn, or after `max_pictures` pictures, as another model may be active by then.
+        After `tickets`, take further parts of the product from the queue, until none waits, it is another
+        product's turn, or `max_pictures` pictures were yielded: another model may be active by then.
 
         Args:
             tickets: Parts to judge; the further parts are appended.

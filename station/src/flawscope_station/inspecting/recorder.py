@@ -151,7 +151,7 @@ class Recorder:
     def _record_next(self) -> bool:
         """Record the waiting parts; return False after `close`, which puts None in the queue.
 
-        It is a function of its own so that no variable holds a ticket while the thread waits for the next.
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
         # open doubts are settled at each look, even if no part comes
         group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
@@ -376,7 +376,7 @@ class Recorder:
         return replace(inspection, unanswered=reason)
 
     def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
-        """Mark the record that the part's key had before as answered, as its sender sent the part again.
+        """Mark the earlier record of the part's key as answered, because its sender sent the part again.
 
         Returns:
             The error that the sender gets in place of the record; None: it gets the record.

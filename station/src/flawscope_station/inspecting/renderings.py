@@ -49,7 +49,7 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps of a part in memory for a while, and as files where it is to be reviewed."""
+        """Keep the maps of a part in memory for a while; if it is to be reviewed, also as files."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
             self._remember(picture.picture, inspection.version_id, prediction)

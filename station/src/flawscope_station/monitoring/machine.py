@@ -140,9 +140,9 @@ class MachineWatch(BackgroundThread):
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return the error of a database that does not answer, so that nobody waits for it.
+        """Return the error of a database that does not answer; None: it may answer.
 
-        None: it may answer.
+        With the error in hand, nobody needs to wait for the database.
         """
         error = self.silence()
         if error is not None:

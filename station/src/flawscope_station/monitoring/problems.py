@@ -192,8 +192,8 @@ class Problems:
         """Call a listener with each problem that begins or ends, in a thread of its own.
 
         A slow listener delays nobody. Present problems count as begun now. A problem that comes and goes
-        while the listener is busy is left out. Where the listener raises, it is called with the same problem
-        again, with growing pauses, and the thread that failed is a problem itself.
+        while the listener is busy is left out. If the listener raises an error, it is called with the same
+        problem again, after growing pauses. Its thread is then reported as a problem, too.
 
         Args:
             name: Name of the thread.

@@ -305,7 +305,7 @@ class Delivery(BackgroundThread):
         return batch.is_last
 
     def _send_again(self, box: Outbox) -> None:
-        """Send the messages that were refused for good and that a person wants to be sent again."""
+        """Send those refused messages that a person wants to be sent again."""
         undelivered = box.undelivered
         while requested_messages := undelivered.requested(PAGE_SIZE):
             for inspection, verdict in requested_messages:

@@ -112,6 +112,7 @@ class FolderSink(Sink):
         """Write the files of a message, the JSON last; return False if one of the names is not free."""
         file_names: dict[str, str | None] = {}
         picture_kinds = self.settings.picture if message.type == INSPECTION else "none"
+        # `_write_pictures` adds to `file_names`
         if picture_kinds in ("picture", "both") and not self._write_pictures(day, stem, message, file_names):
             return False
         if picture_kinds in ("overlay", "both"):

@@ -91,8 +91,8 @@ class Shot:
     def encode(self, pixels: int) -> bytes:
         """Return the frame as `encode_png` encodes it, with at most `pixels` pixels.
 
-        A frame is encoded once, under a lock: two threads that convert the same frame at the same time, for
-        two triggers that share it, would crash the process.
+        A frame is encoded once, under a lock: two triggers may share a frame, and two threads that convert
+        the same frame at the same time would crash the process.
         """
         with self._lock:
             if not self._encoded:

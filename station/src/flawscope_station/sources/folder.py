@@ -207,8 +207,8 @@ class WatchedFolder:
     def _restore_names(self, arrivals: Arrivals) -> None:
         """Give hidden files their names back.
 
-        Files are hidden to be moved, and stay so after a crash, or if another file had their name meanwhile.
-        They are pictures at the next listing.
+        A file is hidden while it is moved. It stays hidden after a crash, or if another file has its name.
+        With its name back, it is a picture for the next listing.
         """
         for path in arrivals.others:
             if is_taken(path):
@@ -596,7 +596,7 @@ class WatchedFolder:
         self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
 
     def _report_scan(self, arrivals: Arrivals) -> None:
-        """Record the pictures that went away uninspected, and report the problems of the other pictures."""
+        """Record the pictures that went away before they were inspected, and report the others' problems."""
         vanished = [path for path, record in self._known.match(arrivals.gone) if record is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]

@@ -234,9 +234,9 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
 def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     """Encode a frame as PNG, upright: colours with 8 bits each, grey with 8 or 16 bits.
 
-    FFmpeg's encoder stores each row as its difference to the row above, with the least compression, in half
-    the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures
-    are kept (bench/NOTES.md).
+    FFmpeg's encoder stores each row as its difference to the row above, with the least compression. It takes
+    half the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and
+    pictures are kept (bench/NOTES.md).
 
     Args:
         frame: Decoded frame.
