@@ -88,10 +88,11 @@ class AravisDevice:
         self._error_type = GLib.Error
         self._is_gone = False
         self._library.update_device_list()
-        indices = range(self._library.get_n_devices())
-        index = select_camera(
-            settings, [str(self._library.get_device_serial_nbr(device_index)) for device_index in indices]
-        )
+        serials = [
+            str(self._library.get_device_serial_nbr(device_index))
+            for device_index in range(self._library.get_n_devices())
+        ]
+        index = select_camera(settings, serials)
         try:
             self._camera = self._library.Camera.new(self._library.get_device_id(index))
         except self._error_type as error:
@@ -176,7 +177,11 @@ class AravisDevice:
         try:
             is_whole = buffer.get_status() == self._library.BufferStatus.SUCCESS
             frame = self._to_frame(buffer) if is_whole else None
-            return NumberedFrame(buffer.get_frame_id(), frame, buffer.get_timestamp() or None)
+            return NumberedFrame(
+                number=buffer.get_frame_id(),
+                picture=frame,
+                clock=buffer.get_timestamp() or None,  # 0: the camera has no clock
+            )
         finally:
             self._stream.push_buffer(buffer)
 
@@ -215,14 +220,12 @@ def _ffmpeg_format(name: str, available_formats: list[str]) -> tuple[str, int]:
         for pixel_format, ffmpeg_format in (GREY_FORMATS | COLOUR_FORMATS).items()
     }
     for genicam_pattern, ffmpeg_format in BAYER_PATTERNS.items():
-        formats |= {f"{genicam_pattern}8": (f"bayer_{ffmpeg_format}8", 0)}
-        formats |= {
-            f"{genicam_pattern}{bits}": (f"bayer_{ffmpeg_format}16le", 16 - bits) for bits in (10, 12, 16)
-        }
+        formats[f"{genicam_pattern}8"] = f"bayer_{ffmpeg_format}8", 0
+        for bits in (10, 12, 16):
+            formats[f"{genicam_pattern}{bits}"] = f"bayer_{ffmpeg_format}16le", 16 - bits
     if name not in formats:
-        readable = (
-            ", ".join(pixel_format for pixel_format in available_formats if pixel_format in formats) or "none"
-        )
+        readable_formats = [pixel_format for pixel_format in available_formats if pixel_format in formats]
+        readable = ", ".join(readable_formats) or "none"
         raise InputError(f"format: {name} is not read; of those that the camera has, these are: {readable}")
     return formats[name]
 

@@ -86,7 +86,8 @@ def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int
         serials: Serial numbers of the cameras that are connected.
 
     Raises:
-        CameraLostError: The camera is not connected, or there is not exactly one and no `serial`.
+        CameraLostError: The camera is not connected; or no `serial` is set, and there is not exactly one
+            camera.
     """
     found_serials = join_names(serials) or "none"
     if settings.serial is not None:
@@ -144,6 +145,7 @@ class TriggeredCamera(LiveCamera):
             self._note_progress()
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
+            # frames that came too late for their triggers
             while late_frame := device.next(0):
                 exposure_count = max(0, exposure_count - frames_after(last_number, late_frame.number))
                 last_number = late_frame.number

@@ -47,9 +47,8 @@ class PylonDevice:
     def __init__(self, settings: IndustrialCameraSettings):
         factory = pylon.TlFactory.GetInstance()
         devices = factory.EnumerateDevices()
-        device = devices[
-            select_camera(settings, [str(listed_device.GetSerialNumber()) for listed_device in devices])
-        ]
+        serials = [str(listed_device.GetSerialNumber()) for listed_device in devices]
+        device = devices[select_camera(settings, serials)]
         try:
             self._camera = pylon.InstantCamera(factory.CreateDevice(device))
             self._camera.Open()
@@ -142,7 +141,11 @@ class PylonDevice:
                 return None
             with result:
                 frame = self._to_frame(result) if result.GrabSucceeded() else None
-                return NumberedFrame(result.BlockID, frame, result.TimeStamp or None)
+                return NumberedFrame(
+                    number=result.BlockID,
+                    picture=frame,
+                    clock=result.TimeStamp or None,  # 0: the camera has no clock
+                )
         except genicam.GenericException as error:
             raise CameraLostError(_error_text(error)) from None
 

@@ -74,6 +74,7 @@ class SignalledCamera(LiveCamera):
                     # reported here, too: the submitting threads may all wait for room in the queue
                     self._report_missed()
                     continue
+                # 1: the frame follows the last one; 0 or less: it is an old frame
                 step = 1 if last_number is None else frames_after(last_number, frame.number)
                 lost_count = max(0, step - 1)  # frames whose numbers were left out
                 if frame.picture is None:

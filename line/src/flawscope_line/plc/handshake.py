@@ -221,8 +221,8 @@ class State:
 def step(state: State, observation: Observation, rules: Rules) -> State:
     """Return the next state.
 
-    The caller inspects for a new `job` while Busy, and loads a new `requested_recipe` other than 0. The
-    answer of an inspection whose phase is over is ignored.
+    The caller inspects a part when `job` is new, and loads a recipe when `requested_recipe` is new and not 0.
+    An answer that comes when its part is not Busy any more is ignored.
     """
     state = _apply_observation(state, observation, rules)
     if not state.is_alive:
@@ -260,14 +260,14 @@ def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -
     """Return the signals that do not depend on the content of an answer."""
     blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
-    is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
-    is_waiting = blocking_code in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
+    has_judged_recipe = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
+    is_error = blocking_code not in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
     return Outputs(
         ready=state.phase is Phase.IDLE and not blocking_code and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * HEARTBEATS_PER_SECOND) % 2**16,
-        recipe=state.triggered.recipe if is_judged else state.recipe,
-        error=is_idle and not is_waiting,
+        recipe=state.triggered.recipe if has_judged_recipe else state.recipe,
+        error=is_idle and is_error,
         code=(blocking_code or state.last_code) if is_idle else Code.NONE,
         part=state.triggered.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
     )
@@ -276,7 +276,7 @@ def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -
 def _with_answer(base_outputs: Outputs, answer: Answer) -> Outputs:
     """Return the signals with an answer, which the PLC reads while Done is set."""
     tolerated = answer.good is True and answer.tolerated
-    result = {True: 1, False: 2, None: 3}[answer.good]
+    result = {True: 1, False: 2, None: 3}[answer.good]  # as `Outputs.result` says
     return replace(
         base_outputs,
         done=True,
@@ -301,7 +301,7 @@ def _apply_observation(state: State, observation: Observation, rules: Rules) -> 
     last_beat = now if has_beaten else state.last_beat
     if rules.watchdog:
         is_alive = now - last_beat <= rules.watchdog
-    else:
+    else:  # the heartbeat is not watched
         is_alive = observation.plc is not None
     state = replace(state, now=now, plc=plc, last_beat=last_beat, is_alive=is_alive, fault=observation.fault)
     if observation.loaded is None or observation.loaded.recipe != state.requested_recipe:
@@ -311,7 +311,7 @@ def _apply_observation(state: State, observation: Observation, rules: Rules) -> 
 
 
 def _withdraw_part(state: State) -> State:
-    """Withdraw an answer that the PLC has not read, because the PLC is away."""
+    """End the present part unjudged, because the PLC is away; without a part, wait for the PLC."""
     if state.phase in (Phase.BUSY, Phase.DONE):
         return _end_unjudged(state, Code.LINK)
     return replace(state, phase=Phase.WAITING)
@@ -374,4 +374,4 @@ def _end_unjudged(state: State, code: Code) -> State:
     """End a part without a judgement; a part that has ended so already keeps its first reason."""
     if state.answer is not None and state.answer.good is None:
         return state
-    return replace(state, phase=Phase.DONE, answer=Answer(state.job, None, code))
+    return replace(state, phase=Phase.DONE, answer=Answer(state.job, good=None, code=code))

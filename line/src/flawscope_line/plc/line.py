@@ -291,7 +291,7 @@ class PlcLine:
         if self._ended.is_set():
             return ENDING_OUTPUTS
         self._check_readiness()
-        while True:
+        while True:  # a step observes one event
             event = self._events.popleft() if self._events else None
             previous_state = self.state
             answer = event if isinstance(event, Answer) else None
@@ -331,7 +331,8 @@ class PlcLine:
         reason = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
         was_busy = previous_state.phase is Phase.BUSY
         is_busy = state.phase is Phase.BUSY
-        if was_busy and not is_busy and answer is None and self._inspecting is not None:
+        ended_without_answer = was_busy and not is_busy and answer is None
+        if ended_without_answer and self._inspecting is not None:
             self._inspecting.cancel(reason)
         self._mark_unanswered(answer, state, reason)  # an answer that came in this step
         if previous_state.phase is Phase.DONE and state.phase is Phase.DONE:
@@ -356,11 +357,12 @@ class PlcLine:
         if job == state.job and error_code(error) is code:
             self.context.refusals.note(product, error, number)
         else:
-            word = code.name.lower()
-            self.context.refusals.note(product, FlawscopeError(word), number, word)
+            code_name = code.name.lower()
+            self.context.refusals.note(product, FlawscopeError(code_name), number, code=code_name)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
+        # before the heartbeat's first beat the PLC does not count as away
         was_alive = math.isfinite(self.state.last_beat) or not self.rules.watchdog
         heartbeat_reason = (
             "the PLC's heartbeat stands still" if was_alive and not self.state.is_alive else None
@@ -393,12 +395,12 @@ class PlcLine:
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part under the camera, and post the answer to the job."""
         try:
-            cameras = partial(self._cameras, product)
-            inspection = await shoot(self.context, product, cameras, _label_of(part), due)
+            find_cameras = partial(self._cameras, product)
+            inspection = await shoot(self.context, product, find_cameras, _label_of(part), due)
             answer = _answer_of_inspection(job, inspection)
         except Exception as error:
             self._last_error = job, error
-            answer = Answer(job, None, error_code(error))
+            answer = Answer(job, good=None, code=error_code(error))
         self._post_event(answer)
 
     async def _load_recipe(self, recipe: int) -> None:
@@ -502,7 +504,10 @@ def _code_of_end(previous_state: State, state: State) -> Code:
 
 
 def kind_number(regions: Sequence[RegionFacts]) -> int:
-    """Return the number of the strongest region's kind: from 1 in the model's order, or a `Kind`."""
+    """Return the number of the strongest region's kind.
+
+    It is the place of the kind in the model's order, from 1, or a value of `Kind`.
+    """
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
     kinds = regions[0]["kinds"]

@@ -93,7 +93,7 @@ class ModbusServer:
             self._input_registers[offset : offset + count] = [int(value) for value in values]
             self._is_written = True
             await self.exchange()
-        first = self.settings.outputs - start
+        first = self.settings.outputs - start  # place of the outputs in the block
         registers[first : first + len(self._output_registers)] = self._output_registers
         return None
 
@@ -145,7 +145,7 @@ class ModbusClient:
         response = await _await_response(request, settings.inputs, length)
         outputs = self._handle_inputs(Inputs(**unpack(response.registers, TO_STATION)))
         if outputs != self._written_outputs:
-            self._written_outputs = None
+            self._written_outputs = None  # not known, if the writing fails
             registers = pack(outputs, TO_PLC)
             request = self._client.write_registers(settings.outputs, registers, device_id=unit)
             await _await_response(request, settings.outputs, len(registers))

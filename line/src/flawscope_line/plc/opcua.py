@@ -185,6 +185,7 @@ class _Session(InternalSession):
         """Write all inputs of a request, or none: Trigger must not rise if the part's number was refused."""
         codes = [self._refusal(node) for node in params.NodesToWrite]
         if any(codes):
+            # BadTransactionFailed: the value itself could be written
             return [ua.StatusCode(ua.UInt32(code or ua.StatusCodes.BadTransactionFailed)) for code in codes]
         async with self.iserver.lock:  # no other client writes meanwhile
             results = await super().write(params)
@@ -231,6 +232,7 @@ def write_order(previous: Outputs, present: Outputs) -> list[str]:
     ]
 
     def sort_key(signal: Signal) -> tuple[int, bool]:
+        # rank 0: a bit that falls; 1: a value; 2: a bit that rises
         if signal.kind != "bit":
             rank = 1
         else:

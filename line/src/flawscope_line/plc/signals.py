@@ -108,7 +108,8 @@ def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
         elif signal.kind == "real":
             data = struct.pack(">f", value)
         else:
-            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[signal.kind] :]
+            four_bytes = struct.pack(">I", min(value, 2**32 - 1))
+            data = four_bytes[-2 * REGISTERS[signal.kind] :]  # a register has the low two bytes
         registers = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
         words[signal.register : signal.register + len(registers)] = registers
     return words
@@ -121,7 +122,8 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
         registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
         data = struct.pack(f">{len(registers)}H", *registers)
         if signal.kind in MASKS:
-            bits = registers[0] >> (signal.bit or 0) & MASKS[signal.kind]
+            lowest_bit = signal.bit or 0
+            bits = (registers[0] >> lowest_bit) & MASKS[signal.kind]
             values[signal.name] = bool(bits) if signal.kind == "bit" else bits
         elif signal.kind == "text":
             values[signal.name] = data.decode("latin-1").rstrip("\0")  # `pack` appends the NULs again

@@ -73,12 +73,12 @@ class Timing:
         seconds = list(self._seconds.get(product, ()))
         if not seconds:
             return None
-        p50, p99 = (round(1000 * float(np.percentile(seconds, percent)), 1) for percent in (50, 99))
+        p50_ms, p99_ms = (round(1000 * float(np.percentile(seconds, percent)), 1) for percent in (50, 99))
         budget = self._budgets[product]
         return {
             "triggers": len(seconds),
-            "p50_ms": p50,
-            "p99_ms": p99,
+            "p50_ms": p50_ms,
+            "p99_ms": p99_ms,
             "budget_ms": None if budget is None else round(1000 * budget),
             "missed": self._missed[product],
         }
@@ -153,8 +153,8 @@ class ConnectionContext:
 
         Args:
             name: Name of the product.
-            number: Number of the camera among those of the owner; None: its only camera, or those of all
-                views.
+            number: Number of the camera among those of the owner; None: its only camera, or the cameras of
+                all views.
             owner: Product or entry that has the cameras; None: the product.
 
         Raises:

@@ -80,8 +80,8 @@ class MenuLink:
 
     def is_shown(self, person: Person | None, product: str | None) -> bool:
         """Return whether a person sees the link on a page of `product`; None: on a page of no product."""
-        has_address = product is not None or "{product}" not in self.address
-        return has_address and has_role(person, self.role)
+        has_full_address = product is not None or "{product}" not in self.address
+        return has_full_address and has_role(person, self.role)
 
     def href(self, product: str | None) -> str:
         """Return the address with the product's name in it, quoted for a URL."""
@@ -199,7 +199,7 @@ class Observers(list[Observer]):
             self._report_failures()
 
     def _report_failures(self) -> None:
-        """Report observers that do not work, and inspections that were dropped; or that this is over."""
+        """Report observers that fail and inspections that were dropped; without any, end the problem."""
         missed_count = self._missed_count
         self._missed_count = 0
         failures = [*self._failures.values()]

@@ -42,7 +42,7 @@ class Health:
         addresses: Products and entries.
         inspector: Inspects parts.
         housekeeping: Housekeeping, whose clock the metrics show.
-        threads: Returns all threads, each with whether pictures cannot be inspected without it.
+        threads: Returns all threads, each with a flag: whether no picture can be inspected without it.
         sources: Sources by product or entry; products may be added.
 
     Attributes:
@@ -91,9 +91,8 @@ class Health:
         standstill = self._store_standstill()
         text = "" if standstill is None else str(standstill.error or self.database.failure)
         for kind in STORE_PROBLEMS:
-            self.report(
-                kind, text if standstill is not None and standstill.kind == kind else None, stops=True
-            )
+            is_present = standstill is not None and standstill.kind == kind
+            self.report(kind, text if is_present else None, stops=True)
 
     def _store_standstill(self) -> Standstill | None:
         """Return why no part can be recorded; None: one can."""
@@ -129,8 +128,8 @@ class Health:
         Args:
             name: Name of the product, or of an entry that finds it.
             number: Number of a part, which interlocks may let pass; None: any part.
-            cameras: States of the cameras that must all take pictures of the part; None: of the product's
-                cameras, of which one is enough where its parts have one view.
+            cameras: States of the cameras that must all take pictures of the part; None: those of the
+                product's cameras. If its parts have one view, one of these is enough.
 
         Raises:
             NotFoundError: There is no such product or entry.
@@ -146,18 +145,19 @@ class Health:
         lost_standstill = lost_camera(cameras)
         if lost_standstill is not None:
             return lost_standstill
-        # a problem of the entry stops the product, too, for an entry finds a part's product only later
+        # a problem of the entry stops the product, too: which product a part is, the entry finds only later
         product_ids = {product_id, self.addresses.entries.get(entry, product_id)}
         for problem in self._problems.all():
+            # where one camera works, a problem of a single other camera stops nothing
             is_of_other_camera = problem.kind in CAMERA_PROBLEMS and problem.number and has_camera
             if problem.stops_product(product_ids) and not is_of_other_camera:
                 return Standstill(problem.kind)
         return None
 
     def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
-        """Return the states of the cameras that must all work, and whether any of the product's works.
+        """Return the states of the cameras that must all work, and whether any camera of the product works.
 
-        Where parts have one view and a camera works, none of the others must work.
+        If parts have one view and a camera works, no state is returned: the other cameras may be lost.
         """
         states = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
         has_camera = any(not state.is_lost for state in states)

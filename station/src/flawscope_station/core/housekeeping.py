@@ -82,7 +82,7 @@ class Housekeeping(BackgroundThread):
         super().start()
 
     def check_space(self, recorded: object = None) -> None:
-        """Remove old pictures now where there is little space; an observer of recorded inspections."""
+        """Remove old pictures now if there is little space; called with each recorded inspection."""
         if self._retention.is_full:
             self.wake()
 
@@ -129,7 +129,7 @@ class Housekeeping(BackgroundThread):
     def _may_remove(self) -> bool:
         """Return whether pictures and records may be removed.
 
-        Where the first removal would remove much at once, a person is asked before: `keep` may have a typing
+        If the first removal would remove much at once, a person is asked first, as `keep` may have a typing
         error.
         """
         if self._question is None and not self.clock.jump:
@@ -164,11 +164,11 @@ class Housekeeping(BackgroundThread):
 
     @override
     def _work(self) -> None:
-        while not self._wait(self._seconds_to_next_check()):
+        while not self._wait(self._seconds_to_next_check()):  # True: the thread is to end
             with self.threads[0].call():
                 self._note_jump_event()
                 self.check_clock()
-                may_remove = self._may_remove()
+                may_remove = self._may_remove()  # sets the question that `_may_make_room` needs
                 if self._may_make_room() and self._retention.is_full:
                     self._make_room()
                 if may_remove and time.monotonic() >= self._next_removal:

@@ -185,7 +185,7 @@ class ReviewLeases:
         earliest = self._clock() - LEASE_SECONDS
         for number, (_, leased_at) in list(self._leases.items()):
             if leased_at >= earliest and len(self._leases) <= MAX_LEASES:
-                return
+                return  # all further leases are younger
             del self._leases[number]
 
 
@@ -281,15 +281,18 @@ def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
         return ()
     names = (key,) if isinstance(key, str) else key
     labels = []
+    # a pair has its own label; a text gets the label of its position in the key
     for name, default_label in zip(names, ("product", "sink", "", ""), strict=False):
         labels.append(name if isinstance(name, tuple) else (default_label, name))
     return tuple(labels)
 
 
 def _metric_family(name: str, help_text: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
+    """Return a metric with its values, each by its pairs of label and value (`_labels`)."""
     family_class = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    labels = [label for label, _ in next(iter(values), ())]
+    first_pairs = next(iter(values), ())  # the labels are the same for all values
+    labels = [label for label, _ in first_pairs]
     family = family_class(f"flawscope_{name}", help_text, labels=labels)
-    for names, value in values.items():
-        family.add_metric([label for _, label in names], value)
+    for pairs, value in values.items():
+        family.add_metric([label_value for _, label_value in pairs], value)
     return family

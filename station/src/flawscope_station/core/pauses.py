@@ -61,11 +61,12 @@ class Pauses:
         self._load()
 
     def _load(self) -> None:
-        """Read the pauses from the events: a product is paused if its last event of the two kinds says so."""
+        """Read the pauses from the events: a product is paused if it was paused after its last resumption."""
         last_pause = _latest_event(PAUSED_EVENT)
         last_resumption = _latest_event(RESUMED_EVENT)
         query = select(last_pause.label("paused"), last_resumption.label("resumed")).select_from(products)
         rows = self.store.database.rows(query)
+        # the later of two events has the greater number
         numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
         for row in self.store.database.rows(select(events).where(events.c.id.in_(numbers))):
             self.products[row.product_id] = Pause(row.who, row.at, row.text)
@@ -109,7 +110,7 @@ class Pauses:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the record of a part that was taken before the pause.
+        """Return the record unchanged: a part that was taken before the pause is answered.
 
         Raises:
             PausedError: A joint model found the part's product, and that product is paused.

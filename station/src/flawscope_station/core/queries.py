@@ -61,8 +61,8 @@ class Records:
     ) -> WaitingInspections:
         """Return inspections to be reviewed, and lease them to a reader.
 
-        Inspections that are leased to other readers are left out. Where few are left, a reader gets half of
-        them, so that there is work for the next reader.
+        Inspections that are leased to other readers are left out. If few others remain, the reader gets half
+        of them, so that the next reader has work, too.
 
         Args:
             product_id: Number of the product.
@@ -250,7 +250,10 @@ class Overview:
                 "Problems, by code and product.",
                 {_problem_labels(problem, name_of_number): 1.0 for problem in problems},
             ),
-            "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
+            "settings": (
+                "Hash of the settings that hold.",
+                {(("hash", self.settings_hash()),): 1.0},  # the key has a single pair of label and value
+            ),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",
@@ -327,10 +330,10 @@ class Overview:
         }
 
     def _promises(self) -> dict[str, float]:
-        """Return by product 1 where the false-alarm rate is kept on the line, 0 where it is not.
+        """Return for each product 1 if its false-alarm rate is kept on the line, 0 if it is not.
 
-        A comparison reads thousands of records: each call compares the rate of one product at most, and each
-        product's at most every `PROMISE_INTERVAL`.
+        A comparison reads thousands of records. For that reason a call compares the rate of one product at
+        most, and a product's rate is compared once in `PROMISE_INTERVAL` at most.
         """
         latest_due = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):

@@ -98,8 +98,8 @@ class Refusals:
             return code
         is_entry = self.addresses.configured_name(name) == name
         for product, number in list(self.addresses.products.items()):
-            has_entry = is_entry and self.addresses.configured_name(product) == name
-            if product == name or has_entry:
+            is_found_by_entry = is_entry and self.addresses.configured_name(product) == name
+            if product == name or is_found_by_entry:
                 refusal: Refusal = {
                     "at": iso(now()),
                     "code": code,

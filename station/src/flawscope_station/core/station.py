@@ -133,7 +133,7 @@ class Station:
 
     def _make_housekeeping(self, settings: Settings) -> None:
         """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
-        # the shifts of the last days have reports
+        # the reports of the shifts of the last days need their records
         record_seconds = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
@@ -153,7 +153,9 @@ class Station:
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
         self.interlocks.add(answers=[self.pauses], intake=[self.pauses])
-        self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
+        self.recorder = Recorder(
+            self.store, self.files, announce=self.observers, refuse=self.interlocks.recorded
+        )
         self.tolerances = ProductTolerances(self.store, self.versions, self.report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
@@ -173,13 +175,13 @@ class Station:
         self.records = Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
         self.sources = Sources(
-            self.inspector.submit,
-            self.report,
-            self.addresses,
-            settings.limits,
-            self.refusals.note,
-            self.inspector.intake.check_standstill,
-            self.inspector.judge.parts,
+            submit=self.inspector.submit,
+            report=self.report,
+            addresses=self.addresses,
+            limits=settings.limits,
+            refused=self.refusals.note,
+            check=self.inspector.intake.check_standstill,
+            parts=self.inspector.judge.parts,
         )
         self.health = Health(
             self._problems,
@@ -216,17 +218,23 @@ class Station:
         )
         self.overview = Overview(self.context, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
-        self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
+        self.refusals.on_refused.append(
+            lambda product, code: self.metrics.refused.labels(product, code).inc()
+        )
 
     def _add_components(self, settings: Settings) -> None:
         """Add the components, in the order in which they start; they end the other way."""
         self._add(self._store_extension())
-        self._add(Extension((self.machine,), services=(self.machine,)))
+        self._add(Extension(components=(self.machine,), services=(self.machine,)))
         if settings.syslog is not None:
             forwarder = EventForwarder(settings.syslog, settings.name, self.database, self.files, self.report)
             self._add(Extension(services=(forwarder,)))
         self._add(
-            Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
+            Extension(
+                components=(self.housekeeping,),
+                services=(self.housekeeping,),
+                observers=(self.housekeeping.check_space,),
+            )
         )
         self._add(self._inspecting_extension())
         self._add(self._sinks_extension())
@@ -236,14 +244,14 @@ class Station:
     def _store_extension(self) -> Extension:
         components = self.settings, self.files, self.database, self.access, self.store, self.versions
         return Extension(
-            (*components, self.addresses, self.records, self.metrics, self.menu),
+            components=(*components, self.addresses, self.records, self.metrics, self.menu),
             observers=(self._count, self._publish),
             watched=(self.metrics,),
         )
 
     def _inspecting_extension(self) -> Extension:
         return Extension(
-            (self.inspector, self.renderer),
+            components=(self.inspector, self.renderer),
             inspecting=(self.judge, self.recorder),
             watched=(self.inspector, self.observers),
             ends=(
@@ -268,7 +276,7 @@ class Station:
 
     def _live_extension(self) -> Extension:
         return Extension(
-            (self.live, self.pauses),
+            components=(self.live, self.pauses),
             gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
             store_gauges=(self.overview.store_gauges,),
             request_enders=(self.live.close,),
@@ -276,7 +284,7 @@ class Station:
 
     def _sources_extension(self) -> Extension:
         return Extension(
-            (self.sources, self.context, self.overview, self.health),
+            components=(self.sources, self.context, self.overview, self.health),
             services=(self.health.watch,),
             inputs=(self.sources, self.connections),
             inspecting=(self.sources, self.connections),
@@ -328,6 +336,7 @@ class Station:
 
         An error of one part keeps no other part from ending; the first error is raised at the end.
         """
+        # the stack calls first what was added last: requests and services end before parts are stopped
         for service in self._services:
             self._ending.callback(service.end)
         self._ending.callback(self.end_requests)
@@ -339,7 +348,7 @@ class Station:
         return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
-        """Yield all threads, each with whether pictures cannot be inspected without it."""
+        """Yield all threads, each with a flag: whether no picture can be inspected without it."""
         for part, is_inspecting in self._watched:
             for thread in part.threads:
                 yield thread, is_inspecting

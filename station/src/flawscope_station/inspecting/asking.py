@@ -65,20 +65,21 @@ async def submit_parts(
     request: KeyedRequest | None,
     answered: dict[int, int] | None = None,
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
-    """Submit the parts of a request that were not answered before, all or none.
+    """Submit those parts of a request that were not answered before: all of them, or none.
 
     Args:
         station: Station that inspects.
         parts: Parts of the same product or entry, with the same deadline.
-        request: Request with the key under which the parts came; None: they have no key.
-        answered: Result of `Store.find_answers`; None: it is looked up.
+        request: Request that sent the parts, with its key; None: it has no key.
+        answered: Numbers of earlier inspections, by place of the part in the request
+            (`Store.find_answers`); None: they are looked up.
 
     Returns:
-        Two dictionaries by place of the part in the request: the numbers of earlier inspections, and the
-        waiters of the parts submitted now.
+        Two dictionaries, both by place of the part in the request: the numbers of earlier inspections, and
+        the waiters of the parts submitted now.
 
     Raises:
-        KeyUsedError: Another request came under the key.
+        KeyUsedError: Another request has the same key.
         LateError, StoreError: The store did not say in time whether the request was answered before.
     """
     inspector = station.inspector
@@ -100,6 +101,11 @@ def _submit_unanswered(
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
     """Submit the parts that were not answered before.
 
+    Args:
+        inspector: Takes the parts.
+        parts: All parts of a request.
+        answered: Numbers of earlier inspections, by place of the part in `parts`.
+
     Returns:
         `answered` itself, and the waiters of the submitted parts by place.
     """
@@ -111,7 +117,8 @@ def _submit_unanswered(
 async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
     """Wait for an inspection until its waiter's deadline, and return it.
 
-    Where the task is cancelled with a reason of `schema.UNANSWERED`, the waiter leaves for that reason.
+    If the task is cancelled, and the message of `cancel` is one of `schema.UNANSWERED`, the waiter leaves for
+    that reason.
 
     Raises:
         LateError: The inspection was not recorded by the deadline.
@@ -122,7 +129,8 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     try:
         done, _ = await asyncio.wait([inspection_future], timeout=timeout)
     except asyncio.CancelledError as cancelled:
-        await _withdraw(station, waiter, cancelled.args[0] if cancelled.args else None)
+        message = cancelled.args[0] if cancelled.args else None
+        await _withdraw(station, waiter, reason=message)
         raise
     if not done and (error := station.inspector.abandon(waiter)) is not None:
         raise error
@@ -135,10 +143,10 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 
 
 async def _withdraw(station: InspectingStation, waiter: Waiter, reason: object) -> None:
-    """Let a waiter leave whose sender is gone.
+    """Let a waiter leave, because its sender is gone.
 
-    If the part is recorded already, or about to be, the record gets the reason afterwards, unless another
-    waiter has the answer.
+    If the part is recorded already, or about to be, the waiter cannot leave any more. Then the reason is
+    added to the record afterwards, but only if no other waiter has the answer.
 
     Args:
         station: Station that inspects.
@@ -188,12 +196,12 @@ async def describe_again(
         number: Number of the inspection.
         due: Deadline of the request, as `time.monotonic` counts.
     """
-    call = station.inspector.in_thread
-    await call(due, station.inspector.judge.recorder.note_answered, number)
-    inspection = await call(due, station.store.inspection, address, number)
+    in_thread = station.inspector.in_thread
+    await in_thread(due, station.inspector.judge.recorder.note_answered, number)
+    inspection = await in_thread(due, station.store.inspection, address, number)
     if inspection["unanswered"] is None:
         return inspection
-    await call(due, station.store.set_unanswered, number, None)
+    await in_thread(due, station.store.set_unanswered, number, None)
     return {**inspection, "unanswered": None}
 
 
@@ -278,17 +286,19 @@ class Asking:
                 sent.due, self._look_up_key, sent.key, is_part_each=is_part_each
             )
         parts = self._make_parts(keyed, is_part_each=is_part_each)
-        numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
-        if self.left is not None:
+        earlier_numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
+        if self.left is not None:  # the sender left before there were waiters
             self.leave(self.left)
-        answers = [await self._answer(place, part, numbers.get(place)) for place, part in enumerate(parts)]
+        answers = [
+            await self._answer(place, part, earlier_numbers.get(place)) for place, part in enumerate(parts)
+        ]
         if self.left is not None:
             for waiter in self.waiters.values():
                 await _withdraw(station, waiter, self.left)
         return answers
 
     def _look_up_key(self, key: str, *, is_part_each: bool) -> tuple[KeyedRequest, dict[int, int]]:
-        """Return the request under its key, and the result of `Store.find_answers` for it."""
+        """Return the request with its key, and the numbers of earlier inspections by place of their part."""
         sent = self.sent
         data = [picture.data for picture in sent.pictures]
         idempotency_key = request_key(sent.address.scheme, key)
@@ -299,7 +309,7 @@ class Asking:
         """Return the parts of the request.
 
         Args:
-            keyed: Request under its key; None: it has none.
+            keyed: Request with its key; None: it has no key.
             is_part_each: Whether each picture is a part of its own; else all are views of the same part.
         """
         sent = self.sent
@@ -310,12 +320,11 @@ class Asking:
         pictures_by_part = [(picture,) for picture in pictures] if is_part_each else [pictures]
         keys = [None] * len(pictures_by_part) if keyed is None else keyed.keys
         label = sent.label
-        number = sent.address.number
         return [
             Part(
-                number,
-                part_pictures,
-                HTTP,
+                product_id=sent.address.number,
+                pictures=part_pictures,
+                source=HTTP,
                 number=label.part,
                 batch=label.batch,
                 key=key,
@@ -332,7 +341,7 @@ class Asking:
         Args:
             place: Place of the part in the request.
             part: Part as it was submitted.
-            number: Number of the inspection that answered it before; None: there is none.
+            number: Number of the earlier inspection that answers the part; None: the part was submitted now.
         """
         station = self.station
         address = part.product_id

@@ -65,7 +65,7 @@ REQUEST_PATIENCE = 30.0  # after which a thread that asks the store is reported 
 
 
 def retrieve_exception(future: asyncio.Future[T]) -> None:
-    """Take the error of a finished future, which nobody may wait for: else asyncio logs that none took it."""
+    """Retrieve the error of a finished future: if nobody did, asyncio would log that."""
     if not future.cancelled():
         future.exception()
 
@@ -131,7 +131,7 @@ class Inspector:
     # ---- taking
 
     def submit(self, part: Part) -> Waiter:
-        """Take a part, and return its waiter, which gets the inspection when that is on the disk.
+        """Take a part, and return its waiter, which gets the inspection once it is on the disk.
 
         The waiter may get an error instead: InputError where a picture cannot be read, KeyUsedError,
         ModelError, StoreError, LateError, OverdueError, or EndingError. The call itself raises the errors of
@@ -147,10 +147,10 @@ class Inspector:
         return waiters
 
     def abandon(self, waiter: Waiter) -> LateError | None:
-        """Let a waiter leave whose deadline has passed.
+        """Let a waiter leave, because its deadline has passed.
 
         If nobody else waits for the part and its judging has not begun, the part fails, and its place is
-        free. If it is being judged, its record names the reason.
+        free. If its judging has begun, the part is still recorded, with the reason why nobody waited.
 
         Returns:
             The error for the sender; None: the answer is there already.
@@ -161,7 +161,8 @@ class Inspector:
             if not waiter.leave(LATE):
                 return None
             self.intake.note_late(ticket.part.product_id)
-            if ticket.unanswered is not None and self.judge.remove(ticket):
+            nobody_waits = ticket.unanswered is not None
+            if nobody_waits and self.judge.remove(ticket):
                 ticket.fail(error)
         return error
 
@@ -169,7 +170,7 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            # a step for which the pool could start no thread stays in the pool, and runs later
+            # if the pool could not start a thread, the part failed below, but the pool runs the step later
             if ticket.has_ended:
                 return
             try:
@@ -266,9 +267,9 @@ class Inspector:
     # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function of a request for an inspection in a thread; it may ask the store.
+        """Run a function in a thread for a request for an inspection; the function may ask the store.
 
-        The pool is for these requests alone: requests of other kinds may take all threads of the server.
+        These requests have a pool of their own, because other requests may take all threads of the server.
 
         Args:
             due: Deadline of the request, as `time.monotonic` counts.
@@ -290,7 +291,7 @@ class Inspector:
         if done:
             try:
                 return call.result()
-            finally:  # an error holds this frame: it must not hold the error in turn
+            finally:  # a raised error refers to this frame, so the frame must not refer to the error
                 del call, done
         call.cancel()  # where the call still waits for a thread, it is never begun
         if due <= time.monotonic():
@@ -305,15 +306,15 @@ class Inspector:
     def run_beside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function that is not urgent in the pool that decodes large pictures.
 
-        The function must not wait for another one that runs here. It may begin only after other pictures are
-        judged.
+        The function must not wait for another function in this pool. It may have to wait for a thread until
+        large pictures are judged.
         """
         return self._beside.submit(function, *args, **kwargs)
 
     # ---- how it goes
 
     def end_overdue(self) -> None:
-        """Fail the parts that have waited too long: free place and memory, and record an event of each.
+        """Fail the parts that have waited too long: free their place and memory, and record an event of each.
 
         A part that is being recorded is left to the recorder for `RECORDING_SECONDS`.
         """
@@ -356,7 +357,7 @@ class Inspector:
     def failure(self) -> str | None:
         """Return why the last part could not be inspected, for some seconds after it failed.
 
-        None where it was inspected, or the fault was the part's own.
+        None: the last part was inspected, or the part itself was the cause.
         """
         failure = self._failure
         return failure.reason if time.monotonic() < failure.until else None
@@ -375,7 +376,7 @@ class Inspector:
         threading.Thread(target=self._end_waiting, name="end", daemon=True).start()
 
     def _end_waiting(self) -> None:
-        """Return when all parts are answered; fail those that are left at the end of `END_SECONDS`."""
+        """Wait until all parts are answered, `END_SECONDS` at most, and fail those that are left then."""
         self.intake.wait_idle(max(0.0, self._ends_at - time.monotonic()))
         if self.backlog():
             self._ends_at = 0.0

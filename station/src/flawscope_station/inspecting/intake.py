@@ -68,9 +68,9 @@ class Intake:
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why no part of a product or entry is taken, or not the part with this number.
+        """Return why parts of a product or entry are refused now, or the part with this number.
 
-        None: nothing stands still; a part may only lack room or time.
+        None: nothing stands still. Room in the queue and time until a deadline are not checked.
         """
         try:
             self.check_standstill(product_id, number)
@@ -121,7 +121,7 @@ class Intake:
             byte_count: Bytes of their pictures.
         """
         with self.changed:
-            # uploads have a limit of their own: a request that comes alone is never too large
+            # if no other part is here, the request is never too large: uploads have a limit of their own
             holds_pictures = self._bytes > 0
             is_too_large = self._bytes + byte_count > MAX_UPLOADS_HELD * self.limits.upload
             if self.is_ending or (holds_pictures and is_too_large) or self._is_full(product_id, count):
@@ -148,7 +148,7 @@ class Intake:
             raise LateError(f"it would take {delay:.1f} s, and {seconds_left:.1f} s are left")
 
     def _retry_seconds(self) -> float:
-        """Return the seconds until half of the queue is done, at the rate of the last minute: 1 to 60."""
+        """Estimate the seconds until half of the queue is done, from the last minute's rate: 1 to 60."""
         parts_per_second = sum(map(self.rate, list(self._answer_times))) or 1.0
         return min(60.0, max(1.0, self.backlog() / 2 / parts_per_second))
 
@@ -164,7 +164,8 @@ class Intake:
             on_end: Called at the end of each ticket, as in `Ticket`.
 
         Returns:
-            The waiter of each part, and the tickets of the parts that were not under way already.
+            The waiter of each part, and the tickets of the new parts. A part whose key is under way already
+            joins the earlier ticket.
 
         Raises:
             InputError: The pictures are not all views of a part.
@@ -182,6 +183,7 @@ class Intake:
             self._check_keys(parts)
             new_parts = [part for part in parts if (part.product_id, part.key or "") not in self._by_key]
             self._check_new_parts(new_parts)
+            # `_place` appends to `new_tickets`
             waiters = [self._join(part) or self._place(part, on_end, new_tickets) for part in parts]
         return waiters, new_tickets
 
@@ -193,7 +195,7 @@ class Intake:
             self._check_room(part.product_id, part.due, count=len(parts), byte_count=byte_count)
 
     def _check_keys(self, parts: Sequence[Part]) -> None:
-        """Raise KeyUsedError where another request under a key is not answered yet."""
+        """Raise KeyUsedError if a part's key belongs to another request that is not answered yet."""
         for ticket in self._by_key.values():
             for part in parts:
                 if part.product_id == ticket.part.product_id and _is_other_request(part, ticket.part):
@@ -225,7 +227,8 @@ class Intake:
         Moment, product and picture identify a part.
         """
         moment = now()
-        if 0 <= self._last_moment - moment < BURST:
+        microseconds_ahead = self._last_moment - moment  # many, if the clock was set back
+        if 0 <= microseconds_ahead < BURST:
             moment = self._last_moment + 1
         self._last_moment = moment
         return moment

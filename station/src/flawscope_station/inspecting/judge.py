@@ -92,7 +92,7 @@ class Judge:
         """Start the thread.
 
         Args:
-            backlog: Returns the number of unanswered parts; each of them will wait here, or does so already.
+            backlog: Returns the number of unanswered parts. The thread does not end before it is 0.
         """
         self._backlog = backlog
         self.threads[0].start()
@@ -110,7 +110,12 @@ class Judge:
             return bool(self._queue.remove(lambda waiting: waiting is ticket))
 
     def expected_delay(self, product_id: int, unanswered: Counter[int]) -> float:
-        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known."""
+        """Estimate the seconds until one more part is judged; 0: no part waits.
+
+        Args:
+            product_id: Number of the further part's product.
+            unanswered: Number of unanswered parts, by product.
+        """
         with self._changed:
             return self._queue.expected_delay(product_id, unanswered)
 
@@ -138,25 +143,26 @@ class Judge:
         self._ended.set()
 
     def _judge_next(self) -> bool:
-        """Judge the waiting parts; return False at the end.
+        """Judge the waiting parts; return False when the thread is to end.
 
-        It is a function of its own so that no variable holds a ticket while the thread waits for the next.
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
         first = self._next_ticket()
         if first is None:
             return False
-        turns = deque([[first]])
+        batches = deque([[first]])
         failure = ""
-        while turns:
-            tickets = turns.popleft()
+        while batches:
+            tickets = batches.popleft()
             try:
+                # before a failure, `_judge` appends further waiting parts to `tickets`
                 self._judge(tickets, takes_more=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
                 cause = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
                 unjudged_tickets = [ticket for ticket in tickets if ticket.state is State.QUEUED]
                 if len(unjudged_tickets) > 1:  # one part may have caused the error: judge each by itself
-                    turns.extend([ticket] for ticket in unjudged_tickets)
+                    batches.extend([ticket] for ticket in unjudged_tickets)
                 elif unjudged_tickets:
                     unjudged_tickets[0].fail(cause)
         if failure:
@@ -165,9 +171,9 @@ class Judge:
         return True
 
     def _next_ticket(self) -> Ticket | None:
-        """Return the oldest part that is in time; None at the end.
+        """Return the next part that is in time; None: the thread is to end.
 
-        While no part waits, run the functions of `run_between`, and look for a part after each.
+        While no part waits, run the functions of `run_between`, and look for a part after each of them.
         """
         while True:
             with self._changed:
@@ -175,10 +181,10 @@ class Judge:
                 if not self._wait_for_work():
                     return None
                 ticket = self._queue.pop() if self._queue else None
-                call = self._model_calls.popleft() if ticket is None else None
-            if call is not None:
+                model_call = self._model_calls.popleft() if ticket is None else None
+            if model_call is not None:
                 with self.threads[0].call():
-                    call()
+                    model_call()
             elif ticket is not None and self._is_in_time(ticket):
                 return ticket
 
@@ -199,9 +205,9 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model when no part waits: most engines cannot do two things at once.
+        """Run a function that uses a model in the judge's thread, as soon as no part waits.
 
-        Cancelling the future in time keeps the function from running.
+        Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
         Raises:
             BusyError: Too many functions wait.
@@ -233,8 +239,9 @@ class Judge:
     def _judge(self, tickets: list[Ticket], *, takes_more: bool) -> None:
         """Judge parts of the same address together.
 
-        Where `takes_more` is set, parts of the address that come meanwhile are judged, too, and appended to
-        `tickets`.
+        Args:
+            tickets: Parts to judge. With `takes_more`, further waiting parts of the address are appended.
+            takes_more: Whether further waiting parts of the address are judged, too.
         """
         address = tickets[0].part.product_id
         started_at = time.monotonic()
@@ -244,7 +251,7 @@ class Judge:
         max_pictures = MAX_PICTURES_PER_TURN if takes_more else 1
         results = judging.model.stream(self._feed(tickets, judging.model, fed_pictures, max_pictures))
         for place, (_, result) in enumerate(results):
-            ticket, view = fed_pictures[place]
+            ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
             is_working |= self._take_result(ticket, view, result, judging)
             self._queue.go_on()  # the model, or an interlock, may hang on the next
         with self._changed:
@@ -316,12 +323,12 @@ class Judge:
     def _decide_on_views(
         self, ticket: Ticket, judging: AddressModel, parts: PartCollector, predictions: Sequence[Prediction]
     ) -> _Judged:
-        """Decide on a part by the predictions of its views, as its product's version decides.
+        """Decide on a part in several views, from the predictions of the views.
 
         Args:
             ticket: Ticket of the part; its pictures get their views.
             judging: Model that judged, with its products.
-            parts: Collector that decides, of the product's version or of the joint model.
+            parts: Collector that decides; it belongs to the product's version, or to the joint model.
             predictions: Prediction of each picture, in the order of the ticket's views.
         """
         ticket.part = with_views(ticket.part, parts)  # the version may have changed since the part came
@@ -344,13 +351,13 @@ class Judge:
     ) -> Iterator[PictureSource]:
         """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
-        It ends when no part waits, when it is another product's turn, and after `max_pictures` pictures:
-        another model may be active by then.
+        After `tickets`, take further parts of the product from the queue, until none waits, it is another
+        product's turn, or `max_pictures` pictures were yielded: another model may be active by then.
 
         Args:
-            tickets: Parts to judge; parts that come meanwhile are appended.
+            tickets: Parts to judge; the further parts are appended.
             model: Model that judges.
-            fed_pictures: Gets each picture that was yielded, with its part.
+            fed_pictures: List to which each yielded picture is appended, with its part.
             max_pictures: Number of pictures after which no further part is taken.
         """
         for ticket in tickets:  # the list grows below
@@ -363,7 +370,9 @@ class Judge:
                 yield view.model_input(model)
             while len(fed_pictures) < max_pictures and ticket is tickets[-1]:
                 with self._changed:
-                    following = self._queue.pop_same_turn(tickets[0].part.product_id, len(tickets))
+                    following = self._queue.pop_same_turn(
+                        tickets[0].part.product_id, taken_count=len(tickets)
+                    )
                 if following is None:
                     return
                 if self._is_in_time(following):

@@ -32,9 +32,10 @@ _ARENA_MAX = -8
 def limit_malloc() -> bool:
     """Let glibc keep little free memory; return False without glibc, or where the environment configures it.
 
-    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB after a large picture
-    was decoded there: every decoding thread adds its share, and memory grows for days. Must be called before
-    threads are started.
+    By default glibc has up to eight heaps for each core. Each heap keeps up to 64 MiB after a large picture
+    was decoded in it. Every decoding thread adds its share, so that memory grows for days.
+
+    Call this function before threads are started.
     """
     is_configured = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
     if sys.platform != "linux" or is_configured:
@@ -103,7 +104,8 @@ class MemoryBudget:
         with self._changed:
             self._claims.append(claim)
             try:
-                # a claim above the limit is granted when nothing else is claimed
+                # wait until this claim is the first, and there is room; a claim above the limit has room when
+                # nothing else is claimed
                 while self._claims[0] is not claim or self.used + count > max(self.limit, count):
                     seconds_left = deadline - time.monotonic()
                     if seconds_left <= 0 or is_over():
@@ -150,13 +152,13 @@ YIELD_SECONDS = 0.25  # seconds for which a turn waits until all pictures are an
 class Turns:
     """Turns for drawing, decoding and counting for people, which take few cores from inspections.
 
-    A turn begins when no picture is unanswered, or a moment later: on a line that never rests people see
-    something all the same.
+    A turn begins when all pictures of the line are answered, but waits `YIELD_SECONDS` for that at most:
+    people see something even if the line never rests.
 
     Args:
-        most: Turns at the same time; None: a turn for every four cores.
+        most: Most turns at the same time; None: one for every four cores.
         most_waiting: Callers that may wait for a turn; further ones are refused at once.
-        wait_idle: Returns when no picture is unanswered, or after so many seconds.
+        wait_idle: Function that waits until all pictures are answered, at most for the seconds that it gets.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class PartsCache:
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
-        """Return the collector that decides on a version's parts; None where it judges single pictures.
+        """Return the collector that decides on a version's parts; None: it judges single pictures.
 
         Args:
             product_id: Number of the product.
@@ -77,7 +77,8 @@ class PartsCache:
     def views(self, product_id: int) -> list[str]:
         """Return the views in which the active version judges parts.
 
-        Empty where it judges single pictures, finds the product of each part, or cannot be used.
+        The list is empty if the version judges single pictures, if it cannot be used, or if `product_id` is
+        an entry, whose model finds the product of each part.
         """
         if product_id in self.versions.joint_entries:
             return []
@@ -89,7 +90,7 @@ class PartsCache:
     def label(self, part: Part) -> tuple[str | None, str | None]:
         """Return number and view of a part with a single picture, from the part or the picture's name.
 
-        None for a number or view that neither has.
+        A number or view that neither of them gives is None.
         """
         with suppress(FlawscopeError):
             if (collector := self.for_address(part.product_id)) is not None:
@@ -97,7 +98,7 @@ class PartsCache:
         return part.number, part.pictures[0].view
 
     def takes_views(self, address: int) -> bool:
-        """Return whether all pictures of a request are the same part; else each is a part.
+        """Return whether the pictures of a request are views of the same part; else each is its own part.
 
         Raises:
             NoModelError: No model of the address is open.

@@ -104,7 +104,8 @@ def with_views(part: Part, collector: PartCollector | None) -> Part:
         collector: Collector that decides on parts in views; None: the model judges single pictures.
 
     Raises:
-        InputError: The pictures are not exactly the views of a part, or the model judges single pictures.
+        InputError: The pictures do not show each view of the same part once. Or the model judges single
+            pictures, and the part has several pictures or a picture with a view.
     """
     if collector is None:
         _check_single(part)
@@ -123,7 +124,7 @@ def with_views(part: Part, collector: PartCollector | None) -> Part:
 
 
 def _check_single(part: Part) -> None:
-    """Raise InputError for a part that is not one picture without a view."""
+    """Raise InputError if a part has several pictures, or a picture with a view."""
     view = next((picture.view for picture in part.pictures if picture.view is not None), None)
     if view is not None:
         raise InputError(
@@ -137,7 +138,8 @@ def _check_single(part: Part) -> None:
 def _check_views(number: str, views: Sequence[str], collector: PartCollector) -> None:
     """Raise InputError where the pictures of a part do not show each view once."""
     view_sets = _views_of_products(collector)  # products of a joint model may have views of their own
-    expected = next((view_set for view_set in view_sets if {*view_set} == {*views}), view_sets[0])
+    # where no product has these views, the error names the first product's
+    expected = next((view_set for view_set in view_sets if set(view_set) == set(views)), view_sets[0])
     if missing := [view for view in expected if view not in views]:
         raise InputError(
             f"part {number} lacks {', '.join(missing)}: send the pictures of all its views together"
@@ -162,14 +164,14 @@ def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[st
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {view_names}"
         )
     if not any(view in views for views in _views_of_products(collector)):
-        collector.check_view(picture.name, view)
+        collector.check_view(picture.name, view)  # raises the error that names the views
     return number, view
 
 
 def _label_by_name(
     picture: Picture, collector: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view; the picture's name gives those that are None."""
+    """Return number and view; what is None is taken from the picture's name, if that has it."""
     with suppress(InputError):  # the name does not have both
         parsed_name = collector.pattern.parse(picture.name)
         number = number or parsed_name.part
@@ -187,8 +189,10 @@ def _views_of_products(collector: PartCollector) -> list[Sequence[str]]:
 
 def base_name(name: str) -> str:
     """Return the last part of a sender's path, without characters that cannot be shown."""
+    file_name = re.split(r"[/\\]", name)[-1]
+    # categories of control, format and unassigned characters begin with C
     return "".join(
-        character for character in re.split(r"[/\\]", name)[-1] if unicodedata.category(character)[0] != "C"
+        character for character in file_name if not unicodedata.category(character).startswith("C")
     )
 
 
@@ -197,7 +201,7 @@ def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, decoding
 
     Raises:
         InputError: The data is no picture.
-        TooLargeError: It has too many pixels.
+        TooLargeError: The picture has too many pixels.
     """
     try:
         header = decoding.read_picture_header(data, name)

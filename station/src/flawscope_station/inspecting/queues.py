@@ -39,7 +39,7 @@ class GroupQueue(Generic[J]):
     def take(self, max_count: int, seconds: float | None = None) -> list[J]:
         """Wait for a job, and take it with those that wait behind it, up to `max_count` jobs.
 
-        An empty list: none came within `seconds`; None: no limit.
+        The list is empty if no job came within `seconds`; None: wait without a limit.
         """
         self.taken_at = None
         group = list[J]()
@@ -131,18 +131,20 @@ class FairQueue(Generic[J]):
         return statistics.median(recent_times) if recent_times else 0.0
 
     def expected_delay(self, product: int, waiting_counts: dict[int, int]) -> float:
-        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known.
+        """Estimate the seconds until one more part is judged; 0: no part waits, or no time is known.
 
         Args:
             product: Number of the further part's product.
             waiting_counts: Number of parts, by product, that are not judged yet.
         """
         own_count = waiting_counts.get(product, 0)
-        turns = own_count // TURN_LENGTH + 1  # that the product takes until the further part is judged
+        seconds_each = self.median_seconds(product)
+        # turns of the product up to the further part; every other product has as many meanwhile
+        turns = own_count // TURN_LENGTH + 1
         other_seconds = sum(
             min(count, turns * TURN_LENGTH) * self.median_seconds(other)
             for other, count in waiting_counts.items()
             if other != product
         )
-        seconds_ahead = own_count * self.median_seconds(product) + other_seconds
-        return seconds_ahead + self.median_seconds(product) if seconds_ahead else 0.0
+        seconds_ahead = own_count * seconds_each + other_seconds
+        return seconds_ahead + seconds_each if seconds_ahead else 0.0

@@ -64,7 +64,7 @@ def new_inspection(
         views: Pictures of the part, in the order in which they are recorded.
         product: Product and version that judged.
         predictions: Prediction of each picture.
-        near: Multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        near: A good part is near the threshold if its p-value is at most `near` times the false-alarm rate.
         decided: Decision of the library on a part in views; None: the part's only picture decides.
         rate: False-alarm rate of the decision.
         tolerances: Version and SHA-256 of the rules in force; None: there are none.
@@ -126,9 +126,9 @@ def _shown_product(product: ProductModel, prediction: Prediction) -> str | None:
 
 
 def _shown_picture(pictures: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Return the most unusual picture of a part, with the part's decision and the findings about all views.
+    """Return the most unusual picture of a part, but with the decision on the part and its findings.
 
-    The part is within tolerance where every picture that makes it anomalous is within tolerance.
+    The part is within tolerance if all its anomalous pictures, and the most unusual one, are.
     """
     worst_picture = next(picture for picture in pictures if picture.view == decided.worst)
     deciding_pictures = [picture for picture in pictures if picture.anomalous or picture is worst_picture]

@@ -34,7 +34,7 @@ MAX_GROUP = 64  # most inspections in a transaction: one flush of the disk serve
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """Part whose sender was refused while nobody knew whether its record stands.
+    """Part whose sender was refused while nobody knew whether its record was stored.
 
     Attributes:
         inspection: Record of the part.
@@ -128,17 +128,18 @@ class Recorder:
         self._queue.put(ticket)
 
     def note_answered(self, number: int) -> None:
-        """Note that the sender of a record has its answer, after it sent its key again.
+        """Note that a sender has its answer, because it sent its key again and got this record.
 
-        The record then counts as answered, even if a waiter left earlier, or was refused because nobody knew
-        of the record.
+        From now on the record counts as answered, even if a waiter left earlier, or was refused because
+        nobody knew of the record.
         """
         with self._settling:
+            # else the record is settled already
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
     def close(self) -> None:
-        """Return when all parts are written, or after a while: a disk may hang."""
+        """Wait until all parts are written, `STOP_TIMEOUT` at most: a disk may hang."""
         self._queue.put(None)
         self.threads[0].join(STOP_TIMEOUT)
 
@@ -148,9 +149,9 @@ class Recorder:
         self._ended.set()
 
     def _record_next(self) -> bool:
-        """Record the waiting parts; return False at the end.
+        """Record the waiting parts; return False after `close`, which puts None in the queue.
 
-        It is a function of its own so that no variable holds a ticket while the thread waits for the next.
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
         """
         # open doubts are settled at each look, even if no part comes
         group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
@@ -169,7 +170,8 @@ class Recorder:
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         """End a part after an unexpected error."""
         bare_error = without_traceback(error)
-        if not ticket.fail(bare_error) and not ticket.has_ended:
+        has_failed = ticket.fail(bare_error)
+        if not has_failed and not ticket.has_ended:  # its recording has begun
             ticket.fail_recording(bare_error, may_have_record=True)
 
     def _record(self, group: list[Ticket]) -> None:
@@ -210,7 +212,7 @@ class Recorder:
         return not self.store.has_picture(digest)
 
     def _record_ready(self, ready: list[Ticket]) -> None:
-        """Record parts whose files are there, in a transaction, and answer each."""
+        """Record parts whose files are on the disk, all in one transaction, and answer each."""
         is_in_doubt = False
         # number of each record, and whether it is new; None: there is no record
         results: Sequence[tuple[int, bool] | None]
@@ -218,9 +220,9 @@ class Recorder:
         try:
             results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
-            standing = self._find_standing(ready) if error.is_in_doubt else no_results
-            is_in_doubt = standing is None
-            results = no_results if standing is None else standing
+            found = self._find_standing(ready) if error.is_in_doubt else no_results
+            is_in_doubt = found is None  # the database does not say which records there are
+            results = no_results if found is None else found
             for ticket, result in zip(ready, results, strict=True):
                 if result is None:
                     ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
@@ -233,7 +235,10 @@ class Recorder:
                 self._answer(ticket, number, is_new=is_new)
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
-        """Record parts one by one after they failed together: a part's error does not harm the others."""
+        """Record parts one by one after their transaction failed: one part's error must not harm the others.
+
+        If there is a single part, or the error is not about a part, all of them fail.
+        """
         for ticket in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 ticket.fail_recording(without_traceback(error))
@@ -241,7 +246,13 @@ class Recorder:
                 self._record_ready([ticket])
 
     def _answer(self, ticket: Ticket, number: int, *, is_new: bool) -> None:
-        """Answer a part that is recorded, and announce it."""
+        """Answer a part that has a record, and announce it if the record is new.
+
+        Args:
+            ticket: Ticket of the part.
+            number: Number of its record.
+            is_new: Whether the record was written just now; False: the part's key had a record before.
+        """
         inspection = _record_of(ticket)
         if is_new:
             inspection = self._with_unanswered_reason(ticket, number)
@@ -260,12 +271,12 @@ class Recorder:
     # ---- the answer to COMMIT was lost
 
     def _find_standing(self, ready: list[Ticket]) -> Sequence[tuple[int, bool] | None] | None:
-        """Find the records of parts after a COMMIT whose answer was lost: all records stand, or none does.
+        """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            The results of `Store.record` for the parts: None for a part without a record, and for a part
-            whose key had a record before, which the sender of the key gets. None in place of the list: the
-            database does not answer soon, and the parts are remembered as doubts.
+            For each part the number of its record and True, as `Store.record` returns them. None for a part
+            that has no record, or whose key had a record before. None in place of the list: the database did
+            not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
         deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
@@ -282,9 +293,9 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Look whether the records of doubted parts were written, and note those that were.
+        """Find out whether the records of doubted parts were stored, and note those that were.
 
-        A doubt that is too old is dropped.
+        A doubt whose record was found is dropped after `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
@@ -302,9 +313,9 @@ class Recorder:
                 self._note_standing(doubt, number)
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
-        """Note that the record of a doubted part stands, and announce it.
+        """Note that the doubted record turned out to be stored, and announce it.
 
-        Its sender was refused, but may have sent its key again and got the record by now.
+        Mark it as unanswered, unless its sender has fetched it by a retry.
         """
         with self._settling:
             reason = None if number in self._answered else LATE
@@ -319,10 +330,12 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that was refused though its record stands, when its sender sends it again.
+        """Answer a part from a record in doubt, if it is the same part, sent again.
+
+        Its sender was refused before, though the record turned out to be stored.
 
         Returns:
-            Whether the part was sent again, and is answered.
+            Whether there was such a record, so that the part is answered.
         """
         for doubt in self._doubts:
             if doubt.number is None or not doubt.is_sent_again(_record_of(ticket)):
@@ -339,7 +352,7 @@ class Recorder:
         return False
 
     def _refusal_of_challenge(self, recorded: RecordedInspection) -> Exception:
-        """Return the error that answers the sender of a challenge part, whose record stands."""
+        """Return the error that the sender of a recorded challenge part gets in place of the record."""
         try:
             self.refuse(recorded)
         except Exception as error:
@@ -347,10 +360,9 @@ class Recorder:
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
     def _with_unanswered_reason(self, ticket: Ticket, number: int) -> NewInspection:
-        """Return a part's inspection with the reason why nobody got its answer, and record the reason.
+        """Return a part's inspection with the reason why nobody got its answer; None: somebody gets it.
 
-        All waiters may have left since the record was written. The reason is None where somebody waits for
-        the answer, or has it.
+        If all waiters have left since the record was written, the reason is also changed in the store.
         """
         inspection = _record_of(ticket)
         reason = ticket.decide()
@@ -364,12 +376,10 @@ class Recorder:
         return replace(inspection, unanswered=reason)
 
     def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
-        """Let the record under the part's key count as answered, for its sender sent the part again.
-
-        The first sender may have left without an answer.
+        """Mark the earlier record of the part's key as answered, because its sender sent the part again.
 
         Returns:
-            The error that answers the sender in place of the record; None: the record answers it.
+            The error that the sender gets in place of the record; None: it gets the record.
         """
         if (conflict := self._key_conflict(_record_of(ticket))) is not None:
             return conflict
@@ -381,7 +391,7 @@ class Recorder:
         return None
 
     def _key_conflict(self, inspection: NewInspection) -> Exception | None:
-        """Return an error where another request with the key was recorded while this one was under way."""
+        """Return an error if the record under the part's key is of another request; None: there is none."""
         try:
             rows = self.store.find_by_keys(
                 inspection.address or inspection.product_id, [inspection.key or ""]

@@ -49,7 +49,7 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps of a part in memory for a while, and as files where it is to be reviewed."""
+        """Keep the maps of a part in memory for a while; if it is to be reviewed, also as files."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
             self._remember(picture.picture, inspection.version_id, prediction)
@@ -142,13 +142,14 @@ class InspectionRenderer:
             return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
-        """Return the map as 16-bit PNG at the network's size, and the map values of its black and white."""
+        """Return the map as 16-bit PNG at the network's size, and the values that are black and white."""
         row = self._row(product_id, number)
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         with self.turns.take():
             grey = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-            return encode_png(np.round(grey * np.iinfo(np.uint16).max).astype(np.uint16)), low, high
+            grey_levels = np.round(grey * np.iinfo(np.uint16).max).astype(np.uint16)
+            return encode_png(grey_levels), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
         """Return a person's mask, else the model's, as PNG at the picture's size, 255 at the defect."""
@@ -183,10 +184,9 @@ class InspectionRenderer:
         return prediction
 
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
-        """Compute a prediction while no picture waits.
+        """Compute a prediction again, as soon as no picture of the line waits.
 
-        A large picture is also decoded only then: else it would hold memory that the pictures of the line
-        need.
+        A large picture is decoded only then, too, as the line may need the memory before.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory
@@ -235,9 +235,9 @@ def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> N
 
 
 def load_displayed(data: bytes, name: str) -> Image.Image:
-    """Open a picture for a person; of a picture with more than three channels, the first group.
+    """Open a picture for a person; if it has more than three channels, open the first group of them.
 
-    A large picture stays encoded until it is resized.
+    A large picture is not decoded before it is resized.
 
     Raises:
         InputError: The picture is damaged.

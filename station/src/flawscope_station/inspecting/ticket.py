@@ -160,7 +160,7 @@ class View:
     prediction: Prediction | None = None
 
     def model_input(self, model: Model) -> PictureSource:
-        """Return the picture as decoded for this model, else its data: the library takes both."""
+        """Return the picture decoded for this model, if it is prepared; else its data, to be decoded."""
         source: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
             source = self.prepared[1]
@@ -321,7 +321,7 @@ class Ticket:
     # ---- its end
 
     def fail(self, error: BaseException) -> bool:
-        """End the part, which cannot be judged or recorded; return False where the recorder has or had it."""
+        """End the part with an error; return False if it is being recorded, or has ended."""
         with self._changed:
             if self.state not in BEFORE_RECORDING:
                 return False
@@ -330,9 +330,9 @@ class Ticket:
         return True
 
     def give_up(self, error: BaseException) -> bool:
-        """Let all waiters leave, with an error.
+        """Give all waiters an error, and let them leave.
 
-        The part fails, unless the recorder has it: the recorder then ends it later.
+        The part fails. If it is being recorded, the recorder ends it later.
 
         Returns:
             Whether the waiters got the error; False where the part has ended, or is about to: then they get
@@ -414,7 +414,7 @@ class Ticket:
             return True
 
     def note_gone(self, waiter: Waiter) -> bool:
-        """Note that a waiter that got the outcome is gone without the answer; return whether all are gone."""
+        """Note that a waiter has the outcome, but its sender is gone; return whether all senders are gone."""
         with self._changed:
             if not waiter.has_left:
                 self._answered_count -= 1
@@ -433,7 +433,7 @@ class Ticket:
     # ---- what it holds
 
     def claim(self, memory: int) -> bool:
-        """Note memory that is given back when the part ends; return False where it has ended."""
+        """Note the bytes that are claimed for the part; return False if the part has ended."""
         with self._changed:
             if self.has_ended:
                 return False
@@ -444,7 +444,7 @@ class Ticket:
         """Note that the file of a picture is on the disk.
 
         Returns:
-            False where the part has ended: the recorder then looks after its files again.
+            Whether the part is still under way; False: it has ended, and the recorder must remove the file.
         """
         with self._changed:
             view.file = digest

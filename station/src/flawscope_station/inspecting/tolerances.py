@@ -71,7 +71,7 @@ class ProductTolerances(BackgroundThread):
     Args:
         store: Records of the station.
         versions: Versions with their models.
-        report: Reports a problem, as `Problems.report`.
+        report: Gets the code of a problem, and its text; "" or None: the problem is over.
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class ProductTolerances(BackgroundThread):
             view: View that the picture shows.
 
         Returns:
-            The prediction, and version and SHA-256 of the rules; None: there are none.
+            The prediction after the rules, and version and SHA-256 of the rules. If no rules can be applied:
+            the prediction as it was, and None.
         """
         file = self._files.get(product.product_id)
         if file is None or (rules := file.rules) is None:
@@ -134,7 +135,8 @@ class ProductTolerances(BackgroundThread):
             if file.rules is not None:
                 with suppress(NoModelError):
                     problem = self._reason_against(product_id, file.rules)
-            self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
+            text = f"{problem}; nothing is tolerated" if problem else ""
+            self.report(f"tolerances_{product_id}", text)
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
         """Return why rules cannot be applied to a product's model, or to a view's model; "": they can.
@@ -142,7 +144,8 @@ class ProductTolerances(BackgroundThread):
         Raises:
             NoModelError: No model of the product is open.
         """
-        for name, model in self.versions.active(product_id)[1].products.items():
+        _, judging_model = self.versions.active(product_id)
+        for name, model in judging_model.products.items():
             tolerate = self._tolerator((product_id, name), model, rules)
             if isinstance(tolerate, str):
                 return tolerate
@@ -154,7 +157,7 @@ class ProductTolerances(BackgroundThread):
         """Return a function that applies rules to a model's predictions, or the reason why there is none.
 
         Args:
-            key: Number of the product, and the view that has a model of its own.
+            key: Number of the product, and name of the view; "": the model is not of a single view.
             model: Model of the product or view.
             rules: Rules in force.
         """
@@ -171,7 +174,7 @@ class ProductTolerances(BackgroundThread):
         return tolerator.tolerate
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
-        """Read a product's file where it has changed, and put content in force that two looks have read.
+        """Read a product's file if it has changed, and put its rules in force once they were read twice.
 
         Args:
             product_id: Number of the product.

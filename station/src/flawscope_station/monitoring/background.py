@@ -154,7 +154,7 @@ class GuardedThread:
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or call `go_on`, within `patience` seconds.
 
-        It is a call into a model, the database, a disk that may be a network's, a plugin, another process.
+        Use it for a call into a model, the database, a (network) disk, a plugin or another process.
 
         Args:
             patience: Seconds that the call may take; None: `STUCK_SECONDS`.
@@ -195,11 +195,11 @@ class GuardedThread:
         return self._clock.monotonic() < self.failed_at + seconds
 
     def revive(self) -> None:
-        """Start the thread anew where it has ended though its work has not."""
+        """Start the thread again if it has ended, although nobody asked its work to end."""
         with self._starting:
             is_alive = self._thread is not None and self._thread.is_alive()
             if self._was_started and not is_alive and not self._ended.is_set():
-                if self._thread is not None:
+                if self._thread is not None:  # else it could not be started, which is noted already
                     self._note_failure("the thread was ended")
                 self._start_thread()
 
@@ -350,7 +350,7 @@ class ThreadWatch(BackgroundThread):
     """Watch of all threads: it starts a thread anew that has ended, and reports failures.
 
     Args:
-        threads: Returns all threads, each with whether pictures cannot be inspected without it.
+        threads: Returns all threads, each with a flag: whether no picture can be inspected without it.
         failure: Returns why parts fail at the moment, though all threads run; None: they do not fail.
         report: Reports a problem, as `Problems.report`.
         look: Called at each look; it checks facts that have no thread of their own, such as parts that have
@@ -385,7 +385,7 @@ class ThreadWatch(BackgroundThread):
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
-            if thread.is_stuck:
+            if thread.is_stuck:  # this text then also says why pictures wait
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
             if is_inspecting and (thread.is_down or (thread.is_stuck and thread.stops_all)):
@@ -393,7 +393,13 @@ class ThreadWatch(BackgroundThread):
         self._report_threads(failed, stuck, down)
 
     def _report_threads(self, failed: Sequence[str], stuck: Sequence[str], down: Sequence[str]) -> None:
-        """Report threads that failed, that hang, and without which nothing is inspected."""
+        """Report the problems of threads, or that they are over.
+
+        Args:
+            failed: Names and failures of threads that failed and were begun again.
+            stuck: The same for threads that hang.
+            down: The same for those failed or hanging threads without which nothing is inspected.
+        """
         failure_text = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
         if stuck:
             failure_text = f"threads hang; start the station anew: {'; '.join(stuck)}"
@@ -416,7 +422,7 @@ def _duration(seconds: float) -> str:
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
     """Call functions that stop something, all at once; return when all have returned, or after `seconds`.
 
-    One that hangs does not keep the station from ending.
+    A function that hangs does not keep the station from ending.
     """
     threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
     deadline = time.monotonic() + seconds
@@ -461,7 +467,8 @@ def log_line(line: str) -> str:
     fields = getattr(line, "fields", {})
     time_text = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     prefix_fields = {"time": time_text, "level": level, **fields}
-    return f"{' '.join(f'{name}={value}' for name, value in prefix_fields.items())} {line}"
+    prefix = " ".join(f"{name}={value}" for name, value in prefix_fields.items())
+    return f"{prefix} {line}"
 
 
 class Log:

@@ -130,16 +130,19 @@ class MachineWatch(BackgroundThread):
     # ---- what others read
 
     def silence(self) -> StoreError | None:
-        """Return the error of a disk or a database that does not answer; None: the last state is recent."""
+        """Return the error of a disk or a database that does not answer.
+
+        None: the last state is recent, or the thread does not measure.
+        """
         if self._started_at is None or self._ended.is_set():
             return None
         age = self._clock.monotonic() - max(self.state.at, self._started_at)
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return the error of a database that does not answer, so that nobody waits for it.
+        """Return the error of a database that does not answer; None: it may answer.
 
-        None: it may answer.
+        With the error in hand, nobody needs to wait for the database.
         """
         error = self.silence()
         if error is not None:
@@ -160,7 +163,7 @@ class MachineWatch(BackgroundThread):
         return None
 
     def fault(self) -> Standstill | None:
-        """Return why nothing can be recorded, however small; None: a part can, if there is space for it."""
+        """Return why not even a small part can be recorded; None: a part can, if there is space for it."""
         if (silence := self.silence()) is not None:
             return Standstill(SILENT, silence)
         if self.database.full:
@@ -168,7 +171,7 @@ class MachineWatch(BackgroundThread):
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        # without an error parts are tried, for only a write can show that the failure is over
+        # a standstill without an error refuses no part, for only a write can show that the failure is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:

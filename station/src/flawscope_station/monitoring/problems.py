@@ -158,14 +158,15 @@ class Problems:
         """Say that a problem begins, changes or ends, and wake the listeners.
 
         Args:
-            code: Of the problem.
-            previous_text: Its text before; None: there was no such problem.
-            text: Its text now; None: it is over.
+            code: Code of the problem.
+            previous_text: Text of the problem before; None: there was no such problem.
+            text: Text of the problem now; None: it is over.
         """
         if previous_text != text:
             level = "warning" if text else "info"
             self.say(Said(f"{code}: {text or 'over'}", level, code=code))
-        if (previous_text is None) != (text is None):
+        has_begun_or_ended = (previous_text is None) != (text is None)
+        if has_begun_or_ended:
             for listener in self._listeners:
                 listener.wake()
 
@@ -191,8 +192,8 @@ class Problems:
         """Call a listener with each problem that begins or ends, in a thread of its own.
 
         A slow listener delays nobody. Present problems count as begun now. A problem that comes and goes
-        while the listener is busy is left out. Where the listener raises, it is called with the same problem
-        again, with growing pauses, and the thread that failed is a problem itself.
+        while the listener is busy is left out. If the listener raises an error, it is called with the same
+        problem again, after growing pauses. Its thread is then reported as a problem, too.
 
         Args:
             name: Name of the thread.

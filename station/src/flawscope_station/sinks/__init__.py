@@ -67,6 +67,7 @@ class Sinks:
         self._broker: Delivery | None = None  # a single sink for all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
+        # by number of the product, then by place of the sink
         settings_by_place = {
             products[name]: dict(enumerate(product_settings.sinks, 1))
             for name, product_settings in settings.products.items()
@@ -89,7 +90,7 @@ class Sinks:
             for place, sink in enumerate(product.sinks, 1):
                 self.deliveries.append(self._make_delivery(name, place, sink))
         if broker is not None:
-            self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
+            self._broker = self._open(broker, BROKER_PLACE, names=products, code="mqtt_away")
             self.deliveries.append(self._broker)
         self._delete_cursors(unmatched_cursors)
 
@@ -225,7 +226,9 @@ class Sinks:
     # ---- making of deliveries
 
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
-        delivery = self._open(settings, place, [name], f"sink_{self.products[name]}_{place}")
+        code = f"sink_{self.products[name]}_{place}"
+        delivery = self._open(settings, place, names=[name], code=code)
+        # labels of the product's earlier sinks, without the number that is added below
         labels = [
             other_delivery.sink.label.partition(" (")[0] for other_delivery, _ in self.for_product(name)
         ]
@@ -258,11 +261,19 @@ class Sinks:
             """Report nothing: only the broker's sink has remarks that are problems."""
 
         report_remark = partial(self.report, MQTT_NAME) if place == BROKER_PLACE else ignore_remark
-        return Delivery(sink, outboxes, lambda why: self.report(code, why), note_refused, report_remark)
+        return Delivery(
+            sink,
+            outboxes,
+            report=lambda why: self.report(code, why),
+            note_refused=note_refused,
+            report_remark=report_remark,
+        )
 
     def _make_outbox(self, name: str, place: int, settings: SinkSettings) -> Outbox:
         key = cursor_key(settings, place)
-        return self._open_outbox(self.products[name], name, key, settings.only, settings.verdicts)
+        return self._open_outbox(
+            self.products[name], name, key, only=settings.only, verdicts=settings.verdicts
+        )
 
     def _open_outbox(
         self, product_id: int, name: str, key: str, only: str = "all", verdicts: bool = True

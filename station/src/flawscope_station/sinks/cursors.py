@@ -97,12 +97,12 @@ def hand_on_cursors(
             sinks_by_place = sinks.get(product_id, {})
             match = _match(product_cursors, sinks_by_place)
             for place, (cursor, positions) in match.by_place.items():
-                cursor_row = cursor_conditions(product_id, cursor.row.sink)
+                is_this_cursor = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(sinks_by_place[place], place)
                 values = {"sink": key, **positions}
                 if cursor.hash not in key:  # nothing was delivered to the new address
                     values |= {"delivered": 0, "refused": 0}
-                connection.execute(update(deliveries).where(*cursor_row).values(values))
+                connection.execute(update(deliveries).where(*is_this_cursor).values(values))
                 refused_messages = (
                     undelivered.c.product_id == product_id,
                     undelivered.c.sink == cursor.row.sink,
@@ -120,8 +120,8 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
     """
     with database.writing() as connection:
         for cursor in cursors:
-            cursor_row = cursor_conditions(cursor.row.product_id, cursor.row.sink)
-            connection.execute(delete(deliveries).where(*cursor_row))
+            is_this_cursor = cursor_conditions(cursor.row.product_id, cursor.row.sink)
+            connection.execute(delete(deliveries).where(*is_this_cursor))
             refused_messages = (
                 undelivered.c.product_id == cursor.row.product_id,
                 undelivered.c.sink == cursor.row.sink,
@@ -130,10 +130,10 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
 
 
 def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSettings]) -> CursorMatch:
-    """Find the cursor of each sink of a product.
+    """Find the cursor of each sink of a product: by name, by address, by place, and last by kind alone.
 
-    Where it is not certain which changed sink had which cursor, each of these sinks continues from the
-    position that is furthest behind: a message may be sent again, and none is lost.
+    If it is not certain which of several sinks had which cursor, each of these sinks continues from the
+    position that is furthest behind. Then a message may be sent again, but none is lost.
     """
     unmatched = list(stored)
     cursor_by_place = dict[int, StoredCursor]()
@@ -157,14 +157,14 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
     # the cursor of a sink that has a name only since this start still has the hash of the address
     for place, sink in sinks_by_place.items():
         assign_cursor(place, partial(_has_hash, _digest(sink.address)))
-    unnamed = [place for place, sink in sinks_by_place.items() if sink.name is None]
+    unnamed_places = [place for place, sink in sinks_by_place.items() if sink.name is None]
     guessed_cursors: list[StoredCursor] = []  # assigned by place or kind, perhaps of another sink
-    ambiguous_kinds: set[str] = set()
-    for place in unnamed:
+    ambiguous_kinds: set[str] = set()  # kinds of which a cursor was assigned by kind alone, or is left
+    for place in unnamed_places:
         if assign_cursor(place, partial(_is_at_place, place)):
             guessed_cursors.append(cursor_by_place[place])
-    for place in unnamed:
-        if assign_cursor(place, lambda cursor: True):
+    for place in unnamed_places:
+        if assign_cursor(place, lambda cursor: True):  # any cursor of the sink's kind
             guessed_cursors.append(cursor_by_place[place])
             ambiguous_kinds.add(cursor_by_place[place].kind)
     ambiguous_kinds.update(cursor.kind for cursor in unmatched)
@@ -177,7 +177,7 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
 
 
 def _possible_cursors(cursor: StoredCursor, doubtful_cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
-    """Return the cursors that may have been those of a sink which was assigned `cursor`."""
+    """Return the cursors of which one was that of the sink to which `cursor` is assigned."""
     if cursor not in doubtful_cursors:
         return [cursor]
     return _of_kind(cursor.kind, doubtful_cursors)

@@ -77,9 +77,10 @@ class MessagePictures:
         return _read_or_none(lambda: view(message.product_id, number, PICTURE_SIDE, patient=True))
 
     def overlay(self, message: Message) -> bytes | None:
-        """Return the picture with heat map and contours as WebP; None also for an inconspicuous picture.
+        """Return the picture with heat map and contours as WebP.
 
-        The map of an inconspicuous picture is not kept, and computing it again would delay inspections.
+        Return None also for an inconspicuous picture: its map is not kept, and computing it again would delay
+        inspections.
         """
         if not _is_suspicious(message):
             return None
@@ -95,7 +96,8 @@ def missing_picture_fields(
 
     Args:
         message: Message that gets the fields.
-        picture_fields: Fields of picture and overlay, as far as the sink sends them; None: there is none.
+        picture_fields: Values by name of the fields `picture` and `overlay`, of those that the sink sends;
+            None: that picture is missing.
     """
     if None not in picture_fields.values():
         return {}
@@ -303,7 +305,7 @@ class Delivery(BackgroundThread):
         return batch.is_last
 
     def _send_again(self, box: Outbox) -> None:
-        """Send the messages that were refused for good and that a person wants to be sent again."""
+        """Send those refused messages that a person wants to be sent again."""
         undelivered = box.undelivered
         while requested_messages := undelivered.requested(PAGE_SIZE):
             for inspection, verdict in requested_messages:
@@ -318,9 +320,9 @@ class Delivery(BackgroundThread):
                     box.save()
 
     def _report_if_behind(self) -> None:
-        """Report that messages have always waited for `BEHIND_SECONDS`.
+        """Report a sink for which messages have waited without a pause for more than `BEHIND_SECONDS`.
 
-        It is also called in the middle of a page, for each message may take long.
+        This is also called after each message of a page, as a message may take long.
         """
         self._behind_since = self._behind_since or time.monotonic()
         if time.monotonic() - self._behind_since > BEHIND_SECONDS:
@@ -329,7 +331,7 @@ class Delivery(BackgroundThread):
     def _deliver_batch(self, box: Outbox, batch: Batch) -> None:
         """Send a page of messages, and move the cursor.
 
-        The first message that is not taken raises its error, and begins the next page.
+        If a message is not taken, its error is raised, and the next page begins with this message.
         """
         try:
             for message in batch.messages:

@@ -65,7 +65,7 @@ class FolderSink(Sink):
     def prepare(self, *, is_new: bool) -> None:
         """Make the folder, before the first message.
 
-        A folder that is missing later may be a share that is away: it is not made.
+        A folder that is missing later is not made again: it may be on a network share that cannot be reached.
 
         Raises:
             InputError: The folder cannot be made.
@@ -109,9 +109,10 @@ class FolderSink(Sink):
                 return
 
     def _write_files(self, day: Path, stem: str, record_path: Path, message: Message) -> bool:
-        """Write the files of a message; return whether they are written; False: a name is not free."""
+        """Write the files of a message, the JSON last; return False if one of the names is not free."""
         file_names: dict[str, str | None] = {}
         picture_kinds = self.settings.picture if message.type == INSPECTION else "none"
+        # `_write_pictures` adds to `file_names`
         if picture_kinds in ("picture", "both") and not self._write_pictures(day, stem, message, file_names):
             return False
         if picture_kinds in ("overlay", "both"):
@@ -120,14 +121,13 @@ class FolderSink(Sink):
         if file_names:
             fields = {"files": file_names, **missing_picture_fields(message, file_names)}
         text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
-        return _write_new_file(record_path, text.encode(), message.id) or _holds_message(
-            record_path, message.id
-        )
+        is_written = _write_new_file(record_path, text.encode(), message.id)
+        return is_written or _holds_message(record_path, message.id)
 
     def _write_pictures(
         self, day: Path, stem: str, message: Message, file_names: dict[str, str | None]
     ) -> bool:
-        """Write the pictures as they came; return whether they are written; False: a name is not free.
+        """Write the pictures as they came; return False if one of the names is not free.
 
         Args:
             day: Folder of the message's day.
@@ -137,8 +137,9 @@ class FolderSink(Sink):
                 picture.
         """
         views: list[str | None] = [view["view"] for view in message.data["views"]]
-        for view in views or [None]:
-            key = "picture" if view in (None, message.data["view"]) else f"picture of {view}"
+        for view in views or [None]:  # None: the only picture
+            is_main_picture = view is None or view == message.data["view"]
+            key = "picture" if is_main_picture else f"picture of {view}"
             picture = self.pictures.original(message, view)
             if picture is None:
                 file_names[key] = None

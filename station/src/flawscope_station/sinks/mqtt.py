@@ -232,7 +232,10 @@ class MqttSink(Sink):
         )
 
     def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
-        """Note a message on the topic of the station's status; it is this station's or another's."""
+        """Note a message on the topic of the station's status.
+
+        It is from this station, or from another one with the same name.
+        """
         if message.retain:  # it was written before this connection
             return
         is_online = message.payload == ONLINE.encode()
@@ -246,7 +249,7 @@ class MqttSink(Sink):
             self._must_renew_status = True
 
     def _renew_status(self) -> None:
-        """Write `online` again where another station has written, which then hears of this station."""
+        """If another station has written its status, write `online` again, so that it hears of this one."""
         if self._must_renew_status:
             self._must_renew_status = False
             self._renewed_at = time.monotonic()

@@ -207,11 +207,10 @@ class Outbox:
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
             room = limit - len(rows)
             verdict_messages = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
-            last_verdict = (
-                newest.verdict if len(verdict_messages) < room else verdict_messages[-1].verdict or 0
-            )
+            are_all_read = len(verdict_messages) < room
+            last_verdict = newest.verdict if are_all_read else verdict_messages[-1].verdict or 0
             end = end._replace(verdict=max(cursor.verdict, last_verdict))
-            return Batch(messages + verdict_messages, end, is_last=len(verdict_messages) < room)
+            return Batch(messages + verdict_messages, end, is_last=are_all_read)
 
     def message(self, inspection: int, verdict: int | None) -> Message | None:
         """Return the message about an inspection, or about a verdict on it; None: the record is gone.
@@ -249,11 +248,10 @@ class Outbox:
         queries = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         if self.wants_verdicts:
             queries.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
-        subqueries = [kind.limit(MAX_COUNTED).subquery() for kind in queries]
+        subqueries = [query.limit(MAX_COUNTED).subquery() for query in queries]
         with self.database.reading() as connection:
             counts = [
-                connection.scalar(select(func.count()).select_from(statement)) or 0
-                for statement in subqueries
+                connection.scalar(select(func.count()).select_from(subquery)) or 0 for subquery in subqueries
             ]
         return min(MAX_COUNTED, sum(counts))
 
@@ -313,7 +311,15 @@ class Outbox:
         created_at = parse_time(inspection["at"])
         id = self._message_id("inspection", number, created_at)
         data = self._message_data(inspection)
-        return Message(id, INSPECTION, created_at, self.product_id, number, None, data)
+        return Message(
+            id=id,
+            type=INSPECTION,
+            at=created_at,
+            product_id=self.product_id,
+            number=number,
+            verdict=None,
+            data=data,
+        )
 
     def _verdict_message(self, row: VerdictRow, inspection: InspectionFacts) -> Message:
         verdict_facts: SaidFacts = {
@@ -327,7 +333,15 @@ class Outbox:
         }
         data: VerdictData = {**self._message_data(inspection), "said": verdict_facts}
         id = self._message_id("verdict", row.id, row.at)
-        return Message(id, VERDICT, row.at, self.product_id, int(row.inspection_id), int(row.id), data)
+        return Message(
+            id=id,
+            type=VERDICT,
+            at=row.at,
+            product_id=self.product_id,
+            number=int(row.inspection_id),
+            verdict=int(row.id),
+            data=data,
+        )
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
         """Return an id with the time in milliseconds: a restored database assigns some numbers again."""

@@ -71,6 +71,7 @@ class Undelivered:
             key_columns = [column.name for column in undelivered.primary_key]
             connection.execute(insertion.on_conflict_do_update(index_elements=key_columns, set_=values))
             newest_first = select(undelivered.c.at).where(*self._conditions).order_by(undelivered.c.at.desc())
+            # time of the newest message that is not among the `MAX_KEPT` latest
             latest_dropped = connection.scalar(newest_first.offset(MAX_KEPT).limit(1))
             if latest_dropped is not None:
                 connection.execute(

@@ -113,7 +113,7 @@ class Webhook(Sink):
             raise _refused_error(response, redact_text(first_line, self.address)[:100])
 
     async def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[httpx.Response, str]:
-        """Send a request; return the response and its first line.
+        """Send a request; return the response and the first line of its body.
 
         Raises:
             TimeoutError: The exchange takes longer than `EXCHANGE_SECONDS`.
@@ -202,7 +202,8 @@ def read_secrets(path: str) -> list[bytes]:
         InputError: The file cannot be read, or has other content, which the message does not show.
     """
     try:
-        return [_parse_secret(line) for line in text_files.read_text(path).split() or [""]]
+        lines = text_files.read_text(path).split() or [""]  # an empty file is an error, as a wrong line is
+        return [_parse_secret(line) for line in lines]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
     except ValueError:

@@ -38,8 +38,10 @@ class Sources(dict[str, list[Source]]):
         report: Reports a problem.
         addresses: Products and entries of the station.
         limits: Limits of the settings.
-        refused: Gets the name of a product, and the error of a part of it that was not judged.
-        check: Raises why no part of a product with a number is taken now (`Intake.check_standstill`).
+        refused: Gets the name of a product, and the error of a part that was not judged; as keywords the
+            number of the part and the name of a picture.
+        check: Gets the number of a product, and that of a part or None. Raises an error if such parts are
+            refused now (`Intake.check_standstill`).
         parts: Knows which products are judged in views.
     """
 
@@ -93,7 +95,11 @@ class Sources(dict[str, list[Source]]):
     ) -> Future[RecordedInspection]:
         """Submit a part, and report a refusal, now or later.
 
-        A BusyError is raised, and not reported: the caller submits the part again.
+        A BusyError is only raised, and not reported, as the caller submits the part again.
+
+        Args:
+            report_refusal: Gets the error; as keywords the part's number and the name of its first picture.
+            part: Part to submit.
         """
         report_refusal_of_part = partial(report_refusal, part=part.number, picture=part.pictures[0].name)
 
@@ -118,17 +124,17 @@ class Sources(dict[str, list[Source]]):
         report_refusal = partial(self._refused, name)
         submit = partial(self._submit_reported, report_refusal)
         context = SourceContext(
-            number,
-            submit,
-            self._report,
-            self._addresses.store,
-            self.share,
-            report_refusal,
-            partial(self._check, number),
-            self._parts,
-            product.part_deadline,
+            product_id=number,
+            submit=submit,
+            report=self._report,
+            store=self._addresses.store,
+            share=self.share,
+            refused=report_refusal,
+            check=partial(self._check, number),
+            parts=self._parts,
+            part_seconds=product.part_deadline,
         )
-        counts = Counter[bool]()
+        counts = Counter[bool]()  # folders are numbered from 1, and cameras are, too
         sources: list[Source] = []
         shared_folder: FolderSource | None = None  # whose folders show a view of each part
         for settings in product.all_sources:
@@ -149,7 +155,7 @@ class Sources(dict[str, list[Source]]):
 
 
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
-    """Return the folders to which pictures are moved; no source takes pictures from these folders."""
+    """Return the folders to which inspected pictures are moved; sources must not read these folders."""
     sources = [source for product in products for source in product.all_sources]
     return [
         source.then for source in sources if isinstance(source, FolderSourceSettings) and source.then != KEEP

@@ -211,7 +211,7 @@ class Arrivals:
         return self._sort_by_time(ready)
 
     def look(self, now: float) -> list[Path]:
-        """Return the pictures that are whole by now, among those that wait and new names.
+        """Look at waiting pictures and at new names, and return the pictures that are whole by now.
 
         The next scan finds new files that a folder's time of change does not show.
         """
@@ -238,10 +238,10 @@ class Arrivals:
             del self._pending[path]
 
     def passed_over(self, now: float) -> dict[Path, str]:
-        """Return files that are not given out (`others`), with the reason; each file once.
+        """Return files that are not given out (`others`), with the reason; each file is returned once.
 
-        A file is returned when it has not changed for `patience` seconds: a picture may have another name
-        while it is written.
+        A file is returned only after it has not changed for `patience` seconds, as it may be a picture that
+        has another name while it is written.
         """
         new_paths = [
             path
@@ -305,7 +305,8 @@ class Arrivals:
             Whether the content is the same.
         """
         done_file = self._done[str(path)]
-        if done_file.digest not in (None, digest):
+        has_other_content = done_file.digest is not None and done_file.digest != digest
+        if has_other_content:
             self._forget_done(str(path))
             return False
         self._done[str(path)] = done_file._replace(digest=digest)
@@ -356,9 +357,12 @@ class Arrivals:
         return False
 
     def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:
-        """Return whether a picture that is not judged is whole by now, and note a change of its file."""
+        """Return whether a picture that is not judged is whole by now.
+
+        A new or changed picture is not: from now on it is among those that wait.
+        """
         pending_file = self._pending.get(path)
-        if pending_file is not None and pending_file.listed.stamp == listed.stamp:
+        if pending_file is not None and pending_file.listed.stamp == listed.stamp:  # it has not changed
             pending_file.listed = listed
             return now >= pending_file.retry_at
         if pending_file is not None and _is_replaced(pending_file.listed.stamp, listed.stamp):
@@ -387,7 +391,7 @@ class Arrivals:
                 listed = _Listed.of(path)
                 self._present[path] = listed
                 if not self._is_done(path, listed):
-                    self._is_whole(path, listed, now)  # False: from now on the picture waits
+                    self._is_whole(path, listed, now)  # a new picture: from now on it waits
 
     def _parents(self, folder: str) -> list[str]:
         """Return the folders between the watched one and a folder in it, the watched one included."""
@@ -400,9 +404,10 @@ class Arrivals:
         return [Path(path) for path in paths]
 
     def _recognise_folder(self) -> None:
-        """Take the files of a folder that is back as the files from before, whatever their inodes are now.
+        """If the folder was away and is back, take its files for the judged files from before.
 
-        The folder may be on a share that was away; the content of the files is compared later.
+        The folder may be on a network share, whose files have other inodes now. The content of the files is
+        compared later.
         """
         identity = _identity(self.folder)
         if identity == self._identity or not self._present:
@@ -422,7 +427,7 @@ class Arrivals:
     def _forget_gone(self) -> None:
         """Forget files that are gone, but judged files only if the folder is the same as before.
 
-        A share that is away looks like another folder without files.
+        A network share that cannot be reached looks like another, empty folder.
         """
         present = self._present
         if gone_paths := self._pending.keys() - present.keys():
@@ -433,16 +438,17 @@ class Arrivals:
                 if not was_renamed:
                     self.gone[Path(path)] = stamp
         is_same_folder = self._identity is not None and _identity(self.folder) == self._identity
-        if is_same_folder and self._present_done_count + len(self._absent) < len(self._done):
+        more_are_absent = self._present_done_count + len(self._absent) < len(self._done)
+        if is_same_folder and more_are_absent:
             self._absent |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # rarely, for it takes long
             self._done = {path: done_file for path, done_file in self._done.items() if path in present}
             self._absent &= self._done.keys()
 
     def _list_files(self) -> None:
-        """List the folder, unsorted, for there may be very many files.
+        """List the folder and its subfolders, unsorted, for there may be very many files.
 
-        It asks for the times of a share of the known files, another share each time.
+        Of the known files it reads only some files' times; the next listing reads those of others.
 
         Raises:
             InputError: The folder, or a folder below it that is still there, cannot be read.
@@ -470,7 +476,7 @@ class Arrivals:
             except OSError as error:
                 if current == os.fspath(self.folder) or not isinstance(error, FileNotFoundError):
                     raise listing.folder_error(Path(current), error) from None
-                continue
+                continue  # a subfolder that vanished meanwhile
             self._folders[current] = facts.st_mtime_ns
             names = {entry.name for entry in entries}
             self._names[current] = names
@@ -485,7 +491,8 @@ class Arrivals:
     def _sort_entries(self, folder: str, entries: list[os.DirEntry[str]]) -> list[str]:
         """Sort the entries of a folder into pictures and others; return its subfolders.
 
-        Files that vanish meanwhile are left out, and files `._NAME` that macOS keeps beside a file `NAME`.
+        Two kinds of files are left out: files that vanish meanwhile, and the file `._NAME` that macOS keeps
+        beside a file `NAME`.
         """
         folders: list[str] = []
         names = self._names[folder]
@@ -500,34 +507,35 @@ class Arrivals:
                 is_of_macos = entry.name.startswith("._") and entry.name.removeprefix("._") in names
                 if not is_of_macos:
                     with suppress(OSError):  # the file is gone
-                        self._sort_entry(entry, folders)
+                        self._sort_entry(entry, folders)  # appends a subfolder
         return folders
 
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-        """Take most known files as they were, for there may be very many; return the remaining entries.
+        """Take most known files as unchanged, for there may be very many; return the remaining entries.
 
-        The remaining entries are other files, and the share of the known files whose times are asked for now.
+        These are other files, and those known files whose times are read in this listing. Known files take
+        turns in this, by the hash of their paths.
         """
         done = self._done
         present = self._present
         turn = self._turn
         unsettled = self._pending.keys() | self._absent
-        shares = 1 + len(done) // STATS_PER_LISTING
+        group_count = 1 + len(done) // STATS_PER_LISTING  # one group of known files is read in each listing
         remaining_entries = []
         for entry in entries:
             path = entry.path
             done_file = done.get(path)
             if done_file is not None:
                 self._present_done_count += 1
-                is_in_share = (hash(path) + turn) % shares == 0
-                if not is_in_share and path not in unsettled:
+                is_read_now = (hash(path) + turn) % group_count == 0
+                if not is_read_now and path not in unsettled:
                     present[path] = done_file.listed
                     continue
             remaining_entries.append(entry)
         return remaining_entries
 
     def _sort_entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
-        """Sort an entry into pictures, others or `folders`.
+        """Sort an entry into pictures or others; append a subfolder to `folders`.
 
         Raises:
             OSError: The file is gone.

@@ -91,8 +91,8 @@ class Shot:
     def encode(self, pixels: int) -> bytes:
         """Return the frame as `encode_png` encodes it, with at most `pixels` pixels.
 
-        A frame is encoded once, under a lock: two threads that convert the same frame at the same time, for
-        two triggers that share it, would crash the process.
+        A frame is encoded once, under a lock: two triggers may share a frame, and two threads that convert
+        the same frame at the same time would crash the process.
         """
         with self._lock:
             if not self._encoded:
@@ -186,9 +186,9 @@ class LiveCamera:
     # ---- triggers
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
-        """Return the first frame that was certainly exposed from now on, as a future.
+        """Return a future of the first frame that is certainly exposed after this call.
 
-        Where `untimed` says that exposure times are not known, it is the first frame that comes.
+        If exposure times are not known (`untimed`), it is the first frame that comes.
 
         Raises:
             AwayError: The camera is lost.
@@ -198,7 +198,8 @@ class LiveCamera:
             raise self._lost_error()
         waiting: Future[Shot] = Future()
         with self._changed:
-            self._triggers[waiting] = Trigger(request or waiting, time.monotonic())
+            # a trigger without a request counts as a request of its own
+            self._triggers[waiting] = Trigger(request or waiting, at=time.monotonic())
             self._changed.notify_all()
         return waiting
 
@@ -217,7 +218,7 @@ class LiveCamera:
         return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
 
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
-        """Remove and return the triggers that had come when a frame was exposed."""
+        """Remove and return the triggers that came before a frame was exposed; by default all triggers."""
         with self._changed:
             ready_triggers = {
                 future: trigger for future, trigger in self._triggers.items() if trigger.at <= exposed_at
@@ -350,10 +351,10 @@ class LiveCamera:
             self._report("camera_frozen", None)
 
     def _claim_if_due(self, *, is_trigger_answer: bool) -> bool:
-        """Return whether the last frame is inspected without a trigger, and set the time of the next frame.
+        """Return whether the last frame is due to be inspected; if so, set when the next one is due.
 
         Args:
-            is_trigger_answer: Whether the frame answers triggers.
+            is_trigger_answer: Whether the frame answers triggers: then it is inspected for them alone.
         """
         if is_trigger_answer or self.settings.every == ON_TRIGGER:
             return False
@@ -392,9 +393,12 @@ class LiveCamera:
                 self._submit_in_flight(size)
 
     def _submit_in_flight(self, size: int) -> None:
-        """Submit the next frame, which is counted as in flight already, until it is answered.
+        """Submit the next frame, which the caller has counted as in flight.
 
-        Where it is not submitted, it is not counted any more, even if the thread is ended by an error.
+        If it is not submitted, it is taken out of the count again, even after an error that ends the thread.
+
+        Args:
+            size: Bytes of the frame.
         """
         is_submitted = False
         try:
@@ -423,7 +427,7 @@ class LiveCamera:
                 part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
                 answer = self._submit_part(part)
         except BaseException as error:  # a frame is also reported where an error ends the thread
-            if part is None:
+            if part is None:  # of a part that was made, `submit` reports the error
                 self.line.refused(error)
             self._report_refusal(error)
             if not isinstance(error, Exception):
@@ -532,6 +536,7 @@ class FfmpegCamera(LiveCamera):
                 backoff.reset()
                 exposed_at = frames.arrived - self._latency
                 triggers = self._take_triggers(exposed_at)
+                # a recording may show a still picture for long
                 if self._remember_if_new(frame) or frames.is_recording:
                     self._handle_frame(frame, triggers, exposed_at)
                 else:

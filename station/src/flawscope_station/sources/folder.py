@@ -207,8 +207,8 @@ class WatchedFolder:
     def _restore_names(self, arrivals: Arrivals) -> None:
         """Give hidden files their names back.
 
-        Files are hidden to be moved, and stay so after a crash, or if another file had their name meanwhile.
-        They are pictures at the next listing.
+        A file is hidden while it is moved. It stays hidden after a crash, or if another file has its name.
+        With its name back, it is a picture for the next listing.
         """
         for path in arrivals.others:
             if is_taken(path):
@@ -241,10 +241,10 @@ class WatchedFolder:
     # ---- pictures
 
     def unknown_files(self) -> Iterator[Known]:
-        """Yield each picture that was not inspected, and whether the store has its key, with another content.
+        """Yield each picture that is to be inspected, and whether the store has its key for another content.
 
-        Files that were inspected are moved or kept here. A kept file that was there at the start counts as
-        inspected, and is read later.
+        Pictures that were inspected before are not yielded, but moved or kept. If a picture is kept and was
+        there at the start, its key is enough to count as inspected. Its content is compared later.
         """
         arrivals = self.arrivals
         stamps = self.found
@@ -252,11 +252,11 @@ class WatchedFolder:
             if record is None:
                 yield path, False
                 continue
-            number, picture = record
+            number, picture_hash = record
             is_kept = number == GIVEN_UP or self.then == KEEP
             if is_kept and str(path) in self._at_start:
                 self._at_start.discard(str(path))
-                self._digests[path] = bytes.fromhex(picture)
+                self._digests[path] = bytes.fromhex(picture_hash)
                 self._finish_file(arrivals, path, is_kept)
                 self._to_check.append(path)
                 continue
@@ -269,16 +269,27 @@ class WatchedFolder:
                 yield path, True
 
     def seen_view(self, path: Path, is_known: bool = False) -> SeenView:
-        """Return the part and the view that a file shows, as far as its name says."""
+        """Return the part and the view that a file shows, as far as its name says.
+
+        Args:
+            path: Path of the file.
+            is_known: Whether the store has its key, with another content.
+        """
         label = self._parse_label(self._known.name(path))
         picture = Picture(b"", self._known.name(path), label.view)
-        part = Part(self.line.product_id, (picture,), SOURCE, label.part, label.batch)
+        part = Part(self.line.product_id, (picture,), SOURCE, number=label.part, batch=label.batch)
         if self.line.parts is not None:
             number, view = self.line.parts.label(part)
             part = replace(part, number=number)
             picture = replace(picture, view=view)
         changed_ns = self.found.get(path, NO_STAMP).modified_ns
-        return SeenView(path, (part.number, part.batch), picture.view, changed_ns, is_known)
+        return SeenView(
+            path=path,
+            part=(part.number, part.batch),
+            view=picture.view,
+            changed_ns=changed_ns,
+            is_known=is_known,
+        )
 
     def pending_views(self) -> list[SeenView]:
         """Return part and view of each file that is not whole yet."""
@@ -297,7 +308,7 @@ class WatchedFolder:
 
         Raises:
             TooLargeError: The file is larger than `limits: upload`.
-            NotReadyError: An interlock holds.
+            NotReadyError: An interlock holds the part back.
         """
         arrivals = self.arrivals
         stamp = self.found[path]
@@ -356,10 +367,10 @@ class WatchedFolder:
             self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
-        """Return the hash of a file's content, and remember it.
+        """Return the hash of a file's content, and remember it; None: there is none now.
 
-        None where the file cannot be read now, and is tried again later. None also where it changed or went
-        away meanwhile: the next look at the folder finds it as it is then.
+        A file that cannot be read is tried again later. A file that changed or went away meanwhile is left to
+        the next look at the folder.
         """
         try:
             with self._thread.call():
@@ -372,7 +383,7 @@ class WatchedFolder:
         return digest
 
     def _check_known_files(self, arrivals: Arrivals) -> None:
-        """Read some of the known files again; files with another content are pictures that wait."""
+        """Read some of the known files again; one whose content has changed becomes a waiting picture."""
         if self._clock.monotonic() < self._check_at:
             return
         started_at = time.monotonic()
@@ -388,6 +399,7 @@ class WatchedFolder:
             except OSError:
                 self._to_check.append(path)
                 continue
+            # None: the file has just changed or gone away, which the next listing notices
             is_same = digest is None or arrivals.check(path, digest)
             if is_same and arrivals.is_coarse(path):
                 self._to_check.append(path)
@@ -423,19 +435,20 @@ class WatchedFolder:
     ) -> None:
         """Move or keep a file that was inspected before; note an event unless it was touched or renamed."""
         was_touched = arrivals.content_known(path, digest)
-        # the files that are not kept have been moved away: such a file is a repetition under any name
-        if not was_touched and (self.then != KEEP or not self._known.was_moved(stamp, digest)):
+        # inspected files that are not kept are moved away: a further file is no renamed one, but a repetition
+        is_same_file = was_touched or (self.then == KEEP and self._known.was_moved(stamp, digest))
+        if not is_same_file:
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
         self._finish_file(arrivals, path, is_kept)
 
     def give_up(self, paths: Sequence[Path], error: FlawscopeError) -> bool:
-        """Record that files will not be inspected, so that no restart reads them again, and set them aside.
+        """Record that files will not be inspected, and set them aside; no restart reads them again.
 
         A file that cannot be read now is tried again later. A file that was inspected under another name is
         moved or kept as any inspected file.
 
         Returns:
-            Whether a file was recorded.
+            Whether at least one file was recorded.
         """
         arrivals = self.arrivals
         given_up_paths = []
@@ -455,6 +468,7 @@ class WatchedFolder:
 
     def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again later, less and less often, without an end: the cause is not the picture."""
+        # the first failure of a picture may mean that the others would fail, too
         if code == CODE_WAITING and path not in self._problem_files:
             self.is_blocked = True
         problem = self._problem(arrivals, path, code)
@@ -462,7 +476,10 @@ class WatchedFolder:
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
 
     def _hold_back(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
-        """Try a picture that an interlock holds back again soon; others go on, such as challenge parts."""
+        """Try a picture again soon, as an interlock holds it back.
+
+        Meanwhile other pictures are inspected, such as those of challenge parts.
+        """
         if isinstance(error, PausedError):
             self._problem_files.pop(path, None)
         else:
@@ -489,8 +506,8 @@ class WatchedFolder:
     def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Move a file that is not inspected into a folder for such files, if files are moved, and report it.
 
-        A picture that a frozen camera repeats stays in its place. The caller has recorded the event before:
-        where the store is away, the file is handled again.
+        A picture that a frozen camera repeats stays in its place. The caller must have recorded the event
+        before: if the store is away, it raises an error there, and the file is handled again.
         """
         place = path
         stamp = arrivals.stamp(path)
@@ -511,9 +528,9 @@ class WatchedFolder:
         return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
 
     def _forget_removed(self, arrivals: Arrivals) -> None:
-        """Forget once a day the keys of files that went away.
+        """Once a day forget the keys of files that went away.
 
-        An empty folder whose files are kept changes nothing: a share that is away looks like one.
+        If files are kept and the folder is empty, nothing is forgotten: the share may only be unreachable.
         """
         is_busy = arrivals.waiting > len(self._problem_files)
         if is_busy or self._clock.monotonic() < self._forget_at:
@@ -541,7 +558,10 @@ class WatchedFolder:
         return f"{self._known.name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
-        """Name the first files that are passed over for a reason; then report their number now and then."""
+        """Record the files that are passed over; for each reason the first ones by name, then their number.
+
+        The number is recorded when it is a power of two.
+        """
         texts = []
         sample_paths = dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
@@ -560,7 +580,10 @@ class WatchedFolder:
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
     def _note_overwritten(self, arrivals: Arrivals) -> None:
-        """Name the first pictures that another file replaced; after that report their number now and then."""
+        """Record the pictures that another file replaced: the first ones by name, then their number.
+
+        The number is recorded when it is a power of two.
+        """
         texts = []
         for path, stamp in arrivals.overwritten:
             self._overwritten_count += 1
@@ -573,7 +596,7 @@ class WatchedFolder:
         self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
 
     def _report_scan(self, arrivals: Arrivals) -> None:
-        """Record the pictures that went away uninspected, and report the problems of the other pictures."""
+        """Record the pictures that went away before they were inspected, and report the others' problems."""
         vanished = [path for path, record in self._known.match(arrivals.gone) if record is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
@@ -592,7 +615,8 @@ class WatchedFolder:
         ):
             reasons = [problem.why for problem in self._problem_files.values() if problem.code == code]
             count_text = pluralize(len(reasons), thing)
-            self._report(code, f"{count_text} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
+            text = f"{count_text} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None
+            self._report(code, text)
 
 
 def _is_power_of_two(count: int) -> bool:
@@ -689,7 +713,7 @@ class FolderSource(BackgroundThread):
                 self._handle_first_answer()
 
     def _handle_answers(self, folders: Sequence[WatchedFolder]) -> bool:
-        """Wait for the answers of all parts that are handed in, and handle them; return whether all are.
+        """Wait for the answers of all parts that are handed in, and handle them; return False if one fails.
 
         An answer that cannot be handled, for example because the store is away, is left to the next round.
         """
@@ -703,7 +727,10 @@ class FolderSource(BackgroundThread):
         return True
 
     def _handle_first_answer(self) -> None:
-        """Wait for the answer of the oldest part, and handle its files, each of which is then removed."""
+        """Wait for the answer of the oldest part, and deal with its files.
+
+        A file that is dealt with leaves the list: after an error the next round begins with the rest.
+        """
         files, answer = self._in_flight[0]
         error = answer.exception()
         while files:
@@ -715,8 +742,8 @@ class FolderSource(BackgroundThread):
     def _parts_of(self, folders: Sequence[WatchedFolder]) -> Iterator[list[_File]]:
         """Yield the files of each part together: a single file, or all views.
 
-        A part that lacks views waits for them, or for files with its number that are not whole, and is then
-        given up; while a folder is away all parts wait.
+        A part that lacks views waits for them, and for files with its number that are not whole. If they do
+        not come in time, the part is given up, but not while a folder is away.
         """
         parts = self.line.parts
         views = [] if parts is None else parts.views(self.line.product_id)
@@ -731,7 +758,8 @@ class FolderSource(BackgroundThread):
         views_of_files = list[SeenView]()
         for file in unknown_files:
             view = file.folder.seen_view(file.path, file.is_known)
-            if view.part[0] is None or view.view not in views:
+            number, _ = view.part
+            if number is None or view.view not in views:
                 yield [file]  # the file is refused alone
             else:
                 folder_of[file.path] = file.folder
@@ -745,7 +773,15 @@ class FolderSource(BackgroundThread):
         folder_of: Mapping[Path, WatchedFolder],
         views_of_files: Sequence[SeenView],
     ) -> Iterator[list[_File]]:
-        """Yield the files of parts whose views are all there, and give up the parts that are over."""
+        """Yield the files of parts whose views are all there, and give up the parts that are over.
+
+        Args:
+            folders: Folders that can be reached.
+            views: Views in which the model judges parts.
+            folder_of: Folder of each file.
+            views_of_files: Files that show a known view of a part.
+        """
+        # a file of these parts is still being written
         incomplete_parts = {view.part for folder in folders for view in folder.pending_views()}
         ready_views = [view for view in views_of_files if view.part not in incomplete_parts]
         ready_views.sort(key=lambda view: (view.changed_ns, view.path))
@@ -776,7 +812,7 @@ class FolderSource(BackgroundThread):
             pictures = tuple(picture for picture, _ in pictures_and_labels)
             _, label = pictures_and_labels[0]
             key = pictures[0].key
-            part = Part(self.line.product_id, pictures, SOURCE, label.part, label.batch, key)
+            part = Part(self.line.product_id, pictures, SOURCE, number=label.part, batch=label.batch, key=key)
             return self.line.hand_in(part, self._ended)
         except (NotReadyError, InputError, TooLargeError) as error:
             for file in files:

@@ -129,12 +129,15 @@ class FrameReader:
                 yield None if frame.is_corrupt else frame
 
     def _note_arrival(self, asked_at: float, read_at: float) -> None:
-        """Note when a packet arrived.
+        """Set `arrived` to the time at which a packet came, or to an earlier time if that is not certain.
 
-        A packet that the reader did not have to wait for may have lain in a buffer since the last packet that
-        it waited for: `arrived` stays. While other threads or processes keep the reader waiting, for Python's
-        lock or for a core, the packet may already have come: that part of the wait is subtracted. After a
-        wait that is longer than usual it is only certain that the packet came after it was asked for.
+        The delay is the time for which the reader waited for Python's lock or for a core. The packet may have
+        come meanwhile, so the delay is subtracted:
+
+        - If the wait, without the delay, was very short, the packet may have lain in a buffer: `arrived`
+          stays as it is.
+        - After a wait of the usual length the packet came when it was read, less the delay.
+        - After a longer wait it is only certain that the packet came after it was asked for.
 
         Args:
             asked_at: Time at which the packet was asked for, as `time.monotonic` counts.
@@ -195,13 +198,15 @@ HASHED_AT_ONCE = 2**18  # bytes that are hashed at once: they stay in the CPU's 
 def pixel_hash(frame: VideoFrame) -> int:
     """Return a hash of a frame's pixels, without the padding of its rows.
 
-    Two exposures of a sensor have different hashes, for its noise differs. The hash holds within a process.
+    Two exposures of a sensor have different hashes, as its noise differs. Hashes of two processes cannot be
+    compared.
     """
     frame_format = frame.format.name, frame.width, frame.height
     # Python's own hash takes a third of the time of a checksum
     hashes: list[Any] = [frame_format]
     for plane in _rows(frame):
-        step = max(1, HASHED_AT_ONCE // max(1, plane.shape[1]))
+        _, row_bytes = plane.shape
+        step = max(1, HASHED_AT_ONCE // max(1, row_bytes))  # rows that are hashed at once
         hashes += [hash(plane[top : top + step].tobytes()) for top in range(0, len(plane), step)]
     return hash(tuple(hashes))
 
@@ -217,9 +222,10 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
         row_bits[component.plane] += component.width * bits
     if len(planes) == 1:  # a pixel may have bytes that belong to no component
         row_bits = [frame.width * frame.format.padded_bits_per_pixel]
-    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
-    # a plane of no component has 0 bits: all its bytes are taken
-    return [row[:, : math.ceil(bit_count / 8) or None] for row, bit_count in zip(rows, row_bits, strict=True)]
+    padded_planes = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
+    # None: all bytes of the row, for a plane of no component has 0 bits
+    row_bytes = [math.ceil(bit_count / 8) or None for bit_count in row_bits]
+    return [plane[:, :count] for plane, count in zip(padded_planes, row_bytes, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------- pictures
@@ -228,9 +234,9 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
 def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     """Encode a frame as PNG, upright: colours with 8 bits each, grey with 8 or 16 bits.
 
-    FFmpeg's encoder stores each row as its difference to the row above, with the least compression, in half
-    the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures
-    are kept (bench/NOTES.md).
+    FFmpeg's encoder stores each row as its difference to the row above, with the least compression. It takes
+    half the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and
+    pictures are kept (bench/NOTES.md).
 
     Args:
         frame: Decoded frame.
@@ -253,7 +259,7 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     else:
         frame = frame.reformat(format=pixel_format)
     if pixel_format == "gray16le":
-        frame = frame.reformat(format="gray16be")
+        frame = frame.reformat(format="gray16be")  # the byte order of PNG
     return _run_png_encoder(frame)
 
 
@@ -261,7 +267,10 @@ def _pixel_format(frame: VideoFrame) -> str:
     """Return the pixel format of a frame's picture: grey of 8 or 16 bits, or RGB."""
     name = frame.format.name
     components = frame.format.components
-    if name in ("monow", "monob") or (len(components) == 1 and not name.startswith(("pal", "bayer"))):
+    is_black_and_white = name in ("monow", "monob")
+    # palettes and Bayer patterns have colours in a single component
+    is_grey = len(components) == 1 and not name.startswith(("pal", "bayer"))
+    if is_black_and_white or is_grey:
         return "gray16le" if components[0].bits > 8 else "gray"
     return "rgb24"
 

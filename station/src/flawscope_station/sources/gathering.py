@@ -59,12 +59,16 @@ def gather(files: Iterable[SeenView], views: Sequence[str], max_seconds: float) 
     open_groups: dict[tuple[str | None, str | None], list[SeenView]] = {}
     for file in files:
         group = open_groups.setdefault(file.part, [])
-        if group and file.changed_ns - group[0].changed_ns > _longest(group[0], file, max_seconds):
+        came_too_late = bool(group) and (
+            file.changed_ns - group[0].changed_ns > _longest(group[0], file, max_seconds)
+        )
+        if came_too_late:
             reason = _incomplete_reason(group, views, max_seconds) + _clock_hint(group, file)
             yield Group(group, reason, is_over=True)
             group = open_groups[file.part] = []
         group.append(file)
-        if sorted(str(file.view) for file in group) == sorted(views):
+        has_each_view_once = sorted(str(file.view) for file in group) == sorted(views)
+        if has_each_view_once:
             ordered_files = sorted(group, key=lambda file: views.index(str(file.view)))
             yield Group(ordered_files, "", is_over=True)
             del open_groups[file.part]

@@ -47,8 +47,8 @@ class KnownFiles:
         Args:
             path: Path of the picture.
             stamp: Stamp of the picture.
-            digest: SHA-256 of the content, where another picture had the same name, time and size; b"": it is
-                not part of the key.
+            digest: SHA-256 of the content, to tell the picture from another one with the same name, time and
+                size; b"": the content is not part of the key.
         """
         name = self.name(path)
         exact_name = path.relative_to(self.folder).as_posix()
@@ -59,9 +59,9 @@ class KnownFiles:
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact_name) + digest).hexdigest()}{suffix}"
 
     def match(self, stamps: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
-        """Yield each picture with the record under its key: the record's number and its picture's hash.
+        """Yield each picture with the number and the picture's hash of the record under its key.
 
-        None in their place where the store does not have the key.
+        Yield None in place of the two if the store does not have the key.
         """
         paths = list(stamps)
         for first in range(0, len(paths), LOOKUP_BATCH):
@@ -106,7 +106,7 @@ class KnownFiles:
         keep_given_up(self.store.database, self.product_id, key, digest.hex())
 
     def forget(self, present_stamps: Collection[FileStamp]) -> None:
-        """Forget the keys of files that went away after their records did, or without a record.
+        """Forget the keys of files that are gone and have no record any more, or never had one.
 
         Args:
             present_stamps: Stamps of the files in the folder, whatever their names: a file that was renamed

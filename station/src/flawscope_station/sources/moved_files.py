@@ -163,7 +163,7 @@ def is_taken(path: Path) -> bool:
 def give_back(hidden_path: Path) -> None:
     """Give a file with a hidden name its own name back.
 
-    Where another file has that name by now, the file stays hidden, and gets its name back later.
+    If another file has that name now, the file stays hidden, and gets its name back later.
     """
     match = _TAKEN_NAME.fullmatch(hidden_path.name)
     assert match is not None, hidden_path

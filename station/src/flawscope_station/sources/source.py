@@ -96,7 +96,7 @@ class State:
 
 
 def lost_camera(cameras: Iterable[State]) -> Standstill | None:
-    """Return why no part is judged that needs all these cameras; None: no camera is lost."""
+    """Return why a part that needs all these cameras cannot be judged; None: no camera is lost."""
     lost_state = next((camera for camera in cameras if camera.is_lost), None)
     if lost_state is None:
         return None
@@ -270,10 +270,9 @@ class SourceContext:
         self.report(f"{code}_{self.product_id}{suffix}", reason, stops=stops)
 
     def hand_in(self, part: Part, ended: threading.Event) -> Future[RecordedInspection] | None:
-        """Submit a part as soon as there is room; return None where the source ends before.
+        """Submit a part as soon as there is room, and return its future; None: the source ended before.
 
-        The future that it returns may raise the same errors, and NotProductionError as the answer to a
-        challenge part.
+        The future, too, may raise the errors below, and NotProductionError as the answer to a challenge part.
 
         Args:
             part: Part to inspect.

@@ -35,12 +35,13 @@ async def shoot(
     seconds: float = 5.0,
     request: KeyedRequest | None = None,
 ) -> RecordedInspection | int:
-    """Inspect the part under the cameras, by the first frame of each camera that is exposed from now on.
+    """Inspect the part under the cameras, from the first frame of each camera that is exposed from now on.
 
     Args:
         station: Station that inspects.
         name: Name of the product or entry that judges it.
-        find: Returns the camera, or the cameras of all views.
+        find: Returns the cameras of all views, or the only camera in a list; called after the request's key
+            was looked up.
         label: Number and batch of the part, and the view if the picture shows one.
         due: Deadline, as `time.monotonic` counts.
         seconds: Seconds within which the frames must come.
@@ -56,12 +57,12 @@ async def shoot(
             frames are exposed.
     """
     product_id = station.addresses.address_id(name)
-    call = station.inspector.in_thread
+    in_thread = station.inspector.in_thread
     earlier_answers: dict[int, int] | None = None
     if request is not None:
-        earlier_answers = await call(due, station.store.find_answers, product_id, request)
+        earlier_answers = await in_thread(due, station.store.find_answers, product_id, request)
         if earlier_answers:
-            return earlier_answers[0]
+            return earlier_answers[0]  # the request has one part, whose place is 0
     cameras = find()
     for camera in cameras:
         check_triggers(camera)
@@ -71,7 +72,7 @@ async def shoot(
     shots = await asyncio.gather(*(wait_for_shot(camera, seconds_left, request) for camera in cameras))
     check_together(shots, min(MOST_APART, station.addresses.settings_of(name).part_deadline))
     cameras_and_shots = zip(cameras, shots, strict=True)
-    pictures = [await call(due, camera.picture, shot) for camera, shot in cameras_and_shots]
+    pictures = [await in_thread(due, camera.picture, shot) for camera, shot in cameras_and_shots]
     if label.view is not None:
         pictures = [replace(picture, view=label.view) for picture in pictures]
     key = None if request is None else request.key
