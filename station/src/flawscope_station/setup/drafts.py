@@ -120,7 +120,10 @@ class Drafts:
         queue.makers[FIT] = self._fit
 
     def _load_draft(self, name: str) -> Draft:
-        """Return a draft. If an earlier release stored its fit in the draft's state, the fit becomes a job."""
+        """Return a draft.
+
+        If an earlier release stored a fit in the draft's state, the fit becomes a job.
+        """
         draft = Draft(self.files, name, self.limits, self.memory)
         if "stage" in draft.state:
             earlier_job = draft.earlier_job()
@@ -514,7 +517,7 @@ class Checks(BackgroundThread):
                 if is_ending or version != draft.version:  # more pictures are coming
                     self._requested.add(draft)
                     continue
-                is_removed = draft not in list(self._drafts)
+                is_removed = draft not in list(self._drafts)  # a person may have removed it meanwhile
                 if not is_removed:
                     with self.threads[0].call(STEP_SECONDS):
                         self._findings[draft] = version, self._run_check(draft)

@@ -157,7 +157,11 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
 
 
 def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the trials of settings that came before the fit, in the form of the API; None: there were none."""
+    """Return the trials of settings that came before a fit, in the form of the API; None: there were none.
+
+    Args:
+        facts: Facts in the manifest of the fitted model.
+    """
     from flawscope import fitting
 
     choice = fitting.Choice.from_facts(facts)

@@ -65,7 +65,7 @@ async def _product_id(name: str, addresses: AddressesDep) -> int:
 
 async def _records_id(name: str, addresses: AddressesDep) -> int:
     """Return the number of the product in the path, also of a removed one. NotFoundError."""
-    if name in addresses:
+    if name in addresses:  # it was not removed
         return addresses.product_id(name)
     return await anyio.to_thread.run_sync(addresses.records_id, name)
 
