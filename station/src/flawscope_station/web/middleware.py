@@ -192,7 +192,7 @@ class Guard:
             await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Return a function `send` that adds security and cache headers and the request's number to an answer.
+        """Return a function like `send` that adds the headers for security, cache and the request's number.
 
         Headers that the application has set stay. A failed request is logged.
         """
@@ -449,7 +449,9 @@ def _strip_brackets(host: str) -> str:
 
 
 def _host_and_port(text: str, scheme: str = "") -> str:
-    """Return host and port of a URL, without the scheme's default port: `https://Name.org:443/x` -> `name.org`.
+    """Return host and port of a URL, without the scheme's default port.
+
+    `https://Name.org:443/x` becomes `name.org`.
 
     Args:
         text: URL, or host and port without a scheme.
