@@ -57,7 +57,8 @@ class StationList(Section):
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
     """Read the list of stations; paths in it are relative to the file. InputError."""
     try:
-        stations = read_as(StationList, read_file(Path(path)), Path(path).resolve().parent).stations
+        station_list = read_as(StationList, read_file(Path(path)), home=Path(path).resolve().parent)
+        stations = station_list.stations
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not stations:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "Let a person sign in. The password is asked for, or read from standard input as one line."
     add = _add_verb(user, "add", _add_user, text)
     _add_name(add)
-    _add_role(add, ROLES[1:], "operator")
+    _add_role(add, ROLES[1:], "operator")  # a person cannot have the first role, sender
     text = "No longer let a person sign in, and end their sessions."
     _add_name(_add_verb(user, "remove", _remove_user, text))
     _add_name(_add_verb(user, "password", _set_password, "Set a person's password, and end their sessions."))

@@ -102,6 +102,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
         .order_by(verdicts.c.id.desc())
         .limit(limit)
     )
+    # entries: time, kind, person, text, and number of the inspection
     with database.reading() as connection:
         event_entries = [
             (row.at, row.kind, row.who, row.text, None) for row in connection.execute(latest_events)

@@ -213,7 +213,8 @@ class Learning:
         unsure: list[int] = []
         try:
             active = self._learning_version(product_id)
-            last_judgement = (json.loads(rows[0].facts).get("judgement") if rows else None) or {}
+            last_facts = json.loads(rows[0].facts) if rows else {}
+            last_judgement = last_facts.get("judgement") or {}  # empty while the candidate is being made
             unsure = find_unsure(valid, active, last_judgement.get("unsure", ()))
         except InputError as error:
             reason_against = str(error)
@@ -335,7 +336,7 @@ class Learning:
                 raise disk_error
             active = self._learning_version(product_id)
             with self.database.reading() as connection:
-                plan = make_plan(connection, product_id, active, self.files, number)
+                plan = make_plan(connection, product_id, active, self.files, seed=number)
             out = out.with_name(active.file.name)
             start_file = str(self.versions.path(product_id, plan.start))
             how = json.loads(row.facts).get("asked", "")
@@ -505,7 +506,7 @@ class Learning:
     def _remove_unused(self, product_id: int, keep: int) -> None:
         """Remove versions that nobody used, except for the latest `keep`."""
         unused: list[int] = []  # numbers of versions, newest first
-        for candidate in self.candidates.latest(product_id, 1000):
+        for candidate in self.candidates.latest(product_id, limit=1000):
             if candidate.version_id is not None and records.status_of(candidate) in records.UNUSED:
                 unused.append(candidate.version_id)
         for number in unused[keep:]:

@@ -361,7 +361,7 @@ def read_settings(path: str | Path) -> Settings:
         InputError: The file cannot be read, or has unknown settings or values of the wrong kind.
     """
     try:
-        return read_as(Settings, read_file(path), Path(path).resolve().parent)
+        return read_as(Settings, read_file(path), home=Path(path).resolve().parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

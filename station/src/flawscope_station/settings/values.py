@@ -148,7 +148,8 @@ def _word_error(error: ErrorDetails) -> str:
         return f"{value} is not {context['le']} or less"
     if kind.startswith(("dataclass", "dict", "mapping")):
         return f"{value} is not `key: value` lines"
-    return f"{value} is not {_KIND_NAMES.get(kind.partition('_')[0], 'allowed')}"
+    value_kind = kind.partition("_")[0]  # "int" for pydantic's error `int_parsing`
+    return f"{value} is not {_KIND_NAMES.get(value_kind, 'allowed')}"
 
 
 def _join_names(path: tuple[int | str, ...]) -> str:

@@ -152,7 +152,7 @@ class Draft:
         self.version = 1
         self._is_removed = False
         self._lock = threading.RLock()
-        self._by_size: dict[int, list[Path]] = {}  # all pictures, also left-out ones
+        self._by_size: dict[int, list[Path]] = {}  # all pictures, also left-out ones, by the size of the file
         self._digests: dict[str, bytes] = {}  # SHA-256 of the pictures that were read, by file name
         for folder in (self.folder, self.left_out_folder):
             for path in folder.glob("*"):
@@ -342,7 +342,7 @@ class Draft:
                 path = self.path(name)
                 if path.parent != source:
                     continue
-                paths = self._by_size[path.stat().st_size]
+                paths_of_size = self._by_size[path.stat().st_size]
                 try:
                     target.mkdir(exist_ok=True)
                     rename_without_overwrite(path, target / name)
@@ -350,7 +350,7 @@ class Draft:
                     files.sync_folder(source)
                 except OSError as error:
                     raise write_error(target / name, error) from None
-                paths[paths.index(path)] = target / name
+                paths_of_size[paths_of_size.index(path)] = target / name
                 self.version += 1
 
     def path(self, name: str) -> Path:

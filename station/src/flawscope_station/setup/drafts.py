@@ -409,7 +409,8 @@ class Drafts:
         else:
             is_disk_full = step is None and self._waits_for_disk(stage)
         is_accurate_advised = registry.wants_accurate(registry.DEFAULT, len(pictures))
-        is_live = result is not None and live is not None and live["learnt"] == result["asked_at"]
+        # a result is identified by the time at which its fit was requested
+        is_result_live = result is not None and live is not None and live["learnt"] == result["asked_at"]
         return {
             "name": draft.name,
             "stage": stage,
@@ -430,7 +431,7 @@ class Drafts:
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": live,
-            "live_is_this": is_live,
+            "live_is_this": is_result_live,
         }
 
 
@@ -549,6 +550,7 @@ class Checks(BackgroundThread):
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**texts, "pictures": [name for name in names if name in existing_names]})
+        # of each advised step, the text after `--align`; "" if the step is another one
         align_values = [step["step"].partition("--align ")[2] for step in report["advice"]]
         align = next((value for value in align_values if value), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

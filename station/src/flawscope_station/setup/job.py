@@ -47,7 +47,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         job: `pictures`, `model` and `examples`: paths of the pictures' folder, of the model file and of the
             examples' folder; `given`: the options of the fit; `resume`: continue an interrupted training;
             `device`.
-        step: Gets the progress.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
@@ -126,7 +126,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
     Args:
         job: As for `_fit`; its option `auto` is the number of minutes for trials.
         model: File of the earlier model; its trials are not repeated.
-        step: Gets the progress.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope import fitting, open_dataset
 
@@ -233,7 +233,7 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
     Args:
         job: `model`: path of the model file; `sent`: name and content of each picture; `device`.
-        step: Gets the progress.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import router

@@ -194,10 +194,11 @@ def challenge_page(
         records: Records of inspections.
         inspection: Number of the inspection that is selected as a new challenge part; empty: none.
     """
-    selected = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
+    is_number = inspection.isdecimal() and len(inspection) < 20  # no record's number has more digits
+    selected = int(inspection) if is_number else 0
     choices = _offered_inspections(records, page.product_id, selected)
     state = challenge.facts(page.product_id)
-    entry = context.addresses.configured_name(product)
+    entry = context.addresses.configured_name(product)  # name under which the settings have the product
     sources = context.sources[entry]
     missing = [part for part in state["parts"] if part["name"] in state["missing"]]
     example = _settings_example(context.addresses.settings_of(entry), product, entry)

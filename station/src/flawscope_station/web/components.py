@@ -34,7 +34,7 @@ def find_component(request: Request, kind: type[T]) -> T:
 
 
 def component(kind: type[T]) -> object:
-    """Make the dependency of a component of the station."""
+    """Make the FastAPI dependency that returns the station's component of a class."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread
         return find_component(request, kind)

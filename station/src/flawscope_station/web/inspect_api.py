@@ -147,7 +147,14 @@ async def inspect(
 def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
-    """Return the answer to a request, made of the answers to its parts."""
+    """Make the answer to a request from the answers to its parts.
+
+    Args:
+        context: Components of the station that judge parts.
+        response: Response to the request, whose status is set.
+        sent: Pictures of the request.
+        answers: Answer to each part.
+    """
     results = [_part_result(context, sent, answer) for answer in answers]
     if all(answer.inspection is None for answer in answers):
         first_error = answers[0].error

@@ -147,7 +147,7 @@ class Guard:
         app: Application that serves the requests.
         access: Users, tokens and sessions.
         settings: Settings of the station.
-        say: Gets a line for the log.
+        say: Writes a line to the log.
     """
 
     def __init__(
