@@ -61,12 +61,12 @@ class Candidate(BaseModel):
             step: Progress of the job; None: it is not running.
         """
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
-        version = None if row.version_state == REMOVED else row.version_id
+        existing_version = None if row.version_state == REMOVED else row.version_id
         columns = {
             "id": row.id,
             "status": status_of(row),
             "start": row.start_version_id,
-            "version": version,
+            "version": existing_version,
             "by": row.who,
         }
         candidate = cls.model_validate({**json.loads(row.facts), **columns, **times, "step": step})

@@ -195,8 +195,8 @@ class Jobs:
 
     def by_version(self, product_id: int) -> dict[int, CandidateRow]:
         """Return the last job that made each version, by the version's number."""
-        made_version = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
-        rows = self.database.rows(_with_version_state().where(*made_version).order_by(jobs.c.id))
+        conditions = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
+        rows = self.database.rows(_with_version_state().where(*conditions).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
 
     def row(self, product_id: int, number: int) -> CandidateRow:

@@ -39,10 +39,10 @@ class Plugin:
             other. If `station.yaml` has a text in place of `key: value` lines, the text is the value of the
             first field. The settings of a sink may have an `address`, which identifies a sink without a name,
             and a `label` for people, without secrets.
-        open: Function that makes the plugin's object, without starting anything. Its arguments are:
-            `SourceContext`, settings, and its number among the product's sources that are no folders, for a
-            source; settings and `MessagePictures`, for a sink; `ConnectionContext` and settings, for a
-            connection; `PageContext` and settings, for a page. A page's object is a `PluginPage`.
+        open: Function that makes the plugin's object, without starting anything. Its arguments for a source:
+            `SourceContext`, settings, and the source's number among the product's sources that are no
+            folders. For a sink: settings and `MessagePictures`. For a connection: `ConnectionContext` and
+            settings. For a page: `PageContext` and settings; the object is a `PluginPage`.
         paths: Names of the settings that are paths, which are relative to the folder of `station.yaml`.
     """
 

@@ -122,8 +122,7 @@ def moments(
 ) -> Iterator[tuple[int, time]]:
     """Yield the moment, in microseconds since 1970, and the time of day, for each time of day on each day.
 
-    On a day on which clocks change, too, each time of day has exactly one moment: also a time that is
-    skipped, and a time that comes twice.
+    Each time of day has exactly one moment, even if a change of the clocks skips or repeats it.
 
     Args:
         times: Times of day.

@@ -31,7 +31,7 @@ class SinkSettings(Section):
         plugin: Plugin of the sink's kind, with the settings of that kind.
         name: Name under which the database has the sink's cursor: the last inspection that was sent. After a
             change of the name, all inspections are sent anew. None: the sink's address or folder identifies
-            the cursor, or its position among the product's sinks if that changes.
+            the cursor. If that changes, its position among the product's sinks does.
         only: `all`: every inspection is sent; `anomalous`: those that are anomalous and not within tolerance.
         verdicts: Whether verdicts are sent, too, also when they are taken back.
     """

@@ -338,6 +338,5 @@ def _check_camera(camera: CameraSourceSettings) -> None:
     if camera.every == ON_TRIGGER and camera.latency is None:
         raise InputError(f"every: a trigger takes a frame that was exposed after it: {MEASURE_LATENCY}")
     if camera.password_file is not None:
-        with_password(
-            camera.camera, "", PASSWORD_HINT
-        )  # raises where the address has no user, or has a password
+        # raises where the address has no user, or has a password
+        with_password(camera.camera, "", PASSWORD_HINT)

@@ -158,9 +158,8 @@ def _join_names(path: tuple[int | str, ...]) -> str:
     The path ("products", "plate", "limits") becomes `product plate: limits: `.
     """
     names = [str(part) for part in path if not isinstance(part, int)]
-    if names[-1:] == [
-        "[key]"
-    ]:  # pydantic's mark of a wrong key, after the key; the error's text names the key
+    # a wrong key is followed by pydantic's mark; the error's own text names the key
+    if names[-1:] == ["[key]"]:
         names = names[:-2]
     if names == ["products"]:
         return "products: "

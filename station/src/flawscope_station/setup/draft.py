@@ -323,7 +323,7 @@ class Draft:
     def move(self, names: Iterable[str], *, out: bool) -> None:
         """Leave pictures out, or take them back.
 
-        Pictures that are left out, or taken back, already are skipped.
+        Pictures that are in the right folder already are skipped.
 
         Args:
             names: File names of the pictures.
@@ -480,7 +480,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                     "pictures alone"
                 )
             by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            # a file may be a list of the good pictures: functions that read the files, by path
+            # functions that read the files, by path: a file may be a list of the good pictures
             readers = {
                 entry_path: partial(_read_list, file, entry, limits) for entry_path, entry in by_path.items()
             }

@@ -222,7 +222,7 @@ class Drafts:
     # ---- learning
 
     def stage(self, draft: Draft) -> str:
-        """Return a draft's stage: `collecting` without a fit, `ready` after a fit, else the fit's status."""
+        """Return a draft's stage: `collecting` without a fit, `ready` after a successful one, else its status."""
         return _stage(self.jobs.of_draft(draft.name))
 
     def learn(

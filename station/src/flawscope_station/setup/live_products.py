@@ -56,7 +56,7 @@ class LiveProducts:
                     self._mark_old_versions(draft)
 
     def _mark_old_versions(self, draft: Draft) -> None:
-        """Store with each version that was made from a draft the mark of this draft.
+        """Store the mark of a draft with each version that was made from it.
 
         An earlier release stored in the draft's state which version is live; this is removed from the state.
         """

@@ -167,9 +167,7 @@ class ClientConnection(asyncio.Protocol):
         waited_seconds = self._loop.time() - self._waiting_since
         if is_answering or waited_seconds < self._timeout:
             return
-        if (
-            self._transport.is_closing()
-        ):  # it was closed before, but the client does not read the answer's rest
+        if self._transport.is_closing():  # it was closed, but the client does not read the rest of the answer
             self._transport.abort()
         else:
             self._transport.close()

@@ -84,7 +84,7 @@ def export(
         return StreamingResponse(chain([first_block], blocks), media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = station_zone(settings.shifts)
-    version, _, promise = line_alarms.active_promise(versions, product_id)
+    version, _, promise = line_alarms.active_promise(versions, product_id)  # of the rate of false alarms
     totals: list[tuple[str, object]] = [
         ("Product", name),
         ("Version in use", version),

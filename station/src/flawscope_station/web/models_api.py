@@ -209,7 +209,7 @@ async def add_version(
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Write a request's body to a file in a new folder, without holding it in memory.
+    """Write a request's body to the file `path`, whose folder is created, without holding it in memory.
 
     Raises:
         RefusedError: The body has more than `MAX_MODEL_BYTES`, or is too slow.

@@ -489,10 +489,11 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
     product_names = health.addresses.names | entry_names  # by number
     rows = []
     for problem in problems:
+        # the attributes of the problem, with its time as text
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = product_names.get(problem.product or 0)
+        row["product"] = product_names.get(problem.product or 0)  # None: the problem is of no product
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(

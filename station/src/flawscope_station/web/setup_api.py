@@ -135,8 +135,9 @@ async def add_pictures(
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     refuse_defect_folder(file)
-    is_zip = media_type in ("application/zip", "application/x-zip-compressed")
-    if is_zip or file.lower().endswith(".zip"):
+    has_zip_type = media_type in ("application/zip", "application/x-zip-compressed")
+    is_zip = has_zip_type or file.lower().endswith(".zip")
+    if is_zip:
         results = await _receive_zip(files, drafts, draft, request, file or "the zip")
         return {"results": [result._asdict() for result in results]}
     sent_files, _ = await uploads.read_uploads(request, file)
