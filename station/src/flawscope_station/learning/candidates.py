@@ -330,7 +330,7 @@ class Learning:
         number = row.id
         learn = self.settings.get(product_id) or LearningSettings()
         start_time = time.monotonic()
-        out = self.files.temporary_path("model")  # in a new folder; the name follows when the model is known
+        out = self.files.temporary_path("model")  # the file name is set when the model is known
         try:
             if (disk_error := self._disk_full_error(product_id)) is not None:
                 raise disk_error

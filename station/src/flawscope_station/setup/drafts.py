@@ -222,7 +222,10 @@ class Drafts:
     # ---- learning
 
     def stage(self, draft: Draft) -> str:
-        """Return a draft's stage: `collecting` without a fit, `ready` after a successful one, else its status."""
+        """Return a draft's stage.
+
+        It is `collecting` without a fit, `ready` after a successful fit, and else the status of the fit.
+        """
         return _stage(self.jobs.of_draft(draft.name))
 
     def learn(
