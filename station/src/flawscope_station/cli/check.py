@@ -30,11 +30,15 @@ CONNECT_SECONDS = 5.0
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtmp": 1935, "mqtt": 1883, "mqtts": 8883}
 # `database` has a check of its own, `public` is the station's own address: no connection is tried to either
 UNCONNECTED_SETTINGS = ("database", "public")
-Check = tuple[str, Callable[[], object]]  # name of the checked thing, and a function that raises its fault
+# name of the checked thing, and the function that checks it, which raises an error for a fault
+Check = tuple[str, Callable[[], object]]
 
 
 def find_faults(settings: Settings) -> Iterator[str | None]:
-    """Yield one value for each checked thing: its fault in one line, or None where it has no fault."""
+    """Check all things that the settings name.
+
+    Yield a value for each of them: the fault in one line, or None if there is no fault.
+    """
     for name, check in _checks(settings):
         try:
             check()
@@ -53,21 +57,22 @@ def _checks(settings: Settings) -> Iterator[Check]:
     for name, product in settings.products.items():
         for part, check in _product_checks(product):
             yield f"product {name}: {part}", check
-    for place, value in flatten_settings(asdict(settings)):
+    for setting_path, value in flatten_settings(asdict(settings)):  # such as `products.plate.sinks.1.webhook`
         if not isinstance(value, str):
             continue
-        key = place.rpartition(".")[2]
+        key = setting_path.rpartition(".")[2]
         if key.endswith("_file"):
-            yield place, partial(_check_readable, value)
-        elif not place.startswith(UNCONNECTED_SETTINGS):
+            yield setting_path, partial(_check_readable, value)
+        elif not setting_path.startswith(UNCONNECTED_SETTINGS):
             address = _parse_remote_address(key, value)
             if address is not None:
-                yield f"{place} {redact_address(value)}", partial(_connect, address)
+                yield f"{setting_path} {redact_address(value)}", partial(_connect, address)
 
 
 def _check_store(settings: Settings) -> None:
-    """Raise InputError where the store's folder cannot be written or made, or its disk is full."""
+    """Raise InputError if the store's folder cannot be written or made, or if its disk is full."""
     home = Path(settings.store).absolute()
+    # the store's folder, or the nearest folder above it that exists
     existing_folder = next(path for path in (home, *home.parents) if path.exists())
     if not os.access(existing_folder, os.W_OK):
         raise InputError(f"{existing_folder} cannot be written by this user")
@@ -86,10 +91,10 @@ def _check_database(settings: Settings) -> None:
 
 
 def check_database(database: Database) -> None:
-    """Check that this flawscope can use or migrate the tables.
+    """Check that this release of flawscope can use or migrate the tables.
 
     Raises:
-        InputError: It cannot: the tables are of another flawscope.
+        InputError: The tables have a version that this release does not know.
         StoreError: The database cannot be read.
     """
     try:
@@ -121,10 +126,14 @@ def _check_readable(path: str) -> None:
 
 
 def _parse_remote_address(key: str, value: str) -> tuple[str, int] | None:
-    """Return host and port of the other side that a setting names; None: the value is no such address.
+    """Return host and port of the address that a setting has; None: the value is no address.
 
-    A value is an address if it has a scheme, as in `mqtt://broker`, or if its key is `connect`, as in
-    `connect: HOST:PORT`.
+    A value is an address if it has a scheme, as in `mqtt://broker`, or if the setting's key is `connect`, as
+    in `connect: HOST:PORT`.
+
+    Args:
+        key: Name of the setting.
+        value: Value of the setting.
     """
     if "://" in value:
         url = value
@@ -135,7 +144,7 @@ def _parse_remote_address(key: str, value: str) -> tuple[str, int] | None:
     parts = urlsplit(url)
     try:
         port = parts.port or PORTS.get(parts.scheme)
-    except ValueError:  # the port is no number: the value is no address
+    except ValueError:  # `parts.port` raises it where the port is no number: the value is no address
         return None
     if not parts.hostname or not port:
         return None

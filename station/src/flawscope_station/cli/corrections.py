@@ -64,7 +64,11 @@ class ReviewedPicture:
         return f"{PICTURES}/{BAD}/{kind}" if kind else f"{PICTURES}/{BAD}"
 
     def row(self, file: str) -> tuple[object, ...]:
-        """Return the picture's row of the table, in the order of `COLUMNS`; `file` is the picture's place."""
+        """Return the picture's row of the table, in the order of `COLUMNS`.
+
+        Args:
+            file: Path of the picture, relative to the folder of the training set.
+        """
         inspection = self.inspection
         values = (
             file,
@@ -85,12 +89,14 @@ PicturesByHash = dict[str, list[ReviewedPicture]]  # inspections of identical fi
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:
-    """Fetch the corrections of all stations; return the number of pictures in the training set.
+    """Fetch the corrected pictures of all stations into a folder, and return their number.
+
+    Identical files count as one picture.
 
     Args:
         addresses: Addresses of the stations.
         target: Folder for the training set, which is created.
-        say: Gets a line for each station, and one on pictures that are left out.
+        say: Prints a line for each station, and one on pictures that are left out.
 
     Raises:
         InputError: The folder is not empty.
@@ -118,7 +124,7 @@ def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[st
 
 
 def _undisputed_corrections(reviewed: PicturesByHash) -> tuple[PicturesByHash, int]:
-    """Return the corrected pictures whose verdicts all agree, and the number of the other corrected ones."""
+    """Return the corrected pictures whose verdicts agree, and the number of those whose verdicts differ."""
     undisputed: PicturesByHash = {}
     contradictory_count = 0
     for digest, pictures in reviewed.items():
@@ -133,9 +139,14 @@ def _undisputed_corrections(reviewed: PicturesByHash) -> tuple[PicturesByHash, i
 
 
 def _reviewed_pictures(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
-    """Yield the pictures on which a person gave a verdict, of one product or, with None, of all.
+    """Yield the pictures on which a person gave a verdict.
 
-    Verdicts that confirm the model are among them, because they may contradict a correction of the same file.
+    Pictures whose verdict confirms the model are yielded, too: the verdict may contradict a correction of an
+    identical file.
+
+    Args:
+        client: Client of the station.
+        product: Name of the product; None: all products of the station.
     """
     names = [product] if product is not None else [listed.name for listed in client.products()]
     for name in names:
@@ -145,10 +156,10 @@ def _reviewed_pictures(client: Client, product: str | None) -> Iterator[Reviewed
 
 
 def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
-    """Yield those pictures of an inspection that its verdict is about and that are not removed yet.
+    """Yield the pictures of an inspection to which its verdict applies; removed pictures are left out.
 
-    A part in several views that is good is good in each view. Where it has a defect, the verdict does not say
-    in which view, so that none of its pictures is yielded.
+    If a part in several views is good, the verdict applies to the picture of each view. If the part has a
+    defect, the verdict does not say in which view, and no picture is yielded.
     """
     if not inspection.views:
         if inspection.picture is not None:
@@ -162,12 +173,14 @@ def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterat
 
 
 def _write(corrected: PicturesByHash, target: Path) -> None:
-    """Write pictures, masks and the table."""
+    """Write pictures, masks and the table into the folder `target`."""
     rows: list[tuple[object, ...]] = []
     for pictures in corrected.values():
-        # of identical files, prefer an inspection whose defect has a kind: it names the folder
+        # of identical files only one is written: preferably one whose kind of defect is known, which names
+        # the folder
         with_kind = [picture for picture in pictures if picture.inspection.kind]
-        file = _fetch((with_kind or pictures)[0], target)
+        preferred_picture = (with_kind or pictures)[0]
+        file = _fetch(preferred_picture, target)
         rows += [picture.row(file) for picture in pictures if picture.is_correction]
     target.mkdir(parents=True, exist_ok=True)
     with open(target / TABLE, "w", encoding="utf-8-sig", newline="") as table:
@@ -175,7 +188,10 @@ def _write(corrected: PicturesByHash, target: Path) -> None:
 
 
 def _fetch(picture: ReviewedPicture, target: Path) -> str:
-    """Fetch and write a picture, and its mask if a person drew one; return its place below the target."""
+    """Fetch a picture, and its mask if a person drew one, and write both.
+
+    Return the picture's path relative to `target`.
+    """
     folder = target / picture.folder
     client = picture.client
     inspection_number = picture.inspection.id

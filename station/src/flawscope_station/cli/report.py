@@ -66,7 +66,7 @@ def write_report(settings: Settings, target: str | os.PathLike[str]) -> list[str
 
 
 def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
-    """Return the files of the archive by name, each as a function that makes the file's text."""
+    """Return a function for each file of the archive, which returns the file's text, by the file's name."""
     running_station = {f"running/{path}.json": partial(_ask_station, settings, path) for path in API_PATHS}
     return {
         "settings.json": partial(_settings_text, settings),
@@ -80,7 +80,14 @@ def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
 
 
 def _make_all(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list[str]]:
-    """Make all pieces in parallel; return the texts that came in time, and a line on each missing piece."""
+    """Make the text of each piece, all in parallel.
+
+    Return the texts that are made within `PIECE_SECONDS`, by name, and a line with the reason for each
+    missing piece.
+
+    Args:
+        pieces: Functions that return the text of a piece, by the piece's name.
+    """
     texts: dict[str, str] = {}
     failures: dict[str, str] = {}
 
@@ -90,7 +97,10 @@ def _make_all(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], lis
         except Exception as error:
             failures[name] = message_with_type(error)
 
-    threads = [threading.Thread(target=make, args=piece, daemon=True) for piece in pieces.items()]
+    threads = [
+        threading.Thread(target=make, args=(name, make_text), daemon=True)
+        for name, make_text in pieces.items()
+    ]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + PIECE_SECONDS
@@ -99,9 +109,10 @@ def _make_all(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], lis
     # threads that hang may still write into both dictionaries
     timely_texts = texts.copy()
     timely_failures = failures.copy()
-    late = f"it did not come in {PIECE_SECONDS:.0f} s"
-    missing = [name for name in pieces if name not in timely_texts]
-    return timely_texts, [f"{name}: {timely_failures.get(name, late)}" for name in missing]
+    late_reason = f"it did not come in {PIECE_SECONDS:.0f} s"
+    missing_names = [name for name in pieces if name not in timely_texts]
+    missing_lines = [f"{name}: {timely_failures.get(name, late_reason)}" for name in missing_names]
+    return timely_texts, missing_lines
 
 
 # ------------------------------------------------------------------------------------------------ the pieces
@@ -112,9 +123,10 @@ def _json(value: object) -> str:
 
 
 def _settings_text(settings: Settings) -> str:
-    """Return the settings of the file, which are used from the next start on.
+    """Return the settings of the settings file with their hash, as JSON, without secrets.
 
-    The running station's settings may differ; they are in the archive's `running/settings.json`.
+    A running station may still have other settings, if the file was changed after its start. Those are in the
+    archive's `running/settings.json`.
     """
     values = asdict(settings)
     return _json({"hash": hash_settings(values), "settings": mask_settings(values)})
@@ -140,7 +152,7 @@ def _packages_text() -> str:
 
 
 def _disk_text(settings: Settings) -> str:
-    """Return the space of the store's disk, and the size of each file that lies directly in the store."""
+    """Return size and free space of the store's disk, and the sizes of the files in the store's folder."""
     home = Path(settings.store)
     usage = shutil.disk_usage(home)
     facts = {
@@ -153,7 +165,11 @@ def _disk_text(settings: Settings) -> str:
 
 
 def _read_store(settings: Settings, read: Callable[[Database], object]) -> str:
-    """Return the result of `read` on the station's database, as JSON. InputError: there are no tables."""
+    """Call `read` with the station's database, and return the result as JSON.
+
+    Raises:
+        InputError: The database has no tables.
+    """
     database = Database(settings.url)
     try:
         if not database.check_tables():
@@ -175,7 +191,10 @@ def _versions(database: Database) -> list[dict[str, object]]:
 
 
 def _ask_station(settings: Settings, path: str) -> str:
-    """Return the running station's answer at a path of its API; the token is that of the environment."""
+    """Return the running station's answer at a path of its API, as JSON.
+
+    The environment variable FLAWSCOPE_TOKEN has the token.
+    """
     host = "127.0.0.1" if settings.host in WILDCARD_HOSTS else settings.host
     url_host = f"[{host}]" if ":" in host else host  # an IPv6 address stands in brackets
     with Client(f"http://{url_host}:{settings.port}", timeout=ASK_SECONDS, tries=1) as station:

@@ -57,7 +57,8 @@ class StationList(Section):
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
     """Read the list of stations; paths in it are relative to the file. InputError."""
     try:
-        stations = read_as(StationList, read_file(Path(path)), Path(path).resolve().parent).stations
+        station_list = read_as(StationList, read_file(Path(path)), home=Path(path).resolve().parent)
+        stations = station_list.stations
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not stations:
@@ -92,7 +93,10 @@ class RolloutStation:
         self._missed = 0  # looks in a row without an answer
 
     def use(self, model: str | os.PathLike[str]) -> str:
-        """Add the model file to the station and activate it; return a text on the outcome."""
+        """Add the model file to the station and activate it; return a text on the outcome.
+
+        The problems that the station has before are noted: `look` does not blame the model for them.
+        """
         product_problems, other_problems = self._problems()
         self._earlier_codes = {*product_problems, *other_problems}
         version = self.client.add_version(model, self.product)
@@ -111,16 +115,22 @@ class RolloutStation:
         return f"version {self.old_version.id} judges again"
 
     def possible_versions(self) -> str:
-        """Return a text on the versions that may be active, for when the station cannot be asked."""
-        numbers = [str(version.id) for version in (self.new_version, self.old_version) if version is not None]
-        return "version " + " or ".join(numbers or [str(self._first_active.id)])
+        """Return a text with the versions of which one is active, if the station does not answer."""
+        changed_versions = [
+            version for version in (self.new_version, self.old_version) if version is not None
+        ]
+        versions = changed_versions or [self._first_active]
+        return "version " + " or ".join(str(version.id) for version in versions)
 
     def look(self, print_line: Callable[[str], None]) -> str:
-        """Return the product's problems that are new since the model went live, joined in one line.
+        """Return a line with the product's new problems since the model went live; "": there are none.
 
-        The line is empty where there are none, and where the station did not answer for fewer than
-        `MISSED_LOOKS` looks in a row. An error of the station is a problem. A new problem that is not of the
-        product is only printed, once.
+        If the station refuses the request, its error is the problem. If the station does not answer, that is
+        a problem only from the look number `MISSED_LOOKS` in a row on. A new problem that does not concern
+        the product is not returned, but printed once.
+
+        Args:
+            print_line: Prints a line.
         """
         try:
             product_problems, other_problems = self._problems()
@@ -146,9 +156,9 @@ class RolloutStation:
         raise InputError(f"{self.name}: no version judges {self.product}: activate one there first")
 
     def _problems(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the texts of the product's problems, and of all other problems, each by their codes.
+        """Return two dictionaries of texts by the problems' codes: the product's problems, and all others.
 
-        An alarm of drift is a problem of the product, and so are more false alarms than expected.
+        Alarms of drift and more false alarms than expected are problems of the product, too.
         """
         state = self._read(self._path)
         kinds = zip(state["problems"], state["problem_products"], strict=True)
@@ -159,10 +169,13 @@ class RolloutStation:
         other_problems = dict[str, str]()
         for problem in problems:
             code, kind = problem["code"], problem["kind"]
-            has_numbers = code != kind  # the numbers of a product, a camera, a folder or a sink
+            # A code is its kind, followed by the numbers of a product, camera, folder or sink if it concerns
+            # one.
+            has_numbers = code != kind
             is_of_product = has_numbers and kind in product_kinds
-            is_of_model = kind in INSPECTION_PROBLEMS and not is_store_stopped
-            problem_texts = product_problems if is_of_product or is_of_model else other_problems
+            # while the store is away or its disk is full, nothing is inspected, whatever the model is
+            is_inspection_failure = kind in INSPECTION_PROBLEMS and not is_store_stopped
+            problem_texts = product_problems if is_of_product or is_inspection_failure else other_problems
             problem_texts[code] = f"{code}: {problem['text']}"
         false_alarms = self.client.read(f"{self._path}/promise")
         if false_alarms is not None and false_alarms["state"] == "broken":
@@ -181,11 +194,11 @@ class Rollout:
     Args:
         model: Model file.
         command: Command that continues this roll-out.
-        say: Gets a line for each step of a station.
+        say: Prints a line; called for each step of a station.
         wait: Sleeps for a number of seconds.
 
     Attributes:
-        reached_stations: Stations that have the model, or may have it.
+        reached_stations: Stations to which the model was given, with or without success.
     """
 
     def __init__(
@@ -202,9 +215,9 @@ class Rollout:
         self.reached_stations: list[RolloutStation] = []
 
     def give(self, stations: Sequence[RolloutStation]) -> str:
-        """Activate the model at the stations, one after another, up to the first problem.
+        """Activate the model at the stations, one after another, until there is a problem.
 
-        Return that problem, or "" where there is none.
+        Return the text of the problem; "": all stations have the model.
         """
         for station in stations:
             self.reached_stations.append(station)
@@ -217,7 +230,10 @@ class Rollout:
         return ""
 
     def watch(self, stations: Sequence[RolloutStation], seconds: float) -> str:
-        """Look at stations for some seconds; return the first problem, "" where there is none."""
+        """Look for problems of stations, again and again for `seconds`.
+
+        Return the text of the first problem; "": there was none.
+        """
         remaining_seconds = seconds if stations else 0.0
         while remaining_seconds > 0:
             pause_seconds = min(remaining_seconds, LOOK_SECONDS)
@@ -235,17 +251,18 @@ class Rollout:
         return ""
 
     def go_back(self) -> None:
-        """Let each station that was reached go back to its earlier version.
+        """Let each station in `reached_stations` go back to its earlier version.
 
-        A station that does not answer, also because a person interrupts this, is named in a line, with the
-        versions that may be active there and the command that continues.
+        For each station that did not go back in `BACK_TRIES` attempts, a line is printed with the versions
+        that may be active there and the command that continues the roll-out. The same holds if a person
+        interrupts the attempts.
         """
         remaining_stations = list(self.reached_stations)
         try:
             for attempt in range(BACK_TRIES):
                 if attempt:
                     self.wait(LOOK_SECONDS)
-                for station in list(remaining_stations):
+                for station in list(remaining_stations):  # a copy, because stations are removed meanwhile
                     if self._try_back(station):
                         remaining_stations.remove(station)
                 if not remaining_stations:
@@ -256,7 +273,7 @@ class Rollout:
                 self.say(f"{station.name}: {versions} judges {station.product}; to go on: {self.command}")
 
     def _try_back(self, station: RolloutStation) -> bool:
-        """Let a station go back, and say so; return whether it did."""
+        """Let a station go back, and print the outcome; return whether it went back."""
         try:
             self.say(f"{station.name}: {station.go_back()}")
         except FlawscopeError as error:
@@ -275,13 +292,14 @@ def roll_out(
 ) -> bool:
     """Give the model to the stations; return whether all have it.
 
-    After a problem, none has it: each station goes back to its earlier version.
+    After a problem, each station goes back to its earlier version.
 
     Args:
         model: Model file.
         addresses: Addresses of the stations; the first is the canary.
-        seconds: Time that the canary is watched before the others follow; these are then watched as long.
-        say: Gets a line for each step of a station.
+        seconds: Time for which the canary is watched before the other stations follow, and for which these
+            are watched afterwards.
+        say: Prints a line; called for each step of a station.
         command: Command that continues the roll-out, for the person who reads the lines.
         wait: Sleeps for a number of seconds.
 

@@ -118,16 +118,19 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def _end_process(say: Callable[[str], None]) -> None:
-    """End the process at once, though a thread hangs, with a line in the log."""
+    """Write a line to the log, and end the process at once, even if a thread hangs."""
     from flawscope_station.monitoring.background import Said
 
     say(Said(f"ended after {STOP_SECONDS:.0f} s, though something hangs", "error"))
-    time.sleep(0.5)  # the log is written
+    time.sleep(0.5)  # time for the thread that writes the log
     os._exit(1)
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of the file that the call names; arguments of the call win over it."""
+    """Return the settings of a station from the arguments of `flawscope serve`.
+
+    `args.model` is a settings file, a model file or None. The other arguments override the file's settings.
+    """
     from flawscope_station.settings.station import Settings, override_settings, read_settings
 
     if args.model is None:
@@ -153,7 +156,13 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 
 def _model_settings(model: str, product: str | None, folder: str | None) -> Settings:
-    """Return the settings of a station for a model file; without `product`, the file gives the name."""
+    """Return the settings of a station with one product.
+
+    Args:
+        model: Model file of the product.
+        product: Name of the product; None: the model's category, else the name of the file.
+        folder: Folder whose pictures are inspected; None: none.
+    """
     from flawscope.predictor import router
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "Let a person sign in. The password is asked for, or read from standard input as one line."
     add = _add_verb(user, "add", _add_user, text)
     _add_name(add)
-    _add_role(add, ROLES[1:], "operator")
+    _add_role(add, ROLES[1:], "operator")  # a person cannot have the first role, sender
     text = "No longer let a person sign in, and end their sessions."
     _add_name(_add_verb(user, "remove", _remove_user, text))
     _add_name(_add_verb(user, "password", _set_password, "Set a person's password, and end their sessions."))
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_user(args: argparse.Namespace) -> None:
-    """Add a user, and say what that changes: with the first user, everybody must sign in."""
+    """Add a user. With the first user, print that everybody must sign in from now on."""
     with _open_access(args, make=True) as access:
         was_open = access.is_open
         access.users.add(args.name, _password(args.name), args.role)
@@ -143,7 +143,7 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
-    """Make a token and print it, and say what that changes: with the first token, every program needs one."""
+    """Make a token and print it. With the first token, print that every program needs one from now on."""
     from flawscope_station.settings.values import parse_age
 
     lifetime_seconds = None if args.expires is None else parse_age(args.expires, "--expires: ")
@@ -176,9 +176,10 @@ def _list_tokens(args: argparse.Namespace) -> None:
 
 
 def _password(name: str) -> str:
-    """Ask a person at the terminal for the user's password, or read it as a line from standard input.
+    """Return the password for the user `name`.
 
-    It is no argument of the command, because all users of a machine can see a process's arguments.
+    At a terminal, ask for it twice; else read a line from standard input. The password is no argument of the
+    command, because all users of a machine can see the arguments of a process.
     """
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
@@ -194,7 +195,13 @@ def _password(name: str) -> str:
 
 
 def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Access) -> None:
-    """Print a table, or say that there are no rows; the header begins with the name of a row's thing."""
+    """Print a table of users or tokens, or a line that there are none.
+
+    Args:
+        rows: Cells of each row.
+        header: Headings of the columns; the first one is `user` or `token`.
+        access: Users and tokens of the station.
+    """
     if rows:
         cli.show(cli.format_table(rows, header))
     else:
@@ -203,7 +210,7 @@ def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Acce
 
 
 def _say_if_open(access: Access) -> None:
-    """Say who may do what where the station has no users and no tokens."""
+    """If the station has no users and no tokens, print who may use it."""
     if access.is_open:
         cli.say(
             "without users and tokens everybody on the station's machine may do everything, others nothing"
@@ -211,20 +218,24 @@ def _say_if_open(access: Access) -> None:
 
 
 def _utc(microseconds: int | None) -> str:
-    """Return a time, in microseconds since 1970, as `2026-01-31 08:00 UTC`; None is never."""
+    """Return a time as text, such as `2026-01-31 08:00 UTC`.
+
+    Args:
+        microseconds: Time in microseconds since 1970; None: the text is "never".
+    """
     from flawscope_station.store.records import iso
 
     if microseconds is None:
         return "never"
-    to_minutes = iso(microseconds)[: len("2026-01-31T08:00")]
-    return f"{to_minutes.replace('T', ' ')} UTC"
+    iso_minutes = iso(microseconds)[: len("2026-01-31T08:00")]
+    return f"{iso_minutes.replace('T', ' ')} UTC"
 
 
 # ----------------------------------------------------------------------------------------- backup and restore
 
 
 def _backup(args: argparse.Namespace) -> None:
-    """Write a backup, with the settings files where the call names them, and say its size."""
+    """Write a backup, with the settings files if `--settings` is given, and print its size."""
     from flawscope_station.settings.includes import settings_files
     from flawscope_station.store.backup import backup
 
@@ -238,7 +249,10 @@ def _backup(args: argparse.Namespace) -> None:
 
 
 def _restore(args: argparse.Namespace) -> None:
-    """Restore a whole backup; with --tables only its database, with --verify only check the backup."""
+    """Restore a whole backup.
+
+    With `--tables`, restore only the database. With `--verify`, only check the backup.
+    """
     from flawscope_station.store.backup import restore, restore_tables
 
     if args.verify:
@@ -285,7 +299,7 @@ def _rollout(args: argparse.Namespace) -> int:
     stations = read_stations(args.stations)
     command = ["flawscope", "station", "rollout", args.model]
     command += ["--stations", args.stations, "--minutes", f"{args.minutes:g}"]
-    # SIGTERM raises KeyboardInterrupt, as Ctrl-C does, after which the stations go back
+    # SIGTERM raises KeyboardInterrupt, as Ctrl-C does; then the stations go back to their earlier versions
     earlier_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         is_rolled_out = roll_out(args.model, stations, args.minutes * 60, cli.show, shlex.join(command))
@@ -304,7 +318,7 @@ def _corrections(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Check the settings and print their faults; return 1 where there are faults, else 0."""
+    """Check the settings and print their faults; return the exit code: 1 if there are faults, else 0."""
     from flawscope_station.cli.check import find_faults
     from flawscope_station.settings.station import read_settings
     from flawscope_station.web.templates import PAGES
@@ -328,11 +342,13 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Open users and tokens of a station. Its tables are not migrated, because a station may be using them.
+    """Open the users and tokens of a station.
+
+    The tables are not migrated, because the station may be running.
 
     Args:
         args: Arguments of the command.
-        make: Create the station where it is missing.
+        make: Whether to create the station if there is none.
 
     Raises:
         InputError: There is no station, or its folder cannot be made.
@@ -376,7 +392,7 @@ def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Verbs:
 
 
 def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
-    """Add a subcommand's parser, with `text` as its help."""
+    """Add a subcommand, with `text` as its help, and return its parser."""
     parser = verbs.add_parser(
         name, help=text, description=text, formatter_class=cli.HelpFormatter, add_help=False
     )
@@ -387,7 +403,14 @@ def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
 def _add_verb(
     verbs: Verbs, name: str, call: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """Add a subcommand on one station that `call` runs; `text` is its help."""
+    """Add a subcommand that works on one station, and return its parser.
+
+    Args:
+        verbs: Subparsers to which it is added.
+        name: Name of the subcommand.
+        call: Function that runs it, and returns the exit code; None: 0.
+        text: Help of the subcommand.
+    """
     parser = _add_parser(verbs, name, text)
     station = parser.add_mutually_exclusive_group()
     station.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")

@@ -60,8 +60,8 @@ class ActiveVersion:
         file: Model file of the version.
         method: Method of the model.
         precision: Precision of the model, such as fp32.
-        fences: Scores above which a good picture is suspicious, by view; a model without views has a single
-            score under "". None: unknown.
+        fences: Score above which a good picture is suspicious, by view; a model without views has a single
+            score under the key "". A score of None is unknown.
     """
 
     number: int
@@ -72,7 +72,7 @@ class ActiveVersion:
 
     @classmethod
     def read(cls, number: int, file: Path) -> ActiveVersion:
-        """Return the version with the facts of its file. InputError where the file cannot be read."""
+        """Return the version, with the facts from its model file. InputError: the file cannot be read."""
         facts = router.read_facts(file)
         method = facts.shared("methods", lambda manifest: manifest.method)
         precision = facts.shared("precisions", lambda manifest: manifest.calibration.precision)
@@ -91,17 +91,17 @@ class ActiveVersion:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the file is the trained model itself, and not an export."""
+        """Whether the file is the trained model itself, not an export of it."""
         return self.file.suffix == files.TRAINED_SUFFIX
 
 
 def reason_not_to_learn(active: ActiveVersion, learn: LearningSettings, how: LearningWay = "") -> str | None:
-    """Return the reason why a product cannot learn, or not in this way, as one line; None: it can.
+    """Return the reason, in one line, why no candidate can be made in this way; None: one can be made.
 
     Args:
         active: The product's active version.
         learn: Settings of learning.
-        how: Way of making a candidate.
+        how: Way of making the candidate.
     """
     try:
         require_installed("learning", "torch", extras="train")
@@ -114,7 +114,7 @@ def reason_not_to_learn(active: ActiveVersion, learn: LearningSettings, how: Lea
         )
     if active.is_trained:
         return None
-    if how != "retrained" and not active.extends:  # only thresholds are made anew, in the export itself
+    if how != "retrained" and not active.extends:  # only thresholds are made anew, which an export allows
         return None
     if active.extends and learn.trained is None:
         return (
@@ -132,13 +132,13 @@ def reason_not_to_learn(active: ActiveVersion, learn: LearningSettings, how: Lea
 
 
 class ValidVerdict(NamedTuple):
-    """Verdict on an inspection that was not taken back.
+    """Verdict on an inspection; it was not taken back.
 
     Attributes:
         inspection: Row of the inspection.
         verdict: `good` or `defect`.
         verdict_id: Number of the verdict.
-        is_confirmed: Whether it was given twice in a row.
+        is_confirmed: Whether the same verdict was given twice in a row.
         mask: Hash of the mask that a person drew; None: nobody drew a mask.
     """
 
@@ -161,13 +161,16 @@ class ValidVerdict(NamedTuple):
 
 @dataclass
 class ValidVerdicts:
-    """Verdicts on a product's inspections that were not taken back.
+    """Verdicts on a product's inspections; verdicts that were taken back are left out.
+
+    At most `MAX_CORRECTIONS` corrections are read, and as many other verdicts as make `MAX_REVIEWED` verdicts
+    in all; the latest of both.
 
     Attributes:
-        usable_verdicts: The latest corrections up to `MAX_CORRECTIONS`, and the latest other verdicts up to
-            `MAX_REVIEWED`, oldest first, whose pictures are there and whose files have one verdict alone.
+        usable_verdicts: Verdicts, the oldest first, without those in `removed` and `contradictory`.
         removed: Numbers of inspections whose pictures were removed.
-        contradictory: Numbers of inspections of a file that was called both good and a defect.
+        contradictory: Numbers of inspections whose file was called good in one inspection, and a defect in
+            another.
     """
 
     usable_verdicts: list[ValidVerdict] = field(default_factory=list)
@@ -181,12 +184,12 @@ class ValidVerdicts:
 
     @property
     def verdicts(self) -> list[int]:
-        """Numbers of the verdicts that contradict the model."""
+        """Numbers of the verdicts in `corrections`, in ascending order."""
         return sorted(verdict.verdict_id for verdict in self.corrections)
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the verdicts that were not taken back: the latest corrections, and the latest others."""
+    """Return the latest verdicts on a product's inspections that were not taken back."""
     names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
     latest = (
         select(
@@ -204,7 +207,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     rows: list[ReviewedRow] = [*connection.execute(corrections)]
     confirmations = latest.where(~is_correction).limit(max(0, MAX_REVIEWED - len(rows)))
     rows += connection.execute(confirmations).all()
-    stacks = dict[int, list[VerdictRow]]()  # the verdicts of each inspection that were not taken back
+    stacks = dict[int, list[VerdictRow]]()  # by inspection: its verdicts that were not taken back, in order
     for query in (corrections, confirmations):
         stacks |= verdict_stacks(connection, query.with_only_columns(inspections.c.id))
     valid = ValidVerdicts()
@@ -221,16 +224,19 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
 
 
 def _may_teach(table: FromClause) -> ColumnElement[bool]:
-    """Return the condition of reviewed inspections that a model may learn from.
+    """Return the SQL condition that a model may learn from a reviewed inspection.
 
-    A part that passed within tolerance and was called good is left out: a rule lets its defect pass, which
-    the model must still find.
+    A part that passed within tolerance and was called good is left out: it has a defect that a rule
+    tolerates, and that the model must still find.
+
+    Args:
+        table: The table of inspections, or an alias of it.
     """
     return ~table.c.tolerated | (table.c.verdict == DEFECT)
 
 
 def _contradicts() -> ColumnElement[bool]:
-    """Return the condition of an inspection whose file has another verdict in another inspection."""
+    """Return the SQL condition that an inspection's file has another verdict in another inspection."""
     other = inspections.alias()
     is_same_file = (other.c[name] == inspections.c[name] for name in ("product_id", "picture", "purpose"))
     return exists().where(*is_same_file, other.c.verdict != inspections.c.verdict, _may_teach(other))
@@ -239,19 +245,22 @@ def _contradicts() -> ColumnElement[bool]:
 def find_unsure(
     valid: ValidVerdicts, active: ActiveVersion, previously_unsure: Sequence[int] = ()
 ) -> list[int]:
-    """Return the inspections that must be called good once more before they are learnt from.
+    """Return the inspections, by number, that must be called good once more before they are learnt from.
 
-    These are false alarms that look like defects to the active version or did so to the last candidate.
+    These are false alarms that are as anomalous as defects, by the active version or by the last candidate.
 
     Args:
         valid: Verdicts on the product's inspections.
         active: The product's active version.
-        previously_unsure: Inspections that the last candidate did not learn from, as they look like defects.
+        previously_unsure: Numbers of the inspections that were unsure for the last candidate.
     """
-    by_active = [v for v in valid.usable_verdicts if v.inspection.version_id == active.number]
-    defect_severities: list[float] = []  # of the defects that the version found
-    strengths_by_view: dict[str | None, dict[int, defect_like.Strength]] = {}  # of its false alarms
-    for verdict in by_active:
+    on_active = [
+        verdict for verdict in valid.usable_verdicts if verdict.inspection.version_id == active.number
+    ]
+    defect_severities: list[float] = []  # of the defects that the active version found
+    # of the active version's false alarms, by view and by the inspection's number
+    strengths_by_view: dict[str | None, dict[int, defect_like.Strength]] = {}
+    for verdict in on_active:
         row = verdict.inspection
         if verdict.verdict == DEFECT and row.anomalous:
             defect_severities.append(row.severity)
@@ -261,7 +270,9 @@ def find_unsure(
     doubtful = set(previously_unsure)
     for view, strengths in strengths_by_view.items():
         doubtful |= defect_like.defect_like(strengths, defect_severities, active.fence(view))
-    unconfirmed = [v for v in valid.corrections if v.verdict == GOOD and not v.is_confirmed]
+    unconfirmed = [
+        verdict for verdict in valid.corrections if verdict.verdict == GOOD and not verdict.is_confirmed
+    ]
     return [verdict.number for verdict in unconfirmed if verdict.number in doubtful]
 
 
@@ -270,12 +281,12 @@ def draw_good_pictures(
 ) -> list[LearntPictureRow]:
     """Return random good parts of the line, each with one picture.
 
-    Each good part has the same chance, whether the model passed it or a person corrected the model. Of a part
-    in several views, a random view is taken.
+    A part is good if the model passed it and no verdict calls it a defect, or if a person called it good. All
+    good parts have the same chance. Of a part in several views, a random view is taken.
 
-    A passed part counts as good unless a verdict contradicts. Where some flagged parts are not reviewed yet,
-    the same share of the passed parts is left out, so that false alarms keep their share. Parts within
-    tolerance and challenge parts are left out, because they have defects.
+    If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out:
+    otherwise there would be too few false alarms among the good parts. Parts within tolerance and challenge
+    parts are left out, because they have defects.
 
     Args:
         connection: Connection to the database.
@@ -322,22 +333,27 @@ def draw_good_pictures(
             views.setdefault(view.inspection_id, []).append(view)
     chosen_rows: list[LearntPictureRow] = []
     for row in rows:
-        chosen_rows.append(_with_picture(row, rng.choice(views[row.id])) if row.id in views else row)
+        if row.id in views:
+            random_view = rng.choice(views[row.id])
+            chosen_rows.append(_with_picture(row, random_view))
+        else:
+            chosen_rows.append(row)
     return chosen_rows
 
 
 def _good_parts(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
-    """Return the numbers of the good parts among the line's inspections, in order.
+    """Return the numbers of the good parts among the line's inspections, in ascending order.
 
-    These are all false alarms, and a random share of the passed parts: as large a share as is reviewed of the
-    flagged parts.
+    These are all false alarms, and random passed parts. The share of the passed parts that is taken equals
+    the share of the flagged parts that is reviewed.
     """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]
     reviewed_share = len(reviewed) / len(flagged) if flagged else 1.0
     false_alarms = [row.id for row in flagged if row.verdict == GOOD]
     passed = [row.id for row in rows if not row.anomalous and row.verdict != DEFECT]
-    return sorted(rng.sample(passed, round(reviewed_share * len(passed))) + false_alarms)
+    chosen_passed = rng.sample(passed, round(reviewed_share * len(passed)))
+    return sorted(chosen_passed + false_alarms)
 
 
 def _with_picture(row: DrawnRow, view: ViewRow) -> LearntPictureRow:
@@ -356,10 +372,10 @@ class Plan:
 
     Attributes:
         start: Number of the version that the candidate is made from.
-        learnt: Numbers of the inspections that this version learnt from.
+        learnt: Numbers of the inspections that the version `start` learnt from.
         verdicts: Verdicts that were not taken back.
-        pictures: Reviewed pictures and random good ones, each as the fields of
-            `flawscope.fitting.candidate.Reviewed`.
+        pictures: Reviewed pictures and random good pictures of the line. Each is a dictionary of the fields
+            of `flawscope.fitting.candidate.Reviewed`.
     """
 
     start: int
@@ -369,10 +385,10 @@ class Plan:
 
 
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
-    """Plan a candidate that starts from the active version, or from an earlier version.
+    """Plan a candidate, and choose the version from which it starts.
 
-    Where a correction that the active version learnt from was taken back or contradicted since, the candidate
-    starts from the latest earlier version whose corrections are all valid.
+    This is the active version if all corrections that it learnt from are still valid. If one was taken back
+    or contradicted since, it is the latest earlier version whose corrections are all valid.
 
     Args:
         conn: Connection to the database.
@@ -385,7 +401,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     called_good = {verdict.number for verdict in valid.usable_verdicts if verdict.verdict == GOOD}
     still_good = called_good | set(valid.removed)
     start, learnt = _valid_start(conn, product_id, active.number, still_good)
-    already_learnt = {*learnt} if active.is_trained else set()  # an export learns from all anew
+    already_learnt = {*learnt} if active.is_trained else set()  # for an export, everything is learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
     line_rows = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     plan_pictures = []
@@ -403,10 +419,16 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
 def _valid_start(
     conn: Connection, product_id: int, active_number: int, still_good: set[int]
 ) -> tuple[int, list[int]]:
-    """Return the version to start from, and the inspections that it learnt from.
+    """Return the number of the version to start from, and the numbers of the inspections that it learnt from.
 
-    This is the latest version, from the active one back, that learnt only from inspections that are still
-    good.
+    Begin with the active version, and go back to the version from which each was made, until one has learnt
+    only from inspections that are still good.
+
+    Args:
+        conn: Connection to the database.
+        product_id: Number of the product.
+        active_number: Number of the active version.
+        still_good: Numbers of the inspections that are still good.
     """
     start = active_number
     while (candidate := job_of_version(conn, product_id, rate_root(conn, start))) is not None:

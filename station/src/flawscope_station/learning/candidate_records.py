@@ -54,14 +54,19 @@ class Candidate(BaseModel):
 
     @classmethod
     def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
-        """Return the candidate of a row, with its progress while it is being made."""
+        """Return the candidate of a row.
+
+        Args:
+            row: Row of the candidate's job, with the state of its version.
+            step: Progress of the job; None: it is not running.
+        """
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
-        version = None if row.version_state == REMOVED else row.version_id
+        existing_version = None if row.version_state == REMOVED else row.version_id
         columns = {
             "id": row.id,
             "status": status_of(row),
             "start": row.start_version_id,
-            "version": version,
+            "version": existing_version,
             "by": row.who,
         }
         candidate = cls.model_validate({**json.loads(row.facts), **columns, **times, "step": step})
@@ -70,10 +75,14 @@ class Candidate(BaseModel):
 
 
 def status_of(row: CandidateRow) -> str:
-    """Return the status of a candidate by its job and by the state of the version that it became."""
+    """Return the status of a candidate.
+
+    It follows from the status of its job, and from the state of the version that it became.
+    """
     if row.version_state in (ACTIVE, RETIRED):
         return LIVE
-    if row.version_state == REMOVED or (row.status == DONE and row.version_id is None):
+    has_lost_version = row.status == DONE and row.version_id is None
+    if row.version_state == REMOVED or has_lost_version:
         return REMOVED
     return READY if row.status == DONE else str(row.status)
 
@@ -93,6 +102,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
         .order_by(verdicts.c.id.desc())
         .limit(limit)
     )
+    # entries: time, kind, person, text, and number of the inspection
     with database.reading() as connection:
         event_entries = [
             (row.at, row.kind, row.who, row.text, None) for row in connection.execute(latest_events)
@@ -127,7 +137,7 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None: it is not made yet, or was not judged.
+    """Return advice on a candidate; None: it has no judgement, for example as it is not made yet.
 
     Args:
         candidate: Candidate on which a person decides.

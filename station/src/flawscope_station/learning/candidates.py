@@ -58,7 +58,8 @@ class DefectsLostError(InputError):
     code = "loses_defects"
 
     def __init__(self, version: int, lost: Sequence[int]):
-        numbers = ", ".join(map(str, lost[:MAX_NAMED])) + (" ..." if len(lost) > MAX_NAMED else "")
+        named_inspections = ", ".join(str(number) for number in lost[:MAX_NAMED])
+        numbers = f"{named_inspections} ..." if len(lost) > MAX_NAMED else named_inspections
         super().__init__(
             f"version {version} finds fewer defects: look at inspections {numbers}, which it does not find "
             "any more or which are responsible, and name all of them as `losing` to use it all the same"
@@ -78,8 +79,9 @@ class Learning:
         versions: Versions of all products.
         products: Number of each product by name.
         settings: Settings of learning by name of the product; None: a candidate is made only on request.
-        report: Reports a product's problem by its code and text; the text None: the problem is over.
-        say: Gets a line for the log.
+        report: Reports a problem of the station; called with its code and its text. The text None: the
+            problem is over.
+        say: Writes a line to the log.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Learning:
         self.say = say
         self.queue = queue
         self.candidates = queue.jobs
-        # by product: its state at the last look, and whether the corrections could be counted then
+        # by product: the state at the last look (`Jobs.state`), and whether corrections could be counted then
         self._last_looks: dict[int, tuple[object, bool]] = {}
         queue.makers[jobs.CORRECTIONS] = self._make
         queue.looks.append(self._look)
@@ -109,13 +111,13 @@ class Learning:
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:
-        """Return a candidate of a product, with its progress while it is being made. NotFoundError."""
+        """Return a product's candidate by its number, with its progress while it is made. NotFoundError."""
         return records.Candidate.of(self.candidates.row(product_id, number), self.queue.step(number))
 
     # ---- requests of people
 
     def request_candidate(self, product_id: int, who: str, how: LearningWay = "") -> records.Candidate:
-        """Return the product's queued candidate; where there is none, queue a new one.
+        """Return the product's queued candidate; if there is none, queue a new one.
 
         Args:
             product_id: Number of the product.
@@ -136,7 +138,11 @@ class Learning:
         return self.candidate(product_id, number)
 
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
-        """Reject a candidate that is unfinished, ready or failed, and return it. InputError for any other."""
+        """Reject a candidate, and return it.
+
+        Raises:
+            InputError: The candidate is neither unfinished nor ready nor failed.
+        """
         status = records.status_of(self.candidates.row(product_id, number))
         is_rejected = False
         if status in (*jobs.UNFINISHED, READY, jobs.FAILED):
@@ -155,14 +161,14 @@ class Learning:
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> int:
         """Activate a version, and return the number of the active version.
 
-        This accepts the version's open questions, if it has some. Then the active version is a copy of it
-        without questions, with a number of its own.
+        If the version has open questions, they count as accepted: a copy of the version without questions is
+        activated, which has another number.
 
         Args:
             product_id: Number of the product.
             number: Number of the version.
             who: User who activates it.
-            losing: Inspections that the user accepts to lose.
+            losing: Inspections of defects that the user accepts to be missed.
 
         Raises:
             DefectsLostError: `losing` does not name all inspections that are at risk.
@@ -177,9 +183,9 @@ class Learning:
         return active_number
 
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-        """Return for each version the inspections that a person must name to activate it.
+        """Return for each version, by its number, the inspections that a person must name to activate it.
 
-        There are none for a version that was active before, because a person agreed at that time.
+        For a version that was active before, there are none, because a person agreed at that time.
 
         Args:
             product_id: Number of the product.
@@ -207,7 +213,8 @@ class Learning:
         unsure: list[int] = []
         try:
             active = self._learning_version(product_id)
-            last_judgement = (json.loads(rows[0].facts).get("judgement") if rows else None) or {}
+            last_facts = json.loads(rows[0].facts) if rows else {}
+            last_judgement = last_facts.get("judgement") or {}  # empty while the candidate is being made
             unsure = find_unsure(valid, active, last_judgement.get("unsure", ()))
         except InputError as error:
             reason_against = str(error)
@@ -231,20 +238,21 @@ class Learning:
             valid: The product's verdicts now.
             rows: Jobs of the candidates, newest first; a queued job has no verdicts yet.
         """
-        last_verdicts: list[int] = []
+        last_verdicts: list[int] = []  # numbers of the corrections when the last candidate was made
         for row in rows:
             job_verdicts = json.loads(row.facts).get("verdicts")
             if job_verdicts is not None:
                 last_verdicts = job_verdicts
                 break
-        return len({*valid.verdicts} ^ {*last_verdicts})
+        changed_verdicts = {*valid.verdicts} ^ {*last_verdicts}  # in one of the two sets only
+        return len(changed_verdicts)
 
     def _read_verdicts(self, product_id: int) -> ValidVerdicts:
         with self.database.reading() as connection:
             return read_verdicts(connection, product_id)
 
     def _learning_version(self, product_id: int, how: LearningWay = "") -> ActiveVersion:
-        """Return the active version, from which the product learns.
+        """Return the product's active version, from which its candidates are made.
 
         Args:
             product_id: Number of the product.
@@ -287,9 +295,10 @@ class Learning:
         return self.queue.add(jobs.CORRECTIONS, who, facts, product_id=product_id, start=start)
 
     def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> bool:
-        """Queue a candidate where there are enough new corrections; return whether they could be counted.
+        """Queue a candidate if there are enough new corrections.
 
-        A model that cannot be read is reported as a problem.
+        Return whether the corrections could be counted; if not, they are counted again at the next look. A
+        model that cannot be read is reported as a problem.
         """
         problem = None
         is_counted = True
@@ -306,7 +315,7 @@ class Learning:
         except Exception as error:
             is_counted = False
             problem = f"no version can be made from corrections: {message_with_type(error)}"
-        # not the code `learning_`, which is that of the last candidate's problem
+        # another code than `learning_NUMBER`, the code of a problem with the last candidate
         self.report(f"learning_model_{product_id}", problem)
         return is_counted
 
@@ -321,13 +330,13 @@ class Learning:
         number = row.id
         learn = self.settings.get(product_id) or LearningSettings()
         start_time = time.monotonic()
-        out = self.files.temporary_path("model")
+        out = self.files.temporary_path("model")  # the file name is set when the model is known
         try:
             if (disk_error := self._disk_full_error(product_id)) is not None:
                 raise disk_error
             active = self._learning_version(product_id)
             with self.database.reading() as connection:
-                plan = make_plan(connection, product_id, active, self.files, number)
+                plan = make_plan(connection, product_id, active, self.files, seed=number)
             out = out.with_name(active.file.name)
             start_file = str(self.versions.path(product_id, plan.start))
             how = json.loads(row.facts).get("asked", "")
@@ -353,7 +362,8 @@ class Learning:
         except Exception as error:  # of any kind: the job's row must not stay in the status running
             store_error = error if isinstance(error, StoreError) else self._disk_full_error(product_id)
             if store_error is None:
-                self._record_failure(row, error, message_with_type(error).replace(str(out.parent), ""))
+                message_without_folder = message_with_type(error).replace(str(out.parent), "")
+                self._record_failure(row, error, message_without_folder)
                 return
             if store_error.code == "disk_full":
                 problem = f"a version waits to be made from corrections: {store_error}"
@@ -363,7 +373,7 @@ class Learning:
             self.files.remove_temporary(out)
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
-        """Return the error of a disk without room for a version and its temporary file; None: it has room."""
+        """Return an error if the disk has no room for a version and its temporary file; None: it has room."""
         try:
             path = self.versions.path(product_id, self.versions.number(product_id))
             self.files.check_free_space(2 * path.stat().st_size)
@@ -374,12 +384,15 @@ class Learning:
         return None
 
     def _record_failure(self, row: JobRow, error: Exception, message: str) -> None:
-        """Set a running job to failed, and report the problem; a rejected job stays as it is.
+        """Set a running job to failed, and report the problem.
+
+        If a person has rejected the job meanwhile, it stays rejected. If its version is ready already, the
+        error is raised again.
 
         Args:
             row: Row of the job.
-            error: Error that ended the job; it is raised again where the job's version is ready already.
-            message: Text of the error, without the folder of temporary files.
+            error: Error that ended the job.
+            message: Message of the error, without the folder of temporary files.
         """
         facts = {"error": message, "verdicts": self._read_verdicts(row.product_id).verdicts}
         is_changed = self.candidates.change(
@@ -391,7 +404,10 @@ class Learning:
             raise error
 
     def _report(self, product_id: int, problem: str | None) -> None:
-        """Report the problem of a product's last candidate; a product that was removed has no problem."""
+        """Report the problem of a product's last candidate; None: it has none.
+
+        A product that was removed has no problem.
+        """
         try:
             self.versions.number(product_id)  # raises where the product was removed
         except NoModelError:
@@ -400,9 +416,9 @@ class Learning:
             self.report(f"learning_{product_id}", problem)
 
     def _retry_write(self, write: Callable[[], T]) -> T:
-        """Return the result of a write, which is repeated until the database is back.
+        """Call `write` again and again until the database is back, and return its result.
 
-        A candidate took too long to make to be lost with the connection.
+        Making a candidate takes so long that it must not be lost because the database is away for a moment.
 
         Raises:
             StoreError: The disk is full.
@@ -429,7 +445,7 @@ class Learning:
     ) -> None:
         """Add the worker's model as a version, and remove unused versions beyond `keep`.
 
-        The version becomes ready together with the job's row, which has the verdicts that it learnt from.
+        One transaction sets the job to done, with the verdicts as its facts, and the version to ready.
 
         Args:
             row: Row of the job.
@@ -468,12 +484,14 @@ class Learning:
             who=row.who,
             text=f" became version {version}",
             facts=facts,
-            # DONE: an earlier try wrote it before the connection was lost; REJECTED by a person stays
+            # DONE: an earlier try has written it, and then lost the connection. A job that a person has
+            # rejected is not changed.
             only=(RUNNING, jobs.DONE),
             version_id=version,
             start_version_id=plan.start,
         )
-        if not self._retry_write(record_done):  # a person rejected the candidate meanwhile
+        is_recorded = self._retry_write(record_done)
+        if not is_recorded:  # a person rejected the candidate meanwhile
             self.versions.remove(product_id, version)
             return
         self._report(product_id, None)
@@ -488,7 +506,7 @@ class Learning:
     def _remove_unused(self, product_id: int, keep: int) -> None:
         """Remove versions that nobody used, except for the latest `keep`."""
         unused: list[int] = []  # numbers of versions, newest first
-        for candidate in self.candidates.latest(product_id, 1000):
+        for candidate in self.candidates.latest(product_id, limit=1000):
             if candidate.version_id is not None and records.status_of(candidate) in records.UNUSED:
                 unused.append(candidate.version_id)
         for number in unused[keep:]:

@@ -80,12 +80,12 @@ class Jobs:
         """Queue a job and return its number; remove old jobs of the product that have no version.
 
         Args:
-            kind: Kind of the job.
+            kind: Kind of the job: `CORRECTIONS` or `FIT`.
             who: User who requests it.
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
-            start: Version that a candidate starts from.
-            draft: Name of the new product, whose earlier job of this kind is removed.
+            start: Number of the version that a candidate starts from; None: the job makes no candidate.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: it is not new.
         """
         created_at = now()
         row = {
@@ -123,8 +123,8 @@ class Jobs:
     ) -> bool:
         """Set a job's status and record an event; return whether the job was changed.
 
-        Nothing is changed where the job was removed, or has another status than `only` allows. With the
-        status DONE, the version of `columns` becomes ready.
+        Nothing is changed if the job was removed, or if its status is not in `only`. If the new status is
+        DONE and `columns` has a `version_id`, this version becomes ready.
 
         Args:
             number: Number of the job.
@@ -133,7 +133,7 @@ class Jobs:
             who: User of the event.
             text: Text of the event, after the candidate's number.
             facts: Facts that are added to those of the job.
-            only: Statuses of which the job must have one; empty: any.
+            only: Statuses in which the job is changed; empty: in any.
             columns: Further values of the job's row, such as `version_id`.
         """
         with self.database.writing() as connection:
@@ -154,9 +154,9 @@ class Jobs:
         self.database.change(update(jobs).where(jobs.c.id == number).values(version_id=version))
 
     def state(self, product_id: int) -> tuple[object, ...]:
-        """Return the active version, the last verdict, and the status of the latest jobs.
+        """Return the numbers of the active version and the last verdict, and the statuses of the latest jobs.
 
-        A new candidate can be due only where this state has changed.
+        As long as this state is unchanged, no new candidate can become due.
         """
         last_verdict = (
             select(verdicts.c.id)
@@ -176,7 +176,10 @@ class Jobs:
             return *connection.execute(version_and_verdict).one(), *job_states
 
     def next_unfinished(self) -> JobRow | None:
-        """Return the oldest job that is queued, or that was running when the station ended; None: none is."""
+        """Return the oldest unfinished job; None: there is none.
+
+        It is queued, or was running when the station ended.
+        """
         return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(jobs.c.id).limit(1))
 
     def before(self, number: int) -> int:
@@ -192,8 +195,8 @@ class Jobs:
 
     def by_version(self, product_id: int) -> dict[int, CandidateRow]:
         """Return the last job that made each version, by the version's number."""
-        made_version = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
-        rows = self.database.rows(_with_version_state().where(*made_version).order_by(jobs.c.id))
+        conditions = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
+        rows = self.database.rows(_with_version_state().where(*conditions).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
 
     def row(self, product_id: int, number: int) -> CandidateRow:
@@ -224,22 +227,22 @@ class Jobs:
 
 
 def _with_version_state() -> Select[tuple[object, ...]]:
-    """Return the query of jobs, each with the state of its version; NULL: the job has no version."""
+    """Return the query of all jobs, each with the column `version_state`; NULL: the job has no version."""
     with_versions = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
     return select(jobs, versions.c.state.label("version_state")).select_from(with_versions)
 
 
 def _remove_old_jobs(connection: Connection, product_id: int) -> None:
-    """Remove finished jobs of a product without a version, except for the latest `MAX_JOBS`."""
+    """Remove a product's finished jobs that have no version, except for the latest `MAX_JOBS`."""
     removed_versions = select(versions.c.id).where(
         versions.c.product_id == product_id, versions.c.state == REMOVED
     )
     lacks_version = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(removed_versions))
     conditions = jobs.c.product_id == product_id, lacks_version
     newest_surplus = select(jobs.c.id).where(*conditions).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
-    number = connection.scalar(newest_surplus)
-    if number is not None:
-        connection.execute(delete(jobs).where(*conditions, jobs.c.id <= number, ~IS_UNFINISHED))
+    newest_surplus_id = connection.scalar(newest_surplus)
+    if newest_surplus_id is not None:
+        connection.execute(delete(jobs).where(*conditions, jobs.c.id <= newest_surplus_id, ~IS_UNFINISHED))
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:
@@ -269,8 +272,8 @@ class JobQueue(BackgroundThread):
     """Thread that makes one job after the other.
 
     Attributes:
-        makers: Makers by the kind of job.
-        looks: Functions that may queue jobs, called before each look for jobs.
+        makers: Functions that make the jobs, by the kind of job.
+        looks: Functions that may queue jobs. They are called each time before the queue looks for jobs.
     """
 
     def __init__(self, database: Database):
@@ -282,7 +285,7 @@ class JobQueue(BackgroundThread):
         self._current: JobRow | None = None
         self._step: JobStep | None = None
         self._stage_start = 0.0  # time at which the current stage began
-        self._estimate_end = 0.0  # time until which the estimate of the current step is shown
+        self._estimate_end = 0.0  # time until which the current step's estimate of the rest is shown
 
     @override
     def start(self) -> None:
@@ -313,8 +316,8 @@ class JobQueue(BackgroundThread):
             who: User who requests it.
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
-            start: Version that a candidate starts from.
-            draft: Name of the new product, whose earlier job of this kind is removed.
+            start: Number of the version that a candidate starts from; None: the job makes no candidate.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: it is not new.
         """
         number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()
@@ -323,10 +326,11 @@ class JobQueue(BackgroundThread):
     def step(self, number: int) -> JobStep | None:
         """Return the progress of a job; None: it is not running.
 
-        Where a step takes much longer than estimated, the estimate of the rest (`left`) is None.
+        If a step takes much longer than estimated, the estimate of the rest (`left`) is None.
         """
         with self._lock:
-            step = self._step if self._current is not None and self._current.id == number else None
+            is_running = self._current is not None and self._current.id == number
+            step = self._step if is_running else None
             is_late = time.monotonic() > self._estimate_end
         if step is not None and step.left is not None and is_late:
             return step.model_copy(update={"left": None})
@@ -346,7 +350,7 @@ class JobQueue(BackgroundThread):
         Args:
             number: Number of the job.
             status: New status.
-            only: Statuses of which the job must have one, or it is not changed.
+            only: Statuses in which the job is changed.
             kind: Kind of the event that is recorded; "": no event.
             who: User of the event.
         """
@@ -356,7 +360,7 @@ class JobQueue(BackgroundThread):
         return is_changed
 
     def interrupt(self, number: int, stage_prefix: str) -> None:
-        """End the current stage of a running job if its name begins with the prefix (`Worker.interrupt`)."""
+        """End a running job's current stage if the stage's name has the prefix (`Worker.interrupt`)."""
         self._if_current(number, lambda: self.worker.interrupt(stage_prefix))
 
     def _if_current(self, number: int, action: Callable[[], object]) -> None:
@@ -366,16 +370,23 @@ class JobQueue(BackgroundThread):
                 action()
 
     def run(self, work: JobFunction[T], job: dict[str, Any]) -> T:
-        """Return the result of a job's work. WorkerError: it cannot be done, or the process ended."""
+        """Call `work` with the job in the worker's process, and return its result.
+
+        Raises:
+            WorkerError: The job cannot be done, or the process ended.
+        """
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:
-        """Wait for a time; return whether the station ends."""
+        """Wait for `seconds`, or until the station ends; return whether it ends."""
         return self._pause(seconds)
 
     @override
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL):
+        while True:
+            is_ending = self._wait(CHECK_INTERVAL)
+            if is_ending:
+                return
             try:
                 with self.threads[0].call(STEP_SECONDS):
                     self._make_all()
@@ -392,27 +403,27 @@ class JobQueue(BackgroundThread):
             self._make(row)
 
     def _make(self, row: JobRow) -> None:
-        """Make a job; one of an unknown kind is removed."""
-        if row.kind not in self.makers:  # an earlier version of the station queued it
+        """Make a job. If its kind is unknown, remove it."""
+        if row.kind not in self.makers:  # another release of the station queued it
             self.jobs.forget(row.id)
             return
         with self._lock:
             self._current = row
         try:
             is_unfinished = self.jobs.change(row.id, RUNNING, only=UNFINISHED)
-            if is_unfinished:  # a person may have stopped it a moment ago
+            if is_unfinished:  # else a person has stopped it a moment ago
                 self.makers[row.kind](row)
-        except StoppedError:  # a person stopped it, and its row has that status, or the station ends
+        except StoppedError:  # a person stopped it (and its row has that status), or the station ends
             pass
         finally:
             with self._lock:
                 self._current = self._step = None
 
     def _note_step(self, stage: str, done: int, total: int) -> None:
-        """Note the progress of the running job, and estimate the rest of its stage.
+        """Note the progress of the running job, and estimate the seconds until its stage is done.
 
         Args:
-            stage: Name of the stage; details follow after a comma.
+            stage: Name of the stage; details may follow after a comma.
             done: Number of steps that are done.
             total: Number of all steps of the stage.
         """

@@ -75,9 +75,10 @@ class Worker:
         """Do a job in the process, and return its result.
 
         Args:
-            work: Function that does the job, which must be one of a module.
+            work: Function that does the job. It must be defined in a module, as it is pickled by its name.
             job: First argument of the function.
-            step: Gets the name of a stage, the number of steps that are done, and the number of all steps.
+            step: Called with the name of a stage, the number of steps that are done, and the number of all
+                steps.
 
         Raises:
             WorkerError: The job cannot be done, or the process ended.
@@ -101,7 +102,7 @@ class Worker:
             exit_code = self._end(timeout=1.0)
             if self._closed or self._stopped:
                 raise StoppedError("the station ends") from None
-            if exit_code == -signal.SIGKILL:
+            if exit_code == -signal.SIGKILL:  # the exit code of a process that a signal ended is negative
                 reason = "it was killed, perhaps for want of memory"
             else:
                 reason = f"it ended with {exit_code}"
@@ -111,7 +112,7 @@ class Worker:
             self._stopped = False
 
     def _ensure_started(self) -> Connection:
-        """Return the pipe to the process, which is started where it is not running."""
+        """Return the pipe to the process. If the process is not running, start it."""
         with self._lock:
             if self._closed or self._stopped:
                 raise StoppedError("the station ends")
@@ -132,7 +133,7 @@ class Worker:
     def interrupt(self, stage_prefix: str) -> None:
         """Raise KeyboardInterrupt in the running job, as Ctrl-C does.
 
-        It is raised at the next step of a stage whose name begins with the prefix.
+        The job raises it at its next step in a stage whose name begins with `stage_prefix`.
         """
         with self._lock, suppress(OSError):
             if self._pipe is not None:
@@ -196,7 +197,7 @@ def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
 
 
 def _end_with_station() -> None:
-    """Wait for the end of the station's process, and end this one."""
+    """Wait until the station's process has ended, and end this process."""
     station = multiprocessing.parent_process()
     assert station is not None
     station.join()
@@ -204,16 +205,18 @@ def _end_with_station() -> None:
 
 
 def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -> tuple[str, object]:
-    """Do a job, and return the message for `Worker.run`: the kind of outcome, and its content.
+    """Do a job, and return the message for `Worker.run`: an outcome and its content.
+
+    The outcomes are `done` with the result, and `error` or `full` (the disk is full) with a message.
 
     Args:
         work: Function that does the job.
         job: First argument of the function.
         pipe: Pipe to the station, which gets the progress and sends interrupts. An interrupt raises
-            KeyboardInterrupt in the work, which may catch it to end a search early.
+            KeyboardInterrupt in `work`, which may catch it to end a search early.
     """
-    last_report = 0.0
-    interrupted_prefixes = list[str]()  # beginnings of the names of stages, from `Worker.interrupt`
+    last_report = 0.0  # time of the last report of progress
+    interrupted_prefixes = list[str]()  # prefixes of names of stages, from `Worker.interrupt`
     lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
@@ -234,7 +237,8 @@ def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -
     except MemoryError:
         return "error", "there is not enough memory to learn; learn when there is more"
     except Exception as error:
-        return "full" if files.is_full_disk(error) else "error", message_with_type(error)
+        outcome = "full" if files.is_full_disk(error) else "error"
+        return outcome, message_with_type(error)
 
 
 def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
@@ -242,7 +246,7 @@ def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Ju
 
     Args:
         job: Arguments of `flawscope.fitting.make_candidate` by name.
-        step: Gets the name of a stage, the number of steps that are done, and the number of all steps.
+        step: Called with the name of a stage, the number of steps that are done, and the number of all steps.
 
     Raises:
         InputError: No candidate can be made.

@@ -15,12 +15,12 @@ _VARIABLE = re.compile(r"\$\{(\w*)\}")
 
 
 def read_file(path: str | Path) -> dict[str, object]:
-    """Return the settings of a file by name, with those of the files that it includes.
+    """Return the settings of a file and of the files that it includes, by the settings' names.
 
-    `${NAME}` in a text stands for a variable of the environment.
+    `${NAME}` in a value is replaced by the environment variable NAME.
 
     Raises:
-        InputError: A file cannot be read or includes itself, or a variable is not set.
+        InputError: A file cannot be read, a file includes itself, or a variable is not set.
     """
     settings = _read_with_included(Path(path), including=())
     return {name: _fill_in_variables(value) for name, value in settings.items()}
@@ -41,7 +41,7 @@ def settings_files(path: str | Path) -> list[Path]:
 
 
 def _included_names(settings: Mapping[str, object]) -> list[str]:
-    """Return the paths of the setting `include`, as they are written. InputError: it has other values."""
+    """Return the paths in the setting `include`, as they are written. InputError: it has no paths."""
     names = settings.get(INCLUDE) or []
     if isinstance(names, str):
         return [names]
@@ -55,7 +55,8 @@ def _read_with_included(path: Path, including: Sequence[Path]) -> dict[str, obje
 
     Args:
         path: File to read.
-        including: The files whose `include` led to this file, resolved.
+        including: Chain of files of which each includes the next, and the last one this file; their resolved
+            paths. Empty: no file includes this one.
 
     Raises:
         InputError: A file cannot be read, or includes itself.
@@ -74,7 +75,10 @@ def _read_with_included(path: Path, including: Sequence[Path]) -> dict[str, obje
 
 
 def _merge(base: Mapping[str, object], override: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings of both; where both have a setting, `override` wins, and sections are merged."""
+    """Return the settings of both mappings.
+
+    If both have a setting, the value of `override` is used. If both values are sections, they are merged.
+    """
     merged = {**base, **override}
     for key in base.keys() & override.keys():
         base_value, override_value = base[key], override[key]
@@ -84,7 +88,7 @@ def _merge(base: Mapping[str, object], override: Mapping[str, object]) -> dict[s
 
 
 def _fill_in_variables(value: object) -> object:
-    """Return a setting's value with the values of its variables. InputError: a variable is not set."""
+    """Return a setting's value with each `${NAME}` replaced by its variable. InputError: it is not set."""
     if isinstance(value, Mapping):
         return {key: _fill_in_variables(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -35,15 +35,15 @@ class Plugin:
 
     Attributes:
         name: Name in the entry point and in `station.yaml`.
-        settings: Class of the settings, a frozen dataclass. In `station.yaml`, a text in place of
-            `key: value` lines is the value of its first field. It raises InputError where values do not fit
-            each other. The settings of a sink may have an `address`, which identifies it where it has no
-            name, and a `label` for people, without secrets.
-        open: Function that makes the plugin's object, without starting anything. The arguments for a source
-            are `SourceContext`, settings, and its number among the product's sources that are no folders; for
-            a sink, settings and `MessagePictures`; for a connection, `ConnectionContext` and settings; for a
-            page, `PageContext` and settings. A page's object is a `PluginPage`.
-        paths: Names of the settings that are paths, which are relative to `station.yaml`.
+        settings: Class of the settings, a frozen dataclass. It raises InputError if values contradict each
+            other. If `station.yaml` has a text in place of `key: value` lines, the text is the value of the
+            first field. The settings of a sink may have an `address`, which identifies a sink without a name,
+            and a `label` for people, without secrets.
+        open: Function that makes the plugin's object, without starting anything. Its arguments for a source:
+            `SourceContext`, settings, and the source's number among the product's sources that are no
+            folders. For a sink: settings and `MessagePictures`. For a connection: `ConnectionContext` and
+            settings. For a page: `PageContext` and settings; the object is a `PluginPage`.
+        paths: Names of the settings that are paths, which are relative to the folder of `station.yaml`.
     """
 
     name: str
@@ -102,19 +102,21 @@ class ConfiguredPlugin:
 
 
 def plugin_names(group: str) -> list[str]:
-    """Return the names of the plugins of a group, the station's own first."""
+    """Return the names of a group's plugins: first the station's own, then those of other packages."""
     built_in_names = [entry.name for entry in _BUILT_IN if entry.group == group]
     installed_names = {entry.name for entry in metadata.entry_points(group=group)}
     return built_in_names + sorted(installed_names - set(built_in_names))
 
 
 def load_plugin(group: str, name: str) -> Plugin:
-    """Return the plugin of a group with this name; the station's own come first.
+    """Return the plugin of a group with this name.
+
+    If both the station and another package have one, return the station's.
 
     Raises:
-        InputError: It is not installed, or its package is broken.
+        InputError: The plugin is not installed, or its package is broken.
     """
-    kind = group.removeprefix("flawscope.").removesuffix("s")
+    kind = group.removeprefix("flawscope.").removesuffix("s")  # such as "sink" for `flawscope.sinks`
     entries = [entry for entry in _BUILT_IN if (entry.group, entry.name) == (group, name)]
     entries += metadata.entry_points(group=group, name=name)
     if not entries:
@@ -133,14 +135,25 @@ def load_plugin(group: str, name: str) -> Plugin:
 
 
 def read_connections(value: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
-    """Read the setting `connections` of a station; paths are relative to `home`. InputError."""
+    """Read the setting `connections` of a station.
+
+    Args:
+        value: Value of the setting, as in `station.yaml`.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: A connection is unknown, or its settings are wrong.
+    """
     return tuple(_read_plugin(CONNECTION_GROUP, entry, home) for entry in _check_list(value))
 
 
 def read_pages(value: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
-    """Read the setting `pages` of a station; paths are relative to `home`.
+    """Read the setting `pages` of a station.
 
-    A name alone is a page without settings.
+    Args:
+        value: Value of the setting, as in `station.yaml`. An entry that is only a name is a page without
+            settings.
+        home: Folder that paths are relative to.
 
     Raises:
         InputError: A page is unknown or is there twice, or its settings are wrong.
@@ -156,7 +169,7 @@ def read_pages(value: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
 
 
 def _check_list(value: object) -> Sequence[object]:
-    """Return a setting's list, which is empty for None. InputError: it is no list."""
+    """Return the list that is a setting's value; None becomes an empty list. InputError: it is no list."""
     entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError(_NO_LIST)
@@ -169,5 +182,5 @@ def _read_plugin(group: str, entry: object, home: Path) -> ConfiguredPlugin:
         return entry
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise InputError(_NO_LIST)
-    [(name, options)] = entry.items()
+    [(name, options)] = entry.items()  # the only item
     return load_plugin(group, str(name)).read(options, home)

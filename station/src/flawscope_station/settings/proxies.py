@@ -21,7 +21,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def find_proxy(address: str) -> str | None:
     """Return the URL of the proxy for an address; None: the address is reached directly."""
     target = urlsplit(address)
-    proxies = getproxies()  # by scheme; `no` has the value of `no_proxy`
+    proxies = getproxies()  # addresses of proxies by scheme; the key `no` has the value of `no_proxy`
     if _is_direct(target, proxies.get("no", "")):
         return None
     proxy_text = proxies.get(target.scheme) or proxies.get("all") or ""
@@ -53,22 +53,25 @@ def _is_this_machine(host: str) -> bool:
 def _matches(entry: str, target: SplitResult, host: str) -> bool:
     """Whether an entry of `no_proxy` names the host.
 
-    An entry is `*`, a name, `.domain`, `*.domain`, an IP address, or a network such as 10.0.0.0/8 or 10.*,
-    each perhaps with a port. `<local>` means a name without a domain.
+    Args:
+        entry: `*`, a name, `.domain`, `*.domain`, an IP address, or a network such as 10.0.0.0/8 or 10.*; a
+            port may follow. `<local>` stands for all names without a domain.
+        target: Address of the request; an entry with a port matches only the same port.
+        host: Host of the address.
     """
     if entry == "<local>":
         return "." not in host and ":" not in host
-    if "*" in entry[1:] or entry == "*":
+    if "*" in entry[1:] or entry == "*":  # a * at the beginning, as in `*.domain`, is removed below
         return fnmatchcase(host, entry.lower())
-    place = entry.partition("://")[2] or entry
-    try:  # before a port is looked for: ::1 has colons and no port
-        network = ipaddress.ip_network(place.strip("[]"), strict=False)
+    host_and_port = entry.partition("://")[2] or entry
+    try:  # before a port is searched for: ::1 has colons and no port
+        network = ipaddress.ip_network(host_and_port.strip("[]"), strict=False)
     except ValueError:  # a name, or an address with a port
         pass
     else:
         return _is_in_network(host, network)
-    has_port = re.search(r":\d+$", place)
-    name, _, port = place.rpartition(":") if has_port else (place, "", "")
+    has_port = re.search(r":\d+$", host_and_port)
+    name, _, port = host_and_port.rpartition(":") if has_port else (host_and_port, "", "")
     domain = name.strip("[]").lower().removeprefix("*").strip(".")
     if port and int(port) != (target.port or _DEFAULT_PORTS.get(target.scheme)):
         return False
@@ -76,7 +79,7 @@ def _matches(entry: str, target: SplitResult, host: str) -> bool:
 
 
 def _is_in_network(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    """Whether a host's IP address is in the network; a name never is, because names are not looked up."""
+    """Whether a host is an IP address in the network; False for a name, because names are not resolved."""
     try:
         return ipaddress.ip_address(host) in network
     except ValueError:

@@ -21,23 +21,25 @@ REPORT_DAYS = 3  # days whose shifts are listed
 
 
 def clock_time(text: str) -> time:
-    """Return the time of day of a text: 06:00, 6:00, 06:00:30.
+    """Return the time of day of a text such as 06:00, 6:00 or 06:00:30.
 
     Raises:
-        ValueError: It is no time of day; 6 alone could be an hour or a minute.
+        ValueError: The text is no time of day. A number alone, such as 6, is none.
     """
     if not _CLOCK.fullmatch(text):
         raise ValueError(text)
     has_seconds = text.count(":") == 2
-    return time.fromisoformat(text.zfill(len("06:00:00" if has_seconds else "06:00")))
+    iso_length = len("06:00:00" if has_seconds else "06:00")
+    return time.fromisoformat(text.zfill(iso_length))  # 6:00 becomes 06:00
 
 
 def _check_time_of_day(text: str) -> str:
-    """Return the text of a time of day. InputError: it is none."""
+    """Return the text unchanged. InputError: it is no time of day."""
     try:
         clock_time(text)
     except ValueError:
-        hint = f'; write "{int(text):02}:00"' if re.fullmatch("[01]?[0-9]|2[0-3]", text) else ""
+        is_hour = re.fullmatch("[01]?[0-9]|2[0-3]", text)
+        hint = f'; write "{int(text):02}:00"' if is_hour else ""
         raise InputError(f'begin must be times of day such as "06:00", and not {text}{hint}') from None
     return text
 
@@ -47,8 +49,9 @@ class ShiftSettings(Section):
     """Settings of shifts.
 
     Attributes:
-        begin: Begin of each shift by its name, such as `early: "06:00"`; it ends where the next one begins.
-        zone: Time zone of the begins, such as Europe/Berlin; None: this machine's.
+        begin: Time of day at which each shift begins, by the shift's name, such as `early: "06:00"`. A shift
+            ends when the next one begins.
+        zone: Time zone of `begin`, such as Europe/Berlin; None: this machine's.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -71,7 +74,7 @@ class ShiftSettings(Section):
 
     @property
     def times(self) -> dict[str, time]:
-        """Times of day at which the shifts begin."""
+        """Times of day at which the shifts begin, by the shifts' names."""
         return {name: clock_time(text) for name, text in self.begin.items()}
 
     @property
@@ -104,7 +107,7 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
         shifts: Settings of the shifts; None: there are no shifts.
 
     Raises:
-        InputError: A name is neither.
+        InputError: A name is neither a time nor the name of a shift.
     """
     begins = {} if shifts is None else shifts.times
     try:
@@ -117,16 +120,15 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
 def moments(
     times: Iterable[time], zone: tzinfo | None, microseconds: int, days: range
 ) -> Iterator[tuple[int, time]]:
-    """Yield each time of day on each day: its moment, in microseconds since 1970, and the time itself.
+    """Yield the moment, in microseconds since 1970, and the time of day, for each time of day on each day.
 
-    When clocks change, a time of day that does not exist still has a moment, and one that comes twice has
-    only one.
+    Each time of day has exactly one moment, even if a change of the clocks skips or repeats it.
 
     Args:
         times: Times of day.
         zone: Time zone of the times; None: this machine's.
-        microseconds: A moment since 1970, whose day is day 0.
-        days: Numbers of the days, from day 0.
+        microseconds: A moment in microseconds since 1970; day 0 is its day.
+        days: Numbers of the days: 0 is day 0, -1 the day before it.
     """
     day_0 = datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone(zone).date()
     for day, begin in product(days, times):

@@ -21,14 +21,14 @@ _PLUGIN_FIELDS = {"name", "values", "open"}  # fields of `ConfiguredPlugin`
 
 
 def with_products(settings: Settings, products: Mapping[str, ProductSettings]) -> dict[str, object]:
-    """Return settings as nested dictionaries, with the station's products in place of the file's.
+    """Return settings as nested dictionaries, in which `products` replaces the products of the file.
 
     Args:
         settings: Settings of the file.
-        products: Products of the station now, also those that were made on the pages.
+        products: Settings of the station's current products by name, also of those made on the pages.
     """
     values = asdict(settings)
-    # a copy of the items: another thread may add a product
+    # `list` copies the items, because another thread may add a product meanwhile
     values["products"] = {name: asdict(product) for name, product in list(products.items())}
     return values
 
@@ -38,7 +38,8 @@ def mask_settings(values: object, name: str = "") -> object:
 
     Args:
         values: Nested settings, as `with_products` returns them, or the value of one setting.
-        name: Name of the setting, from which a secret is recognised; "": the values are all settings.
+        name: Name of the setting, such as `password`, which shows whether the value is a secret; "": the
+            values are all settings.
     """
     if isinstance(values, Mapping):
         return _mask_section(values)
@@ -68,13 +69,13 @@ def _mask_section(section: Mapping[str, object]) -> dict[str, object]:
 
 
 def hash_settings(values: Mapping[str, object]) -> str:
-    """Return the hash of nested settings, which changes with each of them, also with secrets."""
+    """Return a hash of nested settings; it changes if any setting changes, even a secret one."""
     value_hashes = json.dumps(hash_values(values), sort_keys=True)
     return hashlib.sha256(value_hashes.encode()).hexdigest()
 
 
 def hash_values(values: Mapping[str, object]) -> dict[str, str]:
-    """Return the short hash of each single setting by its path."""
+    """Return the short hash of each setting, by the setting's path, such as `limits.queue`."""
     return {path: _hash_value(path, value) for path, value in flatten_settings(values)}
 
 
@@ -83,11 +84,11 @@ def _hash_value(path: str, value: object) -> str:
 
 
 def flatten_settings(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield path and value of each single setting.
+    """Yield path and value of each setting that has no settings below it.
 
     Args:
         value: Nested settings, or a value among them.
-        path: Path of that value, such as `products.plate.sinks.1.webhook`; "": the value is all settings.
+        path: Path of `value`, such as `products.plate.sinks.1.webhook`; "": `value` is all settings.
     """
     if isinstance(value, Mapping):
         items = {str(key): item for key, item in value.items()}

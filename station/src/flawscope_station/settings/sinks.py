@@ -29,11 +29,11 @@ class SinkSettings(Section):
 
     Attributes:
         plugin: Plugin of the sink's kind, with the settings of that kind.
-        name: Name of the sink's cursor in the records; after a change of the name, all inspections are sent
-            anew. None: its address or folder identifies the cursor; where that changes, its position among
-            the product's sinks.
-        only: `all` sends every inspection, `anomalous` those that are anomalous and not within tolerance.
-        verdicts: Send verdicts, too, also those that are taken back.
+        name: Name under which the database has the sink's cursor: the last inspection that was sent. After a
+            change of the name, all inspections are sent anew. None: the sink's address or folder identifies
+            the cursor. If that changes, its position among the product's sinks does.
+        only: `all`: every inspection is sent; `anomalous`: those that are anomalous and not within tolerance.
+        verdicts: Whether verdicts are sent, too, also when they are taken back.
     """
 
     plugin: ConfiguredPlugin
@@ -63,7 +63,15 @@ class SinkSettings(Section):
 
 
 def read_sinks(value: object, home: Path) -> tuple[SinkSettings, ...]:
-    """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
+    """Read the setting `sinks` of a product.
+
+    Args:
+        value: Value of the setting, as in `station.yaml`.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: The settings of a sink are wrong, or two sinks have the same name or address.
+    """
     entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
@@ -76,9 +84,11 @@ def read_sinks(value: object, home: Path) -> tuple[SinkSettings, ...]:
 
 
 def read_broker(value: object, home: Path) -> SinkSettings | None:
-    """Read the setting `mqtt`, which is a broker's address or a section with `broker`.
+    """Read the setting `mqtt`.
 
-    Return None where the setting is None.
+    Args:
+        value: Address of a broker, or a section with the address as `broker`; None: the result is None.
+        home: Folder that paths are relative to.
 
     Raises:
         InputError: There is no broker, or another setting is wrong.
@@ -108,10 +118,15 @@ def _read_sink(entry: object, home: Path) -> SinkSettings:
 
 
 def _read_sink_of_kind(kind: str, entry: Mapping[object, object], home: Path) -> SinkSettings:
-    """Read a sink's settings, those that all sinks have and those of its plugin.
+    """Read the settings of a sink: those that all sinks have, and those of its plugin.
 
-    The plugin's settings may stand below the kind or beside it; the first setting may be the value of the
-    kind itself: `- webhook: ADDRESS`.
+    The settings of the plugin `webhook` may stand below the key `webhook` or beside it. In
+    `- webhook: ADDRESS`, the value of the key is the plugin's first setting.
+
+    Args:
+        kind: Name of the plugin, which is a key of `entry`.
+        entry: Settings of the sink, as in `station.yaml`.
+        home: Folder that paths are relative to.
     """
     plugin = load_plugin(SINK_GROUP, kind)
     common_names = [name for name in field_names(SinkSettings) if name != "plugin"]

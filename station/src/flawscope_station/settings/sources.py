@@ -52,7 +52,10 @@ _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_black
 
 
 def _split_device(address: str) -> tuple[str, str] | None:
-    """Return FFmpeg's name of the input device, and the address that it opens; None: it is no device."""
+    """Split the address of a device into FFmpeg's input format, such as v4l2, and the device's own address.
+
+    Return None where the address is not that of a device.
+    """
     name, colon, device_address = address.partition(":")
     if colon and name in INPUT_DEVICES:
         return name, device_address
@@ -95,32 +98,35 @@ def _check_stream(address: str) -> None:
 
 
 def quote_password(address: str) -> str:
-    """Return a stream's address with the special characters of its password quoted.
+    """Return a stream's address in which the special characters of the password are percent-encoded.
 
-    Without quotes, a URL parser ends the host of rtsp://admin:pa#ss@host/path at the #. An address that a
-    parser reads correctly stays as it is.
+    Otherwise a URL parser would take the # in rtsp://admin:pa#ss@host/path for the end of the host. An
+    address that a parser reads correctly is returned unchanged.
     """
     match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
     if match is None:
         return address
     user_part, password, host_part = match.groups()
-    # a parser takes this for the rest of user, password and host: it ends at the first / ? or #
+    # a URL parser takes / ? or # for the end of user, password and host
     parsed_part = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
-    is_complete = "@" in parsed_part
+    is_whole_password = "@" in parsed_part
     is_port = parsed_part.isdecimal()  # rtsp://host:554/path@2: there is no password
-    if "#" not in password and (is_complete or is_port):
+    if "#" not in password and (is_whole_password or is_port):
         return address
     return f"{user_part}{quote(password, safe='%')}@{host_part}"
 
 
 def redact_camera_address(address: str) -> str:
-    """Return an address without secrets: a device's name; of a stream only the host."""
-    lacks_scheme = re.search(r":[^@]*@", address)  # user:password@host, whose rtsp:// was forgotten
-    return redact_address(address) if "://" in address or lacks_scheme else address
+    """Return an address without secrets: a stream's scheme and host, or a device's whole address."""
+    lacks_scheme = re.search(r":[^@]*@", address)  # user:password@host, where rtsp:// was forgotten
+    is_stream = "://" in address or lacks_scheme
+    return redact_address(address) if is_stream else address
 
 
 def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
-    """Return FFmpeg's arguments for a camera: the input's name, its format (None: detected), and options.
+    """Return FFmpeg's arguments for a camera: the input, its format, and the options.
+
+    If the format is None, FFmpeg detects it.
 
     Args:
         address: Address of the camera, with the password.
@@ -146,7 +152,8 @@ def _check_destination(then: str, info: ValidationInfo) -> str:
     """Return the value of the setting `then`: `keep`, or the resolved path of the folder to move files to.
 
     Raises:
-        InputError: The value reads like a wish to delete or a misspelt `keep`, or is the folder itself.
+        InputError: The value is similar to `delete`, `remove` or `keep`, or it is the inspected folder
+            itself.
     """
     if then == KEEP:
         return then
@@ -169,7 +176,7 @@ def _check_destination(then: str, info: ValidationInfo) -> str:
 
 
 def _check_pattern(text: str) -> str:
-    """Return the value of the setting `pattern`. InputError: its form or its groups are wrong."""
+    """Return the pattern unchanged. InputError: it is no regular expression, or has other groups."""
     try:
         groups = re.compile(text).groupindex
     except re.error as error:
@@ -181,14 +188,14 @@ def _check_pattern(text: str) -> str:
 
 
 def _check_every(text: str) -> str:
-    """Return the value of the setting `every`. InputError: it is no value of it."""
+    """Return the value of the setting `every` unchanged. InputError: it is not allowed."""
     if text not in (EVERY_FRAME, ON_TRIGGER):
         time_of(text, "", "frame, trigger, or a time such as 1 s")  # raises where it is no time
     return text
 
 
 def _read_options(value: object) -> object:
-    """Return FFmpeg's options of a camera as sorted pairs. InputError: they are wrong."""
+    """Return FFmpeg's options of a camera as sorted pairs of name and value. InputError."""
     if isinstance(value, tuple):
         return value
     options = value or {}
@@ -207,9 +214,9 @@ class FolderSourceSettings(Section):
     Attributes:
         folder: Folder whose pictures are inspected.
         then: `keep`, or the folder that a file is moved to when its inspection is stored.
-        pattern: Regular expression that is searched for in a picture's path below the folder; its groups
-            `part`, `batch` and `view` are the part, its batch, and the view of the part.
-        view: View that all pictures of the folder show; None: the pattern has it, or parts have one view.
+        pattern: Regular expression that is searched for in a picture's path relative to the folder. Its
+            groups `part`, `batch` and `view` match the part, its batch, and the view of the part.
+        view: View that all pictures of the folder show; None: `pattern` finds it, or parts have one view.
     """
 
     folder: FilePath
@@ -230,8 +237,8 @@ class CameraSourceSettings(Section):
         lost_after: Seconds without a frame after which a camera is away.
         options: Options of FFmpeg, such as `video_size: 1920x1080`.
         view: View of a part that all frames show; None: parts have one view.
-        latency: Longest time from the exposure of a frame until it is decoded, in seconds; None: unknown, and
-            no trigger is answered.
+        latency: Longest time from the exposure of a frame until it is decoded, in seconds; None: unknown, so
+            that the camera cannot be triggered.
     """
 
     camera: str = field(repr=False)
@@ -244,7 +251,7 @@ class CameraSourceSettings(Section):
 
     @property
     def frame_interval(self) -> float | None:
-        """Seconds between two inspected frames; None: every frame is inspected, or a trigger chooses it."""
+        """Seconds between two inspected frames; None: every frame is inspected, or triggers choose frames."""
         return None if self.every in (EVERY_FRAME, ON_TRIGGER) else time_of(self.every, "every")
 
     @property
@@ -274,7 +281,15 @@ SourceSettings = FolderSourceSettings | CameraSourceSettings | ConfiguredPlugin
 
 
 def read_source(value: object, home: Path) -> SourceSettings:
-    """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
+    """Read an entry of the setting `sources`.
+
+    Args:
+        value: Entry as in `station.yaml`, or settings that were read already.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: The entry is no source, or its settings are wrong.
+    """
     if isinstance(value, SourceSettings):
         return value
     if not isinstance(value, Mapping):
@@ -300,7 +315,11 @@ def read_source(value: object, home: Path) -> SourceSettings:
 
 
 def _kind_of(source: Mapping[object, object]) -> str:
-    """Return the kind of a source: folder, camera, or the name of a plugin. InputError: it has none."""
+    """Return the kind of a source: `folder`, `camera`, or a plugin's name.
+
+    Raises:
+        InputError: It has no kind, or is both a folder and a camera.
+    """
     all_kinds = ("folder", "camera", *plugin_names(SOURCE_GROUP))
     source_kinds = [kind for kind in all_kinds if kind in source]
     if "folder" in source and "camera" in source:
@@ -319,4 +338,5 @@ def _check_camera(camera: CameraSourceSettings) -> None:
     if camera.every == ON_TRIGGER and camera.latency is None:
         raise InputError(f"every: a trigger takes a frame that was exposed after it: {MEASURE_LATENCY}")
     if camera.password_file is not None:
-        with_password(camera.camera, "", PASSWORD_HINT)  # raises where the address has no place for it
+        # raises where the address has no user, or has a password
+        with_password(camera.camera, "", PASSWORD_HINT)

@@ -59,9 +59,9 @@ def check_product_name(name: str) -> str:
 
 
 def find_namesake(name: str, product_names: Iterable[str]) -> str:
-    """Return the product whose name differs from `name` in capital letters alone; "": there is none.
+    """Return the name that differs from `name` only in upper and lower case; "": there is none.
 
-    On Windows and macOS, files that are named after both products, such as reports, would be the same file.
+    On Windows and macOS, files named after the two products, such as reports, would overwrite each other.
     """
     for product_name in product_names:
         if product_name != name and product_name.lower() == name.lower():
@@ -72,8 +72,8 @@ def find_namesake(name: str, product_names: Iterable[str]) -> str:
 def _check_namesakes(
     products: dict[str, ProductSettings], info: ValidationInfo
 ) -> dict[str, ProductSettings]:
-    """Return the products. InputError: two of a settings file differ in capital letters alone."""
-    if info.context is None:  # not from a file: products that a station has already may stay
+    """Return the products unchanged. InputError: two names in a settings file differ only in case."""
+    if info.context is None:  # not from a file: a station may keep such products that it has already
         return products
     for name in products:
         if namesake := find_namesake(name, products):
@@ -90,7 +90,7 @@ def _read_sources(value: object, info: ValidationInfo) -> tuple[SourceSettings, 
 
 
 def _check_upload(upload_bytes: int, info: ValidationInfo) -> int:
-    """Return the limit of a request's size. InputError: in a settings file, it is too small for the pages."""
+    """Return the limit of a request's size unchanged. InputError: a settings file has less than 64 KB."""
     is_from_file = info.context is not None
     if is_from_file and upload_bytes < 64 * 1024:
         raise InputError("64 KB or more: no page could be used with less")
@@ -110,8 +110,8 @@ class LearningSettings(Section):
     Attributes:
         after: Number of corrections after which a version is made.
         keep: Number of unused versions that are kept.
-        trained: File of the trained model (.safetensors) from which `model` was exported; None: `model` is
-            the trained model.
+        trained: File of the trained model (.safetensors) from which the product's `model` was exported; None:
+            `model` is the trained model itself.
         pictures: Folder of the pictures that the model was fitted on, for methods that are trained anew;
             None: such methods cannot learn.
     """
@@ -169,7 +169,7 @@ class ProductSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_model(cls, settings: object) -> object:
-        """Return the settings; a text in their place is the model. InputError: they are None."""
+        """Return the settings; a single text is taken for the setting `model`. InputError: they are None."""
         if settings is None:
             raise InputError("it has no model: write `model: FILE` below it, or `model: null`")
         return {"model": settings} if isinstance(settings, str) else settings
@@ -232,7 +232,7 @@ class RetentionSettings(Section):
 
 
 def _check_public_address(address: str) -> str:
-    """Return a public address of the station. InputError: it has a path, below which no pages can lie."""
+    """Return an address of the station unchanged. InputError: it has a path; pages lie at the top only."""
     path = address.rpartition("://")[2].partition("/")[2]
     if path.strip("/ "):
         raise InputError(
@@ -243,7 +243,7 @@ def _check_public_address(address: str) -> str:
 
 
 def _check_syslog(text: str) -> str:
-    """Return the address of the syslog server. InputError: it is not HOST:PORT."""
+    """Return the address of the syslog server unchanged. InputError: it is not HOST:PORT."""
     split_host_port(text, "syslog")
     return text
 
@@ -315,7 +315,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_null(cls, settings: object) -> object:
-        """Return the settings without those that are None, which have their defaults."""
+        """Return the settings without those that are None, so that these get their defaults."""
         if not isinstance(settings, Mapping):
             return settings
         return {name: value for name, value in settings.items() if value is not None}
@@ -330,7 +330,11 @@ class Settings(Section):
 
     @property
     def url(self) -> str:
-        """URL of the database for SQLAlchemy, with the password. InputError."""
+        """URL of the database for SQLAlchemy, with the password.
+
+        Raises:
+            InputError: The setting `database` or `password_file` is wrong.
+        """
         if self.database is None:
             if self.password_file is not None:
                 raise InputError(
@@ -357,14 +361,14 @@ def read_settings(path: str | Path) -> Settings:
         InputError: The file cannot be read, or has unknown settings or values of the wrong kind.
     """
     try:
-        return read_as(Settings, read_file(path), Path(path).resolve().parent)
+        return read_as(Settings, read_file(path), home=Path(path).resolve().parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def suggest_product_name(text: str) -> str:
-    """Return a name that a product can have, as near to the text as possible."""
-    decomposed = normalize("NFKD", text.translate(_GERMAN))  # é becomes e and a combining accent
+    """Return a valid name of a product that is as similar to the text as possible."""
+    decomposed = normalize("NFKD", text.translate(_GERMAN))  # é becomes e, followed by a combining accent
     without_accents = "".join(character for character in decomposed if not combining(character))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", without_accents).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
@@ -387,7 +391,11 @@ def single_product_settings(model: str, name: str, folder: str | None = None) ->
 
 
 def override_settings(settings: Settings, **values: object) -> Settings:
-    """Return the settings with these values in place of the file's; None leaves a setting as it is.
+    """Return the settings with some values replaced.
+
+    Args:
+        settings: Settings of the file.
+        values: New values by the settings' names; None: the setting stays as it is.
 
     Raises:
         InputError: A value is wrong.

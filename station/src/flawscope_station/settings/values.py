@@ -71,7 +71,7 @@ class Section:
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, settings: object) -> object:
-        """Return the settings. InputError: one is unknown, or no setting any more."""
+        """Return the settings unchanged. InputError: one is unknown, or is in `REMOVED`."""
         if isinstance(settings, Mapping):
             for name, remedy in cls.REMOVED.items():
                 if name in settings:
@@ -81,12 +81,15 @@ class Section:
 
 
 def field_names(kind: type[Any]) -> dict[str, None]:
-    """Return the names of the settings of a dataclass, in their order."""
+    """Return the names of a dataclass's fields as the keys of a dictionary, in the order of the fields."""
     return {field.name: None for field in fields(kind)}
 
 
 def check_names(keys: Iterable[object], setting_names: Collection[str]) -> None:
-    """Raise InputError where a key is no setting's name. Secrets are no settings; their files are."""
+    """Raise InputError where a key is no setting's name.
+
+    A password, secret or token is no setting: `password_file`, for example, names its file.
+    """
     for key in keys:
         if key in setting_names:
             continue
@@ -96,7 +99,7 @@ def check_names(keys: Iterable[object], setting_names: Collection[str]) -> None:
 
 
 def read_as(kind: type[T], values: object, home: Path | None) -> T:
-    """Return settings of a kind, checked.
+    """Return checked settings, as an instance of the class `kind`.
 
     Args:
         kind: Class of the settings.
@@ -125,7 +128,7 @@ def worded_errors() -> Iterator[None]:
             missing_names = [str(entry["loc"][-1]) for entry in missing_errors]
             text = f"setting {' and '.join(missing_names)} is missing: write `{missing_names[0]}: ...`"
         prefix = _join_names(path)
-        has_prefix = bool(prefix) and text.startswith(prefix)  # a plugin's error begins with its name
+        has_prefix = bool(prefix) and text.startswith(prefix)  # a plugin's error has the prefix already
         raise InputError(text if has_prefix else f"{prefix}{text}") from None
 
 
@@ -145,13 +148,18 @@ def _word_error(error: ErrorDetails) -> str:
         return f"{value} is not {context['le']} or less"
     if kind.startswith(("dataclass", "dict", "mapping")):
         return f"{value} is not `key: value` lines"
-    return f"{value} is not {_KIND_NAMES.get(kind.partition('_')[0], 'allowed')}"
+    value_kind = kind.partition("_")[0]  # "int" for pydantic's error `int_parsing`
+    return f"{value} is not {_KIND_NAMES.get(value_kind, 'allowed')}"
 
 
 def _join_names(path: tuple[int | str, ...]) -> str:
-    """Return the names on the path to a setting as a text's beginning: `product plate: limits: `."""
+    """Return the beginning of an error's text: the names on the path to a setting.
+
+    The path ("products", "plate", "limits") becomes `product plate: limits: `.
+    """
     names = [str(part) for part in path if not isinstance(part, int)]
-    if names[-1:] == ["[key]"]:  # a key that is not known: the error's own text names it
+    # a wrong key is followed by pydantic's mark; the error's own text names the key
+    if names[-1:] == ["[key]"]:
         names = names[:-2]
     if names == ["products"]:
         return "products: "
@@ -161,12 +169,18 @@ def _join_names(path: tuple[int | str, ...]) -> str:
 
 
 def _resolve_path(path: str, info: ValidationInfo) -> str:
-    """Return a path of a settings file, relative to the file's folder; other paths stay as they are."""
+    """Join a path in a settings file to the file's folder. Values from Python are returned unchanged."""
     return path if info.context is None else str(info.context / Path(path).expanduser())
 
 
 def _quantity(parse_text: Callable[[str], float]) -> BeforeValidator:
-    """Return a validator that reads a number with its unit; only in Python may the unit be missing."""
+    """Return a validator that reads a number with its unit.
+
+    In a settings file the unit is required; a value from Python may be a plain number.
+
+    Args:
+        parse_text: Function that reads the number with its unit.
+    """
 
     def parse(value: object, info: ValidationInfo) -> float:
         is_from_python = info.context is None  # else from a settings file
@@ -189,18 +203,19 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
     """Return the seconds of a time such as `1 s`, `500 ms` or `2 min`.
 
     Args:
-        text: Time with its unit, more than 0 and up to a year.
-        what: Beginning of the error; "": none.
-        right: Right form of the time, for the error.
+        text: Time with its unit, more than 0 and at most a year.
+        what: Name of the setting, with which the error begins; "": the error has no name.
+        right: Valid form of the time, for the error.
 
     Raises:
-        InputError: It is no such time.
+        InputError: The text is no such time.
     """
     match = _TIME.fullmatch(str(text))
     if match is None:
         seconds = 0.0
     else:
         number, unit = match.groups()
+        # "ms" and "min" begin with the same letter
         unit_seconds = 0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]]
         seconds = float(number) * unit_seconds
     if not 0 < seconds <= MAX_TIME:
@@ -213,11 +228,11 @@ def parse_age(text: str, prefix: str = "") -> float:
     """Return the seconds of a time such as `30 days`. A month has 30 days, a year 365.
 
     Args:
-        text: Time with its unit, of hours to years.
-        prefix: Beginning of the error.
+        text: Time with its unit: hours, days, weeks, months or years.
+        prefix: Beginning of the error, such as "expires: ".
 
     Raises:
-        InputError: It is no such time.
+        InputError: The text is no such time.
     """
     match = _AGE.fullmatch(text)
     if match is None:
@@ -227,11 +242,11 @@ def parse_age(text: str, prefix: str = "") -> float:
 
 
 def _parse_size(text: str) -> int:
-    """Return the bytes of a size such as `200 GB`. InputError."""
+    """Return the number of bytes of a size such as `200 GB`. InputError: it is no size, or has no unit."""
     match = _SIZE.fullmatch(text)
     if match is not None:
         number, unit_letter = match.groups()
-        exponent = " KMGT".index((unit_letter or " ").upper())
+        exponent = " KMGT".index((unit_letter or " ").upper())  # 0 for bytes, 1 for KB
         return int(float(number) * 1024**exponent)
     if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text):
         hint = f"write {text.strip()} MB or {text.strip()} GB"
@@ -240,7 +255,7 @@ def _parse_size(text: str) -> int:
 
 
 def size_text(size_bytes: float) -> str:
-    """Return a size in the form of a setting, with units that are powers of 1024: 100 MB."""
+    """Return a size as text in the form of a setting, such as `100 MB`; 1 KB has 1024 bytes."""
     size = size_bytes
     for unit in ("B", "KB", "MB"):
         if size < 1024:
@@ -250,7 +265,7 @@ def size_text(size_bytes: float) -> str:
 
 
 def _parse_share(text: str) -> float:
-    """Return a share such as `1 %` or `0.01`. InputError: it is not between 0 and 50 %."""
+    """Return the share of a text such as `1 %` or `0.01`. InputError: it is not between 0 and 0.5."""
     match = _SHARE.fullmatch(text)
     if match is None:
         share = 0.0
@@ -271,9 +286,9 @@ def name_validator(pattern: str, rule: str, what: str = "a name") -> AfterValida
     """Return a validator of names.
 
     Args:
-        pattern: Regular expression of a valid name.
-        rule: The same in words, for the error.
-        what: Kind of the name, for the error.
+        pattern: Regular expression that matches a valid name.
+        rule: Rule for valid names in words, for the error.
+        what: Words for the thing that is named, for the error.
     """
 
     def check(name: str) -> str:
@@ -285,7 +300,11 @@ def name_validator(pattern: str, rule: str, what: str = "a name") -> AfterValida
 
 
 def split_address(address: str, name: str) -> SplitResult:
-    """Return the parts of an address. InputError, which begins with `name`: host or port are wrong."""
+    """Return the parts of an address.
+
+    Raises:
+        InputError: The host or port is invalid; the message begins with `name`.
+    """
     try:
         parts = urlsplit(address)
         _ = parts.port  # raises ValueError where it is no number
@@ -295,7 +314,11 @@ def split_address(address: str, name: str) -> SplitResult:
 
 
 def split_host_port(text: str, name: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`. InputError, which begins with `name`."""
+    """Return host and port of a text `HOST:PORT`.
+
+    Raises:
+        InputError: The text has another form; the message begins with `name`.
+    """
     parts = split_address(f"//{text}", name)
     has_other_parts = parts.path or parts.query or parts.fragment or parts.username is not None
     if not parts.hostname or not parts.port or has_other_parts:
@@ -304,7 +327,12 @@ def split_host_port(text: str, name: str) -> tuple[str, int]:
 
 
 def check_web_address(address: str, name: str = "webhook") -> str:
-    """Return the address of a web server. InputError, which begins with `name`: none, or with a password."""
+    """Return the address of a web server unchanged.
+
+    Raises:
+        InputError: The address is not that of a web server, or it has a user or password; the message begins
+            with `name`.
+    """
     parts = split_address(address, name)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{name}: {redact_address(address)!r} is not https://host/path")
@@ -317,8 +345,8 @@ def check_web_address(address: str, name: str = "webhook") -> str:
 def redact_address(address: str) -> str:
     """Return scheme, host and port of an address; `…` stands for the rest, which may be secret.
 
-    Secrets may be user and password, the path (of Slack's and Teams' webhooks), query and fragment. After an
-    @ in the path it is uncertain where the host is, so that it is not shown either.
+    Not only user and password may be secret, but also the path (as in webhooks of Slack and Teams), the query
+    and the fragment. If the path has an @, it may belong to a password, and the host is hidden, too.
     """
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
@@ -332,26 +360,33 @@ def redact_address(address: str) -> str:
 
 
 def redact_text(text: str, address: str) -> str:
-    """Return a text of the other side with `…` for the parts of the address that `redact_address` hides."""
+    """Replace in a text all parts of an address that `redact_address` hides by `…`.
+
+    Args:
+        text: Text from another system, such as an error's message, which may repeat parts of the address.
+        address: Address of that system.
+    """
     visible_address = redact_address(address)
     parts = set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     redacted_text = text
-    for part in sorted(parts, key=len, reverse=True):
+    for part in sorted(parts, key=len, reverse=True):  # long parts first, because they may contain short ones
         if len(part) >= _MIN_SECRET_LENGTH and part not in visible_address:
             redacted_text = redacted_text.replace(part, "…")
     return redacted_text
 
 
 def secret(path: str, what: str) -> str:
-    """Return the password or token in a file, which is read each time, because passwords change.
+    """Return the password or token in a file.
+
+    The file is read anew at each call, because passwords change.
 
     Args:
         path: Path of the file, which has one line.
         what: Beginning of the error, such as "setting password_file".
 
     Raises:
-        InputError: The file cannot be read, is empty, or has more than a line.
+        InputError: The file cannot be read, is empty, or has more than one line.
     """
     try:
         text = text_files.read_text(path)
@@ -371,11 +406,11 @@ def with_password(address: str, password: str, hint: str) -> str:
 
     Args:
         address: Address with a user and without a password.
-        password: Password, which is quoted in the address.
+        password: Password, which is percent-encoded in the address.
         hint: Beginning of the error, such as `password_file: write the address as rtsp://USER@HOST/PATH`.
 
     Raises:
-        InputError: The address has no user, or has a password.
+        InputError: The address has no user, or has a password already.
     """
     match = re.match(r"([a-z+]+://)([^:/@?]+)@(.*)", address, re.DOTALL)
     if match is None:
@@ -391,8 +426,8 @@ def tls_context(
 
     Args:
         ca_file: File of further certificates to trust; None: none.
-        certificate_file: The station's own certificate, for the other side; None: none.
-        key_file: Key of that certificate; None: the certificate's file has it.
+        certificate_file: File of the station's own certificate, which it shows to servers; None: none.
+        key_file: File of that certificate's key; None: `certificate_file` has the key, too.
 
     Raises:
         InputError: A file cannot be read.

@@ -101,16 +101,17 @@ class AddedPicture(NamedTuple):
 
         Args:
             name: Name that was sent.
-            error: Error that refused it.
+            error: Error that is the reason.
             text: Reason, for people.
-            other_code: Code where the error has none.
+            other_code: Code for programs if the error has none; None: no code.
         """
         code = "too_large" if isinstance(error, TooLargeError) else getattr(error, "code", other_code)
         return cls(name, status="refused", error=text, code=code)
 
 
 def refuse_defect_folder(name: str) -> None:
-    """Raise DefectFolderError where a picture is defective by its name, or that of a folder on its path."""
+    """Raise DefectFolderError where the name of a picture, or of a folder on its path, means a defect."""
+    # without drive letters and steps to parent folders
     parts = [part for part in re.split(r"[/\\\\]", name) if part not in ("", "..") and ":" not in part]
     relative_path = "/".join(parts)
     if not decoding.is_picture(relative_path):
@@ -151,7 +152,7 @@ class Draft:
         self.version = 1
         self._is_removed = False
         self._lock = threading.RLock()
-        self._by_size: dict[int, list[Path]] = {}  # all pictures, also left-out ones
+        self._by_size: dict[int, list[Path]] = {}  # all pictures, also left-out ones, by the size of the file
         self._digests: dict[str, bytes] = {}  # SHA-256 of the pictures that were read, by file name
         for folder in (self.folder, self.left_out_folder):
             for path in folder.glob("*"):
@@ -162,9 +163,9 @@ class Draft:
             self.state = {}
 
     def earlier_job(self) -> tuple[str, dict[str, Any]] | None:
-        """Return status and facts of the fit that the state has, for drafts of an earlier flawscope.
+        """Return status and facts of the fit in the state of a draft that an earlier release made.
 
-        Return None where the state has no fit.
+        In that release, the draft's state had what a job has now. Return None where the state has no fit.
         """
         stage = self.state.get("stage", COLLECTING)
         if stage == COLLECTING:
@@ -175,24 +176,28 @@ class Draft:
         other_keys = {*STATE_KEYS, *OLD_LIVE_KEYS, *fact_keys, "stage", "asked_at"}
         facts["options"] = {key: value for key, value in self.state.items() if key not in other_keys}
         status_of_stage = {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}
-        return status_of_stage.get(stage, stage), facts
+        return status_of_stage.get(stage, stage), facts  # other stages have the name of the status
 
     def forget_earlier(self, *old_keys: str) -> None:
-        """Drop the keys of an earlier flawscope from the state, except for these."""
+        """Remove the keys that an earlier release wrote from the state, except for `old_keys`."""
         with self._lock:
             self.state = {key: self.state[key] for key in (*STATE_KEYS, *old_keys) if key in self.state}
-            self.change()  # writes it
+            self.change()  # writes the state
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Result of the last successful fit, with its options, pictures and time; None: there is none yet.
 
-        It stays while another fit runs, and where that fails.
+        While another fit runs, or after another fit has failed, this result stays.
         """
         return self.state.get("result")
 
     def change(self, **values: object) -> None:
-        """Set values of the state, and write it. StoreError: it cannot be written, and is not changed."""
+        """Set values of the state by their keys, and write the state.
+
+        Raises:
+            StoreError: The state cannot be written; it is unchanged.
+        """
         with self._lock:
             new_state = {**self.state, **values}
             self.files.write(self.home / STATE_FILE, json.dumps(new_state).encode())
@@ -212,9 +217,9 @@ class Draft:
         return _picture_names(self.folder)
 
     def refuse_unknown(self) -> None:
-        """Raise GoodQuestionError where the names of the pictures leave open which of them are good.
+        """Raise GoodQuestionError if the names call some pictures good, and leave it open for others.
 
-        Nothing is open where the names call all pictures good, or none. `fit` has the same rule.
+        If the names call all pictures good, or none, there is no error. `flawscope fit` has the same rule.
         """
         try:
             refuse_unknown_names(
@@ -228,27 +233,27 @@ class Draft:
         return _picture_names(self.left_out_folder)
 
     def add(self, data: bytes, name: str) -> AddedPicture:
-        """Store a picture, which is on the disk on return.
+        """Store a picture; on return it is on the disk.
 
-        The same content is stored once, also where the earlier picture is left out.
+        A file with the content of a stored picture, even of one that was left out, is not stored again.
 
         Args:
             data: Content of the file.
             name: File name that was sent, perhaps with folders.
 
         Raises:
-            InputError: It is no picture, damaged, a raw file, or defective by its name.
-            TooLargeError: It has too many pixels.
+            InputError: The file is no picture, damaged, a raw file, or defective by its name.
+            TooLargeError: The picture has too many pixels.
             DraftFullError: There are as many pictures as a product can have.
             NotFoundError: The draft was removed.
-            StoreError: It cannot be written.
+            StoreError: The picture cannot be written.
         """
         refuse_defect_folder(name)
         if Path(name).suffix.lower() in decoding.RAW_SUFFIXES:
             raise RawFileError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = check_picture(data, name, self.limits)
         digest = hashlib.sha256(data).digest()
-        # raises where a part of the picture is damaged
+        # decodes the whole picture, and so raises where a part of it is damaged
         with self.memory.turns.take(patient=True):
             thumbnail = encode_webp(reduce_picture(data, name, THUMBNAIL_SIDE, self.memory))
         with self._lock:
@@ -257,7 +262,8 @@ class Draft:
             identical_picture = self._find_same_content(len(data), digest)
             if identical_picture is not None:
                 return AddedPicture(identical_picture.name, "known")
-            if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
+            picture_count = sum(len(paths) for paths in self._by_size.values())
+            if picture_count >= MAX_PICTURES:
                 text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
                 raise DraftFullError(text)
             self.files.check_free_space(len(data))
@@ -286,13 +292,14 @@ class Draft:
                 yield AddedPicture.refused(name, error, str(error))
                 return
             except (InputError, TooLargeError) as error:
+                # errors of the decoder name the data by their size
                 reason = str(error).replace(f"({len(data)} bytes)", name)
                 yield AddedPicture.refused(name, error, reason, other_kind(name) or "unreadable")
 
     def _find_same_content(self, size: int, digest: bytes) -> Path | None:
         """Return the picture with this size and SHA-256; None: there is none.
 
-        A file is read only where its digest is needed for the first time.
+        A stored picture is read only if its SHA-256 is not known yet.
         """
         for path in self._by_size.get(size, ()):
             if path.name not in self._digests:
@@ -302,7 +309,7 @@ class Draft:
         return None
 
     def _free_path(self, name: str) -> Path:
-        """Return the path of a new picture; a name that is in use gets a number: `a-2.png`."""
+        """Return the path for a new picture; if the name is in use, with a number: `a-2.png`."""
         used_names = {path.name for paths in self._by_size.values() for path in paths}
         stem = Path(name).stem
         suffix = Path(name).suffix
@@ -314,11 +321,13 @@ class Draft:
         return self.folder / free_name
 
     def move(self, names: Iterable[str], *, out: bool) -> None:
-        """Leave pictures out, or take them back; pictures that are there already stay.
+        """Leave pictures out, or take them back.
+
+        Pictures that are in the right folder already are skipped.
 
         Args:
             names: File names of the pictures.
-            out: Leave them out; else take them back.
+            out: True: leave the pictures out; False: take them back.
 
         Raises:
             NotFoundError: There is no such picture.
@@ -333,7 +342,7 @@ class Draft:
                 path = self.path(name)
                 if path.parent != source:
                     continue
-                paths = self._by_size[path.stat().st_size]
+                paths_of_size = self._by_size[path.stat().st_size]
                 try:
                     target.mkdir(exist_ok=True)
                     rename_without_overwrite(path, target / name)
@@ -341,11 +350,11 @@ class Draft:
                     files.sync_folder(source)
                 except OSError as error:
                     raise write_error(target / name, error) from None
-                paths[paths.index(path)] = target / name
+                paths_of_size[paths_of_size.index(path)] = target / name
                 self.version += 1
 
     def path(self, name: str) -> Path:
-        """Return the path of a picture, left out or not. NotFoundError."""
+        """Return the path of a picture, also of one that was left out. NotFoundError."""
         for paths in self._by_size.values():
             for path in paths:
                 if path.name == name:
@@ -357,7 +366,8 @@ class Draft:
 
         Args:
             name: File name of the picture.
-            side: Pixels of the longer side, at most; a stored thumbnail may have more.
+            side: Largest number of pixels of the longer side. Up to `THUMBNAIL_SIDE`, the stored thumbnail is
+                returned, which may be larger.
         """
         path = self.path(name)
         thumbnail = self.home / THUMBNAILS_FOLDER / f"{name}.webp"
@@ -390,20 +400,20 @@ class Draft:
 
 
 def checkpoints_of_views(checkpoint: Path) -> list[Path]:
-    """List the checkpoints of models of single views.
+    """List the checkpoints of models of single views: the files `VIEW-NAME` beside the checkpoint NAME.
 
     Args:
-        checkpoint: Path of the checkpoint of a model without views; `VIEW-` before its name makes the others.
+        checkpoint: Path of the checkpoint that a model without views would have.
     """
     return [*checkpoint.parent.glob(f"*-{checkpoint.name}")]
 
 
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result with `shown`, which has a row for each size of simulated defects.
+    """Return a fit's result with the further key `shown`: a row for each size of simulated defects.
 
-    A row has the number of found defects, the number of all defects, and the ends of the 95 % interval of the
-    found share. `shown` is empty where a size has too few defects for an interval. A result of an earlier
-    flawscope does not have `of_parts` and `several`, and counts pictures.
+    A row has the number of found defects, the number of all defects, and the low and high end of the 95 %
+    interval of the share that is found. If any size has too few defects for an interval, `shown` is empty.
+    The results of earlier releases, which count pictures, get the missing keys `of_parts` and `several`.
     """
     counts_by_size = result["found"]
     rows = {}
@@ -427,7 +437,8 @@ def file_name(name: str, suffix: str) -> str:
         name: Name that was sent, of which the last part is used.
         suffix: Suffix for a name without a picture's suffix.
     """
-    last_part = "".join(c for c in base_name(name) if c not in '<>:"|?*').strip(" .") or "picture"
+    allowed_characters = [character for character in base_name(name) if character not in '<>:"|?*']
+    last_part = "".join(allowed_characters).strip(" .") or "picture"
     file_suffix = Path(last_part).suffix if decoding.is_picture(last_part) else suffix
     stem = last_part.removesuffix(file_suffix)[:MAX_NAME_LENGTH]
     return f"{stem}{file_suffix}"
@@ -454,8 +465,8 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
 
     Raises:
         OtherFileError: It is a document, or a package of a program.
-        InputError: It is no zip, unpacks to far more than pictures do, or has folders whose names leave open
-            whether their pictures are good.
+        InputError: It is no zip, is far larger when unpacked than pictures are, or has folders whose names
+            leave open whether their pictures are good.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -469,8 +480,10 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
                     "pictures alone"
                 )
             by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            # functions that read the files, as one may be a list of the good pictures
-            readers = {inside: partial(_read_list, file, entry, limits) for inside, entry in by_path.items()}
+            # functions that read the files, by path: a file may be a list of the good pictures
+            readers = {
+                entry_path: partial(_read_list, file, entry, limits) for entry_path, entry in by_path.items()
+            }
             refuse_unknown_names(name, by_path, readers, "pack the good ones alone")
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
@@ -487,8 +500,9 @@ def _read_list(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) ->
 
 
 def _is_litter_path(name: str) -> bool:
-    """Whether this is a file that an operating system adds, such as `.DS_Store`."""
-    return any(listing.is_ignored(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
+    """Whether this is the path of a file that an operating system adds, such as `.DS_Store`."""
+    parts = [part for part in PurePosixPath(name).parts if part not in ("..", ".")]
+    return any(listing.is_ignored(part) for part in parts)
 
 
 def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | FlawscopeError:
@@ -502,7 +516,8 @@ def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -
         return InputError(f"{name:.80} is encrypted: pack the pictures without a password")
     try:
         with file.open(entry) as content:
-            data = content.read(limits.upload + 1)  # no more, even if the zip's size of it is wrong
+            # the size in the zip may be wrong: read a byte more than is allowed, which shows a larger file
+            data = content.read(limits.upload + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         return InputError(f"{name:.80} is damaged in the zip: pack it again")
     if len(data) > limits.upload:

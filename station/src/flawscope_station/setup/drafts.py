@@ -60,12 +60,12 @@ class NameTakenError(InputError):
 
 
 class LiveFacts(TypedDict):
-    """Facts of the version as which a draft went live.
+    """Facts of the version of a product that was made when a draft went live.
 
     Attributes:
         version: Number of the version.
-        by: User who let it go live.
-        learnt: Time at which its fit was requested, in microseconds since 1970; None: unknown.
+        by: User who let the draft go live.
+        learnt: Time at which the fit of its model was requested, in microseconds since 1970; None: unknown.
     """
 
     version: int
@@ -82,11 +82,12 @@ class Drafts:
         limits: Limits of pictures.
         memory: Memory for decoding large pictures.
         device: Device of the fits.
-        is_busy: Returns whether the station inspects.
-        say: Gets a line for the log.
+        is_busy: Returns whether the station inspects pictures at the moment.
+        say: Writes a line to the log.
 
     Attributes:
-        live_of: Returns the version as which a draft went live (`LiveProducts.live_of`); None: none is used.
+        live_of: Returns the facts of the version that was made when a draft went live last; None: the draft
+            is not live. `LiveProducts` sets it.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class Drafts:
         self.device = device
         self.is_busy = is_busy
         self.say = say
-        self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
+        self.work = run_job
+        self.trier = Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
@@ -118,7 +120,10 @@ class Drafts:
         queue.makers[FIT] = self._fit
 
     def _load_draft(self, name: str) -> Draft:
-        """Return a draft; the fit in the state of an earlier flawscope's draft becomes a job."""
+        """Return a draft.
+
+        If an earlier release stored a fit in the draft's state, the fit becomes a job.
+        """
         draft = Draft(self.files, name, self.limits, self.memory)
         if "stage" in draft.state:
             earlier_job = draft.earlier_job()
@@ -132,10 +137,10 @@ class Drafts:
     # ---- drafts
 
     def __iter__(self) -> Iterator[Draft]:
-        return iter(list(self._drafts.values()))
+        return iter(list(self._drafts.values()))  # a copy: other threads may add and remove drafts
 
     def draft(self, name: str) -> Draft:
-        """Return the draft of a name. NotFoundError, with the nearest name: there is none."""
+        """Return the draft of a name. NotFoundError: there is none; the message has the most similar name."""
         if name not in self._drafts:
             raise NotFoundError(
                 f"no new product is called {name!r:.80}: {suggest_name(name, list(self._drafts))}"
@@ -143,7 +148,7 @@ class Drafts:
         return self._drafts[name]
 
     def begin(self, name: str, who: str, products: Sequence[str], reserved_names: Collection[str]) -> Draft:
-        """Return the draft of a name; where there is none, begin it.
+        """Return the draft of a name; if there is none, begin it.
 
         Args:
             name: Name of the product.
@@ -152,8 +157,8 @@ class Drafts:
             reserved_names: Names of the products that no draft can replace.
 
         Raises:
-            InputError: No product can have this name.
-            NameTakenError: Another product has it.
+            InputError: The name is invalid.
+            NameTakenError: Another product has the name, or a name that differs only in upper and lower case.
         """
         check_product_name(name)
         with self._lock:
@@ -182,7 +187,7 @@ class Drafts:
         self.checks.forget(draft)
 
     def add(self, draft: Draft, files: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
-        """Store pictures, which are names with contents, and return the result of each. StoreError."""
+        """Store pictures, given as name and content, and return the result of each. StoreError."""
         results = list(draft.add_all(files))
         self.checks.wake()
         return results
@@ -206,7 +211,7 @@ class Drafts:
         return results
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
-        """Leave pictures out, or take them back. InputError while the model is fitted to them."""
+        """Leave pictures out (`out`), or take them back. InputError: the model is being fitted to them."""
         if self.stage(draft) == RUNNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
@@ -217,7 +222,10 @@ class Drafts:
     # ---- learning
 
     def stage(self, draft: Draft) -> str:
-        """Return a draft's stage: `collecting`, or the status of its fit, which is `ready` when done."""
+        """Return a draft's stage.
+
+        It is `collecting` without a fit, `ready` after a successful fit, and else the status of the fit.
+        """
         return _stage(self.jobs.of_draft(draft.name))
 
     def learn(
@@ -225,15 +233,15 @@ class Drafts:
     ) -> None:
         """Queue the fit of a draft's model; an earlier model stays until the fit is done.
 
-        Nothing is queued where a fit of the draft is unfinished.
+        If a fit of the draft is queued or running already, nothing is queued.
 
         Args:
             draft: Draft with the pictures.
             fit_options: `FIT_OPTIONS` of `flawscope fit`; `minutes` of a method that learns in steps; `auto`:
                 minutes in which settings of PatchCore are tried.
             who: User who requests it.
-            go_on: Continue an interrupted training of the same options and pictures.
-            all_good: A person says that all pictures are good, whatever their names are.
+            go_on: Whether to continue an interrupted training with the same options and pictures.
+            all_good: Whether a person says that all pictures are good, whatever their names are.
 
         Raises:
             ConflictError: Options contradict each other.
@@ -265,7 +273,8 @@ class Drafts:
     def stop_learning(self, draft: Draft) -> None:
         """Stop the fit of a draft, which can go on later.
 
-        While settings are tried, the first stop ends only the trials, and the best settings are used.
+        While settings are being tried, the first call ends only the trials: the fit goes on with the best
+        settings.
         """
         if (job := self.jobs.of_draft(draft.name)) is None:
             return
@@ -280,7 +289,7 @@ class Drafts:
             self.queue.stop_job(job.id)
 
     def _run_fit(self, draft: Draft, fit_options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the results of a fit in the process that makes models. WorkerError."""
+        """Run a fit in the process that makes models, and return its results. WorkerError."""
         cores = machine.usable_cores()
         job = {
             "do": FIT,
@@ -319,8 +328,9 @@ class Drafts:
         except Exception as error:
             message = message_with_type(error)
             is_disk_full = isinstance(error, FullDiskWorkerError)
+            shown_message = message.replace(str(draft.folder), draft.name)
             failure = {
-                "error": OPTION_PREFIX.sub("", message.replace(str(draft.folder), draft.name)),
+                "error": OPTION_PREFIX.sub("", shown_message),
                 "error_options": [] if is_disk_full else _options_behind(message, fit_options),
                 "disk_full": is_disk_full,
             }
@@ -361,7 +371,8 @@ class Drafts:
             "threads": max(1, machine.usable_cores() // 2),
         }
         with self._trials.take():
-            results: list[dict[str, Any]] = self.trier.run(self.work, job, lambda *step: None)["results"]
+            answer = self.trier.run(self.work, job, lambda *step: None)  # nobody is shown the progress
+        results: list[dict[str, Any]] = answer["results"]
         return results
 
     def end_trials(self) -> None:
@@ -371,7 +382,7 @@ class Drafts:
     # ---- reports
 
     def _waits_for_disk(self, stage: str) -> bool:
-        """Whether the fit of a draft waits because the disk is full."""
+        """Whether the fit of a draft in this stage waits because the disk is full."""
         if stage not in UNFINISHED:
             return False
         try:
@@ -385,7 +396,7 @@ class Drafts:
 
         Args:
             draft: Draft to describe.
-            looked_at: Whether a person looks at this draft, whose pictures are then checked.
+            looked_at: Whether a person looks at this draft; if so, a check of its pictures is requested.
         """
         result = draft.result
         job = self.jobs.of_draft(draft.name)
@@ -401,7 +412,8 @@ class Drafts:
         else:
             is_disk_full = step is None and self._waits_for_disk(stage)
         is_accurate_advised = registry.wants_accurate(registry.DEFAULT, len(pictures))
-        is_live = result is not None and live is not None and live["learnt"] == result["asked_at"]
+        # a result is identified by the time at which its fit was requested
+        is_result_live = result is not None and live is not None and live["learnt"] == result["asked_at"]
         return {
             "name": draft.name,
             "stage": stage,
@@ -422,22 +434,30 @@ class Drafts:
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": live,
-            "live_is_this": is_live,
+            "live_is_this": is_result_live,
         }
 
 
 def _stage(job: JobRow | None) -> str:
-    """Return the stage of a draft by its fit; None: it has no fit."""
+    """Return the stage of a draft.
+
+    Args:
+        job: Job of the draft's last fit; None: it has no fit.
+    """
     if job is None:
         return draft_module.COLLECTING
     return READY if job.status == DONE else str(job.status)
 
 
 def _options_behind(error: str, fit_options: Mapping[str, Any]) -> list[str]:
-    """Return the options of a fit that may have caused its error.
+    """Return the names of the options that may have caused the error of a fit.
 
-    These are the options that the error names; where it names none, all options that change the network's
-    input.
+    These are the options that the error names. If it names none, they are all options that change the
+    network's input.
+
+    Args:
+        error: Message of the error.
+        fit_options: Options of the fit by name.
     """
     named_options = []
     for name in fit_options:
@@ -468,7 +488,7 @@ class Checks(BackgroundThread):
             process.kill()
 
     def request(self, draft: Draft) -> None:
-        """Request a check of a draft's pictures, unless the last check was of the same pictures."""
+        """Request a check of a draft's pictures, unless they are unchanged since the last check."""
         checked_version, _ = self._findings.get(draft, (0, {}))
         if checked_version != draft.version:
             self._requested.add(draft)
@@ -479,9 +499,9 @@ class Checks(BackgroundThread):
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:
-        """Return the last findings of a draft; None: there are none yet.
+        """Return the findings of the last check of a draft; None: there was no check yet.
 
-        Their key `current` says whether the pictures are still the same.
+        The key `current` says whether the pictures are unchanged since the check.
         """
         if draft not in self._findings:
             return None
@@ -490,19 +510,27 @@ class Checks(BackgroundThread):
 
     @override
     def _work(self) -> None:
-        while not self._wait():
+        while True:
+            is_ending = self._wait()  # until a check is requested, or the station ends
+            if is_ending:
+                return
             while self._requested and not self._ended.is_set():
                 draft = self._requested.pop()
                 version = draft.version
                 is_ending = self._pause(SETTLE_SECONDS)
                 if is_ending or version != draft.version:  # more pictures are coming
                     self._requested.add(draft)
-                elif draft in list(self._drafts):
+                    continue
+                is_removed = draft not in list(self._drafts)  # a person may have removed it meanwhile
+                if not is_removed:
                     with self.threads[0].call(STEP_SECONDS):
                         self._findings[draft] = version, self._run_check(draft)
 
     def _run_check(self, draft: Draft) -> dict[str, Any]:
-        """Check a draft's pictures, and return findings, sizes and the advised `--align`."""
+        """Check a draft's pictures with `flawscope data check` in a process of its own.
+
+        Return a dictionary of the findings, the pictures' sizes, and the advised value of `--align`.
+        """
         if not draft.pictures():
             return {"findings": [], "sizes": []}
         arguments = ["data", "check", "--data", str(draft.folder), "--good", "all", "--json", "--quiet"]
@@ -525,6 +553,7 @@ class Checks(BackgroundThread):
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**texts, "pictures": [name for name in names if name in existing_names]})
+        # of each advised step, the text after `--align`; "" if the step is another one
         align_values = [step["step"].partition("--align ")[2] for step in report["advice"]]
         align = next((value for value in align_values if value), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

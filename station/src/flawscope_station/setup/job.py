@@ -25,11 +25,12 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Run a job and return its results.
 
     Args:
-        job: `do`, which is `fit` or `try`; `threads`; `device`; further keys of `_fit` or `_try`.
-        step: Gets the name of a stage, the number of steps that are done, and the number of all steps.
+        job: `do`: `fit` or `try`; `threads`: number of Torch's threads; `device`; and the keys that `_fit` or
+            `_try` describes.
+        step: Called with the name of a stage, the number of steps that are done, and the number of all steps.
 
     Raises:
-        InputError: It cannot be done.
+        InputError: The job cannot be done.
     """
     import torch
 
@@ -40,13 +41,13 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Fit and save a model, as `flawscope fit` of the same folder does, and return its measurements.
 
-    An earlier model and its examples are replaced at the end, when all of this has succeeded.
+    An earlier model and its examples are replaced only when everything has succeeded.
 
     Args:
         job: `pictures`, `model` and `examples`: paths of the pictures' folder, of the model file and of the
             examples' folder; `given`: the options of the fit; `resume`: continue an interrupted training;
             `device`.
-        step: Gets the progress.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
@@ -78,7 +79,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     facts = fitted.facts
     promise = rates.promise_of(facts)  # of the rate of false alarms
     offered_rates = rates.describe_rates(facts)
-    found_defects = next(offer["found"] for offer in offered_rates if offer["rate"] == facts.rate)
+    own_rate = next(offer for offer in offered_rates if offer["rate"] == facts.rate)
     manifests = [model_of_view.manifest for model_of_view in models]
     questions = [line for manifest in manifests for line in manifest.questions]
     return {
@@ -88,7 +89,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "rates": offered_rates,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
         "pictures": sum(picture.role in ("train", "calibration") for picture in facts.pictures),
-        "found": found_defects,
+        "found": own_rate["found"],  # simulated defects that the model finds
         "odd": _unusual_pictures(models),
         "failures": list(fitted.failures),
         "notes": [line for manifest in manifests for line in manifest.notes],
@@ -100,10 +101,10 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
 
 def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
-    """Return the good pictures that look most unlike the others of their view.
+    """Return the good pictures that are most unlike the others of their view.
 
-    Suspicious pictures are first, each with its reason. Among suspicious and other pictures, those that
-    stand out most are first.
+    Suspicious pictures are first, each with its reason; then follow others. Both are sorted by severity, the
+    highest first.
     """
     reasons = {suspect.name: suspect.reason for model in models for suspect in model.suspects}
     ranking = []
@@ -120,12 +121,12 @@ def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
 
 
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
-    """Fit with the settings that suit the pictures best, which trials find.
+    """Try settings, and fit with those that suit the pictures best.
 
     Args:
-        job: As for `_fit`; its option `auto` is the minutes for trials.
-        model: File of the earlier model, whose trials are used again.
-        step: Gets the progress.
+        job: As for `_fit`; its option `auto` is the number of minutes for trials.
+        model: File of the earlier model; its trials are not repeated.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope import fitting, open_dataset
 
@@ -135,7 +136,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
     trials_start: float | None = None
 
     def report_step(stage: str, done: int, total: int) -> None:
-        """Report trials by their seconds, because the number of settings to try is unknown."""
+        """Report the progress of trials in seconds, because the number of settings to try is unknown."""
         nonlocal trials_start
         if not stage.startswith(tried.TRYING):
             step(stage, done, total)
@@ -156,7 +157,11 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
 
 
 def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the trials of settings before the fit, in the form of the API; None: there were none."""
+    """Return the trials of settings that came before a fit, in the form of the API; None: there were none.
+
+    Args:
+        facts: Facts in the manifest of the fitted model.
+    """
     from flawscope import fitting
 
     choice = fitting.Choice.from_facts(facts)
@@ -182,17 +187,19 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _describe_options(flags: str) -> list[dict[str, str]]:
-    """Return each option of a trial as the key of a page's text, and the value in that text.
+    """Return each option of a trial as a dictionary: the key of a page's text, and the value in that text.
 
     Args:
-        flags: Options of the command line by which pictures are seen; empty: as they are.
+        flags: Options of the command line that change the network's input; empty: pictures are used as they
+            are.
     """
     from flawscope import fitting
 
+    # options with a fixed list of values
     choice_options = {option.name for option in options.NEW_PRODUCT if option.form and option.form.choices}
     descriptions = []
     for name, value in fitting.Recipe.from_flags(flags).options.items():
-        if name in choice_options:  # each choice has a text of its own
+        if name in choice_options:  # the page has a text for each value
             descriptions.append({"key": f"{name}_{value}", "value": ""})
         else:
             descriptions.append({"key": name, "value": "" if value is True else str(value)})
@@ -200,9 +207,10 @@ def _describe_options(flags: str) -> list[dict[str, str]]:
 
 
 def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
-    """Write pictures with simulated defects, each in a ring, into a new folder.
+    """Write pictures with simulated defects, each marked by a ring, into a new folder.
 
-    Return the file, the size of the defect, and whether the model finds it, of each; missed ones are first.
+    Return for each picture its `file`, the `size` of the defect, and whether the defect is `found`. Missed
+    defects are first.
     """
     from flawscope import fitting
     from flawscope_station.inspecting.renderings import encode_webp
@@ -221,9 +229,11 @@ def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCall
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Judge pictures with a model; return decisions, scores, and pictures with contours.
 
+    If a picture cannot be judged, its result has the error.
+
     Args:
-        job: `model`: path of the model file; `sent`: names and contents of the pictures; `device`.
-        step: Gets the progress.
+        job: `model`: path of the model file; `sent`: name and content of each picture; `device`.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import router
@@ -242,7 +252,9 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             small_picture = reduce_picture(data, name, OVERLAY_SIDE, memory)
             overlay = drawing.contour(*prediction.over(small_picture))
         except FlawscopeError as error:
-            results.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
+            # errors of the decoder name the data by their size
+            message = str(error).replace(f"({len(data)} bytes)", name)
+            results.append({"name": name, "error": message})
             continue
         results.append(
             {

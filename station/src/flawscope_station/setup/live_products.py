@@ -23,10 +23,10 @@ class LiveProducts:
     """Products that a person lets go live, and removes, on the pages.
 
     Args:
-        with_model: Names of the products whose model the settings name.
-        asked_for: Names of the products that connections of the settings use.
+        with_model: Names of the products whose model file is named in the settings.
+        asked_for: Names of the products that are used by connections in the settings.
         addresses: Products of the station.
-        sources: Sources of pictures, by product.
+        sources: Sources of pictures, by the product's name.
         drafts: Drafts of all new products.
         health: Problems of the station.
     """
@@ -56,9 +56,9 @@ class LiveProducts:
                     self._mark_old_versions(draft)
 
     def _mark_old_versions(self, draft: Draft) -> None:
-        """Store with each version of a draft that it was made from the draft.
+        """Store the mark of a draft with each version that was made from it.
 
-        In an earlier flawscope, the draft's state had this, from which it is removed.
+        An earlier release stored in the draft's state which version is live; this is removed from the state.
         """
         live = draft.state.get("live") or {}
         product = draft.state.get("product", self.addresses.products.get(draft.name))
@@ -72,18 +72,18 @@ class LiveProducts:
 
     @staticmethod
     def _mark(draft: Draft, who: str, fit_request_time: int | None) -> DraftMark:
-        """Return the facts that are stored with a version that was made from a draft.
+        """Return the facts about a draft that are stored with a version that was made from it.
 
         Args:
-            draft: Draft of the version. The time at which it was begun distinguishes it from a later draft of
-                the same name.
+            draft: Draft of the version.
             who: User who let it go live.
             fit_request_time: Time at which its fit was requested, in microseconds since 1970; None: unknown.
         """
+        # the time at which a draft was begun distinguishes it from a later draft of the same name
         return {"begun": draft.state.get("at"), "by": who, "learnt": fit_request_time}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
-        """Return the facts of the version as which a draft went live last; None: it is not live."""
+        """Return the facts of the version that was made when a draft went live last; None: it is not live."""
         product_id = self.addresses.products.get(draft.name)
         if product_id is None:
             return None
@@ -102,9 +102,12 @@ class LiveProducts:
         ]
 
     def begin(self, name: str, who: str) -> Draft:
-        """Return the draft of a name; where there is none, begin it. InputError as `Drafts.begin`.
+        """Return the draft of a name; if there is none, begin it.
 
         A draft may have the name of a product that was made on the pages or that has no model yet.
+
+        Raises:
+            InputError: The name is invalid, or another product has it.
         """
         configured = self.addresses.configured
         page_made = page_products(self.store, self.files, self.with_model)
@@ -123,9 +126,9 @@ class LiveProducts:
         self.store.note_event(REMOVED_EVENT, who, f"pictures of the new product {name}")
 
     def go_live(self, name: str, who: str) -> None:
-        """Make a draft a product of the station, whose model inspects from now on.
+        """Make a draft a product of the station, which is inspected with the draft's model from now on.
 
-        This accepts the open questions of the model.
+        The open questions of the model count as accepted.
 
         Raises:
             InputError: The draft has no model, or the model cannot be opened.
@@ -140,18 +143,18 @@ class LiveProducts:
         self.addresses.add_product(name, product, MADE_ON_PAGES, who, facts)
 
     def _free_name(self, draft: Draft, who: str) -> None:
-        """Rename a removed product, with its records, if its name is that of a draft of another part.
+        """Free a draft's name: rename a removed product of this name, together with its records.
 
-        Where the removed product was made from this draft, it keeps the name: the draft goes live again as
-        the same product.
+        If the removed product was made from this draft, it keeps the name: the draft goes live again as the
+        same product.
         """
-        if draft.name in self.addresses.products:
+        if draft.name in self.addresses.products:  # it was not removed
             return
         removed_product = self.store.find_product(draft.name)
         if removed_product is None or self._versions_of(draft, removed_product.id):
             return
-        # Versions of an earlier release have no mark of their draft. There, a draft that was begun before the
-        # product counts as the product's.
+        # Versions of an earlier release have no mark of their draft. If the draft was begun before such a
+        # product, the product counts as made from it.
         begun = draft.state.get("at")
         page_versions = self.versions.made_as(removed_product.id, MADE_ON_PAGES)
         has_mark = any(DRAFT in version for version in page_versions)
@@ -160,13 +163,13 @@ class LiveProducts:
         self.addresses.names[removed_product.id] = self.store.free_name(draft.name, who)
 
     def is_removable(self, name: str) -> bool:
-        """Whether a product was made on the pages, and no setting uses it."""
+        """Whether a product can be removed: it was made on the pages, and no setting uses it."""
         product = self.addresses.configured.get(name)
         has_model = product is not None and product.model is not None
         return has_model and name not in self.with_model and name not in self.asked_for
 
     def remove_live(self, name: str, who: str) -> None:
-        """Remove a product that was made on the pages, which is not inspected any more.
+        """Remove a product that was made on the pages: it is not inspected any more.
 
         Its records are kept, and its draft can go live again.
 

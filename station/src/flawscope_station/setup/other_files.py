@@ -48,20 +48,29 @@ class OtherFileError(InputError):
 
 
 def other_kind(name: str) -> OtherKind | None:
-    """Return the kind of a file by the suffix of its name; None: it is unknown, or may be a picture."""
-    kind = other_files.by_suffix(PurePosixPath(name.replace("\\", "/")).suffix.lower())
+    """Return the kind of a file that is no picture, by the suffix of its name.
+
+    Return None where the file may be a picture, or the suffix is unknown.
+    """
+    suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    kind = other_files.by_suffix(suffix)
     return None if kind is None else _CODES.get(kind)
 
 
 def check_zip_name(name: str) -> None:
-    """Raise OtherFileError where a file with the content of a zip has another suffix."""
+    """Raise OtherFileError where a file that is a zip by its content has another suffix than `.zip`."""
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     if suffix not in ("", ZIP_SUFFIX):
         raise OtherFileError(name, other_kind(name) or "archive")
 
 
 def check_zip_entries(name: str, entries: Collection[str]) -> None:
-    """Raise OtherFileError for a zip that is a document or a package of a program, by the names in it."""
+    """Raise OtherFileError where the files in a zip show that it is a document or a program's package.
+
+    Args:
+        name: Name of the zip.
+        entries: Paths of the files in the zip.
+    """
     for mark, kind in _MARKS.items():
         if mark in entries:
             raise OtherFileError(name, kind)

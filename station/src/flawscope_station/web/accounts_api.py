@@ -92,8 +92,8 @@ def users(access: AccessDep) -> Answer:
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
     """Add a person who may sign in.
 
-    On an open station the first person must be an administrator, because everybody must sign in from then on;
-    any other role is refused with 409.
+    If the station has no users yet, the first one must be an administrator: from then on everybody must sign
+    in. Any other role is refused with 409.
     """
     if person == LOCAL_PERSON and new.role != ADMIN:
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
@@ -126,7 +126,7 @@ def tokens(access: AccessDep) -> Answer:
 def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
     """Make a token for a program; no later answer shows it.
 
-    An open station refuses this with 409: a user must be added first.
+    A station without users refuses this with 409: add a user first.
     """
     if person == LOCAL_PERSON:
         text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
@@ -146,7 +146,7 @@ def remove_token(token: str, access: AccessDep, person: Admin) -> Answer:
 
 
 def _account_facts(row: AccountRow) -> dict[str, object]:
-    """Return an account's columns, with times as ISO text."""
+    """Return an account's columns by name; times are ISO text."""
     facts: dict[str, object] = {}
     for name, value in row._mapping.items():
         is_time = name.endswith("_at") and value is not None

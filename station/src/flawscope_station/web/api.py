@@ -81,7 +81,7 @@ async def check_query_names(request: Request) -> None:
     Every route depends on this check: without it, a misspelt filter would find all inspections.
 
     Raises:
-        RequestValidationError: A parameter is wrong; the error names it, and the nearest one of the route.
+        RequestValidationError: A parameter is wrong; the error names it, and the route's most similar one.
     """
     route_names = sorted(_query_names(request.scope["route"].dependant))
     request_names = [name for name, _ in request.query_params.multi_items()]
@@ -104,12 +104,12 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """Make a router for senders with this role or a higher one.
+    """Make a router of the API.
 
     Args:
-        statuses: HTTP statuses of refusals beside the usual ones.
-        prefix: Path before all routes.
-        role: Lowest role that may use the routes.
+        statuses: HTTP statuses of refusals, besides those that all routes have.
+        prefix: Path before the paths of all routes.
+        role: Lowest role of a sender that may use the routes.
     """
     responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
     dependencies = [Depends(require_role(role)), Depends(check_query_names)]
@@ -126,7 +126,12 @@ PictureName = Annotated[
 
 
 def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, object]:
-    """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
+    """Describe a request's body for OpenAPI.
+
+    Args:
+        media_types: Media types of a body that is a file.
+        allow_form: Whether the body may also be a form with several files.
+    """
     binary = {"schema": {"type": "string", "format": "binary"}}
     content: dict[str, object] = dict.fromkeys(media_types, binary)
     if allow_form:
@@ -304,7 +309,8 @@ def parse_filters(
         settings: Settings of the station; times without an offset are of its zone.
         limit: Number of inspections of a page.
         cursor: `next` of the page before; empty: the first page.
-        texts: Text of each filter, by the name of its parameter in `_filter_parameters`; empty: not filtered.
+        texts: Text of each filter, by the name of its parameter in `_filter_parameters`; an empty text: the
+            filter is not used.
     """
     query = {}
     for filter_ in FILTERS:
@@ -316,11 +322,13 @@ def parse_filters(
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
-    """Yield a parameter of a function for each filter.
+    """Yield for each filter the parameter that `parse_filters` gets for it.
 
-    Their names have a prefix, because the filter `name` would collide with the product's name in the path.
+    The parameters' names begin with `PREFIX`, because the filter `name` would collide with the product's name
+    in the path.
     """
     for filter_ in FILTERS:
+        # a filter with a fixed list of words allows only these, or no text
         annotation = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
         query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
@@ -433,9 +441,9 @@ def trends(
     since: str | None = None,
     until: str | None = None,
 ) -> Trends:
-    """Return scores over time: single inspections where they are few, else buckets.
+    """Return scores over time: of single inspections if there are few, else of intervals of time.
 
-    Days are of the zone of `shifts`.
+    Days begin at midnight in the time zone of `shifts`.
     """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
@@ -543,6 +551,6 @@ router.include_router(product_router)
 
 
 def attachment(name: str) -> dict[str, str]:
-    """Return the header that makes a browser save the answer as a file of this name."""
+    """Return the HTTP header that makes a browser save an answer as a file called `name`."""
     ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

@@ -50,7 +50,10 @@ HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 
 
 
 def max_connections() -> int:
-    """Return half of the number of files that the process may open, but at most `MAX_CONNECTIONS`."""
+    """Return the largest number of open connections.
+
+    It is half the number of files that the process may open, but at most `MAX_CONNECTIONS`.
+    """
     if sys.platform == "win32":
         return MAX_CONNECTIONS
     import resource
@@ -107,9 +110,10 @@ def _add_health_routes(app: FastAPI) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz(health: HealthDep) -> Response:  # async: all threads may wait for a store that hangs
-        """Answer whether pictures can be inspected, and list the problems that stop it, and of the clock.
+        """Answer whether pictures can be inspected.
 
-        The sender may be anybody, so that problems are without their texts, which name parts and people.
+        The answer lists the problems that stop inspections, and problems of the clock. Anybody may request
+        it: problems are listed without their texts, because these name parts and people.
         """
         problems = [problem for problem in health.problems() if problem.stops or problem.kind in CLOCK_KINDS]
         is_ready = health.is_ready()
@@ -182,11 +186,11 @@ class HttpServer(uvicorn.Server):
 
 
 class StationServer(HttpServer):
-    """HTTP server of a station, whose shutdown also ends requests that would go on for long, or forever.
+    """HTTP server of a station. Its shutdown also ends requests that would go on for long, or forever.
 
     Args:
         station: Station that answers.
-        started: Called with the URL when the server listens.
+        started: Called with the server's URL when the server listens.
         ending: Called when the shutdown begins.
     """
 
@@ -215,9 +219,13 @@ class StationServer(HttpServer):
         self._limit_connections(max_connections())
 
     def _limit_connections(self, max_count: int) -> None:
-        """Wrap the HTTP protocol that uvicorn has chosen in a `ClientConnection`.
+        """Let uvicorn make a `ClientConnection` for each connection, around its own HTTP protocol.
 
-        uvicorn makes a protocol for each connection, with the state of the application as a keyword.
+        uvicorn calls `http_protocol_class` for each connection, with the application's state as the keyword
+        `app_state`.
+
+        Args:
+            max_count: Largest number of open connections.
         """
         self.config.load()
         protocol_class: Any = self.config.http_protocol_class
@@ -240,7 +248,8 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        # asyncio has one number for the batch and the backlog: listening again sets the backlog alone
+        # asyncio has only one number for the batch of accepted connections and the backlog. Calling `listen`
+        # again changes the backlog alone.
         for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
                 duplicate.listen(LISTEN_BACKLOG)
@@ -256,9 +265,9 @@ class StationServer(HttpServer):
 
     @override
     async def on_tick(self, counter: int) -> bool:
-        """Close connections that keep the station waiting, twice a second; return whether to stop.
+        """Close connections that keep the station waiting; return whether the server is to stop.
 
-        uvicorn calls this ten times a second, with a counter.
+        uvicorn calls this ten times a second, with a counter; connections are checked twice a second.
         """
         if counter % 5 == 0:
             for connection in list(self.connections):
@@ -290,14 +299,15 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def has_disk_space(settings: Settings) -> bool:
-    """Return whether the disk of the store has the bytes free that a station needs to start."""
+    """Return whether the disk of the store has enough free space for a station to start."""
     folder = Path(settings.store).absolute()
+    # the store's folder, or the nearest folder above it that exists
     existing_folder = next(path for path in (folder, *folder.parents) if path.is_dir())
     return shutil.disk_usage(existing_folder).free >= RESERVED_BYTES
 
 
 def disk_full_text(settings: Settings) -> str:
-    """Return the line for people on a full disk."""
+    """Return a message for people: the disk is full."""
     return (
         f"less than {RESERVED_BYTES // 1024**2} MB are free on the disk of {settings.store}; free some space"
     )
@@ -318,7 +328,7 @@ class DiskFullServer(HttpServer):
 
     @override
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop, because the disk has room or uvicorn ends.
+        """Return whether the server is to stop: because the disk has room, or because uvicorn ends.
 
         uvicorn calls this ten times a second, with a counter; the disk is checked once a second.
         """
@@ -327,12 +337,12 @@ class DiskFullServer(HttpServer):
         return await super().on_tick(counter)
 
     async def serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request (ASGI). The sender may be anybody, so that answers describe nothing else."""
+        """Answer a request (ASGI). The sender may be anybody: answers only say that the disk is full."""
         response = self._make_response(Request(scope))
         await response(scope, receive, send)
 
     def _make_response(self, request: Request) -> Response:
-        """Return the answer that the disk is full, as JSON, or as a page that loads itself again."""
+        """Return the answer that the disk is full: JSON for programs, or a page that reloads itself."""
         path = request.url.path
         text = "the disk is full; free some space"
         if path == "/healthz":

@@ -57,20 +57,21 @@ def audit_log(
     begin = parse_time(since, zone) if since else None
     end = parse_time(until, zone) if until else None
     last_id = None if before is None else valid_id_or_zero(before)
-    # an event more than the page shows whether there is another page
+    # one event more than the page has: if it is there, there is another page
     events = audit.search(
         database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
     )
     has_next_page = len(events) > limit
-    return {"entries": events[:limit], "next": events[limit - 1]["id"] if has_next_page else None}
+    next_before = events[limit - 1]["id"] if has_next_page else None
+    return {"entries": events[:limit], "next": next_before}
 
 
 @page_router.get("/-/audit")
 def audit_page(
     request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
 ) -> Response:
-    """Show a page of audit events that the filters of the query find."""
-    first_product = next(iter(addresses.products), None)
+    """Show a page of the audit events that match the filters in the query."""
+    first_product = next(iter(addresses.products), None)  # for the menu
     page = Page(request, "audit", first_product)
     query = {}
     for name in ("text", "about", "since", "until"):
@@ -87,7 +88,8 @@ def audit_page(
         log = audit_log(database, settings, **query, before=before_number, limit=PER_PAGE)
     except InputError as invalid:
         error = str(invalid)
-    older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
+    older_query: dict[str, object] = {**query, "before": log["next"]}
+    older = f"?{urlencode(older_query)}" if log["next"] else None
     kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
     status = 422 if error else 200
     return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)

@@ -79,11 +79,11 @@ class ChallengeState(BaseModel):
 
 
 def _expected_decision(word: object) -> object:
-    """Return the decision that a word such as defective or NOK means; other values unchanged."""
+    """Return the decision that a word such as `defective` or `NOK` means; return other values unchanged."""
     if not isinstance(word, str) or word in (GOOD, ANOMALOUS):
         return word
     is_good = says_good(word)
-    if is_good is None:  # the word has no such meaning
+    if is_good is None:  # the word means neither
         return word
     return GOOD if is_good else ANOMALOUS
 
@@ -130,8 +130,8 @@ def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> Challenge
 def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> ChallengeFacts:
     """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
 
-    Send or trigger each part as a picture whose `part` is its name. The answer is 409, `not_production`, with
-    the part's result.
+    Then send or trigger a picture of each challenge part, with the part's name as `part`. The answer is 409,
+    `not_production`, with the part's result.
     """
     challenge.begin(product_id, person.name)
     return challenge.facts(product_id)
@@ -152,8 +152,8 @@ def add_challenge_part(
 ) -> PartFacts:
     """Keep the part of an inspection, with its picture, as a challenge part.
 
-    Without an inspection, the next picture whose `part` is this name is kept, also while nothing else is
-    answered; its answer is 409, `not_production`.
+    If no inspection is given, the next picture whose `part` is this name is kept, even while a challenge is
+    under way. The answer to that picture is 409, `not_production`.
     """
     return challenge.add_part(product_id, new.inspection, new.name, new.expected, new.note, person.name)
 
@@ -194,10 +194,11 @@ def challenge_page(
         records: Records of inspections.
         inspection: Number of the inspection that is selected as a new challenge part; empty: none.
     """
-    selected = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
+    is_number = inspection.isdecimal() and len(inspection) < 20  # no record's number has more digits
+    selected = int(inspection) if is_number else 0
     choices = _offered_inspections(records, page.product_id, selected)
     state = challenge.facts(page.product_id)
-    entry = context.addresses.configured_name(product)
+    entry = context.addresses.configured_name(product)  # name under which the settings have the product
     sources = context.sources[entry]
     missing = [part for part in state["parts"] if part["name"] in state["missing"]]
     example = _settings_example(context.addresses.settings_of(entry), product, entry)
@@ -216,16 +217,17 @@ def challenge_page(
 
 
 def _settings_example(settings: ProductSettings, product: str, entry: str) -> dict[str, object]:
-    """Return the settings that a station needs for challenges, as the page shows them.
+    """Return an example of the settings that a station needs for challenges, as the page shows them.
 
-    A station without a settings file needs them in a new one, with the model and the folder that it uses now.
+    The example has the model and the folder of the product, too, for a station without a settings file.
 
     Args:
         settings: Settings of the product.
         product: Name of the product.
-        entry: Name of the product's settings; it differs for the products of a joint model.
+        entry: Name under which the settings have the product; for a product of a joint model, it is another
+            name than `product`.
     """
-    # `model: null` goes on with the active version
+    # with `model: null`, the station goes on with the active version
     facts: dict[str, object] = {"model": None if entry == product else settings.model}
     if settings.folder:
         facts["folder"] = settings.folder
@@ -233,9 +235,14 @@ def _settings_example(settings: ProductSettings, product: str, entry: str) -> di
 
 
 def _offered_inspections(records: Records, product_id: int, selected: int) -> list[InspectionFacts]:
-    """Return the inspections that the page offers as challenge parts: the newest.
+    """Return the inspections that the page offers as challenge parts.
 
-    The selected one is first where it is not among the newest; 0: none is selected.
+    These are the newest. If the selected inspection is not among them, it is first.
+
+    Args:
+        records: Records of inspections.
+        product_id: Number of the product.
+        selected: Number of the selected inspection; 0: none is selected.
     """
     newest = records.search(product_id, Filters(limit=SHOWN_CHOICES)).inspections
     if not selected or selected in [inspection["id"] for inspection in newest]:
@@ -244,19 +251,20 @@ def _offered_inspections(records: Records, product_id: int, selected: int) -> li
 
 
 def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
-    """Return the lines of scores and thresholds in a chart, as points `x,y` in pixels.
+    """Return the two lines of a chart, `scores` and `thresholds`, each as points `x,y` in pixels.
 
-    The points are in the order of the results. Return None where there are fewer than two results.
+    Each result is a point of both lines. Return None if there are fewer than two results.
     """
     if len(results) < 2:
         return None
     scores = [result["score"] for result in results]
     thresholds = [result["score_threshold"] for result in results]
     lowest = min(scores + thresholds)
-    value_range = (max(scores + thresholds) - lowest) or 1.0
+    value_range = (max(scores + thresholds) - lowest) or 1.0  # 1.0 where all values are equal
     x_step = CHART_WIDTH / (len(results) - 1)
 
     def points(values: Sequence[float]) -> str:
+        # y is 0 at the top, and CHART_HEIGHT for the lowest value
         ys = [CHART_HEIGHT - CHART_HEIGHT / value_range * (value - lowest) for value in values]
         return " ".join(f"{x_step * position:.1f},{y:.1f}" for position, y in enumerate(ys))
 

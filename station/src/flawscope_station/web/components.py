@@ -34,7 +34,7 @@ def find_component(request: Request, kind: type[T]) -> T:
 
 
 def component(kind: type[T]) -> object:
-    """Make the dependency of a component of the station."""
+    """Make the FastAPI dependency that returns the station's component of a class."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread
         return find_component(request, kind)
@@ -65,7 +65,7 @@ async def _product_id(name: str, addresses: AddressesDep) -> int:
 
 async def _records_id(name: str, addresses: AddressesDep) -> int:
     """Return the number of the product in the path, also of a removed one. NotFoundError."""
-    if name in addresses:
+    if name in addresses:  # it was not removed
         return addresses.product_id(name)
     return await anyio.to_thread.run_sync(addresses.records_id, name)
 

@@ -23,17 +23,19 @@ STATE_KEY = "connection"  # key in the state of a request's scope
 
 
 class ClientConnection(asyncio.Protocol):
-    """Client's connection that closes when it keeps the station waiting.
+    """Connection to a client, which is closed if the client keeps the station waiting for too long.
 
-    Where there are too many connections, the one that has kept the station waiting for the longest time is
-    closed; those of signed-in people last, and never one whose request is being answered.
+    If there are too many connections, the one that has kept the station waiting for longest is closed.
+    Connections of signed-in people are the last to be closed; a connection whose request is being answered is
+    never closed.
 
     Args:
-        make_protocol: Makes the protocol that speaks HTTP, from a state that every request's scope has.
+        make_protocol: Makes the protocol that speaks HTTP. Its argument is a state, which the protocol puts
+            into the scope of each request.
         connections: Open connections of the server; this one is added to them.
         max_count: Largest number of open connections.
-        stall_seconds: Returns the seconds in which the head of a request must come, a body that nobody reads
-            must end, and a client must go on reading its answer.
+        stall_seconds: Returns the time limit in seconds: for the head of a request, for a body that nobody
+            reads, and for a client that has stopped reading its answer.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class ClientConnection(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Add the connection to the server's; where they are too many, close those that wait for longest."""
+        """Add the connection to the server's. If there are too many, close those that have waited longest."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self._protocol.connection_made(transport)
@@ -77,7 +79,7 @@ class ClientConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on; the first after an idle time begin a wait for a request."""
+        """Pass bytes on. With the first bytes after an idle time, the wait for a request begins."""
         if self._is_idle:
             self._is_idle, self._waiting_since = False, self._loop.time()
         self._tail = (self._tail + data)[-len(HEAD_END) :]
@@ -90,7 +92,7 @@ class ClientConnection(asyncio.Protocol):
 
     @override
     def pause_writing(self) -> None:
-        """Note that the client does not read its answer: the wait for it begins."""
+        """Note that the client does not read its answer: the wait for the client begins."""
         self._is_write_paused, self._waiting_since = True, self._loop.time()
         self._protocol.pause_writing()
 
@@ -106,7 +108,7 @@ class ClientConnection(asyncio.Protocol):
         """Note a request whose head has come."""
         self._requests += 1
         self._scope = scope
-        header_names = {name for name, value in scope["headers"] if value != b"0"}
+        header_names = {name for name, value in scope["headers"] if value != b"0"}  # a length of 0 is no body
         self._has_body = bool(header_names & {b"content-length", b"transfer-encoding"})
         self._has_more_body = self._has_body
         self._waiting_since = self._loop.time()
@@ -118,7 +120,7 @@ class ClientConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """Note that a request was answered."""
         self._requests -= 1
-        # after a request without a body, bytes behind its head belong to the next request
+        # if a request has no body, bytes after its head belong to the next request
         has_next_request = not self._has_body and self._tail != HEAD_END
         self._is_idle = not (self._requests or self._has_more_body or has_next_request)
         self._waiting_since = self._loop.time()
@@ -132,22 +134,23 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def _is_closable(self) -> bool:
-        """Whether the client keeps the station waiting, so that no answer is lost by closing."""
+        """Whether the connection may be closed without losing an answer: the station waits for the client."""
         is_client_late = not self._requests or self._is_write_paused
         return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that has waited for longest, and further connections of strangers.
+        """Close the connection that has waited for longest, and others of clients who are not signed in.
 
-        In all, up to an eighth of the allowed connections are closed, because a search for each new
-        connection is too slow under a flood.
+        Up to an eighth of the allowed connections are closed at once. Under a flood of new connections, a
+        search for each of them would be too slow.
         """
         closable = [connection for connection in self._connections if connection._is_closable]
-        # strangers before signed-in people, this new connection last
+        # first strangers, then signed-in people, this new connection last; of each, the longest waiting first
         closable.sort(
             key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
         )
-        longest, *next_longest = closable[: max(1, self._max_count // 8)]
+        max_closed = max(1, self._max_count // 8)
+        longest, *next_longest = closable[:max_closed]
         strangers = [
             connection
             for connection in next_longest
@@ -155,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
         ]
         for connection in (longest, *strangers):
             connection._transport.abort()
-            # at once: asyncio accepts others before it reports the lost connection
+            # at once, because asyncio accepts others before it calls `connection_lost`
             self._connections.discard(connection)
 
     def close_if_stalled(self) -> None:
@@ -164,7 +167,7 @@ class ClientConnection(asyncio.Protocol):
         waited_seconds = self._loop.time() - self._waiting_since
         if is_answering or waited_seconds < self._timeout:
             return
-        if self._transport.is_closing():  # it waits for the client to read the rest of the answer
+        if self._transport.is_closing():  # it was closed, but the client does not read the rest of the answer
             self._transport.abort()
         else:
             self._transport.close()

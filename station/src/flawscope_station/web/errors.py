@@ -44,7 +44,10 @@ def error_response(error: FlawscopeError) -> Response:
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:
-    """Return an error response's headers: how to sign in, how long to wait, or end the connection."""
+    """Return the headers of an error's response, which depend on its status.
+
+    401: how to sign in; 503: how long to wait; 408: the connection ends.
+    """
     status, _ = status_and_code(error)
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
@@ -60,8 +63,8 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
 
     Args:
         app: Application.
-        render_page: Renders the page from the request, the status, the text, and the error, which is None
-            where FastAPI or Starlette raised it.
+        render_page: Renders the page. Its arguments are the request, the status, the text, and the error;
+            None: FastAPI or Starlette raised it.
     """
 
     async def handle(request: Request, error: Exception) -> Response:
@@ -79,7 +82,7 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
 
 
 def _to_refused_error(request: Request, error: Exception) -> RefusedError:
-    """Convert an error of FastAPI or Starlette."""
+    """Convert an error of FastAPI or Starlette to a RefusedError."""
     if isinstance(error, RequestValidationError):
         first_error = error.errors()[0]
         field = ".".join(str(part) for part in first_error["loc"] if part not in ("query", "body", "path"))

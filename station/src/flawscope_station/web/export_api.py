@@ -78,13 +78,13 @@ def export(
     turns = records.turns
     if format == "csv":
         blocks = in_turns(turns, _table_pages(pages), _csv_block)
-        # The first block is made before the answer begins, as BusyError must come before it. It begins with
-        # the byte order mark, by which Excel recognises UTF-8.
+        # The first block is made before the answer begins, because after that BusyError could not be
+        # answered. It begins with the byte order mark, by which Excel recognises UTF-8.
         first_block = "\ufeff" + next(blocks)
         return StreamingResponse(chain([first_block], blocks), media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = station_zone(settings.shifts)
-    version, _, promise = line_alarms.active_promise(versions, product_id)
+    version, _, promise = line_alarms.active_promise(versions, product_id)  # of the rate of false alarms
     totals: list[tuple[str, object]] = [
         ("Product", name),
         ("Version in use", version),
@@ -95,12 +95,12 @@ def export(
 
 
 def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], ResultT]) -> Iterator[ResultT]:
-    """Yield the result of `work` for each item, and take a turn for each.
+    """Yield the result of `work` for each item; each item is read and worked on in a turn of its own.
 
     Other requests get turns between two items, so that a long export does not keep them waiting.
 
     Args:
-        turns: Turns, each of which is for reading an item and working on it.
+        turns: Turns, which limit how many requests work at a time.
         items: Items.
         work: Function that makes the result of an item.
 
@@ -119,7 +119,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], ResultT]) -> 
 
 
 def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
-    """Yield the rows of each page of inspections; the first page's rows begin with the header."""
+    """Yield for each page of inspections the rows of the table; before the first row comes the header."""
     header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
         rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]
@@ -138,10 +138,10 @@ def write_workbook(
 
     Args:
         pages: Pages of inspections.
-        turns: Turns in which they are read.
-        address: Address of the pages of inspections; names of pictures link below it.
-        zone: Zone of times; None: this machine's.
-        totals: Rows of the sheet of totals, before the counts.
+        turns: Turns in which the pages are read.
+        address: URL below which the station shows each inspection; the pictures' names are links to it.
+        zone: Time zone of the times; None: this machine's.
+        totals: First rows of the sheet of totals, as name and value; the counts follow.
 
     Returns:
         The file, at its beginning; closing removes it.
@@ -158,7 +158,7 @@ def write_workbook(
             link = f"{address}/{inspection['id']}"
             book.add(_sheet_values(inspection, zone), _named_regions(inspection), link)
 
-    for _ in in_turns(turns, pages, append):  # the iteration adds the pages to the book
+    for _ in in_turns(turns, pages, append):  # each step adds a page to the book
         if book.is_full:
             break
     decision_rows = [(f"of them {decision}", count) for decision, count in counts.items()]
@@ -177,21 +177,22 @@ def _named_regions(inspection: InspectionFacts) -> list[tuple[str, Region]]:
 
 
 def _place_values(inspection: InspectionFacts) -> dict[str, object]:
-    """Return an inspection's values of the columns `PLACE_COLUMNS`, by name."""
+    """Return an inspection's values for the columns `PLACE_COLUMNS`, by the columns' names."""
     return findings.measure_places([region for _, region in _named_regions(inspection)])
 
 
 def _sheet_values(inspection: InspectionFacts, zone: tzinfo | None) -> dict[str, object]:
-    """Return an inspection's values for the workbook, by name."""
+    """Return an inspection's values for the workbook, by the columns' names."""
     local_time = datetime.fromisoformat(inspection["at"]).astimezone(zone)
-    kinds = dict.fromkeys(region.kinds_text for _, region in _named_regions(inspection) if region.kinds_text)
+    kinds_texts = [region.kinds_text for _, region in _named_regions(inspection) if region.kinds_text]
+    distinct_kinds = dict.fromkeys(kinds_texts)
     return {
         **inspection,
         **_place_values(inspection),
         "path": inspection["name"],
-        "time": local_time.replace(tzinfo=None, microsecond=0),  # a workbook has neither
+        "time": local_time.replace(tzinfo=None, microsecond=0),  # a workbook has no zones and no microseconds
         "model": f"{inspection['product']}, version {inspection['version']}",
-        "kinds": "; ".join(kinds),
+        "kinds": "; ".join(distinct_kinds),
         "remark": "; ".join(finding["words"] for finding in inspection["findings"]),
     }
 
@@ -209,6 +210,7 @@ def _cells(inspection: InspectionFacts) -> list[object]:
     by_place_column = _place_values(inspection)
     place_values = [by_place_column.get(name) for name in PLACE_COLUMNS]
     other_facts = other_fields(inspection)
+    # what is left in `other_facts` is the column `more`
     further_values = [other_facts.pop(name, None) for name in FURTHER_COLUMNS]
     return [*values, *place_values, *further_values, other_facts or None]
 
@@ -217,7 +219,8 @@ def _text_cell(value: object) -> object:
     """Return a value as a cell of a spreadsheet: a dict or list as JSON, None as ""."""
     if value is None:
         return ""
-    return files.csv_cell(json.dumps(value) if isinstance(value, dict | list) else value)
+    plain_value = json.dumps(value) if isinstance(value, dict | list) else value
+    return files.csv_cell(plain_value)
 
 
 def _csv_block(rows: list[Sequence[object]]) -> str:

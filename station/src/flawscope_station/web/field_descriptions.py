@@ -30,7 +30,7 @@ class DescribedApp(FastAPI):
 
 
 def _describe_types(node: object) -> None:
-    """Apply `describe_fields` to all types in a part of the document."""
+    """Apply `describe_fields` to all types in a part of the OpenAPI document, which is changed in place."""
     if isinstance(node, dict):
         if "properties" in node and isinstance(node.get("description"), str):
             describe_fields(node)
@@ -42,12 +42,12 @@ def _describe_types(node: object) -> None:
 
 
 def describe_fields(schema: dict[str, Any]) -> None:
-    """Move the part `Attributes:` of a type's description to the descriptions of its fields.
+    """Move the texts below `Attributes:` in a type's description to the descriptions of its fields.
 
-    Fields that have a description already keep it.
+    A field that has a description already keeps it.
 
     Args:
-        schema: JSON schema of the type, which is changed.
+        schema: JSON schema of the type, which is changed in place.
     """
     summary, separator, section = schema.get("description", "").partition(SECTION)
     if not separator:
@@ -62,20 +62,23 @@ def describe_fields(schema: dict[str, Any]) -> None:
 
 
 def _parse_entries(section: str) -> list[tuple[list[str], str]]:
-    """Return the names and the text of each entry of the part `Attributes:`."""
+    """Return the names and the text of each entry below `Attributes:`.
+
+    The entry `x, y: Middle of the square.` has the names x and y.
+    """
     entries: list[tuple[list[str], str]] = []
     for line in section.splitlines():
         match = _ENTRY.fullmatch(line)
         if match is not None:
             entries.append((match["names"].split(", "), match["text"]))
-        elif entries:  # an indented line goes on with the entry before it
+        elif entries:  # a line that is indented more continues the entry before it
             names, text = entries[-1]
             entries[-1] = names, f"{text} {line.strip()}"
     return entries
 
 
 def _as_field_description(text: str) -> str:
-    """Return a text in the form of the other descriptions: with a small letter first, without a full stop."""
+    """Return a text with a small first letter and without a full stop, like all other descriptions."""
     sentence = text.removesuffix(".")
     is_abbreviation = sentence[:2].isupper()
     return sentence if is_abbreviation else sentence[:1].lower() + sentence[1:]

@@ -58,7 +58,7 @@ WRONG_REQUEST = "request"  # code of the refusal of a part whose request cannot 
 
 
 class JudgingRoute(APIRoute):
-    """Route that judges parts, and notes each part that is refused, also where FastAPI refuses it."""
+    """Route that judges parts. It notes each part that is refused, even if FastAPI refuses the request."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
@@ -82,7 +82,7 @@ class JudgingRoute(APIRoute):
 
 
 def _note_refusal(request: Request, error: Exception) -> None:
-    """Note that the part of a request is not judged because of an error."""
+    """Note that a request's part is not judged, with the error that is the reason."""
     part = make_label(request.query_params.get("part"), None).part
     code = WRONG_REQUEST if isinstance(error, RequestValidationError) else ""
     picture = uploads.clean_name(request.query_params.get("name", ""))
@@ -130,7 +130,7 @@ async def inspect(
     nevertheless.
     """
     address = context.addresses.find(name)
-    due = address.due(deadline, request.scope.get(ARRIVED_KEY))
+    due = address.due(deadline, request.scope.get(ARRIVED_KEY))  # time by which the answer must come
     context.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     pictures = tuple(Picture(sent_file.data, sent_file.name, label.view) for sent_file in files)
@@ -147,7 +147,14 @@ async def inspect(
 def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
-    """Return the answer to a request, made of the answers to its parts."""
+    """Make the answer to a request from the answers to its parts.
+
+    Args:
+        context: Components of the station that judge parts.
+        response: Response to the request, whose status is set.
+        sent: Pictures of the request.
+        answers: Answer to each part.
+    """
     results = [_part_result(context, sent, answer) for answer in answers]
     if all(answer.inspection is None for answer in answers):
         first_error = answers[0].error
@@ -170,7 +177,10 @@ class PartResult(TypedDict, total=False):
 
 
 def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
-    """Return the result of a part for its sender, and note a production part that is not judged."""
+    """Return the result of a part for its sender.
+
+    A part that is not judged is noted as a refusal, except for a trial.
+    """
     if answer.inspection is not None:
         return {"inspection": answer.inspection}
     assert answer.error is not None, "a part has an inspection or an error"
@@ -183,9 +193,11 @@ def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAns
 
 
 async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
-    """Wait until the client goes away, then call `leave`; recorded parts stay recorded."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    """Wait until the client goes away, then call `leave`. Parts that are recorded by then stay recorded."""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            break
     leave()
 
 
@@ -241,9 +253,10 @@ async def trigger(
     try:
         recorded = await shooting
     except asyncio.CancelledError:
-        if not shooting.cancelled():  # the station ends
+        has_client_left = shooting.cancelled()  # by `_watch_client`
+        if not has_client_left:  # the station ends
             raise
-        return Response(status_code=GONE)  # the client has gone away
+        return Response(status_code=GONE)
     finally:
         watching.cancel()
     if isinstance(recorded, int):  # number of the inspection that an earlier request with the key made

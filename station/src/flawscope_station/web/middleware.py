@@ -84,7 +84,7 @@ def check_role(person: Person, role: str) -> None:
 
 
 def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
-    """Set the browser's session cookie to `value`, which signs it in."""
+    """Set the browser's session cookie to `value`. With this cookie the browser is signed in."""
     is_secure = _is_secure(request)
     response.set_cookie(
         access.cookie, value, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure
@@ -102,7 +102,7 @@ def client_ip(request: HTTPConnection) -> str:
 
 
 def local_path(text: str | None) -> str:
-    """Return the path to go to after signing in; "/" where the text is no path of this site."""
+    """Return the path `text` to go to after signing in; "/" if `text` is no path of this site."""
     # `//host` and `/\host` would lead to another site
     if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text):
         return text
@@ -139,15 +139,15 @@ def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
 class Guard:
     """ASGI middleware that finds the sender of each request, and refuses requests that it may not send.
 
-    An unknown sender gets 401 below /api, elsewhere a redirect to the page to sign in. Answers get security
-    headers for browsers, and the number of the request, which its sender chose or which is new. The log names
-    a failed request by this number.
+    An unknown sender gets 401 below /api, and elsewhere a redirect to the page to sign in. Answers get
+    security headers for browsers, and the number of the request. If the sender has not sent a number, it is
+    random. The log has the numbers of failed requests.
 
     Args:
         app: Application that serves the requests.
         access: Users, tokens and sessions.
         settings: Settings of the station.
-        say: Gets a line for the log.
+        say: Writes a line to the log.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Guard:
             await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Return `send` for an answer that gets security and cache headers, and the request's number.
+        """Return a function like `send` that adds the headers for security, cache and the request's number.
 
         Headers that the application has set stay. A failed request is logged.
         """
@@ -209,9 +209,14 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in PAGES.security_headers.items():
                     headers.setdefault(name, value)
-                caching = "public, max-age=31536000, immutable" if has_hash else "no-cache"
                 is_cacheable = is_static and message["status"] in (200, 304)
-                headers.setdefault("Cache-Control", caching if is_cacheable else "no-store")
+                if not is_cacheable:
+                    caching = "no-store"
+                elif has_hash:  # another content has another hash
+                    caching = "public, max-age=31536000, immutable"
+                else:
+                    caching = "no-cache"
+                headers.setdefault("Cache-Control", caching)
                 headers[REQUEST_ID] = number
                 if message["status"] >= 500 and path not in _HEALTH_PATHS:
                     self.failed.note(scope["method"], path, message["status"], number)
@@ -222,7 +227,7 @@ class Guard:
     async def _check(self, request: HTTPConnection) -> Response | None:
         """Check a request, and store its sender in its scope.
 
-        Return a redirect to the page to sign in, or None: the application may serve the request.
+        Return a redirect to the page to sign in; None: the application may serve the request.
 
         Raises:
             RefusedError: The request is refused.
@@ -262,13 +267,13 @@ class Guard:
         if not is_safe and not has_token:
             self._check_origin(request)
         if person is not None and (is_safe or not request.scope["path"].startswith("/api/")):
-            check_role(person, VIEWER)  # a lower role may send pictures, and read the answers alone
+            check_role(person, VIEWER)  # a lower role may only send pictures, and read the answers
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request from the database; None: unknown.
 
-        Where the database does not answer in time, return the sender of an earlier request with the same
-        cookie or token within the last minutes.
+        If the database does not answer in time, return the sender of a request of the last minutes that had
+        the same cookie or token.
 
         Raises:
             StoreError: The database does not answer, and there is no such earlier request.
@@ -289,21 +294,22 @@ class Guard:
     def _check_host(self, request: HTTPConnection) -> None:
         """Raise RefusedError for an unknown host name.
 
-        Other sites could let a name of theirs lead to this machine, and so read the pages (DNS rebinding).
+        Without this check, another site could let its own name lead to this machine, and so read the pages
+        (DNS rebinding).
         """
         host_headers = request.headers.getlist("host")
         if not host_headers and request.scope.get("http_version") == "1.0":  # no browser
             return
         host = _parse_host(host_headers[0]) if len(host_headers) == 1 else ""
         server_address, *_ = request.scope.get("server") or ("",)
-        # an IP address is no name, so that no other site can use it
+        # an IP address is allowed, as it is no name that another site could let lead here
         if host not in self._hosts and not _is_server_address(host, server_address):
             name = ascii(host_headers[0][:80]) if host_headers else "''"
             text = f"this station is not called {name}: add it to the setting `public`"
             raise RefusedError(421, text, "wrong_host")
 
     def _check_local(self, request: HTTPConnection) -> None:
-        """Raise RefusedError for requests of other machines, and of proxies on this machine."""
+        """Raise RefusedError for a request from another machine, or from a proxy on this machine."""
         client = request.client
         server_address, *_ = request.scope.get("server") or (None,)
         has_proxy = any(name in request.headers for name in _PROXY_HEADERS)
@@ -316,8 +322,8 @@ class Guard:
     def _check_origin(self, request: HTTPConnection) -> None:
         """Raise RefusedError for a request that another site made the browser send.
 
-        Browsers name the site in the header `Sec-Fetch-Site` where they trust the connection, else in
-        `Origin`; other programs send neither.
+        If a browser trusts the connection, the header `Sec-Fetch-Site` says from which site the request
+        comes; else `Origin` does. Other programs send neither.
         """
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
@@ -335,8 +341,8 @@ class Guard:
 def _normalize_path(path: str) -> str:
     """Return a request's path in the form in which routes have it.
 
-    A slash at its end is removed, because not every program follows a redirect; only the path of the mounted
-    application to sign in keeps it.
+    A slash at the end is removed, because not every program follows a redirect. Only the path of the mounted
+    application, `COMPANY_PATH`, keeps it.
     """
     local_part = path
     if path.startswith(("http://", "https://")):  # the client takes the station for a proxy
@@ -348,7 +354,10 @@ def _normalize_path(path: str) -> str:
 
 
 def _lookup_seconds(request: HTTPConnection) -> float:
-    """Return the seconds in which the sender of a request must be found: at most half of its deadline."""
+    """Return the time limit in seconds for looking up the sender of a request.
+
+    It is `LOOKUP_SECONDS`, or half of the request's deadline if that is shorter.
+    """
     deadline = request.query_params.get("deadline", "")
     if not _DEADLINE.fullmatch(deadline):
         return LOOKUP_SECONDS
@@ -366,11 +375,19 @@ class FailedRequests:
         self._unreported = 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:
-        """Log a failed request, or count it for the next line."""
+        """Log a failed request. If the last line is too recent, only count it for the next line.
+
+        Args:
+            method: HTTP method.
+            path: Path of the request.
+            status: HTTP status of the answer.
+            number: Number of the request.
+        """
         time_now = self._clock()
         if time_now - self._reported_at < FAILED_INTERVAL:
             self._unreported += 1
             return
+        # the number of requests that failed since the last line
         count_facts = {"more": self._unreported} if self._unreported else {}
         self._reported_at = time_now
         self._unreported = 0
@@ -379,7 +396,7 @@ class FailedRequests:
 
 
 def _check_prefix(request: HTTPConnection) -> None:
-    """Raise RefusedError for a page's request from which a proxy has removed a prefix of the path."""
+    """Raise RefusedError for the request of a page if a proxy has removed a prefix of its path."""
     prefix = request.headers.get(_PREFIX_HEADER, "").strip("/")
     if prefix:
         text = f"a proxy has this station below /{prefix[:80]}, and pages have to lie at the top: "
@@ -387,7 +404,7 @@ def _check_prefix(request: HTTPConnection) -> None:
 
 
 def _to_sign_in(scope: Scope) -> Response:
-    """Return the redirect to the page to sign in, which leads back."""
+    """Return the redirect to the page to sign in. After signing in, a person gets back to this page."""
     next_path = "/"
     if scope["method"] == "GET":
         query = scope["query_string"].decode("latin-1")
@@ -407,7 +424,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_server_address(host: str, server: str) -> bool:
-    """Return whether the host in a request is the IP address at which it arrived."""
+    """Return whether the host in a request is the IP address at which the request arrived.
+
+    Args:
+        host: Host in the request's header.
+        server: Address of the server's socket.
+    """
     address = _parse_ip(host)
     return address is not None and not address.is_unspecified and address == _parse_ip(server)
 
@@ -427,7 +449,14 @@ def _strip_brackets(host: str) -> str:
 
 
 def _host_and_port(text: str, scheme: str = "") -> str:
-    """Return host and port of a URL, without a default port: `https://Name.org:443/x` -> `name.org`."""
+    """Return host and port of a URL, without the scheme's default port.
+
+    `https://Name.org:443/x` becomes `name.org`.
+
+    Args:
+        text: URL, or host and port without a scheme.
+        scheme: Scheme of a text without a scheme; "": unknown, so that the port stays.
+    """
     url_scheme, separator, host_and_path = text.strip().rpartition("://")
     host_and_path = host_and_path.partition("/")[0].lower()
     port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)

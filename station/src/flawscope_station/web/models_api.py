@@ -209,7 +209,7 @@ async def add_version(
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Write a request's body to a file in a new folder, without holding it in memory.
+    """Write a request's body to the file `path`, whose folder is created, without holding it in memory.
 
     Raises:
         RefusedError: The body has more than `MAX_MODEL_BYTES`, or is too slow.
@@ -231,7 +231,7 @@ async def save_body(request: Request, path: Path) -> None:
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
     """Remove a version and its file, if it was never used and belongs to no joint model.
 
-    Any other version is refused, because inspections name it.
+    Any other version cannot be removed, because records refer to it.
     """
     version_id = versions.version(product_id, valid_id_or_zero(number))["id"]  # 404 where there is none
     if not versions.remove(product_id, version_id, person.name):
@@ -281,10 +281,10 @@ def change_rate(
     learning: LearningDep,
     person: Engineer,
 ) -> Answer:
-    """Make a version with another false-alarm rate from a version, and activate it.
+    """Make a copy of a version with another false-alarm rate, and activate the copy.
 
-    A rate that the version's good pictures do not support is refused, and any rate where the settings file
-    has the product's rate.
+    A rate that the version's good pictures do not support is refused. If the settings file sets the product's
+    rate, every rate is refused.
     """
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
@@ -335,7 +335,7 @@ def learn(
     if not_unsure:
         raise InputError(f"inspection {not_unsure[0]} is not among `unsure`: name in `good` only what is")
     for number in dict.fromkeys(request.good):
-        current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: it has none
+        current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: there is no verdict
         store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict_id)
     return learning.request_candidate(product_id, person.name, request.how)
 
@@ -380,7 +380,7 @@ def models(
     state = learning.facts(product_id)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
     jobs = learning.candidates.by_version(product_id)
-    # versions that are not in the list of further versions: rejected, or shown as a candidate
+    # versions that are left out of the list `others`: they are rejected, or shown as a candidate
     hidden: set[int | None] = {number for number, row in jobs.items() if status_of(row) == REJECTED}
     hidden |= {candidate.version for candidate in candidates if candidate.status == READY}
     others = [version for version in all_versions if version is not active and version["id"] not in hidden]
@@ -409,7 +409,12 @@ def models(
 
 
 def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -> set[int]:
-    """Return the numbers of the inspections whose thumbnails the page shows."""
+    """Return the numbers of the inspections whose thumbnails the page shows.
+
+    Args:
+        candidates: Candidates on the page.
+        unsure: Numbers of the inspections that are unsure.
+    """
     numbers = set(unsure[:MAX_THUMBNAILS])
     for candidate in candidates:
         judgement = candidate.judgement
@@ -422,14 +427,14 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
 
 
 class RateFacts(TypedDict):
-    """Meaning of other false-alarm rates for the active version.
+    """What other false-alarm rates would mean for the active version.
 
     Attributes:
-        rates: Rates on offer, each with its threshold and the number of defects that it would find.
-        day: Pictures a day; None: unknown.
-        known_defects: Number of reviewed defects.
+        rates: Rates on offer, each with its threshold and the number of defects that would be found.
+        day: Number of pictures a day; None: unknown.
+        known_defects: Number of reviewed defects whose scores are known.
         may_rate: Whether the person may change the rate on the page.
-        rate_by_file: Whether the settings file has the rate.
+        rate_by_file: Whether the settings file sets the product's rate.
     """
 
     rates: list[dict[str, object]]
@@ -445,9 +450,16 @@ def _rate_facts(
     active: VersionFacts | None,
     all_versions: Sequence[VersionFacts],
 ) -> RateFacts:
-    """Return the meaning of other false-alarm rates for the active version; None: there is no such version.
+    """Return what other false-alarm rates would mean for the active version.
 
-    Reviewed defects count where a version with the same network judged them, as their scores are the same.
+    Reviewed defects count if a version with the same network judged them: the active version would give them
+    the same scores.
+
+    Args:
+        page: The product's page.
+        versions: Versions of all products.
+        active: The active version; None: there is none.
+        all_versions: All versions of the product.
     """
     product_id = page.product_id
     by_file = product_id in versions.rates
@@ -476,26 +488,33 @@ def _rate_facts(
 
 
 def _network_of(version: VersionFacts) -> int:
-    """Return the number of the version whose network this one has: its own, or that of `rate_of`."""
+    """Return the number of the version for which this version's network was made.
+
+    A version that differs from another only in its rate has the other's network: `rate_of` is its number.
+    """
     return version.get("rate_of", version["id"])
 
 
 def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
-    """Return the rates on offer, each with the number of defects that it would find.
+    """Return the rates on offer, each with the number of defects that the model would find at this rate.
 
-    A row has the keys of `rates.describe_rates` and these: `defects`, the number of simulated defects, and
-    `hits`, the number of them that it would find; `known`, the number of reviewed defects that it would find;
-    `is_own`, whether the model has this rate.
+    A row has the keys of `rates.describe_rates`, and in addition: `defects`: number of simulated defects;
+    `hits`: simulated defects that would be found; `known`: reviewed defects that would be found; `is_own`:
+    whether this is the model's current rate.
+
+    Args:
+        model: Facts of the model.
+        reviewed: Reviewed defects, with their scores.
     """
     is_by_part = rates.promise_of(model).by_part
     rows = []
     for row in rates.describe_rates(model):
-        if is_by_part:  # a part has no score with a threshold, but a p-value
+        if is_by_part:  # a part is judged by its p-value, and has no single score with a threshold
             known_count = sum(defect.p_value <= row["expected"] + _ROUNDING for defect in reviewed)
         else:
             # not `>`: NaN is anomalous, too
             known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
-        counts = row["found"].values()  # found and all defects of each size
+        counts = row["found"].values()  # of each size: number of found defects, number of all
         rows.append(
             {
                 **row,

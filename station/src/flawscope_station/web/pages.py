@@ -78,7 +78,7 @@ class RemovedProduct(BaseModel):
 
 
 class WaitingState(ProductState):
-    """State of a product while the store is away."""
+    """State of a product while the database is away, in place of the product's facts."""
 
     waiting: int = 0
 
@@ -89,9 +89,9 @@ class Page:
     Args:
         request: HTTP request.
         page: Name of the page, for the menu.
-        product: Name of the product; None: the page has none.
+        product: Name of the product; None: the page is of no product.
         assets: Templates, texts and scripts of the page.
-        root: Prefix of the paths of its static files.
+        root: Path below which the page's static files are.
 
     Attributes:
         product_id: Number of the product, set on a product's pages.
@@ -135,7 +135,7 @@ class Page:
             template: Name of the template, without suffix.
             status: HTTP status.
             sections: Sections of the texts that the page's script needs.
-            values: Values for the template; `data` is for the script.
+            values: Values for the template by name; `data` is the value for the script.
         """
         product = self.product
         person = self.person
@@ -186,17 +186,20 @@ class Page:
         return [link for link in find_component(self.request, Menu) if link.is_shown(self.person, product)]
 
     def _user_commands(self, settings: Settings) -> list[str]:
-        """Return the command lines that the page shows: for the first user, or to add and change users."""
+        """Return the command lines that the page shows to add, change and remove users.
+
+        On a station without users, there is one to add the first user.
+        """
         verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> PageFacts:
-        """Return the product's facts for the frame of a page; those of a removed product are empty.
+        """Return the product's facts for the frame of the page; those of a removed product are empty.
 
-        While the database is away, the page of problems gets only the state.
+        While the database is away, the page of problems gets only the product's state.
 
         Raises:
-            StoreError: The database is away, for any other page.
+            StoreError: The database is away, and this is another page.
         """
         if self.is_removed:
             return RemovedProduct()
@@ -222,7 +225,7 @@ class Page:
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
-    """Render the page of an error, for addresses outside of /api.
+    """Render the page of an error, for paths that are not below /api.
 
     Only engineers see the text of an error with a status of 500 or more.
 
@@ -230,7 +233,7 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
         request: HTTP request.
         status: HTTP status.
         text: Text of the error, in one line.
-        error: The error; it is not used, but part of the form that `install_error_handler` calls.
+        error: The error. It is not used; `install_error_handler` passes it to all functions of this kind.
     """
     page = Page(request, "problem")
     if status == 404:
@@ -246,7 +249,7 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
 
 
 def asset_response(assets: pages.Pages, name: str) -> Response:
-    """Return an asset file by its name, else 404."""
+    """Return the response with a page's static file; 404: there is no file of this name."""
     file = assets.static_files.get(name)
     if file is None:
         return Response("not found", 404, media_type="text/plain")
@@ -260,14 +263,13 @@ def html_router(role: str) -> APIRouter:
 
 
 def product_page(name: str, *, of_records: bool = False) -> object:
-    """Make the dependency that opens a product's page.
+    """Make the FastAPI dependency that opens a product's page.
+
+    In a request, the dependency raises NotFoundError if there is no such product.
 
     Args:
         name: Name of the page.
-        of_records: Whether the page shows records, also of a removed product.
-
-    Raises:
-        NotFoundError: In a request, where there is no such product.
+        of_records: Whether the page shows only records, so that it can be opened for a removed product, too.
     """
 
     def open_page(request: Request, product: str) -> Page:
@@ -393,22 +395,22 @@ def history(
 
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
-    """Return a page's query as filters of a search: times in UTC, numbers with a decimal point."""
-    numbers = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
+    """Return a page's query in the form of a search: times in UTC, numbers with a decimal point."""
+    number_filters = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
     search = query_in_utc(query, zone)
-    for name in numbers:
+    for name in number_filters:
         if name in search:
             search[name] = search[name].replace(",", ".")
     return search
 
 
 class Field(TypedDict):
-    """Field of the history's form.
+    """Field of the history's form, in which a person sets a filter.
 
     Attributes:
-        name: Name of its filter.
-        kind: Kind of its filter.
-        options: Values of a choice with their texts; empty: a person types the value.
+        name: Name of the filter.
+        kind: Kind of the filter.
+        options: Values that a person can choose, each with its text; empty: a person types the value.
     """
 
     name: str
@@ -417,7 +419,12 @@ class Field(TypedDict):
 
 
 def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
-    """Return the fields of the history's form, one for each filter, in the filters' order."""
+    """Return the fields of the history's form, one for each filter, in the order of the filters.
+
+    Args:
+        texts: Texts of the page.
+        version_ids: Numbers of the product's versions, which the filter `version` offers.
+    """
     form_fields: list[Field] = []
     for filter_ in FILTERS:
         options: list[tuple[object, str]]
@@ -455,12 +462,12 @@ def trends(
 def _report_periods(
     shifts: ShiftSettings | None, seconds: float | None, first_version_at: str
 ) -> list[dict[str, str]]:
-    """Return the periods that the page offers for a report: the page's range, and the latest shifts.
+    """Return the periods for which the page offers a report: the range that it shows, and the latest shifts.
 
     Args:
-        shifts: Shifts of the settings.
-        seconds: Length of the page's range; None: it has no beginning.
-        first_version_at: Time of the product's first version, as text; shifts that ended before it have no
+        shifts: Settings of the shifts; None: there are no shifts.
+        seconds: Length of the range; None: the range has no beginning, and no report.
+        first_version_at: Time of the product's first version, in ISO format. Shifts that ended before have no
             report.
     """
     time_now = now()
@@ -468,7 +475,7 @@ def _report_periods(
     if seconds is not None:
         periods.append(Shift("", time_now - round(seconds * 1e6), time_now))
     for shift in reversed(ended_shifts(shifts, time_now)):
-        if iso(shift.until) > first_version_at:
+        if iso(shift.until) > first_version_at:  # ISO texts sort by time
             periods.append(shift)
     zone = station_zone(shifts)
     return [period.to_dict(zone) for period in periods]
@@ -479,13 +486,14 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
     """Show all problems of the station."""
     problems = health.problems()
     entry_names = {number: name for name, number in health.addresses.entries.items()}
-    product_names = health.addresses.names | entry_names
+    product_names = health.addresses.names | entry_names  # by number
     rows = []
     for problem in problems:
+        # the attributes of the problem, with its time as text
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = product_names.get(problem.product or 0)
+        row["product"] = product_names.get(problem.product or 0)  # None: the problem is of no product
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(
@@ -499,7 +507,10 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
-    """Return the messages that a receiver refused for good, by sink; empty while the database is away."""
+    """Return the messages that another system refused for good, by the name of the sink.
+
+    While the database is away, there are none.
+    """
     messages_by_sink: dict[str, list[Mapping[str, object]]] = {}
     with suppress(StoreError):
         for message in page.overview.sinks.undelivered(page.product or ""):
@@ -520,20 +531,21 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return the filters of the history as a query, with the API's names."""
+    """Return the filters in the history's query as a query of the API, in which some have other names."""
     return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 
 def _quick_links(path: str, query: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Return the links to the history's quick ranges: name, address, and whether the page shows the range.
+    """Return a link for each range in `QUICK_RANGES`: name, address, and whether the page shows this range.
 
     Args:
         path: Path of the page.
-        query: Query of the page, whose other filters the links keep.
+        query: Query of the page; the links keep its other filters.
     """
     other_filters = {key: text for key, text in query.items() if key not in ("since", "until", "period")}
     has_times = "since" in query or "until" in query
-    current_range = query.get("period", "" if has_times else "all")
+    range_without_period = "" if has_times else "all"  # "": times that a person has typed
+    current_range = query.get("period", range_without_period)
     links = []
     for name in QUICK_RANGES:
         link_query = dict(other_filters)

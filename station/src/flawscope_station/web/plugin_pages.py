@@ -56,7 +56,7 @@ class StationForPage:
 
     def __init__(self, name: str, addresses: Addresses, records: Records):
         self.root = f"{ADDRESS}/{quote(name, safe='')}"
-        self.assets = PAGES  # until the page is open, which has assets of its own
+        self.assets = PAGES  # until the page is opened: then it gets its own assets
         self._addresses = addresses
         self._records = records
 
@@ -65,10 +65,10 @@ class StationForPage:
         return list(self._addresses.products)
 
     def product(self, request: Request) -> str:
-        """Return the product that a request names as `product`, else the first.
+        """Return the product in the query parameter `product` of a request; without it, the first product.
 
         Raises:
-            NotFoundError: There is no such product, or none at all.
+            NotFoundError: There is no such product, or the station has none.
         """
         product = request.query_params.get("product") or next(iter(self.products()), None)
         if product is None:
@@ -77,11 +77,11 @@ class StationForPage:
         return product
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
-        """Yield a product's inspections that pass the filters, the newest first.
+        """Yield a product's inspections that match the filters, the newest first.
 
         Args:
             product: Name of the product.
-            filters: Texts of the filters, by their parameters in the API.
+            filters: Texts of the filters, by the names of their parameters in the API.
         """
         check_names(filters, _FILTER_BY_PARAMETER)
         product_id = self._addresses.product_id(product)
@@ -95,7 +95,11 @@ class StationForPage:
             page_filters = replace(page_filters, cursor=page.next)
 
     def person(self, request: Request, role: str = VIEWER) -> Person:
-        """Return the person who sent a request; RefusedError (403) where the role is lower than `role`."""
+        """Return the person who sent a request.
+
+        Raises:
+            RefusedError: The person's role is lower than `role` (403).
+        """
         person: Person = request.scope[PERSON_KEY]
         check_role(person, role)
         return person
@@ -116,7 +120,7 @@ class StationForPage:
             template: Name of the template, without suffix.
             status: HTTP status.
             sections: Sections of the texts that the page's script needs.
-            values: Values for the template; `data` is for the script.
+            values: Values for the template by name; `data` is the value for the script.
         """
         has_product = bool(request.query_params.get("product") or self.products())
         product = self.product(request) if has_product else None
@@ -131,7 +135,8 @@ class PluginPages:
         addresses: Products and their addresses.
         records: Records of inspections.
         components: Components of the station, for the frame of each page.
-        report: Reports a problem by its code and text; the text None: the problem is over.
+        report: Reports a problem of the station; called with its code and its text. The text None: the
+            problem is over.
 
     Attributes:
         links: Links of the menu.
@@ -205,20 +210,21 @@ class PluginPages:
                 headers.update(PAGES.security_headers)  # a page cannot loosen them
             await send(message)
 
-        message_text = None
+        error_text = None
         try:
             await page(child, receive, send_guarded)
         except Exception as error:
-            message_text = message_with_type(error)
-        if message_text is not None or status < 400:
-            self._note(name, child, message_text)
+            error_text = message_with_type(error)
+        # a refused request (status 400 or more) does not show whether the page works
+        if error_text is not None or status < 400:
+            self._note(name, child, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
-        """Report that a function of a page raised, or works again.
+        """Note whether a function of a page raised or works, and report the page's problem if it changes.
 
         Args:
             name: Name of the page.
-            scope: Scope of the request, which has the function.
+            scope: Scope of a request, which has the function that answered it as `endpoint`.
             message: Message of the error; None: the function works.
         """
         function = getattr(scope.get("endpoint"), "__qualname__", "")
@@ -232,7 +238,7 @@ class PluginPages:
 
 
 class _GuardedPage:
-    """Application of a page, which checks the role and the number of requests.
+    """Application of a page; it checks the sender's role, and limits the number of requests at a time.
 
     Args:
         role: Lowest role that may use the page.
@@ -247,7 +253,7 @@ class _GuardedPage:
         self._open_requests = 0
 
     def enter(self, scope: Scope) -> Scope:
-        """Return a request's scope with the paths that the application expects.
+        """Check a request, and return its scope with the paths that the application expects.
 
         Raises:
             RefusedError: The person's role is too low, or too many requests are being answered.
@@ -281,7 +287,7 @@ def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
 
 
 class _NoStation:
-    """Stand-in for the station where a page is only checked (`PageContext`): it has only products' names."""
+    """Stand-in for the station (`PageContext`) while a page is only checked: it has only products' names."""
 
     def __init__(self, products: Sequence[str]):
         self._products = products
@@ -308,7 +314,7 @@ def _open_page(plugin: ConfiguredPlugin, context: object) -> tuple[PluginPage, p
     page: PluginPage = plugin.open(context, plugin.values)
     _check_page(page)
     assets = pages_with(page.assets)
-    _ = assets.texts, assets.static_files
+    _ = assets.texts, assets.static_files  # reads them, which raises where one is wrong
     return page, assets
 
 
@@ -325,7 +331,7 @@ def _check_page(page: object) -> None:
 
 
 async def failed_page(request: Request, error: Exception) -> Response:
-    """Render the answer of a page that raised; only engineers see the reason."""
+    """Render the answer of a plugin's page that raised an error; only engineers see the reason."""
     page = Page(request, "problem")
     text = message_with_type(error) if has_role(page.person, ENGINEER) else page.texts("problem.page_failed")
     return page.render("problem", 500, title=page.texts("wrong.page_failed"), text=text)

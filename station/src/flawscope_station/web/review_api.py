@@ -63,7 +63,7 @@ def decide(
     mask_hash = None
     if verdict.mask is not None:
         mask = _read_mask(verdict.mask, store.inspection(product_id, inspection_id), settings.limits)
-        # held until the verdict names it, as housekeeping removes files that no record names
+        # held until the verdict refers to it, because housekeeping removes files that no record names
         mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
     try:
         inspection = store.add_verdict(
@@ -88,8 +88,13 @@ def decide(
 def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> bytes:
     """Decode a mask that a person drew, and convert it to its stored form.
 
+    Args:
+        encoded: PNG in base64, perhaps as a data URL.
+        inspection: Inspection of the picture.
+        limits: Limits of pictures.
+
     Raises:
-        InputError: It is too large, no PNG in base64, or not of the picture's shape.
+        InputError: The mask is too large, no PNG in base64, or not of the picture's shape.
     """
     if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")

@@ -129,14 +129,15 @@ def pictures(draft: DraftDep) -> Answer:
 async def add_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
 ) -> Answer:
-    """Add pictures of good parts: the body is a picture or a zip of pictures; a form may hold several files.
+    """Add pictures of good parts: the body is a picture, a zip of pictures, or a form with several of both.
 
     Stored pictures are on the disk when the answer comes; identical files are stored once.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     refuse_defect_folder(file)
-    is_zip = media_type in ("application/zip", "application/x-zip-compressed")
-    if is_zip or file.lower().endswith(".zip"):
+    has_zip_type = media_type in ("application/zip", "application/x-zip-compressed")
+    is_zip = has_zip_type or file.lower().endswith(".zip")
+    if is_zip:
         results = await _receive_zip(files, drafts, draft, request, file or "the zip")
         return {"results": [result._asdict() for result in results]}
     sent_files, _ = await uploads.read_uploads(request, file)
@@ -199,7 +200,7 @@ async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, cont
 async def _receive_zip(
     files: Files, drafts: Drafts, draft: Draft, request: Request, name: str
 ) -> list[AddedPicture]:
-    """Add the pictures of a zip, which is the body of the request; it may be larger than other bodies.
+    """Add the pictures of a zip, which is the body of a request. It may be larger than other bodies.
 
     Args:
         files: Files of the store.
@@ -217,7 +218,7 @@ async def _receive_zip(
 
 
 def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> list[AddedPicture]:
-    """Add a file of a request, which is a picture or a zip, and return the results."""
+    """Add a file of a request, which is a picture or a zip, and return the result of each picture."""
     if not upload.data.startswith(ZIP_SIGNATURE):
         return drafts.add(draft, [(upload.name, upload.data)])
     temporary = files.temporary_path("pictures.zip")
@@ -225,7 +226,7 @@ def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> l
         check_zip_name(upload.name)
         files.write(temporary, upload.data, durable=False)
         return drafts.add_zip(draft, temporary, upload.name)
-    except InputError as error:  # not raised: the other files of the request are added
+    except InputError as error:  # not raised, so that the other files of the request are added
         return [AddedPicture.refused(upload.name, error, str(error))]
     finally:
         files.remove_temporary(temporary)

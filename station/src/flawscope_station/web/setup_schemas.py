@@ -63,9 +63,9 @@ class SimulatedExample(BaseModel):
 
 
 def _schema_of(option: options.FitOption) -> tuple[object, object]:
-    """Return type and field of an option of `flawscope fit` that *New product* shows.
+    """Return the type and the pydantic field of an option of `flawscope fit` that *New product* shows.
 
-    The field's default, null, leaves the choice to `flawscope fit`.
+    The field's default is null: `flawscope fit` then uses its own default.
     """
     form = option.form
     meaning = option.meaning

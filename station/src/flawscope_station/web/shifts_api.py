@@ -80,7 +80,7 @@ def shift_report(
     """Report the inspections between two times.
 
     The report is an HTML file with pictures, a table of hours as CSV or for Excel, or the counts as JSON. Its
-    times are in the zone of `shifts`, as are times of the request without an offset.
+    times are in the time zone of `shifts`; so are times in the request that have no offset.
     """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone)
@@ -89,7 +89,7 @@ def shift_report(
         raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
     with records.turns.take():
         summary = summarize_period(records.store.database, product_id, begin, end)
-    shift_name = ""  # the times may be other ones than a shift's
+    shift_name = ""  # stays empty if the times are not those of a shift
     for ended_shift in ended_shifts(settings.shifts, now()):
         if (ended_shift.since, ended_shift.until) == (begin, end):
             shift_name = ended_shift.name
@@ -122,7 +122,18 @@ def _render_report(
     summary: PeriodSummary,
     images: ReportImages,
 ) -> str:
-    """Render a report as an HTML file."""
+    """Render a report as an HTML file.
+
+    Args:
+        store: Records of inspections.
+        zone: Time zone of the times; None: this machine's.
+        texts: Texts in the language of the report.
+        product: Name of the product.
+        product_id: Number of the product.
+        shift: Name, beginning and end of the reported time.
+        summary: Counts of that time.
+        images: Pictures of the report.
+    """
 
     def local_time(microseconds: int) -> str:
         moment = datetime.fromtimestamp(microseconds / 1e6, UTC)

@@ -46,7 +46,7 @@ page_router = APIRouter(include_in_schema=False)
 
 @page_router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "/") -> Response:
-    """Show the page to sign in; redirect a person who is signed in to the path `next`."""
+    """Show the page to sign in. A person who is signed in already is redirected to the path `next`."""
     page = Page(request, "sign-in")
     if page.person is not None:
         return RedirectResponse(local_path(next), 303)
@@ -57,12 +57,12 @@ def sign_in_page(request: Request, next: str = "/") -> Response:
 def sign_in(
     request: Request, access: AccessDep, name: str = Form(""), password: str = Form(""), next: str = Form("/")
 ) -> Response:
-    """Sign a person in with name and password, else show the page with the reason."""
+    """Sign a person in with name and password. If that fails, show the page again with the reason."""
     page = Page(request, "sign-in")
     try:
         cookie = access.sign_in(name, password, client_ip(request))
     except SignInError as error:
-        if error.wait:  # seconds, after too many tries
+        if error.wait:  # after too many tries: seconds until the next try is allowed
             message = page.texts.count("signin.often", error.wait)
             status = 429
         else:
@@ -156,7 +156,7 @@ class OpenIdProvider:
 
         Args:
             request: HTTP request.
-            return_url: URL to which the provider redirects.
+            return_url: URL to which the provider redirects the browser after the sign-in.
         """
         try:
             await self._load_metadata()
@@ -166,7 +166,7 @@ class OpenIdProvider:
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return the member who has signed in at the provider."""
+        """Return the member who has signed in at the provider, from which `request` comes back."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -177,13 +177,15 @@ class OpenIdProvider:
             tokens = await self._client.authorize_access_token(request, claims_options=options, leeway=LEEWAY)
             claims = tokens["userinfo"]
             group_claim = claims.get(settings.group_claim) or ()
+            # a single group may be a text instead of a list
             groups = [group_claim] if isinstance(group_claim, str) else list(group_claim)
             subject = f"{settings.issuer} {claims['sub']}"
             name = str(claims.get(settings.name_claim) or "")
         except Exception as error:  # of any kind, as the provider may answer anything
             raise _to_provider_error(error) from error
         roles = [settings.groups[group] for group in groups if group in settings.groups]
-        return CompanyMember(subject, name, max(roles, key=ROLES.index, default=""))
+        highest_role = max(roles, key=ROLES.index, default="")
+        return CompanyMember(subject, name, highest_role)
 
     async def _load_metadata(self) -> None:
         """Read the provider's metadata once, and allow only algorithms with a public key.
@@ -193,7 +195,7 @@ class OpenIdProvider:
         """
         metadata = await self._client.load_server_metadata()  # Authlib keeps and returns this dictionary
         if metadata.get("issuer") != self._settings.issuer:
-            metadata.pop("_loaded_at", None)  # so that the next call reads it again
+            metadata.pop("_loaded_at", None)  # so that the next call reads the metadata again
             raise InputError(f"it calls itself {metadata.get('issuer')!r:.100}: write that as `issuer`")
         supported = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
         allowed = [algorithm for algorithm in supported if algorithm.startswith(_PUBLIC_KEY_ALGORITHMS)]
@@ -208,8 +210,8 @@ def _to_provider_error(error: Exception) -> ProviderError:
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
     """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
 
-    It has a cookie of its own for state, nonce and code verifier. Unlike the station's, a browser sends it
-    along with the provider's redirect.
+    It has its own cookie for state, nonce and code verifier. When the provider redirects the browser to the
+    station, the browser sends this cookie, but not the station's session cookie.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 
@@ -242,14 +244,14 @@ class _CompanyPages:
         self.access = access
 
     async def begin(self, request: Request) -> Response:
-        """Redirect to the provider; where it cannot be reached, show the page to sign in with the reason."""
+        """Redirect to the provider. If that fails, show the page to sign in with the reason."""
         request.session["next"] = local_path(request.query_params.get("next"))
         try:
             base_url = str(request.base_url).rstrip("/")
             return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
             try:
-                # each try counts, so that nobody can let the station try a missing provider endlessly
+                # each failure counts as a try, so that nobody can make the station ask in vain endlessly
                 self.access.count_member_try(client_ip(request))
             except SignInError as too_often:
                 return self._wait_page(request, too_often)
@@ -276,7 +278,7 @@ class _CompanyPages:
             )
         except InputError as error:
             return await self._refusal_page(request, "signin.company_failed", 403, str(error))
-        # no redirect: a browser that comes from another site would not bring the station's cookie along
+        # no redirect: on a redirect from another site, the browser would not send the station's cookie
         refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
         response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
         set_cookie(response, request, self.access, session)
@@ -285,7 +287,7 @@ class _CompanyPages:
     def _wait_page(self, request: Request, too_often: SignInError) -> Response:
         """Make the page that says how long to wait.
 
-        It writes no event, because anybody could fill the log by requesting it.
+        No event is recorded, because anybody could fill the audit log by requesting this page.
         """
         page = Page(request, "sign-in")
         text = page.texts.count("signin.often", too_often.wait)
@@ -298,7 +300,7 @@ class _CompanyPages:
 
         Args:
             request: HTTP request.
-            text_key: Key of the page's text, which has the reason in it.
+            text_key: Key of the page's text, which has a place for the reason.
             status: HTTP status.
             reason: Reason for the refusal.
         """

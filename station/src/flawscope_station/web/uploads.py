@@ -50,7 +50,7 @@ class RequestBody:
     """Body of a request while it is received.
 
     Args:
-        limiter: Limiter of all bodies.
+        limiter: Limiter of all bodies, which counts the bytes in memory.
         scope: Scope of the request, with its sender.
         receive: Receives the next message from the client.
 
@@ -79,7 +79,8 @@ class RequestBody:
         """
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
-        self._check_size(self._announced_bytes - self._received_bytes)
+        missing_bytes = self._announced_bytes - self._received_bytes
+        self._check_size(missing_bytes)
         message = await self._receive_in_time()
         message_bytes = len(message.get("body", b""))
         self._check_size(message_bytes)
@@ -100,7 +101,9 @@ class RequestBody:
         while True:
             time_now = time.monotonic()
             expected_seconds = self._received_bytes / MIN_BYTES_PER_SECOND
-            deadline = min(time_now + stall_seconds, self._start_time + stall_seconds + expected_seconds)
+            message_deadline = time_now + stall_seconds
+            body_deadline = self._start_time + stall_seconds + expected_seconds  # at the lowest mean speed
+            deadline = min(message_deadline, body_deadline)
             try:
                 # `wait_for` would make a task for each message
                 async with asyncio.timeout(deadline - time_now):
@@ -113,7 +116,7 @@ class RequestBody:
                 self._start_time += loop_delay  # the loop was busy, and bytes may wait unread: try again
 
     def _check_size(self, added_bytes: int) -> None:
-        """Raise RefusedError where further bytes make the body too large, or exceed the memory."""
+        """Raise RefusedError if `added_bytes` more make the body too large, or do not fit into the memory."""
         if self._received_bytes + added_bytes > self.max_bytes:
             raise too_large_error(self.max_bytes)
         if self.is_in_memory and not self.limiter.has_room(self._bytes_in_memory, added_bytes):
@@ -128,10 +131,10 @@ class RequestBody:
 
 
 class BodyLimiter:
-    """ASGI middleware that limits the memory of all requests' bodies until they are answered.
+    """ASGI middleware that limits the memory for the bodies of all requests that are not answered yet.
 
-    All bodies together may have four times as many bytes as the largest request. A quarter of this memory is
-    for small requests alone, so that a few large requests, or requests that never end, keep nobody else out.
+    All bodies together may have four times as many bytes as the largest allowed request. A quarter of this
+    memory is reserved for small requests, so that a few large requests cannot keep all others out.
 
     Args:
         app: Application that serves the requests.
@@ -154,11 +157,11 @@ class BodyLimiter:
         return 4 * self.limits.upload
 
     def has_room(self, held_bytes: int, added_bytes: int) -> bool:
-        """Return whether a request may have further bytes in memory.
+        """Return whether a request may have `added_bytes` more in memory.
 
         Args:
-            held_bytes: Bytes of its body that are in memory.
-            added_bytes: Further bytes.
+            held_bytes: Number of bytes of the request's body that are in memory.
+            added_bytes: Number of further bytes.
         """
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
@@ -205,8 +208,8 @@ class Upload:
 async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload], bool]:
     """Read the pictures of a request.
 
-    A body of any other type than a form is a picture's file, and its bytes decide the format: programs send
-    any type, or none.
+    A body that is no form is taken for the file of one picture, whatever its media type is, because programs
+    send any type, or none.
 
     Args:
         request: HTTP request.
@@ -230,11 +233,15 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
 
 
 class FormParser(MultiPartParser):
-    """Parser of forms that also takes a part for a file by `filename*` (RFC 5987), or by its type alone."""
+    """Parser of forms that recognises more parts as files.
+
+    A part is a file, too, if it has only `filename*` (RFC 5987), or another media type than text/plain and
+    application/json.
+    """
 
     @override
     def on_headers_finished(self) -> None:
-        """Rewrite the part's Content-Disposition where it is a file, before the parser reads it."""
+        """Add a plain `filename` to the Content-Disposition of a part that is a file, before it is parsed."""
         part = self._current_part
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
         part.content_disposition = name_file(part.content_disposition or b"", kind)
@@ -251,7 +258,7 @@ def name_file(disposition: bytes, kind: bytes) -> bytes:
     extended_name = _EXTENDED_NAME.search(disposition)
     if extended_name is not None:
         charset, quoted_name = extended_name.groups()
-        with suppress(LookupError):  # the charset is unknown: the name is not used
+        with suppress(LookupError):  # raised for an unknown charset, whose name is not used
             decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
             safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
             without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
@@ -287,7 +294,11 @@ async def _read_form(request: Request) -> list[Upload]:
 
 
 async def _uploads_of(form: FormData) -> list[Upload]:
-    """Return the files of a form. RefusedError: it has a field that belongs into the address."""
+    """Return the files of a form.
+
+    Raises:
+        RefusedError: The form has a field that belongs into the query of the URL, such as `part`.
+    """
     for name in Label._fields:
         if isinstance(form.get(name), str):
             text = f"{name} is no field of the form: write it into the address, ?{name}=..."
@@ -318,8 +329,9 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
     rows, columns = facts.height, facts.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
+    rows_of_same_shape = columns * height / width
     # half a pixel for rounding, and 1 % for the browser's scaling
-    is_same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100
+    is_same_shape = abs(rows - rows_of_same_shape) <= 0.5 + rows / 100
     if rows > height or columns > width or not is_same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
     image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
@@ -329,7 +341,7 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
 
 
 def clean_name(name: str) -> str:
-    """Return the last part of a path in a request, at most `MAX_NAME_LENGTH` characters of it."""
+    """Return the last part of the path `name`, shortened to `MAX_NAME_LENGTH` characters."""
     return base_name(name).strip()[:MAX_NAME_LENGTH]
 
 
@@ -347,7 +359,7 @@ def idempotency_key(request: Request) -> str | None:
         raise RefusedError(422, text, "bad_key")
     person = request.scope.get(PERSON_KEY)
     if person is not None and person.role == SENDER:
-        # a prefix of its own, so that a sender does not get the answer to another sender's request
+        # each sender gets a prefix, so that it cannot get the answer to another sender's request
         name_hash = hashlib.sha256(person.name.encode()).hexdigest()[:7]
         return f"{name_hash}:{key}"
     return key
