@@ -72,12 +72,16 @@ class AnyModel(ABC, Generic[One]):
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Read a picture as the network sees it; return an `InputError` where it cannot be read.
+        """Read and preprocess a picture.
 
         Args:
             source: The picture; a `PreparedPicture` has been read already.
             bgr: Whether it is a numpy array with the channels in OpenCV's order.
             leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
+
+        Returns:
+            The picture, and what was loaded: its views and appearance, or an `InputError` if it cannot be
+            read.
         """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
@@ -105,9 +109,7 @@ class AnyModel(ABC, Generic[One]):
         """
 
     def parts(self) -> PartCollector | None:
-        """Return a collector of predictions that decides on each part.
-
-        None where the model was fitted without `part`.
+        """Return a collector of predictions that decides on each part; None: the model has no parts.
 
         Raises:
             InputError: The model was calibrated on pictures whose names state no part.
@@ -115,9 +117,7 @@ class AnyModel(ABC, Generic[One]):
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Return the files of each view, by the view that a file's name names.
-
-        A model of one product returns all under "".
+        """Group pictures by the view that each file's name states; a model of one product: all under "".
 
         Raises:
             InputError: A name states no known view, or the model has several products.
@@ -220,8 +220,8 @@ class AnyModel(ABC, Generic[One]):
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
         """Yield every picture with the product, or view, that it shows; no picture is judged.
 
-        A picture that cannot be read comes with an `InputError`. A model of one product recognises its
-        product in every picture, with a p-value of 1.
+        If a picture cannot be read, an `InputError` takes the product's place. A model of one product
+        recognises its product in every picture, with a p-value of 1.
         """
         for source in resolve_pictures(pictures):
             result: Recognition | InputError
@@ -233,9 +233,9 @@ class AnyModel(ABC, Generic[One]):
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
-        """Decode a picture and recognise its product; `stream` takes the result in the picture's place.
+        """Decode a picture and recognise its product; `stream` accepts the result instead of the picture.
 
-        Takes a `HashedPicture` and a `PictureOf`, too.
+        A `HashedPicture` and a `PictureOf` are accepted, too.
 
         Raises:
             InputError: The picture cannot be read.
@@ -266,5 +266,6 @@ class AnyModel(ABC, Generic[One]):
         if self.kind == "view":
             predictions = {view: self.predict(picture, product=view) for view, picture in views.items()}
         else:
-            predictions = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
+            in_order = self.predict([*views.values()], product=product)
+            predictions = dict(zip(views, in_order, strict=True))
         return parts.decide(part, predictions, views)
