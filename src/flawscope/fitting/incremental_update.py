@@ -78,11 +78,11 @@ def update_models(
 ) -> Updates:
     """Make the next models from trained ones, each from the pictures of its view, and compare both.
 
-    PatchCore learns from the false alarms. False alarms are no fair sample of good pictures, and so do not
-    decide the threshold. The threshold comes from the earlier calibration pictures, and from pictures that
-    were drawn by chance among the line's good ones, whether they were false alarms or not. Each is scored as
-    if the model had never seen it. Where the new threshold would lose defects, the threshold stays as it was
-    if that loses fewer. Other methods are calibrated anew on the drawn pictures, or trained anew.
+    PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
+    threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
+    that were chosen at random, false alarms or not. Each is scored as if the model had never seen it. If
+    fewer defects are lost with the old threshold than with the new one, the old one is kept. Other methods
+    are calibrated anew on the randomly chosen pictures, or trained anew.
 
     Args:
         old: The trained models that learn: of one product, or of the views of a part.
@@ -117,9 +117,11 @@ def update_models(
 def _split_by_model(
     pictures: Sequence[ReviewedPicture], old: ModelMapping
 ) -> tuple[dict[str, list[ReviewedPicture]], dict[int, str]]:
-    """Return the pictures of each model, and why a picture belongs to no model, by its number.
+    """Split pictures by the model that learns from them.
 
-    A model without pictures is left out.
+    Returns:
+        The pictures of each model that has any, by the model's name; and the reason why a picture belongs to
+        no model, by the picture's number.
     """
     if old.views is None:
         return {ONE: [*pictures]}, {}
@@ -235,7 +237,7 @@ def extend(
         confirmed = _confirmed_pictures(images, fair, force, say)
         all_defects += [item.path for item in images.test if item.anomalous]
     sources, _, _ = split_sources(images, category)
-    # of too many defects, evenly spaced ones
+    # if there are too many defects, evenly spaced ones are compared
     defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
     compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
     if group is not None:  # a picture that does not match is an error before the work
@@ -272,7 +274,7 @@ def extend(
 
 
 def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
-    """Return the fitted models, by view, to which pictures can be added.
+    """Return the fitted models, by view, after checking that pictures can be added to them.
 
     Raises:
         InputError: The models are exported, of several products, or of a method that cannot be extended.
@@ -319,11 +321,11 @@ def _seed(old: ModelMapping) -> int:
 
 
 def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
-    """Return the pictures of a data set that people called good twice.
+    """Return the pictures of a data set that people called good twice; say remarks on good pictures.
 
     Raises:
-        InputError: A good picture has a mask; or the data set is called a fair sample, and holds pictures
-            that were flagged.
+        InputError: A good picture has a mask, and `force` is not set; or the data set is said to be a fair
+            sample, but contains pictures that were flagged.
     """
     if fair and images.reviewed:
         raise InputError(
@@ -354,7 +356,7 @@ def _report_updates(
         old_notes = old.products[name].manifest.notes
         predictor = _report_update(update, old_notes, names, force, _named(name, say))
         failures = [*update.unreadable.values(), *predictor.failures, *unplaced_reasons]
-        unplaced_reasons = []  # the first model alone names them
+        unplaced_reasons = []  # only the first model's failures list these
         suspects = [
             Suspect(names[number], update.comparison.before[number].score, LIKE_DEFECTS)
             for number in update.unsure
@@ -372,7 +374,7 @@ def _report_update(
 
     Args:
         update: The update.
-        old_notes: Notes of the model before, which are not said again.
+        old_notes: Notes of the model before; they are not said again.
         names: Names of the pictures, by their numbers.
         force: Whether to go on where the model would find fewer defects.
         say: Gets lines for a person.
@@ -394,7 +396,7 @@ def _report_update(
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Open the data set that a model was fitted on, split as it was for the fit.
 
-    The folder may have another name by now.
+    The folder may have been renamed since.
 
     Raises:
         InputError: It has no good pictures.

@@ -124,7 +124,8 @@ def fit(
     if part is not None and group is None and each_view is not False:
         method_record = registry.method(registry.default_method_name(method, preset))
         seed = fit_options.get("seed", method_record.config().seed) if settings is None else settings.seed
-        views = _pictures_by_view(images, names, PartPattern(part, view), fit_options.get("category"), seed)
+        pattern = PartPattern(part, view)
+        views = _pictures_by_view(images, names, pattern, fit_options.get("category"), seed)
         sources_by_view = {name: pictures.sources for name, pictures in views.items()}
         if each_view is None and not views_differ(sources_by_view):
             views = {}  # one model for all
@@ -137,7 +138,7 @@ def fit(
 
 
 def split_good_by_view(dataset: Dataset, pattern: PartPattern) -> dict[str, Dataset]:
-    """Return the good pictures of each view, as a data set by the view's name.
+    """Split a data set's good pictures by view: return the data set of each view, by the view's name.
 
     Args:
         dataset: Data set with the pictures of all views.
@@ -152,11 +153,11 @@ def split_good_by_view(dataset: Dataset, pattern: PartPattern) -> dict[str, Data
 
 
 def different_views_line(views: Sequence[str], remedy: str) -> str:
-    """Return the line that says that each view gets a model of its own.
+    """Return a line for the user: each view gets a model of its own.
 
     Args:
         views: Names of the views.
-        remedy: How to ask for one model for all views.
+        remedy: The option that asks for one model for all views instead.
     """
     return f"views {join_names(views)} look different: each has a model of its own, in one file ({remedy})"
 
@@ -164,7 +165,7 @@ def different_views_line(views: Sequence[str], remedy: str) -> str:
 def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
     """Whether every two views look different (`view_looks.look_different`).
 
-    False where a view has too few pictures for a decision, or more channels than three.
+    False if a view has too few pictures to decide, or more than three channels.
 
     Args:
         pictures: Good pictures by view.
@@ -180,7 +181,7 @@ def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
 
 
 def _look(source: PictureSource) -> NDArray[np.float32] | None:
-    """Return the thumbnail of a picture; None: the picture cannot be read, which the fit reports."""
+    """Return the thumbnail of a picture; None: the picture cannot be read (the fit reports that)."""
     try:
         picture = decode(source)
     except FlawscopeError:
