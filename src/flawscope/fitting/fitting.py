@@ -76,12 +76,12 @@ def fit(
     Args:
         images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
-            one that has the preset.
+        method: patchcore, efficientad, prnet, or a method of an installed package. None: patchcore, or the
+            only method that has the preset.
         preset: Named settings of the method.
         settings: All settings of the method, in place of a preset and single ones.
-        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
-            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        names: One name per picture, which `group`, `part` and `view` read. Names of pictures that a data set
+            reserves (`Dataset.validation`) come last. By default the names of the files.
         say: Gets lines for a person.
         step: Gets progress.
         **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -89,9 +89,10 @@ def fit(
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
-        A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
-        good, most suspicious first; `questions` asks about pictures with which the model may be wrong, unless
-        `force` says that all are good: `accept` says so afterwards.
+        A `Predictor`. `failures` lists pictures that could not be read. `suspects` lists pictures that do not
+        look good, most suspicious first. `questions` ask about pictures that may make the model wrong; there
+        are none with the option `force`, which states that all pictures are good. `accept` states that
+        afterwards.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.

@@ -196,21 +196,21 @@ def extend(
 ) -> Model:
     """Add good pictures to a fitted model, without the pictures that it was fitted on.
 
-    The settings are those of the fitted model. The pictures go into the memory bank. The threshold changes
-    only where they are a `fair` sample: pictures that somebody chose, such as false alarms, would raise it
-    far too much. Simulated and known defects are judged by the model before and by the new one. Where the
-    new one finds less than 98 % of the defects found before, or the sample turns out not to be fair, the new
-    model has an open question (`Predictor.questions`).
+    The settings are those of the fitted model. The pictures are added to the memory bank. The threshold
+    changes only if the pictures are a `fair` sample: pictures that somebody chose, such as false alarms,
+    would raise it far too much. Both the old and the new model judge simulated and known defects. If the new
+    model finds less than 98 % of the defects that the old one found, or if the sample turns out not to be
+    fair, the new model has an open question (`Predictor.questions`).
 
     Args:
-        model: A fitted model of one product, or of the views of a part, or its .safetensors file. Each view
-            learns from its own pictures, which are recognised by their names.
-        images: Good pictures, as `fit` takes them, or a folder that `review` wrote. Defective test pictures
-            of a data set are known defects.
+        model: A fitted model of one product, or of the views of a part; or its .safetensors file. The model
+            of a view learns from the pictures of this view, which are recognised by their names.
+        images: Good pictures, as for `fit`, or a folder that `review` wrote. If a data set has defective test
+            pictures, these are used as known defects.
         category: Name of the category, if the folder holds several.
         group: Regular expression on file names; pictures for which it matches the same text show one part.
         defects: Further known defective pictures.
-        fair: Whether the pictures are good ones as they come, chosen by nobody. They then decide the
+        fair: Whether the pictures are good pictures as they come, not a selection. They then decide the
             threshold, too.
         force: Whether to go on where pictures look like defects, or the model would find fewer defects.
         drop_suspects: Whether to leave out pictures that look like defects.

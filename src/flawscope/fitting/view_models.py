@@ -91,16 +91,16 @@ def fit(
     Args:
         images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
-            one that has the preset.
+        method: patchcore, efficientad, prnet, or a method of an installed package. None: patchcore, or the
+            only method that has the preset.
         preset: Named settings of the method.
         settings: All settings of the method, in place of a preset and single ones.
-        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
-            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        names: One name per picture, which `group`, `part` and `view` read. Names of pictures that a data set
+            reserves (`Dataset.validation`) come last. By default the names of the files.
         part: Regular expression on file names that finds the part. One decision is made on all views of a
             part, and calibration leaves them out together. None: each picture is judged by itself.
         view: Regular expression on file names that finds the view of a part.
-        each_view: Whether each view gets a model of its own; None: where every two views look different.
+        each_view: Whether each view gets a model of its own. None: yes, if every two views look different.
         say: Gets lines for a person.
         step: Gets progress.
         **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -108,10 +108,11 @@ def fit(
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
-        A `Predictor`, or a `Router` where each view has a model of its own. `failures` of either lists
-        pictures that could not be read. `suspects` of a `Predictor` lists pictures that do not look good,
-        most suspicious first. Its `questions` ask about pictures with which the model may be wrong, unless
-        the option `force` says that all are good; `Predictor.accept` says that afterwards.
+        A `Predictor`, or a `Router` if each view has a model of its own. `failures` of either lists pictures
+        that could not be read. `suspects` of a `Predictor` lists pictures that do not look good, most
+        suspicious first. Its `questions` ask about pictures that may make the model wrong; there are none
+        with the option `force`, which states that all pictures are good. `Predictor.accept` states that
+        afterwards.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.

@@ -219,7 +219,7 @@ class Geometry:
         return Geometry(self.size, self.picture_size, scale, offset=(y, x), matrix=(yy, yx, xy, xx))
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         values: Json = {}
         for name in _STORED_FIELDS:
             value = getattr(self, name)

@@ -431,7 +431,7 @@ class PoseReference:
     # ---- files
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
         return {
             "kind": self.kind,

@@ -82,7 +82,7 @@ class SeveralParts:
             raise InputError(DAMAGED)
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
@@ -278,15 +278,16 @@ class _PartMatcher:
 
         spectrum = fft.rfft2(image, s=fft_size)
         squared_spectrum = fft.rfft2(image**2, s=fft_size)
-        level = correlate(part_spectra, spectrum)
-        # mean and mean square of the image below the part: the correlation is divided by its deviation
+        covariance = correlate(part_spectra, spectrum)
+        # mean, mean square and standard deviation of the image below the part
         mean = correlate(weight_spectra, spectrum)
         mean_square = correlate(weight_spectra, squared_spectrum)
-        correlation = np.asarray(level / np.sqrt(np.maximum(mean_square - mean**2, 1e-4)), np.float32)
-        best = correlation.max(0)
+        deviation = np.sqrt(np.maximum(mean_square - mean**2, 1e-4))
+        correlation = np.asarray(covariance / deviation, np.float32)
+        best = correlation.max(0)  # over all kernels
         is_peak = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
         rows, columns = np.nonzero(is_peak)
-        order = np.argsort(-best[rows, columns], kind="stable")[:max_count]
+        order = np.argsort(-best[rows, columns], kind="stable")[:max_count]  # the largest first
         factors = np.array(small.shape) / (height, width)
         return [self._best_poses(correlation, int(rows[k]), int(columns[k]), factors) for k in order]
 

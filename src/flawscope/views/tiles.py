@@ -136,7 +136,7 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod

@@ -65,7 +65,7 @@ class Undistortion:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod

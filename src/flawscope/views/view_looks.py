@@ -171,7 +171,7 @@ class ViewLooks:
         return self.views[nearest]
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_facts`."""
+        """Convert to values for JSON, which `from_facts` reads."""
         limits: list[list[float | None]] = []
         for row in self.limits.tolist():
             limits.append([round(limit, 4) if np.isfinite(limit) else None for limit in row])

@@ -138,9 +138,10 @@ class Views:
         """Return the picture's score, and its map at `geometry.size`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: there is one view.
-            batch: Views that run at a time.
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: there is a single
+                view.
+            batch: Number of views that run at a time.
         """
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]))
@@ -151,8 +152,8 @@ class Views:
         """Run the views of a frame with tiles, and put their answers together.
 
         Args:
-            run: Runs the model.
-            batch: Views that run at a time.
+            run: Function that runs the model on images (`RunModel`).
+            batch: Number of views that run at a time.
             bound: A faster run for tiles, whose maps are nowhere lower than those of `run`. The tiles around
                 the map's maximum are then run again by `run`. None: `run` judges all.
         """
@@ -184,9 +185,9 @@ class Views:
         """Summarise the results for a frame while the fusion that `predict` applies is not known yet.
 
         Args:
-            run: Runs the model.
+            run: Function that runs the model on images (`RunModel`).
             counted: [H, W], pixels of the region of interest that the network knows.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
             bound: A faster run for tiles, as in `blend`; None: there is none.
         """
         is_picture = self.images([0])[0, 0] >= 0  # padding is negative
@@ -305,10 +306,10 @@ class FrameViews(Views):
         """Return the scores [n] and the maps [n, h, w] of all frames.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
         """
         if fusion is None:  # each frame is one view
             images = self.images(range(len(self)))
@@ -353,10 +354,10 @@ class PartFrameViews(FrameViews):
         The score is the largest of the parts; the map is that of `predict_parts`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
         scores, picture_map, _ = self.predict_parts(run, fusion, batch)
         return float(scores.max()), picture_map
@@ -367,10 +368,10 @@ class PartFrameViews(FrameViews):
         """Judge each part.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each part is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each part is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
             roi: [H, W], region of interest that the network knows, as a part's view shows it; None: all.
 
         Returns:
@@ -425,10 +426,10 @@ class ChannelViews(FrameViews):
         Both are the largest of all channel groups.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
         scores, maps = self.predict_each(run, fusion, batch)
         return float(scores.max()), np.max(maps, axis=0)
