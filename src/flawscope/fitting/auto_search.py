@@ -305,7 +305,7 @@ class Search:
                 return
 
     def _announce_time(self) -> None:
-        """Say, before the settings are tried, how long they take, and how many there is time for."""
+        """Say how long trying all settings takes, and how many of them can be tried in time."""
         if not self.waiting:
             return
         first_round = self.rounds[0]

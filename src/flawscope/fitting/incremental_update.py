@@ -302,7 +302,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
     """Return the model of one product with another pattern of groups.
 
     Raises:
-        InputError: There are models of several views, whose own pattern reads parts from names.
+        InputError: There are models of several views: their own pattern reads parts from names.
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")

@@ -174,10 +174,10 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 
 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
-    """Whether some pictures are new to a model.
+    """Whether any of the pictures is new to a model.
 
-    A picture to learn from is new if the model has not learnt from it; a drawn one, if the model has no row
-    of it.
+    A picture to learn from is new if the model has not learnt from it. A drawn picture is new if the model
+    has no row of it.
 
     Args:
         pictures: Pictures that can be used.
@@ -449,12 +449,12 @@ def _find_responsible(
 
 
 def _causes_loss(before: float, after: float, alone: float) -> bool:
-    """Whether one correction alone lowers a defect's score by `BLAME_SHARE` of what all corrections do.
+    """Whether before - alone >= `BLAME_SHARE` * (before - after), where the score has decreased.
 
     Args:
         before: The defect's score before the update.
-        after: Its score after the update with all corrections.
-        alone: Its score after an update with the one correction.
+        after: The defect's score after the update with all corrections.
+        alone: The defect's score after an update with one correction alone.
     """
     return before > after and before - alone >= BLAME_SHARE * (before - after)
 

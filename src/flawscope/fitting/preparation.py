@@ -100,7 +100,7 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Remove the fields of `record` from `options`, and build the record from them.
+    """Take the options that are fields of `record` out of `options`, in place; build the record from them.
 
     Raises:
         InputError: An option has the wrong type.
@@ -384,7 +384,7 @@ class _Steps:
     def open_pictures(
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
-        """Choose the pictures, read their sizes, levels, looks and parts, and say remarks on them.
+        """Choose the pictures; read their sizes, levels, looks and parts; report remarks on them.
 
         Args:
             images: Pictures, as `fitting.fit` takes them.

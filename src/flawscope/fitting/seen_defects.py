@@ -66,7 +66,7 @@ def read_defects(
     roi: NDArray[np.bool_] | None = None,
     say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
-    """Read seen defects as the network sees them, in the whole picture and in a tile around each.
+    """Read seen defects as the network sees them: in the whole picture, and in a tile around each defect.
 
     Args:
         pairs: Each defective picture with its masks.
@@ -75,7 +75,8 @@ def read_defects(
         say: Gets remarks on unusual masks.
 
     Returns:
-        The images of each defect by its pixels' hash, and the reason for each unusable defect.
+        The images of each defect, by the hash of its picture's pixels; and for each unusable defect the
+        reason.
 
     Raises:
         InputError: No defect can be used.

@@ -285,10 +285,7 @@ class TrainingViews:
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Return about how many views are judged again if a tenth of the pictures is held out.
-
-        Without tiles, no view is judged again: 0.
-        """
+        """Estimate how many views are judged again if a tenth of the pictures is held out; 0: no tiles."""
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -392,7 +389,7 @@ class TrainingViews:
         )
 
     def _without_copies(self, numbers: list[int]) -> list[int]:
-        """Return the numbers without those of pictures that are copies."""
+        """Return the numbers of views without the views of pictures that are copies."""
         # a picture is compared once, although its views may come in several calls
         unchecked = [picture for picture in self.pictures_of(numbers) if picture not in self._is_new]
         if unchecked:

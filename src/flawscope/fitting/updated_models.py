@@ -277,7 +277,7 @@ def learn_pictures(
     check: bool,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
-    """Return the model with these pictures in its bank, and in its calibration.
+    """Return the model with these pictures added to its memory bank and to its calibration.
 
     Args:
         old: The trained model.

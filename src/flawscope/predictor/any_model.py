@@ -104,8 +104,8 @@ class AnyModel(ABC, Generic[One]):
         """Judge pictures that are computed together.
 
         Args:
-            batch: Each picture, and its result of `load`.
-            run: `run` or `run_alone` of the `runner`.
+            batch: Each picture, and what `load` returned for it.
+            run: The method `run` or `run_alone` of the `runner`.
         """
 
     def parts(self) -> PartCollector | None:
@@ -182,16 +182,17 @@ class AnyModel(ABC, Generic[One]):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yield every picture with its prediction, or with the reason why there is none, in order.
+        """Yield every picture with its prediction, or with the error that says why there is none, in order.
 
-        On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
-        there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
+        On a CPU, pictures are judged in parallel, each on one core, unless they are seen in tiles or there
+        are fewer pictures than cores. Some pictures are decoded ahead; memory does not grow with the number
+        of pictures.
 
         Args:
-            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
-                all pictures below it.
-            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
-                answered as soon as it is given.
+            pictures: Any number of pictures, also an endless iterator; or the path of a picture, or of a
+                folder, whose subfolders are included.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each result is
+                yielded before the next picture is taken.
             product: Product, or view, that all pictures show. None: it is recognised, or read from the
                 files' names.
             bgr: The pictures are numpy arrays with the channels in OpenCV's order.

@@ -168,7 +168,7 @@ def recalibrate(
         good: The pictures, decoded.
         names: Names of the pictures, which state their parts.
         step: Gets the progress.
-        force: Whether the pictures are good without doubt: open questions become notes.
+        force: Whether the pictures are known to be good. Open questions then become notes.
 
     Raises:
         InputError: No picture can be used, or no part would have all views.

@@ -72,7 +72,10 @@ class KnownProduct:
         return float(max(limits))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
+        """Return p-values of distances: the largest over lights of the conformal p-value in each light.
+
+        In a light with n good pictures it is (1 + #{good distances >= distance}) / (n + 1).
+        """
         p_values_by_light = []
         for good_distances in self.leave_one_out:
             n = len(good_distances)

@@ -192,7 +192,7 @@ class Router(AnyModel[Predictor]):
         """Write the model file, atomically: .safetensors, or .zip of an exported router.
 
         Raises:
-            InputError: The models cannot stand in one file: they share too little, or would decide on no
+            InputError: The models cannot be in one file: they do not fit together, or would decide on no
                 whole part.
         """
         self.facts.check()
@@ -278,10 +278,10 @@ class Router(AnyModel[Predictor]):
         return Recognition(view, view, 1.0)
 
     def _read_view(self, source: PictureSource) -> str:
-        """Return the view that a picture's file name names.
+        """Read the view from the name of a picture's file.
 
         Raises:
-            InputError: The picture is no file, or its name names no known view.
+            InputError: The picture is no file, or the name states no known view.
         """
         assert self.views is not None
         if not isinstance(source, str | os.PathLike):

@@ -148,11 +148,16 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
-    units = {row.unit for row in known if row.learnt}
+    """Return the `RunOf` of a model.
+
+    Args:
+        model: The model.
+        known: Rows of the model's pictures.
+    """
+    learnt_units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
-        if row.unit not in units:
+        if row.unit not in learnt_units:
             return None
         return model.session.run_without(model.artefact, row.unit)
 
@@ -262,9 +267,9 @@ class _SessionAnswers:
 
         Args:
             number: Number of the picture.
-            appearance: Its appearance as a whole.
-            prediction: Its prediction in its own light.
-            run: Judges it in the further lights.
+            appearance: Appearance of the picture as a whole.
+            prediction: Prediction for the picture in its own light.
+            run: Run that judges the picture in the further lights.
         """
         refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:

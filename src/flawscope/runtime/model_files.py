@@ -402,7 +402,11 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
 
 
 def _rows(document: Facts) -> dict[str, Facts]:
-    """Return each model's row by its name; raise ValueError, TypeError or KeyError for a damaged list."""
+    """Return the document's row of each model, by the model's name.
+
+    Raises:
+        ValueError, TypeError, KeyError: The list of rows is damaged.
+    """
     rows = document["products"]
     rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_PRODUCTS:

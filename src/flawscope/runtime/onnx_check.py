@@ -216,7 +216,7 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
 
 
 def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, lowest first; return it and the place where it ends."""
+    """Read a number with seven bits per byte, lowest first; return the number, and where it ends."""
     value = 0
     for place in range(min(MAX_VARINT_BYTES, end - begin)):
         byte = data[begin + place]

@@ -87,7 +87,7 @@ def read_manifest(path: Place) -> Manifest:
 
 
 def read(path: Place) -> Artefact:
-    """Read manifest, sample pictures and region of interest. Weights are checked, and not loaded.
+    """Read manifest, sample pictures and region of interest. Weights are checked, but not loaded.
 
     Raises:
         InputError: The file is missing, damaged or no model; one line names the fault.
@@ -305,7 +305,7 @@ def parse_entries(data: Buffer) -> dict[str, str]:
 
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
-    """Yield the file without flawscope's metadata, in pieces."""
+    """Yield the parts of a file between flawscope's metadata, in order: together the file without them."""
     piece_start = 0
     for key, _, start, end in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):

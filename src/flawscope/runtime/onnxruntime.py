@@ -51,7 +51,7 @@ class OnnxRuntime(Engine):
 
 
 def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:
-    """Return a function that computes some of a session's outputs, and nothing that these do not need.
+    """Return a function that computes some of a session's outputs, and only what these need.
 
     Args:
         session: The session.

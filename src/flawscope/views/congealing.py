@@ -190,7 +190,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
 
 
 def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> Lying | None:
-    """Return the simplest kind of poses in which aligned parts lie; None: all lie in the same pose.
+    """Return the simplest kind of poses that explains how aligned parts lie; None: all in the same pose.
 
     Args:
         aligned: The aligned parts.
@@ -302,7 +302,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn the reference, without errors, and find the poses of its pictures.
+    """Learn a reference (its `errors` are still empty), and find the poses of the pictures by it.
 
     Raises:
         InputError: The pictures show nothing to be found.
@@ -347,7 +347,7 @@ def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
 
 
 def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
-    """Align all pictures to one of them, then to their average, again and again."""
+    """Learn a reference: align all pictures to one of them, then repeatedly to their average."""
     reference = singles.best(kind, period)
     pictures = singles.pictures
     levels = _border_quantiles(pictures)

@@ -137,7 +137,7 @@ class PoseReference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Find the part in a picture; the pose has an infinite error where there is none.
+        """Find the part in a picture; if there is none, the pose has an infinite error.
 
         Args:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
@@ -146,9 +146,9 @@ class PoseReference:
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
-        """Refine poses, and return the one at which the picture is nearest to the good parts.
+        """Refine poses, and return the pose at which the picture is most like the good parts.
 
-        The pose has an infinite error where there is no part.
+        If there is no part, the pose has an infinite error.
 
         Args:
             square: [SIDE, SIDE], blurred small picture.

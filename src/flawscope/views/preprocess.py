@@ -70,12 +70,15 @@ class Correction(Protocol):
         """Mask [H, W] of a picture as taken, as one of the corrected picture."""
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
-        """Return the map of a corrected picture as one of the picture as taken, and its place there.
+        """Transform a map of the corrected picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the corrected picture.
-            placed: Place of the map in the corrected picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the corrected picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
 
 
@@ -209,10 +212,14 @@ class Preprocess:
         return self if self.tile is None else replace(self, tile=None)
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Return the network's input for a source that `decode` reads, and the geometry of its map.
+        """Return the network's input for a picture, and the place of its map in the picture.
 
-        The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is 1 without tiles; `views` reads
-        large pictures in parts.
+        The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is the number of views, 1 without
+        tiles. For large pictures, `views` makes the views one by one.
+
+        Args:
+            source: Picture that `decode` reads.
+            name: Name for errors; None: the source's.
         """
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
@@ -347,12 +354,15 @@ class Preprocess:
         return corrected
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Return the map of a corrected picture as one of the picture as taken, and its place there.
+        """Transform a map of the corrected picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the corrected picture.
-            placed: Place of the map in the corrected picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the corrected picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
         restored_map = drawn
         geometry = placed
@@ -604,7 +614,7 @@ def _is_number(value: object) -> bool:
 
 
 def _check_tile_scale(tile: tuple[int, int], size: tuple[int, int]) -> None:
-    """Raise InputError for tiles that are scaled too much to the network's size."""
+    """Raise InputError if scaling tiles to the network's size enlarges or reduces them too much."""
     for tile_side, side in zip(tile, size, strict=True):
         if side > MAX_ENLARGEMENT * tile_side or tile_side > MAX_REDUCTION * side:
             raise InputError(

@@ -57,10 +57,10 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
 
 
 def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
-    """Read a mask's file.
+    """Read the file of a mask.
 
     Raises:
-        InputError: The file cannot be read, or the text is a box with a mistake in it.
+        InputError: The file cannot be read, or `spec` looks like a box but is not a valid one.
     """
     if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
         raise InputError(
@@ -157,7 +157,7 @@ def _drawn_mask(
     Args:
         spec: Mask, its file, or a box as text.
         box: Match of `spec` where it is a box.
-        drawn_on: Places of views in the picture; a box is drawn at the size of the first one's picture.
+        drawn_on: Places of views in the picture; the first one has the picture's size, which a box needs.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
@@ -251,7 +251,7 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
 
 
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
-    """Return the mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
+    """Draw a box, in fractions or pixels, as a mask [H, W] of a picture of this size."""
     height, width = picture_size
     sized_match: re.Match[str] | None = match
     if needs_picture_size(spec):

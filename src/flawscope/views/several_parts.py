@@ -109,7 +109,7 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Return how a picture differs from good ones; empty: it does not.
+        """Describe how the number of parts or objects differs from good pictures; empty: it does not.
 
         Args:
             count: Number of parts in the picture.
@@ -340,7 +340,12 @@ def _matcher(reference: PoseReference) -> _PartMatcher:
 def _spectra(
     reference: PoseReference, fft_size: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Return spectra of the reference and of its weights, by angle and side, for pictures of this size."""
+    """Return the spectra of all kernels: of the turned reference, and of its weights.
+
+    Args:
+        reference: Reference of the part.
+        fft_size: Size (H, W) of the pictures that they are multiplied with.
+    """
     from scipy import fft
 
     _, parts, weights = zip(*reference.kernels(SIDE // _REDUCTION), strict=True)

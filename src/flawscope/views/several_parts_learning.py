@@ -233,7 +233,7 @@ def _learn(
 
 
 def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
-    """Return the side of the frame of a part, as a share of the picture's longer side.
+    """Return the side of the frame around a part, as a share of the picture's longer side.
 
     Raises:
         InputError: Parts are too large or too small.

@@ -221,7 +221,7 @@ class TileSummary(NamedTuple):
         )
 
     def fused(self, fusion: Fusion) -> tuple[float, float, float]:
-        """Return the score, the maximum and the middle value of the map that `TileBlender.result` makes."""
+        """Return the fused score, and the maximum and the median of the fused map (`TileBlender.result`)."""
         tiles_score, whole_score = self.scores
         tiles_maximum, whole_maximum = self.maxima
         tiles_pixels, whole_pixels = self.pixels
@@ -256,12 +256,12 @@ class TileBlender:
         self.view: tuple[float, Float32] | None = None
 
     def add(self, view: int, score: float, view_map: Float32) -> None:
-        """Add the answer for a view: each view once, in any order.
+        """Add the result for a view. Each view is added once, in any order.
 
         Args:
             view: Number of the view; 0 is the whole picture.
-            score: Its score.
-            view_map: [H, W], its map.
+            score: Score of the view.
+            view_map: [H, W], map of the view.
         """
         if view == 0:
             self.view = score, view_map

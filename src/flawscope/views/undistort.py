@@ -73,7 +73,7 @@ class Undistortion:
         """Read values that `to_dict` returned.
 
         Raises:
-            InputError: Values are missing, or there are others.
+            InputError: Values are missing, or there are unknown ones.
         """
         try:
             return cls(**data)
@@ -90,7 +90,7 @@ class Undistortion:
 
         Args:
             picture: The picture.
-            divisor: Value that is white, which makes no difference.
+            divisor: Value that is white; it has no effect here.
             name: Name for errors.
 
         Raises:

@@ -205,7 +205,7 @@ class Views:
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 
     def window(self, y: int, x: int) -> Float32:
-        """Return the tile `[3, H, W]` whose upper left corner lies at (y, x), any place of the canvas."""
+        """Cut a tile `[3, H, W]` with its upper left corner at any place (y, x) of the canvas."""
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
