@@ -264,7 +264,7 @@ class FitPictures:
 
     @property
     def score_kind(self) -> str:
-        """How tiles are fused to a picture's score (`Fusion.score`): by the map's maximum, or by views."""
+        """Way in which tiles are fused to a picture's score (`Fusion.score`): "map" or "views"."""
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
