@@ -21,8 +21,7 @@ class UpdatePictures:
     Attributes:
         table: All pictures of the update, by their places in the list.
         places: First place of each digest.
-        copies: For each new picture that is a near-duplicate of a picture of the model, by the new picture's
-            digest: the model's row.
+        copies: The model's row of which a new picture is a near-duplicate, by the digest of the new picture.
     """
 
     table: PictureTable
