@@ -57,7 +57,7 @@ def know_good(
         prepared: The prepared fit.
         judged: The judged fit.
         old: The model that is extended; None for a new one.
-        unlit: Whether pictures count with the scores in their own light, not with those of all lights.
+        unlit: Whether to calibrate on the scores in the pictures' own light only, not in all lights.
     """
     rows = judged.unlit if unlit else judged.rows
     reader = prepared.reader
@@ -195,9 +195,9 @@ class FitResult:
         return facts
 
     def _new_pictures(self) -> list[int]:
-        """Return the numbers of the fit's good pictures that the model knows after it."""
+        """Return the numbers of the good pictures that the fit used in any way."""
         fitted = self.fitted
-        held = (number for numbers in fitted.held.values() for number in numbers)
+        held = [number for numbers in fitted.held.values() for number in numbers]
         return sorted({*fitted.used, *fitted.scored, *held})
 
     def _expected_pictures(self) -> tuple[ExpectedPictures, list[str]]:
@@ -219,12 +219,12 @@ class FitResult:
         return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
 
     def _questions(self) -> _Questions:
-        """Find unusual pictures of a first fit, and ask about them; `extend` asks about those of updates."""
+        """Find unusual pictures, and ask about them; nothing for an extended model: `extend` asks itself."""
         if self.old is not None:
             return _Questions()
         numbers = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         cells = {digest: self.fitted.cells.get(number) for digest, number in numbers.items()}
-        # without looks: pictures that show nothing were asked about before the fit
+        # without looks: the fit has checked for pictures that show nothing before it began
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*numbers], cells=cells)]
         notes, lines = settle(unusual, self.prepared.force)
@@ -250,7 +250,7 @@ class FitResult:
         return notes
 
     def _copies_note(self) -> str:
-        """Return the note that counts the copies, with an example where a copy has a name of its own."""
+        """Return the note with the number of copies, and an example if a copy has a name of its own."""
         reader = self.prepared.reader
         first_numbers: dict[str, int] = {}
         for number, digest in sorted(reader.hashes.items()):
@@ -268,10 +268,10 @@ class FitResult:
         )
 
     def _light_notes(self) -> list[str]:
-        """Note how many simulated defects are missed because the rate is kept in a range of light.
+        """Return a note on what a threshold for all lights costs; empty for a single light.
 
-        The note names how many defects the model finds, and how many it would find if it were calibrated for
-        unchanged light alone. Empty for a single light, or where no defects were simulated.
+        The note states how many simulated defects the model finds, and how many it would find if it were
+        calibrated for unchanged light only. Without simulated defects there is no note.
         """
         preprocess = self.prepared.reader.preprocess
         if self.defects is None or len(preprocess.lights) < 2:
@@ -303,7 +303,7 @@ def _lost_by_extending(old: Manifest, has_defect_scores: bool) -> list[str]:
 
 
 def _without_paths(config: PictureSettings) -> dict[str, Any]:
-    """Return settings for the artefact; paths on this machine, which are private, become file names."""
+    """Return settings for the artefact; paths on this machine are private, and are cut to file names."""
     values = asdict(config)
     for name in config.PATHS:
         if values[name]:

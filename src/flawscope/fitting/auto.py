@@ -51,8 +51,8 @@ def fit_auto(
         seen: Defective pictures to choose by, in the forms of `Reading.seen`. Nothing is learnt from them,
             and evaluation leaves them out.
         names: Names of the pictures, as `fitting.fit` takes them.
-        earlier: A search to go on with, or the model file that it made; the file may be missing. The search's
-            trials are not repeated, if pictures and options are the same.
+        earlier: An earlier search, or the model file that it made; the file may be missing. If pictures and
+            options are the same, its trials are not repeated.
         say: Gets lines for a person.
         step: Gets progress.
         **options: Options of `fitting.fit`. The search leaves them as they are.
@@ -108,10 +108,10 @@ def fit_auto(
 
 
 def _check_networks(options: Mapping[str, Any]) -> None:
-    """Check, before pictures are read, the options of a fit that are PatchCore's settings.
+    """Check PatchCore's settings among the options of a fit, before pictures are read.
 
     Raises:
-        InputError: An option is wrong, or a network cannot be had.
+        InputError: An option is wrong, or a network is not available.
     """
     settings = {name: value for name, value in options.items() if name not in ("method", "preset")}
     for arguments in ARGUMENTS:
@@ -128,7 +128,7 @@ def _reopen(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predict
 
 
 def _with_choice(predictor: Predictor, choice: Choice, defects: Mapping[str, str]) -> Predictor:
-    """Return the model with the trials of its search, and with the defects that the choice was made by.
+    """Return the model with the trials of its search, and with rows of the defects that the search used.
 
     Args:
         predictor: The model.

@@ -13,21 +13,21 @@ MARGIN = 0.01  # AUROC: of settings that differ by less, the quicker is taken
 
 
 def compared_rounds(trials: Sequence[Trial]) -> int:
-    """Return the number of rounds by which trials can be compared: those of the second most often tried.
+    """Return the number of rounds by which trials can be compared: at least two trials have as many.
 
-    Of a single trial it is the number of its own rounds, without trials 0.
+    It is the second largest number of rounds; for a single trial its own number; without trials 0.
     """
-    counts = sorted((trial.rounds for trial in trials), reverse=True)
-    if len(counts) > 1:
-        return counts[1]
-    return counts[0] if counts else 0
+    round_counts = sorted((trial.rounds for trial in trials), reverse=True)  # the largest first
+    if len(round_counts) > 1:
+        return round_counts[1]
+    return round_counts[0] if round_counts else 0
 
 
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Return the trials whose AUROC is less than `margin` below the best.
 
-    Trials are compared by given defects first; those that remain are compared by simulated defects. All are
-    compared by the same rounds.
+    Trials are compared by given defects first; those that remain are compared by simulated defects. A trial's
+    AUROC is the mean over its first rounds, over the same number of rounds for all trials.
 
     Args:
         trials: The trials; those without a round are left out.
@@ -36,14 +36,17 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     with_results = [trial for trial in trials if trial.rounds]
     if not with_results:
         return []
-    rounds = compared_rounds(with_results)
-    remaining = [trial for trial in with_results if trial.rounds >= rounds]
-    for kind in range(len(remaining[0].figures())):
-        best = max(trial.figures(rounds)[kind] for trial in remaining)
-        remaining = [trial for trial in remaining if best - trial.figures(rounds)[kind] < margin]
+    round_count = compared_rounds(with_results)
+    remaining = [trial for trial in with_results if trial.rounds >= round_count]
+    # number of kinds of defects that were tried, given and simulated: the same for all trials
+    kind_count = len(remaining[0].figures())
+    for kind in range(kind_count):
+        aurocs = [trial.figures(round_count)[kind] for trial in remaining]
+        best = max(aurocs)
+        remaining = [trial for trial, auroc in zip(remaining, aurocs, strict=True) if best - auroc < margin]
     return remaining
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none has a round."""
+    """Return the quickest of the trials within `MARGIN` of the best AUROC; None: no trial has a round."""
     return min(nearly_best(trials, MARGIN), key=lambda trial: trial.seconds, default=None)

@@ -153,7 +153,7 @@ class Search:
         return self._describe(chosen, reason), chosen
 
     def _describe(self, chosen: Recipe, reason: str) -> Choice:
-        """Add trials for the recipes that there was no time for, and return all trials and the choice.
+        """Add a trial for each recipe that there was no time for, and return all trials and the choice.
 
         Args:
             chosen: The chosen recipe.
@@ -163,8 +163,8 @@ class Search:
         if self.is_known and self.earlier is not None:
             seconds += self.earlier.seconds
         untried = [recipe for recipe in self.waiting if recipe.flags not in self.trials]
-        unended = [Recipe.from_flags(trial.flags) for trial in self.trials.values() if not trial.was_ended]
-        without_time = [*unended, *untried]
+        begun = [Recipe.from_flags(trial.flags) for trial in self.trials.values() if not trial.was_ended]
+        without_time = [*begun, *untried]
         minutes_for_all = 0
         if self.rounds and without_time:
             first_round = self.rounds[0]
@@ -190,10 +190,12 @@ class Search:
     def _prepare(self) -> str | None:
         """Make the rounds, and take over the earlier search's trials.
 
-        Return why nothing can be tried; None: something can.
+        Returns:
+            The reason why no settings can be tried; None: they can be tried.
         """
-        if fixed := [name for name in names_of(search=NOTHING) if self.options.get(name)]:
-            return f"nothing is tried with {fixed[0]}"
+        preventing_options = [name for name in names_of(search=NOTHING) if self.options.get(name)]
+        if preventing_options:
+            return f"nothing is tried with {preventing_options[0]}"
         began = self.time.now()
         looks = look_at(self.sources, self.step, Preprocess())
         units = units_of(named_rows(self.names, looks), part_of=self.part_of).numbers
@@ -217,9 +219,9 @@ class Search:
         return None
 
     def _take_over_trials(self, thumbnails: Sequence[bytes]) -> None:
-        """Take the ended trials from the earlier search, if it had the same pictures and options.
+        """Take the finished trials from the earlier search, if it had the same pictures and options.
 
-        Sets `digest`, and where the earlier search is the same, `is_known`.
+        Sets `digest`; and `is_known`, if the earlier search had the same pictures and options.
 
         Args:
             thumbnails: Thumbnails of the good pictures.
@@ -251,7 +253,7 @@ class Search:
     # ----------------------------------------------------------------------------------------- the rounds
 
     def _search(self) -> None:
-        """Try the settings as given, how parts are found, all other settings, and the best ones again."""
+        """Try the settings as given, ways to find parts, and other settings; then try the best ones again."""
         import_timm()  # here, so that its seconds do not count as the first setting's
         if not self._attempt(Recipe(), self.rounds[0]):
             return
@@ -263,9 +265,11 @@ class Search:
             *propose_tiles(self.frame, max(shape)),
         ]
         frame_options = self.frame.options.keys()
-        self.waiting = [
-            recipe for recipe in proposed if all(map(self._is_free, recipe.options.keys() - frame_options))
-        ]
+        self.waiting = []
+        for recipe in proposed:
+            new_options = recipe.options.keys() - frame_options
+            if all(map(self._is_free, new_options)):
+                self.waiting.append(recipe)
         self._announce_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
@@ -279,28 +283,29 @@ class Search:
                     return
 
     def _find_frame(self) -> None:
-        """Try ways to find the part, where it lies elsewhere in each good picture, and set `frame`.
+        """Try ways to find the part, if its place differs between good pictures, and set `frame`.
 
-        The first way is kept, unless the settings as given do far better: simulated defects hardly show the
-        gain from finding the part.
+        The first way is kept unless the settings as given are better by more than `FRAME_LOSS`: simulated
+        defects hardly show the gain from finding the part.
         """
         if not (self._is_free("align") and self._is_free("several")):
             return
         self.step(f"{TRYING} how parts lie", 0, 1)
-        # pictures that trials learn from come first, pictures that are left out last
-        order = sorted(self.order, key=lambda number: number in self.rounds[0].left_out)
-        chosen = order[:LOOKED_AT]
+        # stable sort: pictures that trials learn from come first, pictures that are left out last
+        learnt_first = sorted(self.order, key=lambda number: number in self.rounds[0].left_out)
+        chosen = learnt_first[:LOOKED_AT]
         sources = [self.sources[number] for number in chosen]
         for recipe in propose_frames(sources, lambda place: self.load(chosen[place])):
             if not self._attempt(recipe, self.rounds[0]):
                 continue
             trial = self.trials[recipe.flags]
-            if trial in nearly_best([self.trials[""], trial], FRAME_LOSS):
+            trial_as_given = self.trials[""]
+            if trial in nearly_best([trial_as_given, trial], FRAME_LOSS):
                 self.frame = recipe
                 return
 
     def _announce_time(self) -> None:
-        """Say, before the settings are tried, how long they take, and how many there is time for."""
+        """Say how long trying all settings takes, and how many of them can be tried in time."""
         if not self.waiting:
             return
         first_round = self.rounds[0]
@@ -324,11 +329,11 @@ class Search:
         self.say(f"{settings} to try, about {format_duration(seconds_of_all)}: {forecast}")
 
     def _eligible_trials(self) -> list[Trial]:
-        """Return the trials that may be chosen: those that find parts as `frame` does."""
+        """Return the trials that may be chosen: those whose recipe begins with that of `frame`."""
         return [trial for trial in self.trials.values() if trial.flags.startswith(self.frame.flags)]
 
     def _contenders(self) -> list[Trial]:
-        """Return the trials that another round may show to be the best, best first."""
+        """Return the trials that may turn out to be the best in another round, best first."""
         trials = self._eligible_trials()
         round_count = max(1, compared_rounds(trials))
         contenders = nearly_best(trials, NEAR / math.sqrt(round_count))
@@ -343,7 +348,11 @@ class Search:
         return recipes
 
     def _choose(self) -> tuple[Recipe, str]:
-        """Return the settings that were best in the mean, of those that can still be fitted, and why."""
+        """Choose the best settings on average among those that can still be fitted in time.
+
+        Returns:
+            The recipe, and the reason for the choice.
+        """
         trials = self._eligible_trials()
         count = len(self.sources)
         in_time = [trial for trial in trials if self.time.can_end(Recipe.from_flags(trial.flags), count)]
@@ -365,7 +374,7 @@ class Search:
         return recipe, self._with_found(best, reason)
 
     def _reason_without_comparison(self, best: Trial) -> str:
-        """Return why settings are taken that are compared with no others."""
+        """Return the reason for taking the only settings that have results."""
         if best.flags:
             return "parts lie elsewhere in each picture"
         others = [trial for trial in self.trials.values() if trial.flags]
@@ -377,9 +386,10 @@ class Search:
         return "no other setting can be used: the table says why"
 
     def _with_found(self, best: Trial, reason: str) -> str:
-        """Return a reason with the number of defects that are found, where it is half of them or less."""
+        """Return the reason; if at most half of the defects are found, with their number."""
         found, count = best.found_given if self.given else best.found
-        if 2 * found > count or not count:
+        finds_most = 2 * found > count
+        if finds_most or not count:
             return reason
         defects = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
         return f"{reason}; of {defects} {found} of {count} are found with it"
@@ -387,14 +397,15 @@ class Search:
     # --------------------------------------------------------------------------------------------- trials
 
     def _is_free(self, name: str) -> bool:
-        """Whether an option of the fit was left open; those of `SEEN` count as one."""
+        """Whether the user left an option of the fit open; the options of `SEEN` count as one."""
         names = SEEN if name in SEEN else (name,)
         return all(self.options.get(option) in (None, False, "default") for option in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
         """Try a recipe in a round, unless it was tried there before, and note the trial.
 
-        Return whether it was tried to the end.
+        Returns:
+            Whether the recipe was tried to the end.
         """
         before = self.trials.get(recipe.flags, Trial(recipe.flags))
         was_unusable = bool(before.note) and before.was_ended
@@ -415,7 +426,7 @@ class Search:
         return True
 
     def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether recipes can be tried in time, and any of them fitted to all pictures if it is the best."""
+        """Whether there is time to try recipes, and then to fit whichever is best to all pictures."""
         best = best_of(self._eligible_trials())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
@@ -451,19 +462,18 @@ class Search:
 
         def fit_step(name: str, done: int, total: int) -> None:
             nonlocal reached
-            # the fit to all pictures takes at least as long for each picture
+            # the fit to all pictures takes at least as long per picture
             clock.see(name, done, total)
             if self.time.is_late(clock.each(), picture_count):
                 raise _TimeIsUpError
-            # a fit has several stages, of which the first is the longest: later ones do not set it back
+            # each stage of a fit counts from 0; the progress shown does not go back
             reached = max(reached, learnt_count * done // max(1, total))
             step(reached)
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        options["augment"] = (
-            options.get("augment") or "none"
-        )  # as "auto" means in the final fit (`MIN_PARTS`)
+        # "none" is what "auto" means in the final fit, which has at least `MIN_PARTS` parts
+        options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
         options["parts"] = range(learnt_count)  # each picture shows another part
         with self.memory.used_for(flags):
@@ -476,12 +486,13 @@ class Search:
             raise _TimeIsUpError
         judging_began_at = self.time.now()
         judged = list[Judged]()
-        place = learnt_count
-        for pictures in ([self.sources[number] for number in tried.left_out], tried.given, tried.simulated):
-            judged.append(self._judge(model, pictures, step, place))
-            place += len(pictures)
+        done_count = learnt_count
+        left_out = [self.sources[number] for number in tried.left_out]
+        for pictures in (left_out, tried.given, tried.simulated):
+            judged.append(self._judge(model, pictures, step, done_count))
+            done_count += len(pictures)
         good, given, simulated = judged
-        step(place)
+        step(done_count)
         picture_seconds = (self.time.now() - judging_began_at) / tried.judged
         self.time.note(flags, Taken(fit_seconds, picture_seconds))
         if not self.time.has_time([recipe], picture_count):
@@ -505,13 +516,13 @@ class Search:
         step: Callable[[int], None],
         place: int,
     ) -> Judged:
-        """Judge pictures; a picture in which parts are not found has a score beyond all others.
+        """Judge pictures; a picture in which parts are not found gets the score `BEYOND`.
 
         Args:
             model: The model of a trial.
             pictures: Pictures, or simulated defects to draw.
             step: Gets the number of pictures done in the trial.
-            place: Number of the first picture in the trial.
+            place: Number of pictures done in the trial before these.
         """
         scores = []
         decisions = []
@@ -545,7 +556,7 @@ def _auroc_of_simulated(good: Judged, simulated: Judged, tried: Round) -> list[f
     """Return the AUROC of a round by simulated defects on its good pictures; empty where there are none."""
     if not len(simulated.scores):
         return []
-    places = {carrier: place for place, carrier in enumerate(tried.left_out)}
+    places = {number: place for place, number in enumerate(tried.left_out)}  # in `good.scores`
     carriers = np.array([places[defect.carrier] for defect in tried.simulated])
     return [round(auroc_on_carriers(good.scores, simulated.scores, carriers), 4)]
 

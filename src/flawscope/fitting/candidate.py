@@ -39,12 +39,13 @@ def make_candidate(
     """Write a candidate's model file, and return its judgement.
 
     Args:
-        active: File of the model in use; its rate holds for the candidate.
-        trained: File of the trained model that it was exported from; None: the same.
-        out: File of the candidate; with the suffix of an exported model, the candidate is exported.
-        how: Way to make it, as `UpdateOptions.how`.
+        active: File of the model in use; the candidate gets its false-alarm rate.
+        trained: File of the trained model from which the model in use was exported; None: the same file.
+        out: File of the candidate. If it has the suffix of an exported model, the candidate is exported.
+        how: Way to make the candidate, as `UpdateOptions.how`.
         pictures: Pictures, each with the fields of `ReviewedPicture`.
-        good: Folder of the pictures that the model was fitted on, which a training needs; None: no training.
+        good: Folder of the pictures that the model was fitted on; only a training needs it. None: there is
+            none.
         engine: Engine that runs the model in use; None: the default.
         device: Device, such as "cpu", "cuda" or "auto".
         threads: Number of threads to compute with.
@@ -74,7 +75,7 @@ def make_candidate(
 
 
 def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
-    """Return the trained models with the settings that people chose later, for the models in use.
+    """Return the trained models with the settings that people have chosen for the models in use.
 
     Raises:
         InputError: The trained models are of other views than the models in use.
@@ -92,7 +93,7 @@ def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
-    """Write the models; they are exported first where the file's suffix is not that of their engine."""
+    """Write the models to a file; if its suffix is not that of their engine, export them first."""
     suffixes = {product.session.suffix for product in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
@@ -105,10 +106,16 @@ def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
 
 
 def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None:
-    """Check, before the work, that a candidate can be written as this file.
+    """Check, before the work, that a candidate can be written to this file.
+
+    Args:
+        file: File of the candidate.
+        how: Way to make the candidate.
+        active: File of the model in use.
+        in_use: The model in use.
 
     Raises:
-        InputError: It would have to be exported in a reduced precision.
+        InputError: The candidate would have to be exported in a reduced precision.
     """
     candidate_suffix = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision

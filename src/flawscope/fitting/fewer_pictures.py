@@ -30,7 +30,7 @@ def fit_fewer(
 ) -> list[Predictor]:
     """Fit models like `model` to an eighth, a quarter and half of its parts, for a learning curve.
 
-    A subset of fewer than `MIN_SUBSET` parts gets no model.
+    Subsets of fewer than `MIN_SUBSET` parts are left out.
 
     Args:
         model: A fitted model.
@@ -38,8 +38,8 @@ def fit_fewer(
         step: Gets progress.
 
     Raises:
-        InputError: The model is exported, it learnt from defects, too, or the data set holds too few of the
-            pictures that it learnt from.
+        InputError: The model is exported or has learnt from defects; or the data set contains too few of the
+            pictures that the model has learnt from.
     """
     old = fitted_artefact(model)
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
@@ -49,7 +49,7 @@ def fit_fewer(
         )
     unit_of = learnt_units(old.manifest.pictures)
     items = (*dataset.train, *dataset.validation)
-    units = defaultdict[int, list[tuple[Item, str]]](list)
+    units = defaultdict[int, list[tuple[Item, str]]](list)  # pictures and their names, by unit
     for item, name in zip(items, relative_names([item.path for item in items]), strict=True):
         try:
             digest = pixel_hash(old.manifest.preprocess.decode(item.path))
@@ -78,7 +78,7 @@ def fit_fewer(
 def _fit_fewer(
     units: Sequence[Sequence[T]], fit_subset: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
-    """Return models of an eighth, a quarter and half of the units, by their number of units.
+    """Fit models to an eighth, a quarter and half of the units; return them by the number of units.
 
     Subsets of fewer than `MIN_SUBSET` units are left out.
 

@@ -54,10 +54,11 @@ def look_first(
     Args:
         pictures: The pictures.
         names: Names of the pictures.
-        part_of: Returns the part for a name, or None; without it near-duplicates decide (`units_of`).
+        part_of: Function that reads the part from a name; None: near-duplicates show one part (`units_of`).
         force: Whether pictures that show nothing count as good.
         step: Gets progress.
-        reduce: Makes a picture small, where parts are to be found in it; None: no small pictures are kept.
+        reduce: Function that makes a small picture, in which parts are found; None: there are no small
+            pictures.
 
     Raises:
         InputError: Some pictures show nothing, and `force` is not set.
@@ -78,7 +79,7 @@ def look_at_parts(
         pictures: The pictures.
         units: Number of the part that each picture shows.
         step: Gets progress.
-        reduce: Makes a picture small, so that parts are found in it.
+        reduce: Function that makes a small picture, in which parts are found.
     """
     return FirstLook(units, [], see_pictures(pictures, step, reduce))
 
@@ -98,9 +99,10 @@ class SeenPicture(NamedTuple):
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
     """Return the look of each picture; None: it cannot be read.
 
-    The look of a picture of many channels is that of its first group of channels.
+    The look of a picture with many channels is that of its first group of channels.
     """
-    return [picture.look for picture in see_pictures(DecodedPictures(sources, how.channels), step)]
+    decoded = DecodedPictures(sources, how.channels)
+    return [picture.look for picture in see_pictures(decoded, step)]
 
 
 def see_pictures(
@@ -113,7 +115,8 @@ def see_pictures(
     Args:
         pictures: The pictures.
         step: Gets progress.
-        reduce: Makes a picture small, where parts are to be found in it; None: no small pictures are kept.
+        reduce: Function that makes a small picture, in which parts are found; None: there are no small
+            pictures.
     """
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-duplicates", len(numbers))
@@ -124,7 +127,8 @@ def see_pictures(
         if picture is None:
             return SeenPicture()
         look = Look.of(first_channels(picture, pictures.channels))
-        return SeenPicture(look, None if reduce is None else reduce(picture))
+        small = None if reduce is None else reduce(picture)
+        return SeenPicture(look, small)
 
     with workers() as each:
         return each(see, numbers)
@@ -158,7 +162,7 @@ def _light_statistics(
         try:
             views = preprocess.whole.cut(pictures.read(number), "a picture")
         except (InputError, MemoryError):
-            continue  # reported when it is loaded for fitting
+            continue  # the fit reports it
         if views.unusable:
             continue
         for frame in views.frames:
@@ -170,7 +174,7 @@ def _light_statistics(
 def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
     """Learn how several parts in each picture are found, from the pictures that can be read.
 
-    A picture that cannot be read has no parts, and `UNREAD` as the fault of its count.
+    For a picture that cannot be read, the result has the count 0 and the count error `UNREAD`.
 
     Args:
         pictures: The pictures.
@@ -201,11 +205,11 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
-    """Count the parts in pictures that a model was not fitted on, where it finds several in each.
+    """Count the parts in pictures by a preprocessing that finds several parts in each.
 
     Returns:
-        The number of parts in each picture, and the fault of each count (`LearnedParts`): empty where the
-        count is right, `UNREAD` where the picture cannot be read.
+        The number of parts in each picture; and how each picture is counted wrong (`LearnedParts`): empty if
+        the count is right, `UNREAD` if the picture cannot be read.
     """
     several = preprocess.several
     reference = preprocess.reference
@@ -219,7 +223,7 @@ def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list
             small = preprocess.small(picture, several.side)
             overview = preprocess.small(picture, OVERVIEW_SIDE)
             detections = several.find(small, overview, reference)
-        except (InputError, MemoryError):  # reported when it is loaded for fitting
+        except (InputError, MemoryError):  # the fit reports it
             counts.append(0)
             errors.append(UNREAD)
             continue

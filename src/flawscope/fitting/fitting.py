@@ -76,12 +76,12 @@ def fit(
     Args:
         images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
-            one that has the preset.
+        method: patchcore, efficientad, prnet, or a method of an installed package. None: patchcore, or the
+            only method that has the preset.
         preset: Named settings of the method.
         settings: All settings of the method, in place of a preset and single ones.
-        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
-            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        names: One name per picture, which `group`, `part` and `view` read. Names of pictures that a data set
+            reserves (`Dataset.validation`) come last. By default the names of the files.
         say: Gets lines for a person.
         step: Gets progress.
         **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -89,9 +89,10 @@ def fit(
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
-        A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
-        good, most suspicious first; `questions` asks about pictures with which the model may be wrong, unless
-        `force` says that all are good: `accept` says so afterwards.
+        A `Predictor`. `failures` lists pictures that could not be read. `suspects` lists pictures that do not
+        look good, most suspicious first. `questions` ask about pictures that may make the model wrong; there
+        are none with the option `force`, which states that all pictures are good. `accept` states that
+        afterwards.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.
@@ -127,9 +128,9 @@ def partial_fit(
 ) -> Predictor:
     """Add good pictures to a fitted model and to its calibration, without the old pictures.
 
-    All new pictures are trusted, unlike in `incremental_update.extend`. Settings are the old model's. The
-    old pictures' calibration scores are kept, and the manifest notes the effect on the false-alarm rate. The
-    share of simulated defects that the model finds is measured anew, on the new pictures.
+    Unlike `incremental_update.extend`, this trusts all new pictures. The settings are those of the old model.
+    Its calibration scores are kept, and a note of the manifest describes the effect on the false-alarm rate.
+    The share of simulated defects that the model finds is measured anew, on the new pictures.
 
     Args:
         model: A fitted model, or its .safetensors file.
@@ -156,7 +157,7 @@ def partial_fit(
     source_names = picture_names(sources, names)
     pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:
-        part_of = old_part_reader  # not checked: new pictures may be named otherwise
+        part_of = old_part_reader  # not checked, because new pictures may have names of another form
     else:
         part_of = part_reader(source_names, group, pattern)
     channels = old.manifest.preprocess.channels
@@ -194,10 +195,10 @@ def learn_more(
 
     Args:
         old: The fitted model.
-        new: The pictures, with units: pictures of the model's parts have the units of its rows.
-        names: Names of all pictures, also of those that cannot be read.
-        group: Pattern of parts that the model keeps.
-        remarks: Remarks on the units, as notes of the model.
+        new: The pictures, with units. Pictures of a part that the model knows have the unit of that part.
+        names: Names of all pictures, including those that cannot be read.
+        group: Pattern of parts, which is stored in the model.
+        remarks: Remarks on the units, which become notes of the model.
         device: Device, such as "cpu", "cuda" or "auto".
         check: Whether to measure the share of simulated defects that are found.
         say: Gets lines for a person.
@@ -262,7 +263,7 @@ def _fit_and_assemble(
         check: Whether to measure the share of simulated defects that are found.
 
     Raises:
-        InputError: No model can be fitted; where no picture can be read, this is the message.
+        InputError: No model can be fitted. If no picture can be read, the message says that.
     """
     began = time.monotonic()
     model = prepared.model
@@ -290,7 +291,7 @@ def _fit_and_assemble(
     if packed is not None:
         scored_samples = score_samples(model, names, packed, unpack_images(packed))
     defect_scores = None
-    # no rate is promised where all pictures show one part, and then no part can be left out
+    # without a promised rate, all pictures show the same part, and no part can be left out
     if check and good.calibration.promised:
         carriers = draw_carriers(judged, views, model.config.seed)
         defect_scores = score_simulated_defects(

@@ -78,11 +78,11 @@ def update_models(
 ) -> Updates:
     """Make the next models from trained ones, each from the pictures of its view, and compare both.
 
-    PatchCore learns from the false alarms. False alarms are no fair sample of good pictures, and so do not
-    decide the threshold. The threshold comes from the earlier calibration pictures, and from pictures that
-    were drawn by chance among the line's good ones, whether they were false alarms or not. Each is scored as
-    if the model had never seen it. Where the new threshold would lose defects, the threshold stays as it was
-    if that loses fewer. Other methods are calibrated anew on the drawn pictures, or trained anew.
+    PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
+    threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
+    that were chosen at random, false alarms or not. Each is scored as if the model had never seen it. If
+    fewer defects are lost with the old threshold than with the new one, the old one is kept. Other methods
+    are calibrated anew on the randomly chosen pictures, or trained anew.
 
     Args:
         old: The trained models that learn: of one product, or of the views of a part.
@@ -117,9 +117,11 @@ def update_models(
 def _split_by_model(
     pictures: Sequence[ReviewedPicture], old: ModelMapping
 ) -> tuple[dict[str, list[ReviewedPicture]], dict[int, str]]:
-    """Return the pictures of each model, and why a picture belongs to no model, by its number.
+    """Split pictures by the model that learns from them.
 
-    A model without pictures is left out.
+    Returns:
+        The pictures of each model that has any, by the model's name; and the reason why a picture belongs to
+        no model, by the picture's number.
     """
     if old.views is None:
         return {ONE: [*pictures]}, {}
@@ -194,21 +196,21 @@ def extend(
 ) -> Model:
     """Add good pictures to a fitted model, without the pictures that it was fitted on.
 
-    The settings are those of the fitted model. The pictures go into the memory bank. The threshold changes
-    only where they are a `fair` sample: pictures that somebody chose, such as false alarms, would raise it
-    far too much. Simulated and known defects are judged by the model before and by the new one. Where the
-    new one finds less than 98 % of the defects found before, or the sample turns out not to be fair, the new
-    model has an open question (`Predictor.questions`).
+    The settings are those of the fitted model. The pictures are added to the memory bank. The threshold
+    changes only if the pictures are a `fair` sample: pictures that somebody chose, such as false alarms,
+    would raise it far too much. Both the old and the new model judge simulated and known defects. If the new
+    model finds less than 98 % of the defects that the old one found, or if the sample turns out not to be
+    fair, the new model has an open question (`Predictor.questions`).
 
     Args:
-        model: A fitted model of one product, or of the views of a part, or its .safetensors file. Each view
-            learns from its own pictures, which are recognised by their names.
-        images: Good pictures, as `fit` takes them, or a folder that `review` wrote. Defective test pictures
-            of a data set are known defects.
+        model: A fitted model of one product, or of the views of a part; or its .safetensors file. The model
+            of a view learns from the pictures of this view, which are recognised by their names.
+        images: Good pictures, as for `fit`, or a folder that `review` wrote. If a data set has defective test
+            pictures, these are used as known defects.
         category: Name of the category, if the folder holds several.
         group: Regular expression on file names; pictures for which it matches the same text show one part.
         defects: Further known defective pictures.
-        fair: Whether the pictures are good ones as they come, chosen by nobody. They then decide the
+        fair: Whether the pictures are good pictures as they come, not a selection. They then decide the
             threshold, too.
         force: Whether to go on where pictures look like defects, or the model would find fewer defects.
         drop_suspects: Whether to leave out pictures that look like defects.
@@ -235,7 +237,7 @@ def extend(
         confirmed = _confirmed_pictures(images, fair, force, say)
         all_defects += [item.path for item in images.test if item.anomalous]
     sources, _, _ = split_sources(images, category)
-    # of too many defects, evenly spaced ones
+    # if there are too many defects, evenly spaced ones are compared
     defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
     compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
     if group is not None:  # a picture that does not match is an error before the work
@@ -272,7 +274,7 @@ def extend(
 
 
 def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
-    """Return the fitted models, by view, to which pictures can be added.
+    """Return the fitted models, by view, after checking that pictures can be added to them.
 
     Raises:
         InputError: The models are exported, of several products, or of a method that cannot be extended.
@@ -300,7 +302,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
     """Return the model of one product with another pattern of groups.
 
     Raises:
-        InputError: There are models of several views, whose own pattern reads parts from names.
+        InputError: There are models of several views: their own pattern reads parts from names.
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
@@ -319,11 +321,11 @@ def _seed(old: ModelMapping) -> int:
 
 
 def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
-    """Return the pictures of a data set that people called good twice.
+    """Return the pictures of a data set that people called good twice; say remarks on good pictures.
 
     Raises:
-        InputError: A good picture has a mask; or the data set is called a fair sample, and holds pictures
-            that were flagged.
+        InputError: A good picture has a mask, and `force` is not set; or the data set is said to be a fair
+            sample, but contains pictures that were flagged.
     """
     if fair and images.reviewed:
         raise InputError(
@@ -354,7 +356,7 @@ def _report_updates(
         old_notes = old.products[name].manifest.notes
         predictor = _report_update(update, old_notes, names, force, _named(name, say))
         failures = [*update.unreadable.values(), *predictor.failures, *unplaced_reasons]
-        unplaced_reasons = []  # the first model alone names them
+        unplaced_reasons = []  # only the first model's failures list these
         suspects = [
             Suspect(names[number], update.comparison.before[number].score, LIKE_DEFECTS)
             for number in update.unsure
@@ -372,7 +374,7 @@ def _report_update(
 
     Args:
         update: The update.
-        old_notes: Notes of the model before, which are not said again.
+        old_notes: Notes of the model before; they are not said again.
         names: Names of the pictures, by their numbers.
         force: Whether to go on where the model would find fewer defects.
         say: Gets lines for a person.
@@ -394,7 +396,7 @@ def _report_update(
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Open the data set that a model was fitted on, split as it was for the fit.
 
-    The folder may have another name by now.
+    The folder may have been renamed since.
 
     Raises:
         InputError: It has no good pictures.

@@ -68,10 +68,10 @@ def join(
 
     Args:
         models: Models, of any methods and settings, by the name of the product or the view.
-        pictures: Good pictures that each model was fitted on, as `fit` takes them: their descriptors
-            distinguish the products. For views, good pictures by which exchanged views are recognised.
-        part: Regular expression on file names that finds the part (`fit`): the models are then those of
-            views, fitted without it.
+        pictures: Good pictures that each model was fitted on, as `fit` takes them; products are recognised by
+            their descriptors. For models of views: good pictures by which exchanged views are recognised.
+        part: Regular expression on file names that finds the part, as in `fit`. The models are then those of
+            views, which were fitted without `part`.
         view: Regular expression on file names that finds the view.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
@@ -103,8 +103,8 @@ def _open_single(name: str, model: Model) -> Artefact:
     Raises:
         InputError: The model is a mapping of several models, or no fitted model.
     """
-    is_mapping = is_router(model) if isinstance(model, str | os.PathLike) else isinstance(model, Router)
-    if isinstance(model, Router) or is_mapping:
+    is_router_file = isinstance(model, str | os.PathLike) and is_router(model)
+    if isinstance(model, Router) or is_router_file:
         raise InputError(
             f"{name} has several models itself, and a joint model has one for each name: fit it with "
             "each_view=False, or join its models by their names"
@@ -113,11 +113,11 @@ def _open_single(name: str, model: Model) -> Artefact:
 
 
 def with_products(network: DescriptorModel, described: Mapping[str, Described]) -> DescriptorModel:
-    """Return the network with descriptors of further products, or of further pictures of known products.
+    """Return the network with more descriptors: of new products, or of new pictures of known products.
 
     Args:
         network: Network by which products are recognised.
-        described: Descriptors by the product's name.
+        described: The new descriptors, by the product's name.
     """
     descriptors = dict(network.known)
     samples = dict(network.samples)
@@ -132,9 +132,9 @@ def with_products(network: DescriptorModel, described: Mapping[str, Described]) 
 
 
 def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
-    """Return the network by which products are recognised, which knows no product yet.
+    """Return a network for recognising products, which knows no product yet.
 
-    It has the backbone of the first model that has one, else the default backbone.
+    It has the backbone of the first model with one; if there is none, the default backbone.
     """
     first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
@@ -142,7 +142,7 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
         patch_config = first.manifest.config
         settings |= {key: patch_config[key] for key in NETWORK_SETTINGS if key in patch_config}
         settings["stages"] = (min(STAGE, max(patch_config["stages"])),)
-        # a transformer's position embeddings may be those of one size: the model's is taken
+        # a transformer may work only at the size of its position embeddings: the model's own size is used
         if patch_in_name(patch_config["backbone"]) is not None:
             settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
             settings["stages"] = tuple(patch_config["stages"])
@@ -173,16 +173,16 @@ def describe_product(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
-    """Describe the good pictures that a model has learnt, for recognising its product.
+    """Compute the descriptors by which a product is recognised, from the good pictures its model has learnt.
 
-    The pictures are described as they are, in the further lights of the range in which the model keeps its
-    rate, and with simulated defects.
+    Pictures are described unchanged, in each further light in which the model keeps its false-alarm rate, and
+    with simulated defects.
 
     Args:
         network: Network by which products are recognised.
         model: Model of the product.
-        images: Pictures among which the learnt pictures are found by their pixels.
-        described: Hashes of pictures that are described already, and left out.
+        images: Pictures that include the learnt ones, which are recognised by their pixels.
+        described: Hashes of pictures that are left out, because they have descriptors already.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
 
@@ -199,28 +199,32 @@ def describe_product(
     roi, nearest = (
         None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest)
     )
-    reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
+    hidden = opened.config.hidden
+    reader = Reader(sources, network.preprocess, known=set(), roi=roi, hidden=hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
     learnt = unit_of.keys() - {*described}
     lights = manifest.preprocess.lights
     count = len(sources)
 
-    # The number of a picture in a light is light number * count + index. Light 0 is the picture's own.
+    # Pictures in lights are numbered by light number * count + index. Light 0 is the picture's own.
 
     def load(number: int) -> Tensor | None:
-        """Load a picture in a light; None: it cannot be read, or is not to be described."""
+        """Load a picture in a light; None: it cannot be read, or was not learnt or is described already."""
         light_number, index = divmod(number, count)
         if light_number:
             image = reader.load_in_light(index, lights[light_number])
         else:
             image = reader.load(index)
-        return image if image is not None and reader.hashes[index] in learnt else None
+        if image is None or reader.hashes[index] not in learnt:
+            return None
+        return image
 
-    # A few new pictures may lie among many that are described already, of which only the hash is read. So all
-    # pictures are loaded then.
+    # If some pictures are described already, a subsample might contain few new ones. So all are loaded then,
+    # and only the hash is used of those that are not new.
     candidates = range(count) if described else _subsample(range(count), MAX_GOOD)
     all_descriptors = _descriptors(opened, load, candidates, step, "recognition")
     descriptors = {index: all_descriptors[index] for index in _subsample([*all_descriptors], MAX_GOOD)}
+    # reversed: of several copies, the first is kept
     first_copies = {reader.hashes[index]: index for index in reversed(descriptors)}
     good = [index for index in descriptors if first_copies[reader.hashes[index]] == index]
     good_in_lights = _subsample(good, MAX_PER_LIGHT)
@@ -234,17 +238,19 @@ def describe_product(
     carriers: list[int] = []
     if good:
         defective, carriers = _defect_descriptors(opened, load, good, step)
-    width = len(next(iter(descriptors.values()), ()))
-    # near-duplicates are one unit, as they are everywhere else
+    width = len(next(iter(descriptors.values()), ()))  # length of a descriptor
+    # near-duplicates have the same unit
     units = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
     number_array = np.array(numbers, np.int32)
     light_numbers = number_array // count if in_lights else np.zeros(0, np.int32)
+    good_descriptors = np.array([descriptors[number] for number in numbers], np.float32)
+    defect_descriptors = np.array([*defective.values()], np.float32)
     product = ProductDescriptors(
-        np.array([descriptors[number] for number in numbers], np.float32).reshape(len(numbers), width),
-        units[number_array % count],
-        np.array([*defective.values()], np.float32).reshape(len(defective), width),
-        units[carriers],
-        light_numbers,
+        good=good_descriptors.reshape(len(numbers), width),
+        groups=units[number_array % count],
+        defective=defect_descriptors.reshape(len(defective), width),
+        carriers=units[carriers],
+        lights=light_numbers,
     )
     sample_images = [load(index) for index in good[: len(manifest.samples)]]
     samples = [image.numpy() for image in sample_images if image is not None]
@@ -257,7 +263,8 @@ def _defect_descriptors(
     """Describe good pictures with simulated defects.
 
     Returns:
-        The descriptors by the defect's number, and the numbers of the pictures that carry the defects.
+        The descriptors, by the defect's number; and in the same order the number of the picture that carries
+        each defect.
     """
     defects = SimulatedDefects(network, load, good, has_ladder=False)
     defects.learn_part(PART_LEARNING_SECONDS)

@@ -91,14 +91,11 @@ def judge_fit(
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
     counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
-    # pictures that were not drawn, and that the model knows all the same
+    # pictures that were neither learnt from nor count; the model keeps their rows all the same
     fitted.held["reserve"] = sorted((held_out | {*fitted.scored}) - {*counted} - {*fitted.used})
     rows_with_roles = _with_roles(rows, fitted, views)
-    lost = [
-        number
-        for number in _counted_lost_pictures(views, task.count, len(counted))
-        if number in rows_with_roles
-    ]
+    counted_lost = _counted_lost_pictures(views, task.count, len(counted))
+    lost = [number for number in counted_lost if number in rows_with_roles]
     rows_to_score = {number: rows_with_roles[number] for number in (*counted, *lost)}
     scored = score(judging, rows_to_score, judging.leave_out_part, how.lights)
     _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
@@ -114,15 +111,15 @@ def judge_fit(
 
 
 def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Picture], seed: int) -> None:
-    """Judge pictures in tiles as wholes, and find how their tiles are fused.
+    """Judge pictures in tiles as wholes, and find the fusion of their tiles.
 
-    Sets the values of the pictures in `fitted.scored` and `judging.known`, and the fusion.
+    Sets `fitted.scored` and `judging.known` to the values of these pictures, and `judging.fusion`.
     """
     views = judging.views
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
         return
-    # where pictures that were learnt from can be left out, any of them can be judged
+    # if the scored pictures were learnt from, the method can leave pictures out: then any can be judged
     can_leave_out = set(fitted.scored) <= set(fitted.used)
     candidates = fitted.used if can_leave_out else [*fitted.scored]
     usable = [number for number in candidates if number not in views.wrong]
@@ -133,8 +130,9 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
 
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
     """Return the rows of the pictures that the fit used, each with its use as role."""
-    roles = dict.fromkeys((number for number in _lost_pictures(views) if number in rows), CALIBRATION)
-    # a picture may have several roles: the last one counts
+    readable_lost = [number for number in _lost_pictures(views) if number in rows]
+    # a picture may have several roles, of which the last one is kept
+    roles = dict.fromkeys(readable_lost, CALIBRATION)
     roles.update(dict.fromkeys(fitted.scored, CALIBRATION))
     for role, numbers in fitted.held.items():
         roles.update(dict.fromkeys(numbers, role))
@@ -145,9 +143,9 @@ def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingView
 
 
 def _lost_pictures(views: TrainingViews) -> list[int]:
-    """Return the numbers of the lost pictures, whose parts are not found or counted wrong.
+    """Return the numbers of the lost pictures: those whose parts are not found or counted wrong.
 
-    Of pictures with the same pixels, the first is returned.
+    Of copies, only the first is returned.
     """
     hashes = views.reader.hashes
     numbers_by_hash = dict[str, int]()
@@ -159,11 +157,11 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
 def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) -> list[int]:
     """Return the numbers of the lost pictures that decide the threshold.
 
-    Where only a share of the other pictures is judged, these are the same share of the lost ones; else all.
+    They are the same share of the lost pictures as the judged ones are of the other pictures.
 
     Args:
         views: Views of the pictures.
-        count: Number of pictures.
+        count: Number of all pictures.
         judged_count: Number of judged pictures.
     """
     lost = _lost_pictures(views)
@@ -173,8 +171,9 @@ def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) 
 
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
-    """Draw the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
-    tiles_per_picture = sum(map(views.judged_count, pictures)) / max(1, len(pictures))
+    """Choose the pictures to calibrate on: all, or a random sample of about `MAX_CALIBRATION_TILES` tiles."""
+    tile_count = sum(map(views.judged_count, pictures))
+    tiles_per_picture = tile_count / max(1, len(pictures))
     max_count = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles_per_picture)))
     if len(pictures) <= max_count:
         return list(pictures)
@@ -182,10 +181,10 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 
 
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
-    """Return the numbers of the pictures that decide the threshold, and note where they are drawn.
+    """Return the numbers of the pictures that decide the threshold.
 
-    These are all pictures with scores. Where there are further lights and many pictures, some are drawn, and
-    judged in each light.
+    These are all pictures with scores. If there are further lights and many pictures, they are a random
+    sample, which is judged in each light; a note in `fitted.notes` then says that.
 
     Args:
         fitted: The fit by pictures.
@@ -212,14 +211,14 @@ def _check_lights(
     failures: Mapping[int, str],
     notes: list[str],
 ) -> None:
-    """Add a note where one light alone decides the threshold.
+    """Add a note if one light alone decides the threshold.
 
     Args:
         answers: Answers for the pictures in each light.
         drawn: Numbers of the pictures that decide the threshold.
         lights: The lights, the pictures' own first.
         failures: Why a picture could not be used, by its number.
-        notes: Notes, to which one may be added.
+        notes: List to which the note is added, in place.
 
     Raises:
         InputError: A picture cannot be read any more, or in each picture the part is lost in some light.
@@ -234,7 +233,8 @@ def _check_lights(
     judged = [number for number in drawn if number not in lost]
     scores = np.array([answers.pictures[number].values[:, 0] for number in judged])  # [pictures, lights]
     medians = np.median(scores, axis=0)
-    if medians.max() > scores[:, 0].max():
+    own_light_scores = scores[:, 0]
+    if medians.max() > own_light_scores.max():
         worst_light = lights[int(medians.argmax())].name
         line = (
             f"with {worst_light} most good pictures score above all of those in their own light, and "
@@ -264,7 +264,7 @@ class FitPictures:
 
     @property
     def score_kind(self) -> str:
-        """Kind of a picture's score over its views: "map" where it is the map's maximum, else "views"."""
+        """Way in which tiles are fused to a picture's score (`Fusion.score`): "map" or "views"."""
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
@@ -272,15 +272,15 @@ class FitPictures:
         return self.leave_out.run(row.unit)
 
     def judge_in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
-        """Return values of the pictures that can be read; set the fusion, unless an earlier fit has found it.
+        """Return values of the pictures that can be read, by number; set the fusion if it is not known yet.
 
         Args:
             pictures: Numbers of the pictures.
             rows: Rows of the pictures, by number.
         """
-        summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
+        summaries = self._summarise(pictures, rows, self.leave_out_part, lights=[], stage="calibration")
         frames_by_picture = {}
-        for number, (frames,) in zip(pictures, summaries, strict=True):
+        for number, (frames,) in zip(pictures, summaries, strict=True):  # summaries in a single light
             if frames:
                 frames_by_picture[number] = frames
         if self.fusion is None:
@@ -294,7 +294,7 @@ class FitPictures:
         Args:
             rows: Rows of the pictures, by number.
             run_of: Returns the run that has not learnt from a row's part.
-            lights: Lights, the pictures' own first. In their own light pictures have the fit's values.
+            lights: Lights, the pictures' own first. For the own light, the known values of the fit are used.
         """
         answers = Answers()
         known_numbers = [number for number in rows if number in self.known]
@@ -315,7 +315,7 @@ class FitPictures:
         return answers
 
     def _fused_values(self, frames: Sequence[TileSummary]) -> Values:
-        """Return the values of a picture: those of its worst frame, with the tiles fused."""
+        """Fuse the tiles of each frame of a picture, and return the values of the worst frame."""
         fusion = self.fusion or Fusion("views")
         return worst(Values(*frame.fused(fusion)) for frame in frames)
 
@@ -327,7 +327,7 @@ class FitPictures:
         lights: Sequence[Light],
         stage: str,
     ) -> list[list[list[TileSummary]]]:
-        """Return summaries for the frames of each picture in each light; empty where the picture is lost.
+        """Summarise the results for each frame of each picture in each light.
 
         Args:
             pictures: Numbers of the pictures.
@@ -337,7 +337,7 @@ class FitPictures:
             stage: Name of the stage, for progress.
 
         Returns:
-            Summaries by picture, light and frame.
+            Summaries by picture, light and frame; without frames where the picture is lost in a light.
 
         Raises:
             InputError: The method cannot leave out a picture.
@@ -365,7 +365,7 @@ class FitPictures:
             return summaries
 
         try:
-            # the tiles of a picture fill the threads; else each thread takes a picture
+            # with tiles, a single picture occupies all threads; without, each thread takes a picture
             if reader.preprocess.tile is not None:
                 return [work(picture) for picture in pictures]
             with workers(leave_out.model.roi.device) as map_in_threads:
@@ -375,10 +375,10 @@ class FitPictures:
 
 
 def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
-    """Return the fusion that brings good pictures' whole views to the scale of their tiles.
+    """Return the fusion that scales good pictures' whole views like their tiles.
 
-    Both then have the same mean of the maps, and the same mean of the higher half of the maxima. So neither
-    drowns the other, and each has its share of the false alarms.
+    After scaling, both have the same mean of the maps, and the same mean of the higher half of the maps'
+    maxima. So both cause false alarms, and neither hides the other.
 
     Args:
         score_kind: Kind of a picture's score (`FitPictures.score_kind`).
@@ -387,11 +387,13 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     with_whole_view = [summary for summary in summaries if summary.whole_peak > -math.inf]
     if not with_whole_view:
         return Fusion(score_kind)
-    tiles_mean, whole_mean = (np.mean([summary.means[k] for summary in with_whole_view]) for k in (0, 1))
+    tiles_means, whole_means = zip(*(summary.means for summary in with_whole_view), strict=True)
+    tiles_mean = np.mean(tiles_means)
+    whole_mean = np.mean(whole_means)
     tiles_peak = _upper_half_mean([summary.maxima[0] for summary in with_whole_view])
     whole_peak = _upper_half_mean([summary.whole_peak for summary in with_whole_view])
     whole_range = whole_peak - whole_mean
-    # without a range on either side there is no scale to bring to the other
+    # if the peak does not exceed the mean on both sides, there is no factor between their ranges
     has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
     if not has_whole_range or not tiles_peak > tiles_mean:
         return Fusion(score_kind)
@@ -402,18 +404,19 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
 def _upper_half_mean(values: Sequence[float]) -> float:
     """Return the mean of the higher half of values.
 
-    The median says nothing about the highest values, and the maximum alone is decided by chance.
+    The median says nothing about the highest values, and the maximum depends too much on chance.
     """
-    return float(np.mean(np.sort(values)[len(values) // 2 :]))
+    upper_half = np.sort(values)[len(values) // 2 :]
+    return float(np.mean(upper_half))
 
 
 def draw_pictures(
     pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
 ) -> list[int]:
-    """Draw the pictures that are judged in each further light, in their order.
+    """Choose at random the pictures that are judged in each further light; return them sorted.
 
-    Whole groups are drawn, until there are enough pictures (`_enough_pictures`) and enough groups: the
-    threshold must have at least the rank `MIN_RANK` among them.
+    Whole groups are chosen until there are enough pictures (`_enough_pictures`) and enough groups for the
+    threshold to have at least the rank `MIN_RANK`.
 
     Args:
         pictures: Numbers of the pictures to draw from.
@@ -428,18 +431,19 @@ def draw_pictures(
     drawn: list[int] = []
     members = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
     order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
-    for group_count, group in enumerate(order):
-        if group_count >= min_groups and len(drawn) >= min_pictures:
+    for drawn_groups, group in enumerate(order):
+        if drawn_groups >= min_groups and len(drawn) >= min_pictures:
             break
         drawn += members[group]
     return sorted(drawn)
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
-    """Return a number n of pictures with which all lights together cost less than the fit.
+    """Return a number n of pictures with which judging in all further lights costs less than the fit.
 
-    About half as many views are judged in all lights as pictures were learnt from. n is rounded up so that
-    (n + 1) * rate is whole: n pictures then use the full rate.
+    n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
+    from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full
+    rate.
 
     Args:
         learnt: Number of pictures learnt from.

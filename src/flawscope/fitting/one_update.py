@@ -79,7 +79,8 @@ def update_one(
         pictures: Pictures of this product, or view.
         options: Options of the update.
         good: Data set that the model was fitted on, for a training.
-        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        whole: Function of this model's manifest, which returns the facts of the whole model: of all views
+            that decide together.
 
     Raises:
         PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
@@ -94,11 +95,11 @@ def update_one(
     before = score_pictures(
         active,
         [picture for picture in usable if picture.judged],
-        read_pictures.places,
-        read_pictures.table.pictures,
-        {picture.digest: picture.before for picture in usable if picture.before is not None},
-        whole(active.manifest),
-        step,
+        places=read_pictures.places,
+        decoded=read_pictures.table.pictures,
+        known={picture.digest: picture.before for picture in usable if picture.before is not None},
+        whole=whole(active.manifest),
+        step=step,
     )
     digests = [picture.digest for picture in usable if _needs_unit(picture, how)]
     new = read_pictures.with_units(digests, old, options.say)
@@ -148,25 +149,24 @@ def update_one(
 
 
 def _first_of_copies(pictures: Sequence[ReviewedPicture]) -> list[ReviewedPicture]:
-    """Return the pictures without those whose pixels a picture before has.
-
-    The order is that of each picture's last copy.
-    """
+    """Return the first picture of each set of copies, in the order of the last copies."""
+    # from the last picture on: the order comes from the last copy, the value from the first
     by_digest = {picture.digest: picture for picture in reversed(pictures)}
     return [*by_digest.values()][::-1]
 
 
 def _unchanged(job: Job) -> Candidate:
-    """Return the model as it is, where there is nothing new to learn from."""
+    """Return the unchanged model as the candidate: there is nothing new to learn from."""
     model = open_fitted(job.old, job.options.device)
     return model, lambda pictures: {picture.number: job.before[picture.number] for picture in pictures}
 
 
 def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
     """Return the error for pictures called good that look like defects."""
+    farthest_first = sorted(unsure, key=lambda picture: -before[picture.number].severity)
     return PowerLostError(
         f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
-        [picture.name for picture in sorted(unsure, key=lambda picture: -before[picture.number].severity)],
+        [picture.name for picture in farthest_first],
         data_checks.CALLED_GOOD.coded(
             "look again and take out what is not good, or --drop-suspects, or go on with --force"
         ),
@@ -174,10 +174,10 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 
 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
-    """Whether some pictures are new to a model.
+    """Whether any of the pictures is new to a model.
 
-    A picture to learn from is new if the model has not learnt from it; a drawn one, if the model has no row
-    of it.
+    A picture to learn from is new if the model has not learnt from it. A drawn picture is new if the model
+    has no row of it.
 
     Args:
         pictures: Pictures that can be used.
@@ -237,16 +237,17 @@ def _choose_candidate(
 ) -> Comparison:
     """Compare candidates with the active model, and return the comparison of the best candidate.
 
-    The best candidate loses the fewest defects; of several such candidates it is the first. With a fair
-    sample it is the first of all, whatever it loses.
+    The best candidate is the first of those that lose the fewest defects. With a fair sample it is the first
+    candidate, whatever it loses.
 
     Args:
         candidates: The candidates, in their order.
         active: The model that judges now.
-        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        whole: Function of this model's manifest, which returns the facts of the whole model: of all views
+            that decide together.
         judged: Pictures that people judged.
         before: Scores of the judged pictures by the active model, by number.
-        fair: Whether the drawn pictures are called a fair sample.
+        fair: Whether the user calls the drawn pictures a fair sample.
         hidden: Simulated defects.
     """
     sample = [picture for picture in judged if picture.drawn] if fair else []
@@ -278,7 +279,7 @@ def _choose_candidate(
 def _is_unlike(
     model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
 ) -> bool:
-    """Whether a sample raises more alarms of the active model than a fair one would by chance.
+    """Whether the active model raises more alarms on a sample than it would on a fair sample by chance.
 
     Args:
         model: The next model, which knows the pictures' units.
@@ -289,12 +290,15 @@ def _is_unlike(
     calibration = active.calibration
     units = _units_in(model, sample)
     alarms = [bool(calibration.is_anomalous(after[picture.number].score)) for picture in sample]
-    chance = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count).chance
-    return bool(sample) and chance < SIGNIFICANCE
+    verdict = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count)
+    return bool(sample) and verdict.chance < SIGNIFICANCE
 
 
 def choose_way(how: str, old: Artefact) -> str:
-    """Return the way to make the next model (`UpdateOptions.how`): extended, recalibrated or retrained.
+    """Choose the way to make the next model: extended, recalibrated or retrained.
+
+    It is the given one (`UpdateOptions.how`); if that is empty, extended, or recalibrated for a method that
+    cannot be extended.
 
     Raises:
         InputError: The model's method cannot be extended.
@@ -313,10 +317,13 @@ def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
 
 
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Return units of pictures in a model; a picture that it does not know is a unit of its own."""
-    units = {row.hash: row.unit for row in model.manifest.pictures}
-    # a model's units are not below -1
-    return [units.get(picture.digest, -2 - k) for k, picture in enumerate(pictures)]
+    """Return units of pictures in a model; a picture that the model does not know is a unit of its own."""
+    known_units = {row.hash: row.unit for row in model.manifest.pictures}
+    units = []
+    for place, picture in enumerate(pictures):
+        own_unit = -2 - place  # no unit of a model is below -1
+        units.append(known_units.get(picture.digest, own_unit))
+    return units
 
 
 def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
@@ -328,11 +335,13 @@ def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
 def _find_usable(
     pictures: Sequence[ReviewedPicture], new: UpdatePictures
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
-    """Sort the pictures of an update.
+    """Sort the pictures of an update into usable, contradictory and unreadable ones.
+
+    Pictures are contradictory if copies of the same picture were judged good and defective.
 
     Returns:
-        The usable pictures with their digests; the numbers of contradictory pictures, whose pixels were
-        judged both good and defective; and why a picture is unreadable, by its number.
+        The usable pictures, with their digests; the numbers of the contradictory pictures; and the reason why
+        a picture is unreadable, by its number.
     """
     rows = new.table.rows
     failures = new.table.failures
@@ -373,7 +382,7 @@ def find_defect_like(
 def _fence_severity(old: Artefact) -> float | None:
     """Return the severity above which a picture is farther out than good ones are (the fence of `fit`).
 
-    None where the model has no fence, or its threshold has risen above the fence.
+    None: the model has no fence, or the fence is not above the score threshold.
     """
     fence = old.manifest.suspicious_above
     if fence is None:
@@ -392,10 +401,11 @@ def _find_responsible(
     device: str,
     step: ProgressCallback,
 ) -> list[int]:
-    """Return the numbers of the corrections that cause losses, farthest out first.
+    """Return the numbers of the corrections that cause the loss of defects, farthest out first.
 
-    A correction causes a loss if it alone lowers the score of a lost defect by at least `BLAME_SHARE` of what
-    all corrections together do. Where no correction does, all are returned.
+    A correction causes a loss if, learnt alone, it lowers the score of a lost defect by at least
+    `BLAME_SHARE` of the decrease by all corrections together. If there is no such correction, all are
+    returned.
 
     Args:
         comparison: The comparison of the next model.
@@ -439,12 +449,12 @@ def _find_responsible(
 
 
 def _causes_loss(before: float, after: float, alone: float) -> bool:
-    """Whether one correction alone lowers a defect's score by `BLAME_SHARE` of what all corrections do.
+    """Whether before - alone >= `BLAME_SHARE` * (before - after), where the score has decreased.
 
     Args:
         before: The defect's score before the update.
-        after: Its score after the update with all corrections.
-        alone: Its score after an update with the one correction.
+        after: The defect's score after the update with all corrections.
+        alone: The defect's score after an update with one correction alone.
     """
     return before > after and before - alone >= BLAME_SHARE * (before - after)
 

@@ -100,7 +100,7 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Remove the fields of `record` from `options`, and build the record from them.
+    """Take the options that are fields of `record` out of `options`, in place; build the record from them.
 
     Raises:
         InputError: An option has the wrong type.
@@ -113,7 +113,7 @@ def pop_options(record: type[R], options: dict[str, Any]) -> R:
 
 
 def option_facts(arguments: DataclassInstance) -> dict[str, object]:
-    """Return the facts by which a model keeps options that are not their defaults."""
+    """Return the facts in which a model stores the options that differ from their defaults."""
     facts = dict[str, object]()
     for option in records_of(type(arguments)):
         value = getattr(arguments, option.argument)
@@ -144,8 +144,8 @@ def prepare(
         settings: All settings of the method, in place of a preset and single ones.
         names: Names of the pictures, as `fitting.fit` takes them.
         parts: Number of the part that each good picture shows; None: names and near-duplicates decide.
-        networks_of: Fitted model of the same settings, whose pretrained networks are taken; None: those that
-            the settings name.
+        networks_of: Fitted model with the same settings; its pretrained networks are used. None: the networks
+            that the settings name are used.
         say: Gets lines for a person.
         step: Gets progress.
         **options: Fields of `Seeing` and `Reading`; and settings of the method, if `settings` is None.
@@ -157,7 +157,8 @@ def prepare(
     reading = pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    # Networks are checked before the pictures are read. The detector built for that is used if it fits.
+    # Networks are checked before the pictures are read. The detector that is built for the check is used
+    # later, unless the pictures change its settings.
     checked_config = config
     checked_detector = None
     if settings is None:
@@ -170,7 +171,7 @@ def prepare(
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # in tiles, views mark the pixels outside the region; else the detector leaves them out
+    # with tiles, views mark the pixels outside the region; without, the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     if checked_detector is not None and inside is None and config == checked_config:
         model, origin = checked_detector
@@ -372,7 +373,7 @@ class _Steps:
                 self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
-        # a method that holds nothing out is calibrated on the pictures learnt from
+        # a method that holds nothing out needs no reserved pictures: it is calibrated on those learnt from
         sources = [*learnt, *reserved] if method.holds_out else [*learnt]
         if len(names):
             source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
@@ -383,7 +384,7 @@ class _Steps:
     def open_pictures(
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
-        """Choose the pictures, read their sizes, levels, looks and parts, and say remarks on them.
+        """Choose the pictures; read their sizes, levels, looks and parts; report remarks on them.
 
         Args:
             images: Pictures, as `fitting.fit` takes them.
@@ -421,10 +422,10 @@ class _Steps:
         return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        """Learn how parts lie in the pictures, as `align` asks, and say it.
+        """Learn how to find the parts in the pictures, as the option `align` says, and report it.
 
         Raises:
-            InputError: Parts cannot be aligned, or several parts not be found.
+            InputError: Parts cannot be aligned, or several parts cannot be found.
         """
         preprocess = pictures.preprocess
         seen_pictures = pictures.first_look.seen_pictures
@@ -455,12 +456,13 @@ class _Steps:
         return _Frames(preprocess, learnt, chosen)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with sizes in the form of the pictures.
+        """Return settings with sizes that have the aspect ratio of the pictures.
 
-        Sizes stay as they are where parts are aligned: an aligned part's frame is a square.
+        Where parts are aligned, sizes stay as they are: an aligned part's frame is a square.
         """
         sizes = [size for size in pictures.surveyed.sizes if size is not None]
-        if pictures.pattern is None and (mixed := mixed_sizes(sizes)):  # views may have sizes of their own
+        mixed = mixed_sizes(sizes) if pictures.pattern is None else ""  # views of a part may differ in size
+        if mixed:
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
         if frames.preprocess.reference is not None:
             return config
@@ -473,7 +475,7 @@ class _Steps:
         return config_in_form
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with the tiles that `min_defect` needs, and those that frames and region imply."""
+        """Return settings with the tiles that `min_defect` needs, and with what frames and region imply."""
         how = self.how
         sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
@@ -492,9 +494,10 @@ class _Steps:
     def _choose_tile_settings(
         self, min_defect: float, config: PictureSettings, frame_sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
-        """Return tile settings that make a small defect large enough for the network, and say why.
+        """Choose tiles that make a small defect large enough for the network, and say why.
 
-        Empty where defects are large enough without tiles.
+        Returns:
+            The settings `tile` and `scale`; empty if defects are large enough without tiles.
 
         Args:
             min_defect: Length of the smallest defect, in pixels.
@@ -529,7 +532,8 @@ class _Steps:
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
     """Return the number of views of a part, on average."""
-    return len(names) / max(1, len({view.part for view in pattern.parse_all(names)}))
+    parts = {view.part for view in pattern.parse_all(names)}
+    return len(names) / max(1, len(parts))
 
 
 def create_detector(
@@ -544,10 +548,12 @@ def create_detector(
         method: The method.
         config: Settings of the method.
         inside: Region of interest [H, W] at the network's size; None: all counts.
-        networks_of: Fitted model whose pretrained networks are taken; None: those that the settings name.
+        networks_of: Fitted model whose pretrained networks are used; None: the networks that the settings
+            name are used.
 
     Raises:
-        InputError: The model lacks networks that the fit needs, and knows their files by name alone.
+        InputError: The fitted model does not contain networks that the fit needs, and stores only the names
+            of their files.
     """
     roi = None if inside is None else torch.from_numpy(inside)
     if networks_of is None:
@@ -564,20 +570,22 @@ def create_detector(
 def check_networks(
     method: Method, config: PictureSettings, names: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Check that a fit can have its networks, before it reads pictures.
-
-    Where a user names networks, any name is possible: the detector is built with them, and returned. Else
-    None is returned.
+    """Check that the networks of a fit are available, before it reads pictures.
 
     Args:
         method: The method.
         config: Settings of the method.
         names: Names of the settings that the user gave.
 
+    Returns:
+        If the user chose networks, the detector, which is built to check them, and the origin of its weights.
+        Else None.
+
     Raises:
-        InputError: A network cannot be had.
+        InputError: A network is not available.
     """
-    if {*NETWORKS, *config.PATHS} & {*names}:
+    user_chose_networks = bool({*NETWORKS, *config.PATHS} & {*names})
+    if user_chose_networks:
         return method.create(config)
     for name in NETWORKS:
         backbone = getattr(config, name, None)
@@ -591,8 +599,7 @@ def predict_peak_memory(
 ) -> int | None:
     """Predict the peak memory of a fit's process, in bytes.
 
-    None where the method predicts nothing, or where settings that decide it are chosen by looking at the
-    pictures.
+    None: the method has no prediction, or the memory depends on settings that are chosen from the pictures.
 
     Args:
         images: Pictures, as `prepare` takes them; their sizes are read.

@@ -62,11 +62,11 @@ class Recipe:
 
 
 def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArray[Any]]) -> Iterator[Recipe]:
-    """Yield recipes that find the part, or several parts, where they lie elsewhere in each good picture.
+    """Yield recipes that find the part, or several parts, if their places differ between good pictures.
 
     Args:
         sources: The good pictures.
-        load: Returns picture `i`, [H, W, 3] uint8.
+        load: Function that returns a picture, [H, W, 3] uint8, by its place in `sources`.
     """
     several_parts = _propose_several(sources)
     if several_parts is not None:
@@ -94,7 +94,7 @@ def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
 def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) -> Iterator[Recipe]:
     """Yield recipes with a larger network, a larger picture, or less work, the most promising first.
 
-    Without given defects, the usual small size of the whole picture stays part of each recipe. Simulated
+    Without given defects, every recipe includes the usual small size of the picture. The reason: simulated
     defects are smaller and fainter than most real ones, and cannot show whether other sizes suffice.
 
     Args:
@@ -114,7 +114,7 @@ def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) 
 
 
 def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
-    """Yield recipes that see the frame of large pictures in tiles, which takes ten times as long or more.
+    """Yield recipes with tiles, for large pictures only: tiles take at least ten times as long.
 
     Args:
         frame: Recipe that finds the parts.
@@ -130,9 +130,9 @@ def _is_large(frame: Recipe, side: int) -> bool:
 
 
 def relative_cost(recipe: Recipe) -> float:
-    """Return about how much longer a network takes for a picture with a recipe than with the usual settings.
+    """Return a network's time for a picture with a recipe, about, as a factor of that with usual settings.
 
-    Without tiles and preset, it is the ratio of the pixels that are seen.
+    Without tiles and preset, it is the ratio of the numbers of pixels that the network sees.
     """
     options = recipe.options
     if "min_defect" in options:

@@ -32,10 +32,10 @@ def check_region(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
 ) -> None:
-    """Raise InputError where a region cannot be read, or does not have the shape of its picture.
+    """Raise InputError where a region cannot be read, or has another aspect ratio than its picture.
 
-    A region of another shape would be stretched. A region that names no picture must have the shape of at
-    least one picture.
+    Such a region would be stretched. A region that names no picture must have the aspect ratio of at least
+    one picture.
 
     Args:
         roi: The region; None: there is none.
@@ -69,7 +69,9 @@ def check_region(
 
 
 def _region_picture(name: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
-    """Return the picture that a region names: by its name, by the end of its path, or another file.
+    """Return the picture that a region names.
+
+    It is the good picture with that name, or the one whose path ends with it, or another file of that path.
 
     Raises:
         InputError: There is no such picture, or there are several.
@@ -97,9 +99,10 @@ def learn_region(
 ) -> NDArray[np.bool_]:
     """Return the region of interest [H, W] bool, in the view of the whole frame.
 
-    Where parts are aligned, the region is drawn on the picture that it names, else on the first one, and
-    moves with the part. A region is also drawn on a picture where the aspect is kept, where pictures are
-    corrected (it is then drawn on the picture as taken), and where it is a box in pixels.
+    A region that names a picture was drawn on that picture. Without a name, the first picture is used if
+    parts are aligned (the region then moves with the part), if the aspect is kept, if pictures are corrected,
+    or if the region is a box in pixels. Else the region is the same in all pictures. It is always drawn on
+    pictures as taken, before corrections.
 
     Args:
         roi: The region.
@@ -109,13 +112,13 @@ def learn_region(
         say: Gets lines for a person.
 
     Raises:
-        InputError: The region cannot be read or holds nothing, or its picture shows no part.
+        InputError: The region cannot be read or is empty, or no part is found in its picture.
     """
     how = preprocess.whole
     if isinstance(roi, FrameRegion):
         return roi.carried(how)
     spec, picture_name = split_picture(roi)
-    # where the aspect is kept, a fraction of a side means another place in pictures of another shape
+    # with `keep_aspect`, a fraction of a side means another place in a picture of another aspect ratio
     is_same_in_all = how.reference is None and not (how.corrections or how.keep_aspect)
     if not picture_name and is_same_in_all and not needs_picture_size(spec):
         mask = read_roi(spec, how)

@@ -50,9 +50,11 @@ def score_samples(model: Detector, names: Sequence[str], packed: Array, images: 
             counted = model.inside(batch)
             score, anomaly_map = model.score(features, counted)
             seconds.append(time.monotonic() - started_at)
-            tie = bool(model.ties(features, counted)[0])
+            has_tie = bool(model.ties(features, counted)[0])
             map_maximum = float(anomaly_map.max())
-            answers.append({"name": name, "score": float(score[0]), "map_maximum": map_maximum, "tie": tie})
+            answers.append(
+                {"name": name, "score": float(score[0]), "map_maximum": map_maximum, "tie": has_tie}
+            )
             maps.append(anomaly_map[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
     tensors = (("samples", packed), ("sample_maps", np.stack(maps)))
     return Samples(tuple(answers), tensors, min(seconds))

@@ -30,10 +30,10 @@ class Taken(NamedTuple):
 
 
 class LearningClock:
-    """Measures the seconds that a fit takes for each picture, from the first features on.
+    """Measures the seconds that a fit takes per picture, from the first features on.
 
-    The time before the first features is left out: the network is read, which takes the same time for any
-    number of pictures. While features are computed, the pictures whose features are done count.
+    The time before the first features is left out: then the network is read, which takes the same time for
+    any number of pictures. While features are computed, the pictures whose features are done are counted.
 
     Args:
         now: Returns the time, in seconds.
@@ -48,7 +48,7 @@ class LearningClock:
         self._pictures_done = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:
-        """Take a step of the fit's progress."""
+        """Take note of a step of the fit's progress."""
         if stage != FEATURES:
             return
         self._pictures_done = self._pictures * done / total
@@ -58,7 +58,7 @@ class LearningClock:
             self._pictures_before = self._pictures_done
 
     def each(self) -> float:
-        """Return the seconds for each picture, up to now; before any features, as if all were done."""
+        """Return the seconds per picture up to now; before any features are done, for all pictures."""
         counted = self._pictures_done - self._pictures_before
         return (self._now() - self._since) / (counted or self._pictures)
 
@@ -94,9 +94,9 @@ class SearchTime:
         return self.now() - self.began
 
     def note(self, flags: str, taken: Taken) -> None:
-        """Note the time that settings took.
+        """Note the time that settings took; the longest is kept.
 
-        Of several times the longest is kept, since later fits find features in memory and are quicker.
+        Later fits may be quicker because they find features in memory.
         """
         before = self._taken.get(flags, Taken(0.0))
         self._taken[flags] = Taken(max(before.fit, taken.fit), max(before.picture, taken.picture))
@@ -104,14 +104,14 @@ class SearchTime:
     def _expected(self, recipe: Recipe) -> Taken:
         """Return the time that settings take: as noted, else by their network's relative cost.
 
-        The network takes nearly all of the time of judging. The rest of a fit takes the same time with any
-        settings.
+        Judging a picture takes about as long as the network runs. The rest of a fit's time is the same for
+        all settings.
         """
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
-        default_time = self._taken.get("", Taken(0.0))  # of the settings as given
-        picture_seconds = relative_cost(recipe) * default_time.picture
-        return Taken(default_time.fit - default_time.picture + picture_seconds, picture_seconds)
+        as_given = self._taken.get("", Taken(0.0))  # time of the settings as given
+        picture_seconds = relative_cost(recipe) * as_given.picture
+        return Taken(as_given.fit - as_given.picture + picture_seconds, picture_seconds)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
         """Return about how many seconds settings take in a round; 0: not known."""
@@ -126,7 +126,7 @@ class SearchTime:
         return self.compared + CHECKED * seconds_per_picture * pictures
 
     def has_time(self, recipes: Sequence[Recipe], pictures: int, before: float = 0.0) -> bool:
-        """Whether the fit to all pictures by any of some settings would end in time.
+        """Whether the fit to all pictures would end in time with each of the settings.
 
         Args:
             recipes: The settings.
@@ -141,9 +141,9 @@ class SearchTime:
         return self.spent + CHECKED * each * pictures > LATE * (self.until - self.began)
 
     def minutes_for(self, recipes: Sequence[Recipe], tried: Round, chosen: Recipe, pictures: int) -> int:
-        """Return the minutes in which more settings would be tried, and the model fitted, rounded up.
+        """Return the minutes, rounded up, that a search needs to try more settings and fit the model.
 
-        They are at least one more than the search has now.
+        The result is at least one minute more than the search has now.
 
         Args:
             recipes: Settings that have not been tried to the end.

@@ -32,10 +32,11 @@ def seen_defect_pairs(
     dataset: Dataset | None,
     say: Say = discard,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
-    """Return the defective pictures that `seen` names, each with its masks.
+    """Return the seen defects that the user chose, each with its masks.
 
     Args:
-        seen: Number of defects, folder, list file, or pairs of picture and mask; 0 or empty: none.
+        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. No defects
+            are chosen by 0 or by an empty list.
         method: The method that learns from them.
         seed: Seed by which defects of the data set are chosen.
         dataset: Data set whose defects a number chooses; None: there is none.
@@ -65,7 +66,7 @@ def read_defects(
     roi: NDArray[np.bool_] | None = None,
     say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
-    """Read seen defects as the network sees them, in the whole picture and in a tile around each.
+    """Read seen defects as the network sees them: in the whole picture, and in a tile around each defect.
 
     Args:
         pairs: Each defective picture with its masks.
@@ -74,7 +75,8 @@ def read_defects(
         say: Gets remarks on unusual masks.
 
     Returns:
-        The images of each defect by its pixels' hash, and the reason for each unusable defect.
+        The images of each defect, by the hash of its picture's pixels; and for each unusable defect the
+        reason.
 
     Raises:
         InputError: No defect can be used.
@@ -112,7 +114,7 @@ def _defect_images(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield images [3, H, W] that show marked pixels, each with its mask [H, W].
 
-    These are the whole view of each frame, and in tiles a window around each marked region.
+    For each frame these are the whole view and, with tiles, a window around each marked region.
 
     Args:
         views: Views of the picture.
@@ -139,9 +141,9 @@ def _defect_images(
 
 
 def _window_start(region: slice, side: int, canvas_side: int) -> int:
-    """Return the start, along an axis, of the window in whose middle a region lies.
+    """Return the start, along an axis, of a window with a region in its middle.
 
-    Near an edge of the canvas the window is moved into it.
+    A window that would leave the canvas is moved to the canvas's edge.
 
     Args:
         region: The region's pixels along the axis.

@@ -55,10 +55,10 @@ T = TypeVar("T")
 
 
 def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[int, Picture]:
-    """Draw, from each picture with a score, a view that carries simulated defects.
+    """Choose, for each picture with a score, a random view that carries simulated defects.
 
     Returns:
-        The rows of the pictures, by the numbers of the drawn views.
+        The row of each picture, by the number of the chosen view.
     """
     if views.are_pictures:
         return {picture: judged.rows[picture] for picture in judged.scored}
@@ -76,11 +76,11 @@ def score_simulated_defects(
 ) -> DefectScores | None:
     """Score simulated defects on the good pictures that the model was calibrated on.
 
-    These pictures were held out, or are left out once more.
+    Each picture is scored by the model without that picture, unless the fit held it out anyway.
 
-    The number of defects follows from the time that the first defects take. The check takes a tenth of the
-    fit's time, or two seconds for a short fit; in a fit without a time limit at least `MIN_TRIED` defects are
-    tried.
+    The check takes at most a tenth of the whole time, but two seconds for a short fit. The number of defects
+    follows from this and from the time that the first defects take. In a fit without a time limit it is
+    at least `MIN_TRIED`.
 
     Args:
         leave_out: The model, which can leave out what it has learnt.
@@ -91,8 +91,8 @@ def score_simulated_defects(
         parts: Good parts, where the model decides on parts; None: it decides on pictures.
 
     Returns:
-        The scores; None where the method cannot leave out pictures that it has learnt from, or a picture
-        cannot be read any more.
+        The scores; None: the method cannot leave out pictures that it has learnt from, or a picture cannot be
+        read any more.
     """
     model = leave_out.model
     started_at = time.monotonic()
@@ -105,7 +105,8 @@ def score_simulated_defects(
     defects = SimulatedDefects(model, task.load, passed or [*carriers])
     defects.learn_part(until - started_at)
     scores: dict[int, float] = {}
-    size_ratios: list[NDArray[np.float64]] = []  # a defect's true sizes over those of its doubted places
+    # true sizes of each defect, divided by the sizes of its doubted places
+    size_ratios: list[NDArray[np.float64]] = []
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         """Score defect `number`, and compare its sizes with those that its map shows."""
@@ -115,19 +116,20 @@ def score_simulated_defects(
             return
         scores[number] = _finite_score(answer[0])
         if model.config.tile is not None:
-            return  # a tile's map does not show the size of what reaches into the next tile
+            return  # a tile's map shows only a piece of a defect that reaches into the next tile
         sizes = _doubted_sizes(answer, calibration, model)
         if sizes is not None:
             size_ratios.append(defects.sizes[number] / sizes)
 
     done = 0
-    count = len(DEFECT_SIZES)
+    count = len(DEFECT_SIZES)  # of the next batch
     while count:
         batch_began_at = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
         done = done + count
         now = time.monotonic()
-        seconds_per_defect = (now - batch_began_at) / min(count, BATCH)  # one defect after the other
+        defects_per_thread = min(count, BATCH)  # on a CPU; one after the other
+        seconds_per_defect = (now - batch_began_at) / defects_per_thread
         fitting_count = int((until - now) / (BLOCK_MARGIN * seconds_per_defect))
         remaining = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(fitting_count, remaining, model.roi.device)
@@ -154,30 +156,33 @@ def score_simulated_defects(
 
 
 def _group_by_size(numbers: Sequence[int], values: Mapping[int, T]) -> dict[str, tuple[T, ...]]:
-    """Return the values of defects, by the name of the defects' size.
+    """Group the values of defects by the name of the defect's size.
 
     Args:
         numbers: Numbers of the defects.
-        values: Values by the defect's number.
+        values: Value of each defect, by its number.
     """
     groups: dict[str, list[T]] = {str(size): [] for size in DEFECT_SIZES}
     for number in numbers:
-        groups[str(DEFECT_SIZES[number % len(DEFECT_SIZES)])].append(values[number])
+        size = DEFECT_SIZES[number % len(DEFECT_SIZES)]
+        groups[str(size)].append(values[number])
     return {size: tuple(group) for size, group in groups.items()}
 
 
 def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None) -> bool:
-    """Whether a good picture without a defect is called good; where the model decides on parts, its part."""
+    """Whether a good picture is called good; where the model decides on parts, whether its part is."""
     score = row.score or 0.0
-    return score < calibration.score_threshold if parts is None else not parts.is_found(row.name, score)
+    if parts is None:
+        return score < calibration.score_threshold
+    return not parts.is_found(row.name, score)
 
 
 def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
     """Return the largest length, width and area of the doubted places around a map's regions, in pixels [3].
 
-    A doubted place is a connected part of the map above the doubted level that holds a region, which is
-    above the mask's threshold. None where no tolerance applies: the picture is good, has no region, or a
-    place reaches the edge.
+    A region is above the mask's threshold. Its doubted place is the connected part of the map around it that
+    is above the doubted level. None: the picture is called good, has no region, or a doubted place reaches
+    the edge; no tolerance applies then.
     """
     score, maps = answer
     anomaly_map = maps[0].cpu().numpy()
@@ -200,18 +205,17 @@ def _finite_score(score: Tensor) -> float:
 
 
 def _next_batch(fitting_count: int, remaining: int, device: torch.device) -> int:
-    """Return the number of defects to score next, the same of each size.
+    """Return the number of defects to score next, equally many of each size.
 
     Args:
-        fitting_count: How many there is time for, one after the other. On a CPU every thread takes a batch at
-            the same time.
-        remaining: How many remain.
+        fitting_count: Number of defects that can be scored one after the other in the remaining time.
+        remaining: Number of defects that remain.
         device: Device that scores them.
     """
     count = fitting_count
     if device.type != "cpu":
         count = min(count, GPU_BATCH)
-    elif count >= BATCH:
+    elif count >= BATCH:  # every thread scores a batch at the same time
         count = BATCH * torch.get_num_threads()
     count = max(0, min(count, remaining))
     return count - count % len(DEFECT_SIZES)
@@ -264,10 +268,13 @@ class SimulatedDefects:
         self._places = dict[int, NDArray[np.bool_]]()
 
     def learn_part(self, seconds: float) -> None:
-        """Find the part in the pictures.
+        """Learn how the part is found in the pictures.
 
-        It is found by the ground that some of them share, if a third of the time is enough to learn that,
-        else in each picture alone.
+        It is found by the ground that pictures share, if a third of the time is enough to learn that ground.
+        Else it is found in each picture by itself.
+
+        Args:
+            seconds: Time that there is.
         """
         started_at = time.monotonic()
         first_read = self._read(self.pictures[0]) if self.pictures else None
@@ -295,7 +302,7 @@ class SimulatedDefects:
         """Return a good picture with a defect, [3, H, W] float32 in 0..1, padding marked.
 
         Outside the defect its values are exactly those of the good picture. The defect's contrast and sizes
-        are noted in `contrasts` and `sizes`. None where the good picture cannot be read, or is too small.
+        are stored in `contrasts` and `sizes`. None: the good picture cannot be read, or is too small.
         """
         carrier = self.picture_of(number)
         good = self._read(carrier)
@@ -303,7 +310,8 @@ class SimulatedDefects:
             return None
         image, pixels, box = good
         if carrier not in self._places:
-            counted = self.model.roi.cpu().numpy()[box] & (image[0, *box] >= 0).numpy()
+            is_picture = (image[0, *box] >= 0).numpy()  # padding is negative
+            counted = self.model.roi.cpu().numpy()[box] & is_picture
             counted_part = self.part.mask(pixels) & counted
             self._places[carrier] = counted_part if counted_part.any() else counted
         defect = simulate_defect(
@@ -332,14 +340,15 @@ def _contrast(number: int) -> float:
     size_number = number % len(DEFECT_SIZES)
     low, high = (math.log(level) for level in CONTRAST_RANGE)
     offset = (0.5 + size_number) / len(DEFECT_SIZES)
-    share = (number // len(DEFECT_SIZES) * GOLDEN + offset) % 1
+    number_of_size = number // len(DEFECT_SIZES)  # among the defects of this size
+    share = (number_of_size * GOLDEN + offset) % 1
     return math.exp(low + share * (high - low))
 
 
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
-    """Return simulated defects on a model's sample pictures; None: it keeps no pictures, or tiles.
+    """Return simulated defects on a model's samples; None: it keeps no samples, or sees pictures in tiles.
 
-    The model, and models that are made from it, have learnt these pictures. The defects alone then raise the
+    The model, and models that are made from it, have learnt these pictures. So only the defects raise the
     pictures' scores.
     """
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
@@ -404,7 +413,8 @@ def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[D
         good = defects.load_good(defects.picture_of(number))
         assert defective is not None, "it was just scored"
         assert good is not None, "it was just scored"
-        rows, columns = np.nonzero((defective - good).abs().amax(0).numpy())
+        difference = (defective - good).abs().amax(0).numpy()
+        rows, columns = np.nonzero(difference)
         pixels = (defective.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         picture = Image.fromarray(pixels)
         if len(rows):

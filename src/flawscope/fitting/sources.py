@@ -23,11 +23,15 @@ Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[An
 def split_sources(
     images: Images, category: str | None
 ) -> tuple[list[PictureSource], list[PictureSource], str]:
-    """Return good pictures to learn from, good pictures that the data set sets apart, and the category.
+    """Split the good pictures of a fit.
 
     Args:
-        images: A data set, or good pictures; an array [N, H, W, 3] holds N pictures.
-        category: Name of the category, where `images` is no data set.
+        images: A data set, or good pictures; an array [N, H, W, 3] contains N pictures.
+        category: Name of the category, if `images` is no data set.
+
+    Returns:
+        The pictures to learn from; the pictures that the data set reserves (`Dataset.validation`); and the
+        name of the category.
 
     Raises:
         InputError: There is no good picture, or `images` is neither a data set nor pictures.
@@ -51,12 +55,12 @@ def pattern_of(which: Reading) -> PartPattern | None:
 
 
 def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
-    """Return a function that reads parts from names; None where neither a pattern nor a group is set.
+    """Return a function that reads parts from names; None: there is neither a pattern nor a group.
 
     Args:
         names: Names of the pictures.
         group: Regular expression; pictures for which it matches the same text show one part.
-        pattern: Pattern of parts and views, which goes before `group`.
+        pattern: Pattern of parts and views; with a pattern, `group` is not used.
 
     Raises:
         InputError: The pattern does not fit the names.

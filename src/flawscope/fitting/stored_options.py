@@ -20,10 +20,10 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the values of those arguments of `fit` that a fitted model keeps.
+    """Return the values of those arguments of `fit` that a fitted model stores.
 
-    The smallest defect is left out: the tiles that were chosen for it are settings of the method. Seen
-    defects are left out, too: a model knows their hashes alone.
+    `min_defect` is left out: the tiles that were chosen by it are among the settings of the method. Seen
+    defects are left out, too: a model stores only their hashes.
 
     Args:
         old: The fitted model.
@@ -40,8 +40,8 @@ def stored_arguments(old: Artefact, arguments: type[R]) -> R:
 def stored_settings(old: Artefact) -> PictureSettings:
     """Return the method's settings of a fitted model for a new fit.
 
-    Settings that a fit derives from its options have their defaults. The cap of the memory bank is the cap
-    before updates raised it.
+    Settings that a fit derives from its options are reset to their defaults. The cap of the memory bank is
+    reset to the value before updates raised it.
     """
     manifest = old.manifest
     config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
@@ -53,7 +53,7 @@ def refit_options(old: Artefact) -> dict[str, Any]:
     """Return arguments of `fit` that make a model like a fitted one from other pictures, with its networks.
 
     Raises:
-        InputError: The model corrects its pictures in a way that no fit does any more.
+        InputError: The model undistorts its pictures, which `fit` no longer does.
     """
     if old.manifest.preprocess.undistort is not None:
         raise InputError(

@@ -108,10 +108,10 @@ class Reader:
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
-        """Yield the network's views of picture `index` in each light, in the form of `views`.
+        """Yield the network's views of picture `index` in each light, as `views` returns them.
 
-        Yield None where the picture cannot be read. Yield None, and put the reason into `failures`, where its
-        parts are not found in a light or counted wrong.
+        None is yielded if the picture cannot be read, or if its parts are not found in this light or counted
+        wrong. In the second case the reason is put into `failures`.
         """
         picture = self.decoded.read_or_none(index)
         for light in lights:
@@ -125,9 +125,10 @@ class Reader:
             yield None if views.unusable else views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
-        """Return the network's views of picture `index`; remember its hash, appearance, look and size.
+        """Return the network's views of picture `index`, and store its hash, appearance, look and size.
 
-        Return None, and put the reason into `failures`, where it cannot be read, or its part is not found.
+        If the picture cannot be read, or its part is not found, the reason is put into `failures`, and the
+        result is None.
         """
         try:
             picture = self.decoded.read(index, self.names[index])
@@ -166,7 +167,8 @@ class Reader:
     def check_any_readable(self) -> None:
         """Raise InputError where no picture can be read."""
         count = len(self.sources)
-        if not 0 < count <= len(self.failures):
+        have_all_failed = 0 < count <= len(self.failures)
+        if not have_all_failed:
             return
         first_reason = self.failures[min(self.failures)]
         if count == 1:
@@ -174,10 +176,10 @@ class Reader:
         raise InputError(f"none of the {count} pictures can be used; the first: {first_reason}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Return the indices without pictures whose pixels the model, an earlier picture or a defect has.
+        """Leave out pictures with the same pixels as a picture of the model, an earlier one or a seen defect.
 
-        The pictures left out are added to `copies` or, where they are a seen defect, to `failures`; the
-        others' hashes to `known`.
+        Seen defects are added to `failures`, other pictures that are left out to `copies`. Hashes of the
+        remaining pictures are added to `known`.
         """
         new_indices = []
         for index in indices:
@@ -283,10 +285,7 @@ class TrainingViews:
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Return about how many views are judged again if a tenth of the pictures is held out.
-
-        Without tiles, no view is judged again: 0.
-        """
+        """Estimate how many views are judged again if a tenth of the pictures is held out; 0: no tiles."""
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -295,23 +294,21 @@ class TrainingViews:
         return round(held_out_pictures * judged_views / max(1, count))
 
     def carriers(self, picture: int) -> list[int]:
-        """Return the numbers of a picture's views that a simulated defect may lie on.
+        """Return the numbers of a picture's views that may carry a simulated defect.
 
-        Those of a large frame are its windows, without the view of the whole frame.
+        For a frame with windows these are its windows, without the view of the whole frame.
         """
         carriers = list[int]()
         for frame in self.frames_of(picture):
             numbers = range(self.first[frame], self.first[frame + 1])
-            carriers += numbers[1:] or numbers
+            windows = numbers[1:]  # the first view is the whole frame
+            carriers += windows or numbers
         return carriers
 
     # ---- pixels
 
     def load(self, number: int) -> Tensor | None:
-        """Load a view, [3, H, W] float32 in 0..1.
-
-        None where its picture cannot be read, or where the view shows nothing of it but padding.
-        """
+        """Load a view, [3, H, W] float32 in 0..1; None: the picture cannot be read, or all is padding."""
         frame = self.frame_of(number)
         picture = self.picture_of(number)
         views = self.load_views(picture)
@@ -333,7 +330,7 @@ class TrainingViews:
     def load_views(self, picture: int) -> Views | None:
         """Return the views of a picture; None: it cannot be read.
 
-        Where pictures have several views, those used last stay decoded, up to `CACHE_BYTES`.
+        If pictures have several views, the pictures used last are kept in memory, up to `CACHE_BYTES`.
         """
         if self.are_pictures:
             return self.reader.views(picture)
@@ -344,7 +341,7 @@ class TrainingViews:
             if not cached.is_read:
                 cached.views = self.reader.views(picture)
                 cached.is_read = True
-        with self._lock:
+        with self._lock:  # from the last used on, pictures stay while there is room
             free_bytes = CACHE_BYTES
             for number, item in reversed(list(self._cache.items())):
                 free_bytes -= item.bytes
@@ -353,7 +350,7 @@ class TrainingViews:
         return cached.views
 
     def samples(self, used: Sequence[int], count: int) -> dict[str, NDArray[np.float32]]:
-        """Load `count` of the pictures learnt from, evenly spaced, [3, H, W] in 0..1, by name.
+        """Load up to `count` of the pictures learnt from, evenly spaced; return images [3, H, W] by name.
 
         Args:
             used: Numbers of all pictures learnt from.
@@ -392,7 +389,7 @@ class TrainingViews:
         )
 
     def _without_copies(self, numbers: list[int]) -> list[int]:
-        """Return the numbers without those of pictures that are copies."""
+        """Return the numbers of views without the views of pictures that are copies."""
         # a picture is compared once, although its views may come in several calls
         unchecked = [picture for picture in self.pictures_of(numbers) if picture not in self._is_new]
         if unchecked:
@@ -407,7 +404,8 @@ class TrainingViews:
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Convert a fit of views into one of pictures.
 
-        A picture has the score of its worst view, if all of its views have scores; in tiles, if any has.
+        A picture gets the score of its worst view if all of its views have scores; with tiles, if any view
+        has a score.
         """
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
@@ -445,8 +443,8 @@ def number_views(
         reader: Reader of the pictures.
         sizes: (H, W) of the pictures; None where one cannot be read.
         seed: Seed of the windows' places.
-        learnt: Counts of several parts in each picture; None: parts are counted here, where the preprocessing
-            finds several.
+        learnt: Counts of several parts in each picture. None: if the preprocessing finds several parts, they
+            are counted here.
     """
     how = reader.preprocess
     count = len(reader.sources)

@@ -97,8 +97,8 @@ class Round:
     def _simulate(self, number: int, part: Foreground) -> SimulatedPatch:
         """Simulate a defect on the part of a left-out picture.
 
-        A defect's size is a share of the picture. In large pictures every other defect is drawn in a window
-        around a place of the part, so that there are small defects, too.
+        A defect's size is a share of the picture. So that large pictures get small defects, too, every other
+        defect is simulated in a window around a random pixel of the part, as if that were the picture.
 
         Args:
             number: Number of the defect.
@@ -108,8 +108,9 @@ class Round:
         carrier = self.left_out[number % len(self.left_out)]
         picture = self.load(carrier)
         part_mask = part.mask(picture)
-        y = x = 0
-        if number % 2 and max(picture.shape[:2]) >= LARGE:
+        y = x = 0  # upper left corner of the window
+        is_in_window = number % 2 == 1 and max(picture.shape[:2]) >= LARGE
+        if is_in_window:
             part_pixels = np.argwhere(part_mask)
             centre_y, centre_x = part_pixels[int(rng.integers(len(part_pixels)))].tolist()
             height, width = picture.shape[:2]
@@ -143,12 +144,13 @@ def make_rounds(
 ) -> list[Round]:
     """Make rounds, each of which leaves out other pictures, with defects of its own.
 
-    There are as many rounds as needed until each good picture, but for a remainder, was left out once.
+    There are as many rounds as it takes to leave out each good picture once, except for a remainder.
 
     Args:
-        load: Returns good picture i, [H, W, 3] uint8.
+        load: Function that returns a good picture, [H, W, 3] uint8, by its number.
         order: Numbers of the good pictures, shuffled; each shows another part.
-        given: A person's defective pictures, shuffled. Rounds beyond their number have the first ones again.
+        given: A person's defective pictures, shuffled. If a round would get none, it gets the first ones
+            again.
         seed: Seed of the simulated defects.
         can_simulate: Whether defects can be simulated.
     """

@@ -68,10 +68,12 @@ class ReviewedPicture:
     view: str = ""
 
     def shown(self, parts: KnownParts) -> View:
-        """Return the part and view that the picture shows; where its part is not known, a part of its own.
+        """Return the part and view that the picture shows.
+
+        With a `view` of its own, the picture counts as the only one of its part.
 
         Raises:
-            InputError: Its name states no part or view.
+            InputError: The picture's name states no part or view.
         """
         if self.view:
             return View(f"picture {self.number}", self.view)
@@ -116,23 +118,22 @@ def score_pictures(
     whole: ModelFacts,
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
-    """Return scores of pictures by their numbers, each as if the model had never learnt from it.
+    """Return scores of pictures by their numbers, each as if the model had never learnt from the picture.
 
-    A picture has no score where it cannot be judged, or where the model has learnt from it and cannot leave
-    it out.
+    A picture has no score if it cannot be judged, or if the model has learnt from it and cannot leave it out.
 
     Args:
         predictor: The model.
         pictures: The pictures.
-        places: Place of each picture among the decoded ones, by hash.
+        places: Place of each picture in `decoded`, by hash.
         decoded: The decoded pictures.
-        known: Scores by hash that the network gave before; new ones are added.
-        whole: Facts of the model, or of all views that decide with it.
+        known: Scores that the network gave before, by hash; new ones are added to this dictionary.
+        whole: Facts of the whole model: of all views that decide together.
         step: Gets progress.
     """
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
-    counted = {row.hash: number for number, row in enumerate(scored(rows))}  # numbers among the scores
+    counted = {row.hash: place for place, row in enumerate(scored(rows))}  # place in `calibration.scores`
     uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
     needs_no_network = {*counted, *uncounted, *learnt, *known}
@@ -149,16 +150,18 @@ def score_pictures(
     scores: dict[int, Score] = {}
     for picture in pictures:
         if picture.digest in counted:
-            number = counted[picture.digest]
-            others = calibration.without_units([number])
-            score = calibration.scores[number]
-            scores[picture.number] = Score.of(others, score, learnt=True)
+            place = counted[picture.digest]
+            without_picture = calibration.without_units([place])
+            score = calibration.scores[place]
+            scores[picture.number] = Score.of(without_picture, score, learnt=True)
         elif picture.digest in uncounted:
             scores[picture.number] = Score.of(calibration, uncounted[picture.digest], learnt=True)
         elif picture.digest not in learnt and picture.digest in known:
             scores[picture.number] = Score.of(calibration, known[picture.digest])
-    parts_of_product = whole.known_parts().get(ONE)  # None where single pictures are judged
-    return scores if parts_of_product is None else _decide_parts(scores, pictures, parts_of_product)
+    parts_of_product = whole.known_parts().get(ONE)
+    if parts_of_product is None:  # the model decides on single pictures
+        return scores
+    return _decide_parts(scores, pictures, parts_of_product)
 
 
 def _decide_parts(
@@ -166,15 +169,15 @@ def _decide_parts(
 ) -> dict[int, Score]:
     """Return the scores with the decisions on the parts that the pictures show.
 
-    A view of a part that is not among the pictures has its known score, if there is one. A part is compared
-    with the other parts alone.
+    If the pictures lack a view of a part, the view's score in the model is used, if there is one. A part is
+    compared only with other parts.
 
     Args:
         scores: Scores of the pictures, by number.
         pictures: The pictures.
         parts: Good parts that the model knows.
     """
-    # Numbers of a part's pictures by view, by the part's name. Several parts may have the same name.
+    # For each name of a part: a list of parts with that name, each with its pictures' numbers by view
     parts_by_name = dict[str, list[dict[str, int]]]()
     for picture in pictures:
         if picture.number not in scores:
@@ -186,7 +189,7 @@ def _decide_parts(
         if view not in parts.calibration.views:
             continue  # the picture is of another version of the product
         parts_of_name = parts_by_name.setdefault(name, [{}])
-        if view in parts_of_name[-1]:  # another part with the name of an earlier one
+        if view in parts_of_name[-1]:  # the view is there already: this is another part of the same name
             parts_of_name.append({})
         parts_of_name[-1][view] = picture.number
     decided = dict(scores)
@@ -244,12 +247,12 @@ class Comparison:
         ]
 
     def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
-        """Return the pictures with these decisions.
+        """Return those of the pictures on which both models decide as given.
 
         Args:
             numbers: Numbers of the pictures to choose from.
-            before: Whether the model that judges now calls them anomalous.
-            after: Whether the next model calls them anomalous.
+            before: Decision of the model that judges now; True: anomalous.
+            after: Decision of the next model; True: anomalous.
         """
         return [
             number
@@ -281,9 +284,9 @@ class Comparison:
 
     @property
     def found(self) -> dict[str, list[int]]:
-        """Number of defects found before, found after, and in all, by kind.
+        """Numbers of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
 
-        Kinds that were not measured are left out.
+        What was not measured is left out.
         """
         counts: dict[str, list[int]] = {}
         if self.simulated:
@@ -299,11 +302,12 @@ class Comparison:
     def refused(self) -> list[str]:
         """Losses for which the update is refused: `KNOWN` or `SIMULATED` defects, or the `THRESHOLD`."""
         losses = []
-        for name, spare in ((KNOWN, 0), (SIMULATED, SPARE_SIMULATED)):
-            if name in self.found:
-                before, after, _ = self.found[name]
-                if after + spare < MIN_KEPT_SHARE * before:
-                    losses.append(name)
+        for name, allowed_loss in ((KNOWN, 0), (SIMULATED, SPARE_SIMULATED)):
+            if name not in self.found:
+                continue
+            before, after, _ = self.found[name]
+            if after + allowed_loss < MIN_KEPT_SHARE * before:
+                losses.append(name)
         if self.unlike:
             losses.append(THRESHOLD)
         return losses
@@ -311,7 +315,8 @@ class Comparison:
     @property
     def loss(self) -> int:
         """Number of the lost defects; simulated ones count only if the update is refused because of them."""
-        return len(self.lost) + (len(self.lost_simulated) if SIMULATED in self.refused else 0)
+        simulated_loss = len(self.lost_simulated) if SIMULATED in self.refused else 0
+        return len(self.lost) + simulated_loss
 
     def refusal(self) -> str:
         """Return the reason why the update is refused, in a sentence without a full stop."""
@@ -325,7 +330,7 @@ class Comparison:
         return " and ".join(reasons)
 
     def is_weaker(self, number: int, clear: float | None) -> bool:
-        """Whether a known defect stands out less than half as much as before, and no more than `clear`.
+        """Whether a known defect's severity is less than half of that before, and not above `clear`.
 
         Args:
             number: Number of the picture.
@@ -333,7 +338,8 @@ class Comparison:
         """
         severity = self.after[number].severity
         is_clear = clear is not None and severity > clear
-        return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
+        has_dropped = severity < WEAKER_SHARE * self.before[number].severity
+        return has_dropped and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
         """Return how many of these pictures there are, and how many each model calls anomalous."""
@@ -386,6 +392,7 @@ class Update:
     def lines(self) -> list[str]:
         """Return lines for a person: pictures called anomalous and defects found before and after."""
         comparison = self.comparison
+        # pictures learnt from that both models have judged
         learnt = [
             number for number in self.learnt if number in comparison.before and number in comparison.after
         ]
@@ -415,13 +422,13 @@ class Update:
         after = comparison.after
         good = comparison.good
         defects = comparison.defects
-        twice_found = comparison.changed(defects, before=True, after=True)
+        found_by_both = comparison.changed(defects, before=True, after=True)
         lists: dict[str, Any] = {
             "gained": comparison.changed(good, before=True, after=False),
             "alarms": comparison.changed(good, before=False, after=True),
             "lost": comparison.lost,
             "found": comparison.changed(defects, before=False, after=True),
-            "weaker": [number for number in twice_found if comparison.is_weaker(number, self.clear)],
+            "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
         listed = sorted({number for numbers in lists.values() for number in numbers})
         scores = {}

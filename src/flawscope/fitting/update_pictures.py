@@ -21,7 +21,7 @@ class UpdatePictures:
     Attributes:
         table: All pictures of the update, by their places in the list.
         places: First place of each digest.
-        copies: The model's row that a new picture is nearly the same as, by the new picture's digest.
+        copies: The model's row of which a new picture is a near-duplicate, by the digest of the new picture.
     """
 
     table: PictureTable
@@ -35,13 +35,14 @@ class UpdatePictures:
         """Read the pictures; their rows have no units yet (`with_units`)."""
         decoded = DecodedPictures([picture.source for picture in pictures], old.manifest.preprocess.channels)
         table = PictureTable.read(decoded, [picture.name for picture in pictures], UPDATE, step)
+        # reversed: of several places, the first is kept
         places = {table.rows[place].hash: place for place in reversed(table.distinct())}
         return cls(table, places, {})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
-        """Return the pictures with units for those with these digests.
+        """Return the pictures; those with these digests have units.
 
-        Pictures that the model knows keep its units.
+        Pictures that the model knows keep the units that they have there.
 
         Args:
             digests: Digests of the pictures that need a unit.
@@ -62,7 +63,7 @@ class UpdatePictures:
         return replace(self, table=replace(self.table, rows=rows), copies=copies)
 
     def place(self, picture: ReviewedPicture) -> int:
-        """Return the place of a picture that can be read: where copies have its pixels, the first place."""
+        """Return the place of a readable picture; if several have the same pixels, the first place."""
         return self.places[picture.digest]
 
     def row(self, picture: ReviewedPicture) -> Picture:

@@ -106,10 +106,10 @@ class Job:
 
 
 def extend_bank(job: Job) -> list[Candidate]:
-    """Return candidates with a larger memory bank and the earlier calibration.
+    """Return candidates with a larger memory bank and the earlier calibration pictures.
 
-    The first candidate counts the drawn pictures, too, in its calibration. The second does not; it is left
-    out where no drawn picture counts.
+    The first candidate is also calibrated on the drawn pictures; the second is not. If no drawn picture can
+    be used, there is only one candidate.
     """
     old = job.old
     options = job.options
@@ -123,14 +123,15 @@ def extend_bank(job: Job) -> list[Candidate]:
             for picture in chosen.values()
             if picture.number in job.before and job.before[picture.number].anomalous
         ]
-        is_for_alarms = 2 * len(alarms) >= len(chosen)  # at least half of the pictures are false alarms
-        start = make_room_in_bank(old) if is_for_alarms else _without_update_notes(old)
+        are_mostly_alarms = 2 * len(alarms) >= len(chosen)
+        start = make_room_in_bank(old) if are_mostly_alarms else _without_update_notes(old)
         pictures = [*chosen.values()]
         predictor = learn_pictures(
             start, job.new, pictures, device=options.device, check=options.check, step=options.step
         )
-    # pictures that somebody chose have a score, and do not count
-    added_rows = [row for row in predictor.manifest.pictures[len(old_rows) :] if not row.is_lost]
+    # pictures to learn from were chosen by somebody: they keep their score, but do not count
+    new_rows = predictor.manifest.pictures[len(old_rows) :]
+    added_rows = [row for row in new_rows if not row.is_lost]
     rows_without_drawn = (*old_rows, *(replace(row, counted=False) for row in added_rows))
     rows, names, notes = _with_drawn(job, predictor, rows_without_drawn)
     for line in notes:
@@ -142,8 +143,9 @@ def extend_bank(job: Job) -> list[Candidate]:
         for finding in find_unusual(named_rows, first.calibration, asks=False):
             options.say(finding.line)  # not in the file: names of the line are private
         models.append(_with_rows(predictor, old, rows_without_drawn, len(chosen)))
-    known: dict[str, float] = {}  # shared, since the candidates have one network
-    if not chosen and job.active.artefact is old:  # the network is the active model's
+    known: dict[str, float] = {}  # scores by digest, shared: the candidates have the same network
+    has_active_network = not chosen and job.active.artefact is old
+    if has_active_network:
         known = {picture.digest: picture.before for picture in job.pictures if picture.before is not None}
     return [_candidate(job, model, known) for model in models]
 
@@ -174,15 +176,15 @@ class _Drawn(NamedTuple):
 
 
 def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """Return the rows with the line's drawn pictures, which then count.
+    """Score the line's drawn pictures, and return the model's rows with them as counted rows.
 
-    They are judged as if the model had not learnt from their parts. Near-duplicates of pictures that the old
-    model had learnt from do not count.
+    They are scored as if the model had not learnt from their parts. Near-duplicates of pictures that the old
+    model has learnt from are left out.
 
     Args:
         job: Input of the update.
         predictor: The model, with the pictures to learn from in its bank.
-        rows: Its rows; those of the pictures to learn from do not count.
+        rows: Rows of the model; those of the pictures to learn from do not count.
     """
     counted = {row.hash for row in rows if row.counted}
     line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
@@ -196,7 +198,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
             copies[digest] = known_row
         elif digest not in learnt:
             new_to_old_model[digest] = picture
-    # pictures that were learnt from just now have a score that leaves them out
+    # pictures that were learnt from just now already have a score, by the model without them
     scored_hashes = {row.hash for row in rows if row.hash in new_to_old_model and row.score is not None}
     counted_rows = [
         replace(row, counted=True, drawn=True) if row.hash in scored_hashes else row for row in rows
@@ -204,7 +206,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     unscored = [picture for digest, picture in new_to_old_model.items() if digest not in scored_hashes]
     rows_to_score = {}
     for picture in unscored:
-        # names are private: models that decide on parts need them, others do not get them
+        # names are private: only models that decide on parts store them, because they need them
         name = picture.name if job.decides_on_parts else OF_THE_LINE
         rows_to_score[job.new.place(picture)] = replace(
             job.new.row(picture), drawn=True, origin=LINE, name=name
@@ -231,10 +233,10 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Return the pictures, of which those alone are drawn whose part is new, and was drawn with all views.
+    """Return the pictures, of which only those of whole new parts are still marked as drawn.
 
-    This holds where a model decides on parts, since a view alone says nothing about a part. For other models
-    the pictures stay as they are.
+    If a model decides on parts, a drawn picture can be used only if its part is not known to the model, and
+    all views of the part were drawn. For other models the pictures are returned unchanged.
 
     Args:
         pictures: Pictures with people's judgements.
@@ -243,8 +245,8 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
     parts = facts.known_parts().get(ONE)
     if parts is None:
         return [*pictures]
-    drawn_views = dict[str, list[str]]()  # by part
-    drawn_parts = dict[int, str]()  # by the picture's place
+    drawn_views = dict[str, list[str]]()  # drawn views of each part
+    drawn_parts = dict[int, str]()  # part of each drawn picture, by the picture's place
     for place, picture in enumerate(pictures):
         if not (picture.drawn and picture.good):
             continue
@@ -275,7 +277,7 @@ def learn_pictures(
     check: bool,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
-    """Return the model with these pictures in its bank, and in its calibration.
+    """Return the model with these pictures added to its memory bank and to its calibration.
 
     Args:
         old: The trained model.
@@ -300,10 +302,10 @@ def _without_update_notes(old: Artefact) -> Artefact:
 
 
 def make_room_in_bank(old: Artefact) -> Artefact:
-    """Return the model with settings that let more patches of corrected pictures into its bank.
+    """Return the model with settings that let more patches of corrected pictures into its memory bank.
 
-    The cap leaves room in a full bank, a larger share of the patches is kept, and the covering radius is
-    smaller, so that patches nearer to those in the bank get in. Notes of the last update are left out.
+    The cap is raised, a larger share of the patches is kept, and the covering radius is reduced, so that
+    patches nearer to those in the bank are added, too. Notes of the last update are left out.
     """
     manifest = _without_update_notes(old).manifest
     config = dict(manifest.config)
@@ -330,7 +332,7 @@ def _with_rows(
 ) -> Predictor:
     """Return the model with these rows, calibrated on those that count.
 
-    Settings and facts that were changed for corrected pictures get their values of a fit back.
+    Settings and facts that were changed for corrected pictures (`make_room_in_bank`) are reset.
 
     Args:
         predictor: The model, with the pictures to learn from in its bank.
@@ -351,7 +353,7 @@ def _with_rows(
     if cap is not None:
         facts[CORRECTIONS] = {"cap": cap}
     if RADIUS_KEY in old_manifest.facts:
-        # the new radius is that of the corrected pictures' patches: the larger one holds for the whole bank
+        # the new radius is that of the corrected pictures' patches; the larger of both covers the whole bank
         radii = zip(old_manifest.facts[RADIUS_KEY], manifest.facts[RADIUS_KEY], strict=True)
         facts[RADIUS_KEY] = [max(old_radius, new_radius) for old_radius, new_radius in radii]
     ratios = {key: old_manifest.config[key] for key in RATIO_SETTINGS if key in old_manifest.config}
@@ -372,7 +374,7 @@ def _with_rows(
 
 
 def recalibrate_model(job: Job) -> list[Candidate]:
-    """Return a candidate with thresholds from the drawn pictures alone; its network has not learnt from them.
+    """Return a candidate with the active model's network, and with thresholds from the drawn pictures alone.
 
     Raises:
         InputError: The model decides on parts, or too few drawn pictures can calibrate.
@@ -404,9 +406,10 @@ def recalibrate_model(job: Job) -> list[Candidate]:
 
 
 def retrain_model(job: Job) -> list[Candidate]:
-    """Return a candidate that is trained anew, with the options of the fit that made the old model.
+    """Return a candidate that is trained anew, with the options of the old model's fit.
 
-    Pictures that it learns from are judged by further trainings, each of which leaves out a fold of them.
+    For the scores of the pictures that it learns from, further models are trained, each without one fold of
+    these pictures.
 
     Raises:
         InputError: The data set of the fit is not known, or a name states no part.
@@ -432,7 +435,7 @@ def retrain_model(job: Job) -> list[Candidate]:
     options["device"] = job.options.device
 
     def train(name: str, left_out_fold: int | None = None, check: bool = False) -> Predictor:
-        """Train a model on all pictures but those of a fold; with None on all of them."""
+        """Train a model on all pictures except those of a fold; None: on all pictures."""
         seen = [
             (picture.source, picture.mask)
             for picture in defects
@@ -497,7 +500,7 @@ def _training_notes(model: Predictor, lost_defects: int) -> list[str]:
 
 
 def _with_old_choices(model: Predictor, old: Manifest) -> Predictor:
-    """Return the model with those settings of people for the old model that are no options of a fit."""
+    """Return the model with the settings that people chose for the old model and that no fit option sets."""
     facts = {**carried_facts(old), **model.manifest.facts}
     calibration = replace(model.calibration, outline=old.calibration.outline)
     return model.with_manifest(replace(model.manifest, facts=facts, calibration=calibration))
@@ -518,7 +521,7 @@ def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, l
     """Find the defects that the old model had learnt from in the data set of its fit.
 
     Returns:
-        Each defect with its masks, and the number of the defects that are not in the data set any more.
+        Each defect that was found, with its masks; and the number of defects that are missing.
     """
     seen_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "seen"}
     if not seen_hashes:

@@ -91,16 +91,16 @@ def fit(
     Args:
         images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
-            one that has the preset.
+        method: patchcore, efficientad, prnet, or a method of an installed package. None: patchcore, or the
+            only method that has the preset.
         preset: Named settings of the method.
         settings: All settings of the method, in place of a preset and single ones.
-        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
-            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        names: One name per picture, which `group`, `part` and `view` read. Names of pictures that a data set
+            reserves (`Dataset.validation`) come last. By default the names of the files.
         part: Regular expression on file names that finds the part. One decision is made on all views of a
             part, and calibration leaves them out together. None: each picture is judged by itself.
         view: Regular expression on file names that finds the view of a part.
-        each_view: Whether each view gets a model of its own; None: where every two views look different.
+        each_view: Whether each view gets a model of its own. None: yes, if every two views look different.
         say: Gets lines for a person.
         step: Gets progress.
         **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -108,10 +108,11 @@ def fit(
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
-        A `Predictor`, or a `Router` where each view has a model of its own. `failures` of either lists
-        pictures that could not be read. `suspects` of a `Predictor` lists pictures that do not look good,
-        most suspicious first. Its `questions` ask about pictures with which the model may be wrong, unless
-        the option `force` says that all are good; `Predictor.accept` says that afterwards.
+        A `Predictor`, or a `Router` if each view has a model of its own. `failures` of either lists pictures
+        that could not be read. `suspects` of a `Predictor` lists pictures that do not look good, most
+        suspicious first. Its `questions` ask about pictures that may make the model wrong; there are none
+        with the option `force`, which states that all pictures are good. `Predictor.accept` states that
+        afterwards.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.
@@ -124,7 +125,8 @@ def fit(
     if part is not None and group is None and each_view is not False:
         method_record = registry.method(registry.default_method_name(method, preset))
         seed = fit_options.get("seed", method_record.config().seed) if settings is None else settings.seed
-        views = _pictures_by_view(images, names, PartPattern(part, view), fit_options.get("category"), seed)
+        pattern = PartPattern(part, view)
+        views = _pictures_by_view(images, names, pattern, fit_options.get("category"), seed)
         sources_by_view = {name: pictures.sources for name, pictures in views.items()}
         if each_view is None and not views_differ(sources_by_view):
             views = {}  # one model for all
@@ -137,7 +139,7 @@ def fit(
 
 
 def split_good_by_view(dataset: Dataset, pattern: PartPattern) -> dict[str, Dataset]:
-    """Return the good pictures of each view, as a data set by the view's name.
+    """Split a data set's good pictures by view: return the data set of each view, by the view's name.
 
     Args:
         dataset: Data set with the pictures of all views.
@@ -152,11 +154,11 @@ def split_good_by_view(dataset: Dataset, pattern: PartPattern) -> dict[str, Data
 
 
 def different_views_line(views: Sequence[str], remedy: str) -> str:
-    """Return the line that says that each view gets a model of its own.
+    """Return a line for the user: each view gets a model of its own.
 
     Args:
         views: Names of the views.
-        remedy: How to ask for one model for all views.
+        remedy: The option that asks for one model for all views instead.
     """
     return f"views {join_names(views)} look different: each has a model of its own, in one file ({remedy})"
 
@@ -164,7 +166,7 @@ def different_views_line(views: Sequence[str], remedy: str) -> str:
 def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
     """Whether every two views look different (`view_looks.look_different`).
 
-    False where a view has too few pictures for a decision, or more channels than three.
+    False if a view has too few pictures to decide, or more than three channels.
 
     Args:
         pictures: Good pictures by view.
@@ -180,7 +182,7 @@ def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
 
 
 def _look(source: PictureSource) -> NDArray[np.float32] | None:
-    """Return the thumbnail of a picture; None: the picture cannot be read, which the fit reports."""
+    """Return the thumbnail of a picture; None: the picture cannot be read (the fit reports that)."""
     try:
         picture = decode(source)
     except FlawscopeError:

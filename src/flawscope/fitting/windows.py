@@ -69,9 +69,9 @@ def place_windows(how: Preprocess, sizes: Sizes, roi: NDArray[np.bool_] | None, 
 def _counted_tiles(
     how: Preprocess, size: tuple[int, int], grid: TileGrid, roi: NDArray[np.bool_] | None
 ) -> list[int]:
-    """Return the numbers of the tiles of a frame that show pixels which count.
+    """Return the numbers of a frame's tiles that show pixels of the region of interest.
 
-    Empty where a single tile would show the whole frame.
+    Empty if a single tile shows the whole frame.
     """
     if len(grid) == 1:
         return []
@@ -87,7 +87,7 @@ def _jitter(
     max_windows: int,
     rng: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    """Move tiles of a frame at random; of more than `max_windows` tiles, as many are drawn.
+    """Move the tiles of a frame at random; if there are too many, choose `max_windows` of them at random.
 
     Args:
         how: Preprocessing of the pictures.
@@ -101,8 +101,8 @@ def _jitter(
     tiles: Sequence[int] = range(len(corners))
     if is_drawn:
         tiles = sorted(rng.permutation(len(corners))[:max_windows].tolist())
-    # Drawn tiles move by up to half a tile without its overlap, so that they may show any place of the frame.
-    # All tiles move by up to half the overlap, so that together they still show every place.
+    # If only some tiles are used, each moves by up to half of its part without the overlap: so any place of
+    # the frame may be shown. Else each moves by up to half the overlap: so together they show every place.
     moved_share = 1 - how.overlap if is_drawn else how.overlap
     reach = [round(moved_share * side / 2) for side in how.size]
     windows = []
@@ -110,7 +110,8 @@ def _jitter(
         corner = [*corners[tile]]
         for axis in (0, 1):
             last = canvas[axis] - how.size[axis]
-            if is_drawn or 0 < corner[axis] < last:
+            is_between_edges = 0 < corner[axis] < last
+            if is_drawn or is_between_edges:
                 offset = int(rng.integers(-reach[axis], reach[axis] + 1))
                 corner[axis] = min(max(corner[axis] + offset, 0), last)
         windows.append((corner[0], corner[1]))

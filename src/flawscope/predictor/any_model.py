@@ -72,12 +72,16 @@ class AnyModel(ABC, Generic[One]):
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Read a picture as the network sees it; return an `InputError` where it cannot be read.
+        """Read and preprocess a picture.
 
         Args:
             source: The picture; a `PreparedPicture` has been read already.
             bgr: Whether it is a numpy array with the channels in OpenCV's order.
             leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
+
+        Returns:
+            The picture, and what was loaded: its views and appearance, or an `InputError` if it cannot be
+            read.
         """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
@@ -100,14 +104,12 @@ class AnyModel(ABC, Generic[One]):
         """Judge pictures that are computed together.
 
         Args:
-            batch: Each picture, and its result of `load`.
-            run: `run` or `run_alone` of the `runner`.
+            batch: Each picture, and what `load` returned for it.
+            run: The method `run` or `run_alone` of the `runner`.
         """
 
     def parts(self) -> PartCollector | None:
-        """Return a collector of predictions that decides on each part.
-
-        None where the model was fitted without `part`.
+        """Return a collector of predictions that decides on each part; None: the model has no parts.
 
         Raises:
             InputError: The model was calibrated on pictures whose names state no part.
@@ -115,9 +117,7 @@ class AnyModel(ABC, Generic[One]):
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Return the files of each view, by the view that a file's name names.
-
-        A model of one product returns all under "".
+        """Group pictures by the view that each file's name states; a model of one product: all under "".
 
         Raises:
             InputError: A name states no known view, or the model has several products.
@@ -182,16 +182,17 @@ class AnyModel(ABC, Generic[One]):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yield every picture with its prediction, or with the reason why there is none, in order.
+        """Yield every picture with its prediction, or with the error that says why there is none, in order.
 
-        On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
-        there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
+        On a CPU, pictures are judged in parallel, each on one core, unless they are seen in tiles or there
+        are fewer pictures than cores. Some pictures are decoded ahead; memory does not grow with the number
+        of pictures.
 
         Args:
-            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
-                all pictures below it.
-            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
-                answered as soon as it is given.
+            pictures: Any number of pictures, also an endless iterator; or the path of a picture, or of a
+                folder, whose subfolders are included.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each result is
+                yielded before the next picture is taken.
             product: Product, or view, that all pictures show. None: it is recognised, or read from the
                 files' names.
             bgr: The pictures are numpy arrays with the channels in OpenCV's order.
@@ -220,8 +221,8 @@ class AnyModel(ABC, Generic[One]):
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
         """Yield every picture with the product, or view, that it shows; no picture is judged.
 
-        A picture that cannot be read comes with an `InputError`. A model of one product recognises its
-        product in every picture, with a p-value of 1.
+        If a picture cannot be read, an `InputError` takes the product's place. A model of one product
+        recognises its product in every picture, with a p-value of 1.
         """
         for source in resolve_pictures(pictures):
             result: Recognition | InputError
@@ -233,9 +234,9 @@ class AnyModel(ABC, Generic[One]):
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
-        """Decode a picture and recognise its product; `stream` takes the result in the picture's place.
+        """Decode a picture and recognise its product; `stream` accepts the result instead of the picture.
 
-        Takes a `HashedPicture` and a `PictureOf`, too.
+        A `HashedPicture` and a `PictureOf` are accepted, too.
 
         Raises:
             InputError: The picture cannot be read.
@@ -266,5 +267,6 @@ class AnyModel(ABC, Generic[One]):
         if self.kind == "view":
             predictions = {view: self.predict(picture, product=view) for view, picture in views.items()}
         else:
-            predictions = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
+            in_order = self.predict([*views.values()], product=product)
+            predictions = dict(zip(views, in_order, strict=True))
         return parts.decide(part, predictions, views)

@@ -16,7 +16,8 @@ from flawscope.runtime import Run
 def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tuple[int, LoadResult]]:
     """Return a function that loads a picture by its number.
 
-    The function returns the number, and the loaded picture or the error why it cannot be used.
+    The function returns the number, and either the loaded picture or the error that says why it cannot be
+    used.
     """
 
     def load(number: int) -> tuple[int, LoadResult]:
@@ -34,7 +35,7 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
 def predict_decoded(
     model: ProductModel, pictures: DecodedPictures, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Prediction | InputError]]:
-    """Yield the number of each picture, with its prediction or the error why there is none.
+    """Yield the number of each picture, with its prediction or the error that says why there is none.
 
     Args:
         model: The model.

@@ -62,6 +62,7 @@ class LinearDiscriminant(NamedTuple):
         residuals = descriptors - means[labels]
         degrees_of_freedom = max(1, len(labels) - count)
         _, scales, directions = np.linalg.svd(residuals, full_matrices=False)
+        # variance along each direction, and the mean variance of all directions, weighted by the shrinkage
         variances = (1 - SHRINKAGE) * scales**2 / degrees_of_freedom
         total = SHRINKAGE * float((scales**2).sum())
         spread = max(total / degrees_of_freedom / descriptors.shape[1], MIN_SPREAD)
@@ -71,7 +72,8 @@ class LinearDiscriminant(NamedTuple):
     def distances(self, descriptors: Floats) -> Floats:
         """Return the squared distances [N, K] of descriptors [N, C] to the kinds."""
         differences = descriptors[:, None] - self.means
-        squares = (differences**2).sum(2) - ((differences @ self.directions.T) ** 2).sum(2)
+        along_directions = differences @ self.directions.T
+        squares = (differences**2).sum(2) - (along_directions**2).sum(2)
         return np.asarray(np.maximum(squares, 0) / self.spread)
 
 
@@ -94,10 +96,13 @@ class KindClassifier:
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
-        """Return the kinds of regions with descriptors [N, C], the nearest kind first.
+        """Return the likely kinds of each region, the nearest kind first.
+
+        Args:
+            descriptors: [N, C], one for each region.
 
         Raises:
-            InputError: The model's kinds have another C.
+            InputError: The model's kinds have another number C of values.
         """
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
@@ -107,16 +112,16 @@ class KindClassifier:
         margins = np.array(self.kinds.margins)
         p_values = combined_p_values(squares, distances, margins, self.kinds.share)
         names = self.kinds.names
-        orders = np.argsort(squares, axis=1, kind="stable")
+        from_nearest = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
         kind_sets = []
-        for order, kind_p_values in zip(orders, p_values.tolist(), strict=True):
-            likely = tuple(names[k] for k in order if kind_p_values[k] > self.kinds.effective_error)
+        for numbers, kind_p_values in zip(from_nearest, p_values.tolist(), strict=True):
+            likely = tuple(names[k] for k in numbers if kind_p_values[k] > self.kinds.effective_error)
             kind_sets.append(KindSet(likely, dict(zip(names, kind_p_values, strict=True))))
         return kind_sets
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
-    """Return the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
+    """Return the lengths [N, 1] of descriptors [N, C], and the normalized descriptors; zeros stay zeros."""
     values = descriptors.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return lengths, values / np.maximum(lengths, 1e-12)
@@ -125,19 +130,21 @@ def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
     """Return p-values [N, K] of kinds: twice the smaller of two p-values (Bonferroni), at most 1.
 
-    The first p-value is that of any known kind. It ranks the nearest kind's distance, less `share` of the
-    mean distance, among the examples' `distances`. This compares the likelihood of the nearest kind with that
-    of a new kind, which lies around the middle of all kinds with 1/share of the covariance. The second
-    p-value is that of each kind. It ranks how much farther the kind is than the nearest, among `margins`.
+    The first p-value tests whether the kind is known at all. Its statistic is min - `share` * mean of the
+    squared distances to all kinds, ranked among the examples' `distances`. This compares the likelihood of
+    the nearest kind with that of a new kind, which lies around the middle of all kinds with 1/share of the
+    covariance. The second p-value tests each kind. Its statistic is the kind's squared distance - min, ranked
+    among the examples' `margins`.
 
     Args:
         squares: [N, K], squared distances to the kinds.
-        distances: [n], the nearest kind's distance of each example, less `share` of its mean distance.
-        margins: [n], how much farther each example's true kind is than the nearest.
-        share: Share of the mean distance.
+        distances: [n], the first statistic of each example.
+        margins: [n], the second statistic of each example, for its true kind.
+        share: Weight of the mean distance in the first statistic.
     """
     nearest = squares.min(1, keepdims=True)
-    known_p_values = _rank_p_values(nearest - share * squares.mean(1, keepdims=True), distances)
+    mean = squares.mean(1, keepdims=True)
+    known_p_values = _rank_p_values(nearest - share * mean, distances)
     kind_p_values = _rank_p_values(squares - nearest, margins)
     return np.asarray(np.minimum(1.0, 2 * np.minimum(known_p_values, kind_p_values)))
 
@@ -151,14 +158,14 @@ def _rank_p_values(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learn kinds from labelled regions, each of another part.
+    """Learn kinds from labelled regions, one of each part.
 
     Kinds with fewer than `MIN_EXAMPLES` examples are left out.
 
     Args:
         descriptors: [N, C] of the regions.
         labels: [N], kind of each region.
-        error: Share of answers that may lack the true kind.
+        error: Share of the sets of kinds that may lack the true kind.
 
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
@@ -172,19 +179,19 @@ def learn(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({', '.join(counts) or 'none'}): "
             "label more"
         )
-    # examples are sorted by kind, so that a fold takes few of each kind
+    # examples are sorted by kind: so a fold, which takes every n-th example, has few of each kind
     rows = np.array([row for name in names for row, label in enumerate(labels) if label == name])
     kind_of = np.array([names.index(labels[row]) for row in rows])
     lengths, examples = to_length_1(descriptors[rows])
     sizes = np.bincount(kind_of)
     squares = _left_out_distances(examples, kind_of, len(names))
-    true_kinds = np.arange(len(examples)), kind_of
-    # The mean of the true kind was that of n - 1 examples. This factor, (1 + 1/n) / (1 + 1/(n - 1)), brings
-    # the distance to that of a new example from the mean of n examples.
-    squares[true_kinds] *= 1 - 1 / sizes[kind_of] ** 2
+    at_true_kind = np.arange(len(examples)), kind_of  # index of each example's true kind in `squares`
+    # An example was compared with the mean of the other n - 1 examples of its kind; a new one is compared
+    # with the mean of n. The expected squared distances have the ratio (1 + 1/n) / (1 + 1/(n - 1)).
+    squares[at_true_kind] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
-    margins = squares[true_kinds] - squares.min(1)
+    margins = squares[at_true_kind] - squares.min(1)
     discriminant = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([discriminant.means, discriminant.directions]).astype(np.float32)
     kinds = Kinds(
@@ -203,7 +210,7 @@ def learn(
 
 
 def _left_out_distances(examples: Floats, kind_of: NDArray[np.intp], count: int) -> Floats:
-    """Return squared distances [N, K] of examples to the kinds, learnt without each example's fold.
+    """Return squared distances [N, K] of examples to kinds that were learnt without the example's fold.
 
     Args:
         examples: [N, C], descriptors at length 1.
@@ -222,17 +229,17 @@ def _left_out_distances(examples: Floats, kind_of: NDArray[np.intp], count: int)
 def _confusion(
     squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
-    """Return `Kinds.confusion`: answers on examples left out, each judged by the others' distances.
+    """Return `Kinds.confusion`: for each true kind, how often each answer is given on left-out examples.
 
     Args:
         squares: [N, K], squared distances of the examples to the kinds.
         kind_of: [N], number of each example's kind.
-        distances: [N], as `combined_p_values` takes them.
-        margins: [N], as `combined_p_values` takes them.
-        error: Share of answers that may lack the true kind.
+        distances: [N], first statistics of the examples (`combined_p_values`).
+        margins: [N], second statistics of the examples (`combined_p_values`).
+        error: Share of the sets of kinds that may lack the true kind.
     """
     count = squares.shape[1]
-    limit = max(error, 2 / len(kind_of))  # twice the least p-value by one example less
+    limit = max(error, 2 / len(kind_of))  # 2 / N is the least p-value that N - 1 examples can give
     # columns for other answers, after those of the kinds
     several_kinds = count
     new_kind = count + 1

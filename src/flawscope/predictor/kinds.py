@@ -33,8 +33,8 @@ class Example(NamedTuple):
     Attributes:
         picture: The picture.
         kind: The kind's name.
-        mask: [H, W] bool, True where the defect is, or a function that makes it for the picture's size
-            (H, W). None, or all False: the defect is in the strongest region.
+        mask: [H, W] bool, True where the defect is; or a function that returns this mask, given the picture's
+            size (H, W). None, or all False: the defect is in the strongest region.
     """
 
     picture: PictureSource
@@ -64,9 +64,10 @@ def learn_kinds(
     step: ProgressCallback = ignore_progress,
     total: int | None = None,
 ) -> LearntKinds:
-    """Learn kinds of defects from labelled pictures: from each, the strongest region that its mask touches.
+    """Learn kinds of defects from labelled pictures.
 
-    Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
+    From each picture, the strongest region that its mask touches is learnt. Pictures of one part count as a
+    single example of a kind.
 
     Args:
         predictor: The model.
@@ -78,7 +79,7 @@ def learn_kinds(
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or the model cannot name kinds.
     """
-    # raises before the work where the model cannot name kinds
+    # called first, as it raises if the model cannot name kinds
     predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))
     regions = LabelledRegions()
     for done, example in enumerate(examples, start=1):
@@ -110,10 +111,10 @@ class LabelledRegions:
         self._hashes: set[tuple[str, str]] = set()
 
     def add(self, predictor: Predictor, example: Example) -> None:
-        """Add the strongest region of a picture that its mask touches.
+        """Add the strongest region that a picture's mask touches.
 
-        A picture with the pixels and the kind of an earlier picture is left out. A picture without such a
-        region is counted in `missed`.
+        If there is no such region, the picture is counted in `missed`. A picture with the pixels and the kind
+        of an earlier one is left out.
 
         Raises:
             InputError: The picture cannot be read or judged.
@@ -178,9 +179,8 @@ class LabelledRegions:
         notes += [finding.line for finding in find_unusual_looks(self.looks, self.names)]
         left_out = len(units) - len(chosen)
         if left_out:
-            notes.append(
-                f"{pluralize(left_out, 'picture')} of a part that has another one of the kind: left out"
-            )
+            pictures_text = pluralize(left_out, "picture")
+            notes.append(f"{pictures_text} of a part that has another one of the kind: left out")
         manifest = replace(predictor.manifest, kinds=classifier.kinds)
         tensors = {**predictor.artefact.tensors, "kinds": classifier.tensor}
         model = Predictor(Artefact(manifest, tensors), predictor.session, predictor.failures)
@@ -188,10 +188,9 @@ class LabelledRegions:
 
 
 def _find_touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
-    """Return the number of the strongest region that the picture's mask [H, W] touches.
+    """Return the number of the strongest region that the picture's mask [H, W] touches; None: none.
 
-    Without a mask it is the strongest region of all. None where no region is touched. Regions are numbered
-    from the strongest on.
+    Without a mask, return the strongest region. Regions are numbered from the strongest.
     """
     if not prediction.region_pixels:
         return None

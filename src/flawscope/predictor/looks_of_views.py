@@ -19,7 +19,7 @@ LOOKED_AT = 24  # good pictures of each view, evenly spaced, that are compared
 
 
 def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
-    """Return at most `LOOKED_AT` pictures of a view, evenly spaced, by which its look is learnt."""
+    """Choose at most `LOOKED_AT` pictures of a view, evenly spaced, from which its look is learnt."""
     numbers = np.linspace(0, len(pictures) - 1, min(len(pictures), LOOKED_AT)).round().astype(int)
     return [pictures[number] for number in np.unique(numbers)]
 
@@ -27,16 +27,17 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Return the models of views, each with the looks of all views as it sees them.
+    """Return the models of views; each has learnt its own thumbnails of the pictures of every view.
 
-    A picture is decoded once for all models that read the same channels.
+    Thumbnails differ between models, as each model preprocesses pictures in its own way. A picture is decoded
+    once for all models that read the same channels.
 
     Args:
         models: The models, by view.
-        pictures: Good pictures, by view. Pictures that a model cannot see are left out; where a view has too
-            few, the model keeps the looks that it has.
+        pictures: Good pictures, by view. Pictures that a model cannot preprocess are left out. If a view has
+            too few pictures, the model keeps its former looks.
     """
-    # thumbnails by the model's name and the view
+    # thumbnails, by the model's name and then by the view that is shown
     looks: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {} for name in models}
     for view, sources in pictures.items():
         for model_looks in looks.values():
@@ -48,9 +49,9 @@ def with_looks_of_views(
 
 
 def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, NDArray[np.float32]]:
-    """Return a picture's thumbnail as each model sees it, by the model's name.
+    """Return a picture's thumbnail for each model, by the model's name.
 
-    Models that cannot see the picture are left out.
+    Models that cannot preprocess the picture are left out.
     """
     decoded: dict[Channels | None, NDArray[np.generic]] = {}
     looks = {}
@@ -59,7 +60,8 @@ def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, 
         try:
             if preprocess.channels not in decoded:
                 decoded[preprocess.channels] = preprocess.decode(source)
-            views = model.see(source, decoded[preprocess.channels])[0]
+            loaded = model.see(source, decoded[preprocess.channels])
+            views = loaded[0]
             looks[name] = thumbnail(views.images([0])[0])
         except FlawscopeError:
             continue

@@ -40,12 +40,12 @@ def compare_view(looks: ViewLooks | None, view: str, prediction: Prediction) -> 
 
 
 def compare_named_view(manifest: Manifest, looks: ViewLooks, prediction: Prediction) -> Prediction:
-    """Return the prediction, with a finding where the picture shows another view than its file's name states.
+    """Return the prediction, with a finding if the picture shows another view than the file's name says.
 
     Args:
         manifest: Manifest of the model.
         looks: Looks of good pictures of each view.
-        prediction: The prediction; it stays as it is where the file's name states no view.
+        prediction: The prediction. If the file's name states no view, it is returned unchanged.
     """
     pattern = stored_part_pattern(manifest)
     if pattern is None or prediction.path is None:
@@ -92,7 +92,7 @@ class PartCollector:
             raise no_parts_error()
         self.pattern = facts.parts
         self.calibrations = {name: parts.calibration for name, parts in facts.known_parts().items()}
-        # looks by product; where each model is of one view, the router compares them instead
+        # looks by product; None for a model of views, whose router compares them instead
         self._looks: dict[str, ViewLooks | None] = dict.fromkeys(self.calibrations)
         if not facts.views:
             for name in self.calibrations:
@@ -142,18 +142,17 @@ class PartCollector:
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Return files in their order, but with the files of a part moved to the part's first file.
+        """Return the files with those of each part together, parts in the order of their first file.
 
-        Until the last view of a part is added, the predictions of its other views wait in memory. So fewer
-        wait.
+        Predictions of incomplete parts are held in memory: so there are fewer of them.
         """
-        first_numbers = dict[str, int]()
-        for number, path in enumerate(paths):
-            first_numbers.setdefault(self.name_part(str(path)), number)
-        return sorted(paths, key=lambda path: first_numbers[self.name_part(str(path))])
+        first_places = dict[str, int]()  # place of each part's first file
+        for place, path in enumerate(paths):
+            first_places.setdefault(self.name_part(str(path)), place)
+        return sorted(paths, key=lambda path: first_places[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
-        """Return the name of the part that a file shows; the file's stem where its name states no part."""
+        """Return the name of the part that a file shows; if the file's name states none, the file's stem."""
         try:
             return self.pattern.parse_part(PurePath(path).as_posix())
         except InputError:
@@ -182,8 +181,8 @@ class PartCollector:
         Args:
             part: The part's name.
             views: The prediction of each view, by the view's name.
-            pictures: The picture of each view; `RoutedParts` judges some of them anew. None: the pictures
-                are files, whose paths the predictions hold.
+            pictures: The picture of each view, by the view's name, for `RoutedParts`, which may judge some
+                again. None: the pictures are files; the predictions have their paths.
         """
         return self._decide(self.calibration, self._looks[ONE], part, views)
 
@@ -213,9 +212,8 @@ class PartCollector:
         decision = calibration.decide(scores)
         missing = tuple(view for view in calibration.views if view not in scores)
         result = PartPrediction(part, **decision._asdict(), views=views, missing=missing, findings=findings)
-        has_deciding_finding = any(
-            finding.decides for prediction in views.values() for finding in prediction.findings
-        )
+        view_findings = [finding for prediction in views.values() for finding in prediction.findings]
+        has_deciding_finding = any(finding.decides for finding in view_findings)
         return result.called_anomalous() if findings or has_deciding_finding else result
 
     def promise(self) -> str:
@@ -228,7 +226,7 @@ class PartCollector:
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
         """Judge whether the promised false-alarm rate was kept.
 
-        None where no rate was promised, or where several products have promises of their own.
+        None: no rate was promised, or each of several products has a promise of its own.
 
         Args:
             alarms: Number of false alarms.
@@ -268,7 +266,7 @@ class RoutedParts(PartCollector):
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
         """Recognise the product that the views show together.
 
-        It is chosen among the products that have these views; where no product has them, among all products.
+        Candidates are the products that have all of these views; if there are none, all products.
         """
         recognitions = [
             prediction.recognition for prediction in views.values() if prediction.recognition is not None
@@ -276,20 +274,22 @@ class RoutedParts(PartCollector):
         for recognition in recognitions:
             if not recognition.distances:  # the caller named the product of all pictures
                 return recognition
+        shown_views = set(views)
         candidates = [
-            name for name, calibration in self.calibrations.items() if {*views} <= {*calibration.views}
+            name for name, calibration in self.calibrations.items() if shown_views.issubset(calibration.views)
         ]
         distances = np.array([recognition.distances for recognition in recognitions])
         of_part = self._recogniser.recognise_group(distances, candidates or None)
-        shows_products = all(recognition.product for recognition in recognitions)
-        return of_part if shows_products else of_part._replace(product=None)
+        all_show_products = all(recognition.product for recognition in recognitions)
+        return of_part if all_show_products else of_part._replace(product=None)
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
         """Decide on a part by the model of the product that its views show together.
 
-        A view that was judged as another product is judged anew; it is left out where it cannot be read.
+        A view that another product's model has judged is judged again. If its picture cannot be read any
+        more, the view is left out.
         """
         recognition = self._recognise_product(views)
         nearest = recognition.nearest

@@ -84,7 +84,7 @@ def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | N
 
 @check_arguments()
 def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
-    """Return the artefact of a fitted model: of its file, an open predictor, or the artefact itself.
+    """Return the artefact of a fitted model, given as its file, an open predictor, or the artefact itself.
 
     Raises:
         InputError: The model is exported, or its file cannot be read.
@@ -187,14 +187,14 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Return `model`: it takes the place of the only product (`Router.with_product`)."""
+        """Return `model`: it replaces the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
         """Return the model unchanged.
 
-        A model of one product learns the looks of a part's views where it is fitted or calibrated; only a
-        `Router` of views learns them here.
+        Only a `Router` of views learns the looks of views here. A model of one product learns them when it is
+        fitted or calibrated.
         """
         return self
 
@@ -224,7 +224,8 @@ class Predictor(AnyModel["Predictor"]):
         samples = self.artefact.tensors.get("samples")
         images = () if samples is None else unpack_images(samples[:SHOWN_SAMPLES])
         for image in images:
-            picture = (255 * image.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8)
+            pixels = image.transpose(1, 2, 0).clip(0, 1)  # [H, W, 3]
+            picture = (255 * pixels).astype(np.uint8)
             parts.append(html.image_tag(html.shrink(picture)))
         return "".join(parts)
 
@@ -246,8 +247,8 @@ class Predictor(AnyModel["Predictor"]):
         """Return a picture's views, and its appearance as a whole.
 
         Args:
-            source: Origin of the picture, which errors name.
-            picture: The picture that `source` holds, decoded or not.
+            source: The picture as it was given; errors name it.
+            picture: The same picture, decoded or not.
 
         Raises:
             InputError: The picture cannot be used.
@@ -261,16 +262,16 @@ class Predictor(AnyModel["Predictor"]):
     def _run_views(
         self, pictures_views: list[Views], run: Run
     ) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
-        """Return the score [n] and the map of each picture, by its views."""
+        """Run the network on pictures, given as their views; return their scores [n] and their maps."""
         if not pictures_views:
             return np.empty(0), []
         fusion = self.manifest.fusion
         if fusion is None and self.manifest.preprocess.channels is None:
             scores, maps = run(np.concatenate([views.images([0]) for views in pictures_views]))
             return scores, list(maps)
-        answers = (views.predict(run, fusion, self.session.batch) for views in pictures_views)
-        view_scores, view_maps = zip(*answers, strict=True)
-        return np.array(view_scores), view_maps
+        results = (views.predict(run, fusion, self.session.batch) for views in pictures_views)
+        picture_scores, picture_maps = zip(*results, strict=True)
+        return np.array(picture_scores), picture_maps
 
     def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
         """Judge pictures that are computed together."""
@@ -282,8 +283,8 @@ class Predictor(AnyModel["Predictor"]):
         except MemoryError as error:
             return memory_errors(batch, error)
         results = []
-        decided = self.decide(batch, scores, maps)
-        for (source, result), (_, loaded) in zip(decided, batch, strict=True):
+        without_kinds = self.decide(batch, scores, maps)
+        for (source, result), (_, loaded) in zip(without_kinds, batch, strict=True):
             results.append((source, self._name_kinds(result, source, loaded)))
         return results
 
@@ -299,20 +300,23 @@ class Predictor(AnyModel["Predictor"]):
             return InputError(error_reason(error, f"{source!s:.200}"))
 
     def _judge_parts(self, source: PictureSource, loaded: LoadResult, run: Run) -> Prediction | InputError:
-        """Judge a picture by its parts, which are computed together."""
+        """Judge a picture of several parts by its worst part; the parts are computed together."""
         if isinstance(loaded, InputError):
             return loaded
         views = loaded[0]
         assert isinstance(views, PartFrameViews), "the preprocessing of several parts makes these"
         fusion = self.manifest.fusion
         if fusion is None:
-            scores, picture_map, numbers = views.predict_parts(run, None, None, self.artefact.counted)
+            results = views.predict_parts(run, None, batch=None, roi=self.artefact.counted)
         else:  # tiles mark the region of interest themselves
-            scores, picture_map, numbers = views.predict_parts(run, fusion, self.session.batch, None)
-        ((_, result),) = self.decide([(source, loaded)], scores.max(keepdims=True), [picture_map])
+            results = views.predict_parts(run, fusion, self.session.batch, roi=None)
+        scores, picture_map, part_numbers = results
+        worst_score = scores.max(keepdims=True)
+        [(_, result)] = self.decide([(source, loaded)], worst_score, [picture_map])
         if isinstance(result, InputError):
             return result
-        prediction = with_parts(result, views, scores, numbers, self.manifest.preprocess, self.calibration)
+        how = self.manifest.preprocess
+        prediction = with_parts(result, views, scores, part_numbers, how, self.calibration)
         return self._name_kinds(prediction, source, loaded)
 
     def decide(
@@ -324,9 +328,9 @@ class Predictor(AnyModel["Predictor"]):
         """Decide on pictures by their scores and maps.
 
         Args:
-            batch: Each picture, and its result of `load`.
-            scores: Scores of the pictures that could be read, in their order.
-            maps: Maps of the pictures that could be read, in their order.
+            batch: Each picture, and what `load` returned for it.
+            scores: Scores of the pictures that could be read, in the order of `batch`.
+            maps: Maps of the pictures that could be read, in the order of `batch`.
         """
         calibration = self.calibration
         p_values = calibration.p_values(scores)
@@ -337,8 +341,9 @@ class Predictor(AnyModel["Predictor"]):
         for source, loaded in batch:
             if isinstance(loaded, InputError):
                 results.append((source, loaded))
-            else:
-                results.append((source, self._make_prediction(source, loaded, *next(values_of_readable))))
+                continue
+            values = next(values_of_readable)  # in the order of the arguments of `_make_prediction`
+            results.append((source, self._make_prediction(source, loaded, *values)))
         return results
 
     def _make_prediction(
@@ -351,13 +356,13 @@ class Predictor(AnyModel["Predictor"]):
         severity: float,
         anomalous: bool,
     ) -> Prediction | InputError:
-        """Return the prediction of a picture, or an error where its score is not a number.
+        """Return the prediction of a picture, or an error if its score is not a finite number.
 
         Args:
             source: The picture.
-            seen: Its views and its appearance.
-            score: Its score.
-            map_: [H, W], its map, of the corrected picture.
+            seen: The picture's views and appearance.
+            score: The picture's score.
+            map_: [H, W], map of the corrected picture.
             p_value: p-value of the score.
             severity: Severity of the score.
             anomalous: Decision on the score.
@@ -371,7 +376,7 @@ class Predictor(AnyModel["Predictor"]):
         restored_map, geometry = preprocess.restored(map_, views.geometry)
         other_form_text, is_stretched = describe_other_form(geometry.picture_size, self.known_sizes)
         calibration = self.calibration
-        # the radius is meant in pixels of the network, and needed in those of the map
+        # the constant is in pixels of the network; this in pixels of the map
         peak_radius = PEAK_RADIUS * max(self.session.size) / max(restored_map.shape)
         levels = ScoreLevels(
             calibration.score_threshold,
@@ -409,7 +414,7 @@ class Predictor(AnyModel["Predictor"]):
         return compare_named_view(self.manifest, self.view_looks, prediction)
 
     def _find_part(self, views: Views) -> PartSearch:
-        """Return where a picture's part lies, for a model that aligns parts."""
+        """Return the place of a picture's part; `NOT_SEARCHED` for a model that does not align parts."""
         pose = views.pose
         reference = self.manifest.preprocess.reference
         if pose is None or reference is None:
@@ -472,12 +477,11 @@ class Predictor(AnyModel["Predictor"]):
         recognised by their decoded pixels, and left out.
 
         Args:
-            good: The pictures, or a folder of them, as for `stream`. Pictures of one part, by the model's
-                pattern or as near-duplicates, count as one.
+            good: The pictures, or a folder of them, as for `stream`. Pictures of one part count as one: parts
+                are recognised by the model's pattern of names, or as near-duplicates.
             step: Gets the progress.
-            force: Whether the pictures are good without doubt. Otherwise the new model has `questions` where
-                they are too few for the rate that the model promised, show nothing, or are as far out as
-                defects.
+            force: Whether the pictures are known to be good. If not, the new model has `questions` if there
+                are too few pictures for the promised rate, or if pictures show nothing or look like defects.
 
         Raises:
             InputError: There are no pictures, or none could be read. Single failures are collected in
@@ -497,10 +501,10 @@ class Predictor(AnyModel["Predictor"]):
         how = self.manifest.preprocess
         size = geometry.size
         if how.several is not None:
-            return np.ones(size, np.bool_)  # where parts lie is not known here
+            return np.ones(size, np.bool_)  # the places of parts are not known here
         if geometry.corrected is not None:
             corrected_mask = self.valid_mask(geometry.corrected).astype(np.float32)
-            mask, _ = how.restored(corrected_mask, geometry.corrected, 0.0)
+            mask, _ = how.restored(corrected_mask, geometry.corrected, fill=0.0)
             return mask > 0.5
         visible = geometry.visible_mask()
         is_single_view = how.tile is None or size == tuple(self.session.size)
@@ -514,9 +518,8 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine, and compare the answers with stored ones.
+        """Run the artefact's sample pictures on this machine, and compare the results with the stored ones.
 
-        The stored answers are the trained model's, or those that a model of reduced precision gave where it
-        was exported.
+        The stored results come from the trained model; for a model of reduced precision, from its export.
         """
         return certify_samples(self.session, self.artefact)

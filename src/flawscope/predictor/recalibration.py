@@ -49,9 +49,9 @@ class _NewPictures:
 
     Attributes:
         scored: The pictures that were scored.
-        units: Units of all pictures whose pixels the model does not know.
+        units: Units of all pictures that have other pixels than those the model has learnt from.
         failures: A line for each picture that cannot be used, with the reason.
-        left_out: Number of pictures that were left out: of parts that the model has learnt from, and copies.
+        left_out: Number of pictures that were left out: pictures that the model was fitted on, and copies.
     """
 
     scored: ScoredRows
@@ -125,7 +125,8 @@ def _judge_new(
     known_hashes = {row.hash for row in known}
     new_numbers = [number for number in table.distinct() if table.rows[number].hash not in known_hashes]
     part_of = stored_part_reader(model.manifest)
-    units = units_of([table.rows[number] for number in new_numbers], known, part_of)
+    new_rows = [table.rows[number] for number in new_numbers]
+    units = units_of(new_rows, known, part_of)  # `units.rows` are in the order of `new_numbers`
     rows_to_score = {number: units.rows[k] for k, number in enumerate(new_numbers) if k not in units.copies}
     good_pictures = SessionPictures(model, good, step)
     run_of = leave_out_known(model, known)
@@ -136,7 +137,7 @@ def _judge_new(
 
 
 def _check_usable(new: _NewPictures, count: int) -> None:
-    """Raise an InputError where none of the pictures can be calibrated on; `count` is their number."""
+    """Raise InputError if none of the pictures is usable; `count` is the number of pictures given."""
     if new.usable:
         return
     if new.lost:
@@ -167,7 +168,7 @@ def recalibrate(
         good: The pictures, decoded.
         names: Names of the pictures, which state their parts.
         step: Gets the progress.
-        force: Whether the pictures are good without doubt: open questions become notes.
+        force: Whether the pictures are known to be good. Open questions then become notes.
 
     Raises:
         InputError: No picture can be used, or no part would have all views.

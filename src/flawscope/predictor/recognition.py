@@ -33,10 +33,11 @@ class KnownProduct:
 
         Args:
             descriptors: [B, D] of pictures.
-            left_out: [B], for each picture the group whose good pictures are left out; None: none are.
+            left_out: [B], for each picture the group whose good pictures are not compared; None: all are
+                compared.
 
         Raises:
-            InputError: The good pictures' descriptors have another D.
+            InputError: The good pictures' descriptors have another number D of values.
         """
         if descriptors.shape[1] != self._good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
@@ -58,9 +59,9 @@ class KnownProduct:
     def limit(self) -> float:
         """Distance beyond which a picture shows another product.
 
-        Three times the largest distance of a good picture to another part, and 0.4 at most. Pictures with
-        simulated defects must be recognised too: the limit is 1.25 times their largest distance where that
-        is more. It is 0.0001 at least.
+        It is the largest of three values: min(3 a, 0.4), 1.25 b and 0.0001. a is the largest distance of a
+        good picture to the nearest one of another part. b is the largest distance of a picture with a
+        simulated defect.
         """
         pictures = self._pictures
         farthest = max(distances[-1] for distances in self.leave_one_out)
@@ -71,7 +72,10 @@ class KnownProduct:
         return float(max(limits))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
+        """Return p-values of distances: the largest over lights of the conformal p-value in each light.
+
+        In a light with n good pictures it is (1 + #{good distances >= distance}) / (n + 1).
+        """
         p_values_by_light = []
         for good_distances in self.leave_one_out:
             n = len(good_distances)
@@ -104,8 +108,8 @@ class Recogniser:
     ) -> Recognition:
         """Recognise the product of several pictures of one part together.
 
-        It is the product with the least sum of distances, or none where a picture lies beyond that product's
-        limit. The p-value is the smallest of the pictures' p-values.
+        The nearest product has the smallest sum of distances. If any picture lies beyond that product's
+        limit, the part shows none of the products. The p-value is the smallest of the pictures' p-values.
 
         Args:
             distances: [pictures, products], of each picture to each product.
@@ -117,6 +121,6 @@ class Recogniser:
         name = names[nearest]
         product = self._known[name]
         product_distances = distances[:, nearest]
-        is_within = bool((product_distances <= product.limit).all())  # false where a distance is NaN
+        is_within = bool((product_distances <= product.limit).all())  # false if a distance is NaN
         p_value = float(product.p_values(product_distances).min())
-        return Recognition(name if is_within else None, name, p_value)
+        return Recognition(name if is_within else None, name, p_value)  # product, nearest, p-value

@@ -25,7 +25,7 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 def name_kinds(
     model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
 ) -> Prediction:
-    """Return the prediction with the kinds of its regions; a picture without regions is not run again."""
+    """Return the prediction with the kinds of its regions; without regions, the network does not run."""
     if not prediction.region_pixels:
         return prediction
     region_kinds = classifier.classify(region_descriptors(model, views, prediction))
@@ -35,15 +35,15 @@ def name_kinds(
 def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
-    """Return descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
+    """Return descriptors [N, C] of a picture's regions: the mean of their cells' differences from good ones.
 
-    Where a picture is seen in tiles, the cells of the tiles count.
+    With tiles, the tiles' cells are used, and not those of the whole view.
 
     Args:
         model: The model that found the regions.
         views: The picture's views.
         prediction: The prediction with the regions.
-        only: Number of the only region to describe; None: all.
+        only: Number of the region to describe; None: all regions.
 
     Raises:
         InputError: The model's network does not give differences.
@@ -52,12 +52,15 @@ def region_descriptors(
     regions = [_points_in_picture(model, prediction, pixels) for pixels in region_pixels]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    # for each view, the points of each region that it shows
+    # points by view and region: those of the region that the view shows
     hits = {number: [_points_in_view(views, number, points) for points in regions] for number in finest}
     numbers_to_run = _views_to_run(hits)
-    point_counts = []
+    point_counts = []  # [regions, 1]
     for region in range(len(regions)):
-        count = sum(len(hits[number][region][0]) for number in numbers_to_run)
+        count = 0
+        for number in numbers_to_run:
+            y, _ = hits[number][region]
+            count += len(y)
         point_counts.append([max(1, count)])
     session = model.session
     sums = []  # [views, regions, C]
@@ -75,17 +78,20 @@ def region_descriptors(
 
 
 def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
-    """Return the numbers of the views with most of the regions, and of each region's best view.
+    """Choose the views to run: for each region the one that shows most of it, and those that show most.
 
     Args:
-        hits: For each view, the points of each region that it shows.
+        hits: For each view, by number: the points of each region that the view shows.
     """
     totals = {number: sum(len(y) for y, _ in regions) for number, regions in hits.items()}
     by_total = sorted(hits, key=lambda number: -totals[number])
     region_count = len(hits[by_total[0]])
     best_views = []
     for region in range(region_count):
-        point_counts = {number: len(hits[number][region][0]) for number in by_total}
+        point_counts = {}
+        for number in by_total:
+            y, _ = hits[number][region]
+            point_counts[number] = len(y)
         best_views.append(max(point_counts, key=point_counts.__getitem__))
     views_with_most = [number for number in by_total[:MAX_VIEWS] if totals[number]]
     return [*dict.fromkeys([*best_views, *views_with_most])]
@@ -94,7 +100,13 @@ def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
 def _points_in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
-    """Return points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
+    """Return points of a region in the corrected picture, at most about `MAX_POINTS`, evenly spaced.
+
+    Args:
+        model: The model that found the region.
+        prediction: The prediction with the region.
+        pixels: Rows and columns of the region in the map.
+    """
     how = model.manifest.preprocess
     geometry = prediction.geometry
     if how.corrections:
@@ -111,7 +123,7 @@ def _points_in_picture(
 
 
 def _points_in_view(views: Views, number: int, points: Points) -> Points:
-    """Return the points that a view shows, as shares 0..1 of its height and width."""
+    """Return those points of the picture that a view shows, as shares 0..1 of the view's height and width."""
     place = views.placement(number)
     height, width = place.size
     view_y, view_x = place.locate(*points)

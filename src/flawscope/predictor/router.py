@@ -68,9 +68,8 @@ def load(
         engine: Engine of an exported model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where
             the model's precision is bf16. A .safetensors model runs in torch.
         device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
-        threads: Number of threads, 1 or more, that compute one batch on a CPU; None leaves it to the engine.
-            torch has one number for the whole process: that of a .safetensors model holds for all that
-            torch does.
+        threads: Number of threads, 1 or more, that compute one batch on a CPU; None: the engine's default.
+            For a .safetensors model this sets torch's number of threads for the whole process.
         false_alarm_rate: Target rate instead of the stored one, 0.05 or "5%".
 
     Warns:
@@ -193,7 +192,7 @@ class Router(AnyModel[Predictor]):
         """Write the model file, atomically: .safetensors, or .zip of an exported router.
 
         Raises:
-            InputError: The models cannot stand in one file: they share too little, or would decide on no
+            InputError: The models cannot be in one file: they do not fit together, or would decide on no
                 whole part.
         """
         self.facts.check()
@@ -205,15 +204,15 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Return the router of views whose models know the looks of the other views, to name exchanges.
+        """Return the router of views with models that recognise pictures of the other views.
 
         Args:
-            pictures: Good pictures by view; at most 24 of each are compared.
+            pictures: Good pictures by view; at most 24 of each view are used.
         """
         return Router(self._artefact, with_looks_of_views(self.products, pictures), self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Return the files of each view, by the view that a file's name names.
+        """Group pictures by the view that each file's name states.
 
         Raises:
             InputError: A name states no known view, or the router's models are not of views.
@@ -226,13 +225,14 @@ class Router(AnyModel[Predictor]):
         return pictures_by_view
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
-        """Check, for a model of views, that good parts with all views remain when views are calibrated anew.
+        """Check, before views are calibrated anew, that there will be good parts with pictures of all views.
 
         Args:
-            new: Good pictures of each view that is calibrated on them. Other views keep their pictures.
+            new: New good pictures, by view, for the views that are calibrated anew. Other views keep their
+                pictures.
 
         Raises:
-            InputError: No whole part would remain, or names state no part.
+            InputError: No part would have all views, or names state no part.
         """
         self.facts.check_whole_parts({view: relative_names(pictures) for view, pictures in new.items()})
 
@@ -242,10 +242,11 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Run `Predictor.self_test` of each product, and count stored good pictures taken for another.
+        """Run `Predictor.self_test` of each product, and count samples recognised as another product.
 
         Returns:
-            The certificate of each product, by its name; `mistaken` is None for models of views.
+            The certificate of each product, by its name, with this count as `mistaken`; it is None for models
+            of views.
         """
         certificates = {}
         recognition = self._artefact.recognition
@@ -277,10 +278,10 @@ class Router(AnyModel[Predictor]):
         return Recognition(view, view, 1.0)
 
     def _read_view(self, source: PictureSource) -> str:
-        """Return the view that a picture's file name names.
+        """Read the view from the name of a picture's file.
 
         Raises:
-            InputError: The picture is no file, or its name names no known view.
+            InputError: The picture is no file, or the name states no known view.
         """
         assert self.views is not None
         if not isinstance(source, str | os.PathLike):
@@ -323,13 +324,14 @@ class Router(AnyModel[Predictor]):
             numbers_by_product.setdefault(recognition.nearest, []).append(number)
         for name, numbers in numbers_by_product.items():
             product = self.products[name]
-            answers = product.judge([batch[number] for number in numbers], run(product.session))
-            for number, (source, result) in zip(numbers, answers, strict=True):
+            product_batch = [batch[number] for number in numbers]
+            product_results = product.judge(product_batch, run(product.session))
+            for number, (source, result) in zip(numbers, product_results, strict=True):
                 results[number] = (source, self._add_recognition(result, recognitions[number]))
         return [results[number] for number in range(len(batch))]
 
     def _add_recognition(self, result: Result, recognition: Recognition) -> Result:
-        """Return a model's answer with the recognised product, or with a finding on an exchanged view."""
+        """Return the result with the recognised product; for views, with a finding if they were exchanged."""
         if self.views is None:
             return _with_recognition(result, recognition)
         if isinstance(result, InputError):
@@ -344,7 +346,7 @@ class Router(AnyModel[Predictor]):
         return source, self._add_recognition(answer, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
-        """Return the result, or an error where the picture's name names another view than the caller."""
+        """Return the result, or an error if the picture's name states another view than the caller named."""
         if not isinstance(source, str | os.PathLike):
             return result
         try:
@@ -360,9 +362,9 @@ class Router(AnyModel[Predictor]):
     # ---- parts
 
     def parts(self) -> PartCollector | None:
-        """Return a collector that decides on each part; None where the models were fitted without `part`.
+        """Return a collector that decides on each part; None: the models were fitted without `part`.
 
-        With several products, it recognises a part's product from all views of the part together.
+        With several products, the collector recognises a part's product from all views of the part together.
         """
         if self.views is not None or self.facts.parts is None:
             return super().parts()
@@ -394,7 +396,7 @@ class _Runner:
 
 
 def _with_recognition(result: Result, recognition: Recognition) -> Result:
-    """Return the prediction with the recognised product; anomalous where it is none of the products."""
+    """Return the prediction with the recognised product; it is anomalous if no product was recognised."""
     if not isinstance(result, Prediction):
         return result
     prediction = replace(result, recognition=recognition)

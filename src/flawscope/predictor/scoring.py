@@ -28,8 +28,8 @@ from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
 
-# Returns the run that has not learnt from a row's unit; None: the model itself has not learnt from it. The
-# function, or its run, may raise an `ExcludedPictureError`.
+# Function of a row: returns the run of the model without the row's unit; None: the model has not learnt from
+# that unit, so that its own run serves. The function, or its run, may raise an `ExcludedPictureError`.
 RunOf = Callable[[Picture], Run | None]
 Lights = Sequence[Light]
 LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # findings by which a good picture counts as lost
@@ -84,8 +84,8 @@ class ModelPictures(Protocol):
 
         Args:
             rows: The rows, by number.
-            run_of: Returns the run that has not learnt from a row's unit.
-            lights: The lights; the first is the pictures' own.
+            run_of: Returns the run of the model without a row's unit.
+            lights: Changes of light; the first changes nothing.
         """
 
 
@@ -95,8 +95,8 @@ class ScoredRows:
 
     Attributes:
         rows: The rows with an answer, scored in all lights.
-        unlit: The same rows, scored in their own light alone.
-        answers: The model's answers by which the rows were scored.
+        unlit: The same rows, scored in the pictures' own light only.
+        answers: The model's answers, from which the scores come.
     """
 
     rows: dict[int, Picture]
@@ -117,13 +117,15 @@ class ScoredRows:
 def score(
     table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
 ) -> ScoredRows:
-    """Score rows and mark them as counted; a row whose parts are lost in a light counts above all scores.
+    """Score rows and mark them as counted.
+
+    A row whose parts are lost in some light counts as above all scores.
 
     Args:
         table: The rows' pictures, and the model.
         rows: The rows, by number.
-        run_of: Returns the run that has not learnt from a row's unit.
-        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
+        run_of: Returns the run of the model without a row's unit.
+        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them only.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
@@ -134,9 +136,10 @@ def score(
         row = rows[number]
         appearance = answers.pictures[number].measured
         measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
-    values = np.array([answers.pictures[number].values for number in numbers])
+    values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
+    own_light_values = values[:, :1]
     scored_rows = judge(measured_rows, values)
-    unlit_rows = judge(measured_rows, values[:, :1])
+    unlit_rows = judge(measured_rows, own_light_values)
     return ScoredRows(
         rows=dict(zip(numbers, scored_rows, strict=True)),
         unlit=dict(zip(numbers, unlit_rows, strict=True)),
@@ -145,11 +148,16 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
-    units = {row.unit for row in known if row.learnt}
+    """Return the `RunOf` of a model.
+
+    Args:
+        model: The model.
+        known: Rows of the model's pictures.
+    """
+    learnt_units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
-        if row.unit not in units:
+        if row.unit not in learnt_units:
             return None
         return model.session.run_without(model.artefact, row.unit)
 
@@ -222,8 +230,8 @@ class _SessionAnswers:
             batch: Numbers of pictures, and the loaded pictures.
             shared_run: Judges the pictures that the model has not learnt from.
             rows: Rows of the pictures, by number.
-            run_of: Gives the run that judges a picture without what the model learnt from it; None: the
-                model has not learnt from it.
+            run_of: Returns the run of the model without a picture's unit; None: the model has not learnt from
+                that unit.
         """
         not_learnt = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
@@ -239,7 +247,7 @@ class _SessionAnswers:
         self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judge loaded pictures by one run: together in their own light, one by one in the others."""
+        """Judge loaded pictures by one run: together in their own light, one by one in the other lights."""
         with_sources = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
             results = self.model.judge(with_sources, run)
@@ -259,9 +267,9 @@ class _SessionAnswers:
 
         Args:
             number: Number of the picture.
-            appearance: Its appearance as a whole.
-            prediction: Its prediction in its own light.
-            run: Judges it in the further lights.
+            appearance: Appearance of the picture as a whole.
+            prediction: Prediction for the picture in its own light.
+            run: Run that judges the picture in the further lights.
         """
         refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
@@ -278,17 +286,19 @@ class _SessionAnswers:
         self.answers.pictures[number] = Answer(values, appearance, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
-        """Judge a decoded picture; raise the error where it cannot be judged."""
-        [(_, result)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
+        """Judge a decoded picture; raise InputError if it cannot be judged."""
+        loaded = self.model.see(picture, picture)
+        [(_, result)] = self.model.judge([(picture, loaded)], run)
         if isinstance(result, InputError):
             raise result
         return result
 
     def _values(self, prediction: Prediction) -> Values:
-        """Return the values of a prediction; `LOST` where a finding decides on the picture."""
+        """Return the values of a prediction; `LOST`: a finding decides on the picture."""
         if _refusal(prediction) is not None:
             return LOST
-        return map_values(prediction.score, prediction.map, self.model.valid_mask(prediction.geometry))
+        valid_mask = self.model.valid_mask(prediction.geometry)
+        return map_values(prediction.score, prediction.map, valid_mask)
 
 
 def _refusal(prediction: Prediction) -> Finding | None:

@@ -32,8 +32,8 @@ def with_parts(
         prediction: The prediction of the worst part.
         views: Views of the parts.
         scores: [n], a score for each view.
-        numbers: [H, W], at each pixel of the views' geometry the number of its part.
-        how: Preprocessing of the model; its `reference` and `several` are set.
+        numbers: [H, W], at each pixel of the views' map the number of the part there; 0: none.
+        how: Preprocessing of the model, with `reference` and `several`.
         calibration: Calibration of the model.
     """
     reference = how.reference
@@ -49,7 +49,7 @@ def with_parts(
     for number, (pose, score, p_value, severity, is_anomalous) in enumerate(rows, start=1):
         place_p_value = reference.p_value(pose.error)
         parts.append(
-            FoundPart(
+            FoundPart(  # in the order of its fields
                 number,
                 float(score),
                 float(p_value),

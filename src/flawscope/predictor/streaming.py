@@ -67,13 +67,14 @@ def stream_predictions(
     Args:
         pictures: Pictures, or their numbers.
         load: Reads a picture.
-        judge: Judges loaded pictures that are computed together, by a run.
-        session: Engine whose `run` or `run_alone` is handed to `judge`.
+        judge: Function (loaded pictures, run) that judges pictures together by a run of the session.
+        session: Engine; its `run` or `run_alone` is passed to `judge`.
         batch: Number of pictures that are computed together; None: the fastest number.
-        tiled: Whether pictures are seen in tiles, and each is computed by itself.
+        tiled: Whether pictures are seen in tiles; each picture is then computed by itself.
     """
     lanes = session.lanes if batch is None and not tiled else 1
     iterator = iter(pictures)
+    # as many as show which of the ways below is the fastest
     first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
     sources = chain(first, iterator)
     if len(first) < 2:  # a single picture, or each as soon as it comes
@@ -85,18 +86,23 @@ def stream_predictions(
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
-        answers = _prefetch(sources, load_and_judge, lanes, 2 * lanes, may_go_on=lambda answer: answer[0])
-        for _, judged in answers:
+        def was_small(result: tuple[bool, list[Judged]]) -> bool:
+            is_small, _ = result
+            return is_small
+
+        results = _prefetch(sources, load_and_judge, lanes, ahead=2 * lanes, may_go_on=was_small)
+        for _, judged in results:
             yield from judged
     elif tiled:  # large pictures, one after the other
         thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
-        for loaded in _prefetch(sources, load, thread_count, 1, _is_small):
+        for loaded in _prefetch(sources, load, thread_count, ahead=1, may_go_on=_is_small):
             yield from judge([loaded], session.run)
     else:  # batches of pictures
         size = batch or session.batch
+        ahead = size * PREFETCH_BATCHES
         thread_count = min(MAX_LOADING_THREADS, os.cpu_count() or 1)
-        results = _prefetch(sources, load, thread_count, size * PREFETCH_BATCHES, lambda _: True)
-        while loaded_batch := list(islice(results, size)):
+        loaded_pictures = _prefetch(sources, load, thread_count, ahead, may_go_on=lambda _: True)
+        while loaded_batch := list(islice(loaded_pictures, size)):
             yield from judge(loaded_batch, session.run)
 
 
@@ -114,7 +120,7 @@ def _prefetch(
         work: Makes a result.
         threads: Number of threads.
         ahead: Number of sources that are worked on at once.
-        may_go_on: Whether further work may begin while the caller holds a result.
+        may_go_on: Function of a result: whether further work may begin while the caller uses this result.
     """
     with ThreadPoolExecutor(threads) as pool:
         queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
@@ -124,9 +130,9 @@ def _prefetch(
                 if may_go_on(done):
                     queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
-                if not queue:  # a caller may give the next source only after this answer
+                if not queue:  # the caller may supply the next source only after it has this result
                     queue.extend(pool.submit(work, source) for source in islice(sources, 1))
-        finally:  # where the caller stopped early, nobody needs the rest
+        finally:  # if the caller stopped early, the remaining work is not needed
             for future in queue:
                 future.cancel()
 
@@ -168,9 +174,9 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
 def memory_errors(
     batch: Sequence[tuple[PictureSource, LoadResult]], error: MemoryError
 ) -> list[SourceResult]:
-    """Return an error for each picture of a batch that memory does not suffice for.
+    """Return an error for each picture of a batch for which there is not enough memory.
 
-    Pictures that could not be loaded keep their errors.
+    Pictures that could not be loaded keep their own errors.
     """
     errors: list[SourceResult] = []
     for source, loaded in batch:
@@ -182,7 +188,7 @@ def memory_errors(
 
 
 def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Iterable[PictureSource]:
-    """Return the pictures of `stream`'s argument: those of a folder, a single picture, or several pictures.
+    """Return the pictures that are given to `stream`: as a folder, a single picture, or several pictures.
 
     Raises:
         InputError: The argument is neither a folder nor pictures.
@@ -211,7 +217,7 @@ def read_picture(
         source: The picture.
         bgr: Whether it is a numpy array with the channels in OpenCV's order.
         leave_out: Hashes of decoded pixels (`pixel_hash`) of pictures that are refused.
-        read: Decodes it.
+        read: Function that decodes a picture.
 
     Raises:
         ExcludedPictureError: The picture's hash is in `leave_out`.
@@ -224,8 +230,10 @@ def read_picture(
 
 
 def reading_error(error: Exception, source: PictureSource) -> InputError:
-    """Return the InputError that says why a picture cannot be read."""
-    return error if isinstance(error, InputError) else InputError(error_reason(error, source_name(source)))
+    """Convert any error of reading a picture into an InputError that names the picture."""
+    if isinstance(error, InputError):
+        return error
+    return InputError(error_reason(error, source_name(source)))
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:

@@ -29,9 +29,10 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
             names += product.manifest.kinds.names
     for rule in tolerances.rules:
         if rule.kind not in (ANY, *names):
+            known_names = join_names([*dict.fromkeys(names)]) or "no kinds"
             raise InputError(
                 f"the tolerances have a rule for the kind {rule.kind!r}, and the model names "
-                f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
+                f"{known_names}: correct the rule, or teach it"
             )
 
     def tolerate(prediction: Prediction) -> Prediction:
@@ -39,7 +40,7 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
             return prediction
         if prediction.parts.numbers is not None:
             return apply_tolerances(prediction, prediction.parts.numbers, tolerances)
-        # the nearest product's model made the map, also where the picture shows none of the products
+        # the map comes from the nearest product's model, even if the picture shows none of the products
         name = "" if prediction.recognition is None else prediction.recognition.nearest
         mask = model.product(name).valid_mask(prediction.geometry)
         return apply_tolerances(prediction, mask, tolerances)
@@ -55,7 +56,8 @@ def tolerating(
     """Return a model's `stream` with the tolerances applied to its predictions.
 
     Raises:
-        InputError: A rule is for a kind that the model does not name, or the model decides on parts in views.
+        InputError: A rule is for a kind that the model does not name, or the model decides on whole parts by
+            the scores of all their views.
     """
     if model.parts() is not None:
         raise InputError(

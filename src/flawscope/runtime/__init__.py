@@ -52,11 +52,11 @@ def open_session(
         path: The model file, or its place in a .zip.
         engine: One of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
             For a .safetensors model: torch or None.
-        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        device: Name of a device of the engine; auto: torch chooses one, the other engines use the CPU.
         threads: Number of CPU threads; None: the engine's default.
 
     Raises:
-        InputError: The engine does not run such a file or is not installed, or it cannot use this model.
+        InputError: The engine does not run such files, is not installed, or cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
     engine_name = _choose_engine(f"model {path}", is_fitted(path), precision, engine)
@@ -93,7 +93,7 @@ def open_model(
         model: The model file, or a fitted model.
         engine: One of `ENGINES` for an exported model; None: ONNX Runtime, or OpenVINO for a model in bf16.
             For a fitted model: torch or None.
-        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        device: Name of a device of the engine; auto: torch chooses one, the other engines use the CPU.
         threads: Number of CPU threads; None: the engine's default.
 
     Raises:
@@ -124,12 +124,17 @@ def open_model(
 
 
 def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Path) -> None:
-    """Write a router atomically, fitted or exported as its sessions are.
+    """Write a router atomically, as a fitted or an exported one, depending on its sessions.
+
+    Args:
+        mapping: The models.
+        sessions: The session of each product, by its name.
+        path: File to write: .safetensors for fitted models, .zip for exported ones.
 
     Raises:
-        InputError: The suffix of `path` is not the one of such a router.
+        InputError: `path` has another suffix than this.
     """
-    networks = {}
+    networks = {}  # of exported models
     for name, session in sessions.items():
         if isinstance(session, ExportedSession) and session.network is not None:
             networks[name] = session.network
@@ -162,9 +167,9 @@ def _choose_engine(model: str, trained: bool, precision: str, engine: str | None
     """Return the name of the engine that runs a model.
 
     Args:
-        model: Names the model in errors.
-        trained: Whether it is fitted; else it is exported.
-        precision: The precision that it was calibrated in.
+        model: Name of the model for errors.
+        trained: Whether the model is fitted; else it is exported.
+        precision: The precision that the model was calibrated in.
         engine: The engine that a user chose; None: any.
 
     Raises:

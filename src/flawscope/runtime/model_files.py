@@ -101,7 +101,9 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
         FlawscopeError: The file cannot be written.
     """
     store = _ArchiveWriter(networks) if networks else _TensorWriter()
-    rows = [{"name": name, **store.add_model(name, artefact)} for name, artefact in model.products.items()]
+    rows = []
+    for name, artefact in model.products.items():
+        rows.append({"name": name, **store.add_model(name, artefact)})
     document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
@@ -145,7 +147,7 @@ class _TensorWriter:
         }
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
-        """Add tensors, equal ones once, and return the key of each by its name: its hash."""
+        """Add tensors, equal ones once; return the key (a hash) of each tensor, by the tensor's name."""
         keys = {}
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
@@ -181,10 +183,10 @@ class _ArchiveWriter:
 
     def add_recognition(self, model: DescriptorModel) -> Json:
         arrays: Tensors = {}
-        for k, (name, product) in enumerate(model.known.items()):
-            arrays |= {f"{k}.{key}": values for key, values in product.arrays().items()}
+        for number, (name, product) in enumerate(model.known.items()):
+            arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}
             if name in model.samples:
-                arrays[f"{k}.samples"] = model.samples[name]
+                arrays[f"{number}.samples"] = model.samples[name]
         packed = io.BytesIO()
         np.savez(packed, **arrays)  # type: ignore[arg-type]
         self._recognition = {NETWORK: model.tensors[GRAPH].tobytes(), DESCRIPTORS: packed.getvalue()}
@@ -202,15 +204,16 @@ class _ArchiveWriter:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a file of an archive to be written. Its bytes do not depend on the time."""
-    return archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+    """Open a file of an archive for writing; its date is fixed, so that equal models give equal bytes."""
+    fixed_date = (1980, 1, 1, 0, 0, 0)
+    return archive.open(zipfile.ZipInfo(name, fixed_date), "w", force_zip64=True)
 
 
 # ------------------------------------------------------------------------------------------------- reading
 
 
 def read(path: Path) -> StoredModel:
-    """Read and check a model file of any kind. Networks of exported models are checked, and not loaded.
+    """Read and check a model file of any kind. Networks of exported models are checked, but not loaded.
 
     Raises:
         InputError: The file is missing, damaged or no model; one line names the fault.
@@ -220,8 +223,8 @@ def read(path: Path) -> StoredModel:
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
         views = parse_views(document)
-        about = document.get("recognition")
-        recognition = None if about is None else store.read_recognition(about)
+        recognition_entry = document.get("recognition")
+        recognition = None if recognition_entry is None else store.read_recognition(recognition_entry)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
         return StoredModel(ModelMapping(products, recognition, views), places)
@@ -258,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Reader(Protocol):
-    """Reader of the models to which a document refers; any error of a wrong reference is raised unchanged."""
+    """Reader of the models to which a document refers; errors because of wrong references are not caught."""
 
     def read_manifest(self, row: Facts) -> Manifest:
         """Read the manifest of a row's model. Tensors and network are not checked."""
@@ -273,7 +276,7 @@ class _Reader(Protocol):
         """Return where a row's model stands."""
 
     def check_all_is_used(self) -> None:
-        """Raise KeyError where the file holds a tensor to which nothing referred."""
+        """Raise KeyError if the file contains a tensor that has not been read."""
 
 
 class _TensorFile:
@@ -292,7 +295,8 @@ class _TensorFile:
 
     def read_manifest(self, row: Facts) -> Manifest:
         manifest = row["manifest"]
-        return Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **self._runs[row["name"]]}})
+        facts = {**manifest["facts"], **self._runs[row["name"]]}
+        return Manifest.from_dict({**manifest, "facts": facts})
 
     def read_model(self, row: Facts) -> Artefact:
         return Artefact.from_stored(self.read_manifest(row), self._find(row["tensors"]))
@@ -305,7 +309,7 @@ class _TensorFile:
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
         """Return the tensors of these keys, by their names."""
-        if self._read is None:  # a manifest is read without them
+        if self._read is None:  # read when first needed: manifests do not need tensors
             self._read = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
         return {name: self._read[key] for name, key in keys.items()}
@@ -339,9 +343,10 @@ class _Archive:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
         samples = Tensors()
-        for k, name in enumerate(map(str, about["known"])):
+        for number, name in enumerate(map(str, about["known"])):
+            prefix = f"{number}."
             product_arrays = {
-                key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")
+                key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
             }
             if "samples" in product_arrays:
                 samples[name] = product_arrays.pop("samples")
@@ -350,7 +355,7 @@ class _Archive:
         return DescriptorModel.from_stored(about, graph, known, samples)
 
     def place(self, row: Facts) -> Member:
-        """Find where a file of the archive stands; raise InputError where it is compressed."""
+        """Return the place of a file in the archive; raise InputError if the file is compressed."""
         info = self._archive.getinfo(str(row["file"]))
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise files.unusable_file_error(
@@ -386,7 +391,8 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            raise error if text.startswith("cannot") else files.unusable_file_error(path, text) from None
+            names_file = text.startswith("cannot")
+            raise error if names_file else files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):
@@ -396,7 +402,11 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
 
 
 def _rows(document: Facts) -> dict[str, Facts]:
-    """Return each model's row by its name; raise ValueError, TypeError or KeyError for a damaged list."""
+    """Return the document's row of each model, by the model's name.
+
+    Raises:
+        ValueError, TypeError, KeyError: The list of rows is damaged.
+    """
     rows = document["products"]
     rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_PRODUCTS:

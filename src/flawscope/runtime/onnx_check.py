@@ -80,17 +80,17 @@ FieldContent = tuple[int, int, int]  # a field's number, where its content begin
 
 def check(data: Buffer) -> None:
     """Raise ValueError, with the reason, unless an .onnx file is made of allowed parts alone."""
-    nodes = 0
-    for number, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
-        if number != GRAPH:
+    node_count = 0
+    for model_field, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
+        if model_field != GRAPH:
             continue
-        for part, start, stop in _allowed_fields(data, begin, end, _GRAPH_FIELDS, "a graph"):
-            if part == NODE:
-                nodes += 1
-                if nodes > MAX_NODES:
+        for graph_field, start, stop in _allowed_fields(data, begin, end, _GRAPH_FIELDS, "a graph"):
+            if graph_field == NODE:
+                node_count += 1
+                if node_count > MAX_NODES:
                     raise ValueError(f"its network has more than {MAX_NODES} nodes")
                 _check_node(data, start, stop)
-            elif part == INITIALIZER:
+            elif graph_field == INITIALIZER:
                 _check_tensor(data, start, stop)
 
 
@@ -108,7 +108,7 @@ def _check_node(data: Buffer, begin: int, end: int) -> None:
 
 
 def _check_attribute(data: Buffer, begin: int, end: int) -> None:
-    """Raise ValueError where an attribute makes a type of data that is not allowed, or has a huge number."""
+    """Raise ValueError if an attribute asks for a forbidden type of data, or has a number beyond 32 bits."""
     parts = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
     name = _read_text(data, parts, NAME)
     names_data_type = name in ("to", "dtype", "output_dtype")
@@ -123,15 +123,16 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
             raise ValueError("its network makes text, or another type of data that is not allowed")
         is_setting = number in (NUMBER, NUMBERS) and not name.startswith("value_")
         if is_setting and _is_64_bit(data, start, stop):
-            # OpenVINO takes the lower half: a stride of 2^32 is then a division by 0, which ends the process
+            # OpenVINO reads the lower 32 bits alone: a stride of 2^32 becomes 0, and dividing by it ends the
+            # process
             raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
     """Raise ValueError where a tensor lies in another file, or has a type that is not allowed."""
     for number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
-        # such a file may lie anywhere on the disk
-        if number == EXTERNAL_DATA or (number == DATA_LOCATION and _read_integer(data, start, stop)):
+        has_location = number == DATA_LOCATION and _read_integer(data, start, stop) != 0  # 0: in this file
+        if number == EXTERNAL_DATA or has_location:  # another file could be any file on the disk
             raise ValueError("its weights lie in other files")
         if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
@@ -148,9 +149,10 @@ def _allowed_fields(
 
 
 def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> str:
-    """Return the text of the field with this number, or an empty text; raise ValueError for several fields.
+    """Return the text of the field with this number; empty: there is no such field.
 
-    Of several fields, readers could take different ones.
+    Raises:
+        ValueError: There are several such fields, of which other readers could use another one.
     """
     texts = [bytes(data[start:stop]) for number, start, stop in parts if number == field_number]
     if len(texts) > 1:
@@ -159,7 +161,7 @@ def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> st
 
 
 def _read_integer(data: Buffer, begin: int, end: int) -> int:
-    """Read an integer of any width: a value that wraps around is not taken for a small one."""
+    """Read an integer without limiting it to 64 bits: so a value that would wrap around stays large."""
     value = 0
     for place, byte in enumerate(data[begin : min(end, begin + MAX_VARINT_BYTES)]):
         value += (byte & 127) << 7 * place
@@ -167,10 +169,11 @@ def _read_integer(data: Buffer, begin: int, end: int) -> int:
 
 
 def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
-    """Whether an integer from `begin` to `end` is beyond 32 bits; a negative n is written as 2^64 + n."""
+    """Whether any of the integers from `begin` to `end` does not fit into 32 bits, with sign."""
     while begin < end:
         value, begin = read_varint(data, begin, end)
-        if 2**31 <= value % 2**64 < 2**64 - 2**31:
+        unsigned = value % 2**64  # a negative n is written as 2^64 + n
+        if 2**31 <= unsigned < 2**64 - 2**31:
             return True
     return False
 
@@ -181,7 +184,13 @@ def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
 
 
 def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of a message; raise ValueError if the data are no message."""
+    """Yield the fields of a message (`Field`); raise ValueError if the data are no message.
+
+    Args:
+        data: Bytes that contain the message.
+        begin: Where the message begins in `data`.
+        end: Where the message ends in `data`; None: at the end of `data`.
+    """
     end = len(data) if end is None else end
     for _ in range(MAX_FIELDS):
         if begin == end:
@@ -207,7 +216,7 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
 
 
 def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, lowest first; return it and the place where it ends."""
+    """Read a number with seven bits per byte, lowest first; return the number, and where it ends."""
     value = 0
     for place in range(min(MAX_VARINT_BYTES, end - begin)):
         byte = data[begin + place]

@@ -87,7 +87,7 @@ def read_manifest(path: Place) -> Manifest:
 
 
 def read(path: Place) -> Artefact:
-    """Read manifest, sample pictures and region of interest. Weights are checked, and not loaded.
+    """Read manifest, sample pictures and region of interest. Weights are checked, but not loaded.
 
     Raises:
         InputError: The file is missing, damaged or no model; one line names the fault.
@@ -153,7 +153,7 @@ class NetworkFile:
             self.write_to(file, artefact)
 
     def write_to(self, file: IO[bytes], artefact: Artefact) -> None:
-        """Write the network with another manifest to an open file; raise InputError where it has changed."""
+        """Write the network with another manifest to `file`; raise InputError if its own file has changed."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.unusable_file_error(
@@ -178,14 +178,14 @@ def metadata_hash(entries: Mapping[str, str]) -> str:
 
 @contextmanager
 def _memory_map(path: Place) -> Iterator[memoryview]:
-    """Yield the bytes of a file, or of a file in another; raise InputError where the size cannot be right."""
+    """Yield the bytes of a file, or of a `Member` of a file; raise InputError if the size is impossible."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
         file_size = os.fstat(file.fileno()).st_size
         start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
         if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > file_size:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        # not closed here: the map goes with its last slice, which an error's traceback may hold
+        # not closed here: a slice of the map may still be in use, such as by an error's traceback
         yield data[start : start + size]
 
 
@@ -193,7 +193,7 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 
 
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
-    """Return the metadata for a network of this digest. ASCII only."""
+    """Return the metadata of the file, in ASCII; `network` is the SHA-256 (hex) of the network."""
     stored = artefact.stored_tensors()
     tensors = {}
     for entry, (name, kind) in KEPT_TENSORS.items():
@@ -203,8 +203,9 @@ def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
         packed = zlib.compress(tensor.tobytes())
         tensors[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
     manifest = artefact.manifest
-    packed_samples = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
-    if not packed_samples & tensors.keys():  # nothing to compare with
+    sample_entries = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
+    has_samples = bool(sample_entries & tensors.keys())
+    if not has_samples:  # a self-test would have no pictures
         manifest = replace(manifest, samples=())
         tensors.pop(f"{METADATA_KEY}.sample_maps", None)
     entries = {METADATA_KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
@@ -236,10 +237,10 @@ def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
 
 
 def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
-    """Read the tensors of `KEPT_TENSORS` that the metadata have; raise InputError where they are damaged."""
+    """Read the tensors of `KEPT_TENSORS` that the metadata contain; raise InputError if any is damaged."""
     size = manifest.preprocess.network_size
     count = len(manifest.samples)
-    grid = tuple(-(-side // MAP_STRIDE) for side in size)
+    grid = tuple(-(-side // MAP_STRIDE) for side in size)  # rounded up
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     if manifest.kinds is not None:
         shapes["kinds"] = manifest.kinds.shape
@@ -260,7 +261,7 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object
 
 
 def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the looks, whose number follows from the length of their rows.
+    """Return the shapes of the tensors of looks; the number of looks follows from the length of `LOOK_ROWS`.
 
     Raises:
         ValueError, zlib.error: The rows are damaged.
@@ -268,25 +269,28 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     packed = entries.get(f"{METADATA_KEY}.{LOOK_ROWS}")
     if packed is None:
         return {}
-    kind = LOOK_TENSORS[LOOK_ROWS]
-    data = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), MAX_TENSOR_BYTES)
-    count = len(data) // kind.itemsize
+    dtype = LOOK_TENSORS[LOOK_ROWS]
+    compressed = base64.b64decode(packed, validate=True)
+    data = zlib.decompressobj().decompress(compressed, MAX_TENSOR_BYTES)
+    count = len(data) // dtype.itemsize
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
     """Unpack an array of this shape and type.
 
-    No more than its size and a byte is unpacked, so that a hostile file cannot fill the memory.
+    At most the expected number of bytes plus one is unpacked: so a hostile file cannot fill the memory, and
+    an array that is too long is noticed.
 
     Raises:
-        ValueError, zlib.error: The text is damaged, or holds an array of another size.
+        ValueError, zlib.error: The text is damaged, or contains an array of another size.
     """
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
         raise ValueError
-    data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
-    if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
+    compressed = base64.b64decode(text, validate=True)
+    data = zlib.decompressobj().decompress(compressed, size + 1)
+    if kind == np.bool_:  # only the bytes 0 and 1 are valid values of a bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
     array: Array = np.frombuffer(data, kind).reshape(shape)
     return array
@@ -301,7 +305,7 @@ def parse_entries(data: Buffer) -> dict[str, str]:
 
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
-    """Yield the file without flawscope's metadata, in pieces."""
+    """Yield the parts of a file between flawscope's metadata, in order: together the file without them."""
     piece_start = 0
     for key, _, start, end in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):
@@ -320,12 +324,12 @@ def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[st
 
 
 def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
-    """Yield key, value, begin and end of each entry."""
-    for number, start, content, end in parse_fields(data):
+    """Yield each entry of the metadata: its key, its value, and where its field begins and ends."""
+    for number, start, content_start, end in parse_fields(data):
         if number != METADATA_PROPS:
             continue
-        texts = {}
-        for part_number, _, part_start, part_end in parse_fields(data, content, end):
+        texts = {}  # by the number of the field in the entry
+        for part_number, _, part_start, part_end in parse_fields(data, content_start, end):
             texts[part_number] = bytes(data[part_start:part_end]).decode()
         yield texts.get(_KEY_FIELD, ""), texts.get(_VALUE_FIELD, ""), start, end
 
@@ -335,7 +339,8 @@ def _encode_field(number: int, content: bytes) -> bytes:
     remaining = len(content)
     length = b""
     while remaining > 127:
-        length += bytes([remaining & 127 | 128])  # 128: further groups follow
+        lowest_bits = remaining & 127
+        length += bytes([lowest_bits | 128])  # 128: further groups follow
         remaining >>= 7
     length += bytes([remaining])
     tag = bytes([number << 3 | 2])  # 2: a field with a length

@@ -24,7 +24,8 @@ class OnnxRuntime(Engine):
     ) -> Graph:
         """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` has no effect.
 
-        Only a file on the CPU has lanes: each call on one core needs a second engine, opened from that file.
+        Only a network from a file, on the CPU, has more than one lane: calls on one core need a second
+        session, which is opened from the file.
         """
         session = _open_session(network, device, threads)
         inputs = {}
@@ -42,7 +43,7 @@ class OnnxRuntime(Engine):
             return Graph(inputs, results, on_cpu, run, open_residuals=open_residuals)
 
         def open_alone() -> Compute:
-            # a second session, of one thread: calls of one session share its threads, and wait for each other
+            # a second session, of one thread: concurrent calls of the first one would wait for its threads
             return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
 
         lanes = threads or default_thread_count()
@@ -50,7 +51,7 @@ class OnnxRuntime(Engine):
 
 
 def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:
-    """Return a function that computes some of a session's outputs, and nothing that these do not need.
+    """Return a function that computes some of a session's outputs, and only what these need.
 
     Args:
         session: The session.

@@ -35,10 +35,11 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stop OpenVINO's packages, imported in this block, from sending data.
+    """Stop OpenVINO's packages that are imported in this block from sending data.
 
-    Unless somebody opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It works without its package for that: the block makes that package look missing.
+    Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
+    folder. It does so by the package openvino_telemetry, and works without it. In this block, that package
+    looks as if it were not installed.
     """
     name = "openvino_telemetry"
     with _import_lock:
@@ -69,14 +70,14 @@ def import_openvino() -> ModuleType:
 def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
-    Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
-    former stack when it is unloaded. Of two plugins that are not unloaded in reverse order, the second
-    restores the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
-    segmentation fault (OpenVINO 2026.4).
+    There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
+    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
+    unloaded first, the second later restores the first one's stack, which is freed by then. The next signal,
+    such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
-    The core has run once before it is returned. When several threads run it for the first time together,
-    they can deadlock: a thread holds Python's lock while it waits for the binding's first import of numpy,
-    and the thread that does this import waits for Python's lock.
+    The core has run once before it is returned. If several threads ran it for the first time at once, they
+    could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and
+    the thread that does this import waits for Python's lock.
 
     Raises:
         InputError: OpenVINO is not installed.
@@ -95,7 +96,7 @@ def shared_core() -> openvino.Core:
 
 
 def _run_once(core: openvino.Core) -> None:
-    """Run a network with inputs and outputs of the two types that networks here have."""
+    """Run a small network with inputs and outputs of both types that models have, f32 and i64."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
     model = ov.Model([ov.opset13.result(parameter) for parameter in parameters], parameters)
@@ -120,14 +121,14 @@ class OpenVino(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        """Open an .onnx file, or its bytes; raise InputError where the device or its precision is missing.
+        """Open an .onnx file, or its bytes, as `Engine.open` does.
 
-        A network in bf16 is split: its features are computed in bf16, the rest in fp32.
+        With precision bf16 the network is split: its features are computed in bf16, the rest in fp32.
         """
         core = shared_core()
         device_name = _find_device(core, device)
         hint = _precision_hint(core, device_name, precision)
-        # not converted: converting makes constants of tensors computed from the memory bank, too
+        # read, not converted: a conversion would also precompute tensors from the memory bank as constants
         whole_model = core.read_model(network)
         inputs = {
             model_input.get_any_name(): (model_input.element_type.get_type_name(), _shape(model_input))
@@ -143,28 +144,28 @@ class OpenVino(Engine):
         on_cpu = device_name == "CPU"
         lanes = 1
         if on_cpu:
-            # Pinned, two processes of one thread each would share the first core
+            # With pinning, two processes of one thread each would both run on the first core
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
-            # Two calls for each thread: while one waits, the thread computes the other
+            # Two concurrent calls per thread: while one waits, the thread computes the other
             thread_count = threads or default_thread_count()
             lanes = 2 * thread_count if thread_count > 1 else 1
         parts = [model]
-        if hint == "bf16" and len(results) > 1:  # only the features are in bf16, as in the export
+        if hint == "bf16" and len(results) > 1:  # as in the export, only the features are in bf16
             parts = _split_network(model)
 
         def compile_parts(**further_options: str | int | bool) -> Compute:
             """Compile the network's parts; all but the first compute in fp32."""
             compiled: list[openvino.CompiledModel] = []
-            for part in parts:
+            for number, part in enumerate(parts):
                 part_options = options | further_options
-                if compiled:
+                if number > 0:
                     part_options["INFERENCE_PRECISION_HINT"] = "f32"
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # a stream for each thread: a call of `run_alone` runs in one of them
+        # one stream per thread: each call of `run_alone` runs in one stream
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:
@@ -179,7 +180,7 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Split the network into the part that computes `RESIDUALS`, None if it has none, and the rest."""
+    """Split a network into the part that computes `RESIDUALS` (None: there is none), and the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:
@@ -197,12 +198,12 @@ def _shape(tensor: openvino.Output) -> list[int | None]:
 def _run_parts(
     parts: Sequence[openvino.CompiledModel], names: Sequence[str], inputs: Mapping[str, Array]
 ) -> list[Array]:
-    """Run a network's parts one after the other, and return the results of these names."""
+    """Run a network's parts one after the other, and return the results with these names."""
     values = dict(inputs)
     for part in parts:
         input_names = [name for part_input in part.inputs for name in part_input.names]
         part_inputs = {name: values[name] for name in input_names if name in STEP_INPUTS}
-        # a request of its own for each call: several threads may call at once
+        # each call makes its own request, as several threads may call at once
         results = part.create_infer_request().infer(part_inputs)
         for output, value in results.items():
             values |= dict.fromkeys(output.names, value)
@@ -210,9 +211,9 @@ def _run_parts(
 
 
 def _split_network(model: openvino.Model) -> list[openvino.Model]:
-    """Split the network into its two steps: images to features, and features to all other results.
+    """Split a network into two steps: from images to features, and from features to all other results.
 
-    The second step gets the images too: OpenVINO reads the batch size from them.
+    The second step gets the images, too, because OpenVINO reads the batch size from them.
 
     Raises:
         InputError: The network has no features.
@@ -222,7 +223,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
     score = model.clone()
     features_result = ov.opset13.result(_find_features(embed))
     features = _find_features(score)
-    # in the second step, a parameter takes the place of the features that the first step computes
+    # in the second step, the features are an input instead of a computed value
     parameter = ov.opset13.parameter(features.partial_shape, features.element_type)
     for target in features.get_target_inputs():
         target.replace_source_output(parameter.output(0))
@@ -236,7 +237,7 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
 
 
 def _find_features(model: openvino.Model) -> openvino.Output:
-    """Return the output of an operation that computes the features; raise InputError if there is none."""
+    """Return the output that contains the features; raise InputError unless there is exactly one."""
     operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
     outputs = [output for operation in operations for output in operation.outputs()]
     features = [output for output in outputs if "features" in output.names]
@@ -246,7 +247,7 @@ def _find_features(model: openvino.Model) -> openvino.Output:
 
 
 def _find_device(core: openvino.Core, name: str) -> str:
-    """Return OpenVINO's name of a device; raise InputError where it is not here."""
+    """Return OpenVINO's name of a device; raise InputError if this machine does not have the device."""
     available = list(core.available_devices)
     device = "CPU" if name == "auto" else name.upper()
     if device in available or f"{device}.0" in available:

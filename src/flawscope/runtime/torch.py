@@ -43,8 +43,7 @@ class TorchSession:
         Args:
             artefact: The fitted model.
             device: auto, cpu, cuda or mps.
-            threads: Number of threads, for everything that torch computes in this process; None: torch's
-                number stays.
+            threads: torch's number of threads, which is set for the whole process; None: it stays unchanged.
 
         Raises:
             InputError: The artefact's tensors do not fit its configuration.
@@ -82,7 +81,7 @@ class TorchSession:
         """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]`."""
         batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
-            # One picture a thread: no thread waits for another, which matters most on a busy machine
+            # One picture per thread, so that no thread waits for another: on a busy machine this matters most
             with workers(self.device) as map_in_threads:
                 results = map_in_threads(self.model, batch.split(1))
             scores, maps = (torch.cat(parts) for parts in zip(*results, strict=True))
@@ -92,14 +91,14 @@ class TorchSession:
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32."""
-        with workers(self.device) as map_in_threads:  # one thread of a CPU: other pictures keep the rest
+        """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images."""
+        with workers(self.device) as map_in_threads:  # on a CPU one thread: others run other pictures
             [cells] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from."""
-        if self._leave_out is None or self._leave_out[0] is not artefact:
+        """Return a `run` of the model as it would be without the training pictures of a unit."""
+        if self._leave_out is None or self._leave_out[0] is not artefact:  # made for another artefact
             learnt = learnt_units(artefact.manifest.pictures).values()
             self._leave_out = artefact, LeaveOut(self.model, learnt, _network_tensors(artefact))
         _, leave_out = self._leave_out
@@ -120,8 +119,8 @@ def _network_tensors(artefact: Artefact) -> dict[str, Tensor]:
 
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
-    """Let sessions share the parameters that stem from the same array of their artefacts."""
-    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}
+    """Let sessions share memory of those parameters that come from the same array in their artefacts."""
+    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by the array's identity, and type
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, parameter in session.model.state_dict(keep_vars=True).items():
             source = artefact.tensors.get(name)
@@ -142,7 +141,7 @@ class Describing:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device = self._network.roi.device
         batch = torch.from_numpy(images)
-        if device.type == "cpu" and torch.get_num_threads() > 1:  # one thread: other pictures keep the rest
+        if device.type == "cpu" and torch.get_num_threads() > 1:  # one thread: others run other pictures
             with workers(device) as map_in_threads:
                 [descriptors] = map_in_threads(self._network, [batch])
         else:

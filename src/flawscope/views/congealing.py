@@ -93,17 +93,19 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learn the reference, with the errors of good parts that were left out of it (10-fold).
+    """Learn the reference, and the errors of good parts by references without them (10-fold).
 
-    Two references are learnt, each from half of the pictures. The angles on which they agree give the period:
-    the part looks the same after a share of a turn, or after any.
+    Two references are learnt, each from half of the pictures. The angles on which they agree give the
+    period of the part's symmetry.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: Poses that occur.
         ground: Level around the parts, where these lie in the middle of the pictures.
-        groups: Group of each picture: those of one group are left out together. None: each is a group.
-        learnt: Result of `poses_needed` for the same pictures and poses, which is not computed again.
+        groups: Group of each picture; pictures of one group are left out together. None: each picture is a
+            group of its own.
+        learnt: Parts that `poses_needed` has aligned for the same pictures and poses; None: they are aligned
+            here.
 
     Returns:
         The reference; and for each group whose pictures it was learnt from, a reference learnt without them.
@@ -119,8 +121,8 @@ def learn_cross_validated(
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
     chosen_pictures = [pictures[number] for number in chosen]
     aligned = learnt or _align_all(_SingleReferences(chosen_pictures, ground), kind)
-    unused = sorted(set(range(len(pictures))) - set(chosen))
-    unused_errors = [aligned.reference.find(pictures[number]).error for number in unused]
+    other_numbers = sorted(set(range(len(pictures))) - set(chosen))
+    unused_errors = [aligned.reference.find(pictures[number]).error for number in other_numbers]
     chosen_groups = chosen if groups is None else [groups[number] for number in chosen]
     fold_errors, held_out = _learn_folds(chosen_pictures, aligned, chosen_groups)
     errors = tuple(sorted(unused_errors + fold_errors))
@@ -130,14 +132,15 @@ def learn_cross_validated(
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learn references from all pictures except those of some groups, for 10 folds.
+    """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The errors of the pictures that a reference was learnt without; and that reference for each group.
+        The error of each picture, by the reference without its fold; and for each group, that reference.
     """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
-    group_folds = {group: number % _FOLDS for number, group in enumerate(dict.fromkeys(groups))}
+    distinct_groups = dict.fromkeys(groups)
+    group_folds = {group: number % _FOLDS for number, group in enumerate(distinct_groups)}
     errors = list[float]()
     held_out = dict[int, PoseReference]()
     if len(group_folds) < 2:
@@ -159,14 +162,14 @@ def _learn_folds(
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
-    """Return the poses in which parts lie; None where all lie in the same pose, or cannot be found.
+    """Return the poses in which parts lie; None: all lie in the same pose, or cannot be found.
 
-    Parts cannot be found where fewer than four of five pictures show one part, or where it fills them.
+    Parts cannot be found if less than 80 % of the pictures show the part, or if the part fills the picture.
 
     Args:
-        pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`; with fewer than
-            `MIN_REFERENCE_PICTURES` the answer is None.
-        full: Whether parts may lie mirrored or at another scale, too, which takes twice as long.
+        pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`. If there are fewer than
+            `MIN_REFERENCE_PICTURES`, the result is None.
+        full: Whether parts may also be mirrored or scaled; then this takes twice as long.
     """
     chosen = [pictures[number] for number in spread_numbers(len(pictures), MAX_PICTURES)]
     if len(chosen) < MIN_REFERENCE_PICTURES:
@@ -187,7 +190,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
 
 
 def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> Lying | None:
-    """Return the simplest kind of poses in which aligned parts lie; None: all lie in the same pose.
+    """Return the simplest kind of poses that explains how aligned parts lie; None: all in the same pose.
 
     Args:
         aligned: The aligned parts.
@@ -211,17 +214,17 @@ def _valid_poses(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Return the kinds of poses in which parts may lie, in the order to try them, by a few references.
+    """Find out from a few pictures, each used as the reference, in which kinds of poses parts may lie.
 
-    No kind is returned where all parts lie in the same pose, or no part is there. A few pictures, each as the
-    reference, take a tenth of the time of all.
+    This takes a tenth of the time that an alignment of all pictures takes.
 
     Args:
         singles: The pictures.
-        full: Whether parts may lie mirrored or at another scale, too.
+        full: Whether parts may also be mirrored or scaled.
 
     Returns:
-        The kinds, and whether the first is sure.
+        The kinds, in the order to try them; none if all parts lie in the same pose, or no part is found. And
+        whether the first kind is sure.
     """
     upright_count, same_place_count = _count_upright(singles)
     if same_place_count == 2:
@@ -245,13 +248,13 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Count the pictures that, as the reference, find most parts without a turn.
+    """Count the pictures that, used as the reference, find most parts without a rotation.
 
-    A few pictures are tried. The count ends with two that find the parts at one place, and after three where
-    none finds most parts.
+    A few pictures are tried. The count ends early after two that find the parts at the same place, or after
+    three of which none finds most parts.
 
     Returns:
-        The number of pictures that find most parts well; and of those that find them at one place.
+        The number of pictures that find most parts well; and how many of these find them at the same place.
     """
     count = len(singles.pictures)
     valid_counts = list[int]()
@@ -260,8 +263,9 @@ def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
     for number in spread_numbers(count, _FEW):
         poses = _valid_poses(singles.find(number, "shift"))
         valid_counts.append(len(poses))
+        finds_most = len(poses) >= _MOST * count
         # turned parts may be found too, in wrong places, but with larger errors
-        if len(poses) >= _MOST * count and np.median([pose.error for pose in poses]) <= MAX_ERROR / 2:
+        if finds_most and np.median([pose.error for pose in poses]) <= MAX_ERROR / 2:
             upright_count += 1
             same_place_count += _have_same_place(poses, count)
         if same_place_count == 2:
@@ -272,9 +276,10 @@ def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
 
 
 def _have_same_place(poses: Sequence[Pose], count: int) -> bool:
-    """Whether the parts in most of `count` pictures lie at one place."""
+    """Whether the parts in most of `count` pictures lie at the same place."""
     places = np.array([(pose.x, pose.y) for pose in poses])
-    distances = np.hypot(*(places - np.median(places, axis=0)).T)
+    x, y = (places - np.median(places, axis=0)).T  # from the median place
+    distances = np.hypot(x, y)
     return int((distances <= _NEAR).sum()) >= _MOST * count
 
 
@@ -283,7 +288,7 @@ def _angle_spread(poses: Sequence[Pose], period: int) -> float:
 
     Args:
         poses: Poses of the parts.
-        period: Turns by 1 / period of a circle look the same.
+        period: Number of folds of the part's symmetry: it looks the same after 1 / period of a turn.
     """
     angles = np.array([pose.angle for pose in poses]) * period
     length = abs(np.exp(1j * angles).mean())  # length of the mean direction: 1 where all angles are equal
@@ -297,7 +302,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn the reference, without errors, and find the poses of its pictures.
+    """Learn a reference (its `errors` are still empty), and find the poses of the pictures by it.
 
     Raises:
         InputError: The pictures show nothing to be found.
@@ -317,21 +322,22 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
 def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     """Return the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
 
-    With n folds, turns by 1/n of a circle look the same. The part has the least n for which, in most
-    pictures, the references' angles differ by a common angle, up to such turns. 0: there is no such n, and
-    every turn looks the same.
+    A part with n folds looks the same after 1/n of a turn. The result is the least n for which, in most
+    pictures, the two references' angles differ by the same angle, modulo 1/n of a turn. 0: there is no such
+    n, and the part looks the same at every angle.
 
     Args:
         first: Pose of each picture by the first reference.
         second: Pose of each picture by the second reference.
     """
-    sides = [-1 if pose.mirrored else 1 for pose in first]
-    differences = np.array(
-        [(b.angle - a.angle) * side for a, b, side in zip(first, second, sides, strict=True)]
-    )
+    angle_differences = []
+    for first_pose, second_pose in zip(first, second, strict=True):
+        side = -1 if first_pose.mirrored else 1
+        angle_differences.append((second_pose.angle - first_pose.angle) * side)
+    differences = np.array(angle_differences)
     for folds in range(1, _MAX_PERIOD + 1):
         phases = np.exp(1j * folds * differences)
-        # [N, N]: row i tries the difference of picture i as the common angle, and holds the distances from it
+        # [N, N]: row i holds the distances of all differences from that of picture i
         distances = np.angle(phases[:, None] / phases) / folds
         tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / folds / 16)
         agreement = (np.abs(distances) < tolerance).mean(1)
@@ -341,7 +347,7 @@ def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
 
 
 def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
-    """Align all pictures to one of them, then to their average, again and again."""
+    """Learn a reference: align all pictures to one of them, then repeatedly to their average."""
     reference = singles.best(kind, period)
     pictures = singles.pictures
     levels = _border_quantiles(pictures)
@@ -393,7 +399,7 @@ class _SingleReferences:
             self._spread = np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
 
     def build(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
-        """Build the reference of a single picture; None where it shows nothing of its own."""
+        """Build a reference from a single picture; None: the picture differs from the background nowhere."""
         from scipy import ndimage
 
         distance = np.abs(self._centred[number] - self._background) / self._spread
@@ -416,12 +422,12 @@ class _SingleReferences:
         return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
-        """Return the poses of the pictures by a single picture's reference; none where it shows nothing."""
+        """Return the poses of all pictures by one picture's reference; empty: it has no reference."""
         reference = self.build(number, kind)
         return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
-        """Return the reference to which the other pictures can be aligned best.
+        """Return the single picture's reference to which the other pictures can be aligned best.
 
         Raises:
             InputError: No picture shows anything of its own.
@@ -446,7 +452,7 @@ class _SingleReferences:
 def _average(
     pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
 ) -> PoseReference:
-    """Return the median of the pictures as a reference, aligned by their poses to the previous reference.
+    """Align pictures by their poses, and make a reference of their median.
 
     Args:
         pictures: Small pictures, each with its pose.
@@ -454,7 +460,7 @@ def _average(
         levels: Quantiles of the ground's levels (`_border_quantiles`).
 
     Raises:
-        InputError: Most pictures show no part, or no place of it in common.
+        InputError: In most pictures no part was found, or no pixel of the part is visible in most pictures.
     """
     from scipy import ndimage
 
@@ -481,7 +487,7 @@ def _average(
         raise lost
     counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
     square = _bounding_square(part, previous.rotates)
-    # the new frame's pixels, from its middle, and their places in the old frame
+    # pixels of the new frame, from its middle; then their rows and columns in the old frame
     right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
     cos, sin = math.cos(square.turn), math.sin(square.turn)
     rows = sin * right + cos * down + square.y + HALF_SIDE - 0.5
@@ -522,9 +528,7 @@ class _Square(NamedTuple):
 
 
 def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
-    """Return the square around a part.
-
-    It is turned only where that makes it clearly smaller.
+    """Return the smallest square around a part; a turned one only if it is clearly smaller.
 
     Args:
         part: [SIDE, SIDE], pixels of the part.
@@ -552,5 +556,7 @@ def _build_reference(
     kind: PoseKind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
 ) -> PoseReference:
     """Build a reference of levels 0..1 and standard deviations, 0 where a pixel does not count."""
+    # a pixel that counts has a spread of at least 1: 0 means that it does not count
     spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
-    return PoseReference(kind, np.rint(levels * 255).clip(0, 255).astype(np.uint8), spread, extent, period)
+    grey_levels = np.rint(levels * 255).clip(0, 255).astype(np.uint8)
+    return PoseReference(kind, grey_levels, spread, extent, period)

@@ -58,16 +58,18 @@ class Frame:
     neighbours: Neighbours | None = None
 
     def place(self, view: Geometry) -> Geometry:
-        """Return the place in the picture of a view, by its place in the frame."""
+        """Convert the place of a view in the frame to its place in the picture."""
         turned = self.turned
         if turned is None or turned.matrix is None:
             return view
         height, width = self.size
         network_height, network_width = turned.size
         view_scale_y, view_scale_x = view.scale
-        # factors from the frame at the network's size to the view
-        y_factor = view_scale_y / (network_height / height)
-        x_factor = view_scale_x / (network_width / width)
+        # factors from the frame, scaled to the network's size, to the view
+        network_scale_y = network_height / height
+        network_scale_x = network_width / width
+        y_factor = view_scale_y / network_scale_y
+        x_factor = view_scale_x / network_scale_x
         yy, yx, xy, xx = turned.matrix
         y, x = turned.offset
         scale = turned.scale[0] * math.sqrt(y_factor * x_factor)
@@ -80,14 +82,14 @@ class Frame:
         )
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
-        """Return the frame scaled to a canvas, and which of the canvas's pixels show its part.
+        """Scale the frame to a canvas.
 
         Args:
             canvas: Place of the canvas in the frame.
 
         Returns:
-            The canvas in the picture's depth; and a mask [H, W] of the pixels that show the picture and no
-            other part, None: all do.
+            The canvas in the picture's depth; and a mask [H, W] of its pixels that show the picture and no
+            other part, or None if all of them do.
         """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
@@ -95,23 +97,24 @@ class Frame:
         planes = warp_view(self.picture, placed)
         if self.neighbours is not None:
             planes = planes.copy()
-        return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
+        with_channel_axis = planes if planes.ndim == 3 else planes[..., None]
+        return planes, self.visible(placed, with_channel_axis)
 
     def visible(self, placed: Geometry, planes: Array) -> Mask:
         """Return the mask [H, W] of a view's pixels that show the picture and no other part.
 
         Args:
             placed: Place of the view in the picture.
-            planes: [H, W, C], the view's pixels. Other parts in them are covered, in place.
+            planes: [H, W, C], the view's pixels. Other parts are covered in this array, in place.
         """
         is_picture = placed.visible_mask()
         if self.neighbours is None:
             return is_picture
         others, body = self.neighbours
-        small = placed.with_picture_size((others.shape[0], others.shape[1]))
-        is_other_part = small.mask_to_network(others)
-        is_part = small.mask_to_network(body)
-        _cover(planes, is_other_part, is_picture & ~is_other_part & ~is_part)
+        small_place = placed.with_picture_size((others.shape[0], others.shape[1]))
+        is_other_part = small_place.mask_to_network(others)
+        is_part = small_place.mask_to_network(body)
+        _cover(planes, hidden=is_other_part, ground=is_picture & ~is_other_part & ~is_part)
         return is_picture & ~is_other_part
 
 
@@ -151,9 +154,9 @@ class AlignedPart:
 
         Args:
             picture: (H, W) of the picture.
-            network: (H, W) at which the network sees the frame, which has the same shape.
+            network: (H, W) at which the network sees the frame; the frame has the same aspect ratio.
         """
-        # pixels of the picture for a pixel of the network
+        # pixels of the picture per pixel of the network
         factor = 2 * self.reference.extent * max(picture) / self.side / min(network)
         height, width = (max(1, round(length * factor)) for length in network)
         return height, width
@@ -163,7 +166,7 @@ class AlignedPart:
         return self.reference.find(small())
 
     def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
-        """Return the frame of a part in this pose, which the network sees at (H, W)."""
+        """Return the frame around a part in this pose; `network` is its size (H, W) for the network."""
         assert pose is not None
         size = picture_size(picture)
         placed = self.reference.geometry(pose, size, network, self.side)
@@ -173,8 +176,9 @@ class AlignedPart:
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     """Cover the hidden pixels of a frame, in place.
 
-    A hidden pixel gets the mirrored pixel of the frame, to the right or left, below or above, or at the
-    opposite corner, if that shows the ground. Where none does, it gets the ground's median colour.
+    A hidden pixel gets the value of its mirrored pixel if that shows the ground. The frame is mirrored
+    horizontally, vertically, then both ways. Where no mirrored pixel shows the ground, the hidden pixel gets
+    the ground's median colour.
 
     Args:
         planes: [H, W, C], the frame.
@@ -194,7 +198,7 @@ def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
 
 @dataclass(frozen=True)
 class PartPose:
-    """Place of a part, and the square around it that is inspected.
+    """Place of a part, and the inspected square around it.
 
     Attributes:
         x, y: Middle of the square in pixels, x to the right, y down.
@@ -244,7 +248,7 @@ class PartPose:
     def corners(self) -> NDArray[np.float64]:
         """Return the corners (x, y) of the square [4, 2] in pixels.
 
-        The first is the reference's upper left one; the others follow clockwise as the reference shows them.
+        They are the reference's upper left, upper right, lower right and lower left corner.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
@@ -293,8 +297,8 @@ def find_frames(
     small = small_grey(picture, divisor, several.side)
     overview = small_grey(picture, divisor, OVERVIEW_SIDE)
     detections = several.find(small, overview, reference)
-    # without parts, the frame of a pose that was not found is the picture
-    frame_poses = detections.poses or [Pose(0, 0)]
+    not_found = Pose(0, 0)  # its frame is the whole picture
+    frame_poses = detections.poses or [not_found]
     frames = []
     for pose, neighbours in zip(frame_poses, _find_neighbours(detections), strict=True):
         frame = framing.frame(picture, divisor, network, pose)
@@ -303,24 +307,23 @@ def find_frames(
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
     poses = [PartPose.from_pose(pose, reference, size, several.side) for pose in detections.poses]
     count_error = several.count_error(len(poses), len(objects))
-    middle = framing.frame(picture, divisor, network, Pose(0, 0, error=0.0))
+    upright = Pose(0, 0, error=0.0)
+    middle = framing.frame(picture, divisor, network, upright)
     return PartFrames(frames, middle, poses, objects, count_error)
 
 
 def _find_neighbours(detections: PartDetections) -> list[Neighbours]:
-    """Return the masks [h / 2, w / 2] of the other parts and of the part itself, with rims, for each part.
-
-    Without parts, return a pair of empty masks.
-    """
+    """Return the neighbours of each part, as masks [h / 2, w / 2]; without parts, one pair of empty masks."""
     from scipy import ndimage
 
     bodies = detections.part_masks
     if not detections.poses:
-        return [Neighbours(*np.zeros((2, *bodies.shape[1:]), np.bool_))]
+        others, body = np.zeros((2, *bodies.shape[1:]), np.bool_)
+        return [Neighbours(others, body)]
     with_rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
     part_count = with_rims.sum(0)
     neighbours = []
     for body, body_with_rim in zip(bodies, with_rims, strict=True):
-        has_other_part = part_count > body_with_rim
-        neighbours.append(Neighbours(has_other_part & ~body, body_with_rim))
+        has_other_part = part_count > body_with_rim  # more parts than this one
+        neighbours.append(Neighbours(others=has_other_part & ~body, body=body_with_rim))
     return neighbours

@@ -49,9 +49,9 @@ class Geometry:
     corrected: Geometry | None = None
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Return the picture's box of a box (x0, y0, x1, y1) in the network's view, clipped to the picture.
+        """Transform a box (x0, y0, x1, y1) in the network's view to the picture, clipped to the picture.
 
-        Of a turned view it is the upright box around the turned box.
+        For a turned view the result is the upright box around the turned box.
         """
         if self.matrix is not None:
             x0, y0, x1, y1 = self.inverse().to_network(box)
@@ -68,7 +68,7 @@ class Geometry:
     def box_around(
         self, rows: NDArray[np.intp], columns: NDArray[np.intp]
     ) -> tuple[float, float, float, float]:
-        """Return the picture's box (x0, y0, x1, y1) around pixels of the network, clipped to the picture.
+        """Return the box (x0, y0, x1, y1) in the picture around pixels of the view, clipped to the picture.
 
         Args:
             rows: [N], the pixels' rows.
@@ -79,7 +79,8 @@ class Geometry:
         inverse = self.inverse()
         height, width = self.picture_size
         y, x = inverse._to_view(rows + 0.5, columns + 0.5)
-        (yy, yx), (xy, xx) = np.abs(inverse._linear) / 2  # from a pixel's middle to its edges
+        # a turned pixel reaches from its middle by yy + yx up and down, by xy + xx to both sides
+        (yy, yx), (xy, xx) = np.abs(inverse._linear) / 2
         x0 = _clip(x.min() - xy - xx, width)
         y0 = _clip(y.min() - yy - yx, height)
         x1 = _clip(x.max() + xy + xx, width)
@@ -87,9 +88,9 @@ class Geometry:
         return x0, y0, x1, y1
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Return the box in the network's view of a box (x0, y0, x1, y1) in the picture, not clipped.
+        """Transform a box (x0, y0, x1, y1) in the picture to the network's view, not clipped.
 
-        Of a turned view it is the upright box around the turned box.
+        For a turned view the result is the upright box around the turned box.
         """
         x0, y0, x1, y1 = box
         if self.matrix is not None:
@@ -108,13 +109,13 @@ class Geometry:
     def locate(
         self, y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return points of the picture in the network's view, y and x, not clipped."""
+        """Transform points (y, x) of the picture to the network's view, not clipped; return their y and x."""
         if self.matrix is not None:
             return self._to_view(y, x)
         return y * self.scale[0] + self.offset[0], x * self.scale[1] + self.offset[1]
 
     def with_picture_size(self, picture_size: tuple[int, int]) -> Geometry:
-        """Return the geometry of the same view in the picture scaled to another size (H, W)."""
+        """Return the geometry of the same view after the picture is scaled to this size (H, W)."""
         scale_y, scale_x = self.scale
         height, width = self.picture_size
         new_height, new_width = picture_size
@@ -128,14 +129,15 @@ class Geometry:
         return Geometry(picture_size, self.size, scale, self.offset, matrix)
 
     def window(self, top: int, left: int, height: int, width: int) -> Geometry:
-        """Return the geometry of the same view in a part of the picture, which begins at `top`, `left`."""
-        yy, yx, xy, xx = self.matrix or (self.scale[0], 0.0, 0.0, self.scale[1])
+        """Return the geometry of the same view after the picture is cropped to this window."""
+        scale_y, scale_x = self.scale
+        yy, yx, xy, xx = self.matrix or (scale_y, 0.0, 0.0, scale_x)
         offset_y, offset_x = self.offset
-        offset = offset_y + top * yy + left * yx, offset_x + top * xy + left * xx
-        return replace(self, picture_size=(height, width), offset=offset)
+        window_offset = offset_y + top * yy + left * yx, offset_x + top * xy + left * xx
+        return replace(self, picture_size=(height, width), offset=window_offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the network's row of each row of the picture, and its column of each column.
+        """Return the row in the view of each row of the picture, and the column of each column.
 
         The view must show the whole picture.
         """
@@ -144,7 +146,7 @@ class Geometry:
         return rows, columns
 
     def visible_mask(self) -> Mask:
-        """Return the mask [H, W] of the network's pixels whose centre shows the picture, not a letterbox."""
+        """Return the mask [H, W] of the view's pixels whose centre shows the picture, not a letterbox."""
         inverse = self.inverse()
         if self.matrix is not None:
             return inverse._visible_in_view()
@@ -157,25 +159,29 @@ class Geometry:
     def warp(self, values: NDArray[np.floating], fill: float = math.nan) -> Float32:
         """Warp a map [H, W] at network size to the picture [Hp, Wp] float32, bilinear between pixel centres.
 
-        Picture pixels whose centre lies outside the network's view get `fill`.
+        Args:
+            values: The map.
+            fill: Value of the picture's pixels whose centre lies outside the network's view.
         """
         map_values = self._check_shape(np.asarray(values, dtype=np.float32), self.size)
         if self.matrix is not None:
-            return np.where(self._visible_in_view(), self._affine_warp(map_values, 1), np.float32(fill))
+            warped_values = self._affine_warp(map_values, order=1)
+            return np.where(self._visible_in_view(), warped_values, np.float32(fill))
         rows, y0, y1, y_weights = self._bilinear(0)
         columns, x0, x1, x_weights = self._bilinear(1)
         warped = np.full(self.picture_size, fill, dtype=np.float32)
-        view = warped[rows, columns]
-        step = max(1, BLOCK_PIXELS // max(1, view.shape[1]))
-        for start in range(0, view.shape[0], step):
+        visible_part = warped[rows, columns]
+        step = max(1, BLOCK_PIXELS // max(1, visible_part.shape[1]))
+        for start in range(0, visible_part.shape[0], step):
             block = slice(start, start + step)
-            above = map_values[y0[block]]  # [rows, W]
-            between = above + (map_values[y1[block]] - above) * y_weights[block, None]
-            left = np.take(between, x0, axis=1)  # [rows, columns]
-            right = np.take(between, x1, axis=1)
+            upper = map_values[y0[block]]  # [rows, W]
+            mixed_rows = upper + (map_values[y1[block]] - upper) * y_weights[block, None]
+            left = np.take(mixed_rows, x0, axis=1)  # [rows, columns]
+            # left + (right - left) * weight, in place
+            right = np.take(mixed_rows, x1, axis=1)
             right -= left
             right *= x_weights
-            np.add(left, right, out=view[block])
+            np.add(left, right, out=visible_part[block])
         return warped
 
     def warp_mask(self, mask: Mask) -> Mask:
@@ -186,12 +192,12 @@ class Geometry:
         """Warp whole numbers [H, W] at network size to the picture [Hp, Wp], nearest; 0 outside the view."""
         self._check_shape(labels, self.size)
         if self.matrix is not None:
-            warped = self._affine_warp(labels.astype(np.float32), 0).astype(labels.dtype)
+            warped = self._affine_warp(labels.astype(np.float32), order=0).astype(labels.dtype)
             return np.where(self._visible_in_view(), warped, labels.dtype.type(0))
         warped = np.zeros(self.picture_size, dtype=labels.dtype)
-        rows, y = self._nearest(0)
-        columns, x = self._nearest(1)
-        warped[rows, columns] = labels[y][:, x]
+        rows, map_rows = self._nearest(0)
+        columns, map_columns = self._nearest(1)
+        warped[rows, columns] = labels[map_rows][:, map_columns]
         return warped
 
     def mask_to_network(self, mask: Mask) -> Mask:
@@ -201,17 +207,19 @@ class Geometry:
 
     def inverse(self) -> Geometry:
         """Return the geometry with picture and view exchanged."""
-        (scale_y, scale_x), (offset_y, offset_x) = self.scale, self.offset
+        scale_y, scale_x = self.scale
+        offset_y, offset_x = self.offset
         scale = (1 / scale_y, 1 / scale_x)
         if self.matrix is None:
-            return Geometry(self.size, self.picture_size, scale, (-offset_y / scale_y, -offset_x / scale_x))
+            offset = (-offset_y / scale_y, -offset_x / scale_x)
+            return Geometry(self.size, self.picture_size, scale, offset)
         matrix = np.linalg.inv(self._linear)
         y, x = map(float, -matrix @ self.offset)
         yy, yx, xy, xx = map(float, matrix.ravel())
-        return Geometry(self.size, self.picture_size, scale, (y, x), (yy, yx, xy, xx))
+        return Geometry(self.size, self.picture_size, scale, offset=(y, x), matrix=(yy, yx, xy, xx))
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         values: Json = {}
         for name in _STORED_FIELDS:
             value = getattr(self, name)
@@ -241,9 +249,11 @@ class Geometry:
                 None if matrix is None else _parse_matrix(matrix),
                 None if length is None else positive_length(length),
             )
-            if set(data) - {*_STORED_FIELDS} or min(geometry.scale) <= 0:
+            unknown_entries = set(data) - set(_STORED_FIELDS)
+            if unknown_entries or min(geometry.scale) <= 0:
                 raise ValueError
-            if not all(map(math.isfinite, geometry.scale + geometry.offset + (geometry.matrix or ()))):
+            numbers = geometry.scale + geometry.offset + (geometry.matrix or ())
+            if not all(map(math.isfinite, numbers)):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise InputError(
@@ -275,7 +285,7 @@ class Geometry:
 
         Args:
             values: The values.
-            order: 0: nearest; 1: bilinear.
+            order: Order of the interpolation, 0: nearest, 1: bilinear.
         """
         from scipy import ndimage
 
@@ -286,14 +296,18 @@ class Geometry:
         return np.asarray(warped, np.float32)
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
-        """Return the picture's pixels along an axis that the network sees, and their centres in its view."""
-        pixels = np.arange(self.picture_size[axis], dtype=np.float64) + 0.5
-        centres = pixels * self.scale[axis] + self.offset[axis]
+        """Return the picture's pixels along an axis that the network sees, and their centres in its view.
+
+        Args:
+            axis: 0: rows; 1: columns.
+        """
+        picture_centres = np.arange(self.picture_size[axis], dtype=np.float64) + 0.5
+        centres = picture_centres * self.scale[axis] + self.offset[axis]
         start, stop = np.searchsorted(centres, (0.0, float(self.size[axis])))
         return slice(int(start), int(stop)), centres[start:stop]
 
     def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
-        """Return the picture's pixels along an axis that the network sees, and its pixel for each."""
+        """Return the picture's pixels along an axis that the network sees, and the view's pixel of each."""
         pixels, centres = self._centres(axis)
         return pixels, centres.astype(np.intp)  # 0 <= centre < size: `_centres` leaves others out
 
@@ -308,7 +322,9 @@ class Geometry:
         last = self.size[axis] - 1
         position = np.clip(centres - 0.5, 0, last)
         lower = position.astype(np.intp)
-        return pixels, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
+        upper = np.minimum(lower + 1, last)
+        upper_weights = (position - lower).astype(np.float32)
+        return pixels, lower, upper, upper_weights
 
     @staticmethod
     def _check_shape(array: Array, size: tuple[int, int]) -> Array:

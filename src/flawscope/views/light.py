@@ -51,7 +51,7 @@ class Light:
         return ", ".join(changes) or "unchanged"
 
     def __call__(self, picture: Array) -> Array:
-        """Return the changed picture, clipped to the values that its type can have; floats at 0 only."""
+        """Return the changed picture, clipped to the type's range; floats are clipped at 0 only."""
         gains = np.full(picture.shape[2], self.brightness)
         if picture.shape[2] >= 3:  # a grey picture has no white balance
             gains[RED] *= 1 + self.white_balance
@@ -80,9 +80,9 @@ def check_range(share: float) -> None:
 
 
 def light_variations(share: float) -> list[Light]:
-    """Return the ends of a range of light, one change at a time, the unchanged light first.
+    """Return the unchanged light, then the extremes of each kind of change alone.
 
-    Brightness and contrast go from 1 - share to 1 + share, white balance from -share / 2 to share / 2.
+    They are 1 - share and 1 + share for brightness and contrast, -share / 2 and share / 2 for white balance.
     """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
@@ -149,8 +149,8 @@ class Normalization:
         """Return the normalization to good pictures.
 
         Args:
-            measured: Means and standard deviations of each picture (`channel_statistics`).
-            share: Range of the light, 0..1.
+            measured: Means and standard deviations of each picture's channels (`channel_statistics`).
+            share: Range of the light (`light_variations`), 0..1.
 
         Raises:
             InputError: No picture was measured.
@@ -186,22 +186,23 @@ class Normalization:
     def _explain(
         self, values: NDArray[np.float64], ranges: tuple[ValueRange, ...]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-        """Compare a picture's statistics with those of good pictures in any light of the range.
+        """Clip a picture's statistics to those that good pictures have in any light of the range.
 
         Args:
             values: [3], means or standard deviations of the picture's channels.
-            ranges: Values of the good pictures, for each channel.
+            ranges: Lowest, middle and highest value of good pictures, for each channel.
 
         Returns:
-            The nearest values that light within the range explains [3]; the middle values of good pictures
-            [3]; and whether light explains the picture's values.
+            The clipped values [3]; the middle values of good pictures [3]; and whether light explains the
+            picture's values: clipping hardly changed them.
         """
-        # the farthest that light of the range can move a good picture's mean and contrast
-        least = (1 - self.share) * (1 - self.share / 2)
-        most = (1 + self.share) * (1 + self.share / 2)
+        # factors by which light of the range can change a good picture's mean and contrast at most
+        least_factor = (1 - self.share) * (1 - self.share / 2)
+        largest_factor = (1 + self.share) * (1 + self.share / 2)
         low, middle, high = np.array(ranges).T
-        explained = values.clip(low * least, high * most)
-        return explained, middle, bool(np.abs(explained - values).max() < MIN_DEVIATION)
+        explained = values.clip(low * least_factor, high * largest_factor)
+        is_explained = bool(np.abs(explained - values).max() < MIN_DEVIATION)
+        return explained, middle, is_explained
 
     def to_dict(self) -> Json:
         """Return values that JSON knows, for the model file."""
@@ -235,13 +236,14 @@ def within_range(normalization: Normalization | None) -> str:
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the mean and the standard deviation of each channel; None where no pixel counts.
+    """Return the mean and the standard deviation of each channel; None: no pixel counts.
 
     Args:
-        image: [3, H, W], 0..1, padding marked, which does not count.
+        image: [3, H, W], 0..1, padding marked; padding does not count.
         counted: [H, W], pixels that count; None: all.
     """
-    mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
+    is_picture = image[0] >= 0  # padding is negative
+    mask = is_picture if counted is None else counted & is_picture
     pixels = image.reshape(3, -1) if mask.all() else image[:, mask]
     if not pixels.size:
         return None

@@ -9,15 +9,15 @@ MAX_OVERLAP = 0.75
 
 
 def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
-    """Read "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
-    number = text.strip().lower()
+    """Read "0.25", "25%" or "128px" as a share of a tile; None: any other text, or too large a share."""
+    words = text.strip().lower()
     try:
-        if number.endswith("px"):
-            share = float(number[:-2]) / min(tile)
-        elif number.endswith("%"):
-            share = float(number[:-1]) / 100
+        if words.endswith("px"):
+            share = float(words.removesuffix("px")) / min(tile)
+        elif words.endswith("%"):
+            share = float(words.removesuffix("%")) / 100
         else:
-            share = float(number)
+            share = float(words)
     except ValueError:
         return None
     return share if 0 <= share <= MAX_OVERLAP else None

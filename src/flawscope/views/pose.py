@@ -137,7 +137,7 @@ class PoseReference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Find the part in a picture; the pose has an infinite error where there is none.
+        """Find the part in a picture; if there is none, the pose has an infinite error.
 
         Args:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
@@ -146,9 +146,9 @@ class PoseReference:
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
-        """Refine poses, and return the one at which the picture is nearest to the good parts.
+        """Refine poses, and return the pose at which the picture is most like the good parts.
 
-        The pose has an infinite error where there is no part.
+        If there is no part, the pose has an infinite error.
 
         Args:
             square: [SIDE, SIDE], blurred small picture.
@@ -164,7 +164,7 @@ class PoseReference:
     def p_value(self, error: float) -> float:
         """Return the conformal p-value of an error, (1 + #{good errors >= error}) / (n + 1).
 
-        1 where no errors of good parts are known.
+        It is 1 if no errors of good parts are known.
         """
         if not self.errors:
             return 1.0
@@ -174,10 +174,9 @@ class PoseReference:
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
     ) -> Geometry:
-        """Return the place in a picture of a view that shows the part as the reference does.
+        """Return the place in a picture of a view that shows the part in the reference's pose.
 
-        The view shows the part's surroundings, too. Where no part was found it shows the whole picture,
-        upright.
+        The view includes the part's surroundings. If no part was found, it shows the whole picture, upright.
 
         Args:
             pose: Pose of the part.
@@ -191,9 +190,11 @@ class PoseReference:
             pose = Pose(small[1] / 2, small[0] / 2)
             extent = HALF_SIDE
         grow = np.array(picture_size) / small
-        # from the view, (y, x), to the small picture, to the picture
-        linear = grow[:, None] * pose.matrix()[::-1, ::-1] * (2 * extent / min(size))
-        y, x = map(float, grow * (pose.y, pose.x) - linear @ (size[0] / 2, size[1] / 2))
+        matrix_yx = pose.matrix()[::-1, ::-1]  # for (y, x) instead of (x, y)
+        # from the view to the small picture, to the picture
+        linear = grow[:, None] * matrix_yx * (2 * extent / min(size))
+        view_middle = (size[0] / 2, size[1] / 2)
+        y, x = map(float, grow * (pose.y, pose.x) - linear @ view_middle)
         length = math.sqrt(abs(float(np.linalg.det(linear))))
         yy, yx, xy, xx = map(float, linear.ravel())
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
@@ -238,10 +239,13 @@ class PoseReference:
         return np.asarray(angles, np.float64)
 
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
-        """Return the normalized reference and its weights [size, size], turned by every few degrees.
+        """Return the normalized reference and its weights [size, size], rotated in steps of a few degrees.
 
-        Where parts may be mirrored, both sides are there. Pixel i shows the reference at i - size / 2 from
-        its middle, in steps of SIDE / size.
+        Where parts may be mirrored, the mirrored kernels follow. Pixel i shows the reference at a distance of
+        (i - size / 2) * SIDE / size from its middle.
+
+        Returns:
+            The pose, the normalized reference and the weights of each kernel.
         """
         levels = np.divide(self.levels, 255, dtype=np.float32)
         small_weights = _downsample(self._weights, size)
@@ -288,7 +292,7 @@ class PoseReference:
 
         Args:
             square: [SIDE, SIDE], the blurred picture with its edges repeated.
-            picture: [h, w], the picture, whose size alone is used.
+            picture: [h, w], the picture; only its size is used.
         """
         from scipy import fft
 
@@ -309,20 +313,20 @@ class PoseReference:
         correlation /= np.sqrt(variance, out=variance)
         height, width = picture.shape
         inside = correlation[:, : math.ceil(height / 2), : math.ceil(width / 2)]
-        flat = inside.reshape(len(inside), -1)
-        places = flat.argmax(1)
+        flat = inside.reshape(len(inside), -1)  # [kernels, places]
+        best_places = flat.argmax(1)
         count = len(self._angles)
         angle_step = self._angles[1] - self._angles[0] if count > 1 else 0
         candidates = []  # correlation and pose
         for side in range(len(flat) // count):  # 1: mirrored
-            rows = np.arange(count) + side * count
-            peaks = flat[rows, places[rows]]
+            kernels = np.arange(count) + side * count
+            peaks = flat[kernels, best_places[kernels]]
             left, right = np.roll(peaks, 1), np.roll(peaks, -1)
             for i in np.flatnonzero((peaks >= left) & (peaks >= right)):
                 # vertex of the parabola through the peak and both neighbouring angles, in steps
                 curvature = left[i] - 2 * peaks[i] + right[i]
                 shift = 0.5 * (left[i] - right[i]) / curvature if curvature < 0 and count > 1 else 0.0
-                y, x = divmod(int(places[rows[i]]), inside.shape[2])
+                y, x = divmod(int(best_places[kernels[i]]), inside.shape[2])
                 angle = float(self._angles[i] + shift * angle_step)
                 pose = Pose(2.0 * x, 2.0 * y, angle, 1.0, mirrored=bool(side))
                 candidates.append((float(peaks[i]), pose))
@@ -344,14 +348,15 @@ class PoseReference:
         return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
     def _select_points(self, max_count: int) -> _Samples:
-        """Choose points: half of them those with the largest weighted gradients, the others at random."""
+        """Choose points: one half with the largest weighted gradients, the other half at random."""
         levels = np.divide(self.levels, 255, dtype=np.float32)
         weights = self._weights
         slope_y, slope_x = (slope.astype(np.float32) for slope in np.gradient(levels))
         chosen = np.flatnonzero(weights)
         if len(chosen) > max_count:
             half = max_count // 2
-            order = np.argsort(-(weights * (slope_y**2 + slope_x**2)).ravel()[chosen], kind="stable")
+            weighted_gradients = (weights * (slope_y**2 + slope_x**2)).ravel()[chosen]
+            order = np.argsort(-weighted_gradients, kind="stable")  # the largest first
             random_places = np.random.default_rng(0).permutation(order[half:])[: max_count - half]
             chosen = chosen[np.sort(np.concatenate([order[:half], random_places]))]
         y, x = (np.divmod(chosen, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
@@ -369,13 +374,16 @@ class PoseReference:
         return _Samples(positions, level, weights.ravel()[chosen], np.stack(derivatives))
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
-        """Return the pose nearby at which the picture is most like the reference, with its error.
+        """Refine a pose to the nearest one at which the picture is most like the reference.
 
         Args:
             square: [SIDE, SIDE], blurred small picture.
             pose: Pose to start from.
             points: Points of the reference that are compared.
             rounds: Largest number of steps.
+
+        Returns:
+            The pose with its error; infinite: the part differs too much from the reference.
         """
         jacobian = points.jacobian
         weights = points.weights
@@ -405,11 +413,12 @@ class PoseReference:
         return replace(pose, error=float(np.sqrt(mean_square)))
 
     def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
-        """Return the pose after the inverse of a change of the reference, which is limited to a small step.
+        """Return the pose after the inverse of a change of the reference.
 
         Args:
             pose: The pose.
-            change: Change of x and y, then of angle and scale, as far as these are free.
+            change: Change of x and y, then of angle and scale, as far as these are free. It is limited to a
+                small step.
         """
         x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
         angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0
@@ -422,7 +431,7 @@ class PoseReference:
     # ---- files
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
         return {
             "kind": self.kind,
@@ -464,7 +473,8 @@ def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
-    return _bilinear(_pad_to_square(picture), at_x, at_y).reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
+    warped = _bilinear(_pad_to_square(picture), at_x, at_y)
+    return warped.reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
 
 
 def _pad_to_square(picture: Float32) -> Float32:

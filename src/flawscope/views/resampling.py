@@ -31,7 +31,7 @@ def full_box(picture: Raster) -> Box:
 
 
 def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
-    """Return the part of a picture in a box, scaled to a size.
+    """Crop a picture to a box, and scale the crop to a size.
 
     Args:
         picture: Picture of any depth.
@@ -43,10 +43,10 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     """
     height, width = size
     y0, x0, y1, x1 = box
-    is_full_box = box == (0, 0, height, width)
+    is_unscaled = box == (0, 0, height, width)  # for a picture of the result's size
 
     def resize(image: Image.Image) -> Array:
-        if image.size == (width, height) and is_full_box:
+        if image.size == (width, height) and is_unscaled:
             return np.asarray(image)
         # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
         narrowed = image.resize(
@@ -57,10 +57,10 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     if isinstance(picture, Image.Image):
         return resize(picture)
     if picture.dtype == np.uint8:
-        is_grey = picture.strides[2] == 0  # one channel that is shown three times: it is resized once
+        is_grey = picture.strides[2] == 0  # one channel broadcast to three: it is resized once
         pixels = picture[:, :, 0] if is_grey else picture
-        if picture.shape[:2] == size and is_full_box:
-            return pixels.copy()  # tiles are cut later, and the caller may write into the picture until then
+        if picture.shape[:2] == size and is_unscaled:
+            return pixels.copy()  # tiles are cut later, and the caller may change the picture until then
         return resize(Image.fromarray(np.ascontiguousarray(pixels)))
     planes = np.empty((height, width, picture.shape[2]), np.float32)
     for channel in range(picture.shape[2]):
@@ -84,21 +84,33 @@ def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Flo
 
 
 def warp_view(picture: Raster, placed: Geometry) -> Array:
-    """Warp a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
+    """Warp a picture to a turned view; edges are repeated.
+
+    Args:
+        picture: Picture of any depth.
+        placed: Place of the view in the picture.
+
+    Returns:
+        [H, W] or [H, W, C], with the shapes and types that `resized` returns.
+    """
     picture_height, picture_width = picture_size(picture)
     height, width = placed.size
-    # the picture is reduced first, so that the warp, which takes four neighbours, skips no pixel
+    # the picture is reduced first: the warp mixes four neighbours only, and would skip the other pixels
     reduction = max(1.0, 1 / placed.scale[0])
     size = max(1, round(picture_height / reduction)), max(1, round(picture_width / reduction))
     planes = resized(picture, size, full_box(picture))
     view = placed.with_picture_size(size).inverse()
+    # the box of the reduced picture that the view covers
     left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
-    # pixels by which the view reaches beyond each edge of the picture
+    # pixels to pad before and after the rows and the columns, where the view leaves the picture
     rows = (_padding(-top), _padding(bottom - size[0]))
     columns = (_padding(-left), _padding(right - size[1]))
-    padded = np.pad(planes, (rows, columns, (0, 0))[: planes.ndim], mode="edge")
+    padding = (rows, columns) if planes.ndim == 2 else (rows, columns, (0, 0))
+    padded = np.pad(planes, padding, mode="edge")
     yy, yx, xy, xx = view.matrix or (1.0, 0.0, 0.0, 1.0)
-    affine = (xx, xy, view.offset[1] + columns[0], yx, yy, view.offset[0] + rows[0])
+    offset_y, offset_x = view.offset
+    # as Pillow takes it: x and y in the picture of a point (x, y) of the view
+    affine = (xx, xy, offset_x + columns[0], yx, yy, offset_y + rows[0])
 
     def transform(image: Image.Image) -> Array:
         return np.asarray(
@@ -111,12 +123,12 @@ def warp_view(picture: Raster, placed: Geometry) -> Array:
 
 
 def _padding(reach: float) -> int:
-    """Return the pixels to pad at an edge beyond which a view reaches by this many pixels; one is spare."""
+    """Return the pixels to pad at an edge, one of them spare, for a view that reaches this far beyond it."""
     return max(0, math.ceil(reach) + 1)
 
 
 def write_planes(planes: Array, divisor: float, target: Float32) -> None:
-    """Write pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
+    """Write pixels [H, W] or [H, W, C] of any depth into `target` [3, H, W], divided by the divisor."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
         target[1:] = target[0]

@@ -39,27 +39,28 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Return the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
+    """Return the size (H, W) of the picture that a region is drawn on; None: the region does not state it.
 
     Raises:
-        InputError: It is a mask that cannot be read.
+        InputError: The region is a mask's file that cannot be read.
     """
     if isinstance(spec, np.ndarray):
         return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
     if isinstance(spec, list | tuple):
         return None
     if match := _BOX.fullmatch(str(spec)):
-        return (int(match[6]), int(match[5])) if match[5] else None
+        width, height = match[5], match[6]
+        return (int(height), int(width)) if width else None
     assert isinstance(spec, str | os.PathLike)
     mask = _read_drawn(spec)
     return mask.shape[0], mask.shape[1]
 
 
 def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
-    """Read a mask's file.
+    """Read the file of a mask.
 
     Raises:
-        InputError: The file cannot be read, or the text is a box with a mistake in it.
+        InputError: The file cannot be read, or `spec` looks like a box but is not a valid one.
     """
     if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
         raise InputError(
@@ -83,7 +84,7 @@ def _box_numbers(match: re.Match[str]) -> tuple[float, float, float, float]:
 
 
 def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (H, W) have one shape, up to a pixel of rounding."""
+    """Whether two sizes (H, W) have the same aspect ratio, up to a pixel of rounding."""
     height, width = first
     other_height, other_width = other
     return abs(height * other_width - width * other_height) <= max(*first, *other)
@@ -92,16 +93,15 @@ def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
     """Return the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
-    A box in fractions says nothing about the picture's shape, and is refused where that matters, with
-    `keep_aspect`.
+    With `keep_aspect`, a box in fractions is refused: it does not state the picture's aspect ratio.
 
     Args:
         spec: A mask at the pictures' size: an array, whose values above 0 count, or a file that `read_mask`
-            reads. Or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture; or pixels of a
-            picture of W x H as "x0,y0,x1,y1@WxH".
+            reads. Or a box in fractions of the picture, as four numbers or as text "x0,y0,x1,y1". Or a box
+            in pixels of a picture of W x H, as "x0,y0,x1,y1@WxH".
         preprocess: Preprocessing of the model.
-        drawn_on: Places of views in the picture that the region is drawn on; the view that shows most of it
-            counts. A box may be in pixels of that picture, then.
+        drawn_on: Places of views in the picture that the region is drawn on. The view that shows most of the
+            region is used. With this, a box may be in pixels without "@WxH".
 
     Raises:
         InputError: The region cannot be read, or holds no pixel that the network sees.
@@ -131,14 +131,15 @@ def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geomet
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
     places = [place.with_picture_size(size) for place in drawn_on] or [preprocess.geometry(size)]
-    return max((place.mask_to_network(corrected) for place in places), key=np.count_nonzero)
+    masks = [place.mask_to_network(corrected) for place in places]
+    return max(masks, key=np.count_nonzero)
 
 
 def _box_text(numbers: Sequence[float]) -> str:
-    """Return four fractions as the text of a box.
+    """Write four fractions as the text of a box.
 
     Raises:
-        InputError: There are not four numbers, or they are no fractions.
+        InputError: There are not four numbers, or one is below 0 or not finite.
     """
     if len(numbers) != 4:
         raise InputError(f"region of interest of {len(numbers)} numbers; give four: x0, y0, x1, y1")
@@ -156,7 +157,7 @@ def _drawn_mask(
     Args:
         spec: Mask, its file, or a box as text.
         box: Match of `spec` where it is a box.
-        drawn_on: Places of views in the picture; a box is drawn at the size of the first one's picture.
+        drawn_on: Places of views in the picture; the first one has the picture's size, which a box needs.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
@@ -167,9 +168,9 @@ def _drawn_mask(
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Return a sentence on the share of the picture that counts by a mask, which may be inverted.
+    """Describe the share of the picture that a mask marks: a person may have inverted the mask.
 
-    It is empty for a box.
+    Empty for a box.
 
     Args:
         spec: The region, as `read_roi` takes it.
@@ -196,9 +197,9 @@ class FrameRegion:
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """Return the region at network size, in the frames of another reference.
+        """Return the region at network size, in the frames of the given preprocessing.
 
-        The earlier reference finds its part in the new reference, which is taken as a picture.
+        Where the references differ, the earlier one finds its part in the new reference's picture.
 
         Raises:
             InputError: The part is not found.
@@ -206,7 +207,8 @@ class FrameRegion:
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:
             return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)
-        pose = self.reference.find(np.divide(reference.levels, 255, dtype=np.float32))
+        reference_picture = np.divide(reference.levels, 255, dtype=np.float32)
+        pose = self.reference.find(reference_picture)
         if not pose.found:
             raise InputError(
                 "the parts look otherwise than those of the earlier model, and its region of interest cannot "
@@ -214,10 +216,12 @@ class FrameRegion:
             )
         size = (_CARRIED_SIDE, _CARRIED_SIDE)
         middle = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
-        picture = np.empty((*size, 1), np.uint8)
-        frame = AlignedPart(reference).frame(picture, 255.0, preprocess.size, middle)
-        earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
-        return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
+        blank_picture = np.empty((*size, 1), np.uint8)  # its size alone is used
+        frame = AlignedPart(reference).frame(blank_picture, 255.0, preprocess.size, middle)
+        earlier_place = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
+        mask_in_picture = earlier_place.warp_mask(self.mask)
+        new_place = frame.place(preprocess.geometry(frame.size))
+        return new_place.mask_to_network(mask_in_picture)
 
 
 RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
@@ -234,7 +238,8 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
     Raises:
         InputError: Fractions are given where the aspect is kept, or the box is wrong.
     """
-    if not match[5] and preprocess.keep_aspect and max(_box_numbers(match)) <= 1:
+    is_in_fractions = not match[5] and max(_box_numbers(match)) <= 1
+    if is_in_fractions and preprocess.keep_aspect:
         raise InputError(
             f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
             "give pixels as x0,y0,x1,y1@WxH or a mask file"
@@ -246,7 +251,7 @@ def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Ma
 
 
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
-    """Return the mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
+    """Draw a box, in fractions or pixels, as a mask [H, W] of a picture of this size."""
     height, width = picture_size
     sized_match: re.Match[str] | None = match
     if needs_picture_size(spec):
@@ -265,10 +270,11 @@ def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, flo
         InputError: The box is empty, leaves the picture, or is in pixels without the picture's size.
     """
     x0, y0, x1, y1 = _box_numbers(match)
-    width, height = (int(match[5]), int(match[6])) if match[5] else (1, 1)
+    has_size = bool(match[5])
+    width, height = (int(match[5]), int(match[6])) if has_size else (1, 1)
     if min(width, height) < 1:
         raise InputError(f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT")
-    if not match[5] and max(x0, y0, x1, y1) > 1:
+    if not has_size and max(x0, y0, x1, y1) > 1:
         raise InputError(
             f"region of interest {spec}: values above 1 are pixels; add the picture's size, {spec}@WxH"
         )
@@ -280,10 +286,12 @@ def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, flo
 
 
 def _box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> Mask:
-    """Return the mask (H, W) of the pixels whose middle lies in a box."""
+    """Return the mask (H, W) of the pixels whose middle lies in a box (left, upper, right, lower)."""
     left, upper, right, lower = box
     height, width = size
     y = np.arange(height) + 0.5
     x = np.arange(width) + 0.5
-    inside: Mask = ((y >= upper) & (y < lower))[:, None] & ((x >= left) & (x < right))
+    row_inside = (y >= upper) & (y < lower)
+    column_inside = (x >= left) & (x < right)
+    inside: Mask = row_inside[:, None] & column_inside
     return inside

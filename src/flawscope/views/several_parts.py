@@ -82,7 +82,7 @@ class SeveralParts:
             raise InputError(DAMAGED)
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
@@ -109,7 +109,7 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Return how a picture differs from good ones; empty: it does not.
+        """Describe how the number of parts or objects differs from good pictures; empty: it does not.
 
         Args:
             count: Number of parts in the picture.
@@ -148,7 +148,7 @@ class SeveralParts:
                 continue
             x = round(best_start.x)
             y = round(best_start.y)
-            window = padded[y : y + SIDE, x : x + SIDE]
+            window = padded[y : y + SIDE, x : x + SIDE]  # the place (x, y) is its middle
             in_window = [
                 replace(start, x=start.x - x + HALF_SIDE, y=start.y - y + HALF_SIDE) for start in starts
             ]
@@ -179,7 +179,7 @@ class SeveralParts:
         distance = ground_distance(overview)
         height, width = overview.shape
         covered_height, covered_width = covered.shape
-        # the mask's row and column of each of the overview's
+        # for each row and column of the overview, the row and column of the mask
         mask_rows = np.minimum((np.arange(height) + 0.5) / (height / covered_height), covered_height - 1)
         mask_columns = np.minimum((np.arange(width) + 0.5) / (width / covered_width), covered_width - 1)
         is_part = covered[mask_rows.astype(np.intp)][:, mask_columns.astype(np.intp)]
@@ -192,28 +192,29 @@ class SeveralParts:
             is_object[edge] = False  # an area at the picture's edge is neither a part nor another object
         boxes = []
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-            if is_object[label]:
-                boxes.append(
-                    (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
-                )
+            if not is_object[label]:
+                continue
+            x0, x1 = columns.start / width, columns.stop / width
+            y0, y1 = rows.start / height, rows.stop / height
+            boxes.append((x0, y0, x1, y1))
         return boxes
 
 
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
-    """Sort poses from the top, and from the left within a row.
+    """Sort poses into rows from the top, and from the left within a row.
 
     Args:
         poses: The poses.
-        height: A pose lies in a row if it is at most this far below the row's first pose.
+        height: Height of a row: its poses lie at most this far below its first pose.
     """
-    poses_with_top = list[tuple[float, Pose]]()
+    rows = list[list[Pose]]()
     row_top = -np.inf
     for pose in sorted(poses, key=lambda part_pose: part_pose.y):
         if pose.y > row_top + height:
             row_top = pose.y
-        poses_with_top.append((row_top, pose))
-    poses_with_top.sort(key=lambda entry: (entry[0], entry[1].x))
-    return [pose for _, pose in poses_with_top]
+            rows.append([])
+        rows[-1].append(pose)
+    return [pose for row in rows for pose in sorted(row, key=lambda part_pose: part_pose.x)]
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,8 @@ class _PartMatcher:
             half: (h / 2, w / 2), half the small picture's size.
 
         Returns:
-            The rows and the columns of the part's points in the picture, and a mask [N] of these points.
+            The rows and the columns of the part's points that lie in the picture; and a mask [N], which of
+            all points these are.
         """
         x, y = (pose.matrix() @ self.part_points + np.array([[pose.x], [pose.y]])) / 2
         is_inside = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
@@ -276,15 +278,16 @@ class _PartMatcher:
 
         spectrum = fft.rfft2(image, s=fft_size)
         squared_spectrum = fft.rfft2(image**2, s=fft_size)
-        level = correlate(part_spectra, spectrum)
-        # mean and mean square of the image below the part: the correlation is divided by its deviation
+        covariance = correlate(part_spectra, spectrum)
+        # mean, mean square and standard deviation of the image below the part
         mean = correlate(weight_spectra, spectrum)
         mean_square = correlate(weight_spectra, squared_spectrum)
-        correlation = np.asarray(level / np.sqrt(np.maximum(mean_square - mean**2, 1e-4)), np.float32)
-        best = correlation.max(0)
+        deviation = np.sqrt(np.maximum(mean_square - mean**2, 1e-4))
+        correlation = np.asarray(covariance / deviation, np.float32)
+        best = correlation.max(0)  # over all kernels
         is_peak = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
         rows, columns = np.nonzero(is_peak)
-        order = np.argsort(-best[rows, columns], kind="stable")[:max_count]
+        order = np.argsort(-best[rows, columns], kind="stable")[:max_count]  # the largest first
         factors = np.array(small.shape) / (height, width)
         return [self._best_poses(correlation, int(rows[k]), int(columns[k]), factors) for k in order]
 
@@ -304,11 +307,13 @@ class _PartMatcher:
         kernel_peaks = correlation[:, rows, columns].max((1, 2))
         y = (row + 0.5) * factors[0]
         x = (column + 0.5) * factors[1]
-        candidates = []  # correlation and number of each kernel that is better than both neighbouring angles
-        side_count = 2 if self.reference.kind == "full" else 1
-        for side, peaks in enumerate(kernel_peaks.reshape(side_count, -1)):
-            is_peak = (peaks >= np.roll(peaks, 1)) & (peaks >= np.roll(peaks, -1))
-            candidates += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(is_peak)]
+        candidates = []  # correlation and number of each kernel that is a peak among its neighbouring angles
+        side_count = 2 if self.reference.kind == "full" else 1  # 2: mirrored kernels follow the others
+        for side, angle_peaks in enumerate(kernel_peaks.reshape(side_count, -1)):
+            is_peak = (angle_peaks >= np.roll(angle_peaks, 1)) & (angle_peaks >= np.roll(angle_peaks, -1))
+            first_kernel = side * len(angle_peaks)
+            for angle in np.flatnonzero(is_peak):
+                candidates.append((float(angle_peaks[angle]), first_kernel + int(angle)))
         candidates.sort(reverse=True)
         best_peak, _ = candidates[0]
         return [
@@ -320,12 +325,13 @@ class _PartMatcher:
 
 @lru_cache(maxsize=8)
 def _matcher(reference: PoseReference) -> _PartMatcher:
-    """Return the matcher of a reference; a part's pixels leave out the outline around it."""
+    """Return the matcher of a reference; the outline around the part is not counted among its pixels."""
     from scipy import ndimage
 
-    counted = reference.spread > 0
-    body = ndimage.binary_erosion(counted, iterations=_OUTLINE_WIDTH)
-    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF_SIDE]] * 2)
+    with_outline = reference.spread > 0
+    body = ndimage.binary_erosion(with_outline, iterations=_OUTLINE_WIDTH)
+    from_corner = np.nonzero(body if body.any() else with_outline)
+    y, x = from_corner + np.array([[0.5 - HALF_SIDE]] * 2)  # from the middle
     angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCTION)]
     return _PartMatcher(reference, np.stack([x, y]).astype(np.float32), angles)
 
@@ -334,7 +340,12 @@ def _matcher(reference: PoseReference) -> _PartMatcher:
 def _spectra(
     reference: PoseReference, fft_size: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Return spectra of the reference and of its weights, by angle and side, for pictures of this size."""
+    """Return the spectra of all kernels: of the turned reference, and of its weights.
+
+    Args:
+        reference: Reference of the part.
+        fft_size: Size (H, W) of the pictures that they are multiplied with.
+    """
     from scipy import fft
 
     _, parts, weights = zip(*reference.kernels(SIDE // _REDUCTION), strict=True)
@@ -355,6 +366,7 @@ def ground_distance(overview: Float32) -> Float32:
 
     height, width = overview.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    # [pixels, 6]: terms of a quadratic surface
     surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
     residuals = values - np.median(values)

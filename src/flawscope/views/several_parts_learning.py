@@ -60,13 +60,15 @@ def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Compon
     """
     from scipy import ndimage
 
-    differs = ndimage.binary_opening(ndimage.binary_fill_holes(ground_distance(overview) > MIN_DISTANCE))
+    is_far = ground_distance(overview) > MIN_DISTANCE
+    differs = ndimage.binary_opening(ndimage.binary_fill_holes(is_far))
     labels, _ = ndimage.label(differs, np.ones((3, 3)))
     height, width = labels.shape
     components = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         edge_distances = (rows.start, height - rows.stop, columns.start, width - columns.stop)
-        if min(edge_distances) == 0:
+        touches_edge = min(edge_distances) == 0
+        if touches_edge:
             continue
         y, x = np.nonzero(labels[rows, columns] == label)
         components.append(
@@ -132,13 +134,14 @@ def learn_several_parts(
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW_SIDE`.
-        small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
-        kind: poses that occur.
+        small: Function (picture number, longer side) that returns the picture [h, w] float32 in 0..1 at that
+            size.
+        kind: Poses that occur.
 
     Raises:
-        PartsCountedWrongError: the parts of some pictures are counted wrong. The message names another kind
-            of poses by which they are counted right, if there is one.
-        InputError: parts do not stand out against the ground, or too few do.
+        PartsCountedWrongError: Parts are counted wrong in most pictures. The message names another kind of
+            poses by which they are counted right, if there is one.
+        InputError: Parts do not stand out against the ground, or too few do.
     """
     learnt = _learn_or_error(overviews, small, kind)
     if isinstance(learnt, LearnedParts) and learnt.is_reliable:
@@ -148,7 +151,7 @@ def learn_several_parts(
         raise learnt
     count = len(overviews)
     if reliable:
-        # kinds come from the simplest on: of equally good ones the simplest is named
+        # kinds are sorted from the simplest: of equally good ones, the simplest is named
         best = min(reliable, key=lambda other: reliable[other].wrong_count)
         right_count = count - reliable[best].wrong_count
         remedy = f"give --align {best}, by which they are counted right in {right_count} of {count}"
@@ -170,7 +173,7 @@ def learn_several_parts(
 def _learn_by_other_poses(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> dict[PoseKind, LearnedParts]:
-    """Learn with each other kind of poses; return those by which parts are counted right, by the kind."""
+    """Learn with each other kind of poses; return the reliable results, by their kind."""
     reliable: dict[PoseKind, LearnedParts] = {}
     for other in get_args(PoseKind):
         if other == kind:
@@ -201,8 +204,9 @@ def _learn(
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
-    # The component that holds the middle pixel of all components, sorted by area: small specks count little
-    typical_area = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
+    # The median over all components' pixels, not over components: so small specks count little
+    middle = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
+    typical_area = float(areas[middle])
     single_parts = _find_single_parts(components, typical_area)
     largest_area = max(sum(component.area for component in in_picture) for _, in_picture in components)
     most = max(1, round(largest_area / typical_area))
@@ -212,22 +216,24 @@ def _learn(
     chosen = [single_parts[place] for place in spread_numbers(len(single_parts), _MAX_CROPS)]
     crops = list[Float32]()
     crop_pictures = list[int]()  # number of the picture of each crop
-    levels = list[float]()
+    ground_levels = list[float]()
     for number in sorted({number for number, _ in chosen}):
         picture = small(number, settings.side)
-        level = float(np.median(picture))
-        levels.append(level)
+        ground_level = float(np.median(picture))
+        ground_levels.append(ground_level)
         labels, _ = components[number]
-        for owner, component in chosen:
-            if owner == number:
-                crops.append(_crop_part(picture, labels, component, level))
+        for picture_number, component in chosen:
+            if picture_number == number:
+                crops.append(_crop_part(picture, labels, component, ground_level))
                 crop_pictures.append(number)
-    reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_pictures)
+    reference, held_out = learn_cross_validated(
+        crops, kind, ground=float(np.median(ground_levels)), groups=crop_pictures
+    )
     return _count_parts(settings, reference, held_out, overviews, small)
 
 
 def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
-    """Return the side of the frame of a part, as a share of the picture's longer side.
+    """Return the side of the frame around a part, as a share of the picture's longer side.
 
     Raises:
         InputError: Parts are too large or too small.
@@ -244,7 +250,7 @@ def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
 def _find_single_parts(
     components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
 ) -> list[tuple[int, _Component]]:
-    """Find the components of one part, which touches no other part, by their area.
+    """Find the components that show a single part, by their area: parts that touch have a larger one.
 
     Args:
         components: Labels and components of each picture.
@@ -281,19 +287,20 @@ def _count_parts(
     """Count the parts of all good pictures by the reference, and by references that were learnt without them.
 
     Args:
-        settings: Settings by which parts are found, whose expected numbers are not known yet.
+        settings: Settings by which parts are found; their `least` and `most` are not final yet.
         reference: Reference that was learnt from all pictures.
-        held_out: References that were learnt without a picture, by its number.
+        held_out: For pictures of the crops, by number: the reference that was learnt without the picture.
         overviews: Overviews of the pictures.
-        small: Returns picture `i` with this longer side.
+        small: Function (picture number, longer side) that returns the picture at that size.
 
     Raises:
         InputError: No parts are found.
     """
     detections = {}
     held_out_detections = {}
-    # Pictures of one held-out reference follow each other: its spectra are then computed once
-    for number in sorted(range(len(overviews)), key=lambda number: id(held_out.get(number))):
+    # Pictures with the same held-out reference follow each other: its spectra are then computed once
+    by_held_out_reference = sorted(range(len(overviews)), key=lambda number: id(held_out.get(number)))
+    for number in by_held_out_reference:
         picture = small(number, settings.side)
         overview = overviews[number]
         detections[number] = settings.find(picture, overview, reference)
@@ -321,7 +328,7 @@ def _count_parts(
 
 
 def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Component, level: float) -> Float32:
-    """Return the square [SIDE, SIDE] around a part, in which other parts are covered.
+    """Crop the square [SIDE, SIDE] around a part, with other parts covered.
 
     Args:
         picture: [h, w], the small picture.
@@ -334,13 +341,14 @@ def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Componen
     is_other_part = ndimage.binary_dilation((labels > 0) & (labels != component.label), iterations=2)
     height, width = picture.shape
     overview_height, overview_width = labels.shape
-    # the overview's row and column of each of the small picture's
+    # for each row and column of the small picture, the row and column of the overview
     rows = (np.arange(height) * overview_height / height).astype(np.intp)
     columns = (np.arange(width) * overview_width / width).astype(np.intp)
     covered = np.where(is_other_part[rows][:, columns], np.float32(level), picture)
     y = round(component.y * height / overview_height)
     x = round(component.x * height / overview_height)
-    return np.pad(covered, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
+    padded = np.pad(covered, SIDE // 2, mode="edge")
+    return padded[y : y + SIDE, x : x + SIDE]
 
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
@@ -351,7 +359,8 @@ def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
     Args:
         counts: Numbers of parts in good pictures; pictures without parts do not count.
     """
-    values, frequencies = np.unique([count for count in counts if count] or [1], return_counts=True)
+    positive_counts = [count for count in counts if count] or [1]
+    values, frequencies = np.unique(positive_counts, return_counts=True)
     if frequencies.max() >= _MIN_EQUAL_COUNTS * frequencies.sum():
         usual = int(values[frequencies.argmax()])
         return usual, usual

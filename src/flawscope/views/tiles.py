@@ -41,7 +41,7 @@ class TileGrid:
     overlap: float
 
     def __post_init__(self) -> None:
-        if any(part > whole for part, whole in zip(self.tile, self.canvas, strict=True)):
+        if any(tile_side > side for tile_side, side in zip(self.tile, self.canvas, strict=True)):
             raise ValueError("a tile is larger than the canvas")
 
     @cached_property
@@ -85,8 +85,8 @@ class TileGrid:
     def weights(self) -> tuple[Float32, Float32]:
         """Weights of the tiles along their height [rows, h] and width [columns, w].
 
-        They are 1 where a tile is alone, and fall linearly to the edge where a neighbour overlaps. The
-        products of all tiles that show a pixel sum to 1.
+        A weight is 1 where no neighbour overlaps; in an overlap it falls linearly towards the tile's edge.
+        A pixel's weight in a tile is the product of both; the weights of all tiles at a pixel sum to 1.
         """
         return self._axis_weights(0), self._axis_weights(1)
 
@@ -127,7 +127,7 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.score not in ("map", "views"):
             raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
-        with np.errstate(over="ignore"):  # maps are computed with in float32
+        with np.errstate(over="ignore"):  # maps are float32, so both must be finite in that type
             factor = np.float32(self.factor)
             shift = np.float32(self.shift)
         if not 0 < factor < math.inf or not math.isfinite(shift):
@@ -136,7 +136,7 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
@@ -186,14 +186,14 @@ class RegionOfInterest:
 
 
 class TileSummary(NamedTuple):
-    """Answers for a frame, of its tiles and of its whole view.
+    """Results for a frame, each for its tiles and for its whole view.
 
     Attributes:
         scores: Largest score of a tile, and the whole view's score.
-        maxima: Maxima of both maps.
+        maxima: Maximum of the tiles' blended map, and of the whole view's map.
         means: Means of both maps.
         whole_peak: Maximum of the whole view's map at its own size.
-        pixels: [2, n], some values of both maps, at the same places.
+        pixels: [2, n], values of both maps at the same sampled places.
     """
 
     scores: tuple[float, float]
@@ -204,7 +204,7 @@ class TileSummary(NamedTuple):
 
     @classmethod
     def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
-        """Return the answers for a frame of one view, which stands for a tile.
+        """Return the summary for a frame of one view, which is treated as its only tile.
 
         Args:
             score: Score of the view.
@@ -221,7 +221,7 @@ class TileSummary(NamedTuple):
         )
 
     def fused(self, fusion: Fusion) -> tuple[float, float, float]:
-        """Return the score, the maximum and the middle value of the map that `TileBlender.result` makes."""
+        """Return the fused score, and the maximum and the median of the fused map (`TileBlender.result`)."""
         tiles_score, whole_score = self.scores
         tiles_maximum, whole_maximum = self.maxima
         tiles_pixels, whole_pixels = self.pixels
@@ -256,12 +256,12 @@ class TileBlender:
         self.view: tuple[float, Float32] | None = None
 
     def add(self, view: int, score: float, view_map: Float32) -> None:
-        """Add the answer for a view: each view once, in any order.
+        """Add the result for a view. Each view is added once, in any order.
 
         Args:
             view: Number of the view; 0 is the whole picture.
-            score: Its score.
-            view_map: [H, W], its map.
+            score: Score of the view.
+            view_map: [H, W], map of the view.
         """
         if view == 0:
             self.view = score, view_map
@@ -273,11 +273,12 @@ class TileBlender:
     def confirm_maximum(
         self, unsure: dict[int, Float32], sure_maps: Callable[[list[int]], Iterable[Float32]]
     ) -> None:
-        """Replace maps of tiles that may be too high by exact maps, until the maximum lies in exact maps.
+        """Replace upper bounds of tiles' maps by exact maps, until the blended maximum is exact.
 
         Args:
-            unsure: Maps that may be too high, by the number of the view. Replaced maps are taken out.
-            sure_maps: Returns exact maps for numbers of views.
+            unsure: Maps that are upper bounds, by the number of the view. Replaced ones are removed from this
+                dictionary.
+            sure_maps: Function that returns the exact maps of views, given their numbers.
         """
         width = self.grid.canvas[1]
         region = self.region
@@ -295,7 +296,7 @@ class TileBlender:
                 self._add_weighted(number, np.minimum(bound_map, exact_map) - bound_map)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:
-        """Add the map of a tile, or a change of it, to the blended maps."""
+        """Add a tile's map, or the change of its map, to the blended maps, by the tile's weights."""
         row, column = self.grid.row_and_column(view - 1)
         y, x = self.grid.corner(view - 1)
         height, width = self.grid.tile
@@ -304,7 +305,7 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * row_weights[:, None] * column_weights
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarise the answers for a fusion that is not known yet.
+        """Summarise the results while the fusion is not known yet.
 
         Args:
             shown: [H, W], pixels of the whole view that count.
@@ -362,7 +363,7 @@ class TileBlender:
             rows = picture_map[start : start + step]
             inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
             if inside is not None:
-                rows[~inside] = lowest  # tiles outside were not computed
+                rows[~inside] = lowest  # nothing was computed outside the region
             if self.view is not None:
                 whole_map = geometry.window(start, 0, len(rows), width).warp(scaled_map, fill=-math.inf)
                 if inside is not None:

@@ -65,7 +65,7 @@ class Undistortion:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
@@ -73,7 +73,7 @@ class Undistortion:
         """Read values that `to_dict` returned.
 
         Raises:
-            InputError: Values are missing, or there are others.
+            InputError: Values are missing, or there are unknown ones.
         """
         try:
             return cls(**data)
@@ -90,7 +90,7 @@ class Undistortion:
 
         Args:
             picture: The picture.
-            divisor: Value that is white, which makes no difference.
+            divisor: Value that is white; it has no effect here.
             name: Name for errors.
 
         Raises:
@@ -122,12 +122,15 @@ class Undistortion:
         return np.asarray(_sample(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Return the map of an undistorted picture as one of the picture as taken, and its place there.
+        """Transform a map of the undistorted picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the undistorted picture.
-            placed: Place of the map in the undistorted picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the undistorted picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
         if self._changes_nothing:
             return drawn, placed
@@ -137,7 +140,7 @@ class Undistortion:
         height = max(1, round(picture_height * min(1.0, scale_y)))
         width = max(1, round(picture_width * min(1.0, scale_x)))
         scale = height / picture_height, width / picture_width
-        # places in the picture as taken of the result's pixels, then in the undistorted picture, in its map
+        # places of the result's pixels: in the picture as taken, then in the undistorted one, then in its map
         rows = (np.arange(height) + 0.5) / scale[0]
         columns = (np.arange(width) + 0.5) / scale[1]
         v, u = self._undistorted(*np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij"))
@@ -160,24 +163,25 @@ class Undistortion:
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
         """Return the points (v, u) of the undistorted picture for places in the picture as taken.
 
-        `as_taken` is inverted by a fixed-point iteration.
+        This is the inverse of `as_taken`, by a fixed-point iteration.
         """
-        first_y = (v - self.cy) / self.fy
-        first_x = (u - self.cx) / self.fx
-        y, x = first_y, first_x
+        distorted_y = (v - self.cy) / self.fy
+        distorted_x = (u - self.cx) / self.fx
+        y, x = distorted_y, distorted_x
         for _ in range(_ROUNDS):
             radial, dy, dx = self._distortion(y, x)
-            y, x = (first_y - dy) / radial, (first_x - dx) / radial
+            y = (distorted_y - dy) / radial
+            x = (distorted_x - dx) / radial
         return self.fy * y + self.cy, self.fx * x + self.cx
 
     def _distortion(
         self, y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Radial factor, and tangential shifts along y and x."""
-        square = x * x + y * y
-        radial = 1 + square * (self.k1 + square * (self.k2 + square * self.k3))
-        dy = self.p1 * (square + 2 * y * y) + 2 * self.p2 * x * y
-        dx = 2 * self.p1 * x * y + self.p2 * (square + 2 * x * x)
+        """Return the radial factor, and the tangential shifts along y and x."""
+        r2 = x * x + y * y
+        radial = 1 + r2 * (self.k1 + r2 * (self.k2 + r2 * self.k3))
+        dy = self.p1 * (r2 + 2 * y * y) + 2 * self.p2 * x * y
+        dx = 2 * self.p1 * x * y + self.p2 * (r2 + 2 * x * x)
         return radial, dy, dx
 
 
@@ -185,14 +189,14 @@ class Undistortion:
 def _places_as_taken(
     lens: Undistortion, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Row and column in the picture as taken of each pixel of the undistorted one (H, W)."""
+    """Return the row and column in the picture as taken of each pixel of the undistorted one (H, W)."""
     rows, columns = (np.arange(length, dtype=np.float64) for length in size)
     v, u = lens.as_taken(*np.meshgrid(rows, columns, indexing="ij"))
     return v.astype(np.float32), u.astype(np.float32)
 
 
 def _sample(values: Array, rows: Array, columns: Array) -> Array:
-    """Return values at places, bilinear, edges repeated, in the type of the values.
+    """Sample values at places, bilinear, edges repeated; the result has the type of the values.
 
     Args:
         values: [H, W] or [H, W, C].
@@ -209,7 +213,7 @@ def _sample(values: Array, rows: Array, columns: Array) -> Array:
         x = np.clip(columns[block], 0, last_column)
         top = y.astype(np.intp)
         left = x.astype(np.intp)
-        below = np.minimum(top + 1, last_row)
+        bottom = np.minimum(top + 1, last_row)
         right = np.minimum(left + 1, last_column)
         lower_weights = (y - top).astype(np.float32)
         right_weights = (x - left).astype(np.float32)
@@ -217,7 +221,8 @@ def _sample(values: Array, rows: Array, columns: Array) -> Array:
             lower_weights = lower_weights[..., None]
             right_weights = right_weights[..., None]
         upper = values[top, left] * (1 - right_weights) + values[top, right] * right_weights
-        lower = values[below, left] * (1 - right_weights) + values[below, right] * right_weights
+        lower = values[bottom, left] * (1 - right_weights) + values[bottom, right] * right_weights
         mixed = upper * (1 - lower_weights) + lower * lower_weights
-        sampled[block] = np.rint(mixed) if values.dtype.kind in "iu" else mixed
+        is_integer = values.dtype.kind in "iu"
+        sampled[block] = np.rint(mixed) if is_integer else mixed
     return sampled

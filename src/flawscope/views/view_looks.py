@@ -28,11 +28,15 @@ VIEW_LOOKS_KEY = "view_looks"  # key among a model's facts
 
 
 def thumbnail(image: Floats) -> Floats:
-    """Return mean colours [3 * SIDE * SIDE] of a network's input [3, H, W], 0..1, padding marked or not."""
+    """Return the mean colours [3 * SIDE * SIDE] of an image [3, H, W] in 0..1.
+
+    Marks of padding are removed first.
+    """
     values = np.where(image < 0, -1 - image, image)
     for axis in (1, 2):
         edges = np.linspace(0, values.shape[axis], SIDE, endpoint=False).astype(np.intp)
-        counts = np.diff([*edges, values.shape[axis]]).reshape(-1, *[1] * (2 - axis))
+        block_sizes = np.diff([*edges, values.shape[axis]])
+        counts = block_sizes[:, None] if axis == 1 else block_sizes
         values = np.add.reduceat(values, edges, axis, dtype=np.float32) / np.maximum(counts, 1)
     return np.asarray(values, np.float32).ravel()
 
@@ -40,9 +44,12 @@ def thumbnail(image: Floats) -> Floats:
 def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
     """Return the first two views whose pictures have the same thumbnail; None: all differ.
 
-    No camera takes the same pixels twice: one picture was given for both views.
+    No camera takes the same pixels twice, so one picture was given for both views.
+
+    Args:
+        looks: Thumbnail of the picture of each view.
     """
-    first_views: dict[bytes, str] = {}
+    first_views: dict[bytes, str] = {}  # first view with each thumbnail
     for view, look in looks.items():
         first_view = first_views.setdefault(look.tobytes(), view)
         if first_view != view:
@@ -53,12 +60,11 @@ def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be distinct by their pictures (`ViewLooks.are_distinct`) in the same light: each
-    colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
-    another white balance, look alike.
+    That is so if every two views are distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
+    divided by its mean. So a camera that is darker, or has another white balance, makes no difference.
 
     Args:
-        looks: Thumbnails of good pictures by view; where they are too few, the answer is False.
+        looks: Thumbnails of good pictures by view. If there are too few, the result is False.
     """
     levelled = {view: [_without_light(look) for look in view_looks] for view, view_looks in looks.items()}
     learnt = ViewLooks.learn(levelled)
@@ -93,9 +99,9 @@ class ViewLooks:
 
     @classmethod
     def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
-        """Learn from thumbnails of good pictures by view; None where these are too few.
+        """Learn from thumbnails of good pictures by view; None: there are too few.
 
-        Each thumbnail is compared with the mean of the others of its view.
+        Each thumbnail is compared with the mean of its view's other thumbnails.
         """
         if len(looks) < 2 or min(map(len, looks.values())) < MIN_PICTURES:
             return None
@@ -120,18 +126,19 @@ class ViewLooks:
         Args:
             view_looks: [n, D] of each view, the thumbnails that its mean was learnt from.
         """
-        # [n, V] of each view: distances of its pictures from all means
+        # [n, V] of each view: distances of its n pictures from the means of all views
         distances = [np.array([self.distances(look) for look in thumbnails]) for thumbnails in view_looks]
         for view, thumbnails in enumerate(view_looks):
-            # from the mean without the picture itself, which is n / (n - 1) times as far
+            # a mean without the picture itself is n / (n - 1) times as far from it
             distances[view][:, view] *= len(thumbnails) / (len(thumbnails) - 1)
         for view, own in enumerate(distances):
             self.reach[view] = MAX_DISTANCE * own[:, view].max()
             for other_view, other in enumerate(distances):
-                if view != other_view:
-                    self.limits[view, other_view] = _limit_between(
-                        own[:, view] - own[:, other_view], other[:, view] - other[:, other_view]
-                    )
+                if view == other_view:
+                    continue
+                self.limits[view, other_view] = _limit_between(
+                    mine=own[:, view] - own[:, other_view], theirs=other[:, view] - other[:, other_view]
+                )
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
         """Return the distances [V] of a thumbnail from the views' means, in spreads."""
@@ -144,9 +151,9 @@ class ViewLooks:
         return bool(np.isfinite(self.limits[is_pair]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """Return the other view that a picture shows.
+        """Return the view that a picture shows instead of the one it should show.
 
-        None: it shows the view that is named, or that view is not known.
+        None: it shows the right view, or that view is not known.
 
         Args:
             view: Name of the view that the picture should show.
@@ -154,24 +161,26 @@ class ViewLooks:
         """
         if view not in self.views:
             return None
-        place = self.views.index(view)
+        index = self.views.index(view)
         distances = self.distances(look)
-        is_clear = (distances[place] - distances > self.limits[place]) & (distances <= self.reach)
+        is_nearer = distances[index] - distances > self.limits[index]
+        is_clear = is_nearer & (distances <= self.reach)
         if not is_clear.any():
             return None
-        return self.views[int(np.where(is_clear, distances, np.inf).argmin())]
+        nearest = int(np.where(is_clear, distances, np.inf).argmin())
+        return self.views[nearest]
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_facts`."""
+        """Convert to values for JSON, which `from_facts` reads."""
         limits: list[list[float | None]] = []
         for row in self.limits.tolist():
             limits.append([round(limit, 4) if np.isfinite(limit) else None for limit in row])
-        numbers = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
-        return {"views": [*self.views], **numbers, "limits": limits}
+        arrays = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
+        return {"views": [*self.views], **arrays, "limits": limits}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> ViewLooks | None:
-        """Read the looks from a model's facts; None where there are none, or they are damaged."""
+        """Read the looks from a model's facts; None: they are missing or damaged."""
         try:
             stored = facts[VIEW_LOOKS_KEY]
             views = tuple(map(str, stored["views"]))
@@ -196,11 +205,13 @@ def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> fl
     """Return the middle of the gap between the pictures of a view and those of another.
 
     Args:
-        mine: How much farther each picture of the view lies from its own mean than from the other's.
-        theirs: The same difference of the other view's pictures.
+        mine: For each picture of the view: its distance from the view's mean, minus its distance from the
+            other view's mean.
+        theirs: The same difference for each picture of the other view.
 
     Returns:
         The limit; inf: the gap is too narrow, or there is none.
     """
-    is_wide = theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
+    gap = theirs.min() - mine.max()
+    is_wide = gap >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
     return float((theirs.min() + mine.max()) / 2) if is_wide else math.inf

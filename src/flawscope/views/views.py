@@ -138,9 +138,10 @@ class Views:
         """Return the picture's score, and its map at `geometry.size`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: there is one view.
-            batch: Views that run at a time.
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: there is a single
+                view.
+            batch: Number of views that run at a time.
         """
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]))
@@ -151,10 +152,10 @@ class Views:
         """Run the views of a frame with tiles, and put their answers together.
 
         Args:
-            run: Runs the model.
-            batch: Views that run at a time.
-            bound: A faster run for tiles, whose maps are nowhere lower; where the map's maximum lies, `run`
-                decides. None: `run` judges all.
+            run: Function that runs the model on images (`RunModel`).
+            batch: Number of views that run at a time.
+            bound: A faster run for tiles, whose maps are nowhere lower than those of `run`. The tiles around
+                the map's maximum are then run again by `run`. None: `run` judges all.
         """
         assert self.grid is not None
         blender = TileBlender(self.grid, self.whole, self.region)
@@ -181,13 +182,13 @@ class Views:
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
     ) -> TileSummary:
-        """Summarise the answers for a frame, until the fusion is known by which `predict` joins them.
+        """Summarise the results for a frame while the fusion that `predict` applies is not known yet.
 
         Args:
-            run: Runs the model.
+            run: Function that runs the model on images (`RunModel`).
             counted: [H, W], pixels of the region of interest that the network knows.
-            batch: Views that run at a time.
-            bound: A faster run for tiles, as `blend` takes it; None: there is none.
+            batch: Number of views that run at a time.
+            bound: A faster run for tiles, as in `blend`; None: there is none.
         """
         is_picture = self.images([0])[0, 0] >= 0  # padding is negative
         if self.grid is not None:
@@ -204,7 +205,7 @@ class Views:
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 
     def window(self, y: int, x: int) -> Float32:
-        """Return the tile `[3, H, W]` whose upper left corner lies at (y, x), any place of the canvas."""
+        """Cut a tile `[3, H, W]` with its upper left corner at any place (y, x) of the canvas."""
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
@@ -222,16 +223,24 @@ class Views:
 
     @staticmethod
     def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
-        """Return an image [3, H, W] whose pixels outside are marked like padding: v becomes -1 - v."""
-        return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+        """Mark the pixels of an image [3, H, W] outside the region like padding: v becomes -1 - v.
+
+        Args:
+            image: The image, whose padding is marked already.
+            inside: [H, W], pixels of the region of interest; None: all.
+        """
+        if inside is None:
+            return image
+        is_marked = image < 0
+        return np.where(inside | is_marked, image, -1 - image)
 
 
 class FrameViews(Views):
-    """Views of several frames of a picture, frame by frame, as many of each.
+    """Views of several frames of a picture, frame by frame; each frame has the same number of views.
 
     Args:
         frames: Views of each frame.
-        geometry: Place in the picture of its map.
+        geometry: Place of the map in the picture.
     """
 
     def __init__(self, frames: Sequence[Views], geometry: Geometry):
@@ -248,9 +257,11 @@ class FrameViews(Views):
 
     @property
     def outside_light(self) -> bool | None:
-        """Whether a frame's light cannot be corrected wholly; None: it is left as it is."""
+        """Whether the light of any frame cannot be corrected wholly; None: the light is left as it is."""
         outside = [frame.outside_light for frame in self.frames]
-        return None if None in outside else any(outside)
+        if None in outside:
+            return None
+        return any(outside)
 
     @property
     def nbytes(self) -> int:
@@ -295,19 +306,19 @@ class FrameViews(Views):
         """Return the scores [n] and the maps [n, h, w] of all frames.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
         """
         if fusion is None:  # each frame is one view
             images = self.images(range(len(self)))
-            step = batch or len(self)
-            outputs = [run(images[start : start + step]) for start in range(0, len(self), step)]
+            batch_size = batch or len(self)
+            outputs = [run(images[start : start + batch_size]) for start in range(0, len(self), batch_size)]
             scores, maps = zip(*outputs, strict=True)
             return np.asarray(np.concatenate(scores)), np.concatenate(maps)
-        answers = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
-        frame_scores, frame_maps = zip(*answers, strict=True)
+        frame_results = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
+        frame_scores, frame_maps = zip(*frame_results, strict=True)
         return np.array(frame_scores), np.array(frame_maps)
 
 
@@ -317,7 +328,7 @@ class PartFrameViews(FrameViews):
     Args:
         frames: Views of each part.
         parts: The parts.
-        scale: Pixels of their maps for a pixel of the picture.
+        scale: Pixels of a part's map per pixel of the picture.
     """
 
     def __init__(self, frames: Sequence[Views], parts: PartFrames, scale: float):
@@ -343,10 +354,10 @@ class PartFrameViews(FrameViews):
         The score is the largest of the parts; the map is that of `predict_parts`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
         scores, picture_map, _ = self.predict_parts(run, fusion, batch)
         return float(scores.max()), picture_map
@@ -357,16 +368,16 @@ class PartFrameViews(FrameViews):
         """Judge each part.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each part is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each part is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
             roi: [H, W], region of interest that the network knows, as a part's view shows it; None: all.
 
         Returns:
-            The scores of all parts [n]. The picture's map: the largest value where parts overlap, and the
-            middle value where there is none. At each of its pixels the number of the part that is inspected
-            there, from 1; 0: none, or several.
+            The scores of the parts [n]; the picture's map; and at each pixel of the map the number of the
+            part that is inspected there, from 1, or 0 for none or several. Where parts overlap, the map has
+            the largest value. Where there is no part, it has the median of the other pixels.
         """
         scores, maps = self.predict_each(run, fusion, batch)
         picture_map = np.full(self.geometry.size, -np.inf, np.float32)
@@ -381,7 +392,7 @@ class PartFrameViews(FrameViews):
             valid = window.warp_mask(part.valid_mask())
             inspected = valid if roi is None else valid & window.warp_mask(roi)
             warped = np.where(valid, window.warp(part_map, -np.inf), -np.inf)
-            # these two are views: what is written into them stands in the picture
+            # these two are numpy views: writing into them changes the picture's arrays
             map_window = picture_map[y0:y1, x0:x1]
             number_window = numbers[y0:y1, x0:x1]
             has_other_part = map_window > -np.inf
@@ -415,10 +426,10 @@ class ChannelViews(FrameViews):
         Both are the largest of all channel groups.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
         scores, maps = self.predict_each(run, fusion, batch)
         return float(scores.max()), np.max(maps, axis=0)
@@ -429,9 +440,10 @@ class ChannelViews(FrameViews):
 
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
-    """Return images `[..., 3, H, W]` in 0..1 without the marks of padding, and where they are not padding.
+    """Remove the marks of padding from images `[..., 3, H, W]`.
 
-    The mask is `[..., H, W]` bool.
+    Returns:
+        The images in 0..1; and a mask `[..., H, W]` bool of the pixels that were not marked.
     """
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
@@ -442,8 +454,8 @@ def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float3
 
     Args:
         image: Whole view, or a tile.
-        source: [H W], index of the pixel whose value each pixel gets; None: the image is a tile, which
-            becomes grey where it is marked.
+        source: [H * W], for each pixel the index of the pixel whose value it gets. None: the image is a tile,
+            and its marked pixels become grey.
     """
     if source is None:
         return np.where(image < 0, -1 - HIDDEN_GREY, image)
