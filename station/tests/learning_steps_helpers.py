@@ -131,7 +131,7 @@ class Made:
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
         monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)
-        monkeypatch.setattr(candidates, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(candidates, "make_plan", lambda *told, **named: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
         monkeypatch.setattr(self.learning, "_learning_version", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
