@@ -234,6 +234,7 @@ def test_what_is_left_out_is_run_at_one_place():
     called = [(module, name) for module, name in calls if re.search(r"leave_out\.\w+$", name)]
     assert called == [
         ("export.recalibrate", "leave_out.run"),
+        ("fitting.judging", "leave_out.bound_run"),
         ("fitting.judging", "self.leave_out.run"),
         ("fitting.simulated_defects", "leave_out.score"),
         ("runtime.torch", "leave_out.run"),

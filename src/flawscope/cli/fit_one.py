@@ -338,7 +338,7 @@ def _fit_new(
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """If a KeyboardInterrupt leaves the block, raise it with a message on the steps in the checkpoint.
+    """Raise a KeyboardInterrupt that leaves the block with a message on the steps in the checkpoint.
 
     Args:
         checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt stays as

@@ -212,8 +212,8 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
             job.new.row(picture), drawn=True, origin=LINE, name=name
         )
     line = SessionPictures(predictor, job.new.table.pictures, job.options.step)
-    lights = predictor.manifest.preprocess.lights
-    scored = score(line, rows_to_score, leave_out_known(predictor, rows), lights)
+    run_of = leave_out_known(predictor, rows)
+    scored = score(line, rows_to_score, run_of, predictor.manifest.preprocess.lights)
     notes = [*scored.answers.failures.values()]
     if scored.lost:
         notes.append(lost_note([job.new.table.rows[place].name for place in sorted(scored.lost)]))

@@ -283,7 +283,7 @@ class Prediction:
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """For each of `regions`, rows and columns of the map's pixels in and around it that may be defective.
+        """Rows and columns of the pixels in and around each region of the map that may be defective.
 
         They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
         share them.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def answers_have_their_form(case: Case) -> None:
-    """For images `[B, 3, H, W]`, the model returns scores `[B]` and maps `[B, H, W]`, finite float32.
+    """Check that a model returns finite float32 scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`.
 
     `forward` is `score` of `embed`. The model is in eval mode; it changes neither the images nor itself.
     """

@@ -303,7 +303,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """How far the marks of N pictures reach to the right and down, [N, 2], by source.
+        """Reach of the marks of N pictures to the right and down, [N, 2], by source.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.

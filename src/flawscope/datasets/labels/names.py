@@ -77,7 +77,7 @@ class PictureNames:
 
     @cached_property
     def _numbers(self) -> list[set[str]]:
-        """For each picture, the long numbers in its name, without those that may be dates."""
+        """Long numbers in the name of each picture, without those that may be dates."""
         return [_long_numbers(picture.stem) for picture in self._pictures]
 
     def are_near(self, texts: Collection[str]) -> bool:

@@ -210,7 +210,7 @@ def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Acce
 
 
 def _say_if_open(access: Access) -> None:
-    """If the station has no users and no tokens, print who may use it."""
+    """Print who may use a station that has no users and no tokens."""
     if access.is_open:
         cli.say(
             "without users and tokens everybody on the station's machine may do everything, others nothing"

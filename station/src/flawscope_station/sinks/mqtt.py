@@ -249,7 +249,7 @@ class MqttSink(Sink):
             self._must_renew_status = True
 
     def _renew_status(self) -> None:
-        """If another station has written its status, write `online` again, so that it hears of this one."""
+        """Write `online` again if another station has written its status, so that it hears of this one."""
         if self._must_renew_status:
             self._must_renew_status = False
             self._renewed_at = time.monotonic()

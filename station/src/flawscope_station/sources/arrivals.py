@@ -404,7 +404,7 @@ class Arrivals:
         return [Path(path) for path in paths]
 
     def _recognise_folder(self) -> None:
-        """If the folder was away and is back, take its files for the judged files from before.
+        """Take the files of a folder that was away and is back for the judged files from before.
 
         The folder may be on a network share, whose files have other inodes now. The content of the files is
         compared later.

@@ -528,7 +528,7 @@ class WatchedFolder:
         return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
 
     def _forget_removed(self, arrivals: Arrivals) -> None:
-        """Once a day forget the keys of files that went away.
+        """Forget, once a day, the keys of files that went away.
 
         If files are kept and the folder is empty, nothing is forgotten: the share may only be unreachable.
         """

@@ -427,7 +427,7 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
 
 
 class RateFacts(TypedDict):
-    """What other false-alarm rates would mean for the active version.
+    """Results of the active version at other false-alarm rates.
 
     Attributes:
         rates: Rates on offer, each with its threshold and the number of defects that would be found.
