@@ -173,12 +173,12 @@ def _pool(
             )
         yield RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step)
         return
-    fits = {cell.label: _fit_arguments(cell, args.data) for cell in cells_to_run}
+    arguments_by_label = {cell.label: _fit_arguments(cell, args.data) for cell in cells_to_run}
     with (
         connect.cluster_connection(args.cluster),
         tasks.task_pool(
             "cell",
-            fits,
+            arguments_by_label,
             fit_one.predict_memory,
             data=args.data,
             out=args.out,
@@ -193,7 +193,7 @@ def _pool(
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
     """Return the arguments with which `fit_one.predict_memory` predicts the memory of a cell's fit."""
-    needed_names = {"good"}  # of the options that the memory depends on
+    needed_names = {"good"}  # names of the options that the memory depends on
     for arguments in fit_one.MEMORY_ARGUMENTS:
         needed_names |= {option.name for option in records_of(arguments)}
     shared_options = {name: value for name, value in cell.shared.items() if name in needed_names}

@@ -346,7 +346,7 @@ def check_results_folder(path: str, *names: str) -> None:
 def check_earlier_results(
     args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
 ) -> None:
-    """Check that `--out` holds no results of another product, and none that are all of other pictures.
+    """Check that results in `--out` are of the same product, and of at least one of the same pictures.
 
     Nothing is checked with `--force`, or if `--out` is a table.
 
@@ -356,7 +356,7 @@ def check_earlier_results(
         pictures: Files to judge; None: they are not known yet.
 
     Raises:
-        InputError: `--out` holds such results.
+        InputError: `--out` holds other results.
     """
     from flawscope.results.run import earlier_paths, earlier_product
 
@@ -397,7 +397,7 @@ def add_figures(parser: Options, out_help: str, metavar: str = "DIR") -> None:
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
     """Return a model's seed and the reader of its parts' names; without parts, the reader is None.
 
-    If a data set is opened with both, it is split as it was for the fit.
+    A data set that is opened with both is split as it was for the fit.
 
     Raises:
         InputError: The model is damaged, or its views have different seeds.
@@ -611,14 +611,14 @@ def report_failures(
 
 def _say_failures(failures: Sequence[Failure]) -> None:
     """Report each failure on a line; many pictures that cannot be read for the same reason share a line."""
-    unread_names: dict[str, list[str]] = {}  # by the reason for which the pictures cannot be read
+    unread_names_by_reason: dict[str, list[str]] = {}
     for failure in failures:
         if failure.kind == UNREAD:
-            unread_names.setdefault(failure.reason, []).append(failure.name)
+            unread_names_by_reason.setdefault(failure.reason, []).append(failure.name)
         else:
             outcome = "mask not used" if failure.kind == MASK else "skipped"
             say(f"{outcome}: {' '.join(failure.split())}")
-    for reason, names in unread_names.items():
+    for reason, names in unread_names_by_reason.items():
         if len(names) > MAX_LINES_OF_REASON:
             all_names = join_names(names, len(names))
             say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {all_names}")
@@ -717,7 +717,7 @@ def run_for_each(
 def _innermost_visible(path: str | bytes) -> str:
     """Return the path, or its nearest parent folder that this user can see.
 
-    In a folder that this user may not enter, files seem not to exist: the rights of that folder are missing.
+    Files in a folder that this user may not enter seem not to exist; the returned path is then the folder.
     """
     visible = os.fsdecode(path)
     while not os.path.lexists(visible) and os.path.dirname(visible) not in ("", visible):

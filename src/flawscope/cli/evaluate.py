@@ -97,7 +97,7 @@ def evaluate_model(
 
     Args:
         args: Arguments of the call.
-        show: Called with the evaluation before files are written, which may fail.
+        show: Called with the evaluation before files are written, since writing may fail.
         predictor: The model; None: the one that the call names is loaded.
         dataset: The data set; None: the one that the call names is opened.
 
@@ -146,18 +146,18 @@ def _measure(
     """Evaluate a model, with the additional measurements that the call asks for."""
     from flawscope.evaluation.evaluation import evaluate
 
-    fewer: Sequence[Predictor] = ()
+    models_with_fewer: Sequence[Predictor] = ()
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 
-        fewer = fit_fewer(predictor, dataset, step)
+        models_with_fewer = fit_fewer(predictor, dataset, step)
     return evaluate(
         predictor,
         dataset,
         step=step,
         full_resolution=args.full_resolution,
         robust=args.robustness,
-        fewer=fewer,
+        fewer=models_with_fewer,
     )
 
 
@@ -480,7 +480,7 @@ def _run_several(
     if folder:
         output = OutputFiles(common.prepare_output_folder(args.out))
         output.check(TABLE_NAME)
-    documents: dict[str, Json] = {}
+    document_by_category: dict[str, Json] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 
     def evaluate_category(name: str) -> int:
@@ -490,19 +490,19 @@ def _run_several(
         call = argparse.Namespace(**{**vars(args), **changes})
         predictor = None if model is None else model.products[name]
         result, failures = evaluate_model(call, predictor=predictor, dataset=datasets.get(name))
-        documents[name] = result.to_dict()
+        document_by_category[name] = result.to_dict()
         if model is not None and not datasets:
-            documents[name]["products"] = _recognition(model, name, result)
+            document_by_category[name]["products"] = _recognition(model, name, result)
         if datasets:
             pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
         say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, reasons = common.run_for_each(names, evaluate_category, debug=args.debug)
-    if not documents:
+    if not document_by_category:
         return code
     kind = "category" if model is None else model.kind
-    document = {"categories": documents, "mean": _means(documents), "failed": reasons}
+    document = {"categories": document_by_category, "mean": _means(document_by_category), "failed": reasons}
     unread_failures = list[Failure]()
     if model is not None and datasets:
         parts = judge_parts(model, pictures, unread_failures)
@@ -563,13 +563,13 @@ def _categories_text(document: Facts, kind: str) -> str:
         document: The document of `evaluate --json`.
         kind: "category", "product" or "view".
     """
-    documents = document["categories"]
+    document_by_category = document["categories"]
     texts = [_metrics_table(document, kind)]
-    for name, figures in documents.items():
-        texts += [f"{name}: {line}" for line in figures["remarks"]]
-    for name, figures in documents.items():
-        if figures.get("parts"):
-            texts.append(f"{name}: {_parts_text(figures['parts'])}")
+    for name, category_document in document_by_category.items():
+        texts += [f"{name}: {line}" for line in category_document["remarks"]]
+    for name, category_document in document_by_category.items():
+        if category_document.get("parts"):
+            texts.append(f"{name}: {_parts_text(category_document['parts'])}")
     if document.get("parts"):
         texts.append(_parts_text(document["parts"]))
     return "\n\n".join(texts)
@@ -579,35 +579,35 @@ def _metrics_table(document: Facts, kind: str) -> str:
     """Return the table of metrics with a row for each category, and the means last."""
     from flawscope.evaluation.benchmark.tables import METRICS
 
-    documents = document["categories"]
+    document_by_category = document["categories"]
 
     def metric_cells(metrics: Mapping[str, float | None]) -> list[str]:
         values = [metrics.get(name) for name in METRICS]
         return ["n/a" if value is None else f"{value:.4f}" for value in values]
 
     def mistaken_cell(names: Iterable[str]) -> str:
-        total = sum(documents[name]["products"]["pictures"] for name in names)
-        return f"{_count_mistaken(documents, names)} of {total}"
+        total = sum(document_by_category[name]["products"]["pictures"] for name in names)
+        return f"{_count_mistaken(document_by_category, names)} of {total}"
 
     header = [kind, *METRICS.values(), "false alarms", "defects found"]
     rows: list[list[str]] = []
-    for name, figures in documents.items():
-        rate = figures["false_alarms"]["measured"]
+    for name, category_document in document_by_category.items():
+        rate = category_document["false_alarms"]["measured"]
         alarms = "" if rate is None else f"{rate:.1%}"
-        defects = _found_text(figures["defects"]) if figures["defects"]["images"] else ""
-        rows.append([name, *metric_cells(figures["metrics"]), alarms, defects])
-    mean_row = [f"mean of {len(documents)}", *metric_cells(document["mean"]), "", ""]
+        defects = _found_text(category_document["defects"]) if category_document["defects"]["images"] else ""
+        rows.append([name, *metric_cells(category_document["metrics"]), alarms, defects])
+    mean_row = [f"mean of {len(document_by_category)}", *metric_cells(document["mean"]), "", ""]
     if kind == "product":
         header.append("mistaken")
-        for row, name in zip(rows, documents, strict=True):
+        for row, name in zip(rows, document_by_category, strict=True):
             row.append(mistaken_cell([name]))
-        mean_row.append(mistaken_cell(documents))
+        mean_row.append(mistaken_cell(document_by_category))
     return common.format_table([*rows, mean_row], header)
 
 
 def _category_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
     """Yield the rows of the table of several evaluations: a heading, a row for each category, the means."""
-    documents = document["categories"]
+    document_by_category = document["categories"]
     has_products = kind == "product"
 
     metrics = list(document["mean"])
@@ -616,16 +616,16 @@ def _category_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
     if has_products:
         heading.append("mistaken")
     yield heading
-    for name, figures in documents.items():
-        row = [name, figures["method"], figures["images"]]
-        row += [figures["metrics"].get(metric) for metric in metrics]
-        row += [figures["false_alarms"][key] for key in ("measured", "expected", "images")]
-        row += [figures["defects"][key] for key in ("found", "images")]
+    for name, category_document in document_by_category.items():
+        row = [name, category_document["method"], category_document["images"]]
+        row += [category_document["metrics"].get(metric) for metric in metrics]
+        row += [category_document["false_alarms"][key] for key in ("measured", "expected", "images")]
+        row += [category_document["defects"][key] for key in ("found", "images")]
         if has_products:
-            row.append(_count_mistaken(documents, [name]))
+            row.append(_count_mistaken(document_by_category, [name]))
         yield row
     no_counts = [""] * len(counts)
-    mean_row = [f"mean of {len(documents)}", "", "", *document["mean"].values(), *no_counts]
+    mean_row = [f"mean of {len(document_by_category)}", "", "", *document["mean"].values(), *no_counts]
     if has_products:
-        mean_row.append(_count_mistaken(documents, documents))
+        mean_row.append(_count_mistaken(document_by_category, document_by_category))
     yield mean_row

@@ -60,7 +60,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
-    # the category whose section of the file counts
+    # the category whose section of the `--config` file is read
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
     settings = {name: value for name, value in options.items() if name not in fit_options.file_options()}
@@ -174,7 +174,7 @@ def fit_model(
 ) -> Predictor:
     """Fit one model, or add to an old one.
 
-    This sets `args.has_test`: whether the data have test pictures.
+    `args.has_test` is set: whether the data have test pictures.
 
     Args:
         args: Arguments of the call.
@@ -214,9 +214,9 @@ def fit_model(
 def add_to_models(
     args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
 ) -> Model:
-    """Return a model with new good pictures added: of one product, or of the views of a part.
+    """Return the model, of one product or of a part's views, with new good pictures added.
 
-    This sets `args.has_test`: whether the data have test pictures.
+    `args.has_test` is set: whether the data have test pictures.
     """
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
@@ -240,7 +240,7 @@ def add_to_models(
 
 
 def _prepare_torch(args: argparse.Namespace) -> None:
-    """Load torch, and set its threads and its use of memory. It is slow: check the call before."""
+    """Load torch, and set its threads and its use of memory. Loading is slow: check the call first."""
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(args.threads)
@@ -250,7 +250,7 @@ def _prepare_torch(args: argparse.Namespace) -> None:
 def _open_training_data(
     args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping | None
 ) -> Dataset:
-    """Open the data set of a fit, split with the model's seed, pictures of one part together.
+    """Open the data set of a fit; the model's seed splits it, and pictures of one part stay together.
 
     Args:
         args: Arguments of the call.
@@ -338,7 +338,7 @@ def _fit_new(
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """Raise a KeyboardInterrupt that leaves the block with a message on the steps in the checkpoint.
+    """Give a KeyboardInterrupt that leaves the block a message on the steps kept in the checkpoint.
 
     Args:
         checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt stays as

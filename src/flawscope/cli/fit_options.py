@@ -53,12 +53,12 @@ SHARED_OPTIONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    groups = {}
+    group_by_name = {}
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
-        groups[name] = parser.add_argument_group(name)
+        group_by_name[name] = parser.add_argument_group(name)
         options = [option for option in FIT_OPTIONS if option.group == name]
-        add_options(groups[name], options, SHARED_OPTIONS)
-    method_options = _add_method_flags(groups[record.METHOD])
+        add_options(group_by_name[name], options, SHARED_OPTIONS)
+    method_options = _add_method_flags(group_by_name[record.METHOD])
     # no option sets these: `router.fit` sets `only_view`, `with_file` the others
     parser.set_defaults(only_view=None, typed=None, filed=())
     hidden_help = {
@@ -121,7 +121,7 @@ def add_options(
         shared: Arguments of `common.add_NAME`, by the NAME.
     """
     added = set[str]()
-    words = _help_words()
+    value_by_word = _help_words()
     subgroups: dict[str, common.Options] = {"": group}  # by `FitOption.exclusive`
     for option in options:
         if option.shared in added:
@@ -133,7 +133,9 @@ def add_options(
             continue
         if option.exclusive not in subgroups:
             subgroups[option.exclusive] = group.add_mutually_exclusive_group()
-        subgroups[option.exclusive].add_argument(flag_of(option.name), **_argument_settings(option, words))
+        subgroups[option.exclusive].add_argument(
+            flag_of(option.name), **_argument_settings(option, value_by_word)
+        )
 
 
 def _help_words() -> dict[str, object]:
@@ -182,7 +184,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
     The help has a sentence for each of these methods.
     """
-    flags: dict[str, tuple[str, str]] = {}
+    flags: dict[str, tuple[str, str]] = {}  # metavar and help, by flag
     for method in registry.loadable_methods():
         for option in method.options:
             sentence = f"{option.help} ({method.name})."
@@ -195,7 +197,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `CALL_IN_FILE` that only `--config` has added.
+    """Return the call completed by those options of `CALL_IN_FILE` that only the file of `--config` has.
 
     Raises:
         InputError: Neither the command line nor the file names an output.
@@ -219,7 +221,7 @@ def _typed_names(args: argparse.Namespace) -> frozenset[str]:
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Return the call with the options added that only `--config` has, for a category.
+    """Return the call completed by the options that only the file of `--config` has, for a category.
 
     Args:
         args: Arguments of the call.
@@ -249,7 +251,7 @@ def _read_category(file: str, category: str | None) -> Json:
     values = read_config(file, category)
     shared_values = read_config(file)
     for name in CALL_IN_FILE:
-        if values.pop(name, None) != shared_values.get(name):
+        if values.pop(name, None) != shared_values.get(name):  # the category's section sets it
             raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
     _check_names(file, values)
     return values
@@ -309,7 +311,7 @@ def _parse_file_value(file: str, name: str, value: object) -> object:
     """Parse the value of an option in the file as on the command line; a list stands for text with commas."""
     action = _actions()[name]
     place = f"config {file}: {name}"
-    if action.nargs == 0:
+    if action.nargs == 0:  # a switch, which has no value on the command line
         try:
             return convert_value(value, bool)
         except TypeError:

@@ -121,7 +121,7 @@ def fit_each(
             _fit_each_on_cluster(args, calls, folder, add_outcome, say)
     except KeyboardInterrupt as error:
         unfinished = [name for name in names if name not in outcomes]
-        running = unfinished if args.cluster else unfinished[:1]
+        running = unfinished if args.cluster else unfinished[:1]  # here, only one fit runs at a time
         text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
         raise KeyboardInterrupt(f"{len(outcomes)} of {len(names)} models done; {text}") from None
     return {name: outcomes[name] for name in names}
@@ -147,7 +147,7 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **changes: o
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    """Fit one of several models, unless its file is accepted or kept. An error is part of the outcome."""
+    """Fit one of several models, unless an existing file is accepted or kept. The outcome holds any error."""
     start = time.monotonic()
     try:
         if call.force and questions.accept(call.out, call.call_digest):
@@ -268,12 +268,12 @@ def _fit_on_cluster(
     if not calls:
         return
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-    fits = {name: _peak_arguments(call) for name, call in calls.items()}
+    arguments_by_name = {name: _peak_arguments(call) for name, call in calls.items()}
     with (
         connect.cluster_connection(args.cluster),
         tasks.task_pool(
             "fit",
-            fits,
+            arguments_by_name,
             fit_one.predict_memory,
             data=args.data,
             out=out,
@@ -318,7 +318,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     """Fit one model in a single task of the cluster, and open it.
 
-    This sets `args.has_test`: whether the data have test pictures.
+    `args.has_test` is set: whether the data have test pictures.
     """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor

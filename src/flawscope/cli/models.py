@@ -107,8 +107,8 @@ def manifest_lines(
 
     Args:
         manifest: Manifest of the model.
-        parts: For the model of a view, which decides together with those of other views: the good parts that
-            they were calibrated with. For other models None.
+        parts: Good parts with which the models of all views were calibrated together; None: the model is not
+            of a view.
         verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.evaluation.next_steps import advise_blind
@@ -421,8 +421,8 @@ def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Return the pictures of `--pictures` by product; empty without the option.
 
-    If there is a folder for each product, these are its pictures, as in `fit`. Else the model recognises the
-    product of each picture.
+    Where each product has a folder, its pictures are those in the folder, as in `fit`. If any product has
+    none, the model recognises the product of each picture.
     """
     from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.router import load
@@ -430,13 +430,16 @@ def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     if not args.pictures:
         return {}
     model = load(args.model)
-    by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
-    if by_product.keys() <= {*find_categories(args.pictures)}:
-        return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in by_product}
+    pictures_by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
+    if pictures_by_product.keys() <= {*find_categories(args.pictures)}:
+        return {
+            name: [item.path for item in open_dataset(args.pictures, name).train]
+            for name in pictures_by_product
+        }
     for source, recognition in model.recognise(list_pictures(args.pictures)):
         if not isinstance(recognition, InputError) and recognition.product:
-            by_product[recognition.product].append(source)
-    return by_product
+            pictures_by_product[recognition.product].append(source)
+    return pictures_by_product
 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:

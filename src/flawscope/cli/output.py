@@ -216,7 +216,7 @@ class Output:
         self.parts = parts
         self.count = count
         self.products = table_form.get("products", False)
-        # pictures of parts that are not decided yet: their sources, by the part and the picture's path
+        # sources of the pictures whose part is not decided yet: by part, then by the picture's path
         self._waiting_sources: dict[str, dict[str, PictureSource]] = {}
         self._is_grouped = inputs is not None  # whether the pictures of a part follow each other
         self._last_part = ""  # name of the last picture's part
@@ -254,10 +254,10 @@ class Output:
             self._report(result, source)
             return
         path = str(result.path)
-        part = self.parts.name_part(path)
-        if self._is_grouped and part != self._last_part:
+        part_name = self.parts.name_part(path)
+        if self._is_grouped and part_name != self._last_part:
             self.decide_incomplete()  # the earlier parts get no more pictures
-        self._last_part = part
+        self._last_part = part_name
         # copied, since the map is a view: it would keep the maps of the whole batch in memory
         own_map = replace(result, map=result.map.copy())
         try:
@@ -265,7 +265,7 @@ class Output:
         except InputError as error:
             self._report(Unjudged(path, str(error)), source)
             return
-        self._waiting_sources.setdefault(part, {})[path] = source
+        self._waiting_sources.setdefault(part_name, {})[path] = source
         if decided_part is not None:
             self._report_part(decided_part)
 
@@ -398,9 +398,9 @@ class Output:
             facts |= {"complete": is_complete, "unwritten": unwritten_counts}
             results.write_summary(facts)
         lacks_rows = self.unwritten.counts["row"] or self.unwritten.counts["table"]
-        rows = "rows" if lacks_rows else "a row for every input"
+        rows_text = "rows" if lacks_rows else "a row for every input"
         say = common.say_unless_quiet(self.args)
-        say(f"results in {self.args.out}: {rows} in {' and '.join(results.tables)}")
+        say(f"results in {self.args.out}: {rows_text} in {' and '.join(results.tables)}")
 
     def _write_parts_table(self, results: ResultsFolder, rows: list[Sequence[object]]) -> None:
         """Write the CSV table of parts from `part_rows`."""
@@ -520,7 +520,8 @@ class Summary:
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
-        # the p-value of a picture that scores above all good units of a model
+        # each model's smallest p-value, that of a score above all its good units; the largest of these holds
+        # for all products
         least = max(1 / (manifest.calibration.unit_count + 1) for manifest in self.manifests.values())
         return {
             "rate": rate,
@@ -683,7 +684,7 @@ def say_remarks(side_files: Sequence[str], totals: MismatchDetector) -> None:
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import reason_not_judged
 
-    named_files = side_files[:]
+    named_files = side_files[:]  # of a `TruncatedList`, only the files that it names
     for path in named_files:
         if is_picture(path):
             common.say(f"not judged: {path}: {reason_not_judged(path)}")

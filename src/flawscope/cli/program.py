@@ -114,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        is_input = isinstance(error, InputError | PermissionError)
-        return _report_error(reason_of(error), 2 if is_input else 1)
+        is_input_error = isinstance(error, InputError | PermissionError)
+        return _report_error(reason_of(error), 2 if is_input_error else 1)
     finally:
         stop_progress()
         _discard_unprinted()
@@ -309,7 +309,7 @@ def _suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def _escape_unprintable() -> None:
-    """Let stdout and stderr write characters that their encoding lacks as escapes."""
+    """Make stdout and stderr write escapes for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

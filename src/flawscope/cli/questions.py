@@ -80,7 +80,7 @@ def _list_files(path: str) -> Iterator[str]:
     """Yield a file's path, or the paths of all files in a folder and its subfolders."""
     if not os.path.isdir(path):
         yield path
-    for folder, _, names in os.walk(path):  # empty for a file
+    for folder, _, names in os.walk(path):  # nothing is yielded for a file
         yield from (os.path.join(folder, name) for name in names)
 
 
@@ -90,7 +90,7 @@ def save(
     """Write a model; if it has an open question, store the digest of the call in it.
 
     A model with an open question does not replace the model that it was made from: if `path` is the `source`,
-    it is written to a file beside it (`saved_path`).
+    the new model is written to a file beside the old one (`saved_path`).
 
     Args:
         model: Model to write.
@@ -153,7 +153,7 @@ def accept(path: str | os.PathLike[str], call_digest: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Return a model file's open questions that the model file it was made from, `source`, does not have."""
+    """Return the open questions of a model file that `source`, the file it was made from, does not have."""
     source_questions = [] if source is None else open_questions(source)
     return [line for line in open_questions(path) if line not in source_questions]
 
@@ -197,7 +197,7 @@ def say_open_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Return the manifests of a model file by product; empty if it cannot be read: the command reports it."""
+    """Return the manifests of a model file by product; empty if the file cannot be read."""
     from flawscope.predictor.router import read_facts
 
     try:

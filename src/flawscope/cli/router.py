@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from flawscope.datasets import Dataset
     from flawscope.predictor.router import Model, Router
 
-Calls = dict[str, argparse.Namespace]  # arguments of the fit of each model, by its name
+Calls = dict[str, argparse.Namespace]  # arguments of each fit, by the name of its model
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fit a model of each product or view, or add to those of `--update`, and join all in one file.
+    """Fit a model for each product or view, or add to the models of `--update`; join all in one file.
 
     If a fit fails, the other models stay in a folder beside the file, for `--resume`.
 
@@ -78,7 +78,7 @@ def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
 
 
 def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
-    """Add to the model of each view of a part the new good pictures of this view, and write the models.
+    """Update the model of each view with the new good pictures of that view, and write the models.
 
     Returns:
         The exit code.
@@ -126,7 +126,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
 
 
 def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write each old model to which pictures are added to the file that its call names as `--update`."""
+    """Write each old model that gets new pictures, into the file that its call names as `--update`."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -139,7 +139,7 @@ def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
 def _join_models(
     args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
-    """Join the fitted models, and the models of `--update` that were not added to.
+    """Join the fitted models with those models of `--update` that got no new pictures.
 
     Args:
         args: Arguments of the command.
@@ -195,7 +195,7 @@ def _models_folder(folder: Path) -> Iterator[None]:
 def _model_call(
     args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
-    """Return the call that fits the model of a product or view, or adds to it if it is in `old`.
+    """Return the call that fits the model of a product or view; if `old` has the model, the call adds to it.
 
     Args:
         args: Arguments of the command.

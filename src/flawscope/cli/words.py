@@ -43,6 +43,7 @@ def _check_quotes(words: Sequence[str]) -> None:
         value = word.partition("=")[2] if word.startswith("--") else word
         opening = value[:1]
         closing = QUOTES.get(opening)
+        # double quotes are known to every shell
         if closing is None or opening == '"' or value[1:].endswith(closing):
             continue
         for last in range(first + 1, len(words)):

@@ -376,7 +376,7 @@ def task_result(ref: ObjectRef) -> object:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         task_error = error_of_task(error)
-        if task_error is error.cause:
+        if task_error is error.cause:  # an expected error, whose message is enough
             raise task_error from None
         raise task_error from error  # an unforeseen error: --debug shows the node's traceback
 

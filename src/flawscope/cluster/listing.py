@@ -270,8 +270,8 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
         if absolute_paths:
             # in sorted order, a prefix common to the first and the last path is common to all
             first_and_last = [min(absolute_paths), max(absolute_paths)]
-            known_path = [common_path] if common_path else []
-            common_path = os.path.commonpath([*known_path, *first_and_last])
+            known_paths = [common_path] if common_path else []
+            common_path = os.path.commonpath([*known_paths, *first_and_last])
         if len(absolute_paths) < len(chunk):
             _add_root(info, str(Path.cwd()))
         yield from chunk

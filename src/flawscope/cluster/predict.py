@@ -173,8 +173,8 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
     """Return the number of pictures in a shard.
 
-    It is `SHARD_SIZE`. It is less if a worker would else get fewer than `SHARDS_PER_WORKER` shards, and more
-    if there would else be more than about `MAX_SHARDS` shards.
+    The number is `SHARD_SIZE`, with two exceptions: it is smaller where `SHARD_SIZE` gives a worker fewer
+    than `SHARDS_PER_WORKER` shards, and larger where it gives more than about `MAX_SHARDS` shards in all.
 
     Args:
         inputs: Number of inputs.
@@ -334,7 +334,7 @@ def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback)
 def _failure(path: str, error: str) -> Failure:
     """Return the failure of an input, from the text of the error that the node wrote.
 
-    From its beginning it is known whether the picture could not be read.
+    A text that begins as those of `unread_failure` says that the picture could not be read.
     """
     beginning = unread_failure(path, reason="")
     if error.startswith(beginning):

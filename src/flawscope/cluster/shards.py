@@ -174,7 +174,7 @@ class Job:
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judge a shard and write it, unless it is written already, by a process that was lost afterwards.
+    """Judge a shard and write it, unless a process that was lost afterwards has written it already.
 
     This runs as a task. Its process keeps the model for the next task.
 

@@ -61,9 +61,9 @@ def task_pool(
     connect.require_shared(data, "put the pictures where every node sees them under this path")
     connect.require_shared_folder(out)
     pool = TaskPool(resources, _fit_memory(fits, predict, resources), live, most)
-    least = f"{min(pool.memory.values()) / GIB:.1f}"
+    least_memory = f"{min(pool.memory.values()) / GIB:.1f}"
     most_memory = f"{max(pool.memory.values()) / GIB:.1f}"
-    memory = most_memory if least == most_memory else f"{least} to {most_memory}"
+    memory = most_memory if least_memory == most_memory else f"{least_memory} to {most_memory}"
     live.say(
         f"{pluralize(pool.max_concurrency, noun)} at a time on {pluralize(len(resources.nodes), 'node')}, "
         f"{pluralize(resources.threads, 'thread')} each, {memory} GiB each"
@@ -81,30 +81,30 @@ def _fit_memory(
 ) -> dict[str, int]:
     """Return the memory of each fit in bytes, by the fit's label.
 
-    It is predicted in a task, since this process need not have torch. It is `FIT_MEMORY_LIMIT` if that fails,
-    or if fits run on GPUs, for which the GPU's memory would be predicted.
+    A task predicts the memory, since this process need not have torch. The result is `FIT_MEMORY_LIMIT` if
+    the task fails, or if fits run on GPUs, for which the GPU's memory would be predicted.
     """
     import ray
 
-    memory = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
+    memory_by_label = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
     if resources.gpus:
-        return memory
+        return memory_by_label
     task = ray.remote(max_calls=1)(_predict_all).options(num_cpus=resources.threads)
     with suppress(ray.exceptions.RayTaskError, ray.exceptions.WorkerCrashedError):
         predictions: dict[str, int] = ray.get(task.remote(predict, dict(fits)))
-        memory |= predictions
-    return memory
+        memory_by_label |= predictions
+    return memory_by_label
 
 
 def _predict_all(
     predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
-    """Return the predicted memory of fits in bytes, by their labels; left out where `predict` fails."""
-    memory = {}
+    """Return the predicted memory of each fit in bytes, by label, without fits for which `predict` fails."""
+    memory_by_label = {}
     for label, fit in fits.items():
         with suppress(Exception):  # the fit meets the same error, and reports it
-            memory[label] = predict(fit) or FIT_MEMORY_LIMIT
-    return memory
+            memory_by_label[label] = predict(fit) or FIT_MEMORY_LIMIT
+    return memory_by_label
 
 
 class TaskPool:
@@ -131,7 +131,7 @@ class TaskPool:
         self.max_concurrency = max(1, min(most, resources.max_concurrency(max(memory.values()))))
         self.queue = ProgressQueue()
         self.task = ray.remote(max_calls=1)(_run_task)
-        self.running: dict[ObjectRef, str] = {}
+        self.running: dict[ObjectRef, str] = {}  # label of each running call
 
     def start(self, label: str, function: Callable[..., object], *args: object) -> None:
         """Start a call of `function(*args, step)` on a node; `step` is a progress callback."""

@@ -193,7 +193,7 @@ class Pages:
         return self.texts[DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        """Return the texts of a language by key; keys without a text in it are left out."""
+        """Return the texts of a language by key; keys that the language lacks are left out."""
         texts: dict[str, str] = {}
         for file in self._text_files():
             stem = file.name.removesuffix(".yaml")  # a language or a page

@@ -223,7 +223,8 @@ def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
 def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
     """Advise `--min-defect` where missed defects are too small at the network to be found.
 
-    The arguments are those of `advice`. It is None if the defects are large enough, or too small in any tile.
+    The arguments are those of `advice`. The result is None if the defects are large enough, or too small in
+    any tile.
     """
     quarter_index = int(SMALL_SHARE * (len(marks) - 1))
     length = sorted(marks)[quarter_index]  # a quarter of the defects are not longer

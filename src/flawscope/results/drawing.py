@@ -106,7 +106,8 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
     weighted_colours = colour_table() * alpha[:, None] + np.float32(0.5)  # 0.5: uint8 cuts decimals off
     out = np.empty_like(picture, order="C")
     block_height = max(1, (1 << 18) // max(1, width))
-    for start in range(0, height, block_height):  # a float copy of 100 megapixels would take 1.2 GB
+    # in blocks of rows: a float copy of a whole photo of 100 megapixels would take 1.2 GB
+    for start in range(0, height, block_height):
         block = slice(start, start + block_height)
         indices = _colour_indices(values[block], low, high)
         blended = picture[block] * photo_weights[indices]
@@ -116,10 +117,7 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
 
 
 def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the opacity of a heat map where its values are a `share` 0..1 of its scale.
-
-    The opacity is a share of the largest, which is reached at 0.5.
-    """
+    """Share 0..1 of the colour scale -> opacity, as a share of the largest, which is reached at 0.5."""
 
     def smooth_step(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
@@ -181,7 +179,7 @@ def contour(
     rim_pixels &= ~line_pixels
     line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near_border = []  # whether a row, then whether a column, of the window is near the picture's border
+    near_border = []  # of the rows, then of the columns of the window: which are near the picture's border
     for length, span in zip(size, window, strict=True):
         indices = np.arange(length)
         border_distances = np.minimum(indices, length - 1 - indices)

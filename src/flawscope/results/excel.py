@@ -114,7 +114,7 @@ class Workbook:
         self._rows[name] += 1
         sheet = self._book[name]
         cell_values = values
-        if self.is_full(name):
+        if self.is_full(name):  # this row is the last that fits
             cell_values = ["there are more: a sheet holds no more rows; take CSV"]
         cells = []
         for value, column in zip(cell_values, self._columns[name], strict=False):  # a remark has one cell

@@ -87,8 +87,8 @@ class PictureWriter:
         maps: Form of the maps, a key of `MAPS`; "none": no maps are written.
         inputs: All pictures, so that names differ for pictures that differ only by their suffix; None: they
             are not known yet.
-        owners: The picture of each name of results; the names are folded (`_folded`).
-        names: Names of results by the picture.
+        owners: Picture by the name of its results; the names are folded (`_folded`).
+        names: Name of the results by the picture.
         failures: A line on each picture that could not be read again; such a picture gets a map and a mask,
             but no overlay.
         output: Files of the folder that flawscope wrote.

@@ -144,12 +144,12 @@ class LabelWriter:
 
     def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
         """Write a file of polygons for each picture with regions, `data.yaml`, and the regions' scores."""
-        scores: dict[str, list[float]] = {}
+        scores_by_file: dict[str, list[float]] = {}
         for picture in pictures:
             if not picture.regions:
                 continue
             file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
-            scores[file] = [region.score for region in picture.regions]
+            scores_by_file[file] = [region.score for region in picture.regions]
             lines = []
             for region in picture.regions:
                 height, width = picture.size
@@ -158,7 +158,7 @@ class LabelWriter:
                 lines.append(" ".join(["0", *coordinates]))  # 0: number of the class
             self._write(file, "\n".join(lines))
         self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
-        self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+        self._write("scores.json", json.dumps(scores_by_file, indent=1, allow_nan=False))
 
     def _write(self, name: str, text: str) -> None:
         with atomic_write(self.output.path(name)) as file:
@@ -298,27 +298,27 @@ def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
     padded = np.pad(mask, 1)
     # each side between a marked and an unmarked pixel: its end, by its beginning (x, y); up to two begin at a
     # corner
-    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    ends_by_beginning: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
         has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))
         for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:  # - 1: without the padding
             beginning = (int(x) + x0, int(y) + y0)
             end = (int(x) + x1, int(y) + y1)
-            ends.setdefault(beginning, []).append(end)
-    while ends:
-        corner = next(iter(ends))
+            ends_by_beginning.setdefault(beginning, []).append(end)
+    while ends_by_beginning:
+        corner = next(iter(ends_by_beginning))
         loop = []
-        while corner in ends:
+        while corner in ends_by_beginning:
             loop.append(corner)
-            next_corner = ends[corner].pop()
-            if not ends[corner]:
-                del ends[corner]
+            next_corner = ends_by_beginning[corner].pop()
+            if not ends_by_beginning[corner]:
+                del ends_by_beginning[corner]
             corner = next_corner
         yield np.array(loop, float)
 
 
 def _simplify(loop: Polygon) -> Polygon:
-    """Return the corners of a closed line without those that are not needed to stay within `TOLERANCE` of it.
+    """Return those corners of a closed line that are needed to stay within `TOLERANCE` of it.
 
     This is the algorithm of Douglas and Peucker (1973). The closed line is first split in two, at its first
     point and the point farthest from that; both halves are then simplified.

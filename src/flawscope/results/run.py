@@ -146,8 +146,8 @@ class ResultsFolder:
         self.output.path(SUMMARY_NAME)  # raises an error now, not after the work, if it cannot be written
         self.table = TableWriter(self.output.path(TABLE_NAME), decimal_comma=decimal_comma, **form)
         self.workbook = ExcelTable(self.output.path(WORKBOOK_NAME), **form)
-        # heap of the most severe predictions: severity, minus the number of the input, prediction; of equal
-        # severities, the earlier input counts as more severe
+        # heap of the most severe predictions: (severity, -number of the input, prediction); the number is
+        # negative so that of equal severities the earlier input counts as more severe
         self._severest: list[tuple[float, int, Prediction]] = []
         self._prediction_count = 0
         self._map_bytes = 0  # bytes of the maps in the heap

@@ -183,8 +183,8 @@ class ResultRow:
         yield row
         shared_columns: Json = {"part": row.part, "time": row.time, "model": row.model}
         if isinstance(result, Prediction):
-            for part in cls.part_rows(result):
-                yield replace(part, **shared_columns)
+            for part_row in cls.part_rows(result):
+                yield replace(part_row, **shared_columns)
 
     @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:

@@ -110,14 +110,14 @@ class Rule:
         for measured in self._measure(region):
             if measured.size is None or measured.bound is None:
                 return {"code": "size_not_known"}
-            if not measured.size <= measured.most:
+            if not measured.size <= measured.most:  # `not <=`, since NaN must not be tolerated
                 return measured.exceeded(kind)
             if not measured.bound <= measured.most:
                 return measured.bounded(kind, ">")
         return None if self._contains(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
 
     def kept_limit(self, region: Region, kind: str | None) -> Reason:
-        """Return the reason why a tolerated region is tolerated: the rule's first limit, which it keeps."""
+        """Return the reason why a region is tolerated: the rule's first limit, which the region keeps."""
         first_measured = next(self._measure(region))
         return first_measured.bounded(kind, "≤")
 
@@ -239,17 +239,17 @@ class Tolerances:
         general_verdict = self._refuse_all(regions, picture_size)
         if general_verdict is not None:
             return general_verdict
-        rules, crowding_reason = self._match_rules(regions)
+        rule_by_pair, crowding_reason = self._match_rules(regions)
         reasons = []
-        for number, region in enumerate(regions):
+        for index, region in enumerate(regions):
             kinds = _kinds(region)
             for kind in kinds:
-                if (number, kind) not in rules:
+                if (index, kind) not in rule_by_pair:
                     refusal = self._refusal(region, kind)
                     reason = crowding_reason if refusal is None else refusal
                     return Verdict(within=False, reasons=(reason,))
             likeliest_kind = kinds[0]
-            rule = rules[number, likeliest_kind]
+            rule = rule_by_pair[index, likeliest_kind]
             reasons.append(rule.kept_limit(region, likeliest_kind))
         return Verdict(within=True, reasons=tuple(reasons))
 
@@ -279,20 +279,20 @@ class Tolerances:
     def _match_rules(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
         """Find the first rule that tolerates each region, for each kind that the region may be of.
 
-        If more regions match a rule than its number, the rule is left out: it tolerates none of them.
+        If more regions match a rule than its `number`, the rule is left out: it tolerates none of them.
 
         Returns:
             The rules, by the region's index in `regions` and its kind; and the reason "too many regions" of
             the last rule that was left out, empty if none was.
         """
-        pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
-        rules: dict[tuple[int, str | None], Rule] = {}
+        pairs = [(index, kind) for index, region in enumerate(regions) for kind in _kinds(region)]
+        rule_by_pair: dict[tuple[int, str | None], Rule] = {}
         crowding_reason: Reason = {}
         for rule in self.rules:
             matching_pairs = [
-                (number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None
+                (index, kind) for index, kind in pairs if rule.refusal(regions[index], kind) is None
             ]
-            count = len({number for number, _ in matching_pairs})  # a region may match by several kinds
+            count = len({index for index, _ in matching_pairs})  # a region may match by several kinds
             if rule.number is not None and count > rule.number:
                 crowding_reason = {
                     "code": "too_many",
@@ -302,8 +302,8 @@ class Tolerances:
                 }
                 continue
             for pair in matching_pairs:
-                rules.setdefault(pair, rule)
-        return rules, crowding_reason
+                rule_by_pair.setdefault(pair, rule)
+        return rule_by_pair, crowding_reason
 
     def _refusal(self, region: Region, kind: str | None) -> Reason | None:
         """Return why no rule tolerates a region of this kind.

@@ -145,7 +145,7 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
 
 
 def _present_point(points: Sequence[Json]) -> int:
-    """Return the index of the point of the model's present threshold; 0 if there are no points."""
+    """Return the index of the point that has the model's present threshold; 0 if there are no points."""
     return next((index for index, point in enumerate(points) if point["now"]), 0)
 
 
@@ -220,17 +220,19 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
     if last_rank > MAX_POINTS:  # spaced evenly on a logarithmic scale, on which people compare rates
         spaced = np.geomspace(1, last_rank, MAX_POINTS).round().astype(int)
         ranks = sorted(set(spaced.tolist()))
-    by_threshold: dict[float, Calibration] = {}
-    for rank in reversed(ranks):
+    calibration_by_threshold: dict[float, Calibration] = {}
+    for rank in reversed(ranks):  # of equal thresholds, the one of the lowest rate stays
         if rank < denominator:
-            candidate = calibration.with_rate(rank / denominator)
-            by_threshold[candidate.score_threshold] = candidate
-    by_threshold[calibration.score_threshold] = calibration  # replaces an equal threshold of another rate
+            changed_calibration = calibration.with_rate(rank / denominator)
+            calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
+    calibration_by_threshold[calibration.score_threshold] = (
+        calibration  # replaces an equal threshold of another rate
+    )
     good = scores[~anomalous]
     bad = scores[anomalous]
     points = []
-    for threshold in sorted(by_threshold, reverse=True):
-        point = _point(by_threshold[threshold], good, bad)
+    for threshold in sorted(calibration_by_threshold, reverse=True):
+        point = _point(calibration_by_threshold[threshold], good, bad)
         point["now"] = threshold == calibration.score_threshold
         points.append(point)
     return points if len(points) > 1 else []

@@ -134,7 +134,7 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
             counts = bin_counts(group.scores, edges)
             base = row + 0.2  # y of the bars' lower ends
             colour = BAD if group.anomalous else GOOD
-            heights = -0.34 * counts / max(counts.max(), 1)
+            heights = -0.34 * counts / max(counts.max(), 1)  # up to 0.34 of the row's height of 1
             axes.axhline(base, color=LINE, linewidth=0.5)
             axes.bar(edges[:-1], heights, np.diff(edges), bottom=base, align="edge", color=colour, alpha=0.85)
             axes.plot(group.scores, np.full(len(group.scores), row + 0.29), "|", color=colour, markersize=4)

@@ -100,7 +100,8 @@ def thumbnails(
             step("report", len(order), len(order))
             by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
             return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
-        # estimated size of all pictures; it grows with the square of the side. + 1: the one that was too much
+        # estimated size of all pictures, which grows with the square of the side; + 1: the picture that was
+        # counted last and did not fit
         expected_size = size * len(order) / (len(thumbnails_in_order) + 1)
         side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 

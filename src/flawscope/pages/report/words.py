@@ -250,11 +250,11 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
         model: Name of the model file.
     """
     left_out = "left out of the test: the model was fitted or calibrated on them"
-    pictures: dict[str, list[str]] = {}
+    names_by_role: dict[str, list[str]] = {}
     for item in result.left_out_items:
-        pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
+        names_by_role.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
     for picture in manifest.pictures:
-        pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
+        names_by_role.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
     config = []
     for key, value in manifest.config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -267,7 +267,7 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
         "config": config,
         "notes": [printable(note) for note in manifest.notes],
         "suspects": [printable(suspect.line()) for suspect in manifest.suspects],
-        "pictures": pictures,
+        "pictures": names_by_role,
         "failures": [printable(line.replace(root_prefix, "")) for line in result.failures],
     }
 
@@ -293,8 +293,8 @@ def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: For the model of one view, which decides together with those of other views: the good parts.
-            For other models None.
+        parts: Good parts with which the models of all views were calibrated together; None: the model is not
+            of a view.
     """
     calibration = manifest.calibration
     if parts is not None:
@@ -317,8 +317,8 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: For the model of one view, which decides together with those of other views: the good parts
-            (`ModelFacts.parts_of`). For other models None.
+        parts: Good parts with which the models of all views were calibrated together
+            (`ModelFacts.parts_of`); None: the model is not of a view.
     """
     calibration = manifest.calibration
     facts = manifest.facts

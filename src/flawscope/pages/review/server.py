@@ -291,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
         host_and_port = self.headers.get("Host", "")
         host_before_port, _, _ = host_and_port.rpartition(":")
-        host = host_before_port or host_and_port
+        host = host_before_port or host_and_port  # the header may lack the port
         has_token = secrets.compare_digest(token.encode(), self.review.token.encode())
         return path if has_token and host in ALLOWED_HOSTS else None
 

@@ -86,8 +86,8 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
         kind = "judged" if every else "anomalous"
         remedy = "; --all takes the good ones, too" if judged_rows and not every else ""
         raise InputError(f"{table} has no {kind} picture: there is nothing to review{remedy}")
-    names = _result_names(folder)
-    pictures = [_review_picture(row, folder, names.get(row.path)) for row in rows]
+    name_by_path = _result_names(folder)
+    pictures = [_review_picture(row, folder, name_by_path.get(row.path)) for row in rows]
     if not any(picture.path.is_file() for picture in pictures):
         raise InputError(
             f"none of the pictures of {table} is there, such as {pictures[0].path}: run `review` in the "
@@ -129,13 +129,15 @@ def _review_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPic
 
 def _result_names(folder: Path) -> dict[str, str]:
     """Return the name of each picture's result files, by the picture's path, from the run's JSON files."""
-    names = {}
+    name_by_path = {}
     predictions_folder = folder / PREDICTIONS_FOLDER
     for file in predictions_folder.rglob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is left out
             document = json.loads(file.read_text(encoding="utf-8"))
-            names[str(document["path"])] = file.relative_to(predictions_folder).with_suffix("").as_posix()
-    return names
+            name_by_path[str(document["path"])] = (
+                file.relative_to(predictions_folder).with_suffix("").as_posix()
+            )
+    return name_by_path
 
 
 def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
@@ -210,7 +212,7 @@ _COMPLETE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_hash_pixels`
 class DecisionLog:
     """File `review.csv`. Lines are only appended; they are on the disk when `add` returns.
 
-    The last line on a picture counts: `undone` takes its decision back.
+    The last line on a picture counts: `undone` takes the picture's earlier decision back.
 
     Raises:
         InputError: The file cannot be read, or is not a file of decisions.
@@ -243,7 +245,7 @@ class DecisionLog:
         """Decision on each picture, by the picture's path, the latest last."""
         current: dict[str, Decision] = {}
         for line in self.lines:
-            current.pop(line.path, None)
+            current.pop(line.path, None)  # so that the latest decision is last
             if line.decision != UNDONE:
                 current[line.path] = line
         return current
@@ -412,12 +414,12 @@ class ReviewSession:
     def _copy_name(self, picture: ReviewPicture) -> str:
         """Return the file name of a picture's copy.
 
-        If there was a decision on the picture before, it is the name of the copy then. Else it is a new name,
-        unique even without its suffix, since the masks' names have another suffix.
+        A picture that was decided before keeps the name of its earlier copy. Any other picture gets a new
+        name, unique even without its suffix, since masks have the copy's name with another suffix.
         """
-        copies = {line.path: line.copy for line in self.log.lines}
-        if picture.row.path in copies and picture.row.path not in self._undecided_paths:
-            return copies[picture.row.path]
+        copy_by_path = {line.path: line.copy for line in self.log.lines}
+        if picture.row.path in copy_by_path and picture.row.path not in self._undecided_paths:
+            return copy_by_path[picture.row.path]
         stems = {Path(line.copy).stem.casefold() for line in self.log.lines}
         base_name = picture.name.replace("/", "_").strip("_") or "picture"
         name = base_name
