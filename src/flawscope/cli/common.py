@@ -703,15 +703,15 @@ def run_for_each(
         The highest exit code, where a failed call counts as 1; and the reason of each failure, by the name.
     """
     codes = []
-    reasons = {}
+    reason_by_name = {}
     for name in names:
         try:
             codes.append(work(name))
         except Exception as error:
-            reasons[name] = reason_of(error, debug=debug)
-            say(f"{name}: failed: {reasons[name]}")
+            reason_by_name[name] = reason_of(error, debug=debug)
+            say(f"{name}: failed: {reason_by_name[name]}")
             codes.append(1)
-    return max(codes), reasons
+    return max(codes), reason_by_name
 
 
 def _innermost_visible(path: str | bytes) -> str:

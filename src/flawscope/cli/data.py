@@ -145,17 +145,17 @@ def _check_camera(args: argparse.Namespace) -> int:
         raise InputError("--data checks a data set, --still and --again a camera: check one at a time")
     if bool(args.again) != bool(args.model):
         raise InputError("--again needs --model, which judges its pictures, and --model needs --again")
-    reports: dict[str, StillReport | Repeatability] = {}
+    report_by_option: dict[str, StillReport | Repeatability] = {}
     if args.still:
-        reports["still"] = _measure_still_frames(args)
+        report_by_option["still"] = _measure_still_frames(args)
     if args.again:
-        reports["again"] = _measure_repeatability(args)
+        report_by_option["again"] = _measure_repeatability(args)
     if args.json:
-        common.show(common.as_json({name: report.to_dict() for name, report in reports.items()}))
+        common.show(common.as_json({name: report.to_dict() for name, report in report_by_option.items()}))
     else:
-        for report in reports.values():
+        for report in report_by_option.values():
             common.show("\n".join(report.lines()))
-    has_faults = any(report.is_fault for report in reports.values())
+    has_faults = any(report.is_fault for report in report_by_option.values())
     return 1 if has_faults else 0
 
 

@@ -498,11 +498,15 @@ def _run_several(
         say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
-    code, reasons = common.run_for_each(names, evaluate_category, debug=args.debug)
+    code, reason_by_name = common.run_for_each(names, evaluate_category, debug=args.debug)
     if not document_by_category:
         return code
     kind = "category" if model is None else model.kind
-    document = {"categories": document_by_category, "mean": _means(document_by_category), "failed": reasons}
+    document = {
+        "categories": document_by_category,
+        "mean": _means(document_by_category),
+        "failed": reason_by_name,
+    }
     unread_failures = list[Failure]()
     if model is not None and datasets:
         parts = judge_parts(model, pictures, unread_failures)

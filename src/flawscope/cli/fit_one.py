@@ -150,6 +150,7 @@ def fit_arguments(
             value = getattr(args, option.name)
             if value is None or value is False:
                 continue
+            # a switch that is given stands for the value `switched`
             arguments[option.argument] = option.switched if option.value == SWITCH else value
     choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
     return {**arguments, **choices, **fit_settings.settings}

@@ -103,10 +103,10 @@ def fit_each(
     fit_one.require_training()
     common.prepare_output_folder(folder)
     say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
-    outcomes: dict[str, Outcome] = {}
+    outcome_by_name: dict[str, Outcome] = {}
 
     def add_outcome(name: str, outcome: Outcome) -> None:
-        outcomes[name] = outcome
+        outcome_by_name[name] = outcome
         for line in outcome.lines:
             say(line)
         if outcome.failed:
@@ -120,11 +120,11 @@ def fit_each(
         else:
             _fit_each_on_cluster(args, calls, folder, add_outcome, say)
     except KeyboardInterrupt as error:
-        unfinished = [name for name in names if name not in outcomes]
+        unfinished = [name for name in names if name not in outcome_by_name]
         running = unfinished if args.cluster else unfinished[:1]  # here, only one fit runs at a time
         text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
-        raise KeyboardInterrupt(f"{len(outcomes)} of {len(names)} models done; {text}") from None
-    return {name: outcomes[name] for name in names}
+        raise KeyboardInterrupt(f"{len(outcome_by_name)} of {len(names)} models done; {text}") from None
+    return {name: outcome_by_name[name] for name in names}
 
 
 def category_call(args: argparse.Namespace, name: str, folder: str, **changes: object) -> argparse.Namespace:

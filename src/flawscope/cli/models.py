@@ -58,12 +58,12 @@ def info(args: argparse.Namespace) -> int:
 
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     result = model.self_test()
-    certificates = {"": result} if isinstance(result, Certificate) else result
-    for name, certificate in certificates.items():
+    certificate_by_product = {"": result} if isinstance(result, Certificate) else result
+    for name, certificate in certificate_by_product.items():
         prefix = f"{name}: " if name else ""
         outcome = "passed" if certificate.passed else "FAILED"
         common.say(f"{prefix}self-test {outcome}: {certificate.describe()}")
-    return 0 if all(certificate.passed for certificate in certificates.values()) else 1
+    return 0 if all(certificate.passed for certificate in certificate_by_product.values()) else 1
 
 
 def _facts_document(facts: ModelFacts) -> Json:

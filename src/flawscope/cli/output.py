@@ -591,10 +591,10 @@ def run_facts(
     """
     from flawscope._version import __version__
 
-    calibrations = {name: manifest.calibration for name, manifest in manifests.items()}
+    calibration_by_name = {name: manifest.calibration for name, manifest in manifests.items()}
     rates_by_name = {}
     promises = []
-    for name, calibration in calibrations.items():
+    for name, calibration in calibration_by_name.items():
         rates_by_name[name] = {
             "target_rate": calibration.rate,
             "expected_rate": calibration.expected_rate,
@@ -606,8 +606,8 @@ def run_facts(
     rates: Json = {f"{kind}s": rates_by_name} if kind else rates_by_name[""]
     product = _join_product_names(manifests, kind)
     methods = dict.fromkeys(manifest.method for manifest in manifests.values())  # an ordered set
-    expected_rate = max(calibration.expected_rate for calibration in calibrations.values())
-    promised = all(calibration.promised for calibration in calibrations.values())
+    expected_rate = max(calibration.expected_rate for calibration in calibration_by_name.values())
+    promised = all(calibration.promised for calibration in calibration_by_name.values())
     return {
         "model": os.path.basename(args.model),
         "category": product,

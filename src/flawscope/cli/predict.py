@@ -270,7 +270,7 @@ def _judge(
     answers = stream(inputs.sources, batch=batch_size)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
-        with defer_interrupts("") as interrupted:
+        with defer_interrupts("") as interrupted:  # "": Ctrl-C shows no line
             if isinstance(result, InputError):
                 reason = inputs.errors.get(Path(name)) or failure_of(result)
                 results.add(Unjudged(name, reason), source)

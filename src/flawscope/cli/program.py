@@ -178,10 +178,10 @@ def _load_package_commands() -> dict[str, Command]:
     """Return the commands that other packages register, by name."""
     from importlib.metadata import entry_points
 
-    commands = {}
+    command_by_name = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=operator.attrgetter("name")):
         for name, (text, module) in entry.load().items():
-            commands[name] = Command(name, text, module)
+            command_by_name[name] = Command(name, text, module)
     return commands
 
 
@@ -220,14 +220,14 @@ def commands() -> dict[str, Command]:
 
 def overview() -> str:
     """Return the text of `flawscope --help`: the commands by groups, those of other packages last."""
-    package_texts = {name: command.help for name, command in _load_package_commands().items()}
-    width = max(map(len, (*COMMANDS, *package_texts))) + 2
+    help_by_package_command = {name: command.help for name, command in _load_package_commands().items()}
+    width = max(map(len, (*COMMANDS, *help_by_package_command))) + 2
     lines = [
         "usage: flawscope COMMAND ...",
         "",
         "Learns what good parts look like and shows where a new picture differs.",
     ]
-    for title, group in {**COMMAND_GROUPS, PACKAGE_GROUP_TITLE: package_texts}.items():
+    for title, group in {**COMMAND_GROUPS, PACKAGE_GROUP_TITLE: help_by_package_command}.items():
         if not group:
             continue
         lines += ["", f"{title}:"]

@@ -202,5 +202,5 @@ def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
 
     try:
         return read_facts(path).manifests
-    except (InputError, OSError):
+    except (InputError, OSError):  # the command reports the error
         return {}

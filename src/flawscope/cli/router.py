@@ -126,7 +126,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
 
 
 def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write each old model that gets new pictures, into the file that its call names as `--update`."""
+    """Write the old models that get new pictures, each to the file that its call names as `--update`."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -330,12 +330,12 @@ def _describe_products(
 
     old_network = None if old is None else old.recognition
     network = old_network or joining.descriptor_model(products)
-    descriptions = {}
+    description_by_product = {}
     for name in names:
         old_model = None if old is None else old.products.get(name)
         old_pictures = () if old_model is None else old_model.manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
-        descriptions[name] = joining.describe_product(
+        description_by_product[name] = joining.describe_product(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
@@ -343,4 +343,4 @@ def _describe_products(
             device=args.device,
             step=common.progress_for(args),
         )
-    return joining.with_products(network, descriptions)
+    return joining.with_products(network, description_by_product)

@@ -294,11 +294,11 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, objec
 
     # max_calls=0: a process lives on after a task, and keeps its model for the next
     task = ray.remote(max_calls=0)(shards.judge_shard).options(max_retries=SHARD_RETRIES, **resources)
-    waiting = {task.remote(job, shard): shard for shard in missing}
-    while waiting:
-        ended_refs, _ = ray.wait([*waiting])
+    waiting_shard_by_ref = {task.remote(job, shard): shard for shard in missing}
+    while waiting_shard_by_ref:
+        ended_refs, _ = ray.wait([*waiting_shard_by_ref])
         for ref in ended_refs:
-            shard = waiting.pop(ref)
+            shard = waiting_shard_by_ref.pop(ref)
             try:
                 count = connect.task_result(ref)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):

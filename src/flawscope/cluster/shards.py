@@ -271,14 +271,16 @@ def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    types = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
-    types |= {
+    type_by_column = {
+        name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns
+    }
+    type_by_column |= {
         "height": pyarrow.int32(),
         "width": pyarrow.int32(),
         "shifts": pyarrow.list_(pyarrow.float64()),
         "beyond_promise": pyarrow.list_(pyarrow.string()),
     }
-    schema = pyarrow.schema(list(types.items()))
+    schema = pyarrow.schema(list(type_by_column.items()))
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

@@ -152,7 +152,7 @@ class Pages:
             FlawscopeError: A language has a key that English lacks.
         """
         english = self._read_texts(DEFAULT_LANGUAGE)
-        texts = {}
+        texts_by_language = {}
         for language in self.languages:
             language_texts = self._read_texts(language)
             unknown_keys = language_texts.keys() - english.keys()
@@ -161,8 +161,8 @@ class Pages:
                 raise FlawscopeError(
                     f"texts: {key} is in {language} and not in English; mend it, or add it there"
                 )
-            texts[language] = Texts(language, language_texts, english)
-        return texts
+            texts_by_language[language] = Texts(language, language_texts, english)
+        return texts_by_language
 
     @property
     def missing_texts(self) -> list[str]:
@@ -194,7 +194,7 @@ class Pages:
 
     def _read_texts(self, language: str) -> dict[str, str]:
         """Return the texts of a language by key; keys that the language lacks are left out."""
-        texts: dict[str, str] = {}
+        text_by_key: dict[str, str] = {}
         for file in self._text_files():
             stem = file.name.removesuffix(".yaml")  # a language or a page
             if stem in self.languages and stem != language:
@@ -202,8 +202,8 @@ class Pages:
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             assert isinstance(content, dict)
             sections = content if stem == language else content.get(language) or {}
-            texts |= _flat_texts(sections)
-        return texts
+            text_by_key |= _flat_texts(sections)
+        return text_by_key
 
     def _text_files(self) -> Iterator[Traversable]:
         """Yield the files of texts in all folders."""
@@ -282,12 +282,12 @@ class Pages:
 
 def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
     """Return the texts of all sections, by `SECTION.KEY`."""
-    texts = {}
+    text_by_key = {}
     for name, section in sections.items():
         for key, text in (section or {}).items():
             if text not in (None, ""):
-                texts[f"{name}.{key}"] = str(text)
-    return texts
+                text_by_key[f"{name}.{key}"] = str(text)
+    return text_by_key
 
 
 def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:

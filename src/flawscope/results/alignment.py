@@ -90,28 +90,28 @@ class Alignment:
         Raises:
             InputError: There are too few good pictures, or no part can be found in them.
         """
-        small_pictures = {}
-        sizes = {}
+        small_picture_by_path = {}
+        size_by_path = {}
         for number, path in enumerate([*good, *others], start=1):
             try:
                 picture = decode(path)
-                small_pictures[path] = Preprocess().small(picture, OVERVIEW_SIDE if several else SIDE)
-                sizes[path] = picture_size(picture)
+                small_picture_by_path[path] = Preprocess().small(picture, OVERVIEW_SIDE if several else SIDE)
+                size_by_path[path] = picture_size(picture)
             except InputError:
                 continue  # the data check reports it
             progress(number, len(good) + len(others))
-        readable_good = [path for path in good if path in small_pictures]
+        readable_good = [path for path in good if path in small_picture_by_path]
         if several:
-            return cls._learn_several(readable_good, small_pictures, kind, root)
-        reference = learn_reference([small_pictures[path] for path in readable_good], kind)
-        poses = {}
-        for path, small_picture in small_pictures.items():
+            return cls._learn_several(readable_good, small_picture_by_path, kind, root)
+        reference = learn_reference([small_picture_by_path[path] for path in readable_good], kind)
+        poses_by_path = {}
+        for path, small_picture in small_picture_by_path.items():
             pose = reference.find(small_picture)
             if pose.found:
-                poses[path] = Poses([PartPose.from_pose(pose, reference, sizes[path])])
+                poses_by_path[path] = Poses([PartPose.from_pose(pose, reference, size_by_path[path])])
             else:
-                poses[path] = Poses([], part_not_found(None).words)
-        return cls(reference, poses, root)
+                poses_by_path[path] = Poses([], part_not_found(None).words)
+        return cls(reference, poses_by_path, root)
 
     @classmethod
     def _learn_several(

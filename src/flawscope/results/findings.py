@@ -44,8 +44,8 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
     texts = []
     for reason in reasons:
         template = REASONS[str(reason["code"])]
-        value_texts = {name: _value_text(value) for name, value in reason.items()}
-        texts.append(template.format_map(value_texts))
+        text_by_name = {name: _value_text(value) for name, value in reason.items()}
+        texts.append(template.format_map(text_by_name))
     return ", ".join(texts)
 
 

@@ -59,7 +59,7 @@ class PartPrediction:
 
         Decision, p-value and severity are those of the part; scores and maps stay those of the pictures.
         """
-        pictures = dict[str, Prediction]()
+        picture_by_view = dict[str, Prediction]()
         for view, picture in self.views.items():
             words = [f"part {self.part}"]
             if view == self.worst:
@@ -68,7 +68,7 @@ class PartPrediction:
                 words.append(f"missing: {', '.join(self.missing)}")
             words += [finding.words for finding in self.findings]
             part_finding = shown_part(", ".join(words), is_incomplete=bool(self.missing))
-            pictures[view] = replace(
+            picture_by_view[view] = replace(
                 picture,
                 findings=(*picture.findings, part_finding),
                 p_value=self.p_value,
@@ -76,7 +76,7 @@ class PartPrediction:
                 is_anomalous=self.is_anomalous,
                 near=self.near,
             )
-        return pictures
+        return picture_by_view
 
     @property
     def remarks(self) -> list[str]:

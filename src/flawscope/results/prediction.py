@@ -462,10 +462,10 @@ class Prediction:
 
     def to_dict(self) -> Json:
         """Return the document that `predict --json` prints."""
-        shifts = {}
+        shift_by_feature = {}
         if self.shifts:
             for feature, shift in zip(FEATURES, self.shifts, strict=True):
-                shifts[feature.name] = round(shift, 3)
+                shift_by_feature[feature.name] = round(shift, 3)
         document: Json = {
             "path": self.path,
             "score": self.score,
@@ -477,7 +477,7 @@ class Prediction:
             "score_threshold": self.score_threshold,
             "mask_threshold": self.levels.mask_threshold,
             "outline": self.levels.outline,
-            "shifts": shifts,
+            "shifts": shift_by_feature,
             "regions": [region.to_dict() for region in self.regions],
         }
         if self.outside_light is not None:

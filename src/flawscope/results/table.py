@@ -425,18 +425,18 @@ def _parse_row(values: dict[str, str | None], decimal_comma: bool) -> ResultRow:
         values: Texts of the cells by the name of the column; unknown columns are left out.
         decimal_comma: Whether the numbers have decimal commas.
     """
-    texts: dict[str, str] = {}
-    numbers: dict[str, float | None] = {}
+    text_by_column: dict[str, str] = {}
+    number_by_column: dict[str, float | None] = {}
     for column in fields(ResultRow):
         if column.name not in values:
             continue
         text = values[column.name] or ""
         if column.name not in FLOAT_COLUMNS:
-            texts[column.name] = from_csv_cell(text)
+            text_by_column[column.name] = from_csv_cell(text)
             continue
         number = text.replace(",", ".") if decimal_comma else text
-        numbers[column.name] = float(number) if number else None
-    return ResultRow(**texts, **numbers)  # type: ignore[arg-type]
+        number_by_column[column.name] = float(number) if number else None
+    return ResultRow(**text_by_column, **number_by_column)  # type: ignore[arg-type]
 
 
 class OutputFiles:

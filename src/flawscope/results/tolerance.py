@@ -378,11 +378,11 @@ def _regions_by_part(
         parts: Numbers of all parts.
     """
     regions_by_part: dict[int, list[Region]] = {number: [] for number in parts}
-    inside = {number: without_edge(numbers == number) for number in parts}
+    inside_by_part = {number: without_edge(numbers == number) for number in parts}
     for doubted_pixels, region in zip(prediction.doubted_pixels, prediction.regions, strict=True):
         rows, columns = doubted_pixels
         number = int(numbers[rows[0], columns[0]])  # of any pixel: all must have the same
-        if number not in regions_by_part or not inside[number][doubted_pixels].all():
+        if number not in regions_by_part or not inside_by_part[number][doubted_pixels].all():
             return None
         regions_by_part[number].append(region)
     return regions_by_part

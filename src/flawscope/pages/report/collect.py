@@ -330,6 +330,7 @@ def _curve_plots(
             called_precision = float(anomalous[called].mean())
             precision_mark = (called_recall, called_precision)
     if counts is not None:
+        # [0]: of the single resample, which has each picture once
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
         roc_curves.append(Curve("pixels", fpr, recall))
         # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1

@@ -225,9 +225,8 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         if rank < denominator:
             changed_calibration = calibration.with_rate(rank / denominator)
             calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
-    calibration_by_threshold[calibration.score_threshold] = (
-        calibration  # replaces an equal threshold of another rate
-    )
+    # replaces an equal threshold of another rate
+    calibration_by_threshold[calibration.score_threshold] = calibration
     good = scores[~anomalous]
     bad = scores[anomalous]
     points = []

@@ -243,12 +243,12 @@ class DecisionLog:
     @property
     def current(self) -> dict[str, Decision]:
         """Decision on each picture, by the picture's path, the latest last."""
-        current: dict[str, Decision] = {}
+        decision_by_path: dict[str, Decision] = {}
         for line in self.lines:
-            current.pop(line.path, None)  # so that the latest decision is last
+            decision_by_path.pop(line.path, None)  # so that the latest decision is last
             if line.decision != UNDONE:
-                current[line.path] = line
-        return current
+                decision_by_path[line.path] = line
+        return decision_by_path
 
     def add(
         self, path: str, decision: str, copy: str, severity: str = "", score: str = "", pixels: str = ""
@@ -333,14 +333,14 @@ class ReviewSession:
     def decisions(self) -> dict[int, str]:
         """Return the decisions, `GOOD` or `DEFECT`, by the picture's number, the latest last."""
         with self._lock:
-            current = self.log.current
+            line_by_path = self.log.current
             undecided_paths = {*self._undecided_paths}
-        decisions = {}
-        for path, line in current.items():
+        decision_by_number = {}
+        for path, line in line_by_path.items():
             number = self._number_by_path.get(path)
             if number is not None and path not in undecided_paths:
-                decisions[number] = line.decision
-        return decisions
+                decision_by_number[number] = line.decision
+        return decision_by_number
 
     def tally(self) -> Counter[str]:
         """Count the good pictures and the defects."""
