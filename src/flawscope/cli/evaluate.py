@@ -397,7 +397,7 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
 def _run_each(args: argparse.Namespace) -> int:
     """Evaluate a model of several products or views; return the exit code.
 
-    For products, it is also measured how well each is recognised; for views, how well parts are judged.
+    Further measures are, for products, how well each is recognised; for views, how well parts are judged.
     """
     from flawscope.datasets import find_categories
 

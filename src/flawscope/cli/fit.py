@@ -58,7 +58,7 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
 def _category_of_file(args: argparse.Namespace) -> str | None:
     """Return the category whose section of `--config` is read for the whole call.
 
-    It is None if no section is: then only the options for all categories are read.
+    The result is None if no section is read, but only the options for all categories.
     """
     if args.joint or common.has_several_categories(args):
         return None
@@ -214,9 +214,9 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Return the number of training pictures, if so few that the preset `accurate` is worth its time.
+    """Return the number of training pictures if the preset `accurate` is worth its time for so few; else 0.
 
-    Else it is 0; also after an update, and if the call chose a preset.
+    The result is also 0 after an update, and if the call chose a preset.
     """
     if args.update is not None or args.preset not in (None, "default"):
         return 0

@@ -233,7 +233,7 @@ def _fit_each_on_cluster(
         if not isinstance(result, FlawscopeError):
             add_outcome(name, result)
             return
-        if args.debug and result.__cause__:  # it has the traceback of the node's process
+        if args.debug and result.__cause__:  # the cause has the traceback of the node's process
             raise result
         add_outcome(name, _failure(name, one_line_message(result)))
 

@@ -69,7 +69,8 @@ def info(args: argparse.Namespace) -> int:
 def _facts_document(facts: ModelFacts) -> Json:
     """Return the document of `info --json`.
 
-    It is the manifest of a model of one product; or the manifests of all products or views, by name.
+    The document of a model of one product is its manifest; that of another model has the manifests of all
+    products or views, by name.
     """
     if not facts.kind:
         return facts.manifests[""].to_dict()

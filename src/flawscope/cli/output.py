@@ -444,8 +444,9 @@ class Output:
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     """Return the exit code of `--fail-on-anomaly`.
 
-    It is 3 if a picture is anomalous. Else it is `code`, if this is not 0. Else it is 4 if a picture is
-    within tolerance, or is called good although the false-alarm rate does not hold for it. Else it is 0.
+    The code is, by the first of these rules that holds: 3 if a picture is anomalous; `code` if that is not 0;
+    4 if a picture is within tolerance, or is called good although the false-alarm rate does not hold for it;
+    0.
 
     Args:
         code: Exit code of the run without `--fail-on-anomaly`.

@@ -182,7 +182,7 @@ def _load_package_commands() -> dict[str, Command]:
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=operator.attrgetter("name")):
         for name, (text, module) in entry.load().items():
             command_by_name[name] = Command(name, text, module)
-    return commands
+    return command_by_name
 
 
 def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:

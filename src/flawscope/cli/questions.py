@@ -42,8 +42,8 @@ REMEDY = (
 def digest_call(args: argparse.Namespace) -> str:
     """Return the digest (hex) of a call, by which the same call is known again.
 
-    It is made from the arguments, and from names, sizes and times of the files that they name. Files that the
-    call writes itself do not count.
+    The digest is made from the arguments, and from names, sizes and times of the files that they name. Files
+    that the call writes itself do not count.
     """
     arguments = {name: value for name, value in vars(args).items() if name not in UNCOUNTED_ARGUMENTS}
     text = json.dumps([arguments, _files_of_call(arguments)], default=str, sort_keys=True)

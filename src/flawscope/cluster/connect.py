@@ -278,7 +278,7 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
 def _spread_threads(nodes: Sequence[Node], count: int, gpus: int, max_threads: int) -> int:
     """Return the largest number of threads with which `count` tasks can run at once.
 
-    It is at least `FIT_THREADS`, but never more than `max_threads`.
+    The number is at least `FIT_THREADS`, but never more than `max_threads`.
     """
     for threads in range(max_threads, FIT_THREADS, -1):
         if sum(node.capacity(threads, gpus) for node in nodes) >= count:

@@ -196,7 +196,7 @@ def _divide_up(dividend: int, divisor: int) -> int:
 def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
     """Return the memory in bytes that a worker is expected to need.
 
-    It is the sum for its process, copies of the model, and the computation of a batch.
+    The memory is the sum for the process, copies of the model, and the computation of a batch.
 
     Args:
         manifest: The model's manifest.

@@ -260,9 +260,9 @@ def _prediction_rows(prediction: Prediction) -> list[Json]:
 def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encode a shard's Parquet file.
 
-    It has the columns of `predict --out FILE.csv`, and four more: height and width of the picture in pixels;
-    `shifts`, its distances from the training pictures (`appearance.FEATURES`); and `beyond_promise`, for a
-    good picture the codes of findings for which the false-alarm rate does not hold.
+    The file has the columns of `predict --out FILE.csv`, and four more: height and width of the picture in
+    pixels; `shifts`, its distances from the training pictures (`appearance.FEATURES`); and `beyond_promise`,
+    for a good picture the codes of findings for which the false-alarm rate does not hold.
 
     Args:
         rows: Rows by column; a missing value is null.

@@ -215,7 +215,8 @@ def _shorten(name: str) -> str:
 def common_folder(paths: Sequence[Path]) -> Path | None:
     """Return the common folder of the pictures outside the working folder, as `root` of `PictureWriter`.
 
-    It is None if they have only the root of a drive in common, or if all lie in the working folder.
+    The result is None if the pictures have only the root of a drive in common, or all lie in the working
+    folder.
     """
     working_folder = _absolute(Path())
     outer_folders = set()

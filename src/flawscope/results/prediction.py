@@ -210,7 +210,7 @@ class Prediction:
     def product_p_value(self) -> float | None:
         """P-value of the recognition (`Recognition.p_value`).
 
-        It is None if the caller named the product, or the model is not joint.
+        The value is None if the caller named the product, or the model is not joint.
         """
         recognition = self.recognition
         return recognition.p_value if recognition and recognition.distances else None
@@ -325,7 +325,7 @@ class Prediction:
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Return the map at the picture's size, or at another `size` (height, width) of the picture.
 
-        It is NaN where the network does not look. Each call computes it anew; it takes 4 bytes a pixel.
+        The map is NaN where the network does not look. Each call computes it anew, at 4 bytes a pixel.
         """
         geometry = self.geometry if size is None else self.geometry.with_picture_size(size)
         return geometry.warp(self.map)
@@ -614,7 +614,7 @@ class MismatchDetector:
     def beyond_line(self) -> str:
         """Return a line with the numbers of pictures called good for which the rate does not hold.
 
-        It is empty if there are none.
+        The line is empty if there are no such pictures.
         """
         reasons = [f"{count} {BEYOND_PROMISE[code]}" for code, count in self.beyond_promise.items()]
         if not reasons:

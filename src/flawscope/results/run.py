@@ -34,7 +34,7 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 def earlier_product(folder: Path) -> str:
     """Return the product of the results in a folder, as their summary names it.
 
-    It is empty if there are no results, or the summary names no product.
+    The result is empty if there are no results, or the summary names no product.
     """
     if SUMMARY_NAME not in read_output_list(folder):
         return ""

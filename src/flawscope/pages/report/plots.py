@@ -264,8 +264,8 @@ def _trim(name: str) -> str:
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Draw a plot as SVG that can be a part of an HTML page.
 
-    It has no prologue, no addresses, no fonts, and no styles that would apply to the whole page. Its ids
-    begin with the plot's name.
+    The SVG has no prologue, no addresses, no fonts, and no styles that would apply to the whole page. Its
+    ids begin with the plot's name.
 
     Args:
         name: Name of the plot.
