@@ -101,8 +101,8 @@ def claim_facts(rate: float) -> Json:
     """Return facts on the claim of a miss rate.
 
     Returns:
-        `miss_rate`, the rate; and `parts_by_misses`, the number of defective parts that are needed to show it
-        if so many of them are missed.
+        `miss_rate`, the rate; and `parts_by_misses`: for each number of missed parts, the number of defective
+        parts that are needed to show the rate.
     """
     from flawscope.evaluation.agreement import parts_needed
     from flawscope.pages.report.agreement import ALLOWED_MISSES

@@ -317,7 +317,7 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
 
 
 def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) -> float:
-    """Return the area in pixels of the squares that a box (x0, y0, x1, y1) covers.
+    """Return the area in pixels that a box (x0, y0, x1, y1) covers of the squares.
 
     Of a turned square, its upright bounding box counts.
     """

@@ -195,9 +195,9 @@ class PictureWriter:
 
 
 def _folded(name: str) -> str:
-    """Return a name in a form that is equal for names which some file systems take for the same.
+    """Return a name without the differences that some file systems ignore.
 
-    They ignore case, and the Unicode form of letters with accents.
+    These are case, and the Unicode form of letters with accents.
     """
     return unicodedata.normalize("NFC", name).casefold()
 

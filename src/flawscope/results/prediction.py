@@ -94,7 +94,7 @@ class ScoreLevels:
             value - good >= outline * (peak - good),
 
         where `good` is the level of good pictures, the dark end of the colours, and `peak` the region's
-        largest value nearby. A map is smooth: without this, pixels around a strong defect would be marked,
+        largest value nearby. A map is smooth: without this condition, pixels around a strong defect would be marked,
         too. The peak is searched nearby since a large defect is not equally strong everywhere. The pixel of
         the peak is always marked, so that each region keeps a marked pixel.
 
@@ -283,7 +283,7 @@ class Prediction:
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """Rows and columns of the pixels in and around each region of the map that may be defective.
+        """Rows and columns of the pixels, in and around each region of the map, that may be defective.
 
         They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
         share them.

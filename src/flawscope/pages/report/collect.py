@@ -359,8 +359,8 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
     """Return false-positive rate, recall and precision, [K] each.
 
-    There is a value for each distinct score, from the largest to the smallest, if all pictures with at least
-    this score are called anomalous.
+    Each distinct score, from the largest to the smallest, gives a value of each: that for calling all
+    pictures anomalous that have at least this score.
     """
     order = np.argsort(-scores, kind="stable")
     # equal scores are called together: only the counts after the last of them are kept

@@ -148,6 +148,7 @@ def _rank_of_card(card: tuple[PartPrediction, str]) -> tuple[bool, float, float]
     """Return the sorting key of a card: mistakes first, then the most unusual parts."""
     part, badge = card
     is_mistake = badge in (MISSED, FALSE_ALARM)
+    # False sorts before True
     return not is_mistake, part.p_value, -part.severity
 
 

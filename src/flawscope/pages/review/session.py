@@ -290,7 +290,7 @@ class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
     A decision is on the pixels, not on the path: if the file of a decided picture now holds another picture,
-    this is undecided, and the copy of the old picture stays. A new session makes missing copies of earlier
+    the new one is undecided, and the copy of the old one stays. A new session makes missing copies of earlier
     decisions again. Only copies that the file of decisions names are removed; originals are only read. The
     copies are listed as files that flawscope wrote, so that a command that reads a parent folder does not
     read a picture twice.
