@@ -94,9 +94,9 @@ class ScoreLevels:
             value - good >= outline * (peak - good),
 
         where `good` is the level of good pictures, the dark end of the colours, and `peak` the region's
-        largest value nearby. A map is smooth: without this condition, pixels around a strong defect would be marked,
-        too. The peak is searched nearby since a large defect is not equally strong everywhere. The pixel of
-        the peak is always marked, so that each region keeps a marked pixel.
+        largest value nearby. A map is smooth: without this condition, pixels around a strong defect would
+        be marked, too. The peak is searched nearby since a large defect is not equally strong everywhere. The
+        pixel of the peak is always marked, so that each region keeps a marked pixel.
 
         Args:
             values: [H, W], the map at any size; NaN where the network does not look.
