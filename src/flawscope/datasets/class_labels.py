@@ -84,7 +84,8 @@ class ClassLabels:
     Attributes:
         by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
         unread: Files that seem to describe the pictures, and are not understood.
-        split_columns: Split of each picture by the source that states it; empty where no list states splits.
+        split_columns: For each source that states splits, the split of each picture; empty where no list
+            states splits.
     """
 
     by_picture: dict[Path, list[ClassLabel]] = field(default_factory=dict)
@@ -205,7 +206,7 @@ class ClassLabels:
         meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
         have no label.
         """
-        if self.unread or self.has_unknown:
+        if self.unread or self.has_unknown:  # `has_unknown` is about labels; a picture may have none
             return True
         classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
@@ -213,6 +214,7 @@ class ClassLabels:
         classes = set().union(*classes_by_folder.values())
         if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
+        # only pictures without a label have the class UNKNOWN here
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
 
     def doubtful(self) -> list[Path]:
@@ -237,7 +239,7 @@ class ClassLabels:
         words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
         """
 
-        def order(label: ClassLabel) -> tuple[bool, bool]:
+        def order(label: ClassLabel) -> tuple[bool, bool]:  # `min` takes False before True
             is_not_bad = label.picture_class is not PictureClass.BAD
             return is_not_bad, says_only_bad(label.words)
 
@@ -251,7 +253,7 @@ class ClassLabels:
     def question(self, root: Path, remedy: str) -> InputError:
         """Return the question, as an error, which pictures below `root` are good.
 
-        It lists the words by which a user can name pictures, and ends with `remedy`.
+        The question lists the words by which a user can name pictures, and ends with `remedy`.
         """
         # number of pictures by (words, meaning)
         counts = Counter(self._describe(picture, root) for picture in self.by_picture)
@@ -263,7 +265,7 @@ class ClassLabels:
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Return words by which a user can name a picture, and their meaning with its source, in words."""
+        """Return a picture's label or folder name, and what it says, in words such as "good by its name"."""
         labels = self.by_picture[picture]
         if not labels:
             folder = picture.parent.relative_to(root)
@@ -350,6 +352,7 @@ def _add_marks(
         pictures: Pictures below `root`.
         all_files: Label files.
     """
+    # by picture: source, kinds of marks, and whether one of them is a defect
     marks_of = _marked_by_masks(root, pictures)
     for label_files in all_files:
         for path, marks in label_files.marked().items():
@@ -389,14 +392,14 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return source, kinds of marks, and whether one is a defect, by picture whose mask marks something.
+    """Return the marks of each picture whose mask marks something.
 
-    This is the form of `LabelFiles.marked`. A mask that cannot be read counts as marking something.
+    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask that cannot be read counts as marking something.
     """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
-    if len(files) == len(pictures):  # there are no masks
+    if len(files) == len(pictures):  # all files are pictures: there are no masks
         return {}
     picture_set = {*pictures}
     marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
@@ -532,6 +535,7 @@ def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Pa
     labels count as unclear.
     """
     pictures = class_labels.by_picture
+    # labels of this list alone; its splits go straight into `class_labels`
     list_labels = ClassLabels({path: [] for path in pictures}, split_columns=class_labels.split_columns)
     _add_source(list_labels, source, texts)
     classes = {label.picture_class for labels in list_labels.by_picture.values() for label in labels}

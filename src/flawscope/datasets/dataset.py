@@ -210,7 +210,7 @@ def split_dataset(
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     category = category_of(root)
     splits = [listed.get(path) or split_of(path.relative_to(root).parent.parts) for path in paths]
-    if "train" in splits and all(splits):
+    if "train" in splits and all(splits):  # each picture has a split, and some are to learn from
         items = _items_by_split(paths, splits)
         test = (*items["test"], *bad)
         return Dataset(root, category, layout, tuple(items["train"]), test, tuple(items["validation"]))
@@ -261,7 +261,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
         members.setdefault(part or name, []).append(k)
 
     ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
-    limit = max(2 * count, len(names) // 3)
+    limit = max(2 * count, len(names) // 3)  # largest number of names to choose
     chosen_parts = _choose_parts(ordered, count, limit)
     if count > 0 and not chosen_parts and len(ordered) > 1:  # each part alone is above the limit
         chosen_parts = [min(ordered, key=len)]
@@ -299,7 +299,8 @@ def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     """Return a warning if a pattern does not group pictures into parts; else an empty text.
 
-    It does not if it matches the same text in all names, a different text in each name, or nothing in some.
+    The pattern does not group them if it matches the same text in all names, a different text in each name,
+    or nothing in some names.
 
     Args:
         paths: Pictures that the pattern is meant for.

@@ -47,6 +47,7 @@ def shrink_mask(
     height, width = truth.shape
     labelled, region_count = label(visible, structure=np.ones((3, 3)))
     numbers_left = np.unique(geometry.inverse().warp_labels(labelled))
+    # 0, the background, is no region
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
         for number, (rows, columns) in enumerate(find_objects(labelled), start=1):

@@ -62,6 +62,7 @@ def _share_below(reference: Array, values: Array) -> Floats:
 
     `reference` is sorted.
     """
+    # "left" counts the values below, "right" those below or equal
     twice_below = np.searchsorted(reference, values, "left") + np.searchsorted(reference, values, "right")
     return np.asarray(twice_below / (2 * reference.size), dtype=np.float64)
 

@@ -59,6 +59,7 @@ class Scored(NamedTuple):
         is_above = self.defective[:, None] > self.good
         is_equal = self.defective[:, None] == self.good
         wins = is_above + 0.5 * is_equal  # [M, N]
+        # pairs in which the defective picture scores higher, each as often as the resample has the pair
         win_sums = ((defective_times @ wins) * good_times).sum(1)
         return np.asarray(win_sums / (self.good.size * self.defective.size))
 

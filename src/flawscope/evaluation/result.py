@@ -109,6 +109,7 @@ class PictureStore:
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
+            # memory of the map as bytes
             unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
             while unwritten:  # an unbuffered file may write a part
                 count = self._file.write(unwritten)
@@ -396,6 +397,7 @@ class Evaluation:
                 parts.append(f"{label} {value:.4f}")
         if self.without_mask and self.metrics.get("au_pro") is not None:
             defective = self.masks["pictures"] + self.without_mask
+            # the last part is the AU-PRO
             parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 

@@ -408,7 +408,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a table's `text`, as `_read_rows` does."""
     header, _, _ = text.partition("\n")
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t", key=header.count)  # the most frequent one in the header
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip().casefold() for name in next(table, [])]
     missing = [name for name in columns if name not in names]
@@ -436,6 +436,7 @@ def _parse_word(text: str, place: str) -> bool:
     Raises:
         InputError: The word means neither good nor defective.
     """
+    # True: the word means good; None: its meaning is unknown
     is_good = OTHER_WORDS.get(text.casefold(), says_good(text))
     if is_good is None:
         raise InputError(
