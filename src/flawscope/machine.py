@@ -20,7 +20,7 @@ FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each othe
 
 
 def machine_info() -> Json:
-    """Return processor, cores that this process may use, memory and system."""
+    """Return the CPU, the number of cores that this process may use, the memory and the system."""
     memory_gib = None
     memory = system_memory()
     if memory is not None:
@@ -35,7 +35,7 @@ def machine_info() -> Json:
 
 
 def processor_name() -> str:
-    """Return the processor's model name, or its architecture where the name is unknown."""
+    """Return the CPU's model name, or its architecture where the name is unknown."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -244,7 +244,7 @@ def _set_findings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Yield the finding that a fit would reduce the pictures to its default size, if it would.
+    """Yield a finding if a fit would reduce the pictures to its default size.
 
     Args:
         sizes: Number of pictures of each size (width, height).
@@ -617,7 +617,7 @@ def _files_used(dataset: Dataset) -> set[Path]:
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """Yield the finding of too few parts, if there are too few.
+    """Yield a finding if there are too few parts to learn from.
 
     Args:
         numbers: For each good picture the number of its part.

@@ -128,9 +128,9 @@ class ClassLabels:
         )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Return the split of each picture by the first list that states one for all of them.
+        """Return the split of each picture, from the first list that states a split for every picture.
 
-        Empty where no list does.
+        Empty where no list states one for all.
 
         Args:
             pictures: Pictures whose splits are returned.
@@ -206,7 +206,8 @@ class ClassLabels:
         meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
         have no label.
         """
-        if self.unread or self.has_unknown:  # `has_unknown` is about labels; a picture may have none
+        # a label or a file is not understood; the class UNKNOWN below means that nothing is said of a picture
+        if self.unread or self.has_unknown:
             return True
         classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
@@ -214,7 +215,7 @@ class ClassLabels:
         classes = set().union(*classes_by_folder.values())
         if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
-        # only pictures without a label have the class UNKNOWN here
+        # some pictures of a folder are called good, and nothing is said of the others
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
 
     def doubtful(self) -> list[Path]:
@@ -341,7 +342,7 @@ def read_class_labels(
 def _add_marks(
     class_labels: ClassLabels, root: Path, pictures: Sequence[Path], all_files: Iterable[LabelFiles]
 ) -> None:
-    """Add the labels that marks give the pictures; none if no picture is marked.
+    """Label all pictures by the marks in them; add no labels if no picture is marked.
 
     A marked picture is defective, but good if only good parts are marked in it. The other pictures get the
     label `UNMARKED`.
@@ -371,7 +372,7 @@ def _add_marks(
 
 
 def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
-    """Add the labels that files give whole pictures.
+    """Add the labels of whole pictures that label files state.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
@@ -394,7 +395,8 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
     """Return the marks of each picture whose mask marks something.
 
-    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask that cannot be read counts as marking something.
+    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask
+    that cannot be read counts as marking something.
     """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
@@ -463,7 +465,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
 
 
 def _small_lists(folder: Path) -> list[Path]:
-    """Return files directly in a folder that may be lists, without those above `MAX_LIST_BYTES`."""
+    """Return the files directly in a folder that may be lists and have at most `MAX_LIST_BYTES`."""
     paths = []
     for entry in list_entries(folder):
         may_be_list = Path(entry.name).suffix.lower() in SUFFIXES

@@ -75,7 +75,7 @@ def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[F
 def _copied_folder(
     folders: Sequence[str], findings: Sequence[Finding], picture_counts: Mapping[str, int]
 ) -> Finding:
-    """Return one finding for several: the pictures of all of them lie in the same folders.
+    """Join several findings, whose pictures lie in the same folders, into one finding.
 
     Args:
         folders: Folders of the pictures, the same for each finding.

@@ -95,7 +95,7 @@ class FolderTree:
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Return the number of pictures in each subfolder of a folder, at any depth, and directly in it."""
+        """Count the pictures below each subfolder of a folder, and those directly in the folder."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():

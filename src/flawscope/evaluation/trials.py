@@ -272,7 +272,7 @@ def _check_complete(
 
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    """Return, by model, the number of parts with the identical score in two trials.
+    """Count, for each model, the parts that have the identical score in two trials.
 
     Trials without a score, those of people, are left out.
     """

@@ -21,7 +21,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Return the data set with only those pictures in its test split that the model did not learn from.
+    """Return the data set with a test split of only those pictures that the model did not learn from.
 
     A data set with a split of its own is returned as it is. A split that the program made is made anew: all
     pictures are tested, except those of parts that the model learnt from. A picture is of such a part if its

@@ -184,6 +184,7 @@ def _must_leave_out(
     must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
     if pairs:
         score_mean, stored_mean = np.array(pairs).mean(0)
+        # a picture that is left out scores at least as high; the factor allows for rounding
         must(score_mean > 0.999 * stored_mean, f"{variant}: `left_out` leaves nothing out")
 
 
@@ -323,6 +324,7 @@ def resumes(case: Case) -> None:
                 raise KeyboardInterrupt
 
         options = case.fit_options("plain")
+        # arguments of `fit` that `prepare` does not take
         del options["method"], options["samples"]
         prepared = prepare(case.training_pictures("plain"), case.method, step=stop, **options)
         try:

@@ -478,7 +478,7 @@ class LabelFiles:
         return count > 0 and self._folders(picture)[-count:] == entry.folders
 
     def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Return those of the pictures of an entry that it certainly means.
+        """Return the pictures that an entry certainly means, among those that it may mean.
 
         In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
         is certain only if the file is one level above, and no folder beside has a picture of this name.
@@ -537,7 +537,7 @@ class LabelFiles:
             summary = summaries.setdefault(document.form, FormSummary())
             summary.files.append(path)
             for entry in document.entries:
-                summary.pictures += any(mark.draw for mark in entry.marks)
+                summary.pictures += any(mark.draw for mark in entry.marks)  # adds 1 for a marked picture
                 summary.about.update(text for _, text in entry.about)
                 summary.kinds.update(mark.kind for mark in entry.marks if mark.draw)
                 summary.left_out.update(mark.kind for mark in entry.marks if not mark.draw)
@@ -663,6 +663,7 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     # over turned pictures with one possible reading: whether they were marked as shown
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
+        # `_readings` returns `labels` themselves where no reading fits, or the picture cannot be read
         has_single_reading = len(readings) == 1 and readings[0] is not labels
         if has_single_reading and stored_turn(picture) != 1:
             decided_as_shown.add(readings[0].turn == 1)
@@ -675,9 +676,9 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
             yield Reading(picture, labels, "marked where others reach beyond their pictures")
         elif len(readings) == 1:
             yield Reading(picture, replace(readings[0], is_doubtful=False))
-        elif decided_as_shown == {False}:
+        elif decided_as_shown == {False}:  # the others were marked as they are stored
             yield Reading(picture, readings[1])
-        else:
+        else:  # in doubt, unless all of the others were marked as they are shown
             yield Reading(picture, replace(readings[0], is_doubtful=decided_as_shown != {True}))
 
 

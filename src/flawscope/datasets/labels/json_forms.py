@@ -67,6 +67,7 @@ def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
     kinds = {}
     for category in document.get("categories") or ():
         kinds[_to_id(category.get("id"))] = str(category.get("name", ""))
+    # annotations without places state the classes of whole pictures, unless others in the file have places
     are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
     for image_id, image in images.items():
         size = read_size(image.get("height"), image.get("width"))
@@ -505,6 +506,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     corners = read_polygon(value, (1, 1))
     if not len(corners):
         return Mark(None, NO_PLACE)
+    # an ellipse, or a shape that is turned
     is_loose = key == "radiusX" or bool(value.get("rotation"))
     shape = shapes.placed(partial(read_polygon, value), is_loose=is_loose)
     return Mark(shape, label, is_box=key == "height")

@@ -83,8 +83,8 @@ class PictureNames:
     def are_near(self, texts: Collection[str]) -> bool:
         """Whether texts nearly name at least half of the pictures.
 
-        A text nearly names a picture if both have a long number in common, or if it is such a number as Excel
-        rounds it. False if there is only one picture, because then this cannot be known.
+        A text nearly names a picture if both have a long number in common, or if the text is such a number,
+        rounded by Excel. False if there is only one picture, because then this cannot be known.
         """
         if self.count < 2:
             return False

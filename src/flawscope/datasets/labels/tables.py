@@ -200,8 +200,8 @@ def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator
 def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
     """Whether a table that names no picture exactly seems to describe the pictures.
 
-    It does if it has about as many rows as there are pictures, and one of these is true: a column says good
-    or defective; or a column nearly names the pictures, and a column sorts them into groups.
+    Such a table has about as many rows as there are pictures, and one of these is true: a column says good or
+    defective; or a column nearly names the pictures, and a column sorts them into groups.
 
     Args:
         data: Content of the file.

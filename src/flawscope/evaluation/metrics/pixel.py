@@ -160,7 +160,7 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Return, for each limit, the area under the sPRO curve up to it, divided by it.
+    """Return, for each limit, the area under the sPRO curve up to the limit, divided by the limit.
 
     sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
     reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
