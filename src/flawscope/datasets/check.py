@@ -521,11 +521,11 @@ def _count_words(words: Counter[str]) -> str:
 
 def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Yield a finding on files that might be labels but have no known form, one for each suffix."""
-    by_suffix: dict[str, list[str]] = {}
+    names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
         if path.name != SATURATION_FILE:
-            by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
-    for suffix, names in by_suffix.items():
+            names_by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
+    for suffix, names in names_by_suffix.items():
         more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
         message = f"is read as no labels{more}"
         yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
@@ -581,7 +581,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     The usual companions of pictures, such as text files, are one finding together. For all other files, which
     may be pictures, there is a finding for each folder and suffix.
     """
-    unknown_files: dict[tuple[str, str], list[Path]] = {}
+    unknown_files: dict[tuple[str, str], list[Path]] = {}  # by folder and suffix
     companions: list[str] = []
     used = _files_used(dataset)
     for path in not_pictures_in(dataset.root):

@@ -53,7 +53,7 @@ def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[F
 
     If `MIN_COPIED` or more groups of copies lie in the same folders, they are one finding.
     """
-    groups: dict[str, list[CheckedPicture]] = {}
+    groups: dict[str, list[CheckedPicture]] = {}  # pictures by hash of their pixels
     for picture in pictures:
         groups.setdefault(picture.digest, []).append(picture)
     findings_by_folders: dict[tuple[str, ...], list[Finding]] = {}
@@ -133,10 +133,10 @@ def _near_duplicates_in_splits(
 
     Only the first of exact copies is compared: `exact_copies` reports them.
     """
-    first_of: dict[str, CheckedPicture] = {}
+    first_by_digest: dict[str, CheckedPicture] = {}
     for picture in readable:
-        first_of.setdefault(picture.digest, picture)
-    pictures = list(first_of.values())
+        first_by_digest.setdefault(picture.digest, picture)
+    pictures = list(first_by_digest.values())
     if all(picture.split == "train" for picture in pictures):
         return
     # only pairs with a picture outside of the test split are searched for

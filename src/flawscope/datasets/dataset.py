@@ -256,7 +256,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     rounded_count = int(len(names) * share + 0.5)
     at_least = 1 if share > 0 else 0
     count = min(max(rounded_count, at_least), len(names) - 1)
-    members: dict[str | PartKey, list[int]] = {}
+    members: dict[str | PartKey, list[int]] = {}  # indices of the names, by part
     for k, (name, part) in enumerate(zip_longest(names, parts)):
         members.setdefault(part or name, []).append(k)
 

@@ -310,7 +310,7 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Check that labels call none of the pictures in folders of good ones defective; return the pictures.
+    """Return pictures of folders of good ones, after a check that no label calls one of them defective.
 
     Args:
         root: Folder of the data set, or of its split.

@@ -343,7 +343,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
 
 
 def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
-    """Return the decisions of a model of pictures on parts: those of each part's worst picture.
+    """Return decisions on parts by a model that decides on pictures: those on each part's worst picture.
 
     Args:
         evaluation: Evaluation of a model that decides on pictures.

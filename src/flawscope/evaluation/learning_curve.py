@@ -33,7 +33,7 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """Return how much higher the AUROC is than that of another model on the same pictures.
+        """Return the AUROC less the AUROC of another model on the same pictures, with an interval.
 
         Returns:
             The difference, and the lower and upper end of its 95 % interval, from a paired bootstrap over

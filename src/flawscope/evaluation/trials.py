@@ -239,19 +239,21 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     Raises:
         InputError: An appraiser has more trials than another.
     """
-    names: dict[str, set[str]] = {}
+    trials_of_appraiser: dict[str, set[str]] = {}
     for trial in trials:
-        names.setdefault(trial.appraiser, set()).add(trial.trial)
-    ordered_names = {appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in names.items()}
-    trial_counts = {len(trial_list) for trial_list in ordered_names.values()}
+        trials_of_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
+    ordered_trials = {
+        appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in trials_of_appraiser.items()
+    }
+    trial_counts = {len(trial_list) for trial_list in ordered_trials.values()}
     if len(trial_counts) > 1:
         counts = []
-        for appraiser, trial_list in ordered_names.items():
+        for appraiser, trial_list in ordered_trials.items():
             counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
         raise InputError(
             f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
         )
-    return ordered_names
+    return ordered_trials
 
 
 def _check_complete(

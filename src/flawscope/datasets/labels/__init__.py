@@ -303,7 +303,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of the marks of N pictures to the right and down, [N, 2], by source.
+        """Reach of marks to the right and down in each of the N pictures of a source, [N, 2], by source.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -327,27 +327,27 @@ class LabelFiles:
         """
         if not self._documents:
             return []
-        exact_names: dict[str, list[Path]] = {}
-        plain_names_of: dict[str, list[Path]] = {}
+        pictures_by_exact_name: dict[str, list[Path]] = {}
+        pictures_by_plain_name: dict[str, list[Path]] = {}
         for picture in self._pictures:
             names = plain_names(picture.stem)
-            exact_names.setdefault(names[0], []).append(picture)
+            pictures_by_exact_name.setdefault(names[0], []).append(picture)
             for name in filter(None, (*names, without_zeros(names[0]))):
-                plain_names_of.setdefault(name, []).append(picture)
-        by_exact_name: list[tuple[_Entry, list[Path]]] = []
+                pictures_by_plain_name.setdefault(name, []).append(picture)
+        assigned_by_exact_name: list[tuple[_Entry, list[Path]]] = []
         marked: set[Path] = set()
-        for entry in self._entries(exact_names):
-            pictures = self._closest(entry, exact_names.get(fold(entry.stem), ()))
-            by_exact_name.append((entry, pictures))
+        for entry in self._entries(pictures_by_exact_name):
+            pictures = self._closest(entry, pictures_by_exact_name.get(fold(entry.stem), ()))
+            assigned_by_exact_name.append((entry, pictures))
             if entry.has_defect:
                 marked.update(pictures)
-        unmarked = {}
-        for name, paths in plain_names_of.items():
-            unmarked[name] = [path for path in paths if path not in marked]
+        unmarked_by_plain_name = {}
+        for name, paths in pictures_by_plain_name.items():
+            unmarked_by_plain_name[name] = [path for path in paths if path not in marked]
         folders = {name for picture in self._pictures for name in self._folders(picture)}
         assigned = []
-        for entry, pictures in by_exact_name:
-            meant = pictures or self._closest_by_plain_name(entry, unmarked, folders)
+        for entry, pictures in assigned_by_exact_name:
+            meant = pictures or self._closest_by_plain_name(entry, unmarked_by_plain_name, folders)
             assigned.append((entry, meant))
         return assigned
 

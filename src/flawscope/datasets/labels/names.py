@@ -110,7 +110,7 @@ def _long_numbers(text: str) -> set[str]:
 
 
 def _has_rounded(numbers: Iterable[str], powers: Iterable[tuple[str, ...]]) -> bool:
-    """Whether Excel may have rounded one of a picture's numbers to one of some powers of ten.
+    """Whether one of some numbers such as 7.39E+08 may be a picture's number, rounded by Excel.
 
     Args:
         numbers: Numbers in the picture's name.
