@@ -257,7 +257,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     at_least = 1 if share > 0 else 0
     count = min(max(rounded_count, at_least), len(names) - 1)
     members: dict[str | PartKey, list[int]] = {}  # indices of the names, by part
-    for k, (name, part) in enumerate(zip_longest(names, parts)):
+    for k, (name, part) in enumerate(zip_longest(names, parts)):  # `parts` may be empty
         members.setdefault(part or name, []).append(k)
 
     ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]

@@ -95,9 +95,9 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
             kind = path.relative_to(root / "NG").parts[0]
             masks = (mask,) if mask.is_file() else ()
             bad.append(Item(path, kind, anomalous=True, masks=masks))
-    settings_by_part = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
+    specimen_settings = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
-    return split_dataset(root, "realiad", good, pictures_in(good), bad, settings_by_part)
+    return split_dataset(root, "realiad", good, pictures_in(good), bad, specimen_settings)
 
 
 class SplitRow(NamedTuple):

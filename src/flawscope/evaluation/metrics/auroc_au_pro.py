@@ -310,6 +310,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
     best_threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
+        # of each distinct score: index of its first occurrence in the chunk, then the number of occurrences
         first_indices = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         multiplicity = np.diff(np.append(first_indices, scores.size))
         distinct_scores = scores[first_indices]

@@ -225,7 +225,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
         for j, (unchecked_mask, saturation) in enumerate(picture_regions):
             name = f"regions[{i}][{j}]"
             mask = check_mask(unchecked_mask, values.shape, name)
-            if not saturation > 0:
+            if not saturation > 0:  # true for NaN, too
                 raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
             is_counted = mask if is_valid is None else mask & is_valid
             scores = np.sort(values[is_counted])
