@@ -114,7 +114,7 @@ class Dataset:
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Divide a data set by the views of a part: return a data set for each view, by the view's name.
+    """Divide a data set by the views of its parts; return a data set for each view, by the view's name.
 
     Args:
         dataset: The data set.

@@ -663,7 +663,7 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     # over turned pictures with one possible reading: whether they were marked as shown
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
-        # `_readings` returns `labels` as they are where no reading has their size, or the picture is unreadable
+        # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged
         has_single_reading = len(readings) == 1 and readings[0] is not labels
         if has_single_reading and stored_turn(picture) != 1:
             decided_as_shown.add(readings[0].turn == 1)
