@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Type checkers take it for True. `typing.TYPE_CHECKING` would double the time of this import.
+# Type checkers take this constant for True. `typing.TYPE_CHECKING` would double the time of this import.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -42,7 +42,8 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
             general ones. None: nothing is replaced.
 
     Raises:
-        InputError: The file cannot be read, has another form, or has values for a category of a similar name.
+        InputError: The file cannot be read or has another form; or it has no values for the category, but for
+            one of a similar name.
     """
     values = _read_file(path)
     categories = values.pop("categories", None) or {}
@@ -69,6 +70,7 @@ def _read_file(path: str | Path) -> Json:
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except ValueError as error:
+        # an error with a semicolon has its remedy behind it
         remedy = "" if ";" in str(error) else "; mend that line"
         raise InputError(f"config {path} is not YAML: {error}{remedy}") from None
     if not isinstance(values, dict):
@@ -164,8 +166,8 @@ def redact_value(value: object) -> str:
 def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
     """Return those values that are settings of the dataclass `cls`.
 
-    It is for files, because a file of another version may have other settings. Values from a person are
-    passed to `build_config` unfiltered, so that it reports unknown ones.
+    This is for values from files, because a file of another version may have other settings. Values from a
+    person are passed to `build_config` unfiltered, so that it reports unknown ones.
     """
     names = setting_names(cls)
     return {key: value for key, value in values.items() if key in names}

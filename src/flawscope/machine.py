@@ -20,7 +20,7 @@ FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each othe
 
 
 def machine_info() -> Json:
-    """Return processor, cores that this process may use, memory and system."""
+    """Return the CPU, the number of cores that this process may use, the memory and the system."""
     memory_gib = None
     memory = system_memory()
     if memory is not None:
@@ -35,7 +35,7 @@ def machine_info() -> Json:
 
 
 def processor_name() -> str:
-    """Return the processor's model name, or its architecture where the name is unknown."""
+    """Return the CPU's model name, or its architecture where the name is unknown."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -68,7 +68,7 @@ def system_memory() -> tuple[int, int] | None:
 
 def peak_memory() -> int:
     """Return the peak memory of this process until now, in bytes; 0 where it is unknown."""
-    # on Linux; `ru_maxrss` below may be the parent's peak there
+    # Linux has this file; there, `ru_maxrss` below may be the peak of the parent process
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         line = next(line for line in lines if line.startswith("VmHWM:"))  # "VmHWM:  1234 kB"
@@ -77,6 +77,7 @@ def peak_memory() -> int:
     with suppress(ImportError):  # Windows has no `resource`
         import resource
 
+        # macOS counts in bytes, other systems in KiB
         unit_bytes = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
     return 0
@@ -85,9 +86,9 @@ def peak_memory() -> int:
 def batch_size_for(size: tuple[int, int], most: int) -> int:
     """Return the fastest batch size for pictures of a size (height, width).
 
-    It is `most` up to 256 x 256 pixels. For larger pictures it is smaller, at least 1, so that a batch has no
-    more pixels than `most` pictures of 256 x 256.
+    The batch size is `most` for pictures of up to 256 x 256 pixels. For larger pictures the batch size is
+    smaller, at least 1, so that a batch has no more pixels than `most` pictures of 256 x 256.
     """
     height, width = size
-    size_of_same_pixels = most * 256 * 256 // (height * width)
-    return max(1, min(most, size_of_same_pixels))
+    count_of_same_pixels = most * 256 * 256 // (height * width)
+    return max(1, min(most, count_of_same_pixels))

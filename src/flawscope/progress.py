@@ -185,6 +185,7 @@ class TerminalProgress:
             if name != self.stage:
                 self.stage = name
                 self.stage_started = now
+                # a terminal shows a new stage at once, a file only after the first interval
                 self.last_written = 0.0 if self.is_terminal else now
             self._update_total(name, done, total)
             is_finished = done >= total
@@ -246,7 +247,7 @@ class TerminalProgress:
     def _progress_text(self, now: float) -> str:
         """Return the line of progress with the remaining time.
 
-        Between stages, it has the time since the last call instead.
+        Between stages, the line has the time since the last call in place of the remaining time.
         """
         seconds_since_call = now - self.last_called
         if not self.stage:
@@ -346,10 +347,10 @@ def format_duration(seconds: float) -> str:
 
 @contextmanager
 def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it.
+    """Yield an event that the first Ctrl-C sets; only the second Ctrl-C raises KeyboardInterrupt.
 
-    The event is never set, and Ctrl-C works as before, outside of the main thread and if SIGINT has another
-    handler than Python's.
+    Outside of the main thread, or if SIGINT has another handler than Python's, Ctrl-C works as before, and
+    the event is never set.
 
     Args:
         said: Line that a terminal shows at the first Ctrl-C; empty for no line.

@@ -209,6 +209,7 @@ def check(
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _size_reduction(sizes)
     findings += _set_findings(dataset)
+    # without a search for near-duplicates, each picture counts as a part
     part_numbers = range(len(dataset.train)) if parts is None else parts.numbers
     findings += _too_few_pictures(part_numbers)
     findings.sort(key=_finding_order)
@@ -243,7 +244,7 @@ def _set_findings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Yield the finding that a fit would reduce the pictures to its default size, if it would.
+    """Yield a finding if a fit would reduce the pictures to its default size.
 
     Args:
         sizes: Number of pictures of each size (width, height).
@@ -388,7 +389,7 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
     """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
     picture_width, picture_height = picture_size
-    # width / height of both, each multiplied by both heights
+    # width / height of the mask and of the picture, both multiplied by both heights: whole numbers
     ratio = width * picture_height
     picture_ratio = picture_width * height
     is_other_shape = abs(ratio - picture_ratio) > MAX_RATIO_DIFFERENCE * picture_ratio
@@ -421,7 +422,7 @@ def _mixed_findings(
         ranked_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
         ((usual_size, usual_count),) = sizes.most_common(1)
         other_paths = []
-        if 2 * usual_count > len(pictures):
+        if 2 * usual_count > len(pictures):  # most pictures have the usual size
             other_paths = [picture.item.path for picture in pictures if picture.size != usual_size]
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked_sizes, limit=4)}"
         remedy = "use one camera setting, or expect other scores"
@@ -498,7 +499,7 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
-    """Return the finding with the numbers of marks in the files of a form: those read, and those left out."""
+    """Return the finding on the label files of one form: how many marks were read, and how many left out."""
     files, kinds = summary.files, summary.kinds
     subject = dataset.relative(files[0]) if len(files) == 1 else "."
     message = (
@@ -520,11 +521,11 @@ def _count_words(words: Counter[str]) -> str:
 
 def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Yield a finding on files that might be labels but have no known form, one for each suffix."""
-    by_suffix: dict[str, list[str]] = {}
+    names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
         if path.name != SATURATION_FILE:
-            by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
-    for suffix, names in by_suffix.items():
+            names_by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
+    for suffix, names in names_by_suffix.items():
         more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
         message = f"is read as no labels{more}"
         yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
@@ -559,7 +560,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the finding of training pictures that the user named good, but that names or lists do not."""
+    """Yield the finding of training pictures that the user calls good, but names or lists do not."""
     if dataset.reviewed or not dataset.drawn_split:  # a data set with its own split has no such pictures
         return
     label_files = dataset.truth.labels if dataset.truth else None
@@ -580,7 +581,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     The usual companions of pictures, such as text files, are one finding together. For all other files, which
     may be pictures, there is a finding for each folder and suffix.
     """
-    unknown_files: dict[tuple[str, str], list[Path]] = {}
+    unknown_files: dict[tuple[str, str], list[Path]] = {}  # by folder and suffix
     companions: list[str] = []
     used = _files_used(dataset)
     for path in not_pictures_in(dataset.root):
@@ -616,7 +617,7 @@ def _files_used(dataset: Dataset) -> set[Path]:
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """Yield the finding of too few parts, if there are too few.
+    """Yield a finding if there are too few parts to learn from.
 
     Args:
         numbers: For each good picture the number of its part.

@@ -84,7 +84,8 @@ class ClassLabels:
     Attributes:
         by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
         unread: Files that seem to describe the pictures, and are not understood.
-        split_columns: Split of each picture by the source that states it; empty where no list states splits.
+        split_columns: For each source that states splits, the split of each picture; empty where no list
+            states splits.
     """
 
     by_picture: dict[Path, list[ClassLabel]] = field(default_factory=dict)
@@ -127,9 +128,9 @@ class ClassLabels:
         )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Return the split of each picture by the first list that states one for all of them.
+        """Return the split of each picture, from the first list that states a split for every picture.
 
-        Empty where no list does.
+        Empty where no list states one for all.
 
         Args:
             pictures: Pictures whose splits are returned.
@@ -205,6 +206,7 @@ class ClassLabels:
         meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
         have no label.
         """
+        # a label or a file is not understood; the class UNKNOWN below means that nothing is said of a picture
         if self.unread or self.has_unknown:
             return True
         classes_by_folder: dict[Path, set[PictureClass]] = {}
@@ -213,6 +215,7 @@ class ClassLabels:
         classes = set().union(*classes_by_folder.values())
         if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
+        # some pictures of a folder are called good, and nothing is said of the others
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
 
     def doubtful(self) -> list[Path]:
@@ -237,7 +240,7 @@ class ClassLabels:
         words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
         """
 
-        def order(label: ClassLabel) -> tuple[bool, bool]:
+        def order(label: ClassLabel) -> tuple[bool, bool]:  # `min` takes False before True
             is_not_bad = label.picture_class is not PictureClass.BAD
             return is_not_bad, says_only_bad(label.words)
 
@@ -251,7 +254,7 @@ class ClassLabels:
     def question(self, root: Path, remedy: str) -> InputError:
         """Return the question, as an error, which pictures below `root` are good.
 
-        It lists the words by which a user can name pictures, and ends with `remedy`.
+        The question lists the words by which a user can name pictures, and ends with `remedy`.
         """
         # number of pictures by (words, meaning)
         counts = Counter(self._describe(picture, root) for picture in self.by_picture)
@@ -263,7 +266,7 @@ class ClassLabels:
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Return words by which a user can name a picture, and their meaning with its source, in words."""
+        """Return a picture's label or folder name, and what it says, in words such as "good by its name"."""
         labels = self.by_picture[picture]
         if not labels:
             folder = picture.parent.relative_to(root)
@@ -339,7 +342,7 @@ def read_class_labels(
 def _add_marks(
     class_labels: ClassLabels, root: Path, pictures: Sequence[Path], all_files: Iterable[LabelFiles]
 ) -> None:
-    """Add the labels that marks give the pictures; none if no picture is marked.
+    """Label all pictures by the marks in them; add no labels if no picture is marked.
 
     A marked picture is defective, but good if only good parts are marked in it. The other pictures get the
     label `UNMARKED`.
@@ -350,6 +353,7 @@ def _add_marks(
         pictures: Pictures below `root`.
         all_files: Label files.
     """
+    # by picture: source, kinds of marks, and whether one of them is a defect
     marks_of = _marked_by_masks(root, pictures)
     for label_files in all_files:
         for path, marks in label_files.marked().items():
@@ -368,7 +372,7 @@ def _add_marks(
 
 
 def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
-    """Add the labels that files give whole pictures.
+    """Add the labels of whole pictures that label files state.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
@@ -389,14 +393,15 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return source, kinds of marks, and whether one is a defect, by picture whose mask marks something.
+    """Return the marks of each picture whose mask marks something.
 
-    This is the form of `LabelFiles.marked`. A mask that cannot be read counts as marking something.
+    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask
+    that cannot be read counts as marking something.
     """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
-    if len(files) == len(pictures):  # there are no masks
+    if len(files) == len(pictures):  # all files are pictures: there are no masks
         return {}
     picture_set = {*pictures}
     marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
@@ -460,7 +465,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
 
 
 def _small_lists(folder: Path) -> list[Path]:
-    """Return files directly in a folder that may be lists, without those above `MAX_LIST_BYTES`."""
+    """Return the files directly in a folder that may be lists and have at most `MAX_LIST_BYTES`."""
     paths = []
     for entry in list_entries(folder):
         may_be_list = Path(entry.name).suffix.lower() in SUFFIXES
@@ -532,6 +537,7 @@ def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Pa
     labels count as unclear.
     """
     pictures = class_labels.by_picture
+    # labels of this list alone; its splits go straight into `class_labels`
     list_labels = ClassLabels({path: [] for path in pictures}, split_columns=class_labels.split_columns)
     _add_source(list_labels, source, texts)
     classes = {label.picture_class for labels in list_labels.by_picture.values() for label in labels}

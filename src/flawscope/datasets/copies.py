@@ -53,7 +53,7 @@ def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[F
 
     If `MIN_COPIED` or more groups of copies lie in the same folders, they are one finding.
     """
-    groups: dict[str, list[CheckedPicture]] = {}
+    groups: dict[str, list[CheckedPicture]] = {}  # pictures by hash of their pixels
     for picture in pictures:
         groups.setdefault(picture.digest, []).append(picture)
     findings_by_folders: dict[tuple[str, ...], list[Finding]] = {}
@@ -75,7 +75,7 @@ def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[F
 def _copied_folder(
     folders: Sequence[str], findings: Sequence[Finding], picture_counts: Mapping[str, int]
 ) -> Finding:
-    """Return one finding for several: the pictures of all of them lie in the same folders.
+    """Join several findings, whose pictures lie in the same folders, into one finding.
 
     Args:
         folders: Folders of the pictures, the same for each finding.
@@ -133,10 +133,10 @@ def _near_duplicates_in_splits(
 
     Only the first of exact copies is compared: `exact_copies` reports them.
     """
-    first_of: dict[str, CheckedPicture] = {}
+    first_by_digest: dict[str, CheckedPicture] = {}
     for picture in readable:
-        first_of.setdefault(picture.digest, picture)
-    pictures = list(first_of.values())
+        first_by_digest.setdefault(picture.digest, picture)
+    pictures = list(first_by_digest.values())
     if all(picture.split == "train" for picture in pictures):
         return
     # only pairs with a picture outside of the test split are searched for

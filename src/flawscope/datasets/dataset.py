@@ -114,7 +114,7 @@ class Dataset:
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Return the pictures of each view of a part as a data set of their own, by the view's name.
+    """Divide a data set by the views of its parts; return a data set for each view, by the view's name.
 
     Args:
         dataset: The data set.
@@ -210,7 +210,7 @@ def split_dataset(
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     category = category_of(root)
     splits = [listed.get(path) or split_of(path.relative_to(root).parent.parts) for path in paths]
-    if "train" in splits and all(splits):
+    if "train" in splits and all(splits):  # each picture has a split, and some are to learn from
         items = _items_by_split(paths, splits)
         test = (*items["test"], *bad)
         return Dataset(root, category, layout, tuple(items["train"]), test, tuple(items["validation"]))
@@ -256,12 +256,12 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     rounded_count = int(len(names) * share + 0.5)
     at_least = 1 if share > 0 else 0
     count = min(max(rounded_count, at_least), len(names) - 1)
-    members: dict[str | PartKey, list[int]] = {}
-    for k, (name, part) in enumerate(zip_longest(names, parts)):
+    members: dict[str | PartKey, list[int]] = {}  # indices of the names, by part
+    for k, (name, part) in enumerate(zip_longest(names, parts)):  # `parts` may be empty
         members.setdefault(part or name, []).append(k)
 
     ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
-    limit = max(2 * count, len(names) // 3)
+    limit = max(2 * count, len(names) // 3)  # largest number of names to choose
     chosen_parts = _choose_parts(ordered, count, limit)
     if count > 0 and not chosen_parts and len(ordered) > 1:  # each part alone is above the limit
         chosen_parts = [min(ordered, key=len)]
@@ -299,7 +299,8 @@ def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     """Return a warning if a pattern does not group pictures into parts; else an empty text.
 
-    It does not if it matches the same text in all names, a different text in each name, or nothing in some.
+    The pattern does not group them if it matches the same text in all names, a different text in each name,
+    or nothing in some names.
 
     Args:
         paths: Pictures that the pattern is meant for.

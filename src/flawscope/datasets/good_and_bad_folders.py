@@ -79,8 +79,8 @@ class FolderTree:
     def question(self, remedy: str = NAME_GOOD) -> InputError:
         """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
-        If a folder is unclear, it lists all folders. Otherwise it lists the subfolders of the first folder,
-        from the top, whose subfolders have different meanings.
+        If the meaning of a folder is unclear, the question lists all folders. Otherwise it lists only the
+        subfolders of one folder: the first from the top in which subfolders have different meanings.
         """
         if Said.UNCLEAR in self.meanings:
             return folders_question(self.root, self.counts, remedy, self.meaning_of)
@@ -95,7 +95,7 @@ class FolderTree:
         return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
     def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        """Return the number of pictures in each subfolder of a folder, at any depth, and directly in it."""
+        """Count the pictures below each subfolder of a folder, and those directly in the folder."""
         counts = Counter[tuple[str, ...]]()
         depth = len(parent)
         for parts, count in self.counts.items():

@@ -136,6 +136,7 @@ def join_classes(
     joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}
     meanings = {says_good(header) for header in columns}
     is_any_known = meanings != {None}
+    # [""] means that a picture has no tick
     single_count = sum(len(headers) == 1 and headers != [""] for headers in joined.values())
     have_most_one_tick = 2 * single_count > len(joined)
     if is_any_known and (len(columns) == 1 or not have_most_one_tick):
@@ -181,7 +182,8 @@ def _is_measured(texts: Collection[str]) -> bool:
     """Whether texts are measurements: several different numbers, none of them 0."""
     if len(texts) < 2:
         return False
-    numbers = {to_number(text) for text in texts}
+    numbers = {to_number(text) for text in texts}  # None for a text that is no number
+    # {1.0}: the texts are ticks such as "1" and "1.0"
     return numbers.isdisjoint({None, 0.0}) and numbers != {1.0}
 
 
@@ -203,6 +205,7 @@ def _class_of_answer(text: str, header_says_good: bool) -> PictureClass:
     is_yes = answer(text)
     number = to_number(text)
     if is_yes is not None:
+        # good: yes in a column "good", or no in a column "defective"
         return _class_of(is_yes == header_says_good)
     if number is not None and not header_says_good:  # a number of defects
         return _class_of(number <= 0)

@@ -288,8 +288,8 @@ def _categories(root: Path) -> dict[str, Path]:
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
     """Return the folder of the named category, or of the only one.
 
-    It is `root` if that is a category itself or holds no category, or if `good` says which of its pictures
-    are good.
+    The folder is `root` itself if `root` is a category or holds no category, or if `good` says which of its
+    pictures are good.
 
     Args:
         root: Folder of the data set.

@@ -40,9 +40,10 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
         size: Height and width of the masks.
     """
     turn = stored_turn(picture)
-    if turn == 1:
+    if turn == 1:  # stored upright
         return ""
     height, width = size
+    # turned by 180 degrees or mirrored, or square: the picture has the same size as stored and as shown
     fits_both = turn not in TRANSPOSING or height == width
     for mask in masks:
         if isinstance(mask, PictureLabels):

@@ -247,8 +247,8 @@ class _NamedGood:
     def is_good(self, path: Path) -> bool:
         """Whether --good names a picture.
 
-        It does if it names a label of the picture; or if it names a folder of the picture, and no label calls
-        the picture defective.
+        A picture is named if one of its labels is in --good; or if one of its folders is in --good, and no
+        label calls the picture defective.
         """
         folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded_names]
         if folders and not self._is_called_defective(path, folders):
@@ -310,7 +310,7 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Check that labels call none of the pictures in folders of good ones defective; return the pictures.
+    """Return pictures of folders of good ones, after a check that no label calls one of them defective.
 
     Args:
         root: Folder of the data set, or of its split.
@@ -406,6 +406,7 @@ def refuse_unknown(
     tree = FolderTree(root, pictures, meaning_of_root)
     if tree.meanings == {Said.GOOD}:
         labels = labels.of_good(pictures)
+    # an empty set: there are no pictures
     are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
     # if folders are unclear and words have an unknown meaning, it is plainer to ask about the folders
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):

@@ -95,9 +95,9 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
             kind = path.relative_to(root / "NG").parts[0]
             masks = (mask,) if mask.is_file() else ()
             bad.append(Item(path, kind, anomalous=True, masks=masks))
-    whole_parts = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
+    specimen_settings = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
-    return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)
+    return split_dataset(root, "realiad", good, pictures_in(good), bad, specimen_settings)
 
 
 class SplitRow(NamedTuple):
@@ -171,6 +171,7 @@ def _visa_row(values: dict[str, str], category: str) -> SplitRow:
     """Return a row of VisA's table, with paths relative to the category's folder."""
     anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
     picture = _without_category(values["image"], category)
+    # empty: the picture has no mask
     mask = values["mask"] and _without_category(values["mask"], category)
     kind = PurePosixPath(picture).parent.name
     return SplitRow(values["split"].strip(), kind, anomalous, picture, mask)

@@ -112,14 +112,14 @@ def draw_seen(
     rng = Stream.SEEN_DEFECTS.rng(seed)
     items_by_kind = _sort_by_kind(items)
     kinds = [*items_by_kind]
-    shuffled = {}
+    shuffled_by_kind = {}
     for kind, kind_items in items_by_kind.items():
-        shuffled[kind] = [kind_items[int(k)] for k in rng.permutation(len(kind_items))]
+        shuffled_by_kind[kind] = [kind_items[int(k)] for k in rng.permutation(len(kind_items))]
     kind_order = [kinds[int(k)] for k in rng.permutation(len(kinds))]
     # each round takes one picture of each kind; the last round may take too many, which are cut off
     chosen: list[Item] = []
     while len(chosen) < count:
-        chosen += [shuffled[kind].pop() for kind in kind_order if shuffled[kind]]
+        chosen += [shuffled_by_kind[kind].pop() for kind in kind_order if shuffled_by_kind[kind]]
     return sorted(chosen[:count], key=lambda item: natural_key(item.path))
 
 

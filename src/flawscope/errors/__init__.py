@@ -377,7 +377,7 @@ def _wrong_part(part: _Part) -> _Part | None:
 def _wrong_part_of_union(part: _Part) -> _Part | None:
     """Return what does not fit in an argument with several possible annotations; None if it fits one.
 
-    If the argument fits one of them except for an element, it is this element; else the argument itself.
+    If the argument fits an annotation in all but an element, this element is returned; else the argument.
     """
     wrong_elements = []
     for hint in typing.get_args(part.hint):

@@ -165,7 +165,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
     truth_of_decision = np.broadcast_to(truth[:, None], decisions.shape)
     counts = cross_tabulate(truth_of_decision, decisions)
     is_always_found = decisions[truth].all(axis=1)
-    missed = Share.of_parts(~is_always_found)
+    ever_missed = Share.of_parts(~is_always_found)
     repeatability = None
     if study.trials > 1:
         is_repeated = (decisions == decisions[:, :1]).all(axis=1)
@@ -183,8 +183,8 @@ def _appraise(name: str, study: Study) -> Appraisal:
         name=name,
         **rates,
         repeatability=repeatability,
-        ever_missed=missed,
-        misses_at_most=one_sided_bound(missed.number, missed.of),
+        ever_missed=ever_missed,
+        misses_at_most=one_sided_bound(ever_missed.number, ever_missed.of),
         counts=counts.tolist(),
         kappas={
             "cohen_reference": cohens_kappa(counts),
@@ -193,6 +193,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
             "fleiss_repeats": fleiss_kappa(_count_raters(decisions)),
         },
         grades=grades,
+        # the worst grade, which comes last in the list
         grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
     )
 
@@ -210,8 +211,9 @@ def _average_over_pairs(decisions: Flags) -> float | None:
     for k in range(1, len(sums)):
         earlier_sums = sums[:k]
         both_defective = values[:, k] @ values[:, :k]
+        # parts that both trials call defective, or both call good
         agreed = total - sums[k] - earlier_sums + 2 * both_defective
-        # expected agreement * total ** 2
+        # number of agreements expected by chance, multiplied by total
         chance = (total - sums[k]) * (total - earlier_sums) + sums[k] * earlier_sums
         if (chance == total**2).any():
             return None
@@ -255,7 +257,7 @@ def cohens_kappa(table: Array) -> float | None:
     """
     total = int(table.sum())
     agreed = int(np.trace(table))
-    chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
+    chance = int(table.sum(axis=0) @ table.sum(axis=1))  # agreements expected by chance, times total
     if chance == total**2:
         return None
     return (total * agreed - chance) / (total**2 - chance)
@@ -277,6 +279,7 @@ def fleiss_kappa(counts: Array) -> float | None:
     if raters < 2 or np.count_nonzero(shares) < 2:
         return None
     expected = float((shares**2).sum())
+    # share of the pairs of raters that agree, over all subjects
     observed = (int((counts**2).sum()) - ratings) / (ratings * (raters - 1))
     return (observed - expected) / (1 - expected)
 

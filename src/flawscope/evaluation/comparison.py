@@ -170,7 +170,7 @@ class Comparison:
         Those where b is wrong come first; among them, those whose severities differ most.
         """
 
-        def order(pair: Pair) -> tuple[bool, float]:
+        def order(pair: Pair) -> tuple[bool, float]:  # False comes first
             is_b_right = pair.right == "b"
             return is_b_right, -abs(pair.a.severity - pair.b.severity)
 
@@ -296,8 +296,8 @@ def _evaluate_same_pictures(
 ) -> tuple[Evaluation, Evaluation]:
     """Evaluate both models on the pictures that both can judge.
 
-    The second model gets the pictures that the first can judge. If it cannot judge some of them, for example
-    because a score overflows, the first model is evaluated again without these.
+    The second model gets the pictures that the first can judge. If the second cannot judge some of them, for
+    example because a score overflows, the first model is evaluated again without these.
 
     Args:
         evaluate_model: Function of the model's number, 0 or 1, and the pictures to evaluate it on.
@@ -343,7 +343,7 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
 
 
 def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
-    """Return the decisions of a model of pictures on parts: those of each part's worst picture.
+    """Return decisions on parts by a model that decides on pictures: those on each part's worst picture.
 
     Args:
         evaluation: Evaluation of a model that decides on pictures.
@@ -417,6 +417,7 @@ def _resampled_rates(
     """
     rates: dict[str, Floats] = {}
     for name, members in _groups(anomalous).items():
+        # each resample has as many members as the test set (`bootstrap_counts`)
         rates[name] = times[:, members] @ decisions[members] / members.sum()
     return rates
 
@@ -440,7 +441,7 @@ def _differences(
     if any(evaluation.parts for evaluation in evaluations):  # pixel metrics are over pictures, not parts
         is_defective = np.array([picture.item.anomalous for picture in evaluations[0].pictures])
         picture_times = bootstrap_counts(is_defective, resamples, seed)
-    has_both_classes = min(anomalous.sum(), (~anomalous).sum()) >= 2
+    has_two_of_each_class = min(anomalous.sum(), (~anomalous).sum()) >= 2
     decided_of = ([pair.a for pair in pairs], [pair.b for pair in pairs])
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
@@ -449,7 +450,7 @@ def _differences(
         scores = np.array([picture.score for picture in decided])
         values.append(_values(evaluation, anomalous, decisions, scores))
         resampled_values = _resampled_rates(anomalous, decisions, times)
-        if has_both_classes:
+        if has_two_of_each_class:
             resampled_values |= bootstrap_images(anomalous, scores, decisions, times)
         resampled_values |= _bootstrap_pixels(evaluation, picture_times[: resamples // 2])
         resampled.append(resampled_values)
@@ -491,6 +492,7 @@ def _interval(
     interval = percentile_interval(differences, len(differences))
     if interval is not None:
         return (interval.low, interval.high), f"paired {interval.method}"
+    # `percentile_interval` returns None where a value is NaN, or where all values are equal
     is_constant = not np.isnan(differences).any()
     return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
 

@@ -118,21 +118,21 @@ def _decided(name: str, kind: str, anomalous: bool, prediction: Prediction | Par
 
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
-    """Return the pictures with the decision and the truth of the part that each belongs to.
+    """Return the pictures, each with the decision on its part and with the truth of its part.
 
     Each picture of a defective part counts as defective and has the part's kind, whatever the picture shows.
     Pictures that belong to no part are returned as they are.
     """
-    by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
+    part_and_prediction_by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:
         for prediction in part.prediction.pictures().values():
-            by_path[prediction.path] = part, prediction
+            part_and_prediction_by_path[prediction.path] = part, prediction
     judged = list[Judged]()
     for item, prediction in pictures:
-        if prediction.path not in by_path:
+        if prediction.path not in part_and_prediction_by_path:
             judged.append((item, prediction))
             continue
-        part, part_prediction = by_path[prediction.path]
+        part, part_prediction = part_and_prediction_by_path[prediction.path]
         part_item = replace(item, kind=part.kind, anomalous=part.anomalous)
         judged.append((part_item, part_prediction))
     return judged

@@ -292,7 +292,7 @@ def _ground_truth(
     counts["pictures"] += 1
     counts["all"] += marked_count
     counts["outside"] += marked_count - visible_count
-    counts["pictures_outside"] += visible_count == 0
+    counts["pictures_outside"] += visible_count == 0  # adds 1 if no marked pixel is visible
     truth, region_count, lost_count = shrink_mask(mask, visible_mask, geometry)
     counts["regions"] += region_count
     if lost_count < region_count:

@@ -47,6 +47,7 @@ def shrink_mask(
     height, width = truth.shape
     labelled, region_count = label(visible, structure=np.ones((3, 3)))
     numbers_left = np.unique(geometry.inverse().warp_labels(labelled))
+    # 0, the background, is no region
     lost_count = region_count - int(np.count_nonzero(numbers_left))
     if lost_count == region_count:
         for number, (rows, columns) in enumerate(find_objects(labelled), start=1):
@@ -111,18 +112,18 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> di
         "maps at network size, saturation scaled with the area"
     )
     kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
-    areas: dict[str, list[float]] = {}
+    areas_by_metric: dict[str, list[float]] = {}
     for kind in kinds:
         regions = _of_kind_or_good(kept.items, regions_of_pictures, kind)
         for limit, value in metrics.au_spro(kept.maps, regions, valid=kept.valid).items():
             if not np.isnan(value):  # NaN for a kind without masks
-                areas.setdefault(f"au_spro_{limit:g}", []).append(value)
-    measured_count = max(map(len, areas.values()), default=0)
+                areas_by_metric.setdefault(f"au_spro_{limit:g}", []).append(value)
+    measured_count = max(map(len, areas_by_metric.values()), default=0)
     if measured_count < len(kinds):
         explanations["au_spro"] += (
             f"; of {measured_count} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
         )
-    return {name: float(np.mean(values)) for name, values in areas.items()}
+    return {name: float(np.mean(values)) for name, values in areas_by_metric.items()}
 
 
 def _read_saturated_regions(path: Path, store: PictureStore) -> list[Regions | None]:

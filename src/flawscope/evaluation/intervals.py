@@ -62,6 +62,7 @@ def _share_below(reference: Array, values: Array) -> Floats:
 
     `reference` is sorted.
     """
+    # "left" counts the values below, "right" those below or equal
     twice_below = np.searchsorted(reference, values, "left") + np.searchsorted(reference, values, "right")
     return np.asarray(twice_below / (2 * reference.size), dtype=np.float64)
 
@@ -158,6 +159,7 @@ def bootstrap_images(
     """
     values = {name: np.empty(len(times)) for name in IMAGE_METRICS}
     for k, picture_counts in enumerate(times):
+        # index of each picture, as often as the resample has the picture
         indices = np.repeat(np.arange(anomalous.size), picture_counts)
         ranking = metrics.image_metrics(anomalous[indices], scores[indices])
         values["image_auroc"][k] = ranking.auroc
@@ -277,6 +279,7 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         # number of thresholds that each value reaches
         reached = np.searchsorted(rising_thresholds, values, side="right")
         counts = np.bincount(reached, weights, minlength=rising_thresholds.size + 1)[1:]  # without 0 reached
+        # a value that reaches n thresholds reaches the n lowest: summed from the highest threshold down
         return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)
 
     from scipy.ndimage import label  # slow to import

@@ -33,7 +33,7 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """Return how much higher the AUROC is than that of another model on the same pictures.
+        """Return the AUROC less the AUROC of another model on the same pictures, with an interval.
 
         Returns:
             The difference, and the lower and upper end of its 95 % interval, from a paired bootstrap over
@@ -59,6 +59,7 @@ class Scored(NamedTuple):
         is_above = self.defective[:, None] > self.good
         is_equal = self.defective[:, None] == self.good
         wins = is_above + 0.5 * is_equal  # [M, N]
+        # pairs in which the defective picture scores higher, each as often as the resample has the pair
         win_sums = ((defective_times @ wins) * good_times).sum(1)
         return np.asarray(win_sums / (self.good.size * self.defective.size))
 

@@ -94,6 +94,7 @@ class PictureStore:
         self._map_places: list[tuple[int, tuple[int, ...]]] = []  # offset in bytes, and shape of each map
         self._packed_truths: list[bytes | None] = []  # compressed bits; None: no ground truth
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (open as long as the store exists)
+        # kept by geometry, which most pictures have in common
         self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
@@ -109,6 +110,7 @@ class PictureStore:
         """
         try:
             offset = self._file.seek(0, os.SEEK_END)
+            # memory of the map as bytes
             unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
             while unwritten:  # an unbuffered file may write a part
                 count = self._file.write(unwritten)
@@ -396,6 +398,7 @@ class Evaluation:
                 parts.append(f"{label} {value:.4f}")
         if self.without_mask and self.metrics.get("au_pro") is not None:
             defective = self.masks["pictures"] + self.without_mask
+            # the last part is the AU-PRO
             parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 

@@ -115,6 +115,7 @@ def robustness(
         if isinstance(result, InputError) or not np.isfinite(result.score):
             predictions.append(None)
         else:
+            # with an empty map, because maps of all pictures in all lights would fill the memory
             predictions.append(replace(result, map=result.map[:0].copy()))
     count = len(lights)
     # a row for each picture, with its predictions in all lights

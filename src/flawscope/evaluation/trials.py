@@ -239,19 +239,21 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     Raises:
         InputError: An appraiser has more trials than another.
     """
-    names: dict[str, set[str]] = {}
+    trials_of_appraiser: dict[str, set[str]] = {}
     for trial in trials:
-        names.setdefault(trial.appraiser, set()).add(trial.trial)
-    ordered_names = {appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in names.items()}
-    trial_counts = {len(trial_list) for trial_list in ordered_names.values()}
+        trials_of_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
+    ordered_trials = {
+        appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in trials_of_appraiser.items()
+    }
+    trial_counts = {len(trial_list) for trial_list in ordered_trials.values()}
     if len(trial_counts) > 1:
         counts = []
-        for appraiser, trial_list in ordered_names.items():
+        for appraiser, trial_list in ordered_trials.items():
             counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
         raise InputError(
             f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
         )
-    return ordered_names
+    return ordered_trials
 
 
 def _check_complete(
@@ -272,7 +274,7 @@ def _check_complete(
 
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    """Return, by model, the number of parts with the identical score in two trials.
+    """Count, for each model, the parts that have the identical score in two trials.
 
     Trials without a score, those of people, are left out.
     """
@@ -408,7 +410,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a table's `text`, as `_read_rows` does."""
     header, _, _ = text.partition("\n")
-    delimiter = max(",;\t", key=header.count)
+    delimiter = max(",;\t", key=header.count)  # the most frequent one in the header
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip().casefold() for name in next(table, [])]
     missing = [name for name in columns if name not in names]
@@ -436,6 +438,7 @@ def _parse_word(text: str, place: str) -> bool:
     Raises:
         InputError: The word means neither good nor defective.
     """
+    # True: the word means good; None: its meaning is unknown
     is_good = OTHER_WORDS.get(text.casefold(), says_good(text))
     if is_good is None:
         raise InputError(

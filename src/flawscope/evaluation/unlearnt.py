@@ -21,13 +21,11 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Return the data set with only those pictures in its test split that the model did not learn from.
+    """Return the data set with a test split of only those pictures that the model did not learn from.
 
-    A data set with a split of its own is returned as it is. Otherwise the program made the split, and makes
-    it
-    anew: all pictures are tested, except those of parts that the model learnt from. These are pictures whose
-    names show such a part (`--group`, `--part`), and good pictures that are near-duplicates of a picture
-    learnt from.
+    A data set with a split of its own is returned as it is. A split that the program made is made anew: all
+    pictures are tested, except those of parts that the model learnt from. A picture is of such a part if its
+    name says so (`--group`, `--part`), or if it is good and a near-duplicate of a picture learnt from.
 
     Args:
         predictor: The model.

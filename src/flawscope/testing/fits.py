@@ -87,7 +87,7 @@ def pictures_have_roles(case: Case) -> None:
     pictures that it learns from.
     """
     model = case.fitted()
-    roles = {row.hash: row.role for row in model.manifest.pictures}
+    role_by_hash = {row.hash: row.role for row in model.manifest.pictures}
     good_hashes = {pixel_hash(decode(source)) for source in case.good_pictures}
     copy_count = sum(row.role == "duplicate" for row in model.manifest.pictures)
     must(copy_count == 1, "copies count once")
@@ -101,7 +101,7 @@ def pictures_have_roles(case: Case) -> None:
     calibrated_set = set(calibrated)
     must(len(calibrated) == model.calibration.count == len(calibrated_set), "scores without a picture")
     must(calibrated_set <= good_hashes, "calibrated on other pictures")
-    learnt = {digest for digest in good_hashes if roles.get(digest) in ("train", "duplicate")}
+    learnt = {digest for digest in good_hashes if role_by_hash.get(digest) in ("train", "duplicate")}
     if case.method.holds_out:
         must(not calibrated_set & learnt, "calibrated on what was learnt from")
         must(calibrated_set and learnt, "nothing to learn from, or nothing to calibrate on")
@@ -184,6 +184,7 @@ def _must_leave_out(
     must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
     if pairs:
         score_mean, stored_mean = np.array(pairs).mean(0)
+        # a picture that is left out scores at least as high; the factor allows for rounding
         must(score_mean > 0.999 * stored_mean, f"{variant}: `left_out` leaves nothing out")
 
 
@@ -278,7 +279,7 @@ def progress_and_interruption(case: Case) -> None:
         """Return the number of threads, without those of flawscope that are meant to stay."""
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
-    stages: dict[str, tuple[int, int]] = {}
+    stages: dict[str, tuple[int, int]] = {}  # last `done` and `total` of each stage
     for text, done, total in case.fit_result().progress:
         stage, _, _ = text.partition(",")  # after a comma, there is the loss
         last_done, _ = stages.get(stage, (0, total))
@@ -323,6 +324,7 @@ def resumes(case: Case) -> None:
                 raise KeyboardInterrupt
 
         options = case.fit_options("plain")
+        # arguments of `fit` that `prepare` does not take
         del options["method"], options["samples"]
         prepared = prepare(case.training_pictures("plain"), case.method, step=stop, **options)
         try:
@@ -395,9 +397,9 @@ def finds_suspects(case: Case) -> None:
     model = case.fit(pictures, drop_suspects=True, samples=0)
     suspect_names = [name for name, *_ in model.suspects]
     must(suspect_names[:1] == [f"picture {len(case.good_pictures)}"], f"found {model.suspects}")
-    roles = {row.hash: row.role for row in model.manifest.pictures}
-    must(roles[pixel_hash(case.defect)] == "dropped", "it was not dropped")
-    must(model.calibration.count == list(roles.values()).count("train"), "it was calibrated on")
+    role_by_hash = {row.hash: row.role for row in model.manifest.pictures}
+    must(role_by_hash[pixel_hash(case.defect)] == "dropped", "it was not dropped")
+    must(model.calibration.count == list(role_by_hash.values()).count("train"), "it was calibrated on")
 
 
 def takes_seen_defects(case: Case) -> None:

@@ -303,7 +303,7 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of the marks of N pictures to the right and down, [N, 2], by source.
+        """Reach of marks to the right and down in each of the N pictures of a source, [N, 2], by source.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -327,27 +327,27 @@ class LabelFiles:
         """
         if not self._documents:
             return []
-        exact_names: dict[str, list[Path]] = {}
-        plain_names_of: dict[str, list[Path]] = {}
+        pictures_by_exact_name: dict[str, list[Path]] = {}
+        pictures_by_plain_name: dict[str, list[Path]] = {}
         for picture in self._pictures:
             names = plain_names(picture.stem)
-            exact_names.setdefault(names[0], []).append(picture)
+            pictures_by_exact_name.setdefault(names[0], []).append(picture)
             for name in filter(None, (*names, without_zeros(names[0]))):
-                plain_names_of.setdefault(name, []).append(picture)
-        by_exact_name: list[tuple[_Entry, list[Path]]] = []
+                pictures_by_plain_name.setdefault(name, []).append(picture)
+        assigned_by_exact_name: list[tuple[_Entry, list[Path]]] = []
         marked: set[Path] = set()
-        for entry in self._entries(exact_names):
-            pictures = self._closest(entry, exact_names.get(fold(entry.stem), ()))
-            by_exact_name.append((entry, pictures))
+        for entry in self._entries(pictures_by_exact_name):
+            pictures = self._closest(entry, pictures_by_exact_name.get(fold(entry.stem), ()))
+            assigned_by_exact_name.append((entry, pictures))
             if entry.has_defect:
                 marked.update(pictures)
-        unmarked = {}
-        for name, paths in plain_names_of.items():
-            unmarked[name] = [path for path in paths if path not in marked]
+        unmarked_by_plain_name = {}
+        for name, paths in pictures_by_plain_name.items():
+            unmarked_by_plain_name[name] = [path for path in paths if path not in marked]
         folders = {name for picture in self._pictures for name in self._folders(picture)}
         assigned = []
-        for entry, pictures in by_exact_name:
-            meant = pictures or self._closest_by_plain_name(entry, unmarked, folders)
+        for entry, pictures in assigned_by_exact_name:
+            meant = pictures or self._closest_by_plain_name(entry, unmarked_by_plain_name, folders)
             assigned.append((entry, meant))
         return assigned
 
@@ -478,7 +478,7 @@ class LabelFiles:
         return count > 0 and self._folders(picture)[-count:] == entry.folders
 
     def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Return those of the pictures of an entry that it certainly means.
+        """Return the pictures that an entry certainly means, among those that it may mean.
 
         In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
         is certain only if the file is one level above, and no folder beside has a picture of this name.
@@ -537,7 +537,7 @@ class LabelFiles:
             summary = summaries.setdefault(document.form, FormSummary())
             summary.files.append(path)
             for entry in document.entries:
-                summary.pictures += any(mark.draw for mark in entry.marks)
+                summary.pictures += any(mark.draw for mark in entry.marks)  # adds 1 for a marked picture
                 summary.about.update(text for _, text in entry.about)
                 summary.kinds.update(mark.kind for mark in entry.marks if mark.draw)
                 summary.left_out.update(mark.kind for mark in entry.marks if not mark.draw)
@@ -663,6 +663,7 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     # over turned pictures with one possible reading: whether they were marked as shown
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
+        # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged
         has_single_reading = len(readings) == 1 and readings[0] is not labels
         if has_single_reading and stored_turn(picture) != 1:
             decided_as_shown.add(readings[0].turn == 1)
@@ -675,9 +676,9 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
             yield Reading(picture, labels, "marked where others reach beyond their pictures")
         elif len(readings) == 1:
             yield Reading(picture, replace(readings[0], is_doubtful=False))
-        elif decided_as_shown == {False}:
+        elif decided_as_shown == {False}:  # the others were marked as they are stored
             yield Reading(picture, readings[1])
-        else:
+        else:  # in doubt, unless all of the others were marked as they are shown
             yield Reading(picture, replace(readings[0], is_doubtful=decided_as_shown != {True}))
 
 

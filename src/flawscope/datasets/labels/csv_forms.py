@@ -55,7 +55,7 @@ def load_csv(data: bytes) -> Rows:
     """
     text = table_text(data)
     first_line, _, _ = text.partition("\n")
-    delimiter = max(",;\t", key=first_line.count)
+    delimiter = max(",;\t", key=first_line.count)  # the most frequent one
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
 

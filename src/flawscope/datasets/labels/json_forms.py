@@ -61,18 +61,19 @@ def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
     annotations_of: dict[str, list[Record]] = {}
     for annotation in annotations:
         annotations_of.setdefault(_to_id(annotation["image_id"]), []).append(annotation)
-    images = {_to_id(image["id"]): image for image in document["images"]}
+    image_by_id = {_to_id(image["id"]): image for image in document["images"]}
     for image_id in annotations_of:
-        images.setdefault(image_id, {"file_name": f"image_id {image_id}"})
-    kinds = {}
+        image_by_id.setdefault(image_id, {"file_name": f"image_id {image_id}"})
+    kind_by_id = {}
     for category in document.get("categories") or ():
-        kinds[_to_id(category.get("id"))] = str(category.get("name", ""))
+        kind_by_id[_to_id(category.get("id"))] = str(category.get("name", ""))
+    # annotations without places state the classes of whole pictures, unless others in the file have places
     are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
-    for image_id, image in images.items():
+    for image_id, image in image_by_id.items():
         size = read_size(image.get("height"), image.get("width"))
         picture = _CocoPicture(image, size)
         for annotation in annotations_of.get(image_id, ()):
-            kind = kinds.get(_to_id(annotation.get("category_id")), "")
+            kind = kind_by_id.get(_to_id(annotation.get("category_id")), "")
             picture.add(annotation, kind, are_classes=are_classes)
         yield picture.entry()
 
@@ -505,6 +506,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     corners = read_polygon(value, (1, 1))
     if not len(corners):
         return Mark(None, NO_PLACE)
+    # an ellipse, or a shape that is turned
     is_loose = key == "radiusX" or bool(value.get("rotation"))
     shape = shapes.placed(partial(read_polygon, value), is_loose=is_loose)
     return Mark(shape, label, is_box=key == "height")

@@ -83,8 +83,8 @@ class PictureNames:
     def are_near(self, texts: Collection[str]) -> bool:
         """Whether texts nearly name at least half of the pictures.
 
-        A text nearly names a picture if both have a long number in common, or if it is such a number as Excel
-        rounds it. False if there is only one picture, because then this cannot be known.
+        A text nearly names a picture if both have a long number in common, or if the text is such a number,
+        rounded by Excel. False if there is only one picture, because then this cannot be known.
         """
         if self.count < 2:
             return False
@@ -110,7 +110,7 @@ def _long_numbers(text: str) -> set[str]:
 
 
 def _has_rounded(numbers: Iterable[str], powers: Iterable[tuple[str, ...]]) -> bool:
-    """Whether Excel may have rounded one of a picture's numbers to one of some powers of ten.
+    """Whether one of some numbers such as 7.39E+08 may be a picture's number, rounded by Excel.
 
     Args:
         numbers: Numbers in the picture's name.

@@ -102,6 +102,7 @@ def picture_path(address: object) -> str:
 
     Label Studio's addresses of local files, such as /data/local-files/?d=PATH, have the path in the query.
     """
+    # group 1 is a suffix before a query, or is empty where the query has the path;
     # without "^", ".*" would be tried from each character of a long text
     return re.sub(r"(\.\w+)\?.*|^.*\?d=", r"\1", str(address))
 

@@ -86,7 +86,7 @@ def _own_entry(data: bytes, suffix: str, picture_name: str) -> list[Entry]:
 
 
 def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count: int) -> bool:
-    """Whether texts may mean something other than pictures, although they are equal to names of some.
+    """Whether texts that equal names of pictures may mean something else.
 
     This is so if they are values of keys, or numbers that name less than half of the pictures.
 
@@ -200,8 +200,8 @@ def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator
 def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
     """Whether a table that names no picture exactly seems to describe the pictures.
 
-    It does if it has about as many rows as there are pictures, and one of these is true: a column says good
-    or defective; or a column nearly names the pictures, and a column sorts them into groups.
+    Such a table has about as many rows as there are pictures, and one of these is true: a column says good or
+    defective; or a column nearly names the pictures, and a column sorts them into groups.
 
     Args:
         data: Content of the file.
@@ -299,7 +299,7 @@ def _make_distinct(headers: Sequence[str]) -> list[str]:
 
 
 def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
-    """Return the index of the column with a word in each row, and no picture's name.
+    """Return the index of the only column of words that are no names of pictures.
 
     None if there is no such column, or more than one.
     """
@@ -460,7 +460,7 @@ def _name_pictures(values: Sequence[object], is_name: IsName) -> bool:
 
 
 def _record_row(record: Mapping[str, object], path: str = "") -> Row:
-    """Return the texts in a record, by the keys on the path to them with spaces between.
+    """Return the texts in a record; the name of a text is the keys that lead to it, joined by spaces.
 
     Args:
         record: Record, which may hold further records.

@@ -56,8 +56,8 @@ def to_document(data: bytes) -> dict[str, XmlValue]:
 def _element_value(element: Element) -> XmlValue:
     """Return an element in the form of JSON.
 
-    It is the element's text if there is nothing else; else attributes and child elements by name, and the
-    text under "text".
+    An element that has only a text becomes this text. Any other becomes a mapping of its attributes and child
+    elements by name, with the text under "text".
 
     Raises:
         ValueError: An attribute and a child element have the same name.

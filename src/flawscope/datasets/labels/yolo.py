@@ -105,9 +105,9 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     True if the first four numbers of each line are a box, points in this box follow, and each point has its
     visibility 0, 1 or 2 as the third number.
 
-    None if points in the box follow without visibility: the line may then be a polygon, too, whose first two
-    corners are the four numbers. Of such a polygon, the second corner nearly always lies in the "box" as all
-    others do. So the result is False if it does.
+    None if points in the box follow without visibility. Such lines may be polygons, too, whose first two
+    corners are the four numbers. The second corner of a polygon nearly always lies in this "box", as the
+    later corners do. So if the second corner of any line lies in its box, the result is False.
     """
     try:
         rows = [np.array(words[1:], float) for words in lines]
@@ -176,7 +176,7 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
         InputError: A line is none of these.
     """
     marks = []
-    has_key_points = settings.key_points or have_key_points(lines)  # None: unknown
+    has_key_points = settings.key_points or have_key_points(lines)  # None: boxes with key points, or polygons
     for row, words in enumerate(lines, start=1):
         line = _read_line(words, bool(has_key_points))
         if line is None:
@@ -206,4 +206,4 @@ def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
 
 def _filled_share(polygon: Polygon) -> Shape:
     """Return the shape of a polygon whose coordinates are shares of the picture's width and height."""
-    return shapes.placed(lambda size: polygon * size[::-1])
+    return shapes.placed(lambda size: polygon * size[::-1])  # size is (H, W), corners are (x, y)

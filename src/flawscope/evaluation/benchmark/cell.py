@@ -74,8 +74,8 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
     try:
         work.mkdir(parents=True, exist_ok=True)
         with open(work / "log.txt", "wb") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+            os.dup2(log.fileno(), 1)  # stdout
+            os.dup2(log.fileno(), 2)  # stderr
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
     return fit_and_evaluate(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
@@ -233,8 +233,8 @@ def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
 def _prepare_work_folder(work: Path, threads: int) -> int:
     """Make the work folder, and return the number of threads that the cell uses.
 
-    It is `threads`, or what an earlier try wrote into the folder: a resumed training must keep the number
-    that it began with, because the rounding of sums depends on it.
+    The number is `threads`, or the number that an earlier try wrote into the folder: a resumed training must
+    keep the number that it began with, because the rounding of sums depends on it.
     """
     work.mkdir(parents=True, exist_ok=True)
     start_file = work / "begun.json"
@@ -246,7 +246,7 @@ def _prepare_work_folder(work: Path, threads: int) -> int:
 
 
 def _device_name(name: str) -> str:
-    """Return the name of a device; of "cuda" with the model of the GPU."""
+    """Return the name of a device; for "cuda", the name of the GPU is added."""
     if name != "cuda":
         return name
     import torch

@@ -540,10 +540,10 @@ def _folder_digest(path: Path, digests: dict[str, str]) -> str:
 
 
 def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[str, str]) -> int | str:
-    """Return the value for the identity: a number as it is, a list or folder as name and digest of its files.
+    """Return the seen defects as an identity has them: a number as it is, a list or folder with its digest.
 
     Args:
-        value: Number of defects, or path of a list or folder.
+        value: Number of seen defects, or path of a list or folder of them.
         dataset: Data set that the defects are chosen from.
         seed: Seed of the choice.
         digests: Digests of files already hashed, by path; it is extended.

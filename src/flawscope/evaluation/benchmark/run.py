@@ -53,7 +53,7 @@ def run_grid(
             store.remove_work_folder(cell)
     on_update(report.results())
     waiting = [cell for cell in grid.cells if cell.name not in report.done]
-    running: dict[str, Cell] = {}
+    running: dict[str, Cell] = {}  # by label
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
@@ -262,7 +262,7 @@ class Processes:
         variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
         self.waiters = ThreadPoolExecutor(max_started)  # one for each process
-        self.running: dict[Future[object], str] = {}
+        self.running: dict[Future[object], str] = {}  # label of each call
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
 
@@ -320,7 +320,7 @@ class Processes:
 def child_main() -> None:
     """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
     function, arguments = pickle.load(sys.stdin.buffer)
-    parent = os.fdopen(os.dup(1), "wb")
+    parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
     os.dup2(2, 1)  # libraries that print to stdout write to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

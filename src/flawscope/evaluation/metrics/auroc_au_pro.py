@@ -310,11 +310,13 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
     best_threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
+        # of each distinct score: index of its first occurrence in the chunk, then the number of occurrences
         first_indices = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         multiplicity = np.diff(np.append(first_indices, scores.size))
         distinct_scores = scores[first_indices]
         below = counted.below[start + first_indices]
         up_to = counted.up_to[start + first_indices]
+        # normal scores below count twice, equal ones once
         twice_u += int(((below + up_to) * multiplicity).sum())
         # true positives of the threshold "score >= distinct score"
         hits = positives - (start + first_indices)
@@ -327,7 +329,7 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         f1 = 2 * hits / (flagged + positives)
         # of thresholds with the same F1, the highest
         last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
-        if f1[last_best] >= best_f1:
+        if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
             best_f1 = float(f1[last_best])
             best_threshold = float(distinct_scores[last_best])
     return ImageMetrics(
@@ -339,12 +341,13 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
 
 
 def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
-    """Return the area under mean region overlap over false-positive rate, up to `limit`, divided by `limit`.
+    """Return the area under the curve of the mean region overlap up to `limit`, divided by `limit`.
 
-    The curve has one point per distinct score, with straight lines between the points. Each anomalous pixel
-    has one segment of the curve, on which it is found. Along the segment, the threshold falls to the pixel's
-    score, and the number of false alarms rises from `above` to `at`. If the segment ends before the limit,
-    the pixel adds the area `limit - (above + at) / 2`, with the limit as a number of false alarms.
+    The curve is over the false-positive rate. It has one point per distinct score, with straight lines
+    between the points. Each anomalous pixel has one segment of the curve, on which it is found. Along the
+    segment, the threshold falls to the pixel's score, and the number of false alarms rises from `above` to
+    `at`. If the segment ends before the limit, the pixel adds the area `limit - (above + at) / 2`, with the
+    limit as a number of false alarms.
 
     NaN without a region or without a normal score.
 

@@ -160,7 +160,7 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Return, for each limit, the area under the sPRO curve up to it, divided by it.
+    """Return, for each limit, the area under the sPRO curve up to the limit, divided by the limit.
 
     sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
     reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
@@ -225,7 +225,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
         for j, (unchecked_mask, saturation) in enumerate(picture_regions):
             name = f"regions[{i}][{j}]"
             mask = check_mask(unchecked_mask, values.shape, name)
-            if not saturation > 0:
+            if not saturation > 0:  # true for NaN, too
                 raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
             is_counted = mask if is_valid is None else mask & is_valid
             scores = np.sort(values[is_counted])
