@@ -70,7 +70,7 @@ class PatchEmbedding(nn.Module):
             contributions = []
             for j, layer_map in enumerate(maps):
                 kernel = getattr(self, f"kernel{j}")
-                groups = layer_map.shape[1] // kernel.shape[1]
+                groups = layer_map.shape[1] // kernel.shape[1]  # a kernel has C / groups input channels
                 outputs = self._resize_to_grid(F.conv2d(layer_map, kernel, padding=p // 2, groups=groups))
                 start, stop = self.spans[j]
                 channel_padding = (start, self.dimensions - stop)

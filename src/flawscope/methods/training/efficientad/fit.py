@@ -47,7 +47,8 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
         f"penalty: {penalty}"
     )
-    # with simulated defects, the teacher's outputs differ in every step: none are kept
+    # what the pictures leave of the memory, at least half. With simulated defects no outputs are kept: the
+    # teacher's outputs differ in every step
     room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
     teacher_outputs = TeacherOutputs(model, run.images, learnt, room)
     teacher_outputs.measure(task.step)
@@ -57,6 +58,7 @@ def fit(model: Model, task: Task) -> Fitted:
         return difference_moments(model, (run.images[i] for i in numbers))
 
     def do_later_work(numbers: Sequence[int]) -> None:
+        # to measure its time, by as many pictures learnt from as pictures held out
         if config.weighed:
             moments_of(learnt[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
