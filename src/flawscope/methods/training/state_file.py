@@ -122,7 +122,7 @@ def _read_header(file: BinaryIO) -> Json:
 
 
 def _declared_size(file: BinaryIO) -> int | None:
-    """Return the bytes of a safetensors file that its header declares; None where there is no such header."""
+    """Return the size in bytes that a safetensors file declares in its header; None: it has no header."""
     try:
         entries = [entry for name, entry in _read_header(file).items() if name != "__metadata__"]
         data_bytes = max([int(entry["data_offsets"][1]) for entry in entries], default=0)

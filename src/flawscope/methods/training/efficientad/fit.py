@@ -219,7 +219,7 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
         model: The trained model.
         moments: Second moments of the differences (`difference_moments`).
     """
-    # `distant` is of the global differences; `global` is a word of Python
+    # `distant` is of the global differences; `global` is a keyword
     local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on
