@@ -105,7 +105,7 @@ def prepare_trace(model: Detector) -> None:
 
 
 def trace_score(model: Detector) -> ModelProto:
-    """Trace the step from features to scores and maps, of a model after `prepare_trace`."""
+    """Trace the step from features to scores and maps; `prepare_trace` has prepared the model."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
@@ -116,7 +116,7 @@ def trace_score(model: Detector) -> ModelProto:
 
 
 def trace_residuals(model: Detector) -> ModelProto:
-    """Trace the network from images to `residuals`, of a model after `prepare_trace`."""
+    """Trace the network from images to `residuals`; `prepare_trace` has prepared the model."""
     examples = {"images": torch.zeros(2, 3, *model.size)}
     return trace_module(ResidualModule(model), examples, [RESIDUALS], model.operators())
 
@@ -127,7 +127,7 @@ def trace_module(
     results: list[str],
     translations: Mapping[Operator, Operator] = NOTHING,
 ) -> ModelProto:
-    """Return the ONNX graph of a module, of a model after `prepare_trace`.
+    """Trace a module of a model that `prepare_trace` has prepared, and return its ONNX graph.
 
     Args:
         module: The module.

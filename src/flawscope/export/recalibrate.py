@@ -169,8 +169,9 @@ def recalibrate(
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
     Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
-    The calibration uses the first engine's answers. Each certificate has the larger of two differences: of
-    these answers from the trained model's, and of the engine's answers in batches from these answers.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences: that
+    between the first engine and the trained model, and that between its own engine, with images in batches,
+    and the first engine.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
@@ -218,6 +219,7 @@ def recalibrate(
     questions = list[str]()
     if new_hashes:
         notes, questions = settle(find_unusual(rows, calibration, defects, new_hashes))
+    # scores, maxima and medians `[3, N]` of the pictures, in the first light
     reduced_values, trained_values = (
         np.array([scores.values[0] for scores in answers.values() if not scores.is_lost]).T
         for answers in (judged.answers.pictures, models.trained.pictures)
@@ -461,7 +463,7 @@ def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:
-    """Replace the samples' expected answers, which a self-test compares with its own, by this session's."""
+    """Replace the samples' expected answers by a session's; a self-test compares its answers with them."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())

@@ -71,6 +71,7 @@ def export_router(
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}
+    # name of a product -> its exported network, and its exported artefact
     networks = dict[str, NetworkFile]()
     products = {}
     recognition = None

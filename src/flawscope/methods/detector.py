@@ -121,9 +121,9 @@ class Detector(nn.Module, ABC):
     def filled(self, images: Tensor) -> Tensor:
         """Return images `[B, 3, H, W]` for the networks, without the negative marks of `Preprocess`.
 
-        Padding gets the values of the picture's edge. With the setting `hidden`, each pixel outside the
-        region of interest gets the value of the nearest pixel inside; in tiles it becomes grey. Otherwise
-        these pixels would change results through the networks' receptive fields.
+        Padding gets the values of the picture's edge. With the setting `hidden`, pixels outside the region of
+        interest are replaced, since they would change results inside: by the nearest pixel inside or, in
+        tiles, by grey.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
@@ -134,7 +134,7 @@ class Detector(nn.Module, ABC):
         return images.flatten(2)[:, :, self.nearest].view(images.shape)
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
-        """Return maps `[B, H, W]`, in which pixels that do not count have the lowest value of those that do.
+        """Return maps `[B, H, W]` with pixels that do not count set to the lowest value of those that do.
 
         Args:
             maps: Maps `[B, H, W]`.
@@ -239,7 +239,7 @@ def nearest_pixels(region: Tensor) -> Tensor:
 
 
 def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
-    """Replace the values of a picture that do not count by its lowest value that counts.
+    """Return values in which those that do not count become the lowest value that counts in their picture.
 
     A picture without a value that counts gets 0 everywhere.
 
@@ -249,7 +249,7 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
     """
     axis_count = values.ndim - 1  # without the batch
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
-    ones = [1] * axis_count
+    ones = [1] * axis_count  # to broadcast one number a picture
     has_counted = counted.flatten(-axis_count).any(-1).view(-1, *ones)
     return torch.where(counted, values, torch.where(has_counted, lowest, 0.0))
 
@@ -316,7 +316,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
-    """Return `image` as it is, after a check that it shows the region of interest.
+    """Return `image` unchanged; raise an error if it shows nothing of the region of interest.
 
     Args:
         image: A picture `[3, H, W]`, negative in its padding; None: no picture, which passes.
@@ -394,7 +394,7 @@ def process_blocks(
         stage: Name of the stage; empty: `step` is not called.
     """
     blocks = [items[start : start + size] for start in range(0, len(items), size)]
-    results: dict[int, W] = {}  # finished blocks that wait for an earlier block
+    results: dict[int, W] = {}  # number of a finished block that waits for an earlier one -> its result
     next_block = 0
     done_count = 0
     lock = Lock()

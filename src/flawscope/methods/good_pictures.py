@@ -45,10 +45,10 @@ class GoodPictures:
         self.load = load
         self.count = count
         self.max_bytes = room
-        self.packed_images: dict[int, Tensor] = {}
+        self.packed_images: dict[int, Tensor] = {}  # number of a picture in memory -> `pack_image` of it
         self.numbers = list(range(count))
         self._held_out = frozenset[int]()
-        self._hashes: dict[int, bytes] = {}
+        self._hashes: dict[int, bytes] = {}  # number of a usable picture -> SHA-256 of its pixels
 
     def read(self, step: ProgressCallback) -> list[int]:
         """Read every picture once, and return the numbers of those that can be used."""
@@ -71,13 +71,13 @@ class GoodPictures:
         return self.numbers
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Make `[]` refuse all pictures except those to learn from, from now on.
+        """Let `[]` give the pictures to learn from alone, and refuse all others from now on.
 
         Args:
             learnt: Numbers of the pictures to learn from.
 
         Returns:
-            A function that loads any picture, also those that are now refused.
+            A function that loads any picture, also those that `[]` now refuses.
         """
         self.numbers = [*learnt]
         self._held_out = frozenset(self._hashes).difference(learnt)
@@ -116,7 +116,7 @@ class GoodPictures:
 
 @dataclass
 class HeldOut:
-    """Pictures held out. A method gets a detector's features and values of them, but no pixels.
+    """Pictures held out. A method gets their features and values by a detector, but no pixels.
 
     Attributes:
         parts: Numbers of the pictures of each group, in the order in which groups were drawn.

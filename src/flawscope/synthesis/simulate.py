@@ -293,9 +293,9 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """Return by how many grey levels a pixel under the mask differs from the 7 x 7 pixels about it.
+    """Return the surface's grain under the mask, in grey levels.
 
-    It is the mean over the mask of the absolute difference from their mean.
+    The grain is the mean absolute difference of a pixel from the mean of the 7 x 7 pixels about it.
     """
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")

@@ -83,7 +83,7 @@ def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a random matrix [2, 2] from source to target (row, column): mirror, stretch, turn."""
     mirror = np.diag(rng.choice([-1.0, 1.0], 2))
     stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
-    angle = int(rng.choice([0, 0, 1])) * math.pi / 2
+    angle = int(rng.choice([0, 0, 1])) * math.pi / 2  # a quarter turn once in three times
     is_small_turn = rng.random() < 0.7
     angle += rng.uniform(-0.3, 0.3) if is_small_turn else rng.uniform(-math.pi, math.pi)
     cos, sin = math.cos(angle), math.sin(angle)

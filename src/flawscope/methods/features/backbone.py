@@ -236,7 +236,7 @@ def empty_backbone(
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
-            has. Otherwise a small file could allocate gigabytes by naming a large network.
+            has: a small file that names a large network must not make this process allocate gigabytes.
         prefix: Beginning of the names of the backbone's tensors.
 
     Raises:
@@ -323,7 +323,7 @@ def _is_transformer(name: str) -> bool:
 
 @cache
 def _network_element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
-    """Return the number of elements in a network's tensors of at least two dimensions.
+    """Count the elements of a network's tensors that have two dimensions or more.
 
     Folding of batch normalisation keeps these tensors. No memory is allocated for the network.
     """
@@ -496,10 +496,11 @@ def _find_foldable(
     forward pass of `example`. This excludes layers that are used several times, and convolutions whose plain
     output is needed.
     """
-    # convolutions and their outputs by the ids of the outputs, which stay alive: no id is used twice
+    # id of a convolution's output -> the convolution and the output, which stays alive: no id is used twice
     conv_outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     run_counts: Counter[nn.Module] = Counter()
-    read_counts: Counter[int] = Counter()  # by the ids of the outputs
+    read_counts: Counter[int] = Counter()  # id of a convolution's output -> number of its readers
+    # normalisation, convolution, and id of the convolution's output
     pairs: list[tuple[nn.BatchNorm2d, nn.Conv2d, int]] = []
 
     def observe_layer(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -151,7 +151,7 @@ class _Node(Protocol):
 def _name_tensors(
     nodes: Iterable[_Node], stored: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """Return tensors by Hugging Face's names, and the position embeddings by the number of their cells."""
+    """Return Hugging Face's name -> tensor, and number of cells -> position embeddings of so many cells."""
     tensors = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
     positions: dict[int, Tensor] = {}
     for node in nodes:
@@ -171,6 +171,7 @@ def _name_as_timm(tensors: Mapping[str, Tensor], positions: Mapping[int, Tensor]
     """Return the tensors of `_name_tensors` by timm's names; raise KeyError where some are missing."""
     timm_tensors = {
         "cls_token": tensors["embeddings.cls_token"],
+        # the class token's embedding, which counts as one cell, and those of the cells
         "pos_embed": torch.cat([positions[1], positions[TRAINED_CELLS]], 1),
     }
     kinds = ("weight", "bias")

@@ -9,6 +9,7 @@ from flawscope.config import flag_of
 from flawscope.errors import InputError
 from flawscope.methods.options.table import FIT_OPTIONS
 
+# name of an option -> name of the option that it needs, and advice how to give that
 _NEEDS = {option.name: option.needs for option in FIT_OPTIONS if option.needs is not None}
 _NO_ALIGNMENT = ("none", "auto")  # "auto" may end in "none"
 

@@ -152,7 +152,7 @@ class FitOption:
 def option(
     default: T, meaning: str, *, record: FitOption, stored: Callable[[Artefact], T] | None = None
 ) -> T:
-    """Make the dataclass field of an argument of `fit` that is an option.
+    """Make a dataclass field for an argument of `fit` that is an option, too.
 
     Args:
         default: Default of the argument.
@@ -165,7 +165,7 @@ def option(
 
 
 def records_of(arguments: type[DataclassInstance]) -> tuple[FitOption, ...]:
-    """Return the records of the options among the fields of a class of arguments of `fit`."""
+    """Return the option records of a class of `fit` arguments; a field without a record is no option."""
     records = list[FitOption]()
     for argument_field in fields(arguments):
         record = argument_field.metadata.get(RECORD)

@@ -141,7 +141,7 @@ class MemoryPlan:
         line = f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {plan}"
         if self.peak > self.free:
             return f"{line}; that may not fit: close other programs"
-        return Detail(line)
+        return Detail(line)  # printed with --verbose alone
 
 
 def predict_peak(model: Model, task: Task) -> int:

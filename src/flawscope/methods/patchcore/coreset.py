@@ -122,7 +122,7 @@ def select(
         else:
             first_pick = torch.tensor([first], device=device)
             batches.append(run_serially(partial(add_picks, first_pick), device))
-        pick_count = len(batches)
+        pick_count = len(batches)  # one first pick, or none
         while pick_count < count:
             picks = run_serially(partial(pick_in_pool, count - pick_count), device)
             if not len(picks):
@@ -401,7 +401,7 @@ def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: 
     points = features[pool] - distances.origin
     norms = (points * points).sum(1)
     doubled = points * -2.0
-    batches: list[Tensor] = [pool[:0]]
+    batches: list[Tensor] = [pool[:0]]  # an empty batch, so that `torch.cat` has one
     pick_count = 0
     max_count = min(max_count, len(pool))
     while pick_count < max_count:

@@ -216,7 +216,7 @@ def _make_result(
 
 
 def _merge_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
-    """Merge the facts about the old pictures into those of a model that was extended, and add notes.
+    """Merge the old pictures' facts into the facts of an extended model, and add notes.
 
     The old pictures keep their scores. With the larger bank, their distances can only be smaller. Their new
     scores would be smaller, too, except in rare cases where the weight of Eq. 7 grows.
@@ -287,7 +287,7 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Return the scores of all suspicious pictures, in calibration or not, by their numbers; highest first.
+    """Return number -> score of all suspicious pictures, also of those not in calibration; highest first.
 
     Args:
         job: The fit.
@@ -344,7 +344,7 @@ def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
     union is twice as large as the bank for any number of shards. Therefore a further level of coresets would
     save nothing, and add its radius.
     """
-    # indices of pictures among all pictures are their numbers
+    # `_draw_calibration` returns indices in the range of all pictures, which are the pictures' numbers
     drawn = {*_draw_calibration(job, range(job.task.count))[: plan.kept]}
     all_shards = (_select_shard(job, plan.shards, shard, drawn) for shard in range(plan.shards))
     shards = [shard for shard in all_shards if shard is not None]
@@ -447,7 +447,7 @@ def _calibrate_streamed(
     Returns:
         Numbers of the drawn pictures, and their values. Pictures that can no longer be read are left out.
     """
-    left_out: dict[int, LeftOutPicture] = {}
+    left_out: dict[int, LeftOutPicture] = {}  # by number of the picture
     unknown_distances = [None] * len(selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", sum(len(patches.numbers) for patches in kept))
 
@@ -461,10 +461,10 @@ def _calibrate_streamed(
             map_rows(partial(leave_out, patches), range(len(patches.numbers)))
     drawn = [used[i] for i in _draw_calibration(job, used)]
     unread = [picture for picture in drawn if picture not in left_out]
-    groups = dict(zip(unread, job.groups_of(unread).tolist(), strict=True))
+    group_by_picture = dict(zip(unread, job.groups_of(unread).tolist(), strict=True))
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        left_out[index] = score_left_out(job.model, selections, features, groups[index], inside)
+        left_out[index] = score_left_out(job.model, selections, features, group_by_picture[index], inside)
 
     if unread:
         embed_pictures(job.model, job.task.load, unread, store, job.task.step, stage="calibration")

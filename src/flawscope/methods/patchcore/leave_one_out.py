@@ -73,12 +73,14 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
         picture_excess = (score_bound - values.score, maximum_bound - values.maximum)
         excesses_by_group.setdefault(group, []).append(picture_excess)
-    means = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
+    mean_by_group = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
     if EXCESS in kept:
         old_means = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
-        means = {group: mean for group, mean in old_means if group not in means} | means
-    excess = np.array(list(means.values()), np.float32).reshape(-1, 2)
-    numbers = torch.tensor(list(means), dtype=torch.int32)
+        mean_by_group = {
+            group: mean for group, mean in old_means if group not in mean_by_group
+        } | mean_by_group
+    excess = np.array(list(mean_by_group.values()), np.float32).reshape(-1, 2)
+    numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
     return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
 
 
@@ -226,7 +228,7 @@ def leave_one_out(
         advance()
         return picture
 
-    # `settle` needs the maps' scales: some pictures set them before it, and all pictures in `calibrate`
+    # `leave_out` needs the maps' scales: a few pictures set them first; `calibrate` sets them by all pictures
     first_pictures = []
     step = -(-len(chosen) // FIRST_PICTURES)  # rounded up
     for i in chosen[::step]:
@@ -243,7 +245,8 @@ def scores_above(
     """Return the scores of left-out pictures that are above a limit, by the pictures' numbers.
 
     If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
-    the present banks. It is hardly ever too low: if it is not above the limit, the exact score is not needed.
+    the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
+    needed.
 
     Args:
         limit: The limit.

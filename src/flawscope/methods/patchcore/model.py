@@ -64,6 +64,7 @@ class Model(PatchDetector):
         second_backbone: Backbone | None = None,
     ):
         super().__init__(config, backbone, roi, second_backbone)
+        # until the fit sets them: mean and spread of map values, mean and standard deviation of scores
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.branches), 1))
         self.eval()
 
@@ -173,7 +174,7 @@ class Model(PatchDetector):
     def amplify(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Multiply a joined map by √(1 + v²), where v is the map of a second backbone, if there is one.
 
-        v is 1 where it is as large as the usual maximum of a good picture's map.
+        v is 1 where that map is as large as the usual maximum of a good picture's map.
 
         Args:
             joined: The joined map of the other banks.
@@ -384,6 +385,7 @@ class BankBranch(PatchBranch):
             block_minima.append(minima)
             block_indices.append(indices)
         block = torch.stack(block_minima).argmin(0)
+        # number in the bank: the start of the nearest block, and the position within it
         index = block * BLOCK + torch.stack(block_indices).gather(0, block[None])[0]
         return (self.bank[index] + self.centre).view_as(features)
 

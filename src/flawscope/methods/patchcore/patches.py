@@ -51,9 +51,9 @@ class FitJob:
         task: The task of the fit.
         existing_banks: Bank of each branch of the model that is extended; None: the model is new.
         orientations: Ways in which copies in the bank are turned and mirrored (`choose_orientations`).
-        cells: Features `[C, D]` of the cells of a coarse grid on a picture, by its number (`Fitted.cells`).
-        stage_times: End of each stage by its name, in seconds on the clock `time.perf_counter`. The first
-            entry is the start of the fit.
+        cells: Picture number -> features `[C, D]` of the cells of a coarse grid on it (`Fitted.cells`).
+        stage_times: Name of a stage -> its end, in seconds on the clock `time.perf_counter`. The first entry
+            is the start of the fit.
     """
 
     model: Model
@@ -171,7 +171,7 @@ class Patches:
         return features.flatten(0, 1)[mask], groups[mask]
 
     def place(self, v: int, i: int, points: Tensor) -> Tensor:
-        """Select those of a branch's points that are patches of picture i.
+        """Select the points of a branch that are patches of picture i.
 
         Args:
             v: Number of the branch.
@@ -257,7 +257,7 @@ def orient(image: Tensor, way: int) -> Tensor:
 
 
 def to_grid(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the values of patches in a region as values of all patches; 0 for patches outside.
+    """Expand the values of a region's patches to values of all patches; 0 for patches outside.
 
     Args:
         values: Values `[K, ...]` of the patches in the region.
@@ -438,7 +438,7 @@ def augment_name(job: FitJob) -> str:
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Return the patches without the copies, unless left-out pictures are nearer to the others with copies.
+    """Return the patches, with the copies only if these bring left-out pictures nearer to the others.
 
     If all pictures show a single part, the copies stay. If the copies are dropped, `job.orientations` becomes
     empty, and the object `patches` must not be used afterwards (`Patches.keep_rows`).

@@ -230,7 +230,7 @@ SCORES: Mapping[str, PictureScore] = {"map": MapMaximum(), "reweighted": Reweigh
 
 
 def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-    """Return the patches `[B, D]` with the largest distance (Eq. 6) among those of a picture that count.
+    """Return each picture's farthest patch (Eq. 6) among those that count, `[B, D]`.
 
     Args:
         features: Patches, `[B, P, D]`.

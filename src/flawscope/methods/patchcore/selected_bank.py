@@ -218,6 +218,7 @@ class BankWithout:
         pending = patches[self._is_pending[patches]]
         if not len(pending):
             return False
+        # -1 is below all distances
         pending_distances = self.distances.masked_fill(~self._is_pending, -1.0)
         count = min(FARTHEST, int(self._is_pending.sum()))
         farthest = pending_distances.topk(count).indices
@@ -321,7 +322,7 @@ class BankWithout:
 
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
-    """Select the banks of a picture's branches anew until the distances of the deciding patches are exact.
+    """Select a picture's banks anew until the distances of its deciding patches are exact.
 
     In each branch, the deciding patches are those of its score, the patch at its map's maximum, and the patch
     at the joined map's maximum.

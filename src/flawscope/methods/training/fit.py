@@ -124,8 +124,8 @@ class TrainedFit:
             calibrate: Does the work, as for `train`.
 
         Returns:
-            Seconds of the calibration and of pictures that must be scored later, and seconds to set aside for
-            the check.
+            Seconds of the calibration and of the pictures that must be scored later; and seconds to set aside
+            for the check.
         """
         budget = self.task.budget
         held_out = self.held.numbers

@@ -325,7 +325,7 @@ class TrainingState:
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        """Return a generator of random numbers that depends on the seed and these numbers alone.
+        """Return a generator of random numbers that depends on the seed and the arguments alone.
 
         Args:
             purpose: A `Stream`, or a number that another package chose for its purpose.
@@ -334,7 +334,7 @@ class TrainingState:
         return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
     def drawn(self, purpose: int, number: int, count: int) -> int:
-        """Return an item of an endless random sequence of the numbers below `count`.
+        """Return one item of an endless random sequence of the numbers 0 to `count` - 1.
 
         Each number comes once, in random order, before any comes again.
 
@@ -431,7 +431,7 @@ class TrainingState:
         write_state(path, arrays, "checkpoint", facts)
 
     def restore(self, arrays: Arrays, facts: Json, identity: Json) -> dict[str, float] | None:
-        """Restore the state of a checkpoint of `save`.
+        """Restore the state from a checkpoint that `save` wrote.
 
         Args:
             arrays: Tensors of the checkpoint.

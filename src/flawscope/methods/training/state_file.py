@@ -79,7 +79,7 @@ def set_aside_checkpoint(path: Path, reason: str, say: Say) -> None:
 
 
 def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
-    """Return the numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
+    """Read from a checkpoint how many steps are done, and of how many; None where it cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
             facts = json.loads(_read_header(file)["__metadata__"][METADATA_KEY])
@@ -122,7 +122,7 @@ def _read_header(file: BinaryIO) -> Json:
 
 
 def _declared_size(file: BinaryIO) -> int | None:
-    """Return the length in bytes of a safetensors file by its header; None where there is no such header."""
+    """Return the size in bytes that a safetensors file declares in its header; None: it has no header."""
     try:
         entries = [entry for name, entry in _read_header(file).items() if name != "__metadata__"]
         data_bytes = max([int(entry["data_offsets"][1]) for entry in entries], default=0)

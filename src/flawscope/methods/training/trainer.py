@@ -104,7 +104,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             start = time.monotonic()
             losses = self._optimise(networks, optimiser, self.batch(step), step)
             losses.sum().item()  # wait until the device has done the step
-        return time.monotonic() - start
+        return time.monotonic() - start  # of the last step: the first ones take longer
 
     def _plan_steps(
         self, budget: Budget, pace_state: dict[str, float] | None, after: Callable[[], tuple[float, float]]

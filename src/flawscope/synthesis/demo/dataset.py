@@ -110,7 +110,7 @@ def draw_dataset(
     size: int = 320,
     seed: int = 0,
 ) -> Path:
-    """Draw the folder `root/category` in MVTec AD layout, and return its path.
+    """Draw a data set into the folder `root/category` in MVTec AD layout, and return its path.
 
     `train/good` and `test/good` hold good pictures, `test/<type>` defective ones of every type from easy
     (000) to hard, `ground_truth/<type>/NNN_mask.png` their masks (0 and 255). Existing files of the same

@@ -102,7 +102,7 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
-    """Return the share [h, w] of another dye, on a length of a few neighbouring warp threads."""
+    """Return each pixel's share `[h, w]` of another dye, which a length of a few warp threads has."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))

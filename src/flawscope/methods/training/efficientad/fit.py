@@ -47,7 +47,8 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
         f"penalty: {penalty}"
     )
-    # with simulated defects, the teacher's outputs differ in every step: none are kept
+    # what the pictures leave of the memory, at least half. With simulated defects no outputs are kept: the
+    # teacher's outputs differ in every step
     room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
     teacher_outputs = TeacherOutputs(model, run.images, learnt, room)
     teacher_outputs.measure(task.step)
@@ -57,6 +58,7 @@ def fit(model: Model, task: Task) -> Fitted:
         return difference_moments(model, (run.images[i] for i in numbers))
 
     def do_later_work(numbers: Sequence[int]) -> None:
+        # to measure its time, by as many pictures learnt from as pictures held out
         if config.weighed:
             moments_of(learnt[: len(numbers)])
         calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
@@ -137,19 +139,19 @@ def split_held_out(
         rate: Target false-alarm rate.
         reserved: Numbers of the pictures that the data set sets apart.
     """
-    quantile_parts = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
-    is_reserved = not {*reserved}.isdisjoint(parts[0])
+    quantile_count = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
+    is_reserved = not {*reserved}.isdisjoint(parts[0])  # reserved units come first
     if is_reserved:
-        is_enough = len(parts) - quantile_parts >= min_calibration_size(rate)
+        is_enough = len(parts) - quantile_count >= min_calibration_size(rate)
     else:
         is_enough = usable >= MIN_FOR_FULL_RATE
     everything = sorted(i for part in parts for i in part)
     if not is_enough or len(parts) < 2:
         return HeldOutSplit(everything, everything)
-    min_threshold_parts = min(min_calibration_size(rate), len(parts) - 1)
-    threshold_parts = max(min_threshold_parts, len(parts) - quantile_parts)
-    threshold = sorted(i for part in parts[:threshold_parts] for i in part)
-    quantiles = sorted(i for part in parts[threshold_parts:] for i in part)
+    min_threshold_count = min(min_calibration_size(rate), len(parts) - 1)
+    threshold_count = max(min_threshold_count, len(parts) - quantile_count)
+    threshold = sorted(i for part in parts[:threshold_count] for i in part)
+    quantiles = sorted(i for part in parts[threshold_count:] for i in part)
     if not quantiles:
         return HeldOutSplit(everything, everything)
     return HeldOutSplit(quantiles, threshold)
@@ -160,6 +162,7 @@ def split_held_out(
 
 def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
     """Set the model's quantiles (3.4), and return the values of the threshold's pictures, by number."""
+    # number of a picture -> its features, and its pixels that count
     embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -216,6 +219,7 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
         model: The trained model.
         moments: Second moments of the differences (`difference_moments`).
     """
+    # `distant` is of the global differences; `global` is a keyword
     local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on

@@ -97,6 +97,7 @@ class Model(Detector):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
+        # of the local and of the global map: the values that become 0 and 0.1; the fit sets them
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))

@@ -218,7 +218,7 @@ def _check_teacher_facts(path: Path, facts: Json) -> None:
 
 
 def packaged_teacher(size: Size) -> Path:
-    """Return the file of the teacher of this size in the package `flawscope_weights`.
+    """Return the teacher file of a size in the package `flawscope_weights`.
 
     Raises:
         InputError: The package is not installed, or holds no teacher of this size.

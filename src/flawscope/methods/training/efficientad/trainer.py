@@ -347,7 +347,7 @@ def _stack_any(tensors: Sequence[Tensor]) -> Tensor | None:
 
 
 def _window_starts(cells: int, window: int) -> list[int]:
-    """Return the first cells of the fewest windows that cover all cells of an axis.
+    """Cover all cells of an axis with the fewest windows, and return each window's first cell.
 
     With more windows, outer cells would be learnt less often.
     """
@@ -372,5 +372,6 @@ def _hard_loss(squares: Tensor, share: float) -> Tensor:
     `torch.quantile` takes too few values for this.
     """
     values = squares.flatten()
+    # number of values at or above the quantile
     count = values.numel() - math.ceil(share * (values.numel() - 1))
     return values.topk(max(1, count), sorted=False).values.mean()

@@ -79,7 +79,7 @@ def k_means(
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
 ) -> KMeansResult:
-    """Run k-means over the feature maps of a scale, K a tenth of the pictures.
+    """Run k-means over the feature maps of a scale; K is a tenth of the number of pictures.
 
     Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart counts.
 
@@ -257,6 +257,7 @@ def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
     if not empty_centroids:
         return
     own_distances = distances.gather(1, assignment[:, None])[:, 0]
+    # the iterator goes on from centroid to centroid: a point that it has passed cannot be moved later either
     farthest_first = iter(own_distances.argsort(descending=True, stable=True).tolist())
     for centroid in empty_centroids:
         point = next(point for point in farthest_first if member_counts[assignment[point]] > 1)
