@@ -243,7 +243,7 @@ class _Reader:
         if word in _FREE:
             self._read_free(later)
         elif meaning is not None:
-            self.meanings.append(meaning != self.is_negated)
+            self.meanings.append(meaning != self.is_negated)  # a negation inverts the meaning
             self.is_negated = False
             self.previous_meaning = meaning
         elif word in _NEGATIONS:
