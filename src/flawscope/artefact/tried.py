@@ -112,7 +112,7 @@ class Trial:
         """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
         An estimate is the other trial's figure over all its rounds, plus the difference of the two trials'
-        figures (this less the other) in the rounds that both were tried in. Empty if there are no such rounds.
+        figures (this less the other) in the rounds that both were tried in. Empty if there are none.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:

@@ -446,8 +446,8 @@ def _is_torn(
 ) -> bool:
     """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would differ
-    from `fill` if the pixel had its neighbours' colours.
+    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would
+    differ from `fill` if the pixel had its neighbours' colours.
 
     Args:
         values: Bytes of the pixels.

@@ -264,7 +264,7 @@ def _partial_squared_distances(rows: Floats, others: Floats) -> Floats:
 
 def _nearest_distances(rows: Floats, others: Floats) -> Floats:
     """Return each row's distance to the nearest of `others`."""
-    squared_distances = _partial_squared_distances(rows, others).min(1) + (rows**2).sum(1)
+    squared = _partial_squared_distances(rows, others).min(1) + (rows**2).sum(1)
     return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)
 
 
@@ -452,7 +452,8 @@ def foreground_mask(picture: Picture) -> Mask:
     The border gives the colours of the background. A pixel belongs to the object if its distance from the
     nearest of these colours is above Otsu's threshold. If the result does not look like an object on a
     background, the picture counts as a texture and the mask is True everywhere. This is the case if the two
-    classes of pixels do not separate, if the border is not background, or if the object's share is implausible.
+    classes of pixels do not separate, if the border is not background, or if the object's share is
+    implausible.
     """
     from scipy import ndimage
 
