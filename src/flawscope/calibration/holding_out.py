@@ -65,7 +65,7 @@ def hold_out(
     reserved_groups = {group_by_picture[picture] for picture in usable_reserved}
     if usable_reserved and len(reserved_groups) < len(pictures_by_group):
         order = Stream.HOLD_OUT.rng(seed).permutation(usable_reserved).tolist()
-        # each group once, in the order in which its first picture was drawn
+        # each group once, in the random order of the pictures
         drawn_groups = dict.fromkeys(group_by_picture[picture] for picture in order)
         return [pictures_by_group[group] for group in drawn_groups]
     if count < 2:

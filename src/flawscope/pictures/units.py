@@ -60,8 +60,8 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 def same_sources(names: Sequence[str]) -> list[str | None]:
     """Return for each name the original picture that a tool made it and others from; None: not known.
 
-    Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the original
-    picture must be among the names, or the ending must be that of a labelling site's exports.
+    Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
+    original picture must be among the names, or the ending must be that of a labelling site's exports.
     """
     stems = [_without_suffix(name) for name in names]
     sources = []
