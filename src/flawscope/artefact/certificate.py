@@ -88,7 +88,7 @@ class Certificate:
         If they do, decisions in fp32 agree, too, except near the threshold. False if no score was compared,
         or if a map value is not finite.
         """
-        has_compared_scores = len(self.ties) < self.pictures
+        has_compared_scores = len(self.ties) < self.pictures  # the scores of ties are not compared
         if not has_compared_scores or self.mistaken:
             return False
         largest = max(self.score, self.simulated or 0.0)
@@ -212,15 +212,15 @@ def certify(
             largest = np.maximum(largest, (*score_errors, *map_errors))
             differs = calibration.is_anomalous(session_scores) != decisions[rows]
             changed_pictures |= set(rows[differs & is_clear[rows]].tolist())
-    score_absolute, score, map_absolute, map_ = map(float, largest)
+    score_absolute, score_relative, map_absolute, map_relative = map(float, largest)
     if calibration.precision != "fp32":
-        score = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
-        map_ = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
+        score_relative = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
+        map_relative = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
         batches=BATCH_SIZES,
-        score=score,
-        map=map_,
+        score=score_relative,
+        map=map_relative,
         score_absolute=score_absolute,
         map_absolute=map_absolute,
         decisions=len(changed_pictures),
@@ -293,7 +293,7 @@ def certify_reduced(
 ) -> Certificate:
     """Return the certificate of a model in a reduced precision, compared with the trained model.
 
-    They are compared on the N pictures that the reduced precision is calibrated on.
+    The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
         consistency: Certificate that compares the reduced precision's answers in batches with its answers to
@@ -301,17 +301,18 @@ def certify_reduced(
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
-        decisions: Number of pictures that the two decide differently.
+        decisions: Number of pictures that the two models decide differently.
     """
-    score = max(_max_errors(*scores)[0], consistency.score_absolute)
-    map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
+    # of each pair of errors only the absolute one
+    score_absolute = max(_max_errors(*scores)[0], consistency.score_absolute)
+    map_absolute = max(_max_errors(*maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores[0]),
-        score=score / median_to_threshold(calibration.scores, calibration.score_threshold),
-        map=map_ / median_to_threshold(calibration.map_maxima, calibration.mask_threshold),
-        score_absolute=score,
-        map_absolute=map_,
+        score=score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold),
+        map=map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold),
+        score_absolute=score_absolute,
+        map_absolute=map_absolute,
         decisions=decisions,
     )
 
@@ -345,8 +346,8 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
 
     A picture whose patches are all in the memory bank scores far below every good picture. Such a score is
     imprecise, because distances to the bank are differences of large numbers. But the decision does not
-    depend on it. So its relative difference is a hundredth of the difference, as a share of the way from the
-    score to the threshold.
+    depend on it. So its relative difference is the absolute one, divided by 100 times the way from the score
+    to the threshold.
 
     Args:
         scores: Scores [N] to compare.
@@ -355,7 +356,7 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
     """
     threshold = calibration.score_threshold
     lowest = min(calibration.scores)
-    # low: lowest - expected > threshold - lowest
+    # farther below the lowest good score than the threshold lies above that score
     is_low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = 0.0, 0.0
     if not is_low.all():

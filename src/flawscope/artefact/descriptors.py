@@ -98,10 +98,10 @@ class DescriptorModel:
         known: Mapping[str, ProductDescriptors],
         samples: Mapping[str, Array],
     ) -> DescriptorModel:
-        """Read the network of a file.
+        """Build the network from the parts that a file stores.
 
         Args:
-            about: Settings of the network and its preprocessing, as the file's document has them.
+            about: Settings of the network and its preprocessing, an entry of the file's document.
             tensors: Tensors of the network.
             known: Descriptors by product.
             samples: Packed pictures by product.

@@ -89,7 +89,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # after a success the file has its new name
             temporary.unlink()
 
 

@@ -190,8 +190,8 @@ class Judgement:
     def at_risk(self) -> list[int]:
         """Inspections to look at before the next model is used.
 
-        They are the known defects that the next model loses. If the model is refused because of simulated
-        defects, the corrections because of which it loses these follow.
+        They are the known defects that the next model loses. If the model is refused because it
+        loses simulated defects, the corrections that cause this follow.
         """
         if "simulated" not in self.refused:
             return [*self.lost]

@@ -63,6 +63,7 @@ class Kinds:
 
     def describe_left_out(self) -> str:
         """Return a line with the answers for the examples; each was left out when its kinds were learnt."""
+        # a row for each kind; columns: the kinds, then "several kinds" and "something new"
         total = sum(map(sum, self.confusion))
         right = sum(row[k] for k, row in enumerate(self.confusion))
         several_kinds = sum(row[-2] for row in self.confusion)

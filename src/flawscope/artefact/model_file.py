@@ -263,7 +263,7 @@ class Artefact:
 
     @classmethod
     def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
-        """Build the artefact of a file's manifest and tensors. InputError where they do not fit."""
+        """Build the artefact from a file's manifest and tensors. InputError where they do not fit."""
         try:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
@@ -524,11 +524,8 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
     run_text = metadata_entry.pop(RUN_KEY, "{}")
     is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
-    is_altered |= metadata_entry.keys() != {
-        METADATA_KEY,
-        "sha256",
-        "header_sha256",
-    }  # a further or missing key
+    # a further or missing key
+    is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
     return _StoredHeader(
         data=document,
         run_facts=json.loads(run_text, parse_constant=reject_constant),

@@ -111,8 +111,8 @@ class Trial:
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        For each figure: the other trial's over all its rounds, plus the difference between this and the other
-        trial in the rounds that both were tried in. Empty if there are no such rounds.
+        An estimate is the other trial's figure over all its rounds, plus the difference of the two trials'
+        figures (this less the other) in the rounds that both were tried in. Empty if there are none.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:

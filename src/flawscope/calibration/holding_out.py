@@ -65,6 +65,7 @@ def hold_out(
     reserved_groups = {group_by_picture[picture] for picture in usable_reserved}
     if usable_reserved and len(reserved_groups) < len(pictures_by_group):
         order = Stream.HOLD_OUT.rng(seed).permutation(usable_reserved).tolist()
+        # each group once, in the random order of the pictures
         drawn_groups = dict.fromkeys(group_by_picture[picture] for picture in order)
         return [pictures_by_group[group] for group in drawn_groups]
     if count < 2:
@@ -95,8 +96,8 @@ def _draw_groups(
     """
     group_count = len(pictures_by_group)
     picture_count = sum(map(len, pictures_by_group.values()))
-    # so that a large group is not drawn in place of several small ones: at most twice the number of pictures
-    # that as many average groups have, or a third of all pictures
+    # At most twice the pictures that `number` average groups have, or a third of all pictures. So a large
+    # group is not drawn in place of several small ones.
     max_pictures = max(2 * number * picture_count / group_count, picture_count // 3)
     max_groups = min(number, group_count - 1)
     drawn: list[list[int]] = []

@@ -109,7 +109,7 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
     """Yield the pictures that score above a limit, with their scores, the highest first.
 
     Args:
-        scores: Each picture learnt from, by number or name, and its score as if it were left out.
+        scores: Pairs of a picture learnt from (number or name) and its score as if it had been left out.
         limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: no picture is
             suspicious.
     """
@@ -127,7 +127,7 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
 def list_suspects(
     found: Iterable[Unusual], scores: Mapping[str, float | None], far: Mapping[str, float]
 ) -> list[Suspect]:
-    """List the good pictures that deserve a look, each once, highest score first.
+    """List the good pictures that deserve a look, each once: those without a score, then highest first.
 
     Args:
         found: Unusual pictures. If there are several reasons for a picture, the first counts.
@@ -143,7 +143,7 @@ def list_suspects(
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
-    """Return the notes on unusual pictures.
+    """Return the lines of the notes on unusual pictures, or raise the first question as an error.
 
     Args:
         found: Unusual pictures.
@@ -177,7 +177,7 @@ def find_unusual(
         calibration: Calibration that these rows give.
         defects: Scores of simulated defects by the same network; None: not known.
         new: Hashes of new good pictures.
-        cells: Features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
+        cells: Picture hash -> features [C, D] of the picture's grid cells; None or absent: unknown.
         asks: Whether to ask about pictures that are as far out as defects.
         before: The calibration that `calibration` replaces; None: it is the first.
         appearance: Appearance of the pictures learnt from; None: not known.
@@ -223,7 +223,7 @@ def _apart_questions(
 
     Args:
         added: Rows of the new pictures.
-        cells: Features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
+        cells: Picture hash -> features [C, D] of the picture's grid cells; None or absent: unknown.
     """
     features = [cells.get(row.hash) for row in added]
     measured = [row.measured for row in added]
@@ -315,8 +315,9 @@ def defect_like_question(
 
     1. If they are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and set the
        threshold alone (`_far_question`).
-    2. If the threshold lies above half of them, the question is about the pictures that are far out, if these
-       surely hide more than `HIDDEN_SHARE` of the defects. Otherwise it is the question of case 1.
+    2. If the threshold lies above half of them, the question is about the pictures that are far out, if a
+       threshold without them surely finds more than `HIDDEN_SHARE` of the defects in addition. If not, the
+       question is that of case 1.
     3. If after an update most pictures score above most of the defects, the question is about all pictures.
        It is not asked if the earlier model could not distinguish the defects from good pictures.
 
@@ -487,7 +488,7 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
     above = int(sum(score > highest for score in before.scores))
     count = len(before.scores)
     new_count = len(new.scores)
-    # probability that the `above` highest of all scores are earlier scores, if new ones are like these
+    # probability that the `above` highest of all scores are earlier ones, if new scores are like earlier ones
     chance = math.comb(count, above) / math.comb(count + new_count, above)
     if not before.promised or chance >= MIN_CHANCE:
         return None
@@ -560,5 +561,5 @@ def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.f
     """
     if defects is None or defects.precision != precision:
         return np.empty(0)
-    larger_sizes = [*defects.scores][1:]
+    larger_sizes = [*defects.scores][1:]  # the first size is the smallest
     return np.array([score for size in larger_sizes for score in defects.clear_scores(size)])

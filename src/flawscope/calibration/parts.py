@@ -283,6 +283,7 @@ class _GoodParts(NamedTuple):
         Args:
             rate: Target false-alarm rate, 0..1.
         """
+        # the p-value is the rate if the parts that score as high have this weight
         weight_above = (rate + ROUNDING) * (self.total + 1) - 1 - self.lost_weight
         if weight_above <= 0:
             return 0
@@ -322,7 +323,7 @@ class PartCalibration:
     def from_views(
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
-        """Arrange the scores of pictures; of several pictures of a view the largest score counts.
+        """Make the calibration from scores of pictures; of several of a part's view the largest counts.
 
         Args:
             views: Part and view of each picture.
@@ -333,6 +334,7 @@ class PartCalibration:
         part_names, rows = np.unique([view.part for view in views], return_inverse=True)
         view_names, columns = np.unique([view.view for view in views], return_inverse=True)
         table = np.full((len(part_names), len(view_names)), np.nan)
+        # fmax ignores NaN, so that an empty cell takes its first score
         np.fmax.at(table, (rows, columns), np.asarray(scores, np.float64))
         drawn_parts = frozenset(view.part for view, is_drawn in zip(views, drawn, strict=False) if is_drawn)
         return cls(
@@ -364,11 +366,11 @@ class PartCalibration:
         # from here on only parts that have all these views
         part_scores = view_scores[has_all_views]
         is_drawn = np.array([part in self.drawn for part in self.parts], np.bool_)[has_all_views]
-        is_lost = np.isinf(part_scores).any(axis=1)
+        is_lost = np.isinf(part_scores).any(axis=1)  # a lost picture has an infinite score
         total = len(part_scores)
         lost_weight = float(np.count_nonzero(is_lost))
         drawn_count = int(np.count_nonzero(is_drawn))
-        if drawn_count:
+        if drawn_count:  # if a larger share of parts is lost on the line, this share counts
             lost_weight_on_line = total * np.count_nonzero(is_lost & is_drawn) / drawn_count
             lost_weight = max(lost_weight, lost_weight_on_line)
         return _GoodParts(part_scores[~is_lost], lost_weight, total)

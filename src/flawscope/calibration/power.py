@@ -45,10 +45,10 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
     if not count:
         return 0.0, 1.0
     rate = found / count
-    z2 = NORMAL_QUANTILE**2 / count  # z^2 / n
-    half_width = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
-    low = (rate + z2 / 2 - half_width) / (1 + z2)
-    high = (rate + z2 / 2 + half_width) / (1 + z2)
+    z2_by_n = NORMAL_QUANTILE**2 / count
+    half_width = math.sqrt(z2_by_n * (rate * (1 - rate) + z2_by_n / 4))
+    low = (rate + z2_by_n / 2 - half_width) / (1 + z2_by_n)
+    high = (rate + z2_by_n / 2 + half_width) / (1 + z2_by_n)
     return max(0.0, low), min(1.0, high)
 
 
@@ -294,6 +294,7 @@ class DefectScores:
             seconds = float(stored["seconds"])
             rate = float(stored["rate"])
             threshold = float(stored["score_threshold"])
+            # the sum is finite only if all three numbers are
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
             return cls(

@@ -67,8 +67,8 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
 def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:
     """Judge by new good pictures whether an expected false-alarm rate was kept.
 
-    The probability that the rate of a sound model is called broken is at most `SIGNIFICANCE`, over draws of
-    its good pictures and of the new pictures. The new pictures must be as independent as the units: several
+    The rate of a sound model is called broken with a probability of at most `SIGNIFICANCE`, over draws of its
+    good pictures and of the new pictures. The new pictures must be as independent as the units: several
     pictures of a part count once.
 
     Args:
@@ -84,7 +84,7 @@ def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> Promis
 
 
 def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
-    """Judge an expected rate as `judge_promise` does, but by pictures of which several may show one unit.
+    """Judge an expected rate as `judge_promise` does, from pictures of which several may show one unit.
 
     A unit counts as a fraction of a false alarm: the share of its pictures that were called anomalous.
 
@@ -136,7 +136,7 @@ def simultaneous_bound(rank: int, units: int) -> float:
         """Return the logarithm of top * (top - 1) * ..., with `half` factors."""
         return math.lgamma(top + 1) - math.lgamma(top - half + 1)
 
-    # 1 - (1 - LEVEL)^(1/half) * (ratio of both products)^(1/half)
+    # 1 - ((1 - LEVEL) * f(ascending_rank) / f(units))^(1 / half), f being the falling factorial
     log_ratio = math.log(1 - LEVEL) + log_falling_factorial(ascending_rank) - log_falling_factorial(units)
     return -math.expm1(log_ratio / half)
 
@@ -202,7 +202,7 @@ def describe_missing(rate: float, units: int, of_parts: bool) -> str:
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Return a phrase: the rate cannot be promised from so few good units, and how many more would do.
+    """Return a phrase that so few good units do not suffice for the rate, and how many more would do.
 
     Empty if there are enough. The arguments are those of `describe_missing`.
     """

@@ -46,13 +46,13 @@ LOST = Values(math.nan, math.nan, math.nan)  # a picture whose parts are not fou
 
 
 def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
-    """Return the values of a picture.
+    """Return the score of a picture, and the maximum and the median of its map.
 
     Args:
         score: Score of the picture.
         drawn: Map [H, W] of the picture.
-        inside: Mask [H, W] of the pixels whose median is taken; if it has none, all pixels. Of a large map,
-            only a grid of pixels is used.
+        inside: Mask [H, W] of the pixels whose median is taken. In a large map only every n-th row and
+            column is used. If no pixel remains, the median is that of the whole map.
     """
     step = max(1, math.isqrt(drawn.size // SAMPLED_PIXELS))
     sampled = drawn[::step, ::step][inside[::step, ::step]]
@@ -145,7 +145,10 @@ def calibrate(
 
 
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
-    """Return the number of units among rows that were drawn from the line by chance, and of lost ones."""
+    """Count the units that were drawn from the line by chance, and those of them that were lost.
+
+    A unit counts as lost by the share of its pictures that were lost.
+    """
     losses_by_unit: dict[int, list[bool]] = {}
     for row in rows:
         if row.drawn:

@@ -212,6 +212,8 @@ def _find_groups(
 def _beyond_gap(distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
     """Return the indices of the pictures beyond the widest gap; empty where no gap is wide enough.
 
+    A gap is the ratio of two distances that follow each other in descending order.
+
     With k units left out, only gaps with at least k + 1 pictures beyond them are tried: smaller groups are
     found with fewer units left out.
 

@@ -70,18 +70,18 @@ def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None
     points = image[:, : height - 1 : row_step, : width - 1 : column_step]
     right = image[:, : height - 1 : row_step, 1:width:column_step]  # pixel to the right of each point
     below = image[:, 1:height:row_step, : width - 1 : column_step]
-    counts = np.minimum(np.minimum(points[0], right[0]), below[0]) >= 0  # padding is below 0
+    is_counted = np.minimum(np.minimum(points[0], right[0]), below[0]) >= 0  # padding is below 0
     if roi is not None:
-        counts &= roi[: height - 1 : row_step, : width - 1 : column_step]
-    if np.count_nonzero(counts) < MIN_SAMPLES:
+        is_counted &= roi[: height - 1 : row_step, : width - 1 : column_step]
+    if np.count_nonzero(is_counted) < MIN_SAMPLES:
         return ()
-    red, green, blue = (float(channel[counts].mean(dtype=np.float64)) for channel in points)
+    red, green, blue = (float(channel[is_counted].mean(dtype=np.float64)) for channel in points)
     grey = points.mean(axis=0)
     pixel_steps = (np.abs(right - points) + np.abs(below - points)).mean(axis=0)
-    fine_step = pixel_steps[counts].mean(dtype=np.float64) / 2
+    fine_step = pixel_steps[is_counted].mean(dtype=np.float64) / 2
     coarse_steps = []
     for axis in (0, 1):
-        has_pair = _adjacent_pairs(counts, axis)
+        has_pair = _adjacent_pairs(is_counted, axis)
         if has_pair.any():
             coarse_steps.append(np.abs(np.diff(grey, axis=axis))[has_pair].mean(dtype=np.float64))
     coarse_step = float(np.mean(coarse_steps)) if coarse_steps else 0.0
@@ -89,7 +89,7 @@ def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None
         (red + green + blue) / 3,
         red - green,
         blue - green,
-        float(grey[counts].std(dtype=np.float64)),
+        float(grey[is_counted].std(dtype=np.float64)),
         math.log2(fine_step + LOG_OFFSET),
         math.log2(coarse_step + LOG_OFFSET),
     )
@@ -128,6 +128,7 @@ class AppearanceRange:
         measured, the result is empty.
         """
         distances = []
+        # strict, unless nothing was measured
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
             distances.append(outside / max(high - low, feature.min_width))
@@ -210,7 +211,7 @@ def pixel_format(picture: NDArray[np.number]) -> str:
     """Return the kind of a decoded picture's pixels, in words: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
-    if picture.shape[2] < 3 or picture.strides[2] == 0:
+    if picture.shape[2] < 3 or picture.strides[2] == 0:  # stride 0: one channel, repeated
         return "grey"
     for step in (16, 1):  # a few pixels of most colour pictures suffice
         pixels = picture[::step, ::step]

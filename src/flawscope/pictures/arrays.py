@@ -93,7 +93,7 @@ def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -
     share = alpha.astype(np.float32) / opaque_alpha
     blended = colours * share + opaque_alpha * (1 - share)
     if colours.dtype == np.uint16:
-        np.add(blended, 0.5, out=blended)
+        np.add(blended, 0.5, out=blended)  # so that the conversion below rounds
     return blended.astype(colours.dtype)
 
 

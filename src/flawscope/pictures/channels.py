@@ -167,7 +167,7 @@ def _parse_groups(wanted: str) -> Groups:
 
 
 def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[np.number], Groups]:
-    """Read all channels of a picture and their groups.
+    """Read all channels of a picture and their groups; the hash of a `HashedPicture` is set.
 
     Returns:
         Values [H, W, N] uint8, uint16 or float32, and the groups that the file states: colours together,

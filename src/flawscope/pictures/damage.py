@@ -142,8 +142,8 @@ def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
 def _sizes_in_header(data: bytes, offset: int) -> list[int]:
     """Return the sizes in bytes of all pixels that follow from a BMP's header.
 
-    One follows from the size of the file, and one is the size of the pixels itself. A size of 0 states
-    nothing, and is left out.
+    One is the stated size of the file less the position of the pixels, the other is the stated size of the
+    pixels. A size of 0 states nothing, and is left out.
 
     Args:
         data: Bytes of the file.
@@ -397,7 +397,7 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
     """
     length = min(end - begin, stride)
     start_above = begin - stride
-    start_below = end + stride - length
+    start_below = end + stride - length  # one row below the last `length` bytes of the stretch
     rows = [values[start : start + length] for start in (start_above, start_below) if start >= 0]
     complete_rows = [row for row in rows if len(row) == length]
     if not complete_rows:
@@ -446,8 +446,8 @@ def _is_torn(
 ) -> bool:
     """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    So it is if the pixel's intact channels are like those of a neighbour, and its lost channels would differ
-    from `fill` if the pixel had its neighbours' colours.
+    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would
+    differ from `fill` if the pixel had its neighbours' colours.
 
     Args:
         values: Bytes of the pixels.
@@ -536,9 +536,9 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP that can be decoded without its last bytes: they belong to another file.
+    """Return the fault of a WebP that can be decoded without its last bytes; empty where they are needed.
 
-    Empty where the bytes are needed.
+    Bytes that are not needed belong to another file.
     """
     position = 12  # first chunk; each has a name and a size of 4 bytes, and an even number of bytes
     while (name := data[position : position + 4]) not in (b"VP8 ", b"VP8L", b""):

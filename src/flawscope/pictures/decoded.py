@@ -120,7 +120,9 @@ class DecodedPictures:
         return decoded_or_none(index, self.read)
 
     def survey(self) -> Survey:
-        """Survey the pictures. Pictures that cannot be read are left out; the fit reports them later.
+        """Return the levels and the sizes of the pictures, and remarks on them.
+
+        Pictures that cannot be read are left out; the fit reports them later.
 
         Of 8-bit files only the headers are read. Other files, and all files if there are `channels`, are
         decoded.

@@ -248,8 +248,8 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
     """Load an image fully and upright, in its stored mode.
 
     Returns:
-        The image, and its values [H, W, C]. The values are None where Pillow reads all bits. Where there are
-        values, of the image only the size is to be used.
+        The image, and its values [H, W, C]. The values are None where Pillow reads all bits. If they
+        are not None, only the size of the image may be used.
 
     Raises:
         InputError: As in `decode`.
@@ -299,7 +299,7 @@ def without_warnings() -> Iterator[None]:
     last that leaves restores them. No thread waits while another decodes.
     """
     with _WARNINGS_LOCK:
-        if _filters:
+        if _filters:  # one entry for each thread that is within, all of them the same
             _filters.append(_filters[0])
         else:
             _filters.append(warnings.catch_warnings())
@@ -409,7 +409,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
     remedy = data_checks.SEVERAL_PICTURES.coded(_ONE_BY_ONE)
     _refuse_if(picture_count.describe_several(image), remedy, name)
     is_deep = pixel_layouts.is_deep_colour(image)
-    upper_bytes = _load_upright(image, name)
+    upper_bytes = _load_upright(image, name)  # all bytes if the image is not deep
     if not is_deep:
         return upper_bytes, None
     # Pillow reads only the upper 8 of 16 bits; the file is read once more for the lower 8
@@ -423,7 +423,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
 def _refuse_half_read(stream: IO[bytes], name: str) -> None:
     """Raise InputError for a camera's raw file and for a PFM, recognised by their content.
 
-    Of a raw file Pillow would read a small preview, and a PFM it would report as damaged.
+    Pillow would read only a small preview from a raw file, and would report a PFM as damaged.
     """
     stream.seek(0)
     kind = other_files.by_beginning(stream.read(HEAD_BYTES))

@@ -243,7 +243,7 @@ class _Reader:
         if word in _FREE:
             self._read_free(later)
         elif meaning is not None:
-            self.meanings.append(meaning != self.is_negated)
+            self.meanings.append(meaning != self.is_negated)  # a negation inverts the meaning
             self.is_negated = False
             self.previous_meaning = meaning
         elif word in _NEGATIONS:
@@ -544,9 +544,9 @@ def column_subject(header: str) -> ColumnSubject:
 
 
 def answer(text: str) -> bool | None:
-    """Return a text that means yes or no in one of eight languages as a bool; None for any other text.
+    """Return True for a text that means yes in one of eight languages, False for no; None for any other.
 
-    Such texts also are 1 and 0, x and a hyphen.
+    The signs 1 and x also mean yes, 0 and a hyphen mean no.
     """
     plain = " ".join(split_words(text)) or text.strip()
     if plain in _TRUE:

@@ -197,7 +197,7 @@ def _remove_specks(mask: Mask) -> Mask:
 
     labels, _ = ndimage.label(mask)
     sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
+    sizes[0] = 0  # label 0: pixels in no area
     return np.asarray((sizes >= max(1, 0.05 * sizes.max()))[labels])
 
 
@@ -291,10 +291,10 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     chosen = np.random.default_rng(0).permutation(len(windows))[:_MAX_BANK]
     bank = (windows[chosen] - mean) @ whitening
     bank_places = places[chosen]
-    squared = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
+    squared_distances = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
     squared_gaps = _partial_squared_distances(bank_places, bank_places) + (bank_places**2).sum(1)[:, None]
     is_far_away = squared_gaps >= _MIN_SELF_DISTANCE**2
-    squared_nearest = np.where(is_far_away, squared, np.inf).min(1)
+    squared_nearest = np.where(is_far_away, squared_distances, np.inf).min(1)
     nearest = np.sqrt(np.maximum(squared_nearest, 0))  # distance to the most similar window far away
     median, upper_quartile = np.quantile(nearest, [0.5, 0.75])
     if upper_quartile - median > _MAX_SELF_SPREAD:
@@ -451,8 +451,9 @@ def foreground_mask(picture: Picture) -> Mask:
 
     The border gives the colours of the background. A pixel belongs to the object if its distance from the
     nearest of these colours is above Otsu's threshold. If the result does not look like an object on a
-    background, the picture counts as a texture and the mask is True everywhere. So it is if the two classes
-    of pixels do not separate, if the border is not background, or if the object's share is implausible.
+    background, the picture counts as a texture and the mask is True everywhere. This is the case if the two
+    classes of pixels do not separate, if the border is not background, or if the object's share is
+    implausible.
     """
     from scipy import ndimage
 
@@ -468,8 +469,9 @@ def foreground_mask(picture: Picture) -> Mask:
     sections = np.array_split(small[is_border], 16)
     section_colours = np.stack([np.median(section, 0) for section in sections])
     deviations = np.abs(section_colours - np.median(section_colours, 0)).max(1)
-    max_deviation = max(12.0, 2.5 * float(np.median(deviations)))  # sections beyond may show the object
+    max_deviation = max(12.0, 2.5 * float(np.median(deviations)))  # farther sections may show the object
     background_colours = section_colours[deviations <= max_deviation]
+    # of each pixel from the nearest of these colours, in the channel that differs most
     distances = np.abs(small[:, :, None] - background_colours).max(-1).min(-1)
     threshold, separation = otsu(distances)
     is_object = distances >= threshold

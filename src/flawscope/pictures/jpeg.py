@@ -121,6 +121,7 @@ class _Segments:
         if code in _FRAMES:
             self.kind = code
             self.frame = head
+            # from byte 6 on, three bytes for each component, the first is its number
             self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in head[6::3]}
         elif code == _HUFFMAN_TABLES:
             self.shortest |= _shortest_codes(head)
@@ -132,7 +133,7 @@ class _Segments:
         return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
 
     def read_scan(self, head: bytes) -> None:
-        """Record in `missing` the bits that a scan brings.
+        """Record in `missing` how many low bits the coefficients of a scan still lack after it.
 
         Args:
             head: Content of the segment that begins the scan.
@@ -140,13 +141,13 @@ class _Segments:
         # first and last coefficient of the scan; the lower four bits of the third byte are its lowest bit
         first, last, bit_positions = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
         lowest_bit = bit_positions & 15  # lower bits come with later scans
-        for component in head[1:-3:2]:
+        for component in head[1:-3:2]:  # numbers of the scan's components
             missing_bits = self.missing.get(component)
             if missing_bits is not None:
                 missing_bits[first : last + 1] = [lowest_bit] * (last + 1 - first)
 
     def count_stretches(self, head: bytes) -> int:
-        """Return the number of stretches that a scan should have.
+        """Return the number of stretches that a scan should have; restart markers separate them.
 
         Args:
             head: Content of the segment that begins the scan.
@@ -246,7 +247,7 @@ def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
 
 
 def _count_units(frame: bytes, components: bytes) -> int:
-    """Return the number of units of a scan; the distance of restart markers is a number of units.
+    """Return the number of units of a scan, in which the distance between restart markers is stated.
 
     If the scan has a single component, a unit is a block of 8 x 8 of its pixels. Otherwise it is a group of
     blocks of all components.

@@ -55,15 +55,18 @@ class UsedRange(NamedTuple):
 
 
 def used_range(picture: NDArray[np.number]) -> UsedRange:
-    """Return the range of values that a decoded picture [H, W, C] uses."""
+    """Return the range of values that a decoded picture [H, W, C] uses, without its stray pixels.
+
+    Stray pixels are few, and their values lie far off all others.
+    """
     low, high = float(picture.min()), float(picture.max())
     values = picture
-    has_no_value = False
+    is_full_no_data = False  # whether the value `FULL` marks missing data
     if high == FULL and picture.dtype == np.uint16:
         below_full = picture[picture < FULL]
         if 2 * below_full.size > picture.size and below_full.max() < FEW_BITS:
             values = below_full
-            has_no_value = True
+            is_full_no_data = True
     max_strays = max(MIN_STRAYS, int(values.size * MAX_STRAY_SHARE))
     if values.size <= 2 * max_strays:
         return UsedRange(low, high)
@@ -78,17 +81,17 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
     from scipy.ndimage import label
 
     groups, _ = label(is_outside.any(axis=2), structure=np.ones((3, 3)))
-    is_stray = (np.bincount(groups.ravel()) <= MAX_STRAY_GROUP)[groups]
-    if has_no_value:
+    is_stray = (np.bincount(groups.ravel()) <= MAX_STRAY_GROUP)[groups]  # pixels of small groups
+    if is_full_no_data:
         is_stray |= (picture == FULL).any(axis=2)
-    is_stray &= groups > 0
+    is_stray &= groups > 0  # group 0: pixels that are not outside
     other_values = picture[~is_stray]
     stray_values = picture[is_stray]
     if not stray_values.size or not other_values.size:
         return UsedRange(low, high)
     middle = (inner_low + inner_high) / 2
-    far = float(stray_values.flat[np.abs(stray_values - np.float64(middle)).argmax()])
-    return UsedRange(float(other_values.min()), float(other_values.max()), int(is_stray.sum()), far)
+    farthest = float(stray_values.flat[np.abs(stray_values - np.float64(middle)).argmax()])
+    return UsedRange(float(other_values.min()), float(other_values.max()), int(is_stray.sum()), farthest)
 
 
 def no_data_value(picture: NDArray[np.floating]) -> float | None:
@@ -168,7 +171,7 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     lows = np.sort([picture.low for picture in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
-    rank = int(USUAL_SHARE * (len(used) - 1))  # values of farther pictures are unusual
+    rank = int(USUAL_SHARE * (len(used) - 1))  # rank of the last picture with usual values
     usual_high = highs[rank]
     usual_low = lows[-1 - rank]
     tolerance = (UNUSUAL - 1) * (usual_high - usual_low)
@@ -206,8 +209,8 @@ def _stray_remarks(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
     """
     ranges_with_strays = []
     for picture_range in used:
-        is_far_within = levels.black <= picture_range.far <= levels.white
-        if picture_range.strays and not is_far_within:
+        is_farthest_within = levels.black <= picture_range.far <= levels.white
+        if picture_range.strays and not is_farthest_within:
             ranges_with_strays.append(picture_range)
     if not ranges_with_strays:
         return

@@ -90,7 +90,7 @@ def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]
 
     Args:
         folder: The folder.
-        hidden: Whether to include hidden pictures nevertheless.
+        hidden: Whether to include hidden pictures, although `is_ignored` names them.
 
     Raises:
         InputError: The folder cannot be read.

@@ -71,7 +71,7 @@ def fold(name: str) -> str:
 
 
 def plain_names(stem: str) -> list[str]:
-    """Return the names by which other files may mean a picture, the folded name first.
+    """Return the names by which other files may refer to a picture, the folded name first.
 
     The others are the name without additions of tools, and all of these with underscores or hyphens in place
     of blanks.
@@ -114,8 +114,8 @@ def masked_folder(name: str) -> str | None:
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    Such a picture has a word for masks in its name. Or there is another picture of the same name in another
-    folder, or whose name it adds something to; and this other picture does not look like a mask.
+    Such a picture has a word for masks in its name. Or another picture, which does not look like a mask, has
+    the same name in another folder, or the beginning of its name in the same folder.
 
     Args:
         pictures: Pictures without the masks that `find_masks` finds.
@@ -124,7 +124,7 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         paths_by_name.setdefault(fold(path.stem), []).append(path)
-    # by folder and addition to the name: each picture with the other picture
+    # (folder, addition to the name, or "word") -> pairs of a picture and the other picture
     groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}
     for path in paths:
         stem = fold(path.stem)
@@ -165,7 +165,7 @@ def _added_to_name(
         for other in paths_by_name.get(stem[:end], ()):
             is_same_folder = other.parent == path.parent
             has_addition = addition != ""
-            if is_same_folder == has_addition:
+            if is_same_folder == has_addition:  # in the same folder the names have to differ
                 return re.sub(r"\d", "0", addition), other
     return None
 
@@ -349,6 +349,7 @@ class _Group:
             return self._with_picture_or_look(picture_of)
         if not paired and not self.alone:
             return []
+        # True: like a mask; False: like a picture; None: not readable
         looks = {_look(path) for path in _spread(paired or self.paths)}
         has_mask = True in looks
         has_other = False in looks
@@ -520,7 +521,7 @@ class _Pictures:
     def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
         self.root = root
         self.suspects = suspects
-        # files by their folders, under (name, last folder), and all of a name under (name, None)
+        # (name, last folder) -> folders -> files; under (name, None) are all files of the name
         self._places: dict[tuple[str, str | None], dict[Folders, list[Path]]] = {}
         plain_folders: dict[Path, Folders] = {}
         for path in paths:
@@ -562,7 +563,7 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture that fits a mask best, among those with the first name for which there are any.
+        """Return the picture that fits a mask best, of those with the first name that any picture has.
 
         None where there are none, or several fit equally well.
 
@@ -622,7 +623,7 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return masks, each with its picture, that differ from the picture's path only by the suffix."""
+    """Return masks whose path differs from that of their picture only by the suffix, with the picture."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))
@@ -658,8 +659,8 @@ def _spread(items: Sequence[_T]) -> Sequence[_T]:
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
     """Whether a file that is named like a mask is one.
 
-    So it is if it looks like a mask. If it has a picture, it also is one if it cannot be read, or if all of
-    its group that were read look like masks.
+    A file is one if it looks like a mask. If it has a picture, it also is one if it cannot be read, or if all
+    files of its group that were read look like masks.
 
     Args:
         path: The file.

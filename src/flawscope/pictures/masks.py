@@ -215,7 +215,7 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     darkest_channel: MarkLevels = reduce(np.minimum, channels)
     is_all_grey = (brightest - darkest_channel).max() <= tolerance
     if is_all_grey:
-        return _above_darkest(channels[1])
+        return _above_darkest(channels[1])  # green, as good as any
     # a colour that fills more than half of the mask is the median in each channel
     median = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
     distances = _distance_from(median, channels)
@@ -378,7 +378,7 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np
 
 
 def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
-    """Return the mask of all values above 0, but of smoothed edges only the upper half.
+    """Return the mask of all pixels above 0, without the lower half of smoothed edges.
 
     A value is one of smoothed edges if all of its pixels lie between a lower and a higher value.
 

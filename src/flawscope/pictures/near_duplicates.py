@@ -277,19 +277,19 @@ def _decide(
         whole: For each pair, the resemblance of the whole fine structure.
         count: Number of pictures of the set.
     """
-    z = {
+    z_by_pair = {  # Fisher's z
         pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
         for pair, values in correlations.items()
     }
-    bars = _Bars.of([*z.values()], whole.values(), count)
+    bars = _Bars.of([*z_by_pair.values()], whole.values(), count)
     copies = []
     unsure = []
-    for pair in sorted(z):
+    for pair in sorted(z_by_pair):
         i, j = pair
         resemblance = whole[pair]
-        if bars.show_one_part(z[pair], resemblance, count):
-            copies.append((i, j, math.tanh(z[pair]) if count > MIN_OTHERS else resemblance.alike))
-        elif bars.may_show_one_part(z[pair], resemblance):
+        if bars.show_one_part(z_by_pair[pair], resemblance, count):
+            copies.append((i, j, math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike))
+        elif bars.may_show_one_part(z_by_pair[pair], resemblance):
             unsure.append((i, j, resemblance.alike))
     return Compared(_without_bridges(copies), unsure)
 
@@ -376,7 +376,7 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     supported = []
     for i, j, correlation in pairs:
         shared_count = len(partners[i] & partners[j])
-        other_count = min(len(partners[i]), len(partners[j])) - 1
+        other_count = min(len(partners[i]), len(partners[j])) - 1  # of the picture with fewer partners
         if 2 * shared_count >= other_count:
             supported.append((i, j, correlation))
     return supported
@@ -520,6 +520,7 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
         solution = _least_squares(design, values)
         if step < STEPS:
             contrast = solution[:, :1]
+            # a contrast near 0 would make the change of the pose too large
             gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
             pose += np.clip(solution[:, 4:] / gain, -0.03, 0.03)
             pose[:, [0, 1, 3, 4]] = np.clip(pose[:, [0, 1, 3, 4]], -0.07, 0.07)

@@ -160,7 +160,7 @@ def by_suffix(suffix: str) -> OtherFile | None:
 
 def other_remedies(suffixes: Iterable[str]) -> str:
     """Return the remedies for files that are no pictures, by their suffixes, each behind a semicolon."""
-    kinds: dict[OtherFile, None] = {}
+    kinds: dict[OtherFile, None] = {}  # an ordered set
     for suffix in suffixes:
         kind = OTHER_FILES.get(suffix)
         if kind is not None:

@@ -77,6 +77,7 @@ def take_lower_bytes(image: Image.Image) -> bool:
     tiles = []
     for tile in image_file.tile:
         codec, box, offset, layout = tile
+        # with the bytes in the other order ("L"), Pillow keeps the lower byte
         new_layout = _FOUR_BYTES if is_grey else layout[:-1] + "L"
         make_tile = getattr(tile, "_make", tuple)  # a tile of Pillow 11 and later is a named tuple
         tiles.append(make_tile((codec, box, offset, new_layout)))

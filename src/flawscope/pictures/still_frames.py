@@ -565,6 +565,7 @@ def _pixel_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
     correlation = fft.irfft2(whitened, s=frame.shape)
     peak = np.array(np.unravel_index(int(correlation.argmax()), frame.shape))
     sides = np.array(frame.shape)
+    # shifts up or to the left have their peak at the other end
     shift = np.where(peak > sides // 2, peak - sides, peak)
     length = np.abs(shift).max()
     if length <= 1 or length > sides.min() // 4:
@@ -747,7 +748,7 @@ def _white_measurement(share: float) -> Measurement:
         name="white pixels",
         value=100.0 * share,
         unit="%",
-        limit=100.1 if is_backlight else 1.0,
+        limit=100.1 if is_backlight else 1.0,  # more than 100 %: never reached
         cost=f"{cost}; right for a light behind the part" if is_backlight else cost,
         remedy="expose for a shorter time, close the aperture, or turn the light so that it does not shine "
         "back",

@@ -133,7 +133,7 @@ class Page:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the meaning of its values is known."""
+        """Whether the meaning of the page's values is known."""
         readable = (0, 1, 2, _YCBCR) if self.compression in _JPEG else (0, 1, 2)  # JPEG becomes RGB
         return (
             self.bits in _READ_BITS.get(self.format, ())
@@ -141,13 +141,13 @@ class Page:
             and (self.format, self.photometric) != (_SIGNED, 0)  # the value of white is not known
             and min(*self.size, self.channels) > 0
             and self.slices == 1
-            # of compressed values the first bit comes first
+            # compressed values are read only if the first bit comes first
             and (self.compression == 1 or self.page.fillorder == 1)
         )
 
     @property
     def is_beyond_pillow(self) -> bool:
-        """Whether Pillow would not open it, or would cut or drop values, or take a mosaic for grey."""
+        """Whether Pillow would refuse the page, cut or drop values of it, or take a mosaic for grey."""
         if self.is_mosaic or self.slices > 1 or self._is_packed_beyond_pillow:
             return True
         kind = (self.format, self.bits)
@@ -220,7 +220,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
 
 
 def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
-    """Return the tags about pixels that are in a page's directory, but that tifffile could not read."""
+    """Return the tags about pixels in a page's directory that tifffile could not read."""
     form = page.parent.tiff
     stream.seek(page.offset)
     (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))

@@ -58,10 +58,10 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the picture that it and other pictures were made from by a tool; None: not known.
+    """Return for each name the original picture that a tool made it and others from; None: not known.
 
-    Endings such as `_aug` do not suffice, since this may be a month. In addition, the name of the original
-    picture must be among the names, or the ending must be that of a labelling site's exports.
+    Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
+    original picture must be among the names, or the ending must be that of a labelling site's exports.
     """
     stems = [_without_suffix(name) for name in names]
     sources = []
@@ -335,7 +335,7 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
     Returns:
         The new label of each picture.
     """
-    pairs: list[Pair] = []
+    pairs: list[Pair] = []  # all with the correlation 1, which does not matter here
     first_by_label: dict[int, int] = {}
     for k, label in enumerate(labels):
         first = first_by_label.setdefault(label, k)
@@ -376,7 +376,7 @@ def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list
 def _known_copies(
     joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
 ) -> dict[int, Picture]:
-    """Return, by number of a new picture, the first known row whose picture is nearly the same.
+    """Map numbers of new pictures to the first known row whose picture is nearly the same.
 
     Args:
         joined: Groups of pictures that are nearly the same, as numbers of new and then earlier pictures.
@@ -416,7 +416,7 @@ def _find_unsure(
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-    """Return the groups without pictures that are not new; groups with fewer than two new ones are left out.
+    """Return the groups with only their new pictures; groups with fewer than two of these are left out.
 
     Args:
         groups: Groups of numbers of new and then earlier pictures.
@@ -495,7 +495,7 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
 
 
 def _without_exact(numbers: Sequence[int], rows: Sequence[Picture]) -> list[int]:
-    """Leave out exact copies of earlier pictures among `numbers`, since these are reported elsewhere."""
+    """Leave out of `numbers` the exact copies of pictures before them, which are reported elsewhere."""
     number_by_look: dict[object, int] = {}
     for number in numbers:
         look = rows[number].look
