@@ -151,7 +151,7 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
 
 
 def events_after(database: Database, number: int, last: int, limit: int) -> list[AuditEvent]:
-    """Return the events whose numbers lie above `number` and not above `last`, the oldest first.
+    """Return the events with the numbers from `number` + 1 to `last`, the oldest first.
 
     Args:
         database: Database of the station.

@@ -336,7 +336,7 @@ class Access:
             self._note_invalid_token(row.name, at)
         else:
             last_noted = max(row.used_at or 0, self._last_noted.get(row.id, 0))
-            if abs(at - last_noted) > _NOTE_INTERVAL:
+            if abs(at - last_noted) > _NOTE_INTERVAL:  # `abs`: the clock may have been set back
                 self._last_noted[row.id] = at  # first: if the write fails, the next try is a minute later
                 self.tokens.note_use(row.id, at)
         return _CachedPerson(Person(row.name, row.role, has_token=True), row.expires_at)
@@ -349,6 +349,7 @@ class Access:
             at: Present time, microseconds since 1970.
         """
         address = subnet(SENDER_ADDRESS.get() or "")
+        # `abs`: the clock may have been set back
         if abs(at - self._last_noted.get(address, 0)) > _NOTE_INTERVAL:
             if len(self._last_noted) > MAX_CACHED:
                 self._last_noted.clear()

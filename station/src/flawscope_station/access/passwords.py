@@ -160,10 +160,10 @@ def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
 
 
 def subnet(address: str) -> str:
-    """Return the addresses that count as one client.
+    """Return the network of an address, all of whose addresses count as one client.
 
-    An IPv4 address is returned unchanged. For an IPv6 address it is the /64 network, because one client may
-    use all of its addresses. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
+    An IPv4 address is returned unchanged. For an IPv6 address, the /64 network is returned, because one
+    client may use all addresses of it. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
     """
     try:
         ip = ipaddress.ip_address(address)

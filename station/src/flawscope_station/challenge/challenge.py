@@ -250,7 +250,7 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
-        run = self._due_run(record.product_id, record.version_id)
+        run_number = self._due_run(record.product_id, record.version_id)
         pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
@@ -267,7 +267,7 @@ class Challenge(BackgroundThread):
             record={**record.record, "challenge": facts},
             key=None,
             purpose=CHALLENGE,
-            challenge_id=run,
+            challenge_id=run_number,
             challenge_part_id=challenge_part.id,
         )
 

@@ -377,11 +377,11 @@ class Addresses:
 
     def configured_numbers(self) -> dict[str, int]:
         """Return a dictionary name -> number of the addresses from the settings and from the pages."""
-        present_numbers = {**self.products, **self.entries}
-        return {name: present_numbers[name] for name in list(self.configured) if name in present_numbers}
+        number_by_name = {**self.products, **self.entries}
+        return {name: number_by_name[name] for name in list(self.configured) if name in number_by_name}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Return the settings of a product, or of its entry.
+        """Return the settings of a product; of a joint model's product, those of the joint model.
 
         Raises:
             NotFoundError: there is no such product, or it was removed.
@@ -415,9 +415,11 @@ class Addresses:
             NotFoundError: there is no such product; the text names the existing products.
         """
         if name in self.entries:
-            addresses = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
+            product_names = ", ".join(
+                product_name for product_name, entry in list(self._entry_of.items()) if entry == name
+            )
             raise NotFoundError(
-                f"{name} finds the product of a picture and is none itself: ask for one of {addresses}"
+                f"{name} finds the product of a picture and is none itself: ask for one of {product_names}"
             )
         number = self.products.get(name)  # a single look-up: another thread may remove the product
         if number is None:

@@ -171,7 +171,7 @@ class Files:
             self.hold(digest)
         try:
             with suppress(OSError):  # the file does not exist yet
-                if path.stat().st_size == len(data):
+                if path.stat().st_size == len(data):  # the whole file exists already
                     return digest
             self.write(path, data)
             if kind == PICTURES:
@@ -257,9 +257,9 @@ class Files:
             StoreError: the file cannot be written.
         """
         try:
-            is_new = not path.parent.is_dir()
+            is_new_folder = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new and durable:
+            if is_new_folder and durable:
                 files.sync_folder(path.parent.parent)
             with files.replace_file(path, durable=durable) as file:
                 file.write(data)

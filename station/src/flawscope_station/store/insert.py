@@ -215,7 +215,7 @@ def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, 
 
 
 def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspection]) -> None:
-    """Add inspections to the rows of `hours` of their product, version and hour."""
+    """Add inspections to the counts in `hours`, each in the row of its product, version and hour."""
     # number of the product, number of the version, and hours since 1970 -> inspections
     groups: dict[tuple[int, int, int], list[NewInspection]] = defaultdict(list)
     for inspection in new_inspections:

@@ -765,7 +765,7 @@ class ModelRegistry:
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Return the number of the version that this one copies at another rate; its own number: it is no copy."""
+    """Return the number of the version that a version copies at another rate; if none, its own number."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 

@@ -404,7 +404,7 @@ class Store:
         """Find out which inspections were recorded, after the answer to a COMMIT was lost.
 
         An inspection is recognised by product, time, picture, source and key. The cached counts of its
-        product are dropped.
+        product are dropped, because they may lack the inspection.
 
         Returns:
             For each inspection its number; None: it was not recorded.

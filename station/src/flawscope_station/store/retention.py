@@ -241,15 +241,15 @@ class Retention:
         Raises:
             StoreError: the database cannot be used.
         """
-        newest_due = {kind: self._newest_due(kind) for kind in KINDS}
+        newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
-        is_shown_by_newer = is_shown(_is_after(newest_due))
+        is_shown_by_newer = is_shown(_is_after(newest_due_by_kind))
         due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
             picture_count, total_bytes = connection.execute(present_pictures).one()
             due_count = 0
-            if any(newest_due.values()):
+            if any(newest_due_by_kind.values()):
                 due_count, _ = connection.execute(due_pictures).one()
             first_record = connection.scalar(select(func.min(inspections.c.id)))
             last_record = connection.scalar(select(func.max(inspections.c.id))) or 0

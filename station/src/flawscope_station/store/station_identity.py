@@ -62,9 +62,9 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         InputError: the database belongs to another station; or the database is new, and the folder has
             pictures already.
     """
-    folder = files.identity()
+    folder_identity = files.identity()
     has_pictures = files.has_files(PICTURES)
-    values = {"name": name, "folder": folder, "started_at": now()}
+    values = {"name": name, "folder": folder_identity, "started_at": now()}
     with database.writing() as connection:
         database.lock_exclusively(connection)
         row = connection.execute(select(stations)).one_or_none()
@@ -149,7 +149,7 @@ class Clock:
         is_plausible = -CLOCK_TOLERANCE <= offset <= LONGEST_PAUSE
         self.jump = 0 if is_plausible else offset
         if is_plausible:
-            self._save(self.at + max(0, offset))
+            self._save(self.at + max(0, offset))  # `at` never goes back
 
     def confirm(self) -> None:
         """Accept the computer's time as right, because a person confirmed it."""
