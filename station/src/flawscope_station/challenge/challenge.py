@@ -318,7 +318,8 @@ class Challenge(BackgroundThread):
             if cause is None:
                 return None
             last = state.history.last
-            judging = (version, self._state_hash(product_id, state))  # as it is now
+            # version, and hash of settings and parts, as they are now
+            judging = (version, self._state_hash(product_id, state))
             can_go_on = last is not None and last.outcome is None and last.judging == judging
             if not can_go_on:
                 state = self._begin(product_id, state, cause, version, who="station")

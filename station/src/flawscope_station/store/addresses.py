@@ -245,6 +245,7 @@ class Addresses:
             self.versions.resume(number)
             return
         try:
+            # the model of an entry was added at the start
             is_new, version = self._added_versions.get(name) or self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)

@@ -255,7 +255,9 @@ class Database:
             reason = one_line_message(origin or error)
             error_code = str(getattr(origin, "sqlstate", None) or "")
             if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
+                # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
+                # senders of parts get a text without the name of the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
             if self._is_silent(origin):
@@ -277,6 +279,7 @@ class Database:
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
         text = f"{self.name} cannot be used: {reason}"
+        # senders of parts get a text without the name of the database, which may have addresses and paths
         sender_text = f"the database cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 

@@ -284,7 +284,7 @@ class Files:
             return path.read_bytes()
         except OSError as error:
             text = f"cannot read {path}: {error.strerror}"
-            sender_text = f"a file cannot be read: {error.strerror}"
+            sender_text = f"a file cannot be read: {error.strerror}"  # without its path
             raise StoreError(text, "file_missing", sender_text) from None
 
     def copy(self, source: Path, target: Path) -> str:
@@ -427,7 +427,7 @@ class Files:
         if self.disk.free_bytes - written_since < needed_bytes:
             shortage = f"less than {needed_bytes / 1024**2:.0f} MB are free on"
             text = f"{shortage} the disk of {self.folder}; free some space"
-            sender_text = f"{shortage} the station's disk; free some space"
+            sender_text = f"{shortage} the station's disk; free some space"  # without the folder's path
             raise StoreError(text, "disk_full", sender_text)
 
 

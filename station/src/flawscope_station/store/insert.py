@@ -267,7 +267,7 @@ def is_at_address(address: int, column: ColumnElement[int] = inspections.c.produ
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
-    """Return the number of the inspection under a key; None: there is none."""
+    """Return the number of the inspection under a key of a product or entry; None: there is none."""
     query = select(inspections.c.id).where(is_at_address(address), inspections.c.key == key)
     return connection.scalar(query)
 

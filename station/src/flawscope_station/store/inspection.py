@@ -352,7 +352,7 @@ class KeyedRequest:
     def possible_keys(self) -> list[str]:
         """Return all stored keys that any request under this sender's key may have.
 
-        By them, the caller finds out whether another request has used the sender's key.
+        By these keys, the caller finds out whether another request has used the sender's key.
         """
         is_single_part = self.keys == (self.key,)
         max_parts = 1 if is_single_part else MAX_FILES

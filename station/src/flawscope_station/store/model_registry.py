@@ -876,7 +876,7 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
     """
     is_removed = (versions.c.product_id == product_id) & (versions.c.state == REMOVED)
     newest_first = select(versions.c.id).where(is_removed).order_by(versions.c.id.desc())
-    newest_deleted = connection.scalar(newest_first.offset(MAX_REMOVED).limit(1))
+    newest_deleted = connection.scalar(newest_first.offset(MAX_REMOVED).limit(1))  # newest row to delete
     if newest_deleted is None:
         return
     is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)

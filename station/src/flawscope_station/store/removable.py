@@ -28,7 +28,7 @@ def is_shown(*inspection_conditions: Condition) -> Condition:
     """Return the SQL condition that an inspection shows a picture, as its own or in one of its views.
 
     Args:
-        inspection_conditions: Further conditions that this inspection must meet.
+        inspection_conditions: Further SQL conditions that the inspection must meet.
     """
     is_own_picture = and_(
         inspections.c.product_id == pictures.c.product_id,
