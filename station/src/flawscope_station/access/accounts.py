@@ -189,7 +189,7 @@ class Users(Accounts):
         return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
-        """Lock a user in a transaction, and store a new hash of the password.
+        """Lock a user whose password is still the same, and store a new hash of this password.
 
         Args:
             connection: Connection of the transaction.
@@ -233,7 +233,7 @@ class Users(Accounts):
                 "subject": subject,
             }
             self._insert(connection, row)
-            user = connection.execute(set_role).one()
+            user = connection.execute(set_role).one()  # again, for id and name of the new row
         return user
 
 
@@ -308,7 +308,7 @@ def digest(secret: str) -> str:
 
 
 def normalize_name(name: str) -> str:
-    """Return a name in lower case, because tablets begin an input with a capital letter; strip it, too."""
+    """Return a name stripped and in lower case, because tablets begin an input with a capital letter."""
     return unicodedata.normalize("NFC", name.strip().lower())
 
 
@@ -326,6 +326,7 @@ def check_name(name: str) -> str:
     # the first word of a letter's Unicode name is its alphabet: LATIN SMALL LETTER A
     letters = [character for character in normalized if character.isalpha()]
     alphabets = {unicodedata.name(letter, "").partition(" ")[0] for letter in letters}
+    # NFKC replaces letters by others that look the same
     is_ambiguous = unicodedata.normalize("NFKC", normalized) != normalized
     if is_ambiguous or len(alphabets & _SIMILAR_ALPHABETS) > 1:
         raise InputError(f"{name!r:.80} looks like another name: use the letters of one keyboard")

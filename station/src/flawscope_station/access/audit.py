@@ -151,7 +151,7 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
 
 
 def events_after(database: Database, number: int, last: int, limit: int) -> list[AuditEvent]:
-    """Return the events whose numbers lie above `number` and not above `last`, the oldest first.
+    """Return the events with the numbers from `number` + 1 to `last`, the oldest first.
 
     Args:
         database: Database of the station.
@@ -230,15 +230,15 @@ def note_changed_settings(database: Database, settings: Settings, who: str) -> N
         settings: Present settings.
         who: Person or program that starts the station.
     """
-    hashes = hash_values(asdict(settings))
+    hash_by_setting = hash_values(asdict(settings))
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()
-        previous = hashes if stored is None else json.loads(stored)
-        keys = previous.keys() | hashes.keys()
-        changed_keys = sorted(key for key in keys if previous.get(key) != hashes.get(key))
+        previous_hashes = hash_by_setting if stored is None else json.loads(stored)  # first start: no change
+        keys = previous_hashes.keys() | hash_by_setting.keys()
+        changed_keys = sorted(key for key in keys if previous_hashes.get(key) != hash_by_setting.get(key))
         if changed_keys:
             text = f"settings of {settings.name} changed: {', '.join(changed_keys[:MAX_NAMED])}"
             if len(changed_keys) > MAX_NAMED:
                 text += f" and {len(changed_keys) - MAX_NAMED} more"
             add_event(connection, SETTINGS_CHANGED, who, text)
-        connection.execute(update(stations).values(settings=json.dumps(hashes)))
+        connection.execute(update(stations).values(settings=json.dumps(hash_by_setting)))

@@ -103,7 +103,8 @@ class Access:
         self.cookie = f"flawscope_{digest(database.engine.url.render_as_string())[:8]}"
         self.throttle = SignInThrottle()
         self.clock = time.monotonic
-        self._cache: dict[_CredentialKey, tuple[_CachedPerson, float]] = {}  # owner, and time of its reading
+        # credential -> owner, and time at which the owner was read
+        self._cache: dict[_CredentialKey, tuple[_CachedPerson, float]] = {}
         # number of a token, or address of an invalid one -> time of its last record, microseconds since 1970
         self._last_noted: dict[int | str, int] = {}
 
@@ -302,7 +303,7 @@ class Access:
         return owner.current_person()
 
     def _look_up_open(self) -> _CachedPerson:
-        """Return LOCAL_PERSON as the owner if the station is open, else an entry without an owner."""
+        """Return LOCAL_PERSON as the owner if the station is open, else a `_CachedPerson` of nobody."""
         if self._is_closed:
             return _CachedPerson(None)
         account_query = select(or_(exists(select(users.c.id)), exists(select(tokens.c.id))))
@@ -335,7 +336,7 @@ class Access:
             self._note_invalid_token(row.name, at)
         else:
             last_noted = max(row.used_at or 0, self._last_noted.get(row.id, 0))
-            if abs(at - last_noted) > _NOTE_INTERVAL:
+            if abs(at - last_noted) > _NOTE_INTERVAL:  # `abs`: the clock may have been set back
                 self._last_noted[row.id] = at  # first: if the write fails, the next try is a minute later
                 self.tokens.note_use(row.id, at)
         return _CachedPerson(Person(row.name, row.role, has_token=True), row.expires_at)
@@ -348,6 +349,7 @@ class Access:
             at: Present time, microseconds since 1970.
         """
         address = subnet(SENDER_ADDRESS.get() or "")
+        # `abs`: the clock may have been set back
         if abs(at - self._last_noted.get(address, 0)) > _NOTE_INTERVAL:
             if len(self._last_noted) > MAX_CACHED:
                 self._last_noted.clear()

@@ -73,14 +73,15 @@ class SignInThrottle:
         self._clock = clock
         self._max_entries = max_entries
         self._lock = threading.Lock()
-        self._failures: OrderedDict[_Key, _Failures] = OrderedDict()
-        self._known_addresses: OrderedDict[_Key, None] = OrderedDict()  # where each name has signed in
+        self._failures: OrderedDict[_Key, _Failures] = OrderedDict()  # the latest used is last
+        # ordered set of the names and addresses with a sign-in, the latest last
+        self._known_addresses: OrderedDict[_Key, None] = OrderedDict()
 
     def begin(self, name: str, address: str) -> bool:
         """Count a try as a failure in advance; `record_success` or `cancel` takes that back.
 
-        In this way, tries at the same time count, too. If the name has signed in at this address before, only
-        the failures of that name at that address make it wait.
+        In this way, simultaneous tries count, too. A name that has signed in at this address before waits
+        only after failures of the same name at the same address.
 
         Args:
             name: Name of the user.
@@ -99,6 +100,7 @@ class SignInThrottle:
             pair_key, _, _ = keys
             is_known_address = pair_key in self._known_addresses
             limits_in_force = (PAIR_LIMIT,) if is_known_address else LIMITS
+            # at a known address, `zip` leaves the failures of the pair alone
             limited = list(zip(all_failures, limits_in_force, strict=False))
             blocked_until = max(failures.blocked_until for failures, _ in limited)
             wait = math.ceil(blocked_until - now)
@@ -158,10 +160,10 @@ def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
 
 
 def subnet(address: str) -> str:
-    """Return the addresses that count as one client.
+    """Return the network of an address, all of whose addresses count as one client.
 
-    An IPv4 address is returned unchanged. For an IPv6 address it is the /64 network, because one client may
-    use all of its addresses. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
+    An IPv4 address is returned unchanged. For an IPv6 address, the /64 network is returned, because one
+    client may use all addresses of it. A text that is no address is cut off at `MAX_KEY_LENGTH` characters.
     """
     try:
         ip = ipaddress.ip_address(address)

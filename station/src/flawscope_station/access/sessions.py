@@ -64,7 +64,7 @@ class Sessions:
 def is_current(expires_at: int) -> bool:
     """Return whether a session is still valid.
 
-    A session whose end is too far ahead is not: the clock was set back after its start.
+    A session whose end is too far ahead is not valid: the clock was set back after its start.
 
     Args:
         expires_at: End of the session, microseconds since 1970.

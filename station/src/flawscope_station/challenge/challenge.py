@@ -250,7 +250,7 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
         """
         lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
-        run = self._due_run(record.product_id, record.version_id)
+        run_number = self._due_run(record.product_id, record.version_id)
         pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
@@ -267,7 +267,7 @@ class Challenge(BackgroundThread):
             record={**record.record, "challenge": facts},
             key=None,
             purpose=CHALLENGE,
-            challenge_id=run,
+            challenge_id=run_number,
             challenge_part_id=challenge_part.id,
         )
 
@@ -283,8 +283,8 @@ class Challenge(BackgroundThread):
             record: Inspection of the part.
 
         Returns:
-            The lowest resemblance of all views, which is -1 if a view has no stored picture. And whether in
-            any view a region lies where a stored region does, which is True if no region is stored.
+            A pair: the lowest resemblance of all views, -1 if a view has no stored picture; and whether a
+            region lies where a stored region does, in any view, True if no region is stored.
         """
         stored_views = state.views.get(challenge_part.id, {})
         data_by_view = {picture.view: picture.data for picture in part.pictures}
@@ -318,6 +318,7 @@ class Challenge(BackgroundThread):
             if cause is None:
                 return None
             last = state.history.last
+            # version, and hash of settings and parts, as they are now
             judging = (version, self._state_hash(product_id, state))
             can_go_on = last is not None and last.outcome is None and last.judging == judging
             if not can_go_on:
@@ -349,6 +350,7 @@ class Challenge(BackgroundThread):
                 self.store.note_event(
                     f"challenge_{run_after.outcome}", "station", str(inspection.part), inspection.product_id
                 )
+        # `run.parts` has the right decision on each part
         outcome = showing.outcome(run.parts[number], run_before.showings)
         if outcome != PASSED:
             return _OUTCOME_WORDS[outcome]
@@ -401,7 +403,7 @@ class Challenge(BackgroundThread):
         Other settings and the release of flawscope are left out; the version of the model is compared apart.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        rules_hash = rules["sha256"] if rules else rules
+        rules_hash = rules["sha256"] if rules else rules  # without rules, the empty value is hashed
         part_ids = [part.id for part in state.parts.values()]
         facts = [*self.runs_by, part_ids, rules_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -409,15 +411,15 @@ class Challenge(BackgroundThread):
     def _load(self, product_id: int) -> State:
         """Read the state of a product anew, and return it; the caller holds the lock."""
         with self.store.database.reading() as connection:
-            all_parts = {part.name: part for part in records.current_parts(connection, product_id)}
+            part_by_name = {part.name: part for part in records.current_parts(connection, product_id)}
             views = records.stored_views(connection, product_id)
             latest_runs = records.find_runs(connection, product_id)
         number, last_run = latest_runs[0] if latest_runs else (None, None)
-        parts = {name: part for name, part in all_parts.items() if part.id in views}
-        pending_parts = {name: part for name, part in all_parts.items() if part.id not in views}
-        names = {part.id: name for name, part in parts.items()}
+        parts = {name: part for name, part in part_by_name.items() if part.id in views}
+        pending_parts = {name: part for name, part in part_by_name.items() if part.id not in views}
+        name_by_id = {part.id: name for name, part in parts.items()}
         next_due = cache(partial(self._next_due, product_id))  # cached: each picture of the line asks for it
-        history = History(read=self._now(), parts=names, last=last_run, next_due=next_due)
+        history = History(read=self._now(), parts=name_by_id, last=last_run, next_due=next_due)
         state = State(history, parts=parts, pending_parts=pending_parts, views=views, number=number)
         self._states[product_id] = state
         if pending_parts or not self._is_unchallenged(product_id):
@@ -607,13 +609,13 @@ class Challenge(BackgroundThread):
                 raise NotFoundError(f"there is no inspection {number}")
             view_rows = find_views(connection, [number])
         if not view_rows:
-            reduced = self._reduced_picture(product_id, number, view=None)
-            return [StoredView(row.view or "", row.pixels, _boxes_of(row), reduced)]
+            picture_file = self._reduced_picture(product_id, number, view=None)
+            return [StoredView(row.view or "", row.pixels, _boxes_of(row), picture_file)]
         stored_views = []
         for view_row in view_rows:
-            reduced = self._reduced_picture(product_id, number, view_row.view)
+            picture_file = self._reduced_picture(product_id, number, view_row.view)
             stored_views.append(
-                StoredView(view_row.view or "", view_row.pixels, _boxes_of(view_row), reduced)
+                StoredView(view_row.view or "", view_row.pixels, _boxes_of(view_row), picture_file)
             )
         return stored_views
 
@@ -684,18 +686,18 @@ class Challenge(BackgroundThread):
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """Return Prometheus gauges by name, each with a help text and the values by product name."""
-        values = {}
+        value_by_name = {}
         for product_id in list(self._states):
             is_ready = self._hold_reason(product_id) is None
-            values[self.names[product_id]] = float(is_ready)
-        return {"challenge_ready": ("0 while challenge parts must be shown first.", values)}
+            value_by_name[self.names[product_id]] = float(is_ready)
+        return {"challenge_ready": ("0 while challenge parts must be shown first.", value_by_name)}
 
     def _hold_reason(self, product_id: int) -> str | None:
         """Return why the answers of a product are held back; None: they are not."""
         try:
             self.check(product_id, None)
         except NotReadyError as error:
-            return str(error).partition(";")[0]
+            return str(error).partition(";")[0]  # without a remedy
         return None
 
     @typing_extensions.override  # the class has a method `override`

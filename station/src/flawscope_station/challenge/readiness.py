@@ -231,8 +231,8 @@ def _cause(last: Run | None, judging: tuple[int | None, str]) -> str | None:
 def _time_cause(*, read_at: Instant, ended_at: int, due_at: int, now: Instant) -> str | None:
     """Return why the last challenge is too old: time or clock; None: it is still valid.
 
-    The cause is the clock if the wall clock shows a time before the end of the challenge. It is also the
-    clock if by the monotonic clock the next challenge is due, but not by the wall clock.
+    The cause is the clock if the wall clock shows a time before the end of the challenge, or if the next
+    challenge is due by the monotonic clock, but not by the wall clock.
 
     Args:
         read_at: Time at which the history was read.

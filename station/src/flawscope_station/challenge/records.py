@@ -54,7 +54,7 @@ def current_parts(connection: Connection, product_id: int) -> Sequence[Challenge
 def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, ChallengeViewRow]]:
     """Return the stored pictures of a product: number of the challenge part -> name of the view -> picture.
 
-    The views of a part are in the order of their names, those with regions before those without.
+    The views of a part are sorted by name, all views with regions before all views without.
     """
     query = select(challenge_views).join_from(challenge_views, challenge_parts)
     query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
@@ -65,10 +65,10 @@ def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str,
         *sorted(rows_with_regions, key=attrgetter("view")),
         *sorted(rows_without_regions, key=attrgetter("view")),
     ]
-    rows_by_part: dict[int, dict[str, ChallengeViewRow]] = {}
+    views_by_part: dict[int, dict[str, ChallengeViewRow]] = {}
     for row in rows:
-        rows_by_part.setdefault(row.part_id, {})[row.view] = row
-    return rows_by_part
+        views_by_part.setdefault(row.part_id, {})[row.view] = row
+    return views_by_part
 
 
 def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[tuple[int, Run]]:
@@ -91,7 +91,7 @@ def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[t
             cause=row.cause,
             who=row.who,
             reason=row.reason,
-            showings=tuple(item.showing for item in showing_rows if item.run == row.id),
+            showings=tuple(showing_row.showing for showing_row in showing_rows if showing_row.run == row.id),
         )
         runs.append((row.id, run))
     return runs
@@ -222,7 +222,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
     """Return challenge parts with their results, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
         rows = current_parts(connection, product_id)
-        views = stored_views(connection, product_id)
+        views_by_part = stored_views(connection, product_id)
         showing_rows = find_showings(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
     parts: list[PartFacts] = []
@@ -233,7 +233,7 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
                 "name": part.name,
                 "expected": part.expected,
                 "note": part.note,
-                "views": list(views.get(part.id, ())),
+                "views": list(views_by_part.get(part.id, ())),
                 "results": _results(part, showing_rows),
             }
         )
@@ -270,7 +270,9 @@ def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list
         showing = row.showing
         if showing.number != part.id:
             continue
-        earlier = [other.showing for other in rows_in_runs[:position] if other.run == row.run]
+        earlier = [
+            earlier_row.showing for earlier_row in rows_in_runs[:position] if earlier_row.run == row.run
+        ]
         results.append(
             {
                 "at": iso(showing.at),

@@ -257,7 +257,7 @@ class CameraChecks:
             for picture in inspection.pictures:
                 recent = self._recent_of(product_id, picture.view)
                 recent.note_recorded(picture.pixels, self._clock.monotonic())
-        # there may be no predictions
+        # there may be no predictions: then each is None
         for picture, prediction in zip_longest(inspection.pictures, recorded.predictions):
             shifts = () if prediction is None else prediction.shifts
             self._check_light(product_id, picture, shifts)
@@ -280,6 +280,7 @@ class CameraChecks:
                 fault = DARK
             elif picture.brightness > MAX_BRIGHTNESS:
                 fault = OVEREXPOSED
+        # a picture lengthens the row of its own kind, and ends the rows of the other kinds
         for kind in ("", DARK, OVEREXPOSED):
             key = product_id, kind
             self._light_in_row[key] = self._light_in_row[key] + 1 if kind == fault else 0

@@ -172,12 +172,12 @@ class DriftMonitor(BackgroundThread):
         history = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
         newest_first = select(column.id).where(is_of_product).order_by(column.id.desc())
         with self.store.database.reading() as connection:
-            before_history = connection.scalar(newest_first.offset(history).limit(1)) or 0
-            is_of_other_version = (column.id > before_history) & (column.version_id != version)
-            last_of_other = select(func.max(column.id)).where(is_of_product, is_of_other_version)
-            last_other = connection.scalar(last_of_other) or 0
+            last_before_history = connection.scalar(newest_first.offset(history).limit(1)) or 0
+            is_of_other_version = (column.id > last_before_history) & (column.version_id != version)
+            last_of_other_query = select(func.max(column.id)).where(is_of_product, is_of_other_version)
+            last_other = connection.scalar(last_of_other_query) or 0
         after = max(last_other, self._last_acknowledged(product_id))
-        start = max(after, before_history)
+        start = max(after, last_before_history)
         test = ScoreTest(version, after=start, bound=self.bounds[product_id])
         alarm_events = self.store.events(ALARM_EVENT, product_id)
         alarm = read_note(alarm_events[0].text) if alarm_events else None
@@ -239,14 +239,14 @@ class DriftMonitor(BackgroundThread):
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """Return Prometheus gauges by name, each with a help text and the values by product name."""
         with self._lock:
-            tests_by_name = {self.names[number]: test for number, test in self._tests.items()}
+            test_by_name = {self.names[number]: test for number, test in self._tests.items()}
             return {
                 "drift": (
                     "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
-                    {name: test.value / test.limit for name, test in tests_by_name.items()},
+                    {name: test.value / test.limit for name, test in test_by_name.items()},
                 ),
                 "drift_alarm": (
                     "1 while the scores of good parts have drifted and nobody said that this is normal.",
-                    {name: float(test.alarm is not None) for name, test in tests_by_name.items()},
+                    {name: float(test.alarm is not None) for name, test in test_by_name.items()},
                 ),
             }

@@ -204,23 +204,24 @@ class ScoreTest:
             factors: Factors of the bets [bets].
         """
         has_lost = self._gains <= 0.0  # the best beginning of such a bet moves to this inspection
+        # number, time, number of passed inspections before, and the sum of their p-values
         self._beginnings[has_lost] = row.number, row.at, self.good, self._p_value_sum
         self._gains = np.maximum(self._gains, 0.0) + log_factors
         self._capital.stake(factors)
-        if self.good % self._stride == 0:
+        if self.good % self._stride == 0:  # a point for each `_stride` passed inspections
             self._add_point(row.at)
         self.good += 1
         self._p_value_sum += p_value
         if self.alarm is None and self.value >= self.limit:
-            best = int(np.argmax(self._gains))
-            first, since, good_before, sum_before = self._beginnings[best].tolist()
+            best_bet = int(np.argmax(self._gains))
+            first, since, good_before, sum_before = self._beginnings[best_bet].tolist()
             mean_p_value = (self._p_value_sum - sum_before) / (self.good - good_before)
             self.alarm = Change(
                 inspection=row.number,
                 since=int(since),
                 first=int(first),
-                how=_CHANGES[best],
-                now=1 - mean_p_value,
+                how=_CHANGES[best_bet],
+                now=1 - mean_p_value,  # a high score has a small p-value
             )
 
     def _add_point(self, at: int) -> None:

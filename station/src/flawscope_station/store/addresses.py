@@ -86,20 +86,23 @@ class Addresses:
         self.versions = versions
         self.say = say
         self.configured = dict(settings.products)
-        self.settings: dict[str, ProductSettings] = {}
-        self.products: dict[str, int] = {}
+        self.settings: dict[str, ProductSettings] = {}  # name of a product -> its settings
+        self.products: dict[str, int] = {}  # name of a product -> its number
+        # name of an entry -> its number; an entry is a block of the settings that names a joint model
         self.entries: dict[str, int] = {}
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str] = {}  # number of a product or entry -> its name
         self.on_added: list[Callable[[int, str, ProductSettings], object]] = []
-        self._entry_of: dict[str, str] = {}  # entry by product
+        self._entry_of: dict[str, str] = {}  # name of a product -> name of its entry
         self._product_lock = threading.Lock()  # products are added and removed one after another
-        # entry -> whether the version of its file is new, and the version's number
+        # name of an entry -> whether the version of its file is new, and the version's number
         self._added_versions: dict[str, tuple[bool, int]] = {}
-        numbers = {name: store.add_product(name) for name in self.configured}
-        joint_names = {name for name, number in numbers.items() if self._is_joint(name, number)}
-        rates = {number: self.configured[name].false_alarm_rate for name, number in numbers.items()}
-        versions.rates = {number: rate for number, rate in rates.items() if rate is not None}
-        for name, number in numbers.items():
+        number_by_name = {name: store.add_product(name) for name in self.configured}
+        joint_names = {name for name, number in number_by_name.items() if self._is_joint(name, number)}
+        rate_by_number = {
+            number: self.configured[name].false_alarm_rate for name, number in number_by_name.items()
+        }
+        versions.rates = {number: rate for number, rate in rate_by_number.items() if rate is not None}
+        for name, number in number_by_name.items():
             self.names[number] = name
             if name in joint_names:
                 self._add_joint_products(name, number)
@@ -110,8 +113,8 @@ class Addresses:
     def _is_joint(self, name: str, number: int) -> bool:
         """Return whether an address of the settings names a joint model.
 
-        If the model file cannot be read, the kind of the active version is returned: the station goes on with
-        that version.
+        If the model file cannot be read, the active version decides, because the station goes on with that
+        version.
 
         Args:
             name: Name of the address.
@@ -127,6 +130,8 @@ class Addresses:
 
     def _add_joint_products(self, name: str, number: int) -> None:
         """Add an entry, and the products of its joint model, to the station.
+
+        An entry is a block of the settings that names a joint model, which has several products.
 
         Args:
             name: Name of the entry.
@@ -155,7 +160,7 @@ class Addresses:
             self._added_versions[name] = self._add_model(name)
         except InputError:
             if not is_of_joint_model(self.versions.active_facts(number)):
-                raise
+                raise  # else the station goes on with the active version of the joint model
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
@@ -203,7 +208,11 @@ class Addresses:
         return station_names
 
     def _load_products(self, entry: str) -> None:
-        """Add the recorded products of an entry that are not loaded yet, also those of its earlier models."""
+        """Load all recorded products of an entry, also those of its earlier models; loaded ones stay.
+
+        Args:
+            entry: Name of the entry, a block of the settings that names a joint model.
+        """
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
             number = row.id
@@ -236,6 +245,7 @@ class Addresses:
             self.versions.resume(number)
             return
         try:
+            # the model of an entry was added at the start
             is_new, version = self._added_versions.get(name) or self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)
@@ -368,11 +378,11 @@ class Addresses:
 
     def configured_numbers(self) -> dict[str, int]:
         """Return a dictionary name -> number of the addresses from the settings and from the pages."""
-        present_numbers = {**self.products, **self.entries}
-        return {name: present_numbers[name] for name in list(self.configured) if name in present_numbers}
+        number_by_name = {**self.products, **self.entries}
+        return {name: number_by_name[name] for name in list(self.configured) if name in number_by_name}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Return the settings of a product, or of its entry.
+        """Return the settings of a product; of a joint model's product, those of the joint model.
 
         Raises:
             NotFoundError: there is no such product, or it was removed.
@@ -406,9 +416,11 @@ class Addresses:
             NotFoundError: there is no such product; the text names the existing products.
         """
         if name in self.entries:
-            addresses = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
+            product_names = ", ".join(
+                product_name for product_name, entry in list(self._entry_of.items()) if entry == name
+            )
             raise NotFoundError(
-                f"{name} finds the product of a picture and is none itself: ask for one of {addresses}"
+                f"{name} finds the product of a picture and is none itself: ask for one of {product_names}"
             )
         number = self.products.get(name)  # a single look-up: another thread may remove the product
         if number is None:
@@ -418,7 +430,7 @@ class Addresses:
         return number
 
     def address_id(self, name: str) -> int:
-        """Return the number of a product or an entry.
+        """Return the number of a product, or of an entry: the address of a joint model.
 
         Raises:
             NotFoundError: there is no such address.
@@ -433,6 +445,7 @@ class Addresses:
         """
         number = self.address_id(name)
         deadline = self.settings_of(name).deadline
+        # the scheme keeps the senders' keys of entries and of products apart
         scheme = ENTRY if name in self.entries else HTTP
         return Address(name, number, scheme, deadline)
 

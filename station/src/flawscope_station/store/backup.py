@@ -207,7 +207,7 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
                 if earlier_folder != replaced_folder:
                     shutil.rmtree(earlier_folder, ignore_errors=True)
             (Path(folder) / DATABASE_FILE).rename(home / DATABASE_FILE)
-    except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):
+    except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):  # KeyError: the archive lacks a file
         raise InputError(
             f"{source} is damaged, or no backup: take another one; nothing was restored"
         ) from None

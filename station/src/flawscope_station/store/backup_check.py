@@ -88,9 +88,9 @@ def _read_members(path: Path, folder: str) -> set[str]:
 
 
 def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
-    """Read a file to its end, and return False if its name has a hash that differs from the content's hash.
+    """Read a file to its end, and return whether its content has the hash that its name states.
 
-    If its name has no hash, the result is True.
+    If the name states no hash, the result is True.
 
     Raises:
         EOFError: the archive ends before the end of the file.
@@ -120,6 +120,7 @@ def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
         database: Path of the copied database.
         names: Names of the files in the backup.
     """
+    # folder of the files, and the query of their hashes and suffixes
     queries = (
         (PICTURES, "SELECT DISTINCT hash, suffix FROM pictures WHERE removed_at IS NULL"),
         (MASKS, f"SELECT DISTINCT mask, '{MASK_SUFFIX}' FROM verdicts WHERE mask IS NOT NULL"),

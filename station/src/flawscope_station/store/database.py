@@ -72,6 +72,7 @@ class StoreError(RefusalError):
         super().__init__(text)
         self.status = {"disk_full": 507, "file_missing": 404}.get(code, 503)
         self.code = code
+        # what a sender of parts may read: without names of this machine, if `text` has any
         self.sender_text = sender_text or text
 
 
@@ -96,9 +97,10 @@ class Database:
 
     def __init__(self, url: str):
         self.url = url
-        self.full = ""
-        self.failure = ""
+        self.full = ""  # a text: why the disk had no room for the last write; "": it had room
+        self.failure = ""  # a text: why the last write failed; "": it succeeded
         self.is_doubted = False
+        # called before each use while `is_doubted`: returns the error to raise instead of waiting, or None
         self.silence: Callable[[], StoreError | None] = lambda: None
         try:
             self.engine = _create_engine(url)
@@ -138,19 +140,19 @@ class Database:
             with self._translated_errors(), self._write_turn(), self._writer.begin() as connection:
                 self._set_patience(connection, ANSWER_TIMEOUT)
                 yield connection
-                is_committing = True
+                is_committing = True  # an error from here on is one of the commit
         except StoreError as error:
             error.is_in_doubt = is_committing
             self.failure = str(error)
             raise
-        self.full = self.failure = ""
+        self.full = self.failure = ""  # the write succeeded: no reason is left
 
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
         """Open a transaction in which SQLite does not check foreign keys.
 
-        A migration can replace tables in it. A row can be removed fast even if no index finds the rows that
-        refer to it; with the check, SQLite would read a table of millions of rows from end to end.
+        Without the check, a migration can replace tables. A row can be removed fast, too, even if no index
+        finds the rows that refer to the removed row: the check would read millions of rows from end to end.
         """
         with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
@@ -174,7 +176,7 @@ class Database:
         """Raise StoreError if the database is known not to answer, so that nobody waits for it."""
         if not self.is_doubted:
             return
-        error = self.silence()
+        error = self.silence()  # None: the database may answer
         if error is not None:
             raise error
 
@@ -245,15 +247,17 @@ class Database:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Convert those errors of the block that an operator can remedy to StoreError."""
+        """Convert an error of the block to StoreError if an operator can remedy it; else re-raise it."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
             origin = getattr(error, "orig", None)
             reason = one_line_message(origin or error)
-            state = str(getattr(origin, "sqlstate", None) or "")
-            if "disk is full" in reason or state == POSTGRES_DISK_FULL:
+            error_code = str(getattr(origin, "sqlstate", None) or "")
+            if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
+                # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
+                # senders of parts get a text without the name of the database
                 sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
             if self._is_silent(origin):
@@ -275,6 +279,7 @@ class Database:
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
         text = f"{self.name} cannot be used: {reason}"
+        # senders of parts get a text without the name of the database, which may have addresses and paths
         sender_text = f"the database cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
@@ -336,17 +341,18 @@ class Database:
         if not self.is_sqlite:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
-        earlier_rows = dict(self._last_rows)
+        earlier_row_ids = dict(self._last_rows)
         for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
-            ((last_row,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
-            if last_row <= GROWTH * earlier_rows.get(table, -1):
+            ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
+            # -1: the first call updates a table even if it is empty
+            if last_row_id <= GROWTH * earlier_row_ids.get(table, -1):
                 continue
             for index in table_indexes:  # one short transaction each: inspections have to wait meanwhile
                 with self.writing() as connection:
                     connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
                     connection.exec_driver_sql(f'ANALYZE "{index.name}"')
-            self._last_rows[table] = last_row
-        if self._last_rows != earlier_rows:
+            self._last_rows[table] = last_row_id
+        if self._last_rows != earlier_row_ids:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:

@@ -171,7 +171,7 @@ class Files:
             self.hold(digest)
         try:
             with suppress(OSError):  # the file does not exist yet
-                if path.stat().st_size == len(data):
+                if path.stat().st_size == len(data):  # the whole file exists already
                     return digest
             self.write(path, data)
             if kind == PICTURES:
@@ -224,8 +224,8 @@ class Files:
             can_remove = is_unneeded()
         finally:
             with self._lock:
-                remaining_entry = self._removals.pop(digest, 0)
-                was_held_meanwhile = remaining_entry == 0  # `hold` took the entry out
+                remaining_removals = self._removals.pop(digest, 0)
+                was_held_meanwhile = remaining_removals == 0  # `hold` took the entry out
         if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
@@ -257,9 +257,9 @@ class Files:
             StoreError: the file cannot be written.
         """
         try:
-            is_new = not path.parent.is_dir()
+            is_new_folder = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new and durable:
+            if is_new_folder and durable:
                 files.sync_folder(path.parent.parent)
             with files.replace_file(path, durable=durable) as file:
                 file.write(data)
@@ -284,7 +284,7 @@ class Files:
             return path.read_bytes()
         except OSError as error:
             text = f"cannot read {path}: {error.strerror}"
-            sender_text = f"a file cannot be read: {error.strerror}"
+            sender_text = f"a file cannot be read: {error.strerror}"  # without its path
             raise StoreError(text, "file_missing", sender_text) from None
 
     def copy(self, source: Path, target: Path) -> str:
@@ -427,7 +427,7 @@ class Files:
         if self.disk.free_bytes - written_since < needed_bytes:
             shortage = f"less than {needed_bytes / 1024**2:.0f} MB are free on"
             text = f"{shortage} the disk of {self.folder}; free some space"
-            sender_text = f"{shortage} the station's disk; free some space"
+            sender_text = f"{shortage} the station's disk; free some space"  # without the folder's path
             raise StoreError(text, "disk_full", sender_text)
 
 
@@ -437,8 +437,8 @@ class StrayFiles:
     Args:
         database: Database of the station.
         files: Files of the station.
-        pause: Function that lets other work go on between two pieces of this; it is called with the seconds
-            that the last piece took.
+        pause: Function that lets other work go on between two pieces of the removal; it is called with the
+            seconds that the last piece took.
     """
 
     def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
@@ -489,13 +489,13 @@ class StrayFiles:
         For the kind `MODELS`, these are the folders of the models and the first digits of the hashes, by
         which the folders are named.
         """
-        latest_change = time.time() - STRAY_AGE
+        latest_time = time.time() - STRAY_AGE  # of the last change of a file that is old enough
         is_model = kind == MODELS
         for path in (self.files.folder / kind).glob("*" if is_model else "*/*"):
             digest = path.name if is_model else path.name.partition(".")[0]
             with suppress(OSError):  # the file was removed meanwhile
                 is_of_station = path.is_dir() if is_model else len(digest) == HASH_DIGITS
-                if is_of_station and path.stat().st_mtime < latest_change:
+                if is_of_station and path.stat().st_mtime < latest_time:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:

@@ -181,9 +181,9 @@ def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
 
 
 def further_facts() -> list[str]:
-    """Return the names of the searched facts that are no fields of `Inspection`.
+    """Return the names of the facts that filters search, without the fields of `Inspection`.
 
-    These facts come from the library. Exports have a column for each of them.
+    The returned facts come from the library. Exports have a column for each of them.
     """
     facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)  # each name once
     return [name for name in facts if name not in Inspection.model_fields]

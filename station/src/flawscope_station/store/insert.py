@@ -184,7 +184,7 @@ def insert_inspections(
     for inspection in new_inspections:
         number = None
         if inspection.key is not None:
-            address = inspection.address or inspection.product_id
+            address = inspection.address or inspection.product_id  # product or entry of the request
             number = _find_by_key(connection, address, inspection.key)
         is_new = number is None
         if number is None:
@@ -195,7 +195,7 @@ def insert_inspections(
                 connection.execute(views.insert(), _view_columns(number, inspection))
             added_inspections.append(inspection)
         results.append((number, is_new))
-    counted_inspections = [entry for entry in added_inspections if entry.purpose == PRODUCTION]
+    counted_inspections = [added for added in added_inspections if added.purpose == PRODUCTION]
     _add_to_hours(connection, counted_inspections)
     return results
 
@@ -215,20 +215,21 @@ def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, 
 
 
 def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspection]) -> None:
-    """Add inspections to the rows of `hours` of their product, version and hour."""
+    """Add inspections to the counts in `hours`, each in the row of its product, version and hour."""
+    # number of the product, number of the version, and hours since 1970 -> inspections
     groups: dict[tuple[int, int, int], list[NewInspection]] = defaultdict(list)
     for inspection in new_inspections:
         groups[inspection.product_id, inspection.version_id, inspection.at // HOUR].append(inspection)
     for (product_id, version_id, hour), group in sorted(groups.items()):
         scores = [inspection.score for inspection in group]
-        decisions = Counter(inspection.decision for inspection in group)
+        count_by_decision = Counter(inspection.decision for inspection in group)
         row = {
             "product_id": product_id,
             "version_id": version_id,
             "hour": hour,
             "inspected": len(group),
-            "anomalous": decisions[ANOMALOUS],
-            "within_tolerance": decisions[WITHIN],
+            "anomalous": count_by_decision[ANOMALOUS],
+            "within_tolerance": count_by_decision[WITHIN],
             "unanswered": sum(inspection.unanswered is not None for inspection in group),
             "score_sum": sum(scores),
             "score_min": min(scores),
@@ -239,19 +240,23 @@ def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspectio
 
 def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
     """Add a product as `Store.add_product` does, in a transaction that the caller has opened."""
-    key = {"station_id": get_or_add_station(connection), "name": name}
-    insert = upsert(connection.dialect.name, products).values(**key, created_at=now(), entry_id=entry_id)
+    identifying_columns = {"station_id": get_or_add_station(connection), "name": name}
+    insert = upsert(connection.dialect.name, products).values(
+        **identifying_columns, created_at=now(), entry_id=entry_id
+    )
     # an existing row is updated, and thereby locked, only if it has another entry
     has_other_entry = products.c.entry_id.is_distinct_from(entry_id)
     statement = insert.on_conflict_do_update(
-        index_elements=[*key], set_={"entry_id": entry_id}, where=has_other_entry
+        index_elements=[*identifying_columns], set_={"entry_id": entry_id}, where=has_other_entry
     )
     connection.execute(statement)
-    return int(connection.execute(select(products.c.id).filter_by(**key)).scalar_one())
+    return int(connection.execute(select(products.c.id).filter_by(**identifying_columns)).scalar_one())
 
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
     """Return the SQL condition that a row belongs to a product, or to any product of an entry.
+
+    An entry is the address of a joint model, which finds the product that a picture shows.
 
     Args:
         address: Number of the product or entry.
@@ -262,7 +267,7 @@ def is_at_address(address: int, column: ColumnElement[int] = inspections.c.produ
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
-    """Return the number of the inspection under a key; None: there is none."""
+    """Return the number of the inspection under a key of a product or entry; None: there is none."""
     query = select(inspections.c.id).where(is_at_address(address), inspections.c.key == key)
     return connection.scalar(query)
 

@@ -245,7 +245,7 @@ class InspectionFacts(TypedDict):
 
 
 def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
-    """Return the further facts of the library in an inspection: all that are no fields of `Inspection`."""
+    """Return the values of an inspection that are no fields of `Inspection`: further facts of the library."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
@@ -312,9 +312,10 @@ def label_text(text: str) -> str:
     \u00a0. If the text has more than `MAX_LABEL_LENGTH` characters, its end is replaced by a hash of the
     whole, so that different texts stay different.
     """
-    characters = text.strip(PADDING)
+    stripped_text = text.strip(PADDING)
     printable = "".join(
-        character if character.isprintable() else _printable_form(ord(character)) for character in characters
+        character if character.isprintable() else _printable_form(ord(character))
+        for character in stripped_text
     )
     if len(printable) <= MAX_LABEL_LENGTH:
         return printable
@@ -349,7 +350,7 @@ class KeyedRequest:
     pictures: tuple[str, ...] = ()
 
     def possible_keys(self) -> list[str]:
-        """Return all keys under which a request with the same sender's key may have been recorded.
+        """Return all stored keys that any request under this sender's key may have.
 
         By these keys, the caller finds out whether another request has used the sender's key.
         """
@@ -420,8 +421,8 @@ def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
         camera: Number of the camera; None: the product's only one.
         label: Label of the part.
     """
-    number = None if camera is None else str(camera)
-    request_hash = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
+    camera_text = None if camera is None else str(camera)
+    request_hash = _hash("trigger", camera_text, label.part, label.batch, *_view_fields(label))
     return KeyedRequest(key, keys=(key,), hash=request_hash)
 
 

@@ -47,9 +47,9 @@ def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> Kin
         if region_kinds is not None:
             kinds_of_inspections.append(region_kinds)
     single_counts = Counter(kinds[0] for kinds in kinds_of_inspections if len(kinds) == 1)
-    alphabetical = dict(sorted(single_counts.items()))
+    alphabetical_counts = dict(sorted(single_counts.items()))
     # `most_common` leaves kinds with the same count in alphabetical order
-    named = dict(Counter(alphabetical).most_common())
+    named = dict(Counter(alphabetical_counts).most_common())
     several = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
     new = sum(len(kinds) == 0 for kinds in kinds_of_inspections)
     return KindCounts(named, several, new)

@@ -37,7 +37,7 @@ class LineAlarms(NamedTuple):
 
     @classmethod
     def of(cls, parts: Iterable[tuple[bool, str | None]]) -> LineAlarms:
-        """Count parts.
+        """Count good parts, false alarms, and flagged parts without a review.
 
         Args:
             parts: For each part, whether it was flagged, and its verdict (None: it has no verdict).
@@ -141,10 +141,10 @@ def count_parts(database: Database, product_id: int, version: int) -> LineAlarms
         ~column.tolerated, ~is_learnt
     )
     query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
-    # part -> flag and verdict; the newest come first, so that a part's first inspection overwrites later ones
-    parts = {}
+    # part -> flag and verdict; the newest come first, and a part's first inspection overwrites its later ones
+    judgement_by_part = {}
     with database.reading() as connection:
         for picture, part, batch, is_flagged, verdict in connection.execute(query):
-            identity = (batch, part) if part else picture
-            parts[identity] = is_flagged, verdict
-    return LineAlarms.of(parts.values())
+            identity = (batch, part) if part else picture  # without a number, each picture is a part
+            judgement_by_part[identity] = is_flagged, verdict
+    return LineAlarms.of(judgement_by_part.values())

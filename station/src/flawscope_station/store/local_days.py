@@ -62,13 +62,13 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
     """
     zone_offsets = list[tuple[int, int]]()
     first_hour = since // HOUR * HOUR
-    for day in range(first_hour, until, DAY):
-        has_same_offset = offset_at(zone, day) == offset_at(zone, day + DAY)
+    for day_begin in range(first_hour, until, DAY):
+        has_same_offset = offset_at(zone, day_begin) == offset_at(zone, day_begin + DAY)
         if has_same_offset:  # no change of clocks within the day
             continue
-        for hour in range(day, day + DAY, HOUR):
-            if offset_at(zone, hour) != offset_at(zone, hour + HOUR):
-                zone_offsets.append((hour + HOUR, offset_at(zone, hour)))
+        for hour_begin in range(day_begin, day_begin + DAY, HOUR):
+            if offset_at(zone, hour_begin) != offset_at(zone, hour_begin + HOUR):
+                zone_offsets.append((hour_begin + HOUR, offset_at(zone, hour_begin)))
     last_moment = max(first_hour, until - 1)
     zone_offsets.append((until, offset_at(zone, last_moment)))
     return zone_offsets

@@ -55,7 +55,7 @@ def table_version(connection: Connection) -> str | None:
 
 
 def _refuse_tables(connection: Connection) -> None:
-    """Raise UnknownVersionError if a database without a version has tables with names of the station's."""
+    """Raise UnknownVersionError if a database without a version has tables named like the station's."""
     existing_names = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
     if existing_names:
         raise UnknownVersionError(f"has tables that say no version ({', '.join(existing_names[:3])})")
@@ -104,7 +104,7 @@ def make_tables(connection: Connection) -> None:
 
 
 def _copied(tables: MetaData) -> MetaData:
-    """Return a copy of the tables, which is used for one `create_all`; the original never is.
+    """Return a copy of the tables for one call of `create_all`, which marks the tables that it creates.
 
     Two tables have foreign keys to each other. In PostgreSQL, SQLAlchemy creates both tables first, and adds
     such a key afterwards. It then marks the key permanently as one to add later. SQLite cannot add keys, so

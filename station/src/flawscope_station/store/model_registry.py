@@ -289,21 +289,23 @@ class ModelRegistry:
         """
         with self._copy(Path(model), origin) as (copy, file_columns):
             manifests = router.read_facts(copy).manifests
-            if not names.keys() >= manifests.keys():
+            if not names.keys() >= manifests.keys():  # a product of the model has no name
                 raise InputError(f"{model} was replaced while it was read: add it again")
             self._keep(copy, file_columns)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
                 facts: Mapping[str, object] = {"products": [*names.values()]}
-                version_ids = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
+                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
                 for name, manifest in manifests.items():
-                    number = add_product(connection, names[name], entry_id)
+                    product_id = add_product(connection, names[name], entry_id)
                     product_facts = ModelFacts.of(manifest)
                     facts = {**_version_facts(product_facts), "product": name}
-                    version_ids[number] = self._insert(connection, number, file_columns, facts, product_facts)
-                for version in version_ids.values():
+                    version_by_address[product_id] = self._insert(
+                        connection, product_id, file_columns, facts, product_facts
+                    )
+                for version in version_by_address.values():
                     make_ready(connection, version, who)
-        return version_ids
+        return version_by_address
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
         """Lock products and entries by number, and all products of these entries, as `lock_products` does."""
@@ -315,7 +317,7 @@ class ModelRegistry:
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """Yield the path of a copy of a model file, and the copy's columns in `versions`.
 
-        If the station has a file with the same content and name, it is the copy. Otherwise the file is copied
+        If the station has a file with this content and name, that file is the copy. Else the file is copied
         and hashed in a single read, because it may be replaced meanwhile; this copy is temporary, and is
         removed after the block.
 
@@ -463,16 +465,16 @@ class ModelRegistry:
         """
         number = self._version_at_configured_rate(product_id, number)
         rows = self._same_file_rows(product_id, number)
-        models = self._load_models(rows)
+        model_by_address = self._load_models(rows)
         with self._switch_lock:
             if product_id in self._removed_ids and not goes_live:
                 raise NotFoundError(f"the product was removed: version {number} was not activated")
             with self.database.writing() as connection:
-                self._lock_all(connection, [*models])
-                _activate(connection, models.keys(), [row.id for row in rows])
+                self._lock_all(connection, [*model_by_address])
+                _activate(connection, model_by_address.keys(), [row.id for row in rows])
                 for row in rows:
                     add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
-            self.models.activate(models)
+            self.models.activate(model_by_address)
             self._removed_ids.discard(product_id)
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
@@ -505,7 +507,7 @@ class ModelRegistry:
             The number of a version without open questions. It is the given version if that has none;
             otherwise it is a new version with the same model.
         """
-        rows = self._same_file_rows(product_id, number)
+        rows = self._same_file_rows(product_id, number)  # all of the same file
         model, questions = router.accept_questions(self._load_model(rows[0]))
         if not questions:
             return number
@@ -583,6 +585,7 @@ class ModelRegistry:
         Raises:
             NoModelError: no model of the product is open.
         """
+        # the address of a single product has only that product
         (product,) = self.models.active[product_id].products.values()
         return product.number, product.model
 
@@ -603,10 +606,11 @@ class ModelRegistry:
         return model
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
-        """Return all versions that are activated together with a version, which is among them.
+        """Return the rows of a version, and of all versions that are activated together with it.
 
         If the version is of a joint model, they are the versions of its entry and of all its products.
-        Otherwise there are no others. Each row has the name of its product in the column `called`.
+        Otherwise there is only the row of the version. Each row has the name of its product in the column
+        `called`.
 
         Raises:
             NotFoundError: the product has no such version.
@@ -649,19 +653,21 @@ class ModelRegistry:
         if not model.facts.is_joint:
             single_products = [ProductModel(row.product_id, row.id, model) for row in rows]
             return {product.product_id: AddressModel.single(product) for product in single_products}
-        products: dict[str, ProductModel] = {}
+        product_by_name: dict[str, ProductModel] = {}
         for row in rows:
             name = json.loads(row.facts).get("product")
             if name is not None:
-                products[name] = ProductModel(row.product_id, row.id, model.product(name), row.called)
-        missing = [name for name in model.products if name not in products]
+                product_by_name[name] = ProductModel(row.product_id, row.id, model.product(name), row.called)
+        missing = [name for name in model.products if name not in product_by_name]
         if missing:
             raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
-        address_models = {product.product_id: AddressModel.single(product) for product in products.values()}
-        entries = [row.product_id for row in rows if row.product_id not in address_models]
+        model_by_address = {
+            product.product_id: AddressModel.single(product) for product in product_by_name.values()
+        }
+        entries = [row.product_id for row in rows if row.product_id not in model_by_address]
         for entry in entries:
-            address_models[entry] = AddressModel(model, products)
-        return address_models
+            model_by_address[entry] = AddressModel(model, product_by_name)
+        return model_by_address
 
     def _load_model(self, row: VersionRow) -> Model:
         """Return the opened model of a version's file; versions of the same file share it."""
@@ -714,8 +720,8 @@ class ModelRegistry:
                 .where(versions.c.product_id == product_id, IS_LISTED)
                 .order_by(versions.c.id.desc())
             ).all()
-            switches = _activations(connection, product_id)
-        listed = [_describe_version(row, switches.get(row.id, [])) for row in rows]
+            switches_by_version = _activations(connection, product_id)
+        listed = [_describe_version(row, switches_by_version.get(row.id, [])) for row in rows]
         active = next((int(row.id) for row in rows if row.state == ACTIVE), None)
         return {"versions": listed, "active": active}
 
@@ -759,7 +765,7 @@ class ModelRegistry:
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Return the version from which a version differs only by its rate: its fact `RATE_OF`, else itself."""
+    """Return the number of the version that a version copies at another rate; if none, its own number."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 
@@ -870,7 +876,7 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
     """
     is_removed = (versions.c.product_id == product_id) & (versions.c.state == REMOVED)
     newest_first = select(versions.c.id).where(is_removed).order_by(versions.c.id.desc())
-    newest_deleted = connection.scalar(newest_first.offset(MAX_REMOVED).limit(1))
+    newest_deleted = connection.scalar(newest_first.offset(MAX_REMOVED).limit(1))  # newest row to delete
     if newest_deleted is None:
         return
     is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)

@@ -105,29 +105,32 @@ class OpenModels:
                 return self._open[digest]
         model = load()
         with self._lock:
-            model = self._open.setdefault(digest, model)
+            model = self._open.setdefault(digest, model)  # another thread may have loaded it meanwhile
             self._trim()
         return model
 
     def activate(self, models: Mapping[int, AddressModel]) -> None:
         """Let models judge from now on.
 
-        If an entry gets a new model that does not know one of its products, that product has no model then.
+        An entry is the address of a joint model, which has several products. If the entry gets a new model
+        that lacks one of these products, the product has no model then.
 
         Args:
-            models: Models by number of the product or entry.
+            models: Number of the product or entry -> its model.
         """
         with self._lock:
-            earlier_ids = self._active_model_ids()
+            earlier_model_ids = self._active_model_ids()
             active = ActiveModels(self.active)
-            replaced = [active[address] for address in models if address in active]
-            for address_model in replaced:
+            replaced_models = [active[address] for address in models if address in active]
+            for address_model in replaced_models:
                 for product in address_model.products.values():
                     active.pop(product.product_id, None)
             active.update(models)
             self.active = active
             # models that judged until now count as used last: `_trim` keeps such a one as the spare
-            earlier_digests = [digest for digest, model in self._open.items() if id(model) in earlier_ids]
+            earlier_digests = [
+                digest for digest, model in self._open.items() if id(model) in earlier_model_ids
+            ]
             for digest in earlier_digests:
                 self._open.move_to_end(digest)
             self._trim()
@@ -145,8 +148,8 @@ class OpenModels:
 
     def _trim(self) -> None:
         """Close the models that judge nothing, except the `_MAX_SPARE` models that were used last."""
-        active_ids = self._active_model_ids()
-        spare_digests = [digest for digest, model in self._open.items() if id(model) not in active_ids]
+        active_model_ids = self._active_model_ids()
+        spare_digests = [digest for digest, model in self._open.items() if id(model) not in active_model_ids]
         close_count = max(0, len(spare_digests) - _MAX_SPARE)
         for digest in spare_digests[:close_count]:
             del self._open[digest]

@@ -350,8 +350,8 @@ class Store:
         )
         totals: Counter[str] = Counter()
         with self.database.reading() as connection:
-            totals.update(_counts_by_name(connection, in_full_hours))
-            if since % HOUR:
+            totals.update(_counts_by_name(connection, in_full_hours))  # a Counter adds the counts
+            if since % HOUR:  # the time lies within an hour
                 totals.update(_counts_by_name(connection, before_full_hours))
         return dict(totals)
 
@@ -378,7 +378,7 @@ class Store:
                 for product_id, change in changes:
                     cached = self._counts.get(product_id)
                     if cached is not None:
-                        cached.update(change)
+                        cached.update(change)  # a Counter adds the changes
 
     # ---- inspections
 
@@ -404,7 +404,7 @@ class Store:
         """Find out which inspections were recorded, after the answer to a COMMIT was lost.
 
         An inspection is recognised by product, time, picture, source and key. The cached counts of its
-        product are dropped.
+        product are dropped, because they may lack the inspection.
 
         Returns:
             For each inspection its number; None: it was not recorded.
@@ -440,12 +440,12 @@ class Store:
         view_query = select(views.c.key, views.c.inspection_id, views.c.picture)
         view_query = view_query.where(is_at_address(product_id, views.c.product_id), views.c.key.in_(keys))
         view_rows = self.database.rows(view_query)
-        recorded: dict[str, tuple[int, str]] = {}
+        recorded_by_key: dict[str, tuple[int, str]] = {}
         for row in (*removed_rows, *view_rows):
-            recorded[str(row.key)] = int(row.inspection_id), str(row.picture)
-        for inspection in self.find_by_keys(product_id, keys):
-            recorded.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
-        return recorded
+            recorded_by_key[str(row.key)] = int(row.inspection_id), str(row.picture)
+        for inspection in self.find_by_keys(product_id, keys):  # these count where the others lack the key
+            recorded_by_key.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
+        return recorded_by_key
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
         """Return the inspections under these keys, each with the hash of its request.
@@ -471,11 +471,15 @@ class Store:
         Raises:
             KeyUsedError: the key names another request.
         """
-        rows = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
-        for row in rows.values():
+        row_by_key = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
+        for row in row_by_key.values():
             if row.request_hash != request.hash:
                 raise KeyUsedError(f"request, inspection {row.id}")
-        return {position: int(rows[key].id) for position, key in enumerate(request.keys) if key in rows}
+        return {
+            position: int(row_by_key[key].id)
+            for position, key in enumerate(request.keys)
+            if key in row_by_key
+        }
 
     def inspection(self, product_id: int, number: int) -> InspectionFacts:
         """Return an inspection as the API shows it.
@@ -586,17 +590,17 @@ class Store:
             why: Reason, of `schema.UNANSWERED`, why the sender did not get the answer; None: the sender got
                 it.
         """
-        changes = dict[int, dict[str, int]]()  # filled below; read after the block
-        with self._updated_counts(changes.items), self.database.writing() as connection:
+        changes_by_product = dict[int, dict[str, int]]()  # filled below, and read after the block
+        with self._updated_counts(changes_by_product.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None or row.unanswered == why or row.purpose != PRODUCTION:
                 return
             connection.execute(update(inspections).where(inspections.c.id == number).values(unanswered=why))
-            change = int(why is not None) - int(row.unanswered is not None)
+            change = int(why is not None) - int(row.unanswered is not None)  # -1, 0 or 1
             new_count = hours.c.unanswered + change
             connection.execute(update(hours).where(_is_hour_of(row)).values(unanswered=new_count))
-            changes[row.product_id] = {"unanswered": change}
+            changes_by_product[row.product_id] = {"unanswered": change}
 
     # ---- verdicts
 
@@ -686,7 +690,7 @@ class Store:
                     add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
-        """Record an event for each text, except texts that an event of this kind and product has already.
+        """Record an event for each text that no event of this kind and product has yet.
 
         The existing texts are read before the transaction, so that other threads can write meanwhile.
         """
@@ -697,6 +701,7 @@ class Store:
             )
             with self.database.reading() as connection:
                 existing_texts = set(connection.execute(query).scalars())
+            # `fromkeys` leaves each text once
             new_texts = [text for text in dict.fromkeys(batch) if text not in existing_texts]
             self.note_events(kind, who, new_texts, product_id)
 
@@ -812,7 +817,7 @@ def _check_kind(kind: str, verdict: str) -> None:
 def _check_replaced(
     number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
-    """Raise DecidedError if the new verdict would replace a verdict that its giver has not seen.
+    """Raise DecidedError if a person would replace a verdict that this person has not seen.
 
     A skip decides nothing: it may always be replaced. The caller holds a lock on the inspection. Of two
     verdicts at the same moment, the second therefore sees the first.
@@ -837,7 +842,7 @@ def _check_replaced(
 
 
 def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
-    """Return the words for an event about the verdict that is replaced or taken back; "": none is."""
+    """Return the words of an event about the last verdict, replaced or taken back; "": there is none."""
     if last is None:
         return ""
     action = "takes back" if verdict == UNDO else "replaces"
@@ -877,23 +882,24 @@ def verdict_stacks(
 ) -> dict[int, list[VerdictRow]]:
     """Return a dictionary: number of an inspection -> its verdicts, the oldest first.
 
-    Verdicts that were taken back are left out. So are inspections without any other verdict.
+    A verdict `undo` removes the verdict before it, and is left out itself. Inspections of which no verdict
+    remains are left out.
 
     Args:
         connection: Connection to the database.
         numbers: Numbers of the inspections, or a query that returns the numbers.
     """
-    stacks: dict[int, list[VerdictRow]] = defaultdict(list)
+    stack_by_number: dict[int, list[VerdictRow]] = defaultdict(list)
     chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _chunks(numbers)
     for chunk in chunks:
         query = select(verdicts).where(verdicts.c.inspection_id.in_(chunk))
         rows = connection.execute(query).all()
         for row in sorted(rows, key=attrgetter("id")):
             if row.verdict != UNDO:
-                stacks[row.inspection_id].append(row)
-            elif stacks[row.inspection_id]:
-                stacks[row.inspection_id].pop()
-    return {number: stack for number, stack in stacks.items() if stack}
+                stack_by_number[row.inspection_id].append(row)
+            elif stack_by_number[row.inspection_id]:
+                stack_by_number[row.inspection_id].pop()
+    return {number: stack for number, stack in stack_by_number.items() if stack}
 
 
 def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, VerdictRow]:
@@ -919,8 +925,8 @@ def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
     decision = decision_of(old_row)
     old_counts = _verdict_counts(decision, old_row.verdict)
     new_counts = _verdict_counts(decision, verdict)
-    changes = {name: hours.c[name] + new_counts[name] - old_counts[name] for name in old_counts}
-    connection.execute(update(hours).where(_is_hour_of(old_row)).values(changes))
+    new_hour_values = {name: hours.c[name] + new_counts[name] - old_counts[name] for name in old_counts}
+    connection.execute(update(hours).where(_is_hour_of(old_row)).values(new_hour_values))
 
 
 def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
@@ -965,6 +971,7 @@ def describe_new(number: int, inspection: NewInspection, product: str) -> Inspec
     columns = {field.name: getattr(inspection, field.name) for field in fields(inspection)}
     columns |= inspection_columns(inspection)
     columns |= {"id": number, "product": product, "removed_at": None, "verdict": None, "kind": None}
+    # stands for the row that `inspection_query` would return
     row: ShownInspectionRow = SimpleNamespace(**columns)
     view_facts = [_describe_view(view, view.record, view.picture) for view in inspection.views]
     return _describe(row, inspection.record, last=None, view_facts=view_facts)
@@ -973,19 +980,19 @@ def describe_new(number: int, inspection: NewInspection, product: str) -> Inspec
 def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
     """Return inspections as the API shows them, from rows of `inspection_query` and in the same order."""
     reviewed_ids = [row.id for row in rows if row.review in (DONE, SKIPPED)]
-    verdict_rows = last_verdicts(connection, reviewed_ids)
+    verdict_by_id = last_verdicts(connection, reviewed_ids)
     ids_with_views = [row.id for row in rows if row.view is not None]
     views_by_id: dict[int, list[ViewFacts]] = defaultdict(list)
     for view in find_views(connection, ids_with_views):
         picture = None if view.removed_at else view.picture
         views_by_id[view.inspection_id].append(_describe_view(view, json.loads(view.record), picture))
     return [
-        _describe(row, json.loads(row.record), verdict_rows.get(row.id), views_by_id[row.id]) for row in rows
+        _describe(row, json.loads(row.record), verdict_by_id.get(row.id), views_by_id[row.id]) for row in rows
     ]
 
 
 def find_views(connection: Connection, numbers: Sequence[int]) -> list[ViewRow]:
-    """Return the rows of `views`, with columns of `pictures`, for inspections by number, in their order."""
+    """Return the views of the inspections with these numbers, each row with columns of its picture."""
     picture_columns = [pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels")]
     query = select(views, *picture_columns).select_from(views.join(pictures, _is_about_picture(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
@@ -1038,7 +1045,7 @@ def _describe(
         "note": "" if last is None else last.note,
         "has_mask": last is not None and bool(last.mask),
     }
-    computed |= _describe_verdict(last if row.verdict else None)
+    computed |= _describe_verdict(last if row.verdict else None)  # a skip is no verdict in the row
     columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
     columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}
     # if a name is in several of these dictionaries, its value in the last one counts

@@ -25,10 +25,10 @@ PICTURE = tuple_(*KEY)
 
 
 def is_shown(*inspection_conditions: Condition) -> Condition:
-    """Return the SQL condition on a picture that some inspection shows it, as its own or in one of its views.
+    """Return the SQL condition that an inspection shows a picture, as its own or in one of its views.
 
     Args:
-        inspection_conditions: Further conditions that this inspection must meet.
+        inspection_conditions: Further SQL conditions that the inspection must meet.
     """
     is_own_picture = and_(
         inspections.c.product_id == pictures.c.product_id,
@@ -80,7 +80,7 @@ def last_with_verdict() -> ColumnElement[int]:
 
 
 def is_of_kind(kind: str) -> Condition:
-    """Return the SQL condition that an inspection is of a kind of `KINDS`; `RECORDS`: it is always true."""
+    """Return the SQL condition that an inspection is of a kind of `KINDS`; `RECORDS` has all of them."""
     if kind == RECORDS:
         return inspections.c.id.is_not(None)  # always true
     if kind == REVIEWED:

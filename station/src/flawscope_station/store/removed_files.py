@@ -85,6 +85,6 @@ def _key_ending(key: str) -> str:
 
 
 def _is_at_address(address: int) -> ColumnElement[bool]:
-    """Return the SQL condition that a row belongs to the product, or to a product of the entry, `address`."""
+    """Return the SQL condition that a row belongs to a product, or to any product of an entry."""
     is_of_address = or_(products.c.id == address, products.c.entry_id == address)
     return removed_files.c.product_id.in_(select(products.c.id).where(is_of_address))

@@ -241,15 +241,15 @@ class Retention:
         Raises:
             StoreError: the database cannot be used.
         """
-        newest_due = {kind: self._newest_due(kind) for kind in KINDS}
+        newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
         present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
-        is_shown_by_newer = is_shown(_is_after(newest_due))
+        is_shown_by_newer = is_shown(_is_after(newest_due_by_kind))
         due_pictures = present_pictures.where(~is_shown_by_newer, ~IS_LEARNT)
         with self.database.reading() as connection:
             picture_count, total_bytes = connection.execute(present_pictures).one()
             due_count = 0
-            if any(newest_due.values()):
+            if any(newest_due_by_kind.values()):
                 due_count, _ = connection.execute(due_pictures).one()
             first_record = connection.scalar(select(func.min(inspections.c.id)))
             last_record = connection.scalar(select(func.max(inspections.c.id))) or 0
@@ -289,6 +289,7 @@ class Retention:
         written_before = self.files.written
         try:
             with suppress(_EndedError):  # the summary has what was removed until then
+                # twice: for the pictures that come meanwhile, and for those that `is_full` expects later
                 limit = int(ROOM_SHARE * self._space) - 2 * self._recent_inflow
                 self._remove_by_space(limit, summary)
         finally:
@@ -328,16 +329,17 @@ class Retention:
                     )
                     oldest_first = query.order_by(inspections.c.id)
                     oldest = connection.scalar(oldest_first.limit(1))
+                    # the check goes on after this number
                     self._checked[product_id, kind] = newest if oldest is None else oldest - 1
 
     # ---- pictures
 
     def _remove_by_age(self, summary: RemovalSummary) -> None:
         """Remove the pictures that are older than `keep` allows; add their numbers to the summary."""
-        newest_due = {kind: self._newest_due(kind) for kind in KINDS}
+        newest_due_by_kind = {kind: self._newest_due(kind) for kind in KINDS}
         for kind in KINDS:
-            for group in self._groups(kind, newest_due[kind]):
-                self._remove_pictures(group, newest_due, false(), summary)
+            for group in self._groups(kind, newest_due_by_kind[kind]):
+                self._remove_pictures(group, newest_due_by_kind, false(), summary)
 
     def _remove_by_space(self, limit: int, summary: RemovalSummary) -> None:
         """Remove the oldest pictures until at most `limit` bytes are left; add the result to the summary."""
@@ -349,13 +351,13 @@ class Retention:
             removed_bytes = summary.bytes - bytes_before
             return self.used - limit - removed_bytes
 
-        newest_due = dict.fromkeys(KINDS, 0)
+        newest_due_by_kind = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
             for group in self._groups(kind, MAX_ID, excess_bytes):
                 # a picture that a later inspection shows again stays until that inspection's turn
-                newest_due[kind] = group[-1].number
-                self._remove_pictures(group, newest_due, HAS_MASK, summary)
-            newest_due[kind] = MAX_ID
+                newest_due_by_kind[kind] = group[-1].number
+                self._remove_pictures(group, newest_due_by_kind, HAS_MASK, summary)
+            newest_due_by_kind[kind] = MAX_ID
         remaining_excess = excess_bytes()
         self._is_freeing = False
         self._counted_bytes -= summary.bytes - bytes_before
@@ -570,14 +572,14 @@ def _removable_inspections(connection: Connection, numbers: list[int]) -> list[R
         numbers: Numbers of the inspections from which to choose.
     """
     column = inspections.c
-    is_newest_verdict = column.id == last_with_verdict()
+    has_newest_verdict = column.id == last_with_verdict()
     has_sinks = exists(select(deliveries.c.sink))
     query = select(column.id, *KEY, column.key, column.source).join_from(inspections, pictures)
     query = query.where(column.id.in_(numbers), pictures.c.removed_at.is_not(None), ~HAS_VIEW)
     # the newest inspection stays: SQLite would give its number to a new one
     query = query.where(column.id < select(func.max(column.id)).scalar_subquery())
     # where there are sinks, the inspection of the last verdict stays, too
-    query = query.where(or_(~is_newest_verdict, ~has_sinks))
+    query = query.where(or_(~has_newest_verdict, ~has_sinks))
     query = query.where(~IS_UNDELIVERED).with_for_update(of=inspections)
     return [*connection.execute(query)]
 

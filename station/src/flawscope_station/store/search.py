@@ -131,14 +131,14 @@ class Filters:
         Raises:
             InputError: a value is invalid.
         """
-        texts = {name: query.get(name, "").strip(PADDING) for name in _Query.model_fields}
-        parsed = read_as(_Query, {name: text for name, text in texts.items() if text}, None)
-        values: dict[str, Value] = {}
+        text_by_name = {name: query.get(name, "").strip(PADDING) for name in _Query.model_fields}
+        parsed = read_as(_Query, {name: text for name, text in text_by_name.items() if text}, None)
+        value_by_name: dict[str, Value] = {}
         for name in BY_NAME:
             value = getattr(parsed, name)
             if value is not None:
-                values[name] = value
-        return cls(values, parsed.cursor, parsed.limit)
+                value_by_name[name] = value
+        return cls(value_by_name, parsed.cursor, parsed.limit)
 
 
 @dataclass(frozen=True)
@@ -199,22 +199,25 @@ def _has_many_matches(connection: Connection, product_id: int, conditions: list[
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
     """Build the query of a search, the newest inspections first.
 
-    Times and beginnings of texts have indexes. If too many inspections match, SQLite is kept from using such
-    an index.
+    Times and beginnings of texts have indexes, after whose use SQLite must sort the matches. If there are too
+    many matches, it is kept from using such an index.
     """
-    defaults = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
-    values = {**defaults, **filters.values}
-    beginnings = [
-        name for name, value in values.items() if BY_NAME[name].kind in TEXTS and str(value).endswith("*")
+    default_by_name = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
+    value_by_name = {**default_by_name, **filters.values}
+    beginning_names = [
+        name
+        for name, value in value_by_name.items()
+        if BY_NAME[name].kind in TEXTS and str(value).endswith("*")
     ]
-    times = [name for name in values if BY_NAME[name].kind in ("since", "until")]
+    time_names = [name for name in value_by_name if BY_NAME[name].kind in ("since", "until")]
     names_without_index: set[str] = set()
-    for names in (beginnings, times):
-        indexed_conditions = [condition(BY_NAME[name], values[name]) for name in names]
+    for names in (beginning_names, time_names):
+        indexed_conditions = [condition(BY_NAME[name], value_by_name[name]) for name in names]
         if _has_many_matches(connection, product_id, indexed_conditions):
             names_without_index.update(names)
     conditions = [
-        condition(BY_NAME[name], value, walk=name in names_without_index) for name, value in values.items()
+        condition(BY_NAME[name], value, walk=name in names_without_index)
+        for name, value in value_by_name.items()
     ]
     if filters.cursor is not None:
         conditions.append(inspections.c.id < decode_cursor(filters.cursor))
@@ -283,7 +286,7 @@ def decode_cursor(cursor: str) -> int:
     Raises:
         InputError: the cursor is invalid.
     """
-    padding = "=" * (-len(cursor) % 4)
+    padding = "=" * (-len(cursor) % 4)  # base64 needs a multiple of 4 characters
     try:
         number = int(base64.urlsafe_b64decode(cursor + padding).decode("ascii"))
         is_valid = valid_id_or_zero(number) == number
@@ -398,7 +401,7 @@ def trends(
     with database.reading() as connection:
         begin = _first_moment(connection, product_id, since, end)
         period = _period_of(product_id, begin, end)
-        counted = period.counts.subquery()
+        counted = period.counts.subquery()  # `counts` is a query
         totals = _totals(connection, counted)
         shows_points = totals["inspections"] <= MAX_POINTS
         if shows_points:
@@ -438,16 +441,16 @@ def _period_of(product_id: int, begin: int, end: int) -> TrendPeriod:
     """Return the period between two times, microseconds since 1970, with its unit and its query."""
     span = end - begin
     if span <= MAX_MINUTE_SPAN:
-        rows = inspection_counts(product_id)
+        row_query = inspection_counts(product_id)
         unit, length = "minute", HOUR // 60
         first, until = begin, end
     else:
-        rows = _hour_counts(product_id)
+        row_query = _hour_counts(product_id)
         unit, length = ("hour", HOUR) if span <= MAX_HOUR_SPAN else ("day", DAY)
         first = begin // HOUR * HOUR
         until = -(-end // HOUR) * HOUR  # rounded up
-    at = rows.selected_columns.at
-    return TrendPeriod(unit, length, first, until, rows.where(at >= first, at < until))
+    at = row_query.selected_columns.at
+    return TrendPeriod(unit, length, first, until, row_query.where(at >= first, at < until))
 
 
 def _count_uninspected(connection: Connection, product_id: int, since: int, until: int) -> int:
@@ -474,7 +477,7 @@ def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
     """
     column = inspections.c
     is_anomalous = column.anomalous & ~column.tolerated
-    conditions = {
+    condition_by_name = {
         "inspected": true(),
         "anomalous": is_anomalous,
         "reviewed": column.verdict.is_not(None),
@@ -485,7 +488,7 @@ def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
         "unanswered": column.unanswered.is_not(None),
     }
     scores = [column.score.label(f"score_{name}") for name in ("sum", "min", "max")]
-    counts = [case((condition, 1), else_=0).label(name) for name, condition in conditions.items()]
+    counts = [case((condition, 1), else_=0).label(name) for name, condition in condition_by_name.items()]
     return select(column.at, *scores, *counts).where(on_line(product_id))
 
 
@@ -520,10 +523,10 @@ def _days(
     connection: Connection, counted: Subquery, period: TrendPeriod, zone: tzinfo | None
 ) -> tuple[list[str], list[Bucket]]:
     """Return the dates of all days that have inspections, and a `Bucket` for each of these days."""
-    day = local_day(counted.c.at, zone, period.first, period.until)
+    day_number = local_day(counted.c.at, zone, period.first, period.until)
     days = list[str]()
     buckets = list[Bucket]()
-    for number, counts in _counts_by(connection, counted, day):
+    for number, counts in _counts_by(connection, counted, day_number):
         date = date_of(number)
         days.append(date.isoformat())
         buckets.append([midnight(date, zone), *counts])
@@ -648,8 +651,8 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     column = inspections.c
     is_in_period = on_line(product_id) & (column.at >= since) & (column.at < until)
     with database.reading() as connection:
-        counts = inspection_counts(product_id).where(column.at >= since, column.at < until)
-        by_hour = _count_by_hour(connection, counts)
+        count_query = inspection_counts(product_id).where(column.at >= since, column.at < until)
+        counts_by_hour = _count_by_hour(connection, count_query)
         version_ids = select(column.version_id).where(is_in_period).distinct().order_by(column.version_id)
         version_numbers = [int(version) for version in connection.scalars(version_ids)]
         boxes, kinds = _map_defects(connection, is_in_period)
@@ -661,8 +664,8 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         newest_good = with_picture.where(~column.anomalous).order_by(column.id.desc()).limit(1)
         good = connection.scalar(newest_good)
     return PeriodSummary(
-        counts={name: sum(hour[name] for hour in by_hour) for name in COUNT_NAMES},
-        hours=by_hour,
+        counts={name: sum(hour[name] for hour in counts_by_hour) for name in COUNT_NAMES},
+        hours=counts_by_hour,
         versions=version_numbers,
         worst=worst,
         good=good,
@@ -706,6 +709,10 @@ def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -
     """Return a dictionary of counts for each hour that has inspections.
 
     Its keys are `COUNT_NAMES`, and `at` for the beginning of the hour, microseconds since 1970.
+
+    Args:
+        connection: Connection to the database.
+        counts: Query from `inspection_counts`.
     """
     counted = counts.subquery()
     hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL

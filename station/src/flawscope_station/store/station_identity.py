@@ -62,14 +62,15 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
         InputError: the database belongs to another station; or the database is new, and the folder has
             pictures already.
     """
-    folder = files.identity()
+    folder_identity = files.identity()
     has_pictures = files.has_files(PICTURES)
-    values = {"name": name, "folder": folder, "started_at": now()}
+    values = {"name": name, "folder": folder_identity, "started_at": now()}
     with database.writing() as connection:
         database.lock_exclusively(connection)
         row = connection.execute(select(stations)).one_or_none()
         recorded_identity = None if row is None else row.folder
         _check_folder(database, files, recorded_identity)
+        # SQLite's file lies in the folder of the station: its row needs no identity
         is_new_database = row is None or (recorded_identity is None and not database.is_sqlite)
         if has_pictures and is_new_database:
             raise InputError(
@@ -92,20 +93,20 @@ def get_or_add_station(connection: Connection) -> int:
 def public_address(settings: Settings) -> str | None:
     """Return the address at which others reach the pages; None: no such address is known.
 
-    It is the first address of the setting `public`. Without this setting it is host and port, if these can be
-    reached from other machines.
+    The first address of the setting `public` is returned. Without this setting, host and port are returned,
+    if other machines can reach them.
     """
     if settings.public:
-        name = next(iter(settings.public))
+        address = next(iter(settings.public))
     elif settings.host in WILDCARD_HOSTS | LOOPBACK_HOSTS or not settings.port:
         return None
     else:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        name = f"{host}:{settings.port}"
-    if name.startswith(("http://", "https://")):
-        return name.rstrip("/")
+        address = f"{host}:{settings.port}"
+    if address.startswith(("http://", "https://")):
+        return address.rstrip("/")
     scheme = "https" if settings.proxy else "http"
-    return f"{scheme}://{name}"
+    return f"{scheme}://{address}"
 
 
 CLOCK_CONFIRMED = "clock_confirmed"  # kind of an event
@@ -136,7 +137,7 @@ class Clock:
         self.database = database
         self._wall = wall
         self.jump = 0
-        # age -> number of the first younger inspection when it was last searched
+        # cache by age: number of the oldest inspection younger than this age, as last looked up
         self._first_younger: dict[int, int] = {}
         with database.writing() as connection:
             get_or_add_station(connection)
@@ -148,7 +149,7 @@ class Clock:
         is_plausible = -CLOCK_TOLERANCE <= offset <= LONGEST_PAUSE
         self.jump = 0 if is_plausible else offset
         if is_plausible:
-            self._save(self.at + max(0, offset))
+            self._save(self.at + max(0, offset))  # `at` never goes back
 
     def confirm(self) -> None:
         """Accept the computer's time as right, because a person confirmed it."""
@@ -159,13 +160,13 @@ class Clock:
     def newest_older_than(self, age: int) -> int:
         """Return the number of the newest inspection that is at least `age` microseconds old; 0: none is.
 
-        Only inspections before the first younger one count. In this way, a later inspection that a wrong
-        clock has recorded as old is left out.
+        The search ends before the first younger inspection, by number. A later inspection that a wrong clock
+        has recorded as old is therefore left out.
         """
         time_limit = self.at - age
         column = inspections.c
-        # the search starts where earlier searches for this age, or for longer ones, have ended
-        earlier_results = [number for other_age, number in self._first_younger.items() if other_age >= age]
+        # a search for a longer age has ended earlier: start at the latest end for this age or a longer one
+        earlier_results = [number for cached_age, number in self._first_younger.items() if cached_age >= age]
         start = max(earlier_results, default=0)
         # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
         at = literal_column("+inspections.at", BigInteger)
@@ -174,14 +175,14 @@ class Clock:
         )
         first_younger = younger.order_by(column.id).limit(1)
         with self.database.reading() as connection:
-            candidates = []
+            first_younger_numbers = []
             for product_id in connection.scalars(select(products.c.id)).all():
                 number = connection.scalar(first_younger.where(column.product_id == product_id))
                 if number is not None:
-                    candidates.append(number)
+                    first_younger_numbers.append(number)
             newest_older = select(func.max(column.id)).where(column.at <= time_limit)
-            if candidates:
-                first_younger_number = min(candidates)
+            if first_younger_numbers:
+                first_younger_number = min(first_younger_numbers)
                 self._first_younger[age] = first_younger_number
                 newest_older = newest_older.where(column.id < first_younger_number)
             return connection.scalar(newest_older) or 0

@@ -172,7 +172,7 @@ def _merge_parts(connection: Connection) -> None:
 
 
 def _update_hours(connection: Connection, hour_changes: Mapping[HourKey, Mapping[str, float]]) -> None:
-    """Add changes to the sums of hours."""
+    """Add changes to the sums of hours: product, version and hour -> name of a sum -> change."""
     for (product_id, version_id, hour), changes in hour_changes.items():
         values = {name: hours.c[name] + change for name, change in changes.items() if change}
         if not values:
@@ -204,7 +204,7 @@ def _merge_part(
         hour_changes: Changes of the sums of hours, to which those of this part are added.
 
     Returns:
-        The number of the remaining inspection, by number of each removed inspection.
+        Number of each removed inspection -> number of the remaining inspection.
     """
     worst_row = next((row for row in rows if row.view == part.worst), rows[0])
     removed_numbers = [row.id for row in rows if row is not worst_row]
@@ -288,16 +288,16 @@ def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, A
 def _count(
     hour_changes: dict[HourKey, Counter[str]], hour_row: Row[Any], row: Mapping[str, Any], sign: int
 ) -> None:
-    """Add an inspection to the changes of its hour, or take it away.
+    """Add an inspection to the changes of the sums of its hour, or subtract it from them.
 
     Args:
         hour_changes: Changes of the sums of hours.
         hour_row: Inspection from which product, version and time are read.
         row: Columns that are counted.
-        sign: 1: add; -1: take away.
+        sign: 1: add; -1: subtract.
     """
     is_anomalous = bool(row["anomalous"]) and not row["tolerated"]
-    change = {
+    values_of_row = {
         "inspected": 1,
         "anomalous": is_anomalous,
         "within_tolerance": bool(row["tolerated"]),
@@ -308,9 +308,9 @@ def _count(
         "false_alarms": is_anomalous and row["verdict"] == "good",
         "misses": not is_anomalous and row["verdict"] == "defect",
     }
-    changes = hour_changes[hour_row.product_id, hour_row.version_id, hour_row.at // HOUR]
-    for name, value in change.items():
-        changes[name] += sign * value
+    changes_of_hour = hour_changes[hour_row.product_id, hour_row.version_id, hour_row.at // HOUR]
+    for name, value in values_of_row.items():
+        changes_of_hour[name] += sign * value
 
 
 def _renumbered(facts: object, new_numbers: Mapping[int, int]) -> object:

@@ -14,7 +14,7 @@ def upgrade() -> None:
     """Clear active versions that do not exist, add the foreign key that forbids them, and the indexes."""
     is_missing = "active_version_id NOT IN (SELECT id FROM versions)"
     op.execute(f"UPDATE products SET active_version_id = NULL WHERE {is_missing}")
-    report_view = ""
+    report_view = ""  # statement that makes the view again; "": it was not removed
     # SQLite replaces the table by a copy, which it refuses while a view names the table
     if op.get_bind().dialect.name == "sqlite":
         report_view = op.get_bind().exec_driver_sql(REPORT_VIEW).scalar_one()

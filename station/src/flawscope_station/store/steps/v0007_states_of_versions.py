@@ -35,7 +35,7 @@ def upgrade() -> None:
     op.execute(f"UPDATE versions SET state = 'active' WHERE id IN ({active_ids})")
     # what became of the model of a job is now the state of its version
     op.execute("UPDATE jobs SET status = 'done' WHERE status IN ('ready', 'live', 'removed')")
-    report_view = ""
+    report_view = ""  # statement that makes the view again; "": it was not removed
     # SQLite replaces tables by copies, which it refuses while a view names a table
     if op.get_bind().dialect.name == "sqlite":
         report_view = op.get_bind().exec_driver_sql(REPORT_VIEW).scalar_one()
