@@ -174,7 +174,7 @@ class ProductTolerances(BackgroundThread):
         return tolerator.tolerate
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
-        """Read a product's file if it has changed, and put its rules in force once they were read twice.
+        """Read a product's file if it has changed, and put its rules in force once two looks found the same.
 
         Args:
             product_id: Number of the product.
@@ -193,6 +193,7 @@ class ProductTolerances(BackgroundThread):
             rules = None
             problem = str(error)
             event_text = f"none: {problem}"
+        # the same at two looks: the file is not being written any more
         is_same = file.stamp == stamp and file.last == event_text
         file.stamp = stamp
         file.last = event_text
