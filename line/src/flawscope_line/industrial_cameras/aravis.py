@@ -186,7 +186,7 @@ class AravisDevice:
             self._stream.push_buffer(buffer)
 
     def _to_frame(self, buffer: Buffer) -> VideoFrame:
-        """Convert a frame of Aravis to one of FFmpeg; values of 10 or 12 bits are shifted to the high bits."""
+        """Convert a frame of Aravis to one of FFmpeg; values of 10 and 12 bits move to the high bits."""
         pixel_format, shift = self._pixel_format
         size = buffer.get_image_height(), buffer.get_image_width()
         dtype = np.uint16 if pixel_format.endswith("le") else np.uint8

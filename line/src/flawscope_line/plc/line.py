@@ -182,14 +182,14 @@ class PlcLine:
         self._events: deque[Answer | RecipeLoaded] = deque()  # not observed yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting: asyncio.Task[None] | None = None  # task of the last trigger
-        self._fault = Code.NONE  # why queue or models cannot inspect, by the last check
+        self._fault = Code.NONE  # why no part can be inspected, at the last check
         self._last_check = 0.0  # time of the last check, by `clock`
         self._doubt = _CameraDoubt([], until=0.0)
         self._link_error: str | None = None  # why the transport broke; None: it works
         self._is_loading = False  # whether a recipe is being loaded
         self._load_due = 0.0  # time before which no recipe is loaded again, by `clock`
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
-        self._trigger_time: float | None = None  # of the part under way, by `clock`; None: there is none
+        self._trigger_time: float | None = None  # of the part under way; None: there is none
         self._ended = threading.Event()
         self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 

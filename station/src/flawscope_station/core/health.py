@@ -99,7 +99,7 @@ class Health:
         return self.machine.standstill(self.inspector.limits.upload)
 
     def _check(self) -> None:
-        """Report the problems of disk, database, models, late parts and waiting parts, or that they are over."""
+        """Report problems of disk, database, models, late parts and waiting parts, or that they are over."""
         self._report_machine()
         configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models

@@ -61,14 +61,14 @@ class Records:
     ) -> WaitingInspections:
         """Return inspections to be reviewed, and lease them to a reader.
 
-        Inspections that are own_ids to other readers are left out. If few remain, the reader gets half of
+        Inspections that are leased to other readers are left out. If few remain, the reader gets half of
         them, so that the next reader has work, too.
 
         Args:
             product_id: Number of the product.
             limit: Most inspections to return.
             after: Number of the inspection after which the list begins.
-            reader: Page that shows them; "": none, and nothing is own_ids.
+            reader: Page that shows them; "": none, and nothing is leased.
         """
         if not reader:
             return self.store.waiting(product_id, limit, after)

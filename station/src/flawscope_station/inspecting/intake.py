@@ -61,14 +61,15 @@ class Intake:
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
         self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
-        self._answer_times: dict[int, deque[float]] = {}  # by product: when its last parts were answered
-        self._late_times: dict[int, float] = {}  # by product: when its last late part was noted
+        # by product, as `time.monotonic` counts: when its last parts were answered; when one was late last
+        self._answer_times: dict[int, deque[float]] = {}
+        self._late_times: dict[int, float] = {}
         self._last_moment = 0  # moment of the last part, microseconds since 1970
 
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why a product's or entry's parts, or the part of this number, are refused now; None: they are not.
+        """Return why parts of a product or entry, or the part of a number, are refused now; None: they are not.
 
         Room in the queue and time until a deadline are not checked.
         """

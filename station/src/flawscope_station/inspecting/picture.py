@@ -120,6 +120,7 @@ def with_views(part: Part, collector: PartCollector | None) -> Part:
     (number,) = numbers
     _check_views(number, views, collector)
     pictures = tuple(replace(picture, view=view) for picture, view in zip(part.pictures, views, strict=True))
+    # `make_label` brings the number into the form that is recorded
     return replace(part, pictures=pictures, number=make_label(number, None).part)
 
 

@@ -295,7 +295,7 @@ class Recorder:
     def _settle_doubts(self) -> None:
         """Find out which doubts, records whose COMMIT got no answer, are stored, and note those.
 
-        A doubt whose record was found is settled, and stays in the list for another `RESENT_SECONDS`.
+        A settled doubt, whose record was found, leaves the list after `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]

@@ -61,7 +61,7 @@ class InspectionRenderer:
                 writing.add_done_callback(lambda _: self._unwritten.release())
 
     def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
-        """Keep the prediction of a picture, by its hash, unless it is too large; the oldest make room for it."""
+        """Keep a prediction, by the picture's hash, unless it is too large; the oldest make room for it."""
         if (size := prediction.map.nbytes) > CACHE_BYTES:
             return
         with self._lock:

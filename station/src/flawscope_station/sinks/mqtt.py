@@ -179,7 +179,7 @@ class MqttSink(Sink):
         except UndeliveredError as error:
             if not self._is_cut:
                 raise
-            # the broker took the status on this connection before: the size_text of the message must be the reason
+            # the broker took the status on this connection before: the size of the message must be the reason
             size_text = f"this message of {len(text.encode()) / 1000:.1f} kB"
             why = f"the broker ends the connection at {size_text}: let it take larger ones ({error})"
             raise UndeliveredError(why, blames_message=True) from None

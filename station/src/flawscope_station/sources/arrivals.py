@@ -354,6 +354,7 @@ class Arrivals:
             return True
         if path in self._absent or done_file.listed.stamp.inode != listed.stamp.inode:
             self._forget_done(path)
+        # a changed file with the same inode stays known: it may have the same content (`content_known`)
         return False
 
     def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:

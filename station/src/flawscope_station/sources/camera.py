@@ -173,7 +173,7 @@ class LiveCamera:
             thread.start()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take no more frames; return when the submitted ones are answered, or after so many seconds."""
+        """Take no more frames; return when the submitted ones are answered, or after `seconds`."""
         deadline = time.monotonic() + seconds
         self._ended.set()
         self._fail_waiting_triggers(AwayError("the station ends"))

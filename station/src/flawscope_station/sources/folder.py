@@ -665,7 +665,7 @@ class FolderSource(BackgroundThread):
             pass
 
     def work_once(self) -> float:
-        """Inspect the pictures that are whole by now; return the work_seconds until the next round."""
+        """Inspect the pictures that are whole by now; return the seconds until the next round."""
         reachable_folders = list[WatchedFolder]()
         work_seconds = MIN_RETRY_DELAY
         if not self._handle_answers(self.folders):  # answers that the last round could not handle
