@@ -189,7 +189,7 @@ class PlcLine:
         self._is_loading = False  # whether a recipe is being loaded
         self._load_due = 0.0  # time before which no recipe is loaded again, by `clock`
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
-        self._trigger_time: float | None = None  # of the part under way; None: there is none
+        self._trigger_time: float | None = None  # of the part under way, by `clock`; None: none
         self._ended = threading.Event()
         self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 

@@ -96,6 +96,7 @@ class Refusals:
         is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
         if not is_registered or is_challenge_part:
             return code
+        # a product that an entry finds is configured under the name of the entry
         is_entry = self.addresses.configured_name(name) == name
         for product, number in list(self.addresses.products.items()):
             is_found_by_entry = is_entry and self.addresses.configured_name(product) == name

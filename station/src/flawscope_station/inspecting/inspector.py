@@ -123,6 +123,7 @@ class Inspector:
         self._failure = _NO_FAILURE
         self._ends_at = math.inf  # when all parts fail that are not answered
         cores = os.cpu_count() or 1
+        # threads for work beside the judge, for reading parts, and for requests that ask the store
         self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
         self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
         self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)

@@ -61,7 +61,7 @@ class Intake:
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
         self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
-        # by product, as `time.monotonic` counts: when its last parts were answered; when one was late last
+        # by product, as `time.monotonic` counts: when its last parts were answered, when one was late last
         self._answer_times: dict[int, deque[float]] = {}
         self._late_times: dict[int, float] = {}
         self._last_moment = 0  # moment of the last part, microseconds since 1970
@@ -69,7 +69,7 @@ class Intake:
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why parts of a product or entry, or the part of a number, are refused now; None: they are not.
+        """Return why a product's or entry's parts, or the part of a number, are refused now; None: none is.
 
         Room in the queue and time until a deadline are not checked.
         """
@@ -131,6 +131,7 @@ class Intake:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Return whether `count` more parts would take places that are reserved for other products."""
+        # `_products` has numbers by name: those of the products, and those of the entries
         product_ids = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(product_ids)) if len(product_ids) > 1 else 0

@@ -162,6 +162,7 @@ class ProductTolerances(BackgroundThread):
             rules: Rules in force.
         """
         tolerator = self._tolerators.get(key)
+        # none yet, or it was made for another model or other rules
         if tolerator is None or tolerator.model is not model or tolerator.rules is not rules:
             try:
                 if model.mm_per_pixel is None:

@@ -225,6 +225,7 @@ class LiveCamera:
             }
             for future in ready_triggers:
                 del self._triggers[future]
+        # False: nobody waits for the trigger any more
         uncancelled = [future for future in ready_triggers if future.set_running_or_notify_cancel()]
         return {future: ready_triggers[future] for future in uncancelled}
 
@@ -364,7 +365,7 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
-        # frames that did not come in their time are not made up for
+        # keeps the mean interval; after a pause of the camera at most one frame is made up for
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
