@@ -186,7 +186,7 @@ class AravisDevice:
             self._stream.push_buffer(buffer)
 
     def _to_frame(self, buffer: Buffer) -> VideoFrame:
-        """Return a frame of Aravis as a frame of FFmpeg, its values shifted to the high bits if need be."""
+        """Convert a frame of Aravis to one of FFmpeg; values of 10 and 12 bits move to the high bits."""
         pixel_format, shift = self._pixel_format
         size = buffer.get_image_height(), buffer.get_image_width()
         dtype = np.uint16 if pixel_format.endswith("le") else np.uint8
@@ -196,7 +196,7 @@ class AravisDevice:
         return VideoFrame.from_ndarray(np.left_shift(array, shift, dtype=array.dtype), format=pixel_format)
 
     def close(self) -> None:
-        """Close the camera; Aravis frees it with the last reference, which an error may still hold."""
+        """Stop the camera, and drop the references to it: Aravis frees a camera with the last one."""
         if not self._is_gone:
             with suppress(self._error_type):  # the camera is gone meanwhile
                 self._camera.stop_acquisition()
@@ -215,6 +215,7 @@ def _ffmpeg_format(name: str, available_formats: list[str]) -> tuple[str, int]:
     Raises:
         InputError: The format cannot be read.
     """
+    # by GenICam's name: FFmpeg's name, and the left shift of the values in bits
     formats = {
         pixel_format: (ffmpeg_format, 0)
         for pixel_format, ffmpeg_format in (GREY_FORMATS | COLOUR_FORMATS).items()

@@ -130,7 +130,7 @@ class TriggeredCamera(LiveCamera):
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 
     def _answer_triggers(self, device: Device, backoff: Backoff) -> None:
-        """Trigger an exposure for waiting triggers, again and again until the station ends."""
+        """Trigger an exposure when triggers wait, and answer them with its frame, until the station ends."""
         # the first frame shows that the camera works, and where its numbers begin; it answers no trigger
         first_frame = self._take_first_frame(device)
         last_number = first_frame.number
@@ -145,7 +145,7 @@ class TriggeredCamera(LiveCamera):
             self._note_progress()
             with self._changed:
                 self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
-            # frames that came too late for their triggers
+            # frames that came too late for their triggers: their exposures are not awaited any more
             while late_frame := device.next(0):
                 exposure_count = max(0, exposure_count - frames_after(last_number, late_frame.number))
                 last_number = late_frame.number

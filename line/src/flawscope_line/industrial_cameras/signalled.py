@@ -48,10 +48,10 @@ class SignalledCamera(LiveCamera):
         self._most_in_flight = line.share.limits.queue
         self._settings = settings
         self._open_device = opener
-        self._missed_times: deque[float] = deque()  # of parts that were not inspected in the last hour
-        self._unreported_count = 0  # parts that were not inspected, and are in no event yet
-        self._reported_at = -math.inf
-        self._missed_reason = ""  # of the last part that was not inspected
+        self._missed_times: deque[float] = deque()  # when parts were missed, within the last hour
+        self._unreported_count = 0  # missed parts that are in no event yet
+        self._reported_at = -math.inf  # when missed parts were reported last
+        self._missed_reason = ""  # why the last missed part was not inspected
 
     @override
     def stop(self, seconds: float = 30.0) -> None:
@@ -62,7 +62,7 @@ class SignalledCamera(LiveCamera):
 
     @override
     def _run_session(self, backoff: Backoff) -> str:
-        """Take the frames that come, until the end."""
+        """Take the frames that come until the station ends, and return that as the reason."""
         last_number: int | None = None
         with closing(self._open_device(self._settings)) as device:
             backoff.reset()
@@ -153,7 +153,7 @@ class SignalledCamera(LiveCamera):
         """Report parts that were not inspected: as an event once a second, and as a problem for an hour.
 
         Args:
-            interval: Shortest seconds between two events.
+            interval: Least seconds between two events.
         """
         now = time.monotonic()
         with self._changed:

@@ -260,13 +260,13 @@ def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -
     """Return the signals that do not depend on the content of an answer."""
     blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
-    has_judged_recipe = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
+    shows_triggered_recipe = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
     is_error = blocking_code not in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
     return Outputs(
         ready=state.phase is Phase.IDLE and not blocking_code and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * HEARTBEATS_PER_SECOND) % 2**16,
-        recipe=state.triggered.recipe if has_judged_recipe else state.recipe,
+        recipe=state.triggered.recipe if shows_triggered_recipe else state.recipe,
         error=is_idle and is_error,
         code=(blocking_code or state.last_code) if is_idle else Code.NONE,
         part=state.triggered.part if state.phase in (Phase.BUSY, Phase.DONE) else "",

@@ -107,7 +107,7 @@ class Transport(Protocol):
         """
 
     async def exchange(self) -> None:
-        """Pass the PLC's inputs, None if unknown, to the handler, and write the outputs that it returns.
+        """Pass the PLC's inputs, None if unknown, to the handler, and write the handler's outputs.
 
         Exchanges do not overlap, and the PLC never reads an answer together with values of another answer.
 
@@ -182,14 +182,14 @@ class PlcLine:
         self._events: deque[Answer | RecipeLoaded] = deque()  # not observed yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting: asyncio.Task[None] | None = None  # task of the last trigger
-        self._fault = Code.NONE  # why queue or models cannot inspect, by the last check
+        self._fault = Code.NONE  # why no part can be inspected, at the last check
         self._last_check = 0.0  # time of the last check, by `clock`
         self._doubt = _CameraDoubt([], until=0.0)
         self._link_error: str | None = None  # why the transport broke; None: it works
         self._is_loading = False  # whether a recipe is being loaded
         self._load_due = 0.0  # time before which no recipe is loaded again, by `clock`
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
-        self._trigger_time: float | None = None  # of the part under way, by `clock`; None: there is none
+        self._trigger_time: float | None = None  # of the part under way, by `clock`; None: none
         self._ended = threading.Event()
         self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 
@@ -267,6 +267,7 @@ class PlcLine:
             self._note_time(state.answer, self.clock.monotonic() - self._trigger_time)
             self._trigger_time = None
         seconds_left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
+        # wait until the next exchange is due, or the time of the part under way is over
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(transport.every, TICK, seconds_left))):
                 await self._changed.wait()
@@ -506,7 +507,7 @@ def _code_of_end(previous_state: State, state: State) -> Code:
 def kind_number(regions: Sequence[RegionFacts]) -> int:
     """Return the number of the strongest region's kind.
 
-    It is the place of the kind in the model's order, from 1, or a value of `Kind`.
+    The number is the kind's place in the model's order, from 1, or a value of `Kind`.
     """
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
@@ -515,6 +516,7 @@ def kind_number(regions: Sequence[RegionFacts]) -> int:
     if len(kinds) != 1:
         return Kind.SEVERAL if kinds else Kind.NEW
     number = 1 + names.index(kinds[0])
+    # numbers from `Kind.SEVERAL` on have other meanings
     return number if number < Kind.SEVERAL else Kind.UNKNOWN
 
 

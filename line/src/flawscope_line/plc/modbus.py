@@ -73,7 +73,7 @@ class ModbusServer:
         registers: list[int],
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
-        """Serve a request; written inputs are handled before it is answered. pymodbus calls this.
+        """Serve a request of the PLC, for pymodbus; inputs that the PLC writes are handled before the answer.
 
         Args:
             function: Function code.

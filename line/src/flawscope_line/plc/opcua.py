@@ -64,7 +64,7 @@ class OpcUaServer:
         server = UaServer(core)
         self._server = server
         max_message_bytes = MAX_CHUNK_BYTES * MAX_CHUNKS
-        # bytes to receive and to send at once, chunks of a message, bytes of a message
+        # most bytes of a received chunk, bytes of a sent chunk, chunks of a message, bytes of a message
         server.limits = TransportLimits(MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, max_message_bytes)
         await server.init()
         server.set_endpoint(f"opc.tcp://{host}:{port}/")

@@ -101,7 +101,7 @@ def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
     for signal in signals:
         value: Any = getattr(values, signal.name)
         if signal.kind in MASKS:
-            words[signal.register] |= int(value) << (signal.bit or 0)
+            words[signal.register] |= int(value) << (signal.bit or 0)  # None: it begins at bit 0
             continue
         if signal.kind == "text":
             data = value.encode("latin-1", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")

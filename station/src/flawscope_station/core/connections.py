@@ -168,12 +168,12 @@ class ConnectionContext:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
         cameras = [source for source in sources if isinstance(source, TriggeredSource)]
-        camera_of = {getattr(camera, "view", None): camera for camera in cameras}
-        if missing := [view for view in views if view not in camera_of]:
+        camera_by_view = {getattr(camera, "view", None): camera for camera in cameras}
+        if missing := [view for view in views if view not in camera_by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"
             )
-        return [camera_of[view] for view in views]
+        return [camera_by_view[view] for view in views]
 
     def deadline(self, name: str) -> float | None:
         """Return the seconds in which a product's parts must be answered, by its settings; None: no limit.

@@ -187,7 +187,7 @@ class Observers(list[Observer]):
         self._ended.set()
 
     def _tell(self, recorded: RecordedInspection) -> None:
-        """Call all observers with an inspection, and report those that do not work."""
+        """Call all observers with an inspection, and report those that fail."""
         for observe in self:
             self._failures.pop(observe, None)
             try:

@@ -99,7 +99,7 @@ class Health:
         return self.machine.standstill(self.inspector.limits.upload)
 
     def _check(self) -> None:
-        """Report, or end, the problems of disk, database, models, late parts and waiting parts."""
+        """Report problems of disk, database, models, late parts and waiting parts, or that they are over."""
         self._report_machine()
         configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
@@ -120,10 +120,10 @@ class Health:
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
     ) -> Standstill | None:
-        """Return why nothing of a product is judged; None: its parts are judged.
+        """Return why no part of a product is judged; None: its parts are judged.
 
-        `/readyz`, pages and metrics all show this answer. It asks `Intake`, as requests, triggers and PLCs
-        do.
+        `/readyz`, pages and metrics all show this answer. The same `Intake` is asked that refuses parts of
+        requests, triggers and PLCs.
 
         Args:
             name: Name of the product, or of an entry that finds it.
@@ -139,7 +139,7 @@ class Health:
         standstill = self.inspector.intake.standstill(product_id, number)
         if standstill is not None:
             return standstill
-        has_camera = cameras is not None
+        has_camera = cameras is not None  # only the cameras that the caller names count then
         if cameras is None:
             cameras, has_camera = self._needed_cameras(product_id, entry)
         lost_standstill = lost_camera(cameras)

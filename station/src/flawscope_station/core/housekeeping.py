@@ -67,7 +67,7 @@ class Housekeeping(BackgroundThread):
             self.database, files, keep, self.clock, self._ended, record_seconds, report_progress
         )
         self._has_clock_jumped = False  # since the last event about it
-        self._keep = json.dumps(asdict(keep), sort_keys=True)
+        self._keep = json.dumps(asdict(keep), sort_keys=True)  # text by which an event confirms `keep`
         self._question: str | None = None  # question about `keep`; "": there is none; None: not checked yet
         self._asks_of_space = False  # whether the question is about `space`, and not about ages alone
         self._next_removal = 0.0  # as `time.monotonic` counts

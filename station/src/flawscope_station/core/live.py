@@ -48,7 +48,7 @@ class EventBroadcaster:
             for queue, (listened_ids, loop) in list(self._listeners.items())
             if product_id in listened_ids
         ]
-        message = _format_event(event, data) if loops_and_queues else ""  # once: the recorder waits for it
+        message = _format_event(event, data) if loops_and_queues else ""  # once for all: the recorder waits
         for loop, queue in loops_and_queues:
             _put_soon(loop, queue, message)
 
@@ -215,7 +215,7 @@ class Metrics(Collector):
         self.store_gauges: list[Callable[[], Gauges]] = []
         self._stored: dict[Callable[[], Gauges], Gauges] = {}  # last result of each of `store_gauges`
         self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
-        self._asking: Future[None] | None = None
+        self._asking: Future[None] | None = None  # last call of `_ask_store`
         self._lock = threading.Lock()
 
         def counter(name: str, help_text: str, label: str) -> Counter:
@@ -276,14 +276,14 @@ class Metrics(Collector):
 
 
 def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of label and value of a key of gauges."""
+    """Split a gauge's key into its pairs of label and value."""
     if key == "":
         return ()
-    names = (key,) if isinstance(key, str) else key
+    parts = (key,) if isinstance(key, str) else key
     labels = []
     # a pair has its own label; a text gets the label of its position in the key
-    for name, default_label in zip(names, ("product", "sink", "", ""), strict=False):
-        labels.append(name if isinstance(name, tuple) else (default_label, name))
+    for part, default_label in zip(parts, ("product", "sink", "", ""), strict=False):
+        labels.append(part if isinstance(part, tuple) else (default_label, part))
     return tuple(labels)
 
 

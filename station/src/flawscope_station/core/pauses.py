@@ -67,8 +67,8 @@ class Pauses:
         query = select(last_pause.label("paused"), last_resumption.label("resumed")).select_from(products)
         rows = self.store.database.rows(query)
         # the later of two events has the greater number
-        numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
-        for row in self.store.database.rows(select(events).where(events.c.id.in_(numbers))):
+        pause_numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
+        for row in self.store.database.rows(select(events).where(events.c.id.in_(pause_numbers))):
             self.products[row.product_id] = Pause(row.who, row.at, row.text)
 
     def of(self, product_id: int) -> Pause | None:

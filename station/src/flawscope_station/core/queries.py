@@ -45,7 +45,7 @@ class Records:
             return search(self.store.database, product_id, filters)
 
     def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
-        """Return scores and counts of a product between two times, when it has its turn.
+        """Wait for a turn, and return scores and counts of a product between two times.
 
         Args:
             product_id: Number of the product.
@@ -61,8 +61,8 @@ class Records:
     ) -> WaitingInspections:
         """Return inspections to be reviewed, and lease them to a reader.
 
-        Inspections that are leased to other readers are left out. If few others remain, the reader gets half
-        of them, so that the next reader has work, too.
+        Inspections that are leased to other readers are left out. If few remain, the reader gets half of
+        them, so that the next reader has work, too.
 
         Args:
             product_id: Number of the product.
@@ -74,11 +74,11 @@ class Records:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
             ids_of_others = self._leases.leased_to_others(reader)
-            leased = self._leases.leased_to(reader)
+            own_ids = self._leases.leased_to(reader)
             page = self.store.waiting(product_id, 2 * limit, after, ids_of_others)
-            page["inspections"] = _fair_share(page["inspections"], leased, limit)
+            page["inspections"] = _fair_share(page["inspections"], own_ids, limit)
             new_ids = [
-                inspection["id"] for inspection in page["inspections"] if inspection["id"] not in leased
+                inspection["id"] for inspection in page["inspections"] if inspection["id"] not in own_ids
             ]
             self._leases.lease(reader, new_ids)
         return page
@@ -234,10 +234,10 @@ class Overview:
 
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
-        name_of_number = self.addresses.names
+        name_by_number = self.addresses.names
         problems = self.health.problems()
         backlog = {
-            name: float(self.inspector.backlog(number)) for number, name in list(name_of_number.items())
+            name: float(self.inspector.backlog(number)) for number, name in list(name_by_number.items())
         }
         return {
             "oldest_waiting_seconds": (
@@ -248,7 +248,7 @@ class Overview:
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": (
                 "Problems, by code and product.",
-                {_problem_labels(problem, name_of_number): 1.0 for problem in problems},
+                {_problem_labels(problem, name_by_number): 1.0 for problem in problems},
             ),
             "settings": (
                 "Hash of the settings that hold.",
@@ -307,6 +307,7 @@ class Overview:
         Raises:
             StoreError: The store cannot be used.
         """
+        # each by name of the product
         waiting = dict[str, float]()
         version = dict[str, float]()
         latest = dict[str, float]()
@@ -337,17 +338,17 @@ class Overview:
         """
         latest_due = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):
-            counted_at, _ = self._promised.get(name, (-math.inf, ""))
-            if counted_at < latest_due:
+            compared_at, _ = self._promised.get(name, (-math.inf, ""))
+            if compared_at < latest_due:
                 comparison = compare_false_alarm_rates(self.versions, number)
                 state = comparison["state"] if comparison else ""
                 self._promised[name] = time.monotonic(), state
                 break  # the other products have their turns at the next calls
-        gauge_of_state = {"kept": 1.0, "broken": 0.0}
+        gauge_by_state = {"kept": 1.0, "broken": 0.0}
         gauges = {}
         for name, (_, state) in list(self._promised.items()):
-            if name in self.addresses.products and state in gauge_of_state:
-                gauges[name] = gauge_of_state[state]
+            if name in self.addresses.products and state in gauge_by_state:
+                gauges[name] = gauge_by_state[state]
         return gauges
 
 

@@ -83,7 +83,7 @@ class Refusals:
         Args:
             name: Name of the product, or of an entry that finds it: then the refusal counts for each of the
                 entry's products.
-            error: Why it was refused.
+            error: Reason of the refusal.
             part: Number of the part; None: not known.
             code: Code of the refusal; "": the code of the error.
             picture: Name of the picture at the sender; None: not known.
@@ -93,9 +93,10 @@ class Refusals:
         is_registered = name in self.addresses
         for on_refused in self.on_refused:
             on_refused(name if is_registered else "", code)
-        is_challenge_part = isinstance(error, NotProductionError)  # which is no part of the line
+        is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
         if not is_registered or is_challenge_part:
             return code
+        # a product that an entry finds is configured under the name of the entry
         is_entry = self.addresses.configured_name(name) == name
         for product, number in list(self.addresses.products.items()):
             is_found_by_entry = is_entry and self.addresses.configured_name(product) == name

@@ -98,7 +98,7 @@ class Station:
             self._add(feature(self))
 
     def _open_store(self, settings: Settings) -> None:
-        """Open files, database, models and products; set `settings` with the products of the pages."""
+        """Open files, database, models and products; set `self.settings`, the pages' products included."""
         self.files = Files(settings.store)
         self.files.lock()
         self._ending.callback(self.files.unlock)
@@ -163,6 +163,7 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, report_model
         )
+        # numbers by name: of the products, and of the entries
         product_numbers = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
             self.judge, self.store, self.files, self.machine, settings.limits, product_numbers
@@ -293,14 +294,15 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
-        """Add the contribution of a part to the station."""
+        """Add an extension's components, services and callbacks to the station."""
         self.components |= {type(component): component for component in extension.components}
         self.routers += extension.routers
         self.menu += extension.menu
         self._services += extension.services
         self._inputs += extension.inputs
-        self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in extension.watched]
+        # with each object: whether nothing is inspected without its threads
+        self._watched += [(owner, True) for owner in extension.inspecting]
+        self._watched += [(owner, False) for owner in extension.watched]
         self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks.add(answers=extension.interlocks, intake=extension.gates)

@@ -161,6 +161,7 @@ async def _withdraw(station: InspectingStation, waiter: Waiter, reason: object) 
         recorded = await asyncio.wrap_future(waiter)
     except FlawscopeError:  # there is no record
         return
+    # True: no other waiter has the answer
     if recorded.is_new and waiter.ticket.note_gone(waiter):
         await station.inspector.in_thread(math.inf, station.store.set_unanswered, recorded.number, reason)
 

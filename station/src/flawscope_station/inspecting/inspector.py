@@ -123,6 +123,7 @@ class Inspector:
         self._failure = _NO_FAILURE
         self._ends_at = math.inf  # when all parts fail that are not answered
         cores = os.cpu_count() or 1
+        # threads for work beside the judge, for reading parts, and for requests that ask the store
         self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
         self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
         self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
@@ -184,7 +185,7 @@ class Inspector:
             ticket.fail(without_traceback(error))
 
     def _read(self, ticket: Ticket) -> None:
-        """Check and queue a part, then write its files while it waits. It runs in a thread of a pool."""
+        """Check and queue a part, then write its files while it waits; called in a thread of a pool."""
         part = ticket.part
         views = list[View]()
         memory = 0
@@ -217,14 +218,14 @@ class Inspector:
     def _decode(self, ticket: Ticket, memory: int) -> None:
         """Decode a part's pictures, with memory claimed for all at once, and queue the part.
 
-        It runs in a thread for large pictures.
+        The call runs in a thread for large pictures.
         """
         if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
             return
         if not ticket.claim(memory):  # the part has ended meanwhile
             self.memory.release(memory)
             return
-        if ticket.due_at > time.monotonic():
+        if ticket.due_at > time.monotonic():  # else the part is late, and is not judged
             model = self.judge.versions.models.active[ticket.part.product_id].model
             for view in ticket.views:
                 try:
@@ -249,7 +250,7 @@ class Inspector:
         product_id = ticket.part.product_id
         now = time.monotonic()
         if isinstance(outcome, RecordedInspection):
-            product_id = outcome.inspection.product_id
+            product_id = outcome.inspection.product_id  # a joint model may have found another product
             self._failure = _NO_FAILURE
         elif isinstance(outcome, LateError):
             self.intake.note_late(product_id)
@@ -340,7 +341,7 @@ class Inspector:
             Whether the waiters got the error; False where they are just getting their answer.
         """
         is_given_up = ticket.give_up(error)
-        if is_given_up and not ticket.has_ended:
+        if is_given_up and not ticket.has_ended:  # else `_end` has noted it
             self._note_outcome(ticket, error)
         self._release(ticket)
         return is_given_up

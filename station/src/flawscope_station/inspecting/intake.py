@@ -57,20 +57,21 @@ class Intake:
         self._products = products
         self.interlocks: Interlocks = judge.interlocks
         self.changed = threading.Condition()
-        self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
+        self._tickets: dict[Ticket, None] = {}  # tickets that have a place, the oldest first
         self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
         self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
-        self._bytes = 0  # of the pictures of all tickets in `_tickets`
-        self._answer_times: dict[int, deque[float]] = {}  # by product, as `time.monotonic` counts
-        self._late_times: dict[int, float] = {}  # by product, as `time.monotonic` counts
+        self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
+        # by product, as `time.monotonic` counts: when its last parts were answered, when one was late last
+        self._answer_times: dict[int, deque[float]] = {}
+        self._late_times: dict[int, float] = {}
         self._last_moment = 0  # moment of the last part, microseconds since 1970
 
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why parts of a product or entry are refused now, or the part with this number.
+        """Return why a product's or entry's parts, or the part of a number, are refused now; None: none is.
 
-        None: nothing stands still. Room in the queue and time until a deadline are not checked.
+        Room in the queue and time until a deadline are not checked.
         """
         try:
             self.check_standstill(product_id, number)
@@ -130,6 +131,7 @@ class Intake:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Return whether `count` more parts would take places that are reserved for other products."""
+        # `_products` has numbers by name: those of the products, and those of the entries
         product_ids = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(product_ids)) if len(product_ids) > 1 else 0
@@ -157,7 +159,7 @@ class Intake:
     def take(
         self, parts: Sequence[Part], on_end: Callable[[Ticket, Outcome], object]
     ) -> tuple[list[Waiter], list[Ticket]]:
-        """Give parts that came together a place each, all or none.
+        """Give a place to each part of a request, or to none of them.
 
         Args:
             parts: Parts of a request.
@@ -222,7 +224,7 @@ class Intake:
         return waiter
 
     def _next_moment(self) -> int:
-        """Return the present time, microseconds since 1970, or a later one that no other part has.
+        """Return the present time, microseconds since 1970, or a later time that no other part has.
 
         Moment, product and picture identify a part.
         """

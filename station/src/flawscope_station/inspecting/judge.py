@@ -248,7 +248,7 @@ class Judge:
         is_working = False
         judging = self.versions.models.active[address]
         fed_pictures = list[tuple[Ticket, View]]()
-        max_pictures = MAX_PICTURES_PER_TURN if takes_more else 1
+        max_pictures = MAX_PICTURES_PER_TURN if takes_more else 1  # 1: no further part is taken
         results = judging.model.stream(self._feed(tickets, judging.model, fed_pictures, max_pictures))
         for place, (_, result) in enumerate(results):
             ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
@@ -334,16 +334,17 @@ class Judge:
         ticket.part = with_views(ticket.part, parts)  # the version may have changed since the part came
         for view, picture in zip(ticket.views, ticket.part.pictures, strict=True):
             view.picture = picture
-        view_of = {str(view.picture.view): view for view in ticket.views}
-        prediction_of = dict(zip(view_of, predictions, strict=True))
-        data = {name: view.picture.data for name, view in view_of.items()}
-        decided = parts.decide(str(ticket.part.number), prediction_of, data)
+        view_by_name = {str(view.picture.view): view for view in ticket.views}
+        prediction_by_name = dict(zip(view_by_name, predictions, strict=True))
+        data_by_name = {name: view.picture.data for name, view in view_by_name.items()}
+        decided = parts.decide(str(ticket.part.number), prediction_by_name, data_by_name)
         product = _matching_product(judging, decided.views[decided.worst])
         collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
         assert collector is not None, "either all products of a joint model have views, or none has"
-        ordered_names = sorted(view_of, key=list(collector.calibration.views).index)
-        ordered_predictions = [decided.views.get(name, prediction_of[name]) for name in ordered_names]
-        views = [view_of[name] for name in ordered_names]
+        # the order of the views in the model
+        ordered_names = sorted(view_by_name, key=list(collector.calibration.views).index)
+        ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
+        views = [view_by_name[name] for name in ordered_names]
         return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)
 
     def _feed(

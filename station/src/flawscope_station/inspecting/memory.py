@@ -45,8 +45,8 @@ def limit_malloc() -> bool:
         return False
     # Fixed thresholds do not grow with freed blocks. With these, Pillow's blocks of a large picture, a little
     # less than 16 MiB, go back at once. Smaller thresholds would cost time for clearing memory.
-    options = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
-    return all(libc.mallopt(name, value) for name, value in options.items())
+    value_by_option = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
+    return all(libc.mallopt(name, value) for name, value in value_by_option.items())
 
 
 class BusyError(RefusalError):

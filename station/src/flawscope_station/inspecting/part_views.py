@@ -32,7 +32,7 @@ class PartsCache:
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
-        """Return the collector that decides on a version's parts; None: it judges single pictures.
+        """Return the collector that decides on a version's parts; None: the version judges single pictures.
 
         Args:
             product_id: Number of the product.

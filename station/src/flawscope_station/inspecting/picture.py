@@ -97,7 +97,7 @@ class Part:
 
 
 def with_views(part: Part, collector: PartCollector | None) -> Part:
-    """Return a part with its number and its pictures' views: the sender's, else those in the pictures' names.
+    """Return a copy of a part with number and views, from the sender, or else from the pictures' names.
 
     Args:
         part: Part as it came.
@@ -120,6 +120,7 @@ def with_views(part: Part, collector: PartCollector | None) -> Part:
     (number,) = numbers
     _check_views(number, views, collector)
     pictures = tuple(replace(picture, view=view) for picture, view in zip(part.pictures, views, strict=True))
+    # `make_label` brings the number into the form that is recorded
     return replace(part, pictures=pictures, number=make_label(number, None).part)
 
 
@@ -149,7 +150,7 @@ def _check_views(number: str, views: Sequence[str], collector: PartCollector) ->
 
 
 def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[str, str]:
-    """Return the number of the part and the view that a picture shows.
+    """Return the part's number and the view that a picture shows.
 
     Raises:
         InputError: Number or view is not known.
@@ -171,7 +172,7 @@ def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[st
 def _label_by_name(
     picture: Picture, collector: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view; what is None is taken from the picture's name, if that has it."""
+    """Return number and view, either taken from the picture's name where it is None and the name has it."""
     with suppress(InputError):  # the name does not have both
         parsed_name = collector.pattern.parse(picture.name)
         number = number or parsed_name.part

@@ -39,7 +39,7 @@ class GroupQueue(Generic[J]):
     def take(self, max_count: int, seconds: float | None = None) -> list[J]:
         """Wait for a job, and take it with those that wait behind it, up to `max_count` jobs.
 
-        The list is empty if no job came within `seconds`; None: wait without a limit.
+        The list is empty if no job came within `seconds`. Where `seconds` is None, wait without a limit.
         """
         self.taken_at = None
         group = list[J]()

@@ -98,7 +98,7 @@ def _seen_picture(view: View, prediction: Prediction, facts: Mapping[str, object
     height, width = prediction.geometry.picture_size
     record = {name: value for name, value in prediction.to_dict().items() if name not in _OMITTED_KEYS}
     return SeenPicture(
-        picture="",
+        picture="",  # the hash is set when the file is written
         suffix=view.suffix,
         bytes=len(view.picture.data),
         width=width,
@@ -126,7 +126,7 @@ def _shown_product(product: ProductModel, prediction: Prediction) -> str | None:
 
 
 def _shown_picture(pictures: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Return the most unusual picture of a part, but with the decision on the part and its findings.
+    """Return a part's most unusual picture with the decision on the part, and with the part's findings added.
 
     The part is within tolerance if all its anomalous pictures, and the most unusual one, are.
     """

@@ -54,7 +54,7 @@ class Doubt:
 
 
 def _content(inspection: NewInspection) -> tuple[object, ...]:
-    """Return the properties of a part by which its sender knows it."""
+    """Return what identifies a part to its sender: addresses, labels and pictures."""
     pictures = tuple((view.view, view.picture, view.name) for view in inspection.pictures)
     return (
         inspection.product_id,
@@ -82,7 +82,7 @@ def _with_files(ticket: Ticket) -> NewInspection:
 
 
 def _seconds(ticket: Ticket) -> dict[str, float]:
-    """Return the seconds that each stage took of a part that was recorded just now."""
+    """Return the seconds of each stage for a part that was recorded just now."""
     judged_at = ticket.times[State.JUDGED]
     return {
         "wait": ticket.begun_at - ticket.since,
@@ -288,14 +288,14 @@ class Recorder:
                 if time.monotonic() > deadline:
                     since = time.monotonic()
                     self._doubts += [Doubt(_record_of(ticket), ticket.predictions, since) for ticket in ready]
-                    del self._doubts[:-MAX_DOUBTS]  # the database may answer nothing for hours
+                    del self._doubts[:-MAX_DOUBTS]  # the newest stay: the database may be away for hours
                     return None
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Find out whether the records of doubted parts were stored, and note those that were.
+        """Find out which doubts, records whose COMMIT got no answer, are stored, and note those.
 
-        A doubt whose record was found is dropped after `RESENT_SECONDS`.
+        A settled doubt, whose record was found, leaves the list after `RESENT_SECONDS`.
         """
         earliest = time.monotonic() - RESENT_SECONDS
         self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
@@ -313,13 +313,14 @@ class Recorder:
                 self._note_standing(doubt, number)
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
-        """Note that the doubted record turned out to be stored, and announce it.
+        """Note that the record of a doubt turned out to be stored, and announce the record.
 
-        Mark it as unanswered, unless its sender has fetched it by a retry.
+        Mark the record as unanswered, unless its sender has fetched it by a retry.
         """
         with self._settling:
             reason = None if number in self._answered else LATE
             if reason is not None:
+                # the settled doubt stays for `_answer_resent`: the sender may send the part again
                 self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
                 with suppress(Exception):  # the store is away again
                     self.store.set_unanswered(number, reason)
@@ -330,9 +331,9 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part from a record in doubt, if it is the same part, sent again.
+        """Answer a part that is sent again from the record of its settled doubt.
 
-        Its sender was refused before, though the record turned out to be stored.
+        The sender got an error before, though the record turned out to be stored.
 
         Returns:
             Whether there was such a record, so that the part is answered.

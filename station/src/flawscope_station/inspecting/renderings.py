@@ -49,7 +49,7 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps of a part in memory for a while; if it is to be reviewed, also as files."""
+        """Keep the maps of a part in memory for a while; those of a part to be reviewed also as files."""
         inspection = recorded.inspection
         for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
             self._remember(picture.picture, inspection.version_id, prediction)
@@ -61,7 +61,7 @@ class InspectionRenderer:
                 writing.add_done_callback(lambda _: self._unwritten.release())
 
     def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
-        """Keep a prediction in memory, unless it is too large; the oldest make room for it."""
+        """Keep a prediction, by the picture's hash, unless it is too large; the oldest make room for it."""
         if (size := prediction.map.nbytes) > CACHE_BYTES:
             return
         with self._lock:
@@ -186,7 +186,7 @@ class InspectionRenderer:
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
         """Compute a prediction again, as soon as no picture of the line waits.
 
-        A large picture is decoded only then, too, as the line may need the memory before.
+        Even the decoding of a large picture waits until then, as the line may need the memory before.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory

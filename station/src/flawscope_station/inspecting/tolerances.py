@@ -162,6 +162,7 @@ class ProductTolerances(BackgroundThread):
             rules: Rules in force.
         """
         tolerator = self._tolerators.get(key)
+        # none yet, or it was made for another model or other rules
         if tolerator is None or tolerator.model is not model or tolerator.rules is not rules:
             try:
                 if model.mm_per_pixel is None:
@@ -174,7 +175,7 @@ class ProductTolerances(BackgroundThread):
         return tolerator.tolerate
 
     def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
-        """Read a product's file if it has changed, and put its rules in force once they were read twice.
+        """Read a product's file if it has changed, and put its rules in force once two looks found the same.
 
         Args:
             product_id: Number of the product.
@@ -193,6 +194,7 @@ class ProductTolerances(BackgroundThread):
             rules = None
             problem = str(error)
             event_text = f"none: {problem}"
+        # the same at two looks: the file is not being written any more
         is_same = file.stamp == stamp and file.last == event_text
         file.stamp = stamp
         file.last = event_text

@@ -146,8 +146,8 @@ class MachineWatch(BackgroundThread):
         """
         error = self.silence()
         if error is not None:
-            hangs_database = self.database.is_sqlite or self._step == DATABASE
-            return error if hangs_database else None
+            is_database_silent = self.database.is_sqlite or self._step == DATABASE
+            return error if is_database_silent else None
         last_error = self.state.database
         return last_error if last_error is not None and last_error.code == SILENT else None
 
@@ -231,6 +231,7 @@ class ClockJumps:
             return False
         wall_time = self._wall()
         direction = "ahead" if jump > 0 else "back"
+        # what the clock would show without the jump
         time_before = iso(round(wall_time - jump * 1e6))
         text = f"{_duration(abs(jump))} {direction} at {time_before}, to {iso(wall_time)}"
         self._jumps.append(_ClockJump(self._monotonic(), text))

@@ -216,12 +216,12 @@ class Sinks:
 
     def _count(self, count: Callable[[Outbox], int]) -> dict[tuple[str, str], float]:
         """Return the result of `count` for each outbox, by product and label of the sink."""
-        outboxes = {
+        outbox_by_key = {
             (box.product, delivery.sink.label): box
             for delivery in self.deliveries
             for box in delivery.outboxes
         }
-        return {place: float(count(box)) for place, box in outboxes.items()}
+        return {key: float(count(box)) for key, box in outbox_by_key.items()}
 
     # ---- making of deliveries
 

@@ -82,6 +82,8 @@ def hand_on_cursors(
 ) -> list[StoredCursor]:
     """Store each cursor under the key that its sink has now; return the cursors whose sinks are gone.
 
+    A cursor says how far a sink has got.
+
     Args:
         database: Database of the station.
         sinks: Settings of the sinks by product, then by place.
@@ -97,17 +99,17 @@ def hand_on_cursors(
             sinks_by_place = sinks.get(product_id, {})
             match = _match(product_cursors, sinks_by_place)
             for place, (cursor, positions) in match.by_place.items():
-                is_this_cursor = cursor_conditions(product_id, cursor.row.sink)
+                row_conditions = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(sinks_by_place[place], place)
                 values = {"sink": key, **positions}
                 if cursor.hash not in key:  # nothing was delivered to the new address
                     values |= {"delivered": 0, "refused": 0}
-                connection.execute(update(deliveries).where(*is_this_cursor).values(values))
-                refused_messages = (
+                connection.execute(update(deliveries).where(*row_conditions).values(values))
+                refused_conditions = (
                     undelivered.c.product_id == product_id,
                     undelivered.c.sink == cursor.row.sink,
                 )
-                connection.execute(update(undelivered).where(*refused_messages).values(sink=key))
+                connection.execute(update(undelivered).where(*refused_conditions).values(sink=key))
             unmatched += match.unmatched
     return unmatched
 
@@ -120,13 +122,13 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
     """
     with database.writing() as connection:
         for cursor in cursors:
-            is_this_cursor = cursor_conditions(cursor.row.product_id, cursor.row.sink)
-            connection.execute(delete(deliveries).where(*is_this_cursor))
-            refused_messages = (
+            row_conditions = cursor_conditions(cursor.row.product_id, cursor.row.sink)
+            connection.execute(delete(deliveries).where(*row_conditions))
+            refused_conditions = (
                 undelivered.c.product_id == cursor.row.product_id,
                 undelivered.c.sink == cursor.row.sink,
             )
-            connection.execute(delete(undelivered).where(*refused_messages))
+            connection.execute(delete(undelivered).where(*refused_conditions))
 
 
 def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSettings]) -> CursorMatch:

@@ -96,12 +96,13 @@ def missing_picture_fields(
 
     Args:
         message: Message that gets the fields.
-        picture_fields: Values by name of the fields `picture` and `overlay`, of those that the sink sends;
-            None: that picture is missing.
+        picture_fields: Value of each field that the sink sends, by its name, `picture` or `overlay`; None:
+            that picture is missing.
     """
     if None not in picture_fields.values():
         return {}
     lacks_picture = "picture" in picture_fields and picture_fields["picture"] is None
+    # a suspicious picture lacks its overlay only if the picture itself was removed
     if lacks_picture or _is_suspicious(message):
         return {"picture": None, "missing": "the picture was removed, as `keep` says"}
     return {"missing": "nothing stands out on the picture"}
@@ -184,7 +185,7 @@ class Sink:
     def refresh(self) -> float:
         """Send states, which are not messages; return the seconds until the next call.
 
-        It is also called after each page of messages.
+        The method is also called after each page of messages.
 
         Raises:
             UndeliveredError: The other side did not take the states.

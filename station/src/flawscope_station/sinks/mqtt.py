@@ -138,9 +138,8 @@ class MqttSink(Sink):
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
-        self._lost_reason: str | None = (
-            "it is not connected"  # why there is no connection; None: there is one
-        )
+        # why there is no connection; None: there is one
+        self._lost_reason: str | None = "it is not connected"
         self._is_cut = False  # whether the broker ended the connection
         self._retained: dict[str, str] = {}  # messages that the broker keeps, by topic
         self._cut_counts: Counter[str] = Counter()  # by topic: times that the broker cut the connection at it
@@ -181,8 +180,8 @@ class MqttSink(Sink):
             if not self._is_cut:
                 raise
             # the broker took the status on this connection before: the size of the message must be the reason
-            size = f"this message of {len(text.encode()) / 1000:.1f} kB"
-            why = f"the broker ends the connection at {size}: let it take larger ones ({error})"
+            size_text = f"this message of {len(text.encode()) / 1000:.1f} kB"
+            why = f"the broker ends the connection at {size_text}: let it take larger ones ({error})"
             raise UndeliveredError(why, blames_message=True) from None
 
     @override
@@ -234,7 +233,7 @@ class MqttSink(Sink):
     def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
         """Note a message on the topic of the station's status.
 
-        It is from this station, or from another one with the same name.
+        The message is from this station, or from another one with the same name.
         """
         if message.retain:  # it was written before this connection
             return
@@ -356,7 +355,7 @@ class MqttSink(Sink):
         if self._lost_reason is None:
             return
         if self._client is not None:
-            self._client.on_disconnect = None
+            self._client.on_disconnect = None  # this end is no loss of the new connection
             self._client.disconnect()
             self._client.loop_stop()
         has_answer = threading.Event()

@@ -78,7 +78,7 @@ class Message:
     def envelope(self, **extra_data: object) -> dict[str, object]:
         """Return the body as Standard Webhooks has it: type, timestamp, and data with `extra_data` added.
 
-        It also has the id, for receivers that do not see headers.
+        The body also has the id, for receivers that do not see headers.
         """
         return {
             "id": self.id,
@@ -162,10 +162,10 @@ class Outbox:
         self.undelivered = Undelivered(database, product_id, key)
         with database.writing() as connection:
             newest = self._newest_cursor(connection)
-            new = upsert(connection.dialect.name, deliveries).values(
+            insertion = upsert(connection.dialect.name, deliveries).values(
                 product_id=product_id, sink=key, delivered=0, refused=0, **_cursor_columns(newest)
             )
-            connection.execute(new.on_conflict_do_nothing())
+            connection.execute(insertion.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
         self.cursor = Cursor(row.inspection_id, row.verdict_id)
         self.delivered = row.delivered

@@ -93,7 +93,7 @@ class Sources(dict[str, list[Source]]):
     def _submit_reported(
         self, report_refusal: Callable[..., object], part: Part
     ) -> Future[RecordedInspection]:
-        """Submit a part, and report a refusal, now or later.
+        """Submit a part; a refusal is reported, whether it comes at once or as the answer.
 
         A BusyError is only raised, and not reported, as the caller submits the part again.
 
@@ -134,9 +134,9 @@ class Sources(dict[str, list[Source]]):
             parts=self._parts,
             part_seconds=product.part_deadline,
         )
-        counts = Counter[bool]()  # folders are numbered from 1, and cameras are, too
+        counts = Counter[bool]()  # by `is_folder`: folders and cameras are numbered apart
         sources: list[Source] = []
-        shared_folder: FolderSource | None = None  # whose folders show a view of each part
+        shared_folder: FolderSource | None = None  # its folders each show a view of a part
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)
             counts[is_folder] += 1

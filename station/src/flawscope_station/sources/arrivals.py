@@ -163,7 +163,7 @@ class Arrivals:
         self._reported: set[str] = set()  # paths of other files that `passed_over` has returned
         self._written: set[str] = set()  # paths of files that flawscope wrote
         self._pending: dict[str, _PendingFile] = {}
-        self._turn = 0  # number of listings: decides which share of the known files is asked for times
+        self._turn = 0  # number of listings; decides of which known files a listing reads the times
         self.gone: dict[Path, FileStamp] = {}
         self.overwritten: list[tuple[Path, FileStamp]] = []
         self.took = 0.0
@@ -278,7 +278,7 @@ class Arrivals:
         return {Path(path) for path in self._pending}
 
     def done(self, path: Path, *, removed: bool = False, digest: bytes | None = None) -> None:
-        """Answer that a picture was judged, as it was at its last stamp.
+        """Note that a picture was judged as it was at its last stamp.
 
         Args:
             path: Path of the picture.
@@ -330,7 +330,7 @@ class Arrivals:
         self._pending[str(path)].retry_at = again
 
     def failed(self, path: Path, now: float) -> bool:
-        """Answer that a picture cannot be read.
+        """Note that a picture cannot be read, and let it wait for another try.
 
         Returns:
             Whether the caller should give the picture up: it had time to become whole.
@@ -354,12 +354,13 @@ class Arrivals:
             return True
         if path in self._absent or done_file.listed.stamp.inode != listed.stamp.inode:
             self._forget_done(path)
+        # a changed file with the same inode stays known: it may have the same content (`content_known`)
         return False
 
     def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:
         """Return whether a picture that is not judged is whole by now.
 
-        A new or changed picture is not: from now on it is among those that wait.
+        A new or changed picture is not whole yet: from now on it waits.
         """
         pending_file = self._pending.get(path)
         if pending_file is not None and pending_file.listed.stamp == listed.stamp:  # it has not changed
@@ -404,7 +405,7 @@ class Arrivals:
         return [Path(path) for path in paths]
 
     def _recognise_folder(self) -> None:
-        """Take the files of a folder that was away and is back for the judged files from before.
+        """Treat the files of a folder that is back as the ones already judged.
 
         The folder may be on a network share, whose files have other inodes now. The content of the files is
         compared later.
@@ -448,7 +449,7 @@ class Arrivals:
     def _list_files(self) -> None:
         """List the folder and its subfolders, unsorted, for there may be very many files.
 
-        Of the known files it reads only some files' times; the next listing reads those of others.
+        Each listing reads the times of only some known files, and the next listing those of others.
 
         Raises:
             InputError: The folder, or a folder below it that is still there, cannot be read.
@@ -513,8 +514,8 @@ class Arrivals:
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """Take most known files as unchanged, for there may be very many; return the remaining entries.
 
-        These are other files, and those known files whose times are read in this listing. Known files take
-        turns in this, by the hash of their paths.
+        The remaining entries are unknown files, and the known files whose times this listing reads. Known
+        files take turns in being read, by the hash of their paths.
         """
         done = self._done
         present = self._present

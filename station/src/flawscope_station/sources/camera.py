@@ -149,7 +149,7 @@ class LiveCamera:
         self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
         self._pending: deque[Shot] = deque()  # frames that are due, and not submitted yet
-        self._frame_bytes = 1  # of the last frame
+        self._frame_bytes = 1  # bytes of the last frame, about
         self._triggers: dict[Future[Shot], Trigger] = {}
         self._in_flight = 0  # number of frames that are submitted and not answered
         self._next_due = 0.0  # time from which on a frame is due, as `time.monotonic` counts
@@ -173,7 +173,7 @@ class LiveCamera:
             thread.start()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take no more frames; return when the submitted ones are answered, or after so many seconds."""
+        """Take no more frames; return when the submitted ones are answered, or after `seconds`."""
         deadline = time.monotonic() + seconds
         self._ended.set()
         self._fail_waiting_triggers(AwayError("the station ends"))
@@ -225,6 +225,7 @@ class LiveCamera:
             }
             for future in ready_triggers:
                 del self._triggers[future]
+        # False: nobody waits for the trigger any more
         uncancelled = [future for future in ready_triggers if future.set_running_or_notify_cancel()]
         return {future: ready_triggers[future] for future in uncancelled}
 
@@ -260,7 +261,7 @@ class LiveCamera:
     def _run_session(self, backoff: Backoff) -> str:
         """Open the camera and pass its frames to `_handle_frame`; return why the session ended.
 
-        It calls `_note_progress` each time that the driver has returned.
+        Each implementation calls `_note_progress` whenever the driver has returned.
 
         Raises:
             InputError: The camera cannot be opened for a reason that the settings can mend.
@@ -323,6 +324,7 @@ class LiveCamera:
             exposed_at: Time of the exposure, as `time.monotonic` counts; None: now.
         """
         self._note_progress()
+        # later than the last frame's moment, even where the clock was set back
         moment = max(now(), (self.state.last or 0) + 1)
         exposed_at = time.monotonic() if exposed_at is None else exposed_at
         requests = {trigger.request for trigger in triggers.values()}  # a repeated request counts once
@@ -363,6 +365,7 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
+        # keeps the mean interval; after a pause of the camera at most one frame is made up for
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 

@@ -563,7 +563,7 @@ class WatchedFolder:
         The number is recorded when it is a power of two.
         """
         texts = []
-        sample_paths = dict[str, Path]()
+        sample_path_by_reason = dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
             if is_taken(path):  # the file gets its name back when that is free
                 continue
@@ -572,10 +572,10 @@ class WatchedFolder:
             if count <= NAMED_FILES:
                 texts.append(self._describe_file(path, arrivals.other_stamp(path), why))
             elif _is_power_of_two(count):
-                sample_paths[why] = path
+                sample_path_by_reason[why] = path
         texts += [
             f"{self._passed_over_counts[why]} files so far, {self._known.name(path)} among them: {why}"
-            for why, path in sample_paths.items()
+            for why, path in sample_path_by_reason.items()
         ]
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
@@ -596,7 +596,7 @@ class WatchedFolder:
         self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
 
     def _report_scan(self, arrivals: Arrivals) -> None:
-        """Record the pictures that went away before they were inspected, and report the others' problems."""
+        """Record the pictures that went away before they were inspected, and report problems of files."""
         vanished = [path for path, record in self._known.match(arrivals.gone) if record is None]
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
@@ -667,19 +667,19 @@ class FolderSource(BackgroundThread):
     def work_once(self) -> float:
         """Inspect the pictures that are whole by now; return the seconds until the next round."""
         reachable_folders = list[WatchedFolder]()
-        seconds = MIN_RETRY_DELAY
+        work_seconds = MIN_RETRY_DELAY
         if not self._handle_answers(self.folders):  # answers that the last round could not handle
             return MIN_RETRY_DELAY
         for folder in self.folders:
             try:
-                seconds = max(seconds, folder.look())
+                work_seconds = max(work_seconds, folder.look())
                 reachable_folders.append(folder)
             except InputError as error:
                 folder.show_away(error)
             except Exception as error:
                 folder.show_failure(error)
         try:
-            self._submit_parts(reachable_folders, self._clock.monotonic() + seconds)
+            self._submit_parts(reachable_folders, self._clock.monotonic() + work_seconds)
         except Exception as error:
             for folder in reachable_folders:
                 folder.show_failure(error)
@@ -773,7 +773,7 @@ class FolderSource(BackgroundThread):
         folder_of: Mapping[Path, WatchedFolder],
         views_of_files: Sequence[SeenView],
     ) -> Iterator[list[_File]]:
-        """Yield the files of parts whose views are all there, and give up the parts that are over.
+        """Yield the files of parts whose views are all there, and give up parts that stay incomplete.
 
         Args:
             folders: Folders that can be reached.

@@ -117,7 +117,7 @@ class FrameReader:
                 if frames:
                     broken_in_row = 0
             except self._library_errors as error:
-                if type(error).__name__ == "EOFError":
+                if type(error).__name__ == "EOFError":  # PyAV's: the stream ended
                     return
                 self.broken += 1
                 broken_in_row += 1

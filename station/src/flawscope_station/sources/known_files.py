@@ -59,10 +59,7 @@ class KnownFiles:
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact_name) + digest).hexdigest()}{suffix}"
 
     def match(self, stamps: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
-        """Yield each picture with the number and the picture's hash of the record under its key.
-
-        Yield None in place of the two if the store does not have the key.
-        """
+        """Yield each path with number and picture hash of the record under its key; None: there is none."""
         paths = list(stamps)
         for first in range(0, len(paths), LOOKUP_BATCH):
             keys = {path: self.key(path, stamps[path]) for path in paths[first : first + LOOKUP_BATCH]}

@@ -35,7 +35,7 @@ async def shoot(
     seconds: float = 5.0,
     request: KeyedRequest | None = None,
 ) -> RecordedInspection | int:
-    """Inspect the part under the cameras, from the first frame of each camera that is exposed from now on.
+    """Inspect the part under the cameras, from the first frame that each camera exposes from now on.
 
     Args:
         station: Station that inspects.
