@@ -66,8 +66,8 @@ def write_report(settings: Settings, target: str | os.PathLike[str]) -> list[str
 
 
 def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
-    """Return a function for each file of the archive, which returns the file's text, by the file's name."""
-    running_station = {f"running/{path}.json": partial(_ask_station, settings, path) for path in API_PATHS}
+    """Return for each file of the archive, by its name, a function that returns the file's text."""
+    station_pieces = {f"running/{path}.json": partial(_ask_station, settings, path) for path in API_PATHS}
     return {
         "settings.json": partial(_settings_text, settings),
         "machine.json": _machine_text,
@@ -75,7 +75,7 @@ def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
         "disk.json": partial(_disk_text, settings),
         "events.json": partial(_read_store, settings, _events),
         "versions.json": partial(_read_store, settings, _versions),
-        **running_station,
+        **station_pieces,
     }
 
 

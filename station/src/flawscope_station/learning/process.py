@@ -170,7 +170,7 @@ class Worker:
 
 
 def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
-    """Do the jobs that the station sends, until it ends.
+    """Do the jobs that the station sends, until the station ends.
 
     Args:
         pipe: Pipe to the station.

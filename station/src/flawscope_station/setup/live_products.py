@@ -83,7 +83,7 @@ class LiveProducts:
         return {"begun": draft.state.get("at"), "by": who, "learnt": fit_request_time}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
-        """Return the facts of the version that was made when a draft went live last; None: it is not live."""
+        """Return the facts of the version as which a draft last went live; None: the draft is not live."""
         product_id = self.addresses.products.get(draft.name)
         if product_id is None:
             return None

@@ -3,7 +3,8 @@
 uvicorn closes connections that are idle between two requests. But it waits forever for the head of a request
 and for a client that does not read its answer, and accepts connections until the process has no files left. A
 `ClientConnection` lies between asyncio and uvicorn's protocol, passes everything on, and closes such
-connections. `RequestTracker` reports the requests to it. The time of bodies is limited in `uploads`.
+connections. `RequestTracker` reports the requests to the
+connection. The time of bodies is limited in `uploads`.
 """
 
 from __future__ import annotations
@@ -181,13 +182,13 @@ class ClientConnection(asyncio.Protocol):
 
 
 class RequestTracker:
-    """ASGI application that reports the beginning and end of each request to its connection."""
+    """ASGI application that reports to each connection when its requests begin and end."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and report its beginning, the end of its body and its end to its connection."""
+        """Serve a request; tell the connection when the request begins, its body ends, and the request ends."""
         connection = scope.get("state", {}).get(STATE_KEY)
         if connection is None:  # no request, or a server without limits
             await self.app(scope, receive, send)

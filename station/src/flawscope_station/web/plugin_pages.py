@@ -199,8 +199,8 @@ class PluginPages:
         page = self._pages.get(name)
         if page is None:
             raise NotFoundError(f"there is no page {name!r:.80}")
-        status = 0
-        child = page.enter(scope)
+        status = 0  # 0: no answer has begun
+        page_scope = page.enter(scope)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -212,12 +212,12 @@ class PluginPages:
 
         error_text = None
         try:
-            await page(child, receive, send_guarded)
+            await page(page_scope, receive, send_guarded)
         except Exception as error:
             error_text = message_with_type(error)
         # a refused request (status 400 or more) does not show whether the page works
         if error_text is not None or status < 400:
-            self._note(name, child, error_text)
+            self._note(name, page_scope, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
         """Note whether a function of a page raised or works, and report the page's problem if it changes.
@@ -232,6 +232,7 @@ class PluginPages:
         self._failures.pop((name, function), None)
         if message is not None:
             place = f"page {name}, {function.rpartition('.')[2]}"
+            # an error, because `one_line_message` shortens the text of an error
             self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {message}"))
         if self._failures != earlier_failures:
             self._report("page_failed", "; ".join(self._failures.values()) or None)

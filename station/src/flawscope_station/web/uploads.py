@@ -163,6 +163,7 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
+        # a request is small up to a quarter of the largest allowed size
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
         return self.bytes_in_memory + added_bytes <= allowed_bytes
