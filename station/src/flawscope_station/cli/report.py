@@ -88,8 +88,8 @@ def _make_all(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], lis
     Args:
         pieces: Functions that return the text of a piece, by the piece's name.
     """
-    texts: dict[str, str] = {}
-    failures: dict[str, str] = {}
+    texts: dict[str, str] = {}  # name of the piece -> its text
+    failures: dict[str, str] = {}  # name of the piece -> reason why it is missing
 
     def make(name: str, make_text: Callable[[], str]) -> None:
         try:

@@ -249,7 +249,7 @@ def find_unsure(
     """Return the inspections, by number, that must be called good once more before they are learnt from.
 
     These inspections are false alarms that are as anomalous as defects, by the active version or by the last
-    candidate, and that nobody has called good twice in a row.
+    candidate, and that were not called good twice in a row.
 
     Args:
         valid: Verdicts on the product's inspections.
@@ -259,7 +259,7 @@ def find_unsure(
     verdicts_on_active = [
         verdict for verdict in valid.usable_verdicts if verdict.inspection.version_id == active.number
     ]
-    defect_severities: list[float] = []  # of the defects that the active version found
+    defect_severities: list[float] = []  # severities of the defects that the active version found
     # strengths of the active version's false alarms: view -> number of the inspection -> strength
     strengths_by_view: dict[str | None, dict[int, defect_like.Strength]] = {}
     for verdict in verdicts_on_active:
@@ -287,8 +287,8 @@ def draw_good_pictures(
     good parts have the same chance. Of a part in several views, a random view is taken.
 
     If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out, so
-    that the good parts have the right share of false alarms. Parts within tolerance and challenge
-    parts are left out, because they have defects.
+    that false alarms have their true share of the good parts. Parts within tolerance and challenge parts are
+    left out, because they have defects.
 
     Args:
         connection: Connection to the database.
@@ -433,7 +433,7 @@ def _valid_start(
         still_good: Numbers of the inspections that are still good.
     """
     start = active_number
-    # a version that differs from another only by its rate was made by the job of the other version
+    # a version that differs from another only by its rate has no job: take the job of the other version
     while (candidate_job := job_of_version(conn, product_id, rate_root(conn, start))) is not None:
         learnt = [int(number) for number in json.loads(candidate_job.facts).get("learnt", [])]
         if still_good >= set(learnt):

@@ -137,7 +137,7 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None: it has no judgement, for example as it is not made yet.
+    """Return advice on a candidate; None: it has no judgement, perhaps because it is still being made.
 
     Args:
         candidate: Candidate on which a person decides.

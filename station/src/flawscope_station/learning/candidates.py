@@ -405,7 +405,7 @@ class Learning:
             raise error
 
     def _report(self, product_id: int, problem: str | None) -> None:
-        """Report the problem of a product's last candidate; None: it has none.
+        """Report the problem of a product's last candidate; None: there is no problem.
 
         A product that was removed has no problem.
         """

@@ -85,7 +85,7 @@ class Jobs:
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
             start: Number of the version that a candidate starts from; None: the job makes no candidate.
-            draft: Name of the new product, whose earlier job of this kind is removed; None: the product is not new.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
         created_at = now()
         row = {
@@ -318,7 +318,7 @@ class JobQueue(BackgroundThread):
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
             start: Number of the version that a candidate starts from; None: the job makes no candidate.
-            draft: Name of the new product, whose earlier job of this kind is removed; None: the product is not new.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
         number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()

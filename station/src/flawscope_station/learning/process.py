@@ -220,7 +220,7 @@ def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -
     lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
-        """Report the progress to the station, and raise KeyboardInterrupt if it interrupts the stage."""
+        """Report the progress to the station; raise KeyboardInterrupt if the station interrupts the stage."""
         nonlocal last_report
         with lock:
             if time.monotonic() - last_report > PROGRESS_INTERVAL:

@@ -122,7 +122,8 @@ def moments(
 ) -> Iterator[tuple[int, time]]:
     """Yield for each day and each time of day the moment on that day, and the time of day.
 
-    Moments are in microseconds since 1970. Each time of day has exactly one moment, even if a change of the clocks skips or repeats it.
+    Moments are in microseconds since 1970. Each time of day has exactly one moment on a day, even if a change
+    of the clocks skips or repeats this time.
 
     Args:
         times: Times of day.

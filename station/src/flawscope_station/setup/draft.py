@@ -217,7 +217,7 @@ class Draft:
         return _picture_names(self.folder)
 
     def refuse_unknown(self) -> None:
-        """Raise GoodQuestionError if the names call some pictures good, and leave it open for others.
+        """Raise GoodQuestionError if names call some pictures good, and leave open whether others are.
 
         If the names call all pictures good, or none, there is no error. `flawscope fit` has the same rule.
         """

@@ -148,7 +148,7 @@ class Drafts:
         return self._drafts[name]
 
     def begin(self, name: str, who: str, products: Sequence[str], reserved_names: Collection[str]) -> Draft:
-        """Return the draft of a name; if there is none, begin it.
+        """Return the draft called `name`; if there is none, begin one.
 
         Args:
             name: Name of the product.
@@ -553,7 +553,7 @@ class Checks(BackgroundThread):
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**texts, "pictures": [name for name in names if name in existing_names]})
-        # of each advised step, the text after `--align`; "" if the step is another one
+        # the text after `--align` in each advised step; "" for a step without it
         align_values = [step["step"].partition("--align ")[2] for step in report["advice"]]
         align = next((value for value in align_values if value), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

@@ -69,7 +69,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             **job["given"],
         )
     fitted.save(new_model)
-    models = [*fitted.products.values()]  # one of each view, where parts have several views
+    models = [*fitted.products.values()]  # one model for each view, where parts have several views
     examples_facts = _draw_examples(models, new_examples, step)
     new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)

@@ -120,7 +120,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], ResultT]) -> 
 
 
 def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
-    """Yield for each page of inspections the rows of the table; before the first row comes the header."""
+    """Yield the rows of the table for each page of inspections; the first row of all is the header."""
     header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
         rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]

@@ -65,7 +65,7 @@ class StationForPage:
         return list(self._addresses.products)
 
     def product(self, request: Request) -> str:
-        """Return the product in the query parameter `product` of a request; without it, the first product.
+        """Return the product that the query parameter `product` names; without one, the first product.
 
         Raises:
             NotFoundError: There is no such product, or the station has none.
@@ -155,7 +155,7 @@ class PluginPages:
         self._components = components
         self._report = report
         self._pages: dict[str, _GuardedPage] = {}
-        self._failures: dict[tuple[str, str], str] = {}  # texts of errors, by page and function
+        self._failures: dict[tuple[str, str], str] = {}  # (page, function) -> text of the error
         self.links: list[MenuLink] = []
         self.router = APIRouter()
         self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
@@ -220,7 +220,7 @@ class PluginPages:
             self._note(name, page_scope, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
-        """Note whether a function of a page raised or works, and report the page's problem if it changes.
+        """Note whether a function of a page raised or works, and report the problem if it changes.
 
         Args:
             name: Name of the page.

@@ -211,8 +211,8 @@ def _to_provider_error(error: Exception) -> ProviderError:
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
     """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
 
-    The application has its own cookie for state, nonce and code verifier. When the provider redirects the browser to the
-    station, the browser sends this cookie, but not the station's session cookie.
+    The application has its own cookie for state, nonce and code verifier. When the provider redirects the
+    browser to the station, the browser sends this cookie, but not the station's session cookie.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 

@@ -242,7 +242,7 @@ class FormParser(MultiPartParser):
 
     @override
     def on_headers_finished(self) -> None:
-        """Add a plain `filename` to the Content-Disposition of a part that is a file, before it is parsed."""
+        """Add a plain `filename` to the Content-Disposition of a file's part, before this header is parsed."""
         part = self._current_part
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
         part.content_disposition = name_file(part.content_disposition or b"", kind)
