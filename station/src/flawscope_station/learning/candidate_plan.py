@@ -402,6 +402,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     valid = read_verdicts(conn, product_id)
     called_good = {verdict.number for verdict in valid.usable_verdicts if verdict.verdict == GOOD}
     still_good = called_good | set(valid.removed)
+    # a removed picture still counts as good, as when it was learnt from
     start, learnt = _valid_start(conn, product_id, active.number, still_good)
     already_learnt = {*learnt} if active.is_trained else set()  # for an export, everything is learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES

@@ -149,7 +149,7 @@ class Learning:
             is_rejected = self.queue.stop_job(
                 number,
                 jobs.REJECTED,
-                only=(*jobs.UNFINISHED, jobs.DONE, jobs.FAILED),
+                only=(*jobs.UNFINISHED, jobs.DONE, jobs.FAILED),  # the job of a ready candidate is done
                 kind=records.EVENT_REJECTED,
                 who=who,
             )

@@ -243,7 +243,7 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 
     predictor = router.load(job["model"], device=job["device"])
-    memory = MemoryBudget(0)
+    memory = MemoryBudget(0)  # 0: one large picture is decoded at a time
     results: list[dict[str, Any]] = []
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))

@@ -140,7 +140,7 @@ class ClientConnection(asyncio.Protocol):
         return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that has waited for longest, and further ones of clients who are not signed in.
+        """Close the connection that has waited for longest, and some of clients who are not signed in.
 
         Up to an eighth of the allowed connections are closed at once. Under a flood of new connections, a
         search for each of them would be too slow.

@@ -531,7 +531,7 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return the filters in the history's query as a query of the API, where some filters have other names."""
+    """Return the filters in the history's query as a query of the API, with the names that the API uses."""
     return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 

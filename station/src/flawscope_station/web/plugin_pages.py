@@ -232,7 +232,7 @@ class PluginPages:
         self._failures.pop((name, function), None)
         if message is not None:
             place = f"page {name}, {function.rpartition('.')[2]}"
-            # an error, because `one_line_message` shortens the text of an error
+            # `one_line_message` makes one short line of an error's text
             self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {message}"))
         if self._failures != earlier_failures:
             self._report("page_failed", "; ".join(self._failures.values()) or None)
