@@ -3,8 +3,8 @@
 uvicorn closes connections that are idle between two requests. But it waits forever for the head of a request
 and for a client that does not read its answer, and accepts connections until the process has no files left. A
 `ClientConnection` lies between asyncio and uvicorn's protocol, passes everything on, and closes such
-connections. `RequestTracker` tells each connection when its
-requests begin and end. The time of bodies is limited in `uploads`.
+connections. `RequestTracker` tells each connection when its requests begin and end. The time of bodies is
+limited in `uploads`.
 """
 
 from __future__ import annotations
@@ -188,7 +188,10 @@ class RequestTracker:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and tell the connection when the request begins, its body ends, and it ends."""
+        """Serve a request, and note its progress at its connection.
+
+        The connection notes when the request begins, when the body was received, and when the request ends.
+        """
         connection = scope.get("state", {}).get(STATE_KEY)
         if connection is None:  # no request, or a server without limits
             await self.app(scope, receive, send)
