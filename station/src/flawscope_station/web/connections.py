@@ -3,8 +3,8 @@
 uvicorn closes connections that are idle between two requests. But it waits forever for the head of a request
 and for a client that does not read its answer, and accepts connections until the process has no files left. A
 `ClientConnection` lies between asyncio and uvicorn's protocol, passes everything on, and closes such
-connections. `RequestTracker` tells each connection when its requests begin and end. The time of bodies is
-limited in `uploads`.
+connections. `RequestTracker` reports to each connection when its requests begin and end. The time of bodies
+is limited in `uploads`.
 """
 
 from __future__ import annotations
