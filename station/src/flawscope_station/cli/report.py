@@ -66,8 +66,8 @@ def write_report(settings: Settings, target: str | os.PathLike[str]) -> list[str
 
 
 def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
-    """Return a function for each file of the archive, which returns the file's text, by the file's name."""
-    running_station = {f"running/{path}.json": partial(_ask_station, settings, path) for path in API_PATHS}
+    """Return for each file of the archive, by its name, a function that returns the file's text."""
+    station_pieces = {f"running/{path}.json": partial(_ask_station, settings, path) for path in API_PATHS}
     return {
         "settings.json": partial(_settings_text, settings),
         "machine.json": _machine_text,
@@ -75,7 +75,7 @@ def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
         "disk.json": partial(_disk_text, settings),
         "events.json": partial(_read_store, settings, _events),
         "versions.json": partial(_read_store, settings, _versions),
-        **running_station,
+        **station_pieces,
     }
 
 
@@ -88,8 +88,8 @@ def _make_all(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], lis
     Args:
         pieces: Functions that return the text of a piece, by the piece's name.
     """
-    texts: dict[str, str] = {}
-    failures: dict[str, str] = {}
+    texts: dict[str, str] = {}  # name of the piece -> its text
+    failures: dict[str, str] = {}  # name of the piece -> reason why it is missing
 
     def make(name: str, make_text: Callable[[], str]) -> None:
         try:

@@ -89,7 +89,7 @@ class RolloutStation:
         self._path = f"products/{quote(self.product, safe='')}"
         self._first_active = self._active_version()
         self._earlier_codes: set[str] = set()  # codes of the problems at the start of the roll-out
-        self._printed_codes: set[str] = set()  # codes of other problems than the product's
+        self._printed_codes: set[str] = set()  # codes of printed problems, which are not the product's
         self._missed = 0  # looks in a row without an answer
 
     def use(self, model: str | os.PathLike[str]) -> str:
@@ -115,7 +115,7 @@ class RolloutStation:
         return f"version {self.old_version.id} judges again"
 
     def possible_versions(self) -> str:
-        """Return a text with the versions of which one is active, if the station does not answer."""
+        """Return a text with the versions that may be active while the station does not answer."""
         changed_versions = [
             version for version in (self.new_version, self.old_version) if version is not None
         ]
@@ -156,13 +156,13 @@ class RolloutStation:
         raise InputError(f"{self.name}: no version judges {self.product}: activate one there first")
 
     def _problems(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return two dictionaries of texts by the problems' codes: the product's problems, and all others.
+        """Return the product's problems and all other problems, each as a dictionary: code -> text.
 
         Alarms of drift and more false alarms than expected are problems of the product, too.
         """
         state = self._read(self._path)
-        kinds = zip(state["problems"], state["problem_products"], strict=True)
-        product_kinds = {kind for kind, product in kinds if product in (None, self.product)}
+        kinds_and_products = zip(state["problems"], state["problem_products"], strict=True)
+        product_kinds = {kind for kind, product in kinds_and_products if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_store_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
         product_problems = dict[str, str]()

@@ -81,8 +81,8 @@ class ActiveVersion:
 
     def fence(self, view: str | None) -> float | None:
         """Return the score above which a good picture of a view is suspicious; None: unknown."""
-        score_of_all_views = self.fences.get("")
-        return self.fences.get(view or "", score_of_all_views)
+        score_without_views = self.fences.get("")  # of a model without views
+        return self.fences.get(view or "", score_without_views)
 
     @property
     def extends(self) -> bool:
@@ -190,10 +190,10 @@ class ValidVerdicts:
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     """Return the latest verdicts on a product's inspections that were not taken back."""
-    names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
-    latest = (
+    column_names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
+    latest_verdicts = (
         select(
-            *(inspections.c[name] for name in names),
+            *(inspections.c[name] for name in column_names),
             pictures.c.suffix,
             pictures.c.removed_at,
             _contradicts().label("contradicts"),
@@ -203,13 +203,14 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         .order_by(inspections.c.id.desc())
     )
     is_correction = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    corrections = latest.where(is_correction).limit(MAX_CORRECTIONS)
+    corrections = latest_verdicts.where(is_correction).limit(MAX_CORRECTIONS)
     rows: list[ReviewedRow] = [*connection.execute(corrections)]
-    confirmations = latest.where(~is_correction).limit(max(0, MAX_REVIEWED - len(rows)))
+    confirmations = latest_verdicts.where(~is_correction).limit(max(0, MAX_REVIEWED - len(rows)))
     rows += connection.execute(confirmations).all()
-    stacks = dict[int, list[VerdictRow]]()  # by inspection: its verdicts that were not taken back, in order
+    # number of an inspection -> its verdicts that were not taken back, the oldest first
+    verdicts_by_inspection = dict[int, list[VerdictRow]]()
     for query in (corrections, confirmations):
-        stacks |= verdict_stacks(connection, query.with_only_columns(inspections.c.id))
+        verdicts_by_inspection |= verdict_stacks(connection, query.with_only_columns(inspections.c.id))
     valid = ValidVerdicts()
     for row in sorted(rows, key=attrgetter("id")):
         if row.removed_at is not None:
@@ -217,7 +218,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
         elif row.contradicts:
             valid.contradictory.append(row.id)
         else:
-            *earlier_verdicts, last = stacks[row.id]
+            *earlier_verdicts, last = verdicts_by_inspection[row.id]
             is_confirmed = bool(earlier_verdicts) and earlier_verdicts[-1].verdict == last.verdict
             valid.usable_verdicts.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))
     return valid
@@ -247,20 +248,21 @@ def find_unsure(
 ) -> list[int]:
     """Return the inspections, by number, that must be called good once more before they are learnt from.
 
-    These are false alarms that are as anomalous as defects, by the active version or by the last candidate.
+    These inspections are false alarms that are as anomalous as defects, by the active version or by the last
+    candidate, and that were not called good twice in a row.
 
     Args:
         valid: Verdicts on the product's inspections.
         active: The product's active version.
         previously_unsure: Numbers of the inspections that were unsure for the last candidate.
     """
-    on_active = [
+    verdicts_on_active = [
         verdict for verdict in valid.usable_verdicts if verdict.inspection.version_id == active.number
     ]
-    defect_severities: list[float] = []  # of the defects that the active version found
-    # of the active version's false alarms, by view and by the inspection's number
+    defect_severities: list[float] = []  # severities of the defects that the active version found
+    # strengths of the active version's false alarms: view -> number of the inspection -> strength
     strengths_by_view: dict[str | None, dict[int, defect_like.Strength]] = {}
-    for verdict in on_active:
+    for verdict in verdicts_on_active:
         row = verdict.inspection
         if verdict.verdict == DEFECT and row.anomalous:
             defect_severities.append(row.severity)
@@ -284,9 +286,9 @@ def draw_good_pictures(
     A part is good if the model passed it and no verdict calls it a defect, or if a person called it good. All
     good parts have the same chance. Of a part in several views, a random view is taken.
 
-    If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out:
-    otherwise there would be too few false alarms among the good parts. Parts within tolerance and challenge
-    parts are left out, because they have defects.
+    If a share of the flagged parts is not reviewed yet, the same share of the passed parts is left out, so
+    that false alarms have their true share of the good parts. Parts within tolerance and challenge parts are
+    left out, because they have defects.
 
     Args:
         connection: Connection to the database.
@@ -307,7 +309,7 @@ def draw_good_pictures(
         .join_from(challenge_views, challenge_parts)
         .where(challenge_parts.c.product_id == product_id)
     )
-    of_challenge_parts = (
+    challenge_inspections = (
         select(inspections.c.id)
         .join_from(inspections, pictures)
         .where(
@@ -316,7 +318,7 @@ def draw_good_pictures(
             inspections.c.id >= oldest_id,
         )
     )
-    challenge_ids = {*connection.scalars(of_challenge_parts)}
+    challenge_ids = {*connection.scalars(challenge_inspections)}
     rng = random.Random(seed)
     good_ids = _good_parts([row for row in latest_rows if row.id not in challenge_ids], rng)
     chosen_ids = rng.sample(good_ids, min(count, len(good_ids)))
@@ -327,14 +329,14 @@ def draw_good_pictures(
         .order_by(inspections.c.id)
     )
     rows: list[DrawnRow] = [*connection.execute(query)]
-    views: dict[int, list[ViewRow]] = {}  # by inspection
+    views_by_inspection: dict[int, list[ViewRow]] = {}
     for view in find_views(connection, [row.id for row in rows if row.view is not None]):
         if view.removed_at is None:
-            views.setdefault(view.inspection_id, []).append(view)
+            views_by_inspection.setdefault(view.inspection_id, []).append(view)
     chosen_rows: list[LearntPictureRow] = []
     for row in rows:
-        if row.id in views:
-            random_view = rng.choice(views[row.id])
+        if row.id in views_by_inspection:
+            random_view = rng.choice(views_by_inspection[row.id])
             chosen_rows.append(_with_picture(row, random_view))
         else:
             chosen_rows.append(row)
@@ -400,6 +402,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     valid = read_verdicts(conn, product_id)
     called_good = {verdict.number for verdict in valid.usable_verdicts if verdict.verdict == GOOD}
     still_good = called_good | set(valid.removed)
+    # a removed picture still counts as good, as when it was learnt from
     start, learnt = _valid_start(conn, product_id, active.number, still_good)
     already_learnt = {*learnt} if active.is_trained else set()  # for an export, everything is learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
@@ -408,7 +411,7 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     for verdict in valid.usable_verdicts:
         is_of_line = verdict.verdict == GOOD and verdict.number in line_rows
         if is_of_line:
-            del line_rows[verdict.number]
+            del line_rows[verdict.number]  # the loop below adds only pictures that are not reviewed
         is_new = verdict.number not in already_learnt
         plan_pictures.append(_reviewed_fields(verdict, active, files, is_drawn=is_of_line, is_new=is_new))
     for row in line_rows.values():
@@ -431,11 +434,12 @@ def _valid_start(
         still_good: Numbers of the inspections that are still good.
     """
     start = active_number
-    while (candidate := job_of_version(conn, product_id, rate_root(conn, start))) is not None:
-        learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
+    # a version that differs from another only by its rate has no job: take the job of the other version
+    while (candidate_job := job_of_version(conn, product_id, rate_root(conn, start))) is not None:
+        learnt = [int(number) for number in json.loads(candidate_job.facts).get("learnt", [])]
         if still_good >= set(learnt):
             return start, learnt
-        start = int(candidate.start_version_id)
+        start = int(candidate_job.start_version_id)
     return start, []  # a version that was not made from corrections
 
 
@@ -449,7 +453,7 @@ def _reviewed_fields(
         active: The product's active version.
         files: Files of the store.
         is_drawn: Whether the picture is among the line's random good pictures, too.
-        is_new: Whether the start version did not learn from it.
+        is_new: Whether the start version did not learn from the picture.
     """
     row = verdict.inspection
     is_good = verdict.verdict == GOOD

@@ -111,7 +111,7 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
             (row.at, "verdict", row.who, row.verdict, row.inspection_id)
             for row in connection.execute(latest_verdicts)
         ]
-    # a merge leaves events and verdicts in the order of their numbers, even where the clock was set back
+    # the merge leaves events and verdicts in the order of their numbers, even where the clock was set back
     entries = heapq.merge(event_entries, verdict_entries, key=lambda entry: entry[0], reverse=True)
     return [
         {"at": iso(at), "kind": kind, "by": who, "text": text, "inspection": inspection}
@@ -137,7 +137,7 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None: it has no judgement, for example as it is not made yet.
+    """Return advice on a candidate; None: it has no judgement, perhaps because it is still being made.
 
     Args:
         candidate: Candidate on which a person decides.
@@ -156,6 +156,7 @@ def advice(candidate: Candidate, active: int | None) -> Advice | None:
         found_before, found_after, count = judgement.simulated
         simulated = {"before": found_before, "after": found_after, "n": count}
         return Advice(use=False, reason="simulated", values=simulated)
+    # the first of three values is the number of good pictures called anomalous; then follows its interval
     alarms_before = int(judgement.good.before[0])
     alarms_after = int(judgement.good.after[0])
     alarms = {"before": alarms_before, "after": alarms_after, "n": judgement.good.count}

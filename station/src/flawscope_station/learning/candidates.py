@@ -149,7 +149,7 @@ class Learning:
             is_rejected = self.queue.stop_job(
                 number,
                 jobs.REJECTED,
-                only=(*jobs.UNFINISHED, jobs.DONE, jobs.FAILED),
+                only=(*jobs.UNFINISHED, jobs.DONE, jobs.FAILED),  # the job of a ready candidate is done
                 kind=records.EVENT_REJECTED,
                 who=who,
             )
@@ -185,22 +185,22 @@ class Learning:
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
         """Return for each version, by its number, the inspections that a person must name to activate it.
 
-        For a version that was active before, there are none, because a person agreed at that time.
+        A version that was active before has no such inspections, because a person agreed at that time.
 
         Args:
             product_id: Number of the product.
             versions: Versions, in the form of the API's answers.
         """
-        rows = self.candidates.by_version(product_id)
-        inspections: dict[int, list[int]] = {}
+        job_by_version = self.candidates.by_version(product_id)
+        inspections_by_version: dict[int, list[int]] = {}
         for version in versions:
             number = version["id"]
-            was_active = bool(version["switches"])
-            if was_active or number not in rows:
-                inspections[number] = []
+            was_active = bool(version["switches"])  # its activations
+            if was_active or number not in job_by_version:
+                inspections_by_version[number] = []
             else:
-                inspections[number] = records.Candidate.of(rows[number]).at_risk
-        return inspections
+                inspections_by_version[number] = records.Candidate.of(job_by_version[number]).at_risk
+        return inspections_by_version
 
     # ---- for the API
 
@@ -286,6 +286,7 @@ class Learning:
             state = self.candidates.state(product_id)
             last_state, is_counted = self._last_looks.get(product_id, (None, False))
             if state != last_state or not is_counted:
+                # without settings of learning, corrections need not be counted
                 is_counted = learn is None or self._queue_if_enough(product_id, learn)
             self._last_looks[product_id] = state, is_counted
 
@@ -404,7 +405,7 @@ class Learning:
             raise error
 
     def _report(self, product_id: int, problem: str | None) -> None:
-        """Report the problem of a product's last candidate; None: it has none.
+        """Report the problem of a product's last candidate; None: there is no problem.
 
         A product that was removed has no problem.
         """
@@ -416,7 +417,7 @@ class Learning:
             self.report(f"learning_{product_id}", problem)
 
     def _retry_write(self, write: Callable[[], T]) -> T:
-        """Call `write` again and again until the database is back, and return its result.
+        """Call `write`, again and again while the database is away, and return the result of `write`.
 
         Making a candidate takes so long that it must not be lost because the database is away for a moment.
 
@@ -428,7 +429,7 @@ class Learning:
             try:
                 return write()
             except StoreError as error:
-                if error.code == "disk_full":  # nothing will change that while this waits
+                if error.code == "disk_full":  # waiting does not free space
                     raise
                 if self.queue.pause(jobs.RETRY_SECONDS):
                     raise StoppedError("the station ends") from None

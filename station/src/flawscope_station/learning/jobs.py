@@ -85,7 +85,7 @@ class Jobs:
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
             start: Number of the version that a candidate starts from; None: the job makes no candidate.
-            draft: Name of the new product, whose earlier job of this kind is removed; None: it is not new.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
         created_at = now()
         row = {
@@ -178,12 +178,12 @@ class Jobs:
     def next_unfinished(self) -> JobRow | None:
         """Return the oldest unfinished job; None: there is none.
 
-        It is queued, or was running when the station ended.
+        The job is queued, or was running when the station ended.
         """
         return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(jobs.c.id).limit(1))
 
     def before(self, number: int) -> int:
-        """Return the number of unfinished jobs that are older than this one."""
+        """Count the unfinished jobs that are older than the job `number`."""
         query = select(func.count()).where(IS_UNFINISHED, jobs.c.id < number)
         with self.database.reading() as connection:
             return int(connection.execute(query).scalar_one())
@@ -194,7 +194,7 @@ class Jobs:
             return job_of_version(connection, product_id, version)
 
     def by_version(self, product_id: int) -> dict[int, CandidateRow]:
-        """Return the last job that made each version, by the version's number."""
+        """Return for each version that a job made, by its number, the last job that made the version."""
         conditions = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
         rows = self.database.rows(_with_version_state().where(*conditions).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
@@ -240,6 +240,7 @@ def _remove_old_jobs(connection: Connection, product_id: int) -> None:
     lacks_version = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(removed_versions))
     conditions = jobs.c.product_id == product_id, lacks_version
     newest_surplus = select(jobs.c.id).where(*conditions).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
+    # number of the newest job that is not among the latest `MAX_JOBS`; None: there are not so many
     newest_surplus_id = connection.scalar(newest_surplus)
     if newest_surplus_id is not None:
         connection.execute(delete(jobs).where(*conditions, jobs.c.id <= newest_surplus_id, ~IS_UNFINISHED))
@@ -317,7 +318,7 @@ class JobQueue(BackgroundThread):
             facts: Facts that are stored with it, as JSON.
             product_id: Number of the product; None: the product is new.
             start: Number of the version that a candidate starts from; None: the job makes no candidate.
-            draft: Name of the new product, whose earlier job of this kind is removed; None: it is not new.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
         number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()
@@ -364,7 +365,7 @@ class JobQueue(BackgroundThread):
         self._if_current(number, lambda: self.worker.interrupt(stage_prefix))
 
     def _if_current(self, number: int, action: Callable[[], object]) -> None:
-        """Call the function if the job is running."""
+        """Call `action` if the job `number` is running."""
         with self._lock:
             if self._current is not None and self._current.id == number:
                 action()
@@ -378,7 +379,7 @@ class JobQueue(BackgroundThread):
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:
-        """Wait for `seconds`, or until the station ends; return whether it ends."""
+        """Wait for `seconds`, or until the station ends; return whether the station ends."""
         return self._pause(seconds)
 
     @override
@@ -437,5 +438,6 @@ class JobQueue(BackgroundThread):
             if done:
                 seconds_per_step = (time_now - self._stage_start) / done
                 seconds_left = seconds_per_step * (total - done)
+            # the estimate is shown for twice the time that it names, or until the next step
             self._estimate_end = time_now + max(LATE_SECONDS, 2 * (seconds_left or 0.0))
             self._step = JobStep(stage=stage_name, done=done, total=total, left=seconds_left)

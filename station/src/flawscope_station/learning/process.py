@@ -170,7 +170,7 @@ class Worker:
 
 
 def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
-    """Do the jobs that the station sends, until it ends.
+    """Do the jobs that the station sends, until the station ends.
 
     Args:
         pipe: Pipe to the station.
@@ -220,7 +220,7 @@ def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -
     lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
-        """Report the progress to the station, and raise KeyboardInterrupt if it interrupts the stage."""
+        """Report the progress to the station; raise KeyboardInterrupt if the station interrupts the stage."""
         nonlocal last_report
         with lock:
             if time.monotonic() - last_report > PROGRESS_INTERVAL:

@@ -55,8 +55,8 @@ def _read_with_included(path: Path, including: Sequence[Path]) -> dict[str, obje
 
     Args:
         path: File to read.
-        including: Chain of files of which each includes the next, and the last one this file; their resolved
-            paths. Empty: no file includes this one.
+        including: Resolved paths of the files by which this one is included: each file includes the next, and
+            the last one includes this file. Empty: no file includes this one.
 
     Raises:
         InputError: A file cannot be read, or includes itself.

@@ -109,7 +109,7 @@ def plugin_names(group: str) -> list[str]:
 
 
 def load_plugin(group: str, name: str) -> Plugin:
-    """Return the plugin of a group with this name.
+    """Return the plugin called `name` of a group.
 
     If both the station and another package have one, return the station's.
 

@@ -120,9 +120,10 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
 def moments(
     times: Iterable[time], zone: tzinfo | None, microseconds: int, days: range
 ) -> Iterator[tuple[int, time]]:
-    """Yield the moment, in microseconds since 1970, and the time of day, for each time of day on each day.
+    """Yield for each day and each time of day the moment on that day, and the time of day.
 
-    Each time of day has exactly one moment, even if a change of the clocks skips or repeats it.
+    Moments are in microseconds since 1970. Each time of day has exactly one moment on a day, even if a change
+    of the clocks skips or repeats this time.
 
     Args:
         times: Times of day.

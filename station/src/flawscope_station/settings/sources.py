@@ -84,6 +84,7 @@ def _check_stream(address: str) -> None:
     """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
+        # `port` is None where the address has no port, and raises ValueError where it is no number
         is_valid = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_valid = False
@@ -100,8 +101,8 @@ def _check_stream(address: str) -> None:
 def quote_password(address: str) -> str:
     """Return a stream's address in which the special characters of the password are percent-encoded.
 
-    Otherwise a URL parser would take the # in rtsp://admin:pa#ss@host/path for the end of the host. An
-    address that a parser reads correctly is returned unchanged.
+    A URL parser would take the # in rtsp://admin:pa#ss@host/path for the end of the host. An address that a
+    parser reads correctly is returned unchanged.
     """
     match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
     if match is None:

@@ -315,7 +315,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_null(cls, settings: object) -> object:
-        """Return the settings without those that are None, so that these get their defaults."""
+        """Return the settings that are not None; the others get their defaults."""
         if not isinstance(settings, Mapping):
             return settings
         return {name: value for name, value in settings.items() if value is not None}

@@ -360,7 +360,7 @@ def redact_address(address: str) -> str:
 
 
 def redact_text(text: str, address: str) -> str:
-    """Replace in a text all parts of an address that `redact_address` hides by `…`.
+    """Return a text with `…` in place of each part of an address that `redact_address` hides.
 
     Args:
         text: Text from another system, such as an error's message, which may repeat parts of the address.

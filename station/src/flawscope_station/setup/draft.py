@@ -163,9 +163,9 @@ class Draft:
             self.state = {}
 
     def earlier_job(self) -> tuple[str, dict[str, Any]] | None:
-        """Return status and facts of the fit in the state of a draft that an earlier release made.
+        """Return status and facts of the fit that an earlier release stored in the draft's state.
 
-        In that release, the draft's state had what a job has now. Return None where the state has no fit.
+        This release stores them in a job. Return None where the state has no fit.
         """
         stage = self.state.get("stage", COLLECTING)
         if stage == COLLECTING:
@@ -179,7 +179,7 @@ class Draft:
         return status_of_stage.get(stage, stage), facts  # other stages have the name of the status
 
     def forget_earlier(self, *old_keys: str) -> None:
-        """Remove the keys that an earlier release wrote from the state, except for `old_keys`."""
+        """Remove from the state all keys that only earlier releases write, except for `old_keys`."""
         with self._lock:
             self.state = {key: self.state[key] for key in (*STATE_KEYS, *old_keys) if key in self.state}
             self.change()  # writes the state
@@ -217,7 +217,7 @@ class Draft:
         return _picture_names(self.folder)
 
     def refuse_unknown(self) -> None:
-        """Raise GoodQuestionError if the names call some pictures good, and leave it open for others.
+        """Raise GoodQuestionError if names call some pictures good, and leave open whether others are.
 
         If the names call all pictures good, or none, there is no error. `flawscope fit` has the same rule.
         """
@@ -350,7 +350,7 @@ class Draft:
                     files.sync_folder(source)
                 except OSError as error:
                     raise write_error(target / name, error) from None
-                paths_of_size[paths_of_size.index(path)] = target / name
+                paths_of_size[paths_of_size.index(path)] = target / name  # the new path in `_by_size`
                 self.version += 1
 
     def path(self, name: str) -> Path:
@@ -415,18 +415,18 @@ def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
     interval of the share that is found. If any size has too few defects for an interval, `shown` is empty.
     The results of earlier releases, which count pictures, get the missing keys `of_parts` and `several`.
     """
-    counts_by_size = result["found"]
-    rows = {}
+    counts_by_size = result["found"]  # size -> number of found defects, number of all defects
+    row_by_size = {}
     for size, counts in counts_by_size.items():
         interval = rates.found_interval(*counts)
         if interval is not None:
-            rows[size] = [*counts, *interval]
-    has_all_sizes = len(rows) == len(counts_by_size)
+            row_by_size[size] = [*counts, *interval]
+    has_all_sizes = len(row_by_size) == len(counts_by_size)
     return {
         "of_parts": False,
         "several": bool(result.get("options", {}).get("several")),
         **result,
-        "shown": rows if has_all_sizes else {},
+        "shown": row_by_size if has_all_sizes else {},
     }
 
 
@@ -454,7 +454,7 @@ def _picture_names(folder: Path) -> list[str]:
 
 
 def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | FlawscopeError]]:
-    """Yield the name of each file with its content, or with the error that refuses it.
+    """Yield the name of each file in a zip, with the content of the file or the error that refuses it.
 
     Files that operating systems add are left out. Nothing is unpacked to the disk.
 
@@ -470,21 +470,22 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
     """
     try:
         with zipfile.ZipFile(path) as file:
-            files = [entry for entry in file.infolist() if not entry.is_dir()]
-            check_zip_entries(name, [entry.filename for entry in files])
-            entries = [entry for entry in files if not _is_litter_path(entry.filename)]
+            all_entries = [entry for entry in file.infolist() if not entry.is_dir()]
+            check_zip_entries(name, [entry.filename for entry in all_entries])
+            entries = [entry for entry in all_entries if not _is_litter_path(entry.filename)]
             unpacked_bytes = sum(entry.file_size for entry in entries)
             if unpacked_bytes > max(MAX_UNPACKED_BYTES, MAX_ZIP_RATIO * path.stat().st_size):
                 raise InputError(
                     f"{name} unpacks to {unpacked_bytes / 1e9:.1f} GB, which pictures do not: pack the "
                     "pictures alone"
                 )
-            by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
-            # functions that read the files, by path: a file may be a list of the good pictures
-            readers = {
-                entry_path: partial(_read_list, file, entry, limits) for entry_path, entry in by_path.items()
+            entry_by_path = {entry.filename.replace("\\", "/"): entry for entry in entries}
+            # path -> function that reads the file, which may be a list of the good pictures
+            reader_by_path = {
+                entry_path: partial(_read_list, file, entry, limits)
+                for entry_path, entry in entry_by_path.items()
             }
-            refuse_unknown_names(name, by_path, readers, "pack the good ones alone")
+            refuse_unknown_names(name, entry_by_path, reader_by_path, "pack the good ones alone")
             for entry in entries:
                 yield entry.filename, _read_entry(file, entry, limits)
     except InputError:

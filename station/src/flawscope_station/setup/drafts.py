@@ -148,7 +148,7 @@ class Drafts:
         return self._drafts[name]
 
     def begin(self, name: str, who: str, products: Sequence[str], reserved_names: Collection[str]) -> Draft:
-        """Return the draft of a name; if there is none, begin it.
+        """Return the draft called `name`; if there is none, begin one.
 
         Args:
             name: Name of the product.
@@ -452,8 +452,7 @@ def _stage(job: JobRow | None) -> str:
 def _options_behind(error: str, fit_options: Mapping[str, Any]) -> list[str]:
     """Return the names of the options that may have caused the error of a fit.
 
-    These are the options that the error names. If it names none, they are all options that change the
-    network's input.
+    If the error names options, return these options; else return all options that change the network's input.
 
     Args:
         error: Message of the error.
@@ -477,7 +476,7 @@ class Checks(BackgroundThread):
         super().__init__("checks of pictures", is_lazy=True)
         self._drafts = drafts
         self._requested: set[Draft] = set()
-        self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
+        self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # checked version, its findings
         self._process: subprocess.Popen[str] | None = None
 
     @override
@@ -489,6 +488,7 @@ class Checks(BackgroundThread):
 
     def request(self, draft: Draft) -> None:
         """Request a check of a draft's pictures, unless they are unchanged since the last check."""
+        # versions begin at 1; 0: there was no check yet
         checked_version, _ = self._findings.get(draft, (0, {}))
         if checked_version != draft.version:
             self._requested.add(draft)
@@ -499,7 +499,7 @@ class Checks(BackgroundThread):
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:
-        """Return the findings of the last check of a draft; None: there was no check yet.
+        """Return the findings of the last check of a draft's pictures; None: there was no check yet.
 
         The key `current` says whether the pictures are unchanged since the check.
         """
@@ -553,7 +553,7 @@ class Checks(BackgroundThread):
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**texts, "pictures": [name for name in names if name in existing_names]})
-        # of each advised step, the text after `--align`; "" if the step is another one
+        # the text after `--align` in each advised step; "" for a step without it
         align_values = [step["step"].partition("--align ")[2] for step in report["advice"]]
         align = next((value for value in align_values if value), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

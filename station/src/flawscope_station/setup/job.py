@@ -69,7 +69,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             **job["given"],
         )
     fitted.save(new_model)
-    models = [*fitted.products.values()]  # one of each view, where parts have several views
+    models = [*fitted.products.values()]  # one model for each view, where parts have several views
     examples_facts = _draw_examples(models, new_examples, step)
     new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)
@@ -77,9 +77,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     for path in (checkpoint, *checkpoints_of_views(checkpoint)):
         path.unlink(missing_ok=True)
     facts = fitted.facts
-    promise = rates.promise_of(facts)  # of the rate of false alarms
+    promise = rates.promise_of(facts)  # the expected rate of false alarms
     offered_rates = rates.describe_rates(facts)
-    own_rate = next(offer for offer in offered_rates if offer["rate"] == facts.rate)
+    own_offer = next(offer for offer in offered_rates if offer["rate"] == facts.rate)
     manifests = [model_of_view.manifest for model_of_view in models]
     questions = [line for manifest in manifests for line in manifest.questions]
     return {
@@ -89,7 +89,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         "rates": offered_rates,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
         "pictures": sum(picture.role in ("train", "calibration") for picture in facts.pictures),
-        "found": own_rate["found"],  # simulated defects that the model finds
+        "found": own_offer["found"],  # simulated defects that the model finds
         "odd": _unusual_pictures(models),
         "failures": list(fitted.failures),
         "notes": [line for manifest in manifests for line in manifest.notes],
@@ -103,8 +103,8 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
     """Return the good pictures that are most unlike the others of their view.
 
-    Suspicious pictures are first, each with its reason; then follow others. Both are sorted by severity, the
-    highest first.
+    Suspicious pictures are first, each with its reason; then follow other pictures, up to `UNUSUAL_COUNT` in
+    all. Both groups are sorted by severity, the highest first.
     """
     reasons = {suspect.name: suspect.reason for model in models for suspect in model.suspects}
     ranking = []
@@ -143,6 +143,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
             return
         time_now = time.monotonic()
         trials_start = trials_start or time_now
+        # what was done before the first trial uses up a part of the minutes
         trial_seconds = 60 * minutes - (trials_start - start_time)
         step(tried.TRYING, round(time_now - trials_start), round(trial_seconds))
 
@@ -187,7 +188,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _describe_options(flags: str) -> list[dict[str, str]]:
-    """Return each option of a trial as a dictionary: the key of a page's text, and the value in that text.
+    """Return for each option of a trial the `key` of a text of the page, and the `value` in that text.
 
     Args:
         flags: Options of the command line that change the network's input; empty: pictures are used as they
@@ -203,7 +204,7 @@ def _describe_options(flags: str) -> list[dict[str, str]]:
             descriptions.append({"key": f"{name}_{value}", "value": ""})
         else:
             descriptions.append({"key": name, "value": "" if value is True else str(value)})
-    return descriptions or [{"key": "given", "value": ""}]
+    return descriptions or [{"key": "given", "value": ""}]  # "given": pictures are used as they are
 
 
 def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
@@ -242,7 +243,7 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 
     predictor = router.load(job["model"], device=job["device"])
-    memory = MemoryBudget(0)
+    memory = MemoryBudget(0)  # 0: one large picture is decoded at a time
     results: list[dict[str, Any]] = []
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))

@@ -56,7 +56,7 @@ class LiveProducts:
                     self._mark_old_versions(draft)
 
     def _mark_old_versions(self, draft: Draft) -> None:
-        """Store the mark of a draft with each version that was made from it.
+        """Store a mark, the facts about a draft, with each version that was made from the draft.
 
         An earlier release stored in the draft's state which version is live; this is removed from the state.
         """
@@ -72,7 +72,7 @@ class LiveProducts:
 
     @staticmethod
     def _mark(draft: Draft, who: str, fit_request_time: int | None) -> DraftMark:
-        """Return the facts about a draft that are stored with a version that was made from it.
+        """Return the facts about a draft that are stored with each version made from the draft.
 
         Args:
             draft: Draft of the version.
@@ -83,7 +83,7 @@ class LiveProducts:
         return {"begun": draft.state.get("at"), "by": who, "learnt": fit_request_time}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
-        """Return the facts of the version that was made when a draft went live last; None: it is not live."""
+        """Return the facts of the version as which a draft last went live; None: the draft is not live."""
         product_id = self.addresses.products.get(draft.name)
         if product_id is None:
             return None
@@ -102,7 +102,7 @@ class LiveProducts:
         ]
 
     def begin(self, name: str, who: str) -> Draft:
-        """Return the draft of a name; if there is none, begin it.
+        """Return the draft called `name`; if there is none, begin one.
 
         A draft may have the name of a product that was made on the pages or that has no model yet.
 

@@ -322,7 +322,7 @@ def parse_filters(
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
-    """Yield for each filter the parameter that `parse_filters` gets for it.
+    """Yield the parameter of `parse_filters` for each filter.
 
     The parameters' names begin with `PREFIX`, because the filter `name` would collide with the product's name
     in the path.

@@ -3,7 +3,8 @@
 uvicorn closes connections that are idle between two requests. But it waits forever for the head of a request
 and for a client that does not read its answer, and accepts connections until the process has no files left. A
 `ClientConnection` lies between asyncio and uvicorn's protocol, passes everything on, and closes such
-connections. `RequestTracker` reports the requests to it. The time of bodies is limited in `uploads`.
+connections. `RequestTracker` reports to each connection when its requests begin and end. The time of bodies
+is limited in `uploads`.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class ClientConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._requests = 0  # number of requests that are being received or answered
-        self._scope: Scope = {}  # of the last request
+        self._scope: Scope = {}  # scope of the last request
         self._tail = b""  # last bytes that were received
-        self._has_body = False  # of the last request
+        self._has_body = False  # whether the last request has a body
         self._has_more_body = False  # a part of the last request's body is still to come
         self._is_write_paused = False  # the client does not read its answer
         self._is_idle = False  # between two requests
@@ -139,7 +140,7 @@ class ClientConnection(asyncio.Protocol):
         return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that has waited for longest, and others of clients who are not signed in.
+        """Close the connection that has waited for longest, and some of clients who are not signed in.
 
         Up to an eighth of the allowed connections are closed at once. Under a flood of new connections, a
         search for each of them would be too slow.
@@ -181,13 +182,16 @@ class ClientConnection(asyncio.Protocol):
 
 
 class RequestTracker:
-    """ASGI application that reports the beginning and end of each request to its connection."""
+    """ASGI application that reports to each connection when its requests begin and end."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and report its beginning, the end of its body and its end to its connection."""
+        """Serve a request, and note its progress at its connection.
+
+        The connection notes when the request begins, when the body was received, and when the request ends.
+        """
         connection = scope.get("state", {}).get(STATE_KEY)
         if connection is None:  # no request, or a server without limits
             await self.app(scope, receive, send)

@@ -63,8 +63,8 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
 
     Args:
         app: Application.
-        render_page: Renders the page. Its arguments are the request, the status, the text, and the error;
-            None: FastAPI or Starlette raised it.
+        render_page: Renders the page. Its arguments are the request, the status, the text, and the error,
+            which is None where FastAPI or Starlette raised it.
     """
 
     async def handle(request: Request, error: Exception) -> Response:

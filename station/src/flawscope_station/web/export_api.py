@@ -79,12 +79,13 @@ def export(
     if format == "csv":
         blocks = in_turns(turns, _table_pages(pages), _csv_block)
         # The first block is made before the answer begins, because after that BusyError could not be
-        # answered. It begins with the byte order mark, by which Excel recognises UTF-8.
+        # answered. The block begins with the byte order mark, by which Excel recognises UTF-8.
         first_block = "\ufeff" + next(blocks)
         return StreamingResponse(chain([first_block], blocks), media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = station_zone(settings.shifts)
-    version, _, promise = line_alarms.active_promise(versions, product_id)  # of the rate of false alarms
+    # number of the active version, and its expected rate of false alarms
+    version, _, promise = line_alarms.active_promise(versions, product_id)
     totals: list[tuple[str, object]] = [
         ("Product", name),
         ("Version in use", version),
@@ -119,7 +120,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], ResultT]) -> 
 
 
 def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
-    """Yield for each page of inspections the rows of the table; before the first row comes the header."""
+    """Yield the rows of the table for each page of inspections; the first row of all is the header."""
     header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
         rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]
@@ -207,8 +208,8 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 def _cells(inspection: InspectionFacts) -> list[object]:
     """Return an inspection's values in the order of `COLUMNS`."""
     values = [inspection.get(name) for name in Inspection.model_fields]
-    by_place_column = _place_values(inspection)
-    place_values = [by_place_column.get(name) for name in PLACE_COLUMNS]
+    value_by_column = _place_values(inspection)
+    place_values = [value_by_column.get(name) for name in PLACE_COLUMNS]
     other_facts = other_fields(inspection)
     # what is left in `other_facts` is the column `more`
     further_values = [other_facts.pop(name, None) for name in FURTHER_COLUMNS]

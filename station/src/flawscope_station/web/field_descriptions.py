@@ -66,7 +66,7 @@ def _parse_entries(section: str) -> list[tuple[list[str], str]]:
 
     The entry `x, y: Middle of the square.` has the names x and y.
     """
-    entries: list[tuple[list[str], str]] = []
+    entries: list[tuple[list[str], str]] = []  # names and text of each entry
     for line in section.splitlines():
         match = _ENTRY.fullmatch(line)
         if match is not None:

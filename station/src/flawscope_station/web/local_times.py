@@ -10,7 +10,7 @@ from datetime import UTC, datetime, tzinfo
 
 
 def to_utc(text: str, zone: tzinfo | None) -> str:
-    """Return a time in UTC, in ISO format; of a day, its beginning.
+    """Return a time, or the beginning of a day, in UTC and in ISO format.
 
     A text of another form is returned unchanged; the search refuses it.
 

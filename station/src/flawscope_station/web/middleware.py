@@ -137,11 +137,11 @@ def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
 
 
 class Guard:
-    """ASGI middleware that finds the sender of each request, and refuses requests that it may not send.
+    """ASGI middleware that finds the sender of each request, and refuses what the sender may not send.
 
     An unknown sender gets 401 below /api, and elsewhere a redirect to the page to sign in. Answers get
-    security headers for browsers, and the number of the request. If the sender has not sent a number, it is
-    random. The log has the numbers of failed requests.
+    security headers for browsers, and the number of the request. If the sender has not sent a number, a
+    random one is used. The log has the numbers of failed requests.
 
     Args:
         app: Application that serves the requests.

@@ -379,12 +379,14 @@ def models(
     active = next((version for version in all_versions if version["id"] == active_number), None)
     state = learning.facts(product_id)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
-    jobs = learning.candidates.by_version(product_id)
+    job_by_version = learning.candidates.by_version(product_id)
     # versions that are left out of the list `others`: they are rejected, or shown as a candidate
-    hidden: set[int | None] = {number for number, row in jobs.items() if status_of(row) == REJECTED}
+    hidden: set[int | None] = {number for number, row in job_by_version.items() if status_of(row) == REJECTED}
     hidden |= {candidate.version for candidate in candidates if candidate.status == READY}
     others = [version for version in all_versions if version is not active and version["id"] not in hidden]
-    inspections = store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"]))
+    inspection_by_number = store.inspections_by_number(
+        product_id, _shown_inspections(candidates, state["unsure"])
+    )
     may_change = has_role(page.person, "engineer")
     return page.render(
         "models",
@@ -399,7 +401,7 @@ def models(
         false_alarm_rates=compare_false_alarm_rates(versions, product_id),
         losses=learning.losses(product_id, all_versions),
         advice={candidate.id: advice(candidate, active_number) for candidate in candidates},
-        known=inspections,
+        known=inspection_by_number,
         MOST=MAX_THUMBNAILS,
         previous=versions.previous_version(product_id, active_number),
         roles=PICTURE_ROLES,
@@ -514,7 +516,7 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
         else:
             # not `>`: NaN is anomalous, too
             known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
-        counts = row["found"].values()  # of each size: number of found defects, number of all
+        counts = row["found"].values()  # for each size: number of found defects, number of all
         rows.append(
             {
                 **row,

@@ -485,15 +485,15 @@ def _report_periods(
 def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
     """Show all problems of the station."""
     problems = health.problems()
-    entry_names = {number: name for name, number in health.addresses.entries.items()}
-    product_names = health.addresses.names | entry_names  # by number
+    entry_name_by_number = {number: name for name, number in health.addresses.entries.items()}
+    name_by_number = health.addresses.names | entry_name_by_number
     rows = []
     for problem in problems:
         # the attributes of the problem, with its time as text
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = product_names.get(problem.product or 0)  # None: the problem is of no product
+        row["product"] = name_by_number.get(problem.product or 0)  # None: the problem is of no product
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(
@@ -531,7 +531,7 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return the filters in the history's query as a query of the API, in which some have other names."""
+    """Return the filters in the history's query as a query of the API, with the names that the API uses."""
     return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 

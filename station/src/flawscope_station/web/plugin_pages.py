@@ -65,7 +65,7 @@ class StationForPage:
         return list(self._addresses.products)
 
     def product(self, request: Request) -> str:
-        """Return the product in the query parameter `product` of a request; without it, the first product.
+        """Return the product that the query parameter `product` names; without one, the first product.
 
         Raises:
             NotFoundError: There is no such product, or the station has none.
@@ -155,7 +155,7 @@ class PluginPages:
         self._components = components
         self._report = report
         self._pages: dict[str, _GuardedPage] = {}
-        self._failures: dict[tuple[str, str], str] = {}  # texts of errors, by page and function
+        self._failures: dict[tuple[str, str], str] = {}  # (page, function) -> text of the error
         self.links: list[MenuLink] = []
         self.router = APIRouter()
         self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
@@ -199,8 +199,8 @@ class PluginPages:
         page = self._pages.get(name)
         if page is None:
             raise NotFoundError(f"there is no page {name!r:.80}")
-        status = 0
-        child = page.enter(scope)
+        status = 0  # 0: no answer has begun
+        page_scope = page.enter(scope)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -212,15 +212,15 @@ class PluginPages:
 
         error_text = None
         try:
-            await page(child, receive, send_guarded)
+            await page(page_scope, receive, send_guarded)
         except Exception as error:
             error_text = message_with_type(error)
         # a refused request (status 400 or more) does not show whether the page works
         if error_text is not None or status < 400:
-            self._note(name, child, error_text)
+            self._note(name, page_scope, error_text)
 
     def _note(self, name: str, scope: Scope, message: str | None) -> None:
-        """Note whether a function of a page raised or works, and report the page's problem if it changes.
+        """Note whether a function of a page raised or works, and report the problem if it changes.
 
         Args:
             name: Name of the page.
@@ -232,6 +232,7 @@ class PluginPages:
         self._failures.pop((name, function), None)
         if message is not None:
             place = f"page {name}, {function.rpartition('.')[2]}"
+            # `one_line_message` makes one short line of an error's text
             self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {message}"))
         if self._failures != earlier_failures:
             self._report("page_failed", "; ".join(self._failures.values()) or None)

@@ -174,6 +174,7 @@ async def capture(
         data = picture.data
         name = picture.name
         if body.part is not None and picture.view is not None:
+            # such as `plate-03_top.png`, with the part and its view
             name = f"{body.part}_{picture.view}{PurePath(name).suffix}"
     results = await asyncio.to_thread(drafts.add, draft, [(name, data)])
     return {"results": [result._asdict() for result in results]}
@@ -200,7 +201,7 @@ async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, cont
 async def _receive_zip(
     files: Files, drafts: Drafts, draft: Draft, request: Request, name: str
 ) -> list[AddedPicture]:
-    """Add the pictures of a zip, which is the body of a request. It may be larger than other bodies.
+    """Add the pictures of a zip that is the body of a request; a zip may be larger than other bodies.
 
     Args:
         files: Files of the store.
@@ -357,8 +358,10 @@ def draft_page(
     """Show a product that is being made."""
     page = Page(request, "new")
     state = drafts.facts(draft)
-    methods = {method.name: method.learns_in_steps for method in registry.loadable_methods()}
-    cameras = []
+    learns_in_steps_by_method = {
+        method.name: method.learns_in_steps for method in registry.loadable_methods()
+    }
+    cameras = []  # product, number and view of each camera
     for product, sources in context.sources.items():
         for source in sources:
             if isinstance(source, TriggeredSource):
@@ -370,7 +373,7 @@ def draft_page(
         sections=("new", "progress", "capture", "still", "promise", "rates"),
         data={"state": state, "day": daily_pictures},
         name=name,
-        methods=methods,
+        methods=learns_in_steps_by_method,
         options=options.NEW_PRODUCT,
         cameras=cameras,
         rates=rates.offered_rates(),

@@ -184,6 +184,7 @@ class OpenIdProvider:
         except Exception as error:  # of any kind, as the provider may answer anything
             raise _to_provider_error(error) from error
         roles = [settings.groups[group] for group in groups if group in settings.groups]
+        # roles are listed from the lowest to the highest
         highest_role = max(roles, key=ROLES.index, default="")
         return CompanyMember(subject, name, highest_role)
 
@@ -210,8 +211,8 @@ def _to_provider_error(error: Exception) -> ProviderError:
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
     """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
 
-    It has its own cookie for state, nonce and code verifier. When the provider redirects the browser to the
-    station, the browser sends this cookie, but not the station's session cookie.
+    The application has its own cookie for state, nonce and code verifier. When the provider redirects the
+    browser to the station, the browser sends this cookie, but not the station's session cookie.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 

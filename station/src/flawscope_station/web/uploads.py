@@ -80,7 +80,7 @@ class RequestBody:
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
         missing_bytes = self._announced_bytes - self._received_bytes
-        self._check_size(missing_bytes)
+        self._check_size(missing_bytes)  # refuses a body that is announced as too large, before it comes
         message = await self._receive_in_time()
         message_bytes = len(message.get("body", b""))
         self._check_size(message_bytes)
@@ -109,6 +109,7 @@ class RequestBody:
                 async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
+                # delay with which the event loop has noticed the timeout
                 loop_delay = time.monotonic() - max(deadline, time_now)
                 if loop_delay < MAX_LOOP_DELAY:
                     text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
@@ -163,6 +164,7 @@ class BodyLimiter:
             held_bytes: Number of bytes of the request's body that are in memory.
             added_bytes: Number of further bytes.
         """
+        # a request is small up to a quarter of the largest allowed size
         is_small = held_bytes + added_bytes <= self.max_bytes // 16
         allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
         return self.bytes_in_memory + added_bytes <= allowed_bytes
@@ -241,7 +243,7 @@ class FormParser(MultiPartParser):
 
     @override
     def on_headers_finished(self) -> None:
-        """Add a plain `filename` to the Content-Disposition of a part that is a file, before it is parsed."""
+        """Add a plain `filename` to the Content-Disposition of a part with a file, before its parsing."""
         part = self._current_part
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
         part.content_disposition = name_file(part.content_disposition or b"", kind)
