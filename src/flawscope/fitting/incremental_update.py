@@ -141,7 +141,7 @@ def _split_by_model(
 def _check_learns(
     pictures: Sequence[ReviewedPicture], updates: Mapping[str, Update], unplaced: Mapping[int, str]
 ) -> None:
-    """Raise InputError where no model learns anything."""
+    """Raise InputError where no picture can be used, or no model has anything new to learn from."""
     unusable = dict(unplaced)
     for update in updates.values():
         unusable |= update.unreadable
@@ -156,7 +156,7 @@ def _check_learns(
 
 
 def _named(name: str, say: Say) -> Say:
-    """Return a `say` that puts a view's name before each line; without a name, lines stay as they are."""
+    """Return a function like `say` that puts a view's name before each line; an empty name adds nothing."""
     return lambda line: say(f"{name}: {line}" if name else line)
 
 
@@ -237,10 +237,10 @@ def extend(
         confirmed = _confirmed_pictures(images, fair, force, say)
         all_defects += [item.path for item in images.test if item.anomalous]
     sources, _, _ = split_sources(images, category)
-    # if there are too many defects, evenly spaced ones are compared
+    # at most `MAX_KNOWN_DEFECTS` defects are compared, evenly spaced among all
     defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
     compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
-    if group is not None:  # a picture that does not match is an error before the work
+    if group is not None:  # report a name that does not match before the work begins
         check_group(relative_names(sources), group)
     names = [*relative_names(sources), *relative_names(compared_defects)]
     pictures = []
@@ -302,7 +302,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
     """Return the model of one product with another pattern of groups.
 
     Raises:
-        InputError: There are models of several views: their own pattern reads parts from names.
+        InputError: There are models of several views, whose stored pattern reads parts from names.
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
@@ -312,7 +312,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
 
 
 def _seed(old: ModelMapping) -> int:
-    """Return the seed that the models were fitted with: the same seed splits a folder in the same way."""
+    """Return the seed of the models' fits, with which a folder is split as it was for them."""
 
     def read_seed(manifest: Manifest) -> int:
         return int(registry.method(manifest.method).parse_stored(manifest.config).seed)
@@ -399,7 +399,7 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
     The folder may have been renamed since.
 
     Raises:
-        InputError: It has no good pictures.
+        InputError: The folder has no good pictures.
     """
     reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None

@@ -41,7 +41,7 @@ MIN_RANK = 3  # rank of the threshold among a light's pictures: at a lower rank 
 MAX_CALIBRATION_TILES = (
     5000  # tiles of the pictures to calibrate on, unless these are `MIN_PICTURES` or fewer
 )
-ROUNDING = 1e-9  # by which floating-point arithmetic may exceed a whole number
+ROUNDING = 1e-9  # a number that exceeds a whole number by less is that whole number
 MIN_PICTURES = 60  # pictures to calibrate on, however many tiles they have
 
 
@@ -148,16 +148,16 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
     Of copies, only the first is returned.
     """
     hashes = views.reader.hashes
-    numbers_by_hash = dict[str, int]()
+    number_by_hash = dict[str, int]()
     for number in sorted({*views.wrong, *views.reader.lost}):
-        numbers_by_hash.setdefault(hashes.get(number, str(number)), number)
-    return list(numbers_by_hash.values())
+        number_by_hash.setdefault(hashes.get(number, str(number)), number)
+    return list(number_by_hash.values())
 
 
 def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) -> list[int]:
     """Return the numbers of the lost pictures that decide the threshold.
 
-    They are the same share of the lost pictures as the judged ones are of the other pictures.
+    Of the lost pictures the same share counts as of the other pictures is judged.
 
     Args:
         views: Views of the pictures.
@@ -252,7 +252,7 @@ class FitPictures:
         leave_out: The model, which can leave out what it has learnt.
         views: Views of the pictures.
         task: Task with the pictures as the numbered items.
-        known: Values in their own light from the fit, which had the other pictures' features at hand.
+        known: Values of the pictures in their own light, by number; the fit computed them.
         fusion: Fusion of tiles, once it is known.
     """
 
@@ -268,7 +268,7 @@ class FitPictures:
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
-        """Return the run that has not learnt from a row's part."""
+        """Return a function that scores by the model without the part that a row shows."""
         return self.leave_out.run(row.unit)
 
     def judge_in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
@@ -289,7 +289,7 @@ class FitPictures:
         return {number: self._fused_values(frames) for number, frames in frames_by_picture.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
-        """Answer for each picture in each light; pictures without known values are lost in all lights.
+        """Return values of each picture in each light; a picture without known values is lost in all lights.
 
         Args:
             rows: Rows of the pictures, by number.
@@ -365,7 +365,7 @@ class FitPictures:
             return summaries
 
         try:
-            # with tiles, a single picture occupies all threads; without, each thread takes a picture
+            # with tiles, a single picture occupies all threads; without tiles, each thread takes a picture
             if reader.preprocess.tile is not None:
                 return [work(picture) for picture in pictures]
             with workers(leave_out.model.roi.device) as map_in_threads:
@@ -377,8 +377,8 @@ class FitPictures:
 def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     """Return the fusion that scales good pictures' whole views like their tiles.
 
-    After scaling, both have the same mean of the maps, and the same mean of the higher half of the maps'
-    maxima. So both cause false alarms, and neither hides the other.
+    After scaling, the maps of whole views and of tiles have the same mean, and their maxima have the same
+    mean of the higher half. So both cause false alarms, and neither hides the other.
 
     Args:
         score_kind: Kind of a picture's score (`FitPictures.score_kind`).
@@ -393,10 +393,11 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     tiles_peak = _upper_half_mean([summary.maxima[0] for summary in with_whole_view])
     whole_peak = _upper_half_mean([summary.whole_peak for summary in with_whole_view])
     whole_range = whole_peak - whole_mean
-    # if the peak does not exceed the mean on both sides, there is no factor between their ranges
+    # without a peak above the mean, of tiles and of whole views, there is no factor between their ranges
     has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
     if not has_whole_range or not tiles_peak > tiles_mean:
         return Fusion(score_kind)
+    # factor * whole + offset: the whole views' mean and peak become those of the tiles
     factor = float((tiles_peak - tiles_mean) / whole_range)
     return Fusion(score_kind, factor, float(tiles_mean - factor * whole_mean))
 
@@ -439,7 +440,7 @@ def draw_pictures(
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
-    """Return a number n of pictures with which judging in all further lights costs less than the fit.
+    """Return the number n of pictures to judge in all further lights, at less cost than the fit.
 
     n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
     from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full

@@ -75,8 +75,8 @@ def read_defects(
         say: Gets remarks on unusual masks.
 
     Returns:
-        The images of each defect, by the hash of its picture's pixels; and for each unusable defect the
-        reason.
+        Hash of the picture's pixels -> images of its defects; and the reasons why other defects cannot be
+        used.
 
     Raises:
         InputError: No defect can be used.
@@ -120,6 +120,7 @@ def _defect_images(
         views: Views of the picture.
         marked: Marked pixels of the corrected picture.
     """
+    # views of several frames hold the views of each frame; those of a single frame hold themselves
     is_single_frame = views.frames[0] is views
     if not is_single_frame:
         for frame in views.frames:

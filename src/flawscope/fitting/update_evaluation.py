@@ -102,10 +102,10 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
-        """Return the score with a calibration's threshold, p-value, severity and decision on the picture."""
+        """Return a score with the threshold, p-value, severity and decision that a calibration gives it."""
         p_value = float(calibration.p_values(score))
         severity = float(calibration.severity(score))
-        anomalous = not score <= calibration.score_threshold
+        anomalous = not score <= calibration.score_threshold  # NaN is anomalous
         return cls(float(score), calibration.score_threshold, p_value, severity, learnt, anomalous)
 
 
@@ -167,9 +167,9 @@ def score_pictures(
 def _decide_parts(
     scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
 ) -> dict[int, Score]:
-    """Return the scores with the decisions on the parts that the pictures show.
+    """Return the scores with p-values and decisions of the parts that the pictures show.
 
-    If the pictures lack a view of a part, the view's score in the model is used, if there is one. A part is
+    A view of a part that the pictures lack gets its score from the model, if the model has one. A part is
     compared only with other parts.
 
     Args:
@@ -177,7 +177,7 @@ def _decide_parts(
         pictures: The pictures.
         parts: Good parts that the model knows.
     """
-    # For each name of a part: a list of parts with that name, each with its pictures' numbers by view
+    # name of a part -> the parts with that name, each as view -> number of the picture
     parts_by_name = dict[str, list[dict[str, int]]]()
     for picture in pictures:
         if picture.number not in scores:
@@ -247,7 +247,7 @@ class Comparison:
         ]
 
     def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
-        """Return those of the pictures on which both models decide as given.
+        """Return the numbers of the pictures with these decisions by both models.
 
         Args:
             numbers: Numbers of the pictures to choose from.
@@ -330,7 +330,7 @@ class Comparison:
         return " and ".join(reasons)
 
     def is_weaker(self, number: int, clear: float | None) -> bool:
-        """Whether a known defect's severity is less than half of that before, and not above `clear`.
+        """Whether a known defect's severity is less than half of its severity before, and not above `clear`.
 
         Args:
             number: Number of the picture.
@@ -342,7 +342,7 @@ class Comparison:
         return has_dropped and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
-        """Return how many of these pictures there are, and how many each model calls anomalous."""
+        """Return the number of these pictures, and how many of them each model calls anomalous."""
         before = sum(self.before[number].anomalous for number in numbers)
         after = sum(self.after[number].anomalous for number in numbers)
         return DecisionCounts.of(len(numbers), before, after)

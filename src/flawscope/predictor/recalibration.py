@@ -49,7 +49,7 @@ class _NewPictures:
 
     Attributes:
         scored: The pictures that were scored.
-        units: Units of all pictures that have other pixels than those the model has learnt from.
+        units: Units of the pictures whose pixels the model has not learnt from.
         failures: A line for each picture that cannot be used, with the reason.
         left_out: Number of pictures that were left out: pictures that the model was fitted on, and copies.
     """
@@ -71,7 +71,7 @@ class _NewPictures:
 
     @property
     def lost(self) -> list[str]:
-        """Names of the pictures that count as above all scores."""
+        """Names of the lost pictures: they count as pictures with a score above all others."""
         return [row.name for row in self.scored.lost.values()]
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:

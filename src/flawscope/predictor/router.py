@@ -242,7 +242,7 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Run `Predictor.self_test` of each product, and count samples recognised as another product.
+        """Run each product's `Predictor.self_test`, and count samples that are recognised as another product.
 
         Returns:
             The certificate of each product, by its name, with this count as `mistaken`; it is None for models
@@ -331,7 +331,7 @@ class Router(AnyModel[Predictor]):
         return [results[number] for number in range(len(batch))]
 
     def _add_recognition(self, result: Result, recognition: Recognition) -> Result:
-        """Return the result with the recognised product; for views, with a finding if they were exchanged."""
+        """Add the recognised product to a result; for views, add a finding if views were exchanged."""
         if self.views is None:
             return _with_recognition(result, recognition)
         if isinstance(result, InputError):
@@ -378,7 +378,7 @@ class Router(AnyModel[Predictor]):
 class _Runner:
     """Runner of a router's products.
 
-    Its `run` and `run_alone` are functions that return the method of that name of a product's session.
+    `run` and `run_alone` take a product's session, and return the session's method of the same name.
     """
 
     runtime = "router"

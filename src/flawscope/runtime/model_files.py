@@ -131,7 +131,7 @@ class _TensorWriter:
 
     def __init__(self) -> None:
         self._tensors: Tensors = {}
-        self._runs: list[Json] = []  # facts of the run of each model
+        self._runs: list[Json] = []  # for each model: facts on its run (`split_run_facts`)
 
     def add_model(self, name: str, model: Artefact) -> Json:
         document, run = split_run_facts(model.manifest)
@@ -147,7 +147,7 @@ class _TensorWriter:
         }
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
-        """Add tensors, equal ones once; return the key (a hash) of each tensor, by the tensor's name."""
+        """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
         keys = {}
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
@@ -165,7 +165,7 @@ class _ArchiveWriter:
 
     def __init__(self, networks: Mapping[str, NetworkFile]):
         self._networks = networks
-        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name
+        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name in the .zip
         self._recognition: dict[str, bytes] = {}
 
     def add_model(self, name: str, model: Artefact) -> Json:
@@ -174,7 +174,7 @@ class _ArchiveWriter:
         return {"file": file}
 
     def _file_name(self, name: str) -> str:
-        """Return a file name for a model that no other file of the archive has."""
+        """Make a file name from a model's name; no other file of the archive has it."""
         number = len(self._models)
         safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
         file = f"{safe_name or number}.onnx"
@@ -261,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Reader(Protocol):
-    """Reader of the models to which a document refers; errors because of wrong references are not caught."""
+    """Reader of the models that a document refers to; a wrong reference raises any error (`_opened`)."""
 
     def read_manifest(self, row: Facts) -> Manifest:
         """Read the manifest of a row's model. Tensors and network are not checked."""
@@ -370,7 +370,7 @@ class _Archive:
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
-        """Do nothing: a file that somebody added to the archive harms nobody."""
+        """Do nothing: further files in the archive are not read, and do no harm."""
 
 
 @contextmanager
@@ -391,7 +391,7 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            names_file = text.startswith("cannot")
+            names_file = text.startswith("cannot")  # errors that name the file begin like this
             raise error if names_file else files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None
