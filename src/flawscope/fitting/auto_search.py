@@ -376,7 +376,7 @@ class Search:
         return recipe, self._with_found(best, reason)
 
     def _reason_without_comparison(self, best: Trial) -> str:
-        """Return the reason for taking the only settings that have results."""
+        """Return the reason for choosing `best`, the only settings with results."""
         if best.flags:
             return "parts lie elsewhere in each picture"
         others = [trial for trial in self.trials.values() if trial.flags]
@@ -428,7 +428,7 @@ class Search:
         return True
 
     def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether there is time to try recipes, and then to fit whichever is best to all pictures."""
+        """Whether there is time to try recipes, and then to fit the best recipe to all pictures."""
         best = best_of(self._eligible_trials())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
@@ -564,7 +564,7 @@ def _auroc_of_simulated(good: Judged, simulated: Judged, tried: Round) -> list[f
 
 
 def _add_counts(counts: tuple[int, int], judged: Judged) -> tuple[int, int]:
-    """Add the number of anomalous pictures, and that of all pictures, to the counts of earlier rounds."""
+    """Add a round's numbers of anomalous and of all pictures to the counts of earlier rounds."""
     anomalous_count, picture_count = counts
     return anomalous_count + int(judged.anomalous.sum()), picture_count + len(judged.anomalous)
 

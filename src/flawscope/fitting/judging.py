@@ -119,7 +119,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
         return
-    # if the scored pictures were learnt from, the method can leave pictures out: then any can be judged
+    # the method can leave out pictures if it scored those that it learnt from: then all can be judged
     can_leave_out = set(fitted.scored) <= set(fitted.used)
     candidates = fitted.used if can_leave_out else [*fitted.scored]
     usable = [number for number in candidates if number not in views.wrong]
@@ -131,7 +131,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
     """Return the rows of the pictures that the fit used, each with its use as role."""
     readable_lost = [number for number in _lost_pictures(views) if number in rows]
-    # a picture may have several roles, of which the last one is kept
+    # a picture may have several roles: the last assignment below is kept
     roles = dict.fromkeys(readable_lost, CALIBRATION)
     roles.update(dict.fromkeys(fitted.scored, CALIBRATION))
     for role, numbers in fitted.held.items():
@@ -183,8 +183,8 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    These are all pictures with scores. If there are further lights and many pictures, they are a random
-    sample, which is judged in each light; a note in `fitted.notes` then says that.
+    All pictures with scores do. If there are further lights and many pictures, a random sample does, which is
+    judged in each light; a note on the sample is then added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.

@@ -71,7 +71,7 @@ def update_one(
 ) -> Update:
     """Make the next model of one product, or of one view of a part.
 
-    A model that has nothing new to learn from stays as it is.
+    A model without new pictures to learn from stays unchanged.
 
     Args:
         old: The trained model that learns.
@@ -91,7 +91,7 @@ def update_one(
     step = options.step
     read_pictures = UpdatePictures.read(pictures, old, step)
     usable, contradictory, unreadable = _find_usable(pictures, read_pictures)
-    # the active model's scores
+    # number of a picture -> the active model's score
     before = score_pictures(
         active,
         [picture for picture in usable if picture.judged],

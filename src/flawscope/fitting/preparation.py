@@ -475,7 +475,7 @@ class _Steps:
         return config_in_form
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with the tiles that `min_defect` needs, and `masked`, `upright` and `hidden` set."""
+        """Return settings with the tiles for `min_defect`, and with `masked`, `upright` and `hidden` set."""
         how = self.how
         sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:

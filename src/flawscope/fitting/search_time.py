@@ -43,8 +43,8 @@ class LearningClock:
     def __init__(self, now: Callable[[], float], pictures: int):
         self._now = now
         self._pictures = pictures
-        self._since = now()  # when the measured time begins
-        self._pictures_before = 0.0  # pictures whose features were done then
+        self._since = now()  # time from which seconds are counted
+        self._pictures_before = 0.0  # pictures whose features were done at that time
         self._pictures_done = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:

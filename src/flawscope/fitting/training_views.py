@@ -94,7 +94,7 @@ class Reader:
             self.names = picture_names(self.sources)
 
     def load(self, index: int) -> torch.Tensor | None:
-        """Return picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        """Return picture `index` as a whole, [3, H, W] float32 in 0..1; None: the picture cannot be used."""
         views = self.views(index)
         return None if views is None else self.to_tensor(views.images([0])[0])
 
@@ -249,9 +249,10 @@ class TrainingViews:
         view_counts = [1 + len(frame.windows) for frame in self.frames]
         self.first: list[int] = np.cumsum([0, *view_counts]).tolist()
         self.are_pictures = len(self) == len(frame_counts)
-        self._is_new: dict[int, bool] = {}  # by the number of a picture that was compared with the others
+        self._is_new: dict[int, bool] = {}  # number of a compared picture -> whether it is no copy
         self._lock = Lock()
-        self._cache: OrderedDict[int, _CachedPicture] = OrderedDict()  # the last used at the end
+        # by number of the picture; the picture used last stands at the end
+        self._cache: OrderedDict[int, _CachedPicture] = OrderedDict()
 
     # ---- numbers
 

@@ -133,7 +133,9 @@ def score_pictures(
     """
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
-    counted = {row.hash: place for place, row in enumerate(scored(rows))}  # place in `calibration.scores`
+    # hash of a picture -> place of its score in `calibration.scores`
+    counted = {row.hash: place for place, row in enumerate(scored(rows))}
+    # hash -> score of pictures that do not decide the threshold
     uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
     needs_no_network = {*counted, *uncounted, *learnt, *known}
@@ -284,11 +286,11 @@ class Comparison:
 
     @property
     def found(self) -> dict[str, list[int]]:
-        """Numbers of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
+        """Counts of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
 
-        What was not measured is left out.
+        A kind without measured defects is left out.
         """
-        counts: dict[str, list[int]] = {}
+        counts: dict[str, list[int]] = {}  # [found before, found after, all]
         if self.simulated:
             before, after = zip(*self._simulated_decisions.values(), strict=True)
             counts[SIMULATED] = [sum(before), sum(after), len(before)]
@@ -361,7 +363,7 @@ class Update:
         unsure: Pictures called good that look like known defects; the model did not learn from them.
         contradictory: Pictures whose pixels another picture has, with another verdict.
         unreadable: Why a picture cannot be used, by its number.
-        rests: Whether there was nothing new to learn from, and the model is as it was.
+        rests: Whether there was nothing new to learn from, and the model stays unchanged.
         inside: Defects that the model has learnt from as good pictures; only a new fit takes them out.
         drawn: Number of drawn pictures that decide the threshold, beside the earlier calibration pictures.
         kept: Whether the threshold stayed as it was, because with the drawn pictures more known defects would

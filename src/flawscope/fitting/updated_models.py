@@ -40,11 +40,12 @@ CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for 
 RADIUS_FACTOR = 0.5
 RATIO_FACTOR = 3
 RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
-FOLDS = 2  # of cross-fitting, where a method is trained anew
+FOLDS = 2  # folds of the pictures to learn from, each left out of one further training
 OF_THE_LINE = "of the line"  # name of pictures whose own name is private
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # starts of notes that the next update replaces
 
-# A model, and a function that returns its scores of pictures as if it had never learnt from them
+# A model, and a function that returns the model's scores of pictures, by number, as if it had never learnt
+# from these pictures
 Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
 
@@ -98,7 +99,7 @@ class Job:
 
     @property
     def decides_on_parts(self) -> bool:
-        """Whether the model decides on parts, alone or with models of other views."""
+        """Whether decisions are on parts, by this model alone or together with models of other views."""
         return self.whole(self.old.manifest).parts is not None
 
 
@@ -353,7 +354,7 @@ def _with_rows(
     if cap is not None:
         facts[CORRECTIONS] = {"cap": cap}
     if RADIUS_KEY in old_manifest.facts:
-        # the new radius is that of the corrected pictures' patches; the larger of both covers the whole bank
+        # the new radius covers the patches of corrected pictures; the larger radius covers the whole bank
         radii = zip(old_manifest.facts[RADIUS_KEY], manifest.facts[RADIUS_KEY], strict=True)
         facts[RADIUS_KEY] = [max(old_radius, new_radius) for old_radius, new_radius in radii]
     ratios = {key: old_manifest.config[key] for key in RATIO_SETTINGS if key in old_manifest.config}

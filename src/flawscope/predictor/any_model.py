@@ -80,8 +80,7 @@ class AnyModel(ABC, Generic[One]):
             leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
 
         Returns:
-            The picture, and what was loaded: its views and appearance, or an `InputError` if it cannot be
-            read.
+            The picture; and its views and appearance, or an `InputError` if it cannot be read.
         """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen

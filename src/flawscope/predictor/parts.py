@@ -142,7 +142,7 @@ class PartCollector:
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Sort files so that the files of a part follow each other; parts keep the order of their first files.
+        """Sort files so that those of a part follow each other; parts keep the order of their first files.
 
         In this order, few parts are incomplete at a time, whose predictions are held in memory.
         """

@@ -480,8 +480,8 @@ class Predictor(AnyModel["Predictor"]):
             good: The pictures, or a folder of them, as for `stream`. Pictures of one part count as one: parts
                 are recognised by the model's pattern of names, or as near-duplicates.
             step: Gets the progress.
-            force: Whether the pictures are known to be good. If not, the new model has `questions` where there
-                are too few pictures for the promised rate, or pictures show nothing or look like defects.
+            force: Whether the pictures are known to be good. If not, the new model has `questions` where
+                pictures are too few for the promised rate, show nothing, or look like defects.
 
         Raises:
             InputError: There are no pictures, or none could be read. Single failures are collected in
@@ -496,7 +496,7 @@ class Predictor(AnyModel["Predictor"]):
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
 
-        Pixels count if they show the picture, not a letterbox's border, and lie in the region of interest.
+        Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
         how = self.manifest.preprocess
         size = geometry.size

@@ -137,7 +137,7 @@ def _judge_new(
 
 
 def _check_usable(new: _NewPictures, count: int) -> None:
-    """Raise InputError if none of the pictures is usable; `count` is the number of pictures given."""
+    """Raise InputError if none of the `count` given pictures is usable."""
     if new.usable:
         return
     if new.lost:

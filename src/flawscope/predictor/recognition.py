@@ -59,8 +59,8 @@ class KnownProduct:
     def limit(self) -> float:
         """Distance beyond which a picture shows another product.
 
-        The limit is the largest of three values: min(3 a, 0.4), 1.25 b and 0.0001. a is the largest distance of a
-        good picture to the nearest one of another part. b is the largest distance of a picture with a
+        The limit is the largest of three values: min(3 a, 0.4), 1.25 b and 0.0001. a is the largest distance
+        of a good picture to the nearest one of another part. b is the largest distance of a picture with a
         simulated defect.
         """
         pictures = self._pictures
@@ -90,7 +90,7 @@ class Recogniser:
 
     A picture's descriptor is the mean of its patches' features, brought to length 1. It is compared with the
     descriptors of every product's good pictures. The picture shows the product of the nearest good picture,
-    or none of the products if that picture lies farther than the product's limit (`KnownProduct.limit`). Nothing
+    or none of the products if that picture lies beyond the product's limit (`KnownProduct.limit`). Nothing
     about a product depends on the others. Pictures of one part are recognised together, by the sums of their
     distances.
     """

@@ -199,7 +199,7 @@ class Router(AnyModel[Predictor]):
         save_router(self.artefact, {name: product.session for name, product in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
-        """Return the router with another model of one of its products, such as one calibrated anew."""
+        """Return the router with another model for one product, such as a model that was calibrated anew."""
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
@@ -396,7 +396,7 @@ class _Runner:
 
 
 def _with_recognition(result: Result, recognition: Recognition) -> Result:
-    """Return the prediction with the recognised product; it is anomalous if no product was recognised."""
+    """Add the recognised product to a prediction; a picture without a product becomes anomalous."""
     if not isinstance(result, Prediction):
         return result
     prediction = replace(result, recognition=recognition)

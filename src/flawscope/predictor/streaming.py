@@ -131,7 +131,7 @@ def _prefetch(
                 if may_go_on(done):
                     queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
-                if not queue:  # the caller may supply the next source only after it has this result
+                if not queue:  # a caller may make the next source only after it has got this result
                     queue.extend(pool.submit(work, source) for source in islice(sources, 1))
         finally:  # if the caller stopped early, the remaining work is not needed
             for future in queue:

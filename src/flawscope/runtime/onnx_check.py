@@ -196,7 +196,7 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
         if begin == end:
             return
         tag, content = read_varint(data, begin, end)
-        number, wire_type = tag >> 3, tag & 7  # the lower three bits tell how the content is stored
+        number, wire_type = tag >> 3, tag & 7  # the lower three bits: how the content is stored
         if wire_type == 0:  # a number of seven bits a byte
             _, after = read_varint(data, content, end)
         elif wire_type == 1:  # a number of 64 bits

@@ -36,8 +36,8 @@ from flawscope.types import Array
 
 SHA256 = f"{METADATA_KEY}.sha256"
 METADATA_SHA256 = f"{METADATA_KEY}.metadata_sha256"
-# The artefact's tensors that are needed beside the network, for self-test and new calibration: key of an entry
-# of the metadata -> name and type of the tensor
+# The artefact's tensors that are needed beside the network, for self-test and new calibration: key of an
+# entry of the metadata -> name and type of the tensor
 KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # where some samples are padded

@@ -176,7 +176,7 @@ class Engine(ABC):
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
     def score(self, run: Compute, inputs: Inputs, count: int, size: tuple[int, int]) -> Answers:
-        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for any other shape."""
+        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for other shapes."""
         scores, maps = self.run_checked(run, inputs)
         has_shapes = scores.shape == (count,) and maps.shape == (count, *size)
         if not has_shapes:
