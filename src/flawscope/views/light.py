@@ -124,8 +124,8 @@ class Normalization:
     """Brings pictures to the light of the good training pictures.
 
     The mean and the standard deviation of each channel become those of the middle picture (Reinhard et al.,
-    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them: differences
-    because of the content are kept.
+    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them:
+    differences because of the content are kept.
 
     Attributes:
         share: Range of the light (`light_variations`), 0..1.

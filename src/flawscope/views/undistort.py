@@ -140,8 +140,8 @@ class Undistortion:
         height = max(1, round(picture_height * min(1.0, scale_y)))
         width = max(1, round(picture_width * min(1.0, scale_x)))
         scale = height / picture_height, width / picture_width
-        # places of the result's pixels: in the picture as taken, in the undistorted picture (v, u), and in the
-        # map of that picture (y, x)
+        # places of the result's pixels: in the picture as taken, in the undistorted picture (v, u), and in
+        # the map of that picture (y, x)
         rows = (np.arange(height) + 0.5) / scale[0]
         columns = (np.arange(width) + 0.5) / scale[1]
         v, u = self._undistorted(*np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij"))

@@ -89,7 +89,7 @@ class Views:
 
     @property
     def frames(self) -> Sequence[Views]:
-        """Views of each frame, if the picture has several frames; else a list of `self` alone."""
+        """Views of each frame, if the picture has several frames; else a list of these views alone."""
         return [self]
 
     @property
