@@ -404,7 +404,7 @@ class Search:
         return all(self.options.get(option) in (None, False, "default") for option in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
-        """Try a recipe in a round, unless it was tried there before, and note the trial.
+        """Try a recipe in a round, and note the trial; a recipe is tried once in a round.
 
         Returns:
             Whether the recipe was tried to the end.

@@ -76,7 +76,9 @@ def update_models(
     options: UpdateOptions,
     good: Mapping[str, Dataset] | None = None,
 ) -> Updates:
-    """Make the next models from trained ones, each from the pictures of its view, and compare both.
+    """Make the next models from trained ones, and compare each with the model that judges now.
+
+    Each model learns from the pictures of its view.
 
     PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
     threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
@@ -126,7 +128,7 @@ def _split_by_model(
     if old.views is None:
         return {ONE: [*pictures]}, {}
     pictures_by_view = dict[str, list[ReviewedPicture]]()
-    unplaced = dict[int, str]()
+    unplaced = dict[int, str]()  # number of a picture -> reason
     for picture in pictures:
         try:
             view = picture.view or old.views.parse(picture.name).view
@@ -312,7 +314,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
 
 
 def _seed(old: ModelMapping) -> int:
-    """Return the seed of the models' fits, with which a folder is split as it was for them."""
+    """Return the seed of the models' fits: with this seed, a folder is split as for these fits."""
 
     def read_seed(manifest: Manifest) -> int:
         return int(registry.method(manifest.method).parse_stored(manifest.config).seed)
@@ -414,13 +416,13 @@ def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> d
     Raises:
         InputError: The folder has no pictures of a view.
     """
-    datasets = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
+    dataset_by_name = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
     if old.views is None:
-        return datasets
-    view_datasets = {}
-    for view, dataset in datasets.items():  # each model may split the folder with a seed of its own
-        datasets_by_view = split_by_view(dataset, old.views, "train", "validation", "test")
-        if view not in datasets_by_view:
+        return dataset_by_name
+    dataset_by_view = {}
+    for view, dataset in dataset_by_name.items():  # each model may split the folder with a seed of its own
+        views_of_dataset = split_by_view(dataset, old.views, "train", "validation", "test")
+        if view not in views_of_dataset:
             raise InputError(f"{folder} has no pictures of view {view}: name the folder of all views")
-        view_datasets[view] = datasets_by_view[view]
-    return view_datasets
+        dataset_by_view[view] = views_of_dataset[view]
+    return dataset_by_view

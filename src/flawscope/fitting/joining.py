@@ -209,7 +209,7 @@ def describe_product(
     # Pictures in lights are numbered by light number * count + index. Light 0 is the picture's own.
 
     def load(number: int) -> Tensor | None:
-        """Load a picture in a light; None: it cannot be read, or was not learnt or is described already."""
+        """Load a picture in a light; None: it is unreadable, not learnt, or described already."""
         light_number, index = divmod(number, count)
         if light_number:
             image = reader.load_in_light(index, lights[light_number])

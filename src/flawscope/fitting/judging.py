@@ -246,7 +246,7 @@ def _check_lights(
 
 @dataclass
 class FitPictures:
-    """Pictures of a fit, and its model, which leaves them out.
+    """Pictures of a fit, and the model, which leaves out a picture to judge it.
 
     Attributes:
         leave_out: The model, which can leave out what it has learnt.

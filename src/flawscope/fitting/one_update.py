@@ -298,8 +298,8 @@ def _is_unlike(
 def choose_way(how: str, old: Artefact) -> str:
     """Choose the way to make the next model: extended, recalibrated or retrained.
 
-    It is the given one (`UpdateOptions.how`); if that is empty, extended, or recalibrated for a method that
-    cannot be extended.
+    `how` names the way, as `UpdateOptions.how`. If `how` is empty, the way is extended, or recalibrated for a
+    method that cannot be extended.
 
     Raises:
         InputError: The model's method cannot be extended.

@@ -422,7 +422,7 @@ class _Steps:
         return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        """Learn how to find the parts in the pictures, as the option `align` says, and report it.
+        """Learn how to find the parts in the pictures, as the option `align` says, and report the result.
 
         Raises:
             InputError: Parts cannot be aligned, or several parts cannot be found.
@@ -570,7 +570,7 @@ def create_detector(
 def check_networks(
     method: Method, config: PictureSettings, names: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Check that the networks of a fit are available, before it reads pictures.
+    """Check that the networks of a fit are available, before pictures are read.
 
     Args:
         method: The method.

@@ -81,7 +81,7 @@ def read_defects(
     Raises:
         InputError: No defect can be used.
     """
-    usable: dict[str, list[SeenDefect]] = {}
+    images_by_hash: dict[str, list[SeenDefect]] = {}
     unusable: list[str] = []
     names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
@@ -98,15 +98,15 @@ def read_defects(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
                     f"pixel at {width}x{height}; mark it, or take a larger --size or crop"
                 )
-            usable[pixel_hash(picture)] = [
+            images_by_hash[pixel_hash(picture)] = [
                 SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in defect_images
             ]
         except (InputError, MemoryError) as error:
             unusable.append(error_reason(error, name))
-    if pairs and not usable:
+    if pairs and not images_by_hash:
         count = pluralize(len(pairs), "seen defect")
         raise InputError(f"none of {count} can be used; the first: {unusable[0]}")
-    return usable, unusable
+    return images_by_hash, unusable
 
 
 def _defect_images(

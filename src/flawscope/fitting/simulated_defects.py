@@ -104,7 +104,7 @@ def score_simulated_defects(
     passed = [view for view, row in carriers.items() if _is_passed(row, calibration, parts)]
     defects = SimulatedDefects(model, task.load, passed or [*carriers])
     defects.learn_part(until - started_at)
-    scores: dict[int, float] = {}
+    scores: dict[int, float] = {}  # number of a defect -> score
     # true length, width and area [3] of each defect, divided by those that its map shows (`_doubted_sizes`)
     size_ratios: list[NDArray[np.float64]] = []
 
@@ -162,11 +162,11 @@ def _group_by_size(numbers: Sequence[int], values: Mapping[int, T]) -> dict[str,
         numbers: Numbers of the defects.
         values: Value of each defect, by its number.
     """
-    groups: dict[str, list[T]] = {str(size): [] for size in DEFECT_SIZES}
+    values_by_size: dict[str, list[T]] = {str(size): [] for size in DEFECT_SIZES}
     for number in numbers:
         size = DEFECT_SIZES[number % len(DEFECT_SIZES)]
-        groups[str(size)].append(values[number])
-    return {size: tuple(group) for size, group in groups.items()}
+        values_by_size[str(size)].append(values[number])
+    return {size: tuple(group) for size, group in values_by_size.items()}
 
 
 def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None) -> bool:
@@ -377,7 +377,7 @@ def score_with_models(
     Returns:
         The scores of each defect, one for each model, by the defect's number.
     """
-    scores: dict[int, tuple[float, ...]] = {}
+    scores: dict[int, tuple[float, ...]] = {}  # number of a defect -> score by each model
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         batch = features[None]

@@ -419,7 +419,7 @@ class TrainingViews:
             values_by_picture.setdefault(self.picture_of(number), []).append(values)
         # only some tiles are scored here: pictures in tiles are judged again as wholes
         is_tiled = self.reader.preprocess.tile is not None
-        scored = {}
+        scored = {}  # number of a picture -> values of the picture's worst view
         for picture, view_values in values_by_picture.items():
             is_complete = is_tiled or len(view_values) == len(self.numbers(picture))
             if is_complete and picture not in self.wrong:

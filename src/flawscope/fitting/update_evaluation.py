@@ -187,7 +187,7 @@ def _decide_parts(
         try:
             name, view = picture.shown(parts)
         except InputError:
-            continue  # its name states no part: the decision on the picture stays
+            continue  # the picture's name states no part: the decision on the picture stays
         if view not in parts.calibration.views:
             continue  # the picture is of another version of the product
         parts_of_name = parts_by_name.setdefault(name, [{}])
@@ -278,7 +278,7 @@ class Comparison:
         """Whether each simulated defect is found before and after, by its number."""
         is_found_before = finder(self.whole_before)
         is_found_after = finder(self.whole_after)
-        decisions = {}
+        decisions = {}  # number of a defect -> (found before, found after)
         for number, (score_before, score_after) in self.simulated.items():
             carrier = self.carriers.get(number, "")
             decisions[number] = is_found_before(carrier, score_before), is_found_after(carrier, score_after)
@@ -433,7 +433,7 @@ class Update:
             "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
         listed = sorted({number for numbers in lists.values() for number in numbers})
-        scores = {}
+        scores = {}  # number of a picture, as text -> change of the score
         for number in listed:
             old, new = before[number], after[number]
             scores[str(number)] = ScoreChange([old.score, old.threshold], [new.score, new.threshold])

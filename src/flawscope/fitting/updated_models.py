@@ -192,7 +192,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted}
     learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {}  # hash of a drawn picture -> row of the model that it is a near-duplicate of
-    new_to_old_model = {}
+    new_to_old_model = {}  # hash -> drawn picture that the old model has not learnt from
     for digest, picture in sample.items():
         known_row = job.new.copies.get(digest)
         if known_row is not None and known_row.learnt:
@@ -205,7 +205,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
         replace(row, counted=True, drawn=True) if row.hash in scored_hashes else row for row in rows
     ]
     unscored = [picture for digest, picture in new_to_old_model.items() if digest not in scored_hashes]
-    rows_to_score = {}
+    rows_to_score = {}  # place of a picture in the table -> its row
     for picture in unscored:
         # names are private: only models that decide on parts store them, because they need them
         name = picture.name if job.decides_on_parts else OF_THE_LINE
@@ -254,7 +254,7 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
         try:
             part, view = picture.shown(parts)
         except InputError:
-            continue  # its name states no part
+            continue  # the picture's name states no part
         drawn_views_by_part.setdefault(part, []).append(view)
         part_by_place[place] = part
     calibration = parts.calibration

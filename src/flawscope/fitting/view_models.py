@@ -121,7 +121,7 @@ def fit(
     group = fit_options.get("group")
     if each_view and (part is None or group is not None):
         raise InputError("each_view learns the views of part: give part, and leave out group")
-    views: dict[str, ViewPictures] = {}
+    views: dict[str, ViewPictures] = {}  # pictures by view; empty: one model for all views
     if part is not None and group is None and each_view is not False:
         method_record = registry.method(registry.default_method_name(method, preset))
         seed = fit_options.get("seed", method_record.config().seed) if settings is None else settings.seed

@@ -25,9 +25,9 @@ from flawscope.results.region import KindSet
 Floats = NDArray[np.float64]
 DEFAULT_ERROR = 0.1
 MIN_EXAMPLES = 3  # examples that a kind needs
-# bench/kinds.py compares the values of these three
+# bench/kinds.py compares values of SHRINKAGE, POWER and SHARE
 SHRINKAGE = 0.5  # weight of a multiple of the identity in the covariance
-POWER = 0.75  # distances grow with this power of a descriptor's length: the direction of a short one is noise
+POWER = 0.75  # distances grow with this power of a descriptor's length: short ones have a noisy direction
 SHARE = (
     0.5  # share of the mean distance that is subtracted from the least: a new kind spreads twice as widely
 )
@@ -241,7 +241,7 @@ def _confusion(
     """
     count = squares.shape[1]
     limit = max(error, 2 / len(kind_of))  # 2 / N: the least p-value that N - 1 examples can give
-    # columns for other answers, after those of the kinds
+    # columns for the answers "several kinds" and "new kind", after the columns of the kinds
     several_kinds = count
     new_kind = count + 1
     table = np.zeros((count, count + 2), np.int64)

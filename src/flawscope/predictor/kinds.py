@@ -155,7 +155,7 @@ class LabelledRegions:
             first_regions.setdefault(part_and_kind, number)
         chosen = sorted(first_regions.values())
         labels = [self.kinds[number] for number in chosen]
-        spellings: dict[str, str] = {}
+        spellings: dict[str, str] = {}  # name without upper case -> first spelling
         for name in labels:
             spelling = spellings.setdefault(name.casefold(), name)
             if spelling != name:

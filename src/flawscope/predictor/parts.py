@@ -146,10 +146,10 @@ class PartCollector:
 
         In this order, few parts are incomplete at a time, whose predictions are held in memory.
         """
-        first_places = dict[str, int]()  # place of each part's first file
+        first_place_by_part = dict[str, int]()  # place of each part's first file
         for place, path in enumerate(paths):
-            first_places.setdefault(self.name_part(str(path)), place)
-        return sorted(paths, key=lambda path: first_places[self.name_part(str(path))])
+            first_place_by_part.setdefault(self.name_part(str(path)), place)
+        return sorted(paths, key=lambda path: first_place_by_part[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
         """Return the part that a file's name states; if it states none, return the file's stem."""

@@ -312,7 +312,7 @@ class Router(AnyModel[Predictor]):
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]
     ) -> list[SourceResult]:
         """Judge pictures that are computed together, each by the model of its product."""
-        results: dict[int, SourceResult] = {}
+        results: dict[int, SourceResult] = {}  # by place in the batch
         numbers_by_product: dict[str, list[int]] = {}
         recognitions: dict[int, Recognition] = {}
         for number, (source, loaded) in enumerate(batch):

@@ -148,7 +148,7 @@ class _TensorWriter:
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
         """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
-        keys = {}
+        keys = {}  # name of a tensor -> hash
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
             digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()

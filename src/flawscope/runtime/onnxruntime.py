@@ -43,7 +43,7 @@ class OnnxRuntime(Engine):
             return Graph(inputs, results, on_cpu, run, open_residuals=open_residuals)
 
         def open_alone() -> Compute:
-            # a second session, of one thread: concurrent calls of the first one would wait for its threads
+            # a second session, of one thread: concurrent calls of the first session would wait for each other
             return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
 
         lanes = threads or default_thread_count()

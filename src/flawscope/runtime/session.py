@@ -192,7 +192,7 @@ def mismatch_error(what: str) -> InputError:
 class ExportedSession:
     """Session of an exported network, from an .onnx file or its bytes, in any engine.
 
-    It runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`.
+    Images `[B, 3, H, W]` float32 become scores `[B]` and maps `[B, H, W]`.
 
     Args:
         engine: The engine that runs the network.

@@ -218,7 +218,7 @@ def _valid_poses(poses: Sequence[Pose]) -> list[Pose]:
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Find the kinds of poses in which parts may lie, by a few pictures, each used as the reference.
 
-    This takes a tenth of the time that an alignment of all pictures takes.
+    Trying a few pictures takes a tenth of the time of aligning all pictures.
 
     Args:
         singles: The pictures.
@@ -387,7 +387,7 @@ class _SingleReferences:
 
         self.pictures = pictures
         self.ground = ground
-        # each picture in the reference's frame, their middles on each other
+        # each picture in the reference's frame; the middles of picture and frame coincide
         centred = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
         self._centred = np.stack([pixels for pixels, _ in centred])
         self._inside = np.stack([inside for _, inside in centred])
@@ -530,7 +530,7 @@ class _Square(NamedTuple):
 
 
 def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
-    """Return the smallest square around a part; a turned one only if it is clearly smaller.
+    """Return the smallest square around a part; a turned square must be clearly smaller than the upright one.
 
     Args:
         part: [SIDE, SIDE], pixels of the part.

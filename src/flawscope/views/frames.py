@@ -249,7 +249,7 @@ class PartPose:
     def corners(self) -> NDArray[np.float64]:
         """Return the corners (x, y) of the square [4, 2] in pixels.
 
-        They are the reference's upper left, upper right, lower right and lower left corner.
+        Their order is the reference's upper left, upper right, lower right and lower left corner.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))

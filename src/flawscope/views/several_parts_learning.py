@@ -296,7 +296,8 @@ def _count_parts(
     Raises:
         InputError: No parts are found.
     """
-    detections = {}
+    detections = {}  # number of a picture -> parts found by the reference
+    # number of a picture -> parts found by a reference that was learnt without the picture
     held_out_detections = {}
     # Pictures with the same held-out reference follow each other: its spectra are then computed once
     by_held_out_reference = sorted(range(len(overviews)), key=lambda number: id(held_out.get(number)))

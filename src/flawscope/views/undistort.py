@@ -164,7 +164,7 @@ class Undistortion:
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
         """Return the points (v, u) of the undistorted picture for places in the picture as taken.
 
-        This is the inverse of `as_taken`, by a fixed-point iteration.
+        The inverse of `as_taken` is found by a fixed-point iteration.
         """
         distorted_y = (v - self.cy) / self.fy
         distorted_x = (u - self.cx) / self.fx

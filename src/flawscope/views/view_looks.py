@@ -60,7 +60,7 @@ def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    That is so if every two views are distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
+    Every two views must be distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
     divided by its mean. So a camera that is darker, or has another white balance, makes no difference.
 
     Args:

@@ -163,7 +163,7 @@ class Views:
         if bound is not None:  # `bound` is for tiles only: `run` judges the whole view
             whole_scores, whole_maps = run(self.images([0]))
             blender.add(numbers.pop(0), whole_scores[0], whole_maps[0])
-        bound_maps = dict[int, Float32]()
+        bound_maps = dict[int, Float32]()  # number of a view -> upper bound of its map
         for start in range(0, len(numbers), batch):
             batch_numbers = numbers[start : start + batch]
             scores, maps = (bound or run)(self.images(batch_numbers))
@@ -423,7 +423,7 @@ class ChannelViews(FrameViews):
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Return the picture's score, and its map at `geometry.size`.
 
-        Both are the largest of all channel groups.
+        Score and values of the map are the largest of all channel groups.
 
         Args:
             run: Function that runs the model on images (`RunModel`).
