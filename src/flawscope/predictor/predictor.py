@@ -187,7 +187,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Return `model`: it replaces the only product (`Router.with_product`)."""
+        """Return `model`, which replaces the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
@@ -518,7 +518,7 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine, and compare the results with the stored ones.
+        """Run the artefact's sample pictures on this machine, and compare their results with the stored results.
 
         The stored results come from the trained model; for a model of reduced precision, from its export.
         """

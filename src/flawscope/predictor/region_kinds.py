@@ -123,7 +123,7 @@ def _points_in_picture(
 
 
 def _points_in_view(views: Views, number: int, points: Points) -> Points:
-    """Return those points of the picture that a view shows, as shares 0..1 of the view's height and width."""
+    """Return the points that a view shows, as shares 0..1 of the view's height and width."""
     place = views.placement(number)
     height, width = place.size
     view_y, view_x = place.locate(*points)

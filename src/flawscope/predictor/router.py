@@ -171,7 +171,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def views(self) -> PartPattern | None:
-        """Pattern by which file names name the part and its view; None: the models are not of views."""
+        """Pattern that reads part and view from a file's name; None: the models are not of views."""
         return self._artefact.views
 
     @property
@@ -204,7 +204,7 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Return the router of views with models that recognise pictures of the other views.
+        """Return the router of views with models that have learnt the looks of all views.
 
         Args:
             pictures: Good pictures by view; at most 24 of each view are used.

@@ -225,7 +225,7 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judge loaded pictures: those that the model has learnt from one by one, the others together.
+        """Judge loaded pictures together; a picture that the model has learnt from is judged alone.
 
         Args:
             batch: Numbers of pictures, and the loaded pictures.

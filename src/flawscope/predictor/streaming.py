@@ -139,7 +139,7 @@ def _prefetch(
 
 
 def _is_small(loaded: tuple[object, LoadResult]) -> bool:
-    """Whether a loaded picture is small enough for others to be in memory with it."""
+    """Whether a loaded picture is small enough to be in memory together with other pictures."""
     _, picture = loaded
     if isinstance(picture, InputError):
         return True

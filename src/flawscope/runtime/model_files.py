@@ -114,7 +114,7 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
 
 
 class _Writer(Protocol):
-    """Writer of a file of several models: it collects the models, and writes them with their document."""
+    """Writer of a file of several models: collects the models, then writes them with their document."""
 
     def add_model(self, name: str, model: Artefact) -> Json:
         """Add a model, and return its row of the document, without the name."""
