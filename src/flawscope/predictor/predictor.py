@@ -518,7 +518,7 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine, and compare their results with the stored results.
+        """Run the artefact's sample pictures on this machine, and compare the results with stored ones.
 
         The stored results come from the trained model; for a model of reduced precision, from its export.
         """

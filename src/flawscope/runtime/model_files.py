@@ -289,9 +289,10 @@ class _TensorFile:
         self.document = self._header.document
         runs = self._header.run["products"]
         pairs = zip(self.document["products"], runs, strict=True)
+        # name of a model -> facts on its run
         self._runs = {row["name"]: run for row, run in pairs}
-        self._read: Tensors | None = None
-        self._used: set[str] = set()
+        self._read: Tensors | None = None  # all tensors of the file, by key
+        self._used: set[str] = set()  # keys of the tensors that were asked for
 
     def read_manifest(self, row: Facts) -> Manifest:
         manifest = row["manifest"]
@@ -308,7 +309,7 @@ class _TensorFile:
         return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
-        """Return the tensors of these keys, by their names."""
+        """Read tensors, given as tensor name -> key in the file; return tensor name -> tensor."""
         if self._read is None:  # read when first needed: manifests do not need tensors
             self._read = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
