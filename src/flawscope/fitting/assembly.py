@@ -130,9 +130,9 @@ class FitResult:
 
     def to_artefact(self) -> Artefact:
         """Assemble the model, and say its notes."""
-        expected, size_notes = self._expected_pictures()
+        expected, scale_notes = self._expected_pictures()
         questions = self._questions()
-        notes = [*self._notes(), *size_notes, *self._light_notes()]
+        notes = [*self._notes(), *scale_notes, *self._light_notes()]
         for note in notes:
             self.task.say(note)
         facts = expected.to_facts(self._facts(questions.unusual))
@@ -182,9 +182,9 @@ class FitResult:
         facts |= {"group": prepared.group, **prepared.kept}
         if prepared.part is not None:
             facts[PART] = asdict(prepared.part)
-        far_out = {prepared.reader.names[number]: score for number, score in fitted.suspects.items()}
-        scores = {row.name: row.score for row in self.good.pictures}
-        suspects = list_suspects(unusual, scores, far_out)
+        far_out_by_name = {prepared.reader.names[number]: score for number, score in fitted.suspects.items()}
+        score_by_name = {row.name: row.score for row in self.good.pictures}
+        suspects = list_suspects(unusual, score_by_name, far_out_by_name)
         if suspects:
             facts[SUSPECTS] = [[*suspect] for suspect in suspects]
         facts["seconds_total"] = round(time.monotonic() - self.began, 3)
@@ -219,14 +219,15 @@ class FitResult:
         return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
 
     def _questions(self) -> _Questions:
-        """Find unusual pictures, and ask about them; nothing for an extended model: `extend` asks itself."""
+        """Return questions on unusual pictures; none for an extended model, for which `extend` asks them."""
         if self.old is not None:
             return _Questions()
-        numbers = {self.judged.rows[number].hash: number for number in self._new_pictures()}
-        cells = {digest: self.fitted.cells.get(number) for digest, number in numbers.items()}
+        number_by_hash = {self.judged.rows[number].hash: number for number in self._new_pictures()}
+        # hash of a picture -> features of its grid cells
+        cells = {digest: self.fitted.cells.get(number) for digest, number in number_by_hash.items()}
         # without looks: the fit has checked for pictures that show nothing before it began
         rows = [replace(row, look=None) for row in self.good.pictures]
-        unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*numbers], cells=cells)]
+        unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*number_by_hash], cells=cells)]
         notes, lines = settle(unusual, self.prepared.force)
         return _Questions(unusual, notes, lines)
 
@@ -252,13 +253,13 @@ class FitResult:
     def _copies_note(self) -> str:
         """Return the note with the number of copies, and an example if a copy has a name of its own."""
         reader = self.prepared.reader
-        first_numbers: dict[str, int] = {}
+        first_number_by_hash: dict[str, int] = {}
         for number, digest in sorted(reader.hashes.items()):
-            first_numbers.setdefault(digest, number)
+            first_number_by_hash.setdefault(digest, number)
         example = ""
         for number in reader.copies:
             copy = reader.names[number]
-            original = reader.names[first_numbers[reader.hashes[number]]]
+            original = reader.names[first_number_by_hash[reader.hashes[number]]]
             if copy != original:
                 example = f", such as {copy} of {original}"
                 break

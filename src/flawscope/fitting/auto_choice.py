@@ -15,7 +15,8 @@ MARGIN = 0.01  # AUROC: of settings that differ by less, the quicker is taken
 def compared_rounds(trials: Sequence[Trial]) -> int:
     """Return the number of rounds by which trials can be compared: at least two trials have as many.
 
-    It is the second largest number of rounds; for a single trial its own number; without trials 0.
+    The result is the second largest number of rounds; for a single trial, that trial's number; without
+    trials, 0.
     """
     round_counts = sorted((trial.rounds for trial in trials), reverse=True)  # the largest first
     if len(round_counts) > 1:

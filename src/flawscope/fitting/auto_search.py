@@ -295,6 +295,7 @@ class Search:
         learnt_first = sorted(self.order, key=lambda number: number in self.rounds[0].left_out)
         chosen = learnt_first[:LOOKED_AT]
         sources = [self.sources[number] for number in chosen]
+        # `propose_frames` numbers these pictures by their place in `chosen`
         for recipe in propose_frames(sources, lambda place: self.load(chosen[place])):
             if not self._attempt(recipe, self.rounds[0]):
                 continue
@@ -344,7 +345,7 @@ class Search:
         """Return the best contenders that there is time for in a further round, best first."""
         recipes = [Recipe.from_flags(trial.flags) for trial in self._contenders()]
         while recipes and not self._has_time_for(recipes, further_round):
-            recipes.pop()
+            recipes.pop()  # leave out the worst
         return recipes
 
     def _choose(self) -> tuple[Recipe, str]:
@@ -366,6 +367,7 @@ class Search:
         separation = best.separation()
         reason = f"of {len(compared)} settings it tells good pictures best from {separation}"
         comparable = [trial for trial in compared if trial.rounds >= best.rounds]
+        # figures are AUROCs by given, then by simulated defects: another setting may be better, but slower
         if any(trial.figures(best.rounds) > best.figures() for trial in comparable):
             reason = (
                 f"it tells good pictures from {separation} as well as the best of {len(compared)} settings, "
@@ -374,7 +376,7 @@ class Search:
         return recipe, self._with_found(best, reason)
 
     def _reason_without_comparison(self, best: Trial) -> str:
-        """Return the reason for taking the only settings that have results."""
+        """Return the reason for choosing `best`, the only settings with results."""
         if best.flags:
             return "parts lie elsewhere in each picture"
         others = [trial for trial in self.trials.values() if trial.flags]
@@ -386,7 +388,7 @@ class Search:
         return "no other setting can be used: the table says why"
 
     def _with_found(self, best: Trial, reason: str) -> str:
-        """Return the reason; if at most half of the defects are found, with their number."""
+        """Return the reason; add how many defects are found, if at most half of them are."""
         found, count = best.found_given if self.given else best.found
         finds_most = 2 * found > count
         if finds_most or not count:
@@ -402,7 +404,7 @@ class Search:
         return all(self.options.get(option) in (None, False, "default") for option in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
-        """Try a recipe in a round, unless it was tried there before, and note the trial.
+        """Try a recipe in a round, and note the trial; a recipe is tried once in a round.
 
         Returns:
             Whether the recipe was tried to the end.
@@ -410,7 +412,7 @@ class Search:
         before = self.trials.get(recipe.flags, Trial(recipe.flags))
         was_unusable = bool(before.note) and before.was_ended
         if before.rounds > tried.number or was_unusable:
-            return not before.note
+            return not before.note  # a note says why a recipe was not tried to the end
         try:
             if not self._has_time_for([recipe], tried):
                 raise _TimeIsUpError
@@ -426,7 +428,7 @@ class Search:
         return True
 
     def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether there is time to try recipes, and then to fit whichever is best to all pictures."""
+        """Whether there is time to try recipes, and then to fit the best recipe to all pictures."""
         best = best_of(self._eligible_trials())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
@@ -453,7 +455,7 @@ class Search:
         best = best_of(self._eligible_trials())
         best_recipes = [] if best is None else [Recipe.from_flags(best.flags)]
         clock = LearningClock(self.time.now, learnt_count)
-        reached = 0  # pictures learnt from or judged
+        reached = 0  # largest number of pictures learnt from that was reported
 
         def step(done: int) -> None:
             if best_recipes and not self.time.has_time(best_recipes, picture_count):
@@ -472,7 +474,7 @@ class Search:
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        # "none" is what "auto" means in the final fit, which has at least `MIN_PARTS` parts
+        # the final fit's "auto" means "none", which has at least `MIN_PARTS` parts
         options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
         options["parts"] = range(learnt_count)  # each picture shows another part
@@ -556,13 +558,13 @@ def _auroc_of_simulated(good: Judged, simulated: Judged, tried: Round) -> list[f
     """Return the AUROC of a round by simulated defects on its good pictures; empty where there are none."""
     if not len(simulated.scores):
         return []
-    places = {number: place for place, number in enumerate(tried.left_out)}  # in `good.scores`
-    carriers = np.array([places[defect.carrier] for defect in tried.simulated])
+    place_by_number = {number: place for place, number in enumerate(tried.left_out)}  # in `good.scores`
+    carriers = np.array([place_by_number[defect.carrier] for defect in tried.simulated])
     return [round(auroc_on_carriers(good.scores, simulated.scores, carriers), 4)]
 
 
 def _add_counts(counts: tuple[int, int], judged: Judged) -> tuple[int, int]:
-    """Add the number of anomalous pictures, and that of all pictures, to the counts of earlier rounds."""
+    """Add a round's numbers of anomalous and of all pictures to the counts of earlier rounds."""
     anomalous_count, picture_count = counts
     return anomalous_count + int(judged.anomalous.sum()), picture_count + len(judged.anomalous)
 

@@ -85,11 +85,11 @@ def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
             "the trained model has other views than the version in use: name as `learn: trained` the one "
             "that it was exported from"
         )
-    products = {}
+    product_by_name = {}
     for name, product in old.products.items():
         calibration = replace(product.manifest.calibration, **in_use.products[name].calibration.chosen)
-        products[name] = replace(product, manifest=replace(product.manifest, calibration=calibration))
-    return replace(old, products=products)
+        product_by_name[name] = replace(product, manifest=replace(product.manifest, calibration=calibration))
+    return replace(old, products=product_by_name)
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:

@@ -78,7 +78,7 @@ def fit_fewer(
 def _fit_fewer(
     units: Sequence[Sequence[T]], fit_subset: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
-    """Fit models to an eighth, a quarter and half of the units; return them by the number of units.
+    """Fit models to an eighth, a quarter and half of the units; return number of units -> model.
 
     Subsets of fewer than `MIN_SUBSET` units are left out.
 

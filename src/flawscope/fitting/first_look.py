@@ -23,7 +23,7 @@ from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
 
-UNREAD = "unread"  # fault of the count of parts in a picture that cannot be read
+UNREAD = "unread"  # count error of a picture that cannot be read
 Reduce = Callable[[NDArray[np.number]], NDArray[np.float32]]  # makes a decoded picture grey and small
 
 
@@ -73,7 +73,7 @@ def look_first(
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
-    """Read each picture, where the part that it shows is known already.
+    """Read each picture, as `look_first` does, where the shown parts are known already.
 
     Args:
         pictures: The pictures.
@@ -97,7 +97,7 @@ class SeenPicture(NamedTuple):
 
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
-    """Return the look of each picture; None: it cannot be read.
+    """Return the look of each picture, by which near-duplicates are compared; None: it cannot be read.
 
     The look of a picture with many channels is that of its first group of channels.
     """
@@ -137,7 +137,7 @@ def see_pictures(
 def learn_normalization(
     pictures: DecodedPictures, preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
-    """Learn the normalization to the light of those good pictures that can be read.
+    """Learn the normalization of light from the good pictures that can be read.
 
     Args:
         pictures: The good pictures.
@@ -185,17 +185,17 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
         InputError: Parts do not stand out, are too few, or are counted wrong.
     """
     count = len(pictures.sources)
-    overviews = {}
+    overview_by_number = {}
     for number in range(count):
         picture = pictures.read_or_none(number)
         if picture is not None:
-            overviews[number] = preprocess.small(picture, OVERVIEW_SIDE)
-    readable = [*overviews]
+            overview_by_number[number] = preprocess.small(picture, OVERVIEW_SIDE)
+    readable = [*overview_by_number]
 
     def read_small(place: int, side: int) -> NDArray[np.float32]:
         return preprocess.small(pictures.read(readable[place]), side)
 
-    learnt = learn_several_parts([*overviews.values()], read_small, kind)
+    learnt = learn_several_parts([*overview_by_number.values()], read_small, kind)
     counts = [0] * count
     errors = [UNREAD] * count
     for number, part_count, error in zip(readable, learnt.counts, learnt.count_errors, strict=True):
@@ -205,11 +205,11 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
-    """Count the parts in pictures by a preprocessing that finds several parts in each.
+    """Count the parts in each picture; the preprocessing finds several parts.
 
     Returns:
-        The number of parts in each picture; and how each picture is counted wrong (`LearnedParts`): empty if
-        the count is right, `UNREAD` if the picture cannot be read.
+        The number of parts in each picture; and the count error of each picture (`LearnedParts`), a text:
+        empty if the count is right, `UNREAD` if the picture cannot be read.
     """
     several = preprocess.several
     reference = preprocess.reference

@@ -128,8 +128,9 @@ def partial_fit(
 ) -> Predictor:
     """Add good pictures to a fitted model and to its calibration, without the old pictures.
 
-    Unlike `incremental_update.extend`, this trusts all new pictures. The settings are those of the old model.
-    Its calibration scores are kept, and a note of the manifest describes the effect on the false-alarm rate.
+    Unlike `incremental_update.extend`, `partial_fit` trusts all new pictures. The old model's
+    settings and calibration scores are kept, and a note of the manifest describes the effect on the
+    false-alarm rate.
     The share of simulated defects that the model finds is measured anew, on the new pictures.
 
     Args:

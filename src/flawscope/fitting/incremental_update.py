@@ -76,7 +76,9 @@ def update_models(
     options: UpdateOptions,
     good: Mapping[str, Dataset] | None = None,
 ) -> Updates:
-    """Make the next models from trained ones, each from the pictures of its view, and compare both.
+    """Make the next models from trained ones, and compare each with the model that judges now.
+
+    Each model learns from the pictures of its view.
 
     PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
     threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
@@ -126,7 +128,7 @@ def _split_by_model(
     if old.views is None:
         return {ONE: [*pictures]}, {}
     pictures_by_view = dict[str, list[ReviewedPicture]]()
-    unplaced = dict[int, str]()
+    unplaced = dict[int, str]()  # number of a picture -> reason
     for picture in pictures:
         try:
             view = picture.view or old.views.parse(picture.name).view
@@ -141,7 +143,7 @@ def _split_by_model(
 def _check_learns(
     pictures: Sequence[ReviewedPicture], updates: Mapping[str, Update], unplaced: Mapping[int, str]
 ) -> None:
-    """Raise InputError where no model learns anything."""
+    """Raise InputError where no picture can be used, or no model has anything new to learn from."""
     unusable = dict(unplaced)
     for update in updates.values():
         unusable |= update.unreadable
@@ -156,7 +158,7 @@ def _check_learns(
 
 
 def _named(name: str, say: Say) -> Say:
-    """Return a `say` that puts a view's name before each line; without a name, lines stay as they are."""
+    """Return a function like `say` that puts a view's name before each line; an empty name adds nothing."""
     return lambda line: say(f"{name}: {line}" if name else line)
 
 
@@ -237,10 +239,10 @@ def extend(
         confirmed = _confirmed_pictures(images, fair, force, say)
         all_defects += [item.path for item in images.test if item.anomalous]
     sources, _, _ = split_sources(images, category)
-    # if there are too many defects, evenly spaced ones are compared
+    # at most `MAX_KNOWN_DEFECTS` defects are compared, evenly spaced among all
     defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
     compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
-    if group is not None:  # a picture that does not match is an error before the work
+    if group is not None:  # report a name that does not match before the work begins
         check_group(relative_names(sources), group)
     names = [*relative_names(sources), *relative_names(compared_defects)]
     pictures = []
@@ -302,7 +304,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
     """Return the model of one product with another pattern of groups.
 
     Raises:
-        InputError: There are models of several views: their own pattern reads parts from names.
+        InputError: There are models of several views, whose stored pattern reads parts from names.
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
@@ -312,7 +314,7 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
 
 
 def _seed(old: ModelMapping) -> int:
-    """Return the seed that the models were fitted with: the same seed splits a folder in the same way."""
+    """Return the seed of the models' fits: with this seed, a folder is split as for these fits."""
 
     def read_seed(manifest: Manifest) -> int:
         return int(registry.method(manifest.method).parse_stored(manifest.config).seed)
@@ -399,7 +401,7 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
     The folder may have been renamed since.
 
     Raises:
-        InputError: It has no good pictures.
+        InputError: The folder has no good pictures.
     """
     reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None
@@ -414,13 +416,13 @@ def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> d
     Raises:
         InputError: The folder has no pictures of a view.
     """
-    datasets = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
+    dataset_by_name = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
     if old.views is None:
-        return datasets
-    view_datasets = {}
-    for view, dataset in datasets.items():  # each model may split the folder with a seed of its own
-        datasets_by_view = split_by_view(dataset, old.views, "train", "validation", "test")
-        if view not in datasets_by_view:
+        return dataset_by_name
+    dataset_by_view = {}
+    for view, dataset in dataset_by_name.items():  # each model may split the folder with a seed of its own
+        views_of_dataset = split_by_view(dataset, old.views, "train", "validation", "test")
+        if view not in views_of_dataset:
             raise InputError(f"{folder} has no pictures of view {view}: name the folder of all views")
-        view_datasets[view] = datasets_by_view[view]
-    return view_datasets
+        dataset_by_view[view] = views_of_dataset[view]
+    return dataset_by_view

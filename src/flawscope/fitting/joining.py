@@ -113,11 +113,11 @@ def _open_single(name: str, model: Model) -> Artefact:
 
 
 def with_products(network: DescriptorModel, described: Mapping[str, Described]) -> DescriptorModel:
-    """Return the network with more descriptors: of new products, or of new pictures of known products.
+    """Add descriptors of new products, or of new pictures of known products, to a network.
 
     Args:
         network: Network by which products are recognised.
-        described: The new descriptors, by the product's name.
+        described: The new descriptors, and samples for a new product, by the product's name.
     """
     descriptors = dict(network.known)
     samples = dict(network.samples)
@@ -134,7 +134,7 @@ def with_products(network: DescriptorModel, described: Mapping[str, Described]) 
 def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     """Return a network for recognising products, which knows no product yet.
 
-    It has the backbone of the first model with one; if there is none, the default backbone.
+    The network has the backbone of the first model that has a backbone, or the default backbone.
     """
     first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
@@ -173,7 +173,7 @@ def describe_product(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
-    """Compute the descriptors by which a product is recognised, from the good pictures its model has learnt.
+    """Compute the descriptors that a product is recognised by, from the good pictures its model has learnt.
 
     Pictures are described unchanged, in each further light in which the model keeps its false-alarm rate, and
     with simulated defects.
@@ -182,7 +182,7 @@ def describe_product(
         network: Network by which products are recognised.
         model: Model of the product.
         images: Pictures that include the learnt ones, which are recognised by their pixels.
-        described: Hashes of pictures that are left out, because they have descriptors already.
+        described: Hashes of pictures that have descriptors already, and are left out.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
 
@@ -209,7 +209,7 @@ def describe_product(
     # Pictures in lights are numbered by light number * count + index. Light 0 is the picture's own.
 
     def load(number: int) -> Tensor | None:
-        """Load a picture in a light; None: it cannot be read, or was not learnt or is described already."""
+        """Load a picture in a light; None: it is unreadable, not learnt, or described already."""
         light_number, index = divmod(number, count)
         if light_number:
             image = reader.load_in_light(index, lights[light_number])
@@ -219,14 +219,14 @@ def describe_product(
             return None
         return image
 
-    # If some pictures are described already, a subsample might contain few new ones. So all are loaded then,
-    # and only the hash is used of those that are not new.
+    # If some pictures are described already, a subsample of the files might contain few new ones. So all
+    # files are read then; `load` returns None for those that are not new.
     candidates = range(count) if described else _subsample(range(count), MAX_GOOD)
-    all_descriptors = _descriptors(opened, load, candidates, step, "recognition")
-    descriptors = {index: all_descriptors[index] for index in _subsample([*all_descriptors], MAX_GOOD)}
-    # reversed: of several copies, the first is kept
-    first_copies = {reader.hashes[index]: index for index in reversed(descriptors)}
-    good = [index for index in descriptors if first_copies[reader.hashes[index]] == index]
+    all_by_index = _descriptors(opened, load, candidates, step, "recognition")
+    descriptors = {index: all_by_index[index] for index in _subsample([*all_by_index], MAX_GOOD)}
+    # number of the first copy by hash; reversed, because later items overwrite earlier ones
+    first_index_by_hash = {reader.hashes[index]: index for index in reversed(descriptors)}
+    good = [index for index in descriptors if first_index_by_hash[reader.hashes[index]] == index]
     good_in_lights = _subsample(good, MAX_PER_LIGHT)
     in_lights = [
         count * light_number + index for light_number in range(1, len(lights)) for index in good_in_lights
@@ -260,7 +260,7 @@ def describe_product(
 def _defect_descriptors(
     network: DescriptorNetwork, load: LoadPicture, good: Sequence[int], step: ProgressCallback
 ) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
-    """Describe good pictures with simulated defects.
+    """Compute the descriptors of good pictures with simulated defects.
 
     Returns:
         The descriptors, by the defect's number; and in the same order the number of the picture that carries

@@ -41,7 +41,7 @@ MIN_RANK = 3  # rank of the threshold among a light's pictures: at a lower rank 
 MAX_CALIBRATION_TILES = (
     5000  # tiles of the pictures to calibrate on, unless these are `MIN_PICTURES` or fewer
 )
-ROUNDING = 1e-9  # by which floating-point arithmetic may exceed a whole number
+ROUNDING = 1e-9  # a number that exceeds a whole number by less is that whole number
 MIN_PICTURES = 60  # pictures to calibrate on, however many tiles they have
 
 
@@ -119,7 +119,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
         return
-    # if the scored pictures were learnt from, the method can leave pictures out: then any can be judged
+    # the method can leave out pictures if it scored those that it learnt from: then all can be judged
     can_leave_out = set(fitted.scored) <= set(fitted.used)
     candidates = fitted.used if can_leave_out else [*fitted.scored]
     usable = [number for number in candidates if number not in views.wrong]
@@ -131,7 +131,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
     """Return the rows of the pictures that the fit used, each with its use as role."""
     readable_lost = [number for number in _lost_pictures(views) if number in rows]
-    # a picture may have several roles, of which the last one is kept
+    # a picture may have several roles: the last assignment below is kept
     roles = dict.fromkeys(readable_lost, CALIBRATION)
     roles.update(dict.fromkeys(fitted.scored, CALIBRATION))
     for role, numbers in fitted.held.items():
@@ -148,16 +148,16 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
     Of copies, only the first is returned.
     """
     hashes = views.reader.hashes
-    numbers_by_hash = dict[str, int]()
+    number_by_hash = dict[str, int]()
     for number in sorted({*views.wrong, *views.reader.lost}):
-        numbers_by_hash.setdefault(hashes.get(number, str(number)), number)
-    return list(numbers_by_hash.values())
+        number_by_hash.setdefault(hashes.get(number, str(number)), number)
+    return list(number_by_hash.values())
 
 
 def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) -> list[int]:
     """Return the numbers of the lost pictures that decide the threshold.
 
-    They are the same share of the lost pictures as the judged ones are of the other pictures.
+    Of the lost pictures the same share counts as of the other pictures is judged.
 
     Args:
         views: Views of the pictures.
@@ -183,8 +183,8 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    These are all pictures with scores. If there are further lights and many pictures, they are a random
-    sample, which is judged in each light; a note in `fitted.notes` then says that.
+    All pictures with scores do. If there are further lights and many pictures, a random sample does, which is
+    judged in each light; a note on the sample is then added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.
@@ -246,13 +246,13 @@ def _check_lights(
 
 @dataclass
 class FitPictures:
-    """Pictures of a fit, and its model, which leaves them out.
+    """Pictures of a fit, and the model, which leaves out a picture to judge it.
 
     Attributes:
         leave_out: The model, which can leave out what it has learnt.
         views: Views of the pictures.
         task: Task with the pictures as the numbered items.
-        known: Values in their own light from the fit, which had the other pictures' features at hand.
+        known: Values of the pictures in their own light, by number; the fit computed them.
         fusion: Fusion of tiles, once it is known.
     """
 
@@ -268,7 +268,7 @@ class FitPictures:
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
-        """Return the run that has not learnt from a row's part."""
+        """Return a function that scores by the model without the part that a row shows."""
         return self.leave_out.run(row.unit)
 
     def judge_in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
@@ -289,7 +289,7 @@ class FitPictures:
         return {number: self._fused_values(frames) for number, frames in frames_by_picture.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
-        """Answer for each picture in each light; pictures without known values are lost in all lights.
+        """Return values of each picture in each light; a picture without known values is lost in all lights.
 
         Args:
             rows: Rows of the pictures, by number.
@@ -365,7 +365,7 @@ class FitPictures:
             return summaries
 
         try:
-            # with tiles, a single picture occupies all threads; without, each thread takes a picture
+            # with tiles, a single picture occupies all threads; without tiles, each thread takes a picture
             if reader.preprocess.tile is not None:
                 return [work(picture) for picture in pictures]
             with workers(leave_out.model.roi.device) as map_in_threads:
@@ -377,8 +377,8 @@ class FitPictures:
 def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     """Return the fusion that scales good pictures' whole views like their tiles.
 
-    After scaling, both have the same mean of the maps, and the same mean of the higher half of the maps'
-    maxima. So both cause false alarms, and neither hides the other.
+    After scaling, the maps of whole views and of tiles have the same mean, and their maxima have the same
+    mean of the higher half. So both cause false alarms, and neither hides the other.
 
     Args:
         score_kind: Kind of a picture's score (`FitPictures.score_kind`).
@@ -393,10 +393,11 @@ def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
     tiles_peak = _upper_half_mean([summary.maxima[0] for summary in with_whole_view])
     whole_peak = _upper_half_mean([summary.whole_peak for summary in with_whole_view])
     whole_range = whole_peak - whole_mean
-    # if the peak does not exceed the mean on both sides, there is no factor between their ranges
+    # without a peak above the mean, of tiles and of whole views, there is no factor between their ranges
     has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
     if not has_whole_range or not tiles_peak > tiles_mean:
         return Fusion(score_kind)
+    # factor * whole + offset: the whole views' mean and peak become those of the tiles
     factor = float((tiles_peak - tiles_mean) / whole_range)
     return Fusion(score_kind, factor, float(tiles_mean - factor * whole_mean))
 
@@ -439,7 +440,7 @@ def draw_pictures(
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
-    """Return a number n of pictures with which judging in all further lights costs less than the fit.
+    """Return the number n of pictures to judge in all further lights, at less cost than the fit.
 
     n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
     from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full

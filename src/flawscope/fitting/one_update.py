@@ -71,7 +71,7 @@ def update_one(
 ) -> Update:
     """Make the next model of one product, or of one view of a part.
 
-    A model that has nothing new to learn from stays as it is.
+    A model without new pictures to learn from stays unchanged.
 
     Args:
         old: The trained model that learns.
@@ -79,8 +79,8 @@ def update_one(
         pictures: Pictures of this product, or view.
         options: Options of the update.
         good: Data set that the model was fitted on, for a training.
-        whole: Function of this model's manifest, which returns the facts of the whole model: of all views
-            that decide together.
+        whole: Function that takes a manifest of this model, and returns the facts of all views that decide
+            together with it.
 
     Raises:
         PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
@@ -91,7 +91,7 @@ def update_one(
     step = options.step
     read_pictures = UpdatePictures.read(pictures, old, step)
     usable, contradictory, unreadable = _find_usable(pictures, read_pictures)
-    # the active model's scores
+    # number of a picture -> the active model's score
     before = score_pictures(
         active,
         [picture for picture in usable if picture.judged],
@@ -149,8 +149,9 @@ def update_one(
 
 
 def _first_of_copies(pictures: Sequence[ReviewedPicture]) -> list[ReviewedPicture]:
-    """Return the first picture of each set of copies, in the order of the last copies."""
-    # from the last picture on: the order comes from the last copy, the value from the first
+    """Return the first picture of each set of copies, ordered by where their last copies stand."""
+    # reversed: a key keeps the place of the copy that comes first here, which is the last one, and takes the
+    # value of the copy that comes last here, which is the first one
     by_digest = {picture.digest: picture for picture in reversed(pictures)}
     return [*by_digest.values()][::-1]
 
@@ -176,8 +177,8 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
     """Whether any of the pictures is new to a model.
 
-    A picture to learn from is new if the model has not learnt from it. A drawn picture is new if the model
-    has no row of it.
+    A picture to learn from is new if the model has not learnt from it. A picture that was drawn by chance,
+    for the threshold, is new if the model has no row of it.
 
     Args:
         pictures: Pictures that can be used.
@@ -243,8 +244,8 @@ def _choose_candidate(
     Args:
         candidates: The candidates, in their order.
         active: The model that judges now.
-        whole: Function of this model's manifest, which returns the facts of the whole model: of all views
-            that decide together.
+        whole: Function that takes a manifest of this model, and returns the facts of all views that decide
+            together with it.
         judged: Pictures that people judged.
         before: Scores of the judged pictures by the active model, by number.
         fair: Whether the user calls the drawn pictures a fair sample.
@@ -253,7 +254,7 @@ def _choose_candidate(
     sample = [picture for picture in judged if picture.drawn] if fair else []
     best: Comparison | None = None
     for model, score in candidates:
-        after = score(judged)
+        after = score(judged)  # scores by the picture's number
         scored = [picture for picture in sample if picture.number in after]
         unlike = _is_unlike(model, active, scored, after)
         comparison = Comparison(
@@ -297,8 +298,8 @@ def _is_unlike(
 def choose_way(how: str, old: Artefact) -> str:
     """Choose the way to make the next model: extended, recalibrated or retrained.
 
-    It is the given one (`UpdateOptions.how`); if that is empty, extended, or recalibrated for a method that
-    cannot be extended.
+    `how` names the way, as `UpdateOptions.how`. If `how` is empty, the way is extended, or recalibrated for a
+    method that cannot be extended.
 
     Raises:
         InputError: The model's method cannot be extended.
@@ -317,7 +318,7 @@ def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
 
 
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Return units of pictures in a model; a picture that the model does not know is a unit of its own."""
+    """Return the unit of each picture in a model; a picture that the model does not know has its own unit."""
     known_units = {row.hash: row.unit for row in model.manifest.pictures}
     units = []
     for place, picture in enumerate(pictures):
@@ -327,7 +328,7 @@ def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int
 
 
 def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
-    """Return the number of the drawn pictures that decide a model's threshold."""
+    """Return how many of the pictures drawn by chance decide a model's threshold."""
     drawn = {picture.digest for picture in pictures if picture.drawn}
     return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
 
@@ -340,8 +341,8 @@ def _find_usable(
     Pictures are contradictory if copies of the same picture were judged good and defective.
 
     Returns:
-        The usable pictures, with their digests; the numbers of the contradictory pictures; and the reason why
-        a picture is unreadable, by its number.
+        The usable pictures, with their digests; the numbers of the contradictory pictures; and number ->
+        reason of each unreadable picture.
     """
     rows = new.table.rows
     failures = new.table.failures
@@ -349,7 +350,7 @@ def _find_usable(
     readable = [
         replace(picture, digest=rows[place].hash) for place, picture in enumerate(pictures) if place in rows
     ]
-    verdicts: dict[str, set[bool]] = {}
+    verdicts: dict[str, set[bool]] = {}  # by digest
     for picture in readable:
         if picture.judged:
             verdicts.setdefault(picture.digest, set()).add(picture.good)
@@ -371,18 +372,18 @@ def find_defect_like(
     scored = [picture for picture in pictures if picture.number in before]
     defect_scores = [before[picture.number] for picture in scored if not picture.good]
     severities = [score.severity for score in defect_scores if score.anomalous]
-    strengths = {}
+    strength_by_number = {}
     for picture in scored:
         if picture.learn:
             score = before[picture.number]
-            strengths[picture.number] = Strength(score.score, score.severity)
-    return defect_like(strengths, severities, old.manifest.suspicious_above)
+            strength_by_number[picture.number] = Strength(score.score, score.severity)
+    return defect_like(strength_by_number, severities, old.manifest.suspicious_above)
 
 
 def _fence_severity(old: Artefact) -> float | None:
-    """Return the severity above which a picture is farther out than good ones are (the fence of `fit`).
+    """Return the fence as a severity: above it, a picture is farther out than good ones are.
 
-    None: the model has no fence, or the fence is not above the score threshold.
+    `fit` sets the fence, as a score. None: there is no fence, or it is not above the score threshold.
     """
     fence = old.manifest.suspicious_above
     if fence is None:

@@ -100,7 +100,7 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Take the options that are fields of `record` out of `options`, in place; build the record from them.
+    """Build a record from the options that are its fields; they are removed from `options`, in place.
 
     Raises:
         InputError: An option has the wrong type.
@@ -171,7 +171,7 @@ def prepare(
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # with tiles, views mark the pixels outside the region; without, the detector leaves them out
+    # with tiles, views mark the pixels outside the region; without tiles, the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     if checked_detector is not None and inside is None and config == checked_config:
         model, origin = checked_detector
@@ -422,7 +422,7 @@ class _Steps:
         return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        """Learn how to find the parts in the pictures, as the option `align` says, and report it.
+        """Learn how to find the parts in the pictures, as the option `align` says, and report the result.
 
         Raises:
             InputError: Parts cannot be aligned, or several parts cannot be found.
@@ -456,7 +456,7 @@ class _Steps:
         return _Frames(preprocess, learnt, chosen)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with sizes that have the aspect ratio of the pictures.
+        """Return settings whose sizes have the aspect ratio of the pictures.
 
         Where parts are aligned, sizes stay as they are: an aligned part's frame is a square.
         """
@@ -475,7 +475,7 @@ class _Steps:
         return config_in_form
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with the tiles that `min_defect` needs, and with what frames and region imply."""
+        """Return settings with the tiles for `min_defect`, and with `masked`, `upright` and `hidden` set."""
         how = self.how
         sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
@@ -519,7 +519,7 @@ class _Steps:
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
-        """Return the preprocessing with its light, and the region of interest [H, W]; None: all counts."""
+        """Return the preprocessing with normalization of light, and the region [H, W]; None: all counts."""
         region = None
         if self.how.roi is not None:
             chosen = pictures.chosen
@@ -570,7 +570,7 @@ def create_detector(
 def check_networks(
     method: Method, config: PictureSettings, names: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Check that the networks of a fit are available, before it reads pictures.
+    """Check that the networks of a fit are available, before pictures are read.
 
     Args:
         method: The method.
@@ -597,9 +597,9 @@ def check_networks(
 def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: object
 ) -> int | None:
-    """Predict the peak memory of a fit's process, in bytes.
+    """Predict the peak memory of a fit's process, in bytes; None: not known.
 
-    None: the method has no prediction, or the memory depends on settings that are chosen from the pictures.
+    The memory is not known if the method has no prediction, or if settings are chosen from the pictures.
 
     Args:
         images: Pictures, as `prepare` takes them; their sizes are read.
@@ -634,7 +634,7 @@ def parse_light_range(value: Rate) -> float:
     """Parse a range of light, such as 0.1 or "10%", and return it as a share.
 
     Raises:
-        InputError: It is no share above 0, or larger than `MAX_RANGE`.
+        InputError: The value is no share above 0, or larger than `MAX_RANGE`.
     """
     try:
         share = parse_false_alarm_rate(value)

@@ -21,13 +21,13 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import poses_needed
 from flawscope.views.preprocess import Preprocess
 
-LARGE = 1000  # pixels of the longer side, from which on pictures are also seen at 1024, and in tiles
+LARGE = 1000  # pixels: pictures whose longer side has as many are also tried at size 1024, and in tiles
 USUAL_SIZES = "256+512"
 SEEN_PIXELS = 512**2  # pixels of the larger usual size: pictures with fewer show nothing more when enlarged
 # A network's time by presets and in tiles, as a factor of the default's time (measured on one core)
 PRESET_COSTS = {"accurate": 5.5, "small": 0.7}
 TILES_COST = 10.0
-TILED = 64  # the smallest defect that tiles are proposed for: this part of a side, which two tiles then cover
+TILED = 64  # tiles are proposed for defects of at least a 64th of the longer side, which two tiles then cover
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ def _is_large(frame: Recipe, side: int) -> bool:
 
 
 def relative_cost(recipe: Recipe) -> float:
-    """Return a network's time for a picture with a recipe, about, as a factor of that with usual settings.
+    """Estimate a network's time for a picture with a recipe, as a factor of its time with usual settings.
 
-    Without tiles and preset, it is the ratio of the numbers of pixels that the network sees.
+    Without tiles and preset, the factor is the ratio of the numbers of pixels that the network sees.
     """
     options = recipe.options
     if "min_defect" in options:

@@ -34,8 +34,8 @@ def check_region(
 ) -> None:
     """Raise InputError where a region cannot be read, or has another aspect ratio than its picture.
 
-    Such a region would be stretched. A region that names no picture must have the aspect ratio of at least
-    one picture.
+    A region of another aspect ratio would be stretched. A region that names no picture must have the aspect
+    ratio of at least one picture.
 
     Args:
         roi: The region; None: there is none.
@@ -71,7 +71,8 @@ def check_region(
 def _region_picture(name: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
     """Return the picture that a region names.
 
-    It is the good picture with that name, or the one whose path ends with it, or another file of that path.
+    These are tried in turn: the good picture with that name, the good picture whose path ends with the name,
+    and any file with the name as its path.
 
     Raises:
         InputError: There is no such picture, or there are several.
@@ -101,8 +102,8 @@ def learn_region(
 
     A region that names a picture was drawn on that picture. Without a name, the first picture is used if
     parts are aligned (the region then moves with the part), if the aspect is kept, if pictures are corrected,
-    or if the region is a box in pixels. Else the region is the same in all pictures. It is always drawn on
-    pictures as taken, before corrections.
+    or if the region is a box in pixels. Else no picture is needed: the region is the same share of each. A
+    region is always given on pictures as taken, before corrections.
 
     Args:
         roi: The region.

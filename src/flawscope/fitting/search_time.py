@@ -43,8 +43,8 @@ class LearningClock:
     def __init__(self, now: Callable[[], float], pictures: int):
         self._now = now
         self._pictures = pictures
-        self._since = now()  # when the measured time begins
-        self._pictures_before = 0.0  # pictures whose features were done then
+        self._since = now()  # time from which seconds are counted
+        self._pictures_before = 0.0  # pictures whose features were done at that time
         self._pictures_done = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:
@@ -58,7 +58,7 @@ class LearningClock:
             self._pictures_before = self._pictures_done
 
     def each(self) -> float:
-        """Return the seconds per picture up to now; before any features are done, for all pictures."""
+        """Return the seconds per picture up to now; before any features are done, divide by all pictures."""
         counted = self._pictures_done - self._pictures_before
         return (self._now() - self._since) / (counted or self._pictures)
 
@@ -102,7 +102,7 @@ class SearchTime:
         self._taken[flags] = Taken(max(before.fit, taken.fit), max(before.picture, taken.picture))
 
     def _expected(self, recipe: Recipe) -> Taken:
-        """Return the time that settings take: as noted, else by their network's relative cost.
+        """Return the time that settings took; if they were not tried, estimate it by their network's cost.
 
         Judging a picture takes about as long as the network runs. The rest of a fit's time is the same for
         all settings.
@@ -137,7 +137,7 @@ class SearchTime:
         return self.now() + before + RESERVE * final <= self.until
 
     def is_late(self, each: float, pictures: int) -> bool:
-        """Whether a fit to all pictures, begun now, would end too late at `each` seconds for a picture."""
+        """Whether a fit to all pictures, begun now, ends too late if it takes `each` seconds per picture."""
         return self.spent + CHECKED * each * pictures > LATE * (self.until - self.began)
 
     def minutes_for(self, recipes: Sequence[Recipe], tried: Round, chosen: Recipe, pictures: int) -> int:

@@ -75,13 +75,13 @@ def read_defects(
         say: Gets remarks on unusual masks.
 
     Returns:
-        The images of each defect, by the hash of its picture's pixels; and for each unusable defect the
-        reason.
+        Hash of the picture's pixels -> images of its defects; and the reasons why other defects cannot be
+        used.
 
     Raises:
         InputError: No defect can be used.
     """
-    usable: dict[str, list[SeenDefect]] = {}
+    images_by_hash: dict[str, list[SeenDefect]] = {}
     unusable: list[str] = []
     names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
@@ -98,15 +98,15 @@ def read_defects(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
                     f"pixel at {width}x{height}; mark it, or take a larger --size or crop"
                 )
-            usable[pixel_hash(picture)] = [
+            images_by_hash[pixel_hash(picture)] = [
                 SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in defect_images
             ]
         except (InputError, MemoryError) as error:
             unusable.append(error_reason(error, name))
-    if pairs and not usable:
+    if pairs and not images_by_hash:
         count = pluralize(len(pairs), "seen defect")
         raise InputError(f"none of {count} can be used; the first: {unusable[0]}")
-    return usable, unusable
+    return images_by_hash, unusable
 
 
 def _defect_images(
@@ -120,6 +120,7 @@ def _defect_images(
         views: Views of the picture.
         marked: Marked pixels of the corrected picture.
     """
+    # views of several frames hold the views of each frame; those of a single frame hold themselves
     is_single_frame = views.frames[0] is views
     if not is_single_frame:
         for frame in views.frames:

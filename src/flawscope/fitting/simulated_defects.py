@@ -76,7 +76,7 @@ def score_simulated_defects(
 ) -> DefectScores | None:
     """Score simulated defects on the good pictures that the model was calibrated on.
 
-    Each picture is scored by the model without that picture, unless the fit held it out anyway.
+    Each picture is scored by the model without that picture.
 
     The check takes at most a tenth of the whole time, but two seconds for a short fit. The number of defects
     follows from this and from the time that the first defects take. In a fit without a time limit it is
@@ -104,8 +104,8 @@ def score_simulated_defects(
     passed = [view for view, row in carriers.items() if _is_passed(row, calibration, parts)]
     defects = SimulatedDefects(model, task.load, passed or [*carriers])
     defects.learn_part(until - started_at)
-    scores: dict[int, float] = {}
-    # true sizes of each defect, divided by the sizes of its doubted places
+    scores: dict[int, float] = {}  # number of a defect -> score
+    # true length, width and area [3] of each defect, divided by those that its map shows (`_doubted_sizes`)
     size_ratios: list[NDArray[np.float64]] = []
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
@@ -122,13 +122,13 @@ def score_simulated_defects(
             size_ratios.append(defects.sizes[number] / sizes)
 
     done = 0
-    count = len(DEFECT_SIZES)  # of the next batch
-    while count:
+    count = len(DEFECT_SIZES)  # defects in the next batch
+    while count:  # until no further batch fits into the time
         batch_began_at = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
         done = done + count
         now = time.monotonic()
-        defects_per_thread = min(count, BATCH)  # on a CPU; one after the other
+        defects_per_thread = min(count, BATCH)  # on a CPU, a thread scores these one after the other
         seconds_per_defect = (now - batch_began_at) / defects_per_thread
         fitting_count = int((until - now) / (BLOCK_MARGIN * seconds_per_defect))
         remaining = MAX_PER_SIZE * len(DEFECT_SIZES) - done
@@ -162,15 +162,15 @@ def _group_by_size(numbers: Sequence[int], values: Mapping[int, T]) -> dict[str,
         numbers: Numbers of the defects.
         values: Value of each defect, by its number.
     """
-    groups: dict[str, list[T]] = {str(size): [] for size in DEFECT_SIZES}
+    values_by_size: dict[str, list[T]] = {str(size): [] for size in DEFECT_SIZES}
     for number in numbers:
         size = DEFECT_SIZES[number % len(DEFECT_SIZES)]
-        groups[str(size)].append(values[number])
-    return {size: tuple(group) for size, group in groups.items()}
+        values_by_size[str(size)].append(values[number])
+    return {size: tuple(group) for size, group in values_by_size.items()}
 
 
 def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None) -> bool:
-    """Whether a good picture is called good; where the model decides on parts, whether its part is."""
+    """Whether a good picture is called good; if the model decides on parts, whether its part is."""
     score = row.score or 0.0
     if parts is None:
         return score < calibration.score_threshold
@@ -178,11 +178,11 @@ def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None)
 
 
 def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
-    """Return the largest length, width and area of the doubted places around a map's regions, in pixels [3].
+    """Return the largest length, width and area [3] of a map's doubted places, in pixels.
 
-    A region is above the mask's threshold. Its doubted place is the connected part of the map around it that
-    is above the doubted level. None: the picture is called good, has no region, or a doubted place reaches
-    the edge; no tolerance applies then.
+    A region of the map is above the mask's threshold. Its doubted place is the larger connected part of the
+    map around the region, above the lower doubted level. None: the picture is called good, has no region, or
+    a doubted place reaches the edge; no tolerance applies then.
     """
     score, maps = answer
     anomaly_map = maps[0].cpu().numpy()
@@ -200,7 +200,7 @@ def _doubted_sizes(answer: LeftOut, calibration: Calibration, model: Detector) -
 
 
 def _finite_score(score: Tensor) -> float:
-    """Return the score of a picture [1]; NaN, which JSON lacks, becomes the largest float32."""
+    """Return a score [1] as a number; NaN, which JSON lacks, becomes the largest float32."""
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
@@ -264,14 +264,15 @@ class SimulatedDefects:
         self.has_ladder = has_ladder
         self.contrasts = dict[int, float]()
         self.sizes = dict[int, NDArray[np.float64]]()
-        # masks of the pixels where defects may lie, by picture: the part's that count, else all that count
+        # number of a picture -> mask of the pixels where defects may lie: the part inside the region of
+        # interest, or the whole region where no part is found
         self._places = dict[int, NDArray[np.bool_]]()
 
     def learn_part(self, seconds: float) -> None:
         """Learn how the part is found in the pictures.
 
-        It is found by the ground that pictures share, if a third of the time is enough to learn that ground.
-        Else it is found in each picture by itself.
+        The part is found by the background that pictures share, if a third of the time is enough to learn the
+        background. Else the part is found in each picture alone.
 
         Args:
             seconds: Time that there is.
@@ -279,11 +280,11 @@ class SimulatedDefects:
         started_at = time.monotonic()
         first_read = self._read(self.pictures[0]) if self.pictures else None
         if first_read is not None:
-            self.part.mask(first_read.pixels)
+            self.part.mask(first_read.pixels)  # only to measure the time
         seconds_per_picture = time.monotonic() - started_at
         learning_seconds = PART_PICTURES * TIME_FACTOR * seconds_per_picture
         if self.model.config.tile is not None:
-            return  # tiles show different places, and share no ground
+            return  # tiles show different places, and share no background
         if learning_seconds < seconds / 3:
             reads = [first_read, *map(self._read, self.pictures[1:PART_PICTURES])]
             self.part = Foreground.of([read.pixels for read in reads if read is not None])
@@ -334,13 +335,13 @@ class SimulatedDefects:
 def _contrast(number: int) -> float:
     """Return the contrast of a defect by its number, in grey levels.
 
-    At each size, contrasts are spread by the golden ratio, evenly on a logarithmic scale. Each size has an
-    offset of its own.
+    At each size, contrasts are spread evenly on a logarithmic scale, by multiples of the golden ratio. Each
+    size starts elsewhere.
     """
     size_number = number % len(DEFECT_SIZES)
     low, high = (math.log(level) for level in CONTRAST_RANGE)
     offset = (0.5 + size_number) / len(DEFECT_SIZES)
-    number_of_size = number // len(DEFECT_SIZES)  # among the defects of this size
+    number_of_size = number // len(DEFECT_SIZES)  # number of the defect among those of its size
     share = (number_of_size * GOLDEN + offset) % 1
     return math.exp(low + share * (high - low))
 
@@ -348,8 +349,8 @@ def _contrast(number: int) -> float:
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
     """Return simulated defects on a model's samples; None: it keeps no samples, or sees pictures in tiles.
 
-    The model, and models that are made from it, have learnt these pictures. So only the defects raise the
-    pictures' scores.
+    The model, and models that are made from it, have learnt the samples. So only the defects raise the
+    samples' scores.
     """
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
@@ -376,7 +377,7 @@ def score_with_models(
     Returns:
         The scores of each defect, one for each model, by the defect's number.
     """
-    scores: dict[int, tuple[float, ...]] = {}
+    scores: dict[int, tuple[float, ...]] = {}  # number of a defect -> score by each model
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         batch = features[None]
@@ -424,6 +425,7 @@ def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[D
             bottom = int(rows.max()) + RING_MARGIN
             ImageDraw.Draw(picture).ellipse([left, top, right, bottom], outline=RING_COLOUR, width=RING_WIDTH)
         size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])
+        # `not <=` instead of `>`: NaN counts as found
         is_found = not score <= predictor.calibration.score_threshold
         examples.append(DefectExample(np.asarray(picture), size, is_found))
     return examples

@@ -20,7 +20,7 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the values of those arguments of `fit` that a fitted model stores.
+    """Return the arguments of `fit` that a fitted model stores, as name -> value.
 
     `min_defect` is left out: the tiles that were chosen by it are among the settings of the method. Seen
     defects are left out, too: a model stores only their hashes.
@@ -33,7 +33,7 @@ def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str
 
 
 def stored_arguments(old: Artefact, arguments: type[R]) -> R:
-    """Return arguments of `fit` with a fitted model's values; those that it does not keep have defaults."""
+    """Return the arguments of a fitted model's fit; arguments that the model does not store have defaults."""
     return arguments(**stored_values(old, arguments))
 
 

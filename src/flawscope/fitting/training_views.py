@@ -94,12 +94,12 @@ class Reader:
             self.names = picture_names(self.sources)
 
     def load(self, index: int) -> torch.Tensor | None:
-        """Return picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        """Return picture `index` as a whole, [3, H, W] float32 in 0..1; None: the picture cannot be used."""
         views = self.views(index)
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """Return an image as a tensor; with `hidden`, pixels outside the region of interest are hidden."""
+        """Return an image as a tensor; if `hidden`, pixels outside the region of interest are hidden."""
         return torch.from_numpy(hide_outside_roi(image, self.nearest) if self.hidden else image)
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
@@ -110,8 +110,8 @@ class Reader:
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
         """Yield the network's views of picture `index` in each light, as `views` returns them.
 
-        None is yielded if the picture cannot be read, or if its parts are not found in this light or counted
-        wrong. In the second case the reason is put into `failures`.
+        None is yielded if the picture cannot be read, or if its parts are not found, or counted wrong, in
+        this light. The reason is stored in `failures`, except for a picture that cannot be read.
         """
         picture = self.decoded.read_or_none(index)
         for light in lights:
@@ -176,7 +176,7 @@ class Reader:
         raise InputError(f"none of the {count} pictures can be used; the first: {first_reason}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Leave out pictures with the same pixels as a picture of the model, an earlier one or a seen defect.
+        """Leave out pictures whose pixels a picture of the model, an earlier picture or a seen defect has.
 
         Seen defects are added to `failures`, other pictures that are left out to `copies`. Hashes of the
         remaining pictures are added to `known`.
@@ -249,9 +249,10 @@ class TrainingViews:
         view_counts = [1 + len(frame.windows) for frame in self.frames]
         self.first: list[int] = np.cumsum([0, *view_counts]).tolist()
         self.are_pictures = len(self) == len(frame_counts)
-        self._is_new: dict[int, bool] = {}  # by the number of a picture that was compared with the others
+        self._is_new: dict[int, bool] = {}  # number of a compared picture -> whether it is no copy
         self._lock = Lock()
-        self._cache: OrderedDict[int, _CachedPicture] = OrderedDict()  # the last used at the end
+        # by number of the picture; the picture used last stands at the end
+        self._cache: OrderedDict[int, _CachedPicture] = OrderedDict()
 
     # ---- numbers
 
@@ -285,7 +286,7 @@ class TrainingViews:
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Estimate how many views are judged again if a tenth of the pictures is held out; 0: no tiles."""
+        """Estimate how many views are judged again if a tenth of pictures is held out; 0 without tiles."""
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -341,7 +342,7 @@ class TrainingViews:
             if not cached.is_read:
                 cached.views = self.reader.views(picture)
                 cached.is_read = True
-        with self._lock:  # from the last used on, pictures stay while there is room
+        with self._lock:  # the pictures used last stay, as many as `CACHE_BYTES` holds
             free_bytes = CACHE_BYTES
             for number, item in reversed(list(self._cache.items())):
                 free_bytes -= item.bytes
@@ -374,8 +375,8 @@ class TrainingViews:
             return replace(task, load=self.load)
         picture_of_view = [picture for picture in self.pictures for _ in self.numbers(picture)]
         calibration_pictures = task.calibration_pictures
-        # Pictures in tiles are calibrated later, as wholes: the method itself needs few views for that. But
-        # where suspects are dropped it looks at all, because any view may be the suspicious one.
+        # Pictures in tiles are judged as wholes after the fit, so the method needs to calibrate on few views
+        # only. To drop suspects, it must score all views, because any view may be the suspicious one.
         if self.reader.preprocess.tile is not None and not task.drop_suspects:
             calibration_pictures = MIN_VIEWS
         return replace(
@@ -398,7 +399,7 @@ class TrainingViews:
         return [number for number in numbers if self._is_new[self.picture_of(number)]]
 
     def pictures_of(self, numbers: Iterable[int]) -> list[int]:
-        """Return the numbers of the pictures that views belong to, each once, in their order."""
+        """Return the numbers of the pictures that views belong to, each once, in the order of the views."""
         return list(dict.fromkeys(self.picture_of(number) for number in numbers))
 
     def to_pictures(self, fitted: Fitted) -> Fitted:
@@ -407,18 +408,18 @@ class TrainingViews:
         A picture gets the score of its worst view if all of its views have scores; with tiles, if any view
         has a score.
         """
-        suspects: dict[int, float] = {}
+        score_by_suspect: dict[int, float] = {}
         for number, score in fitted.suspects.items():
-            suspects.setdefault(self.picture_of(number), score)
+            score_by_suspect.setdefault(self.picture_of(number), score)
         cells: dict[int, NDArray[np.float32]] = {}
-        for number in sorted(fitted.cells):  # a picture gets those of its first view
+        for number in sorted(fitted.cells):  # a picture gets the cells of its first view
             cells.setdefault(self.picture_of(number), fitted.cells[number])
         values_by_picture: dict[int, list[Values]] = {}
         for number, values in fitted.scored.items():
             values_by_picture.setdefault(self.picture_of(number), []).append(values)
         # only some tiles are scored here: pictures in tiles are judged again as wholes
         is_tiled = self.reader.preprocess.tile is not None
-        scored = {}
+        scored = {}  # number of a picture -> values of the picture's worst view
         for picture, view_values in values_by_picture.items():
             is_complete = is_tiled or len(view_values) == len(self.numbers(picture))
             if is_complete and picture not in self.wrong:
@@ -429,7 +430,7 @@ class TrainingViews:
             used=self.pictures_of(fitted.used),
             held={role: self.pictures_of(numbers) for role, numbers in fitted.held.items()},
             dropped=self.pictures_of(fitted.dropped),
-            suspects=suspects,
+            suspects=score_by_suspect,
             cells=cells,
         )
 
@@ -457,5 +458,5 @@ def number_views(
     else:
         counts, errors = [*learnt.counts], [*learnt.count_errors]
     wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]
-    # a picture without parts has one view, whose loading reports it
+    # a picture without parts has one view: loading this view reports that no part is found
     return TrainingViews(reader, [max(1, count) for count in counts], sizes, seed, wrong)

@@ -87,7 +87,7 @@ class Round:
     def simulated(self) -> list[SimulatedPatch]:
         """Simulated defects, made when they are first used.
 
-        They take a while in large pictures, and there may be no time for the round.
+        Simulating takes a while in large pictures, and there may be no time for the round.
         """
         if not self.count:
             return []
@@ -135,22 +135,21 @@ class Round:
 
 
 def _window_start(centre: int, side: int) -> int:
-    """Return the start of a window along an axis: around `centre`, but within a picture of this side."""
+    """Return where a window begins along an axis: around `centre`, but inside a picture of length `side`."""
     return max(0, min(centre - WINDOW // 2, side - WINDOW))
 
 
 def make_rounds(
     load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
 ) -> list[Round]:
-    """Make rounds, each of which leaves out other pictures, with defects of its own.
+    """Make rounds, each of which leaves out other good pictures and has other defects.
 
-    There are as many rounds as it takes to leave out each good picture once, except for a remainder.
+    Over all rounds, each good picture is left out once; a remainder too small for a round is never left out.
 
     Args:
         load: Function that returns a good picture, [H, W, 3] uint8, by its number.
         order: Numbers of the good pictures, shuffled; each shows another part.
-        given: A person's defective pictures, shuffled. If a round would get none, it gets the first ones
-            again.
+        given: A person's defective pictures, shuffled. A round for which none are left gets the first ones.
         seed: Seed of the simulated defects.
         can_simulate: Whether defects can be simulated.
     """

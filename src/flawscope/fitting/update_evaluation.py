@@ -102,10 +102,10 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
-        """Return the score with a calibration's threshold, p-value, severity and decision on the picture."""
+        """Return a score with the threshold, p-value, severity and decision that a calibration gives it."""
         p_value = float(calibration.p_values(score))
         severity = float(calibration.severity(score))
-        anomalous = not score <= calibration.score_threshold
+        anomalous = not score <= calibration.score_threshold  # NaN is anomalous
         return cls(float(score), calibration.score_threshold, p_value, severity, learnt, anomalous)
 
 
@@ -133,7 +133,9 @@ def score_pictures(
     """
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
-    counted = {row.hash: place for place, row in enumerate(scored(rows))}  # place in `calibration.scores`
+    # hash of a picture -> place of its score in `calibration.scores`
+    counted = {row.hash: place for place, row in enumerate(scored(rows))}
+    # hash -> score of pictures that do not decide the threshold
     uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
     needs_no_network = {*counted, *uncounted, *learnt, *known}
@@ -167,9 +169,9 @@ def score_pictures(
 def _decide_parts(
     scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
 ) -> dict[int, Score]:
-    """Return the scores with the decisions on the parts that the pictures show.
+    """Return the scores with p-values and decisions of the parts that the pictures show.
 
-    If the pictures lack a view of a part, the view's score in the model is used, if there is one. A part is
+    A view of a part that the pictures lack gets its score from the model, if the model has one. A part is
     compared only with other parts.
 
     Args:
@@ -177,7 +179,7 @@ def _decide_parts(
         pictures: The pictures.
         parts: Good parts that the model knows.
     """
-    # For each name of a part: a list of parts with that name, each with its pictures' numbers by view
+    # name of a part -> the parts with that name, each as view -> number of the picture
     parts_by_name = dict[str, list[dict[str, int]]]()
     for picture in pictures:
         if picture.number not in scores:
@@ -185,7 +187,7 @@ def _decide_parts(
         try:
             name, view = picture.shown(parts)
         except InputError:
-            continue  # its name states no part: the decision on the picture stays
+            continue  # the picture's name states no part: the decision on the picture stays
         if view not in parts.calibration.views:
             continue  # the picture is of another version of the product
         parts_of_name = parts_by_name.setdefault(name, [{}])
@@ -247,7 +249,7 @@ class Comparison:
         ]
 
     def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
-        """Return those of the pictures on which both models decide as given.
+        """Return the numbers of the pictures with these decisions by both models.
 
         Args:
             numbers: Numbers of the pictures to choose from.
@@ -276,7 +278,7 @@ class Comparison:
         """Whether each simulated defect is found before and after, by its number."""
         is_found_before = finder(self.whole_before)
         is_found_after = finder(self.whole_after)
-        decisions = {}
+        decisions = {}  # number of a defect -> (found before, found after)
         for number, (score_before, score_after) in self.simulated.items():
             carrier = self.carriers.get(number, "")
             decisions[number] = is_found_before(carrier, score_before), is_found_after(carrier, score_after)
@@ -284,11 +286,11 @@ class Comparison:
 
     @property
     def found(self) -> dict[str, list[int]]:
-        """Numbers of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
+        """Counts of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
 
-        What was not measured is left out.
+        A kind without measured defects is left out.
         """
-        counts: dict[str, list[int]] = {}
+        counts: dict[str, list[int]] = {}  # [found before, found after, all]
         if self.simulated:
             before, after = zip(*self._simulated_decisions.values(), strict=True)
             counts[SIMULATED] = [sum(before), sum(after), len(before)]
@@ -330,7 +332,7 @@ class Comparison:
         return " and ".join(reasons)
 
     def is_weaker(self, number: int, clear: float | None) -> bool:
-        """Whether a known defect's severity is less than half of that before, and not above `clear`.
+        """Whether a known defect's severity is less than half of its severity before, and not above `clear`.
 
         Args:
             number: Number of the picture.
@@ -342,7 +344,7 @@ class Comparison:
         return has_dropped and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
-        """Return how many of these pictures there are, and how many each model calls anomalous."""
+        """Return the number of these pictures, and how many of them each model calls anomalous."""
         before = sum(self.before[number].anomalous for number in numbers)
         after = sum(self.after[number].anomalous for number in numbers)
         return DecisionCounts.of(len(numbers), before, after)
@@ -361,7 +363,7 @@ class Update:
         unsure: Pictures called good that look like known defects; the model did not learn from them.
         contradictory: Pictures whose pixels another picture has, with another verdict.
         unreadable: Why a picture cannot be used, by its number.
-        rests: Whether there was nothing new to learn from, and the model is as it was.
+        rests: Whether there was nothing new to learn from, and the model stays unchanged.
         inside: Defects that the model has learnt from as good pictures; only a new fit takes them out.
         drawn: Number of drawn pictures that decide the threshold, beside the earlier calibration pictures.
         kept: Whether the threshold stayed as it was, because with the drawn pictures more known defects would
@@ -431,7 +433,7 @@ class Update:
             "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
         listed = sorted({number for numbers in lists.values() for number in numbers})
-        scores = {}
+        scores = {}  # number of a picture, as text -> change of the score
         for number in listed:
             old, new = before[number], after[number]
             scores[str(number)] = ScoreChange([old.score, old.threshold], [new.score, new.threshold])

@@ -40,9 +40,9 @@ class UpdatePictures:
         return cls(table, places, {})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
-        """Return the pictures; those with these digests have units.
+        """Return the pictures with units for these digests.
 
-        Pictures that the model knows keep the units that they have there.
+        Pictures that the model knows keep their units in the model.
 
         Args:
             digests: Digests of the pictures that need a unit.

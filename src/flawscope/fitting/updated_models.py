@@ -40,11 +40,12 @@ CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for 
 RADIUS_FACTOR = 0.5
 RATIO_FACTOR = 3
 RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
-FOLDS = 2  # of cross-fitting, where a method is trained anew
+FOLDS = 2  # folds of the pictures to learn from, each left out of one further training
 OF_THE_LINE = "of the line"  # name of pictures whose own name is private
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # starts of notes that the next update replaces
 
-# A model, and a function that returns its scores of pictures as if it had never learnt from them
+# A model, and a function that returns the model's scores of pictures, by number, as if it had never learnt
+# from these pictures
 Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
 
@@ -91,14 +92,14 @@ class Job:
         )
 
     def check_names(self) -> None:
-        """Raise InputError where a training would not know which part a picture shows."""
+        """Raise InputError where a picture to learn from has a name without the part that the model needs."""
         pattern = self.whole(self.old.manifest).parts
         if pattern is not None:
             pattern.parse_all(dict.fromkeys(picture.name for picture in self.to_learn))
 
     @property
     def decides_on_parts(self) -> bool:
-        """Whether the model decides on parts, alone or with models of other views."""
+        """Whether decisions are on parts, by this model alone or together with models of other views."""
         return self.whole(self.old.manifest).parts is not None
 
 
@@ -106,10 +107,10 @@ class Job:
 
 
 def extend_bank(job: Job) -> list[Candidate]:
-    """Return candidates with a larger memory bank and the earlier calibration pictures.
+    """Return candidates with a larger memory bank, calibrated on the earlier calibration pictures.
 
-    The first candidate is also calibrated on the drawn pictures; the second is not. If no drawn picture can
-    be used, there is only one candidate.
+    The first candidate is also calibrated on the pictures drawn by chance; the second is not. If no
+    drawn picture can be used, there is only one candidate.
     """
     old = job.old
     options = job.options
@@ -135,13 +136,13 @@ def extend_bank(job: Job) -> list[Candidate]:
     rows_without_drawn = (*old_rows, *(replace(row, counted=False) for row in added_rows))
     rows, names, notes = _with_drawn(job, predictor, rows_without_drawn)
     for line in notes:
-        options.say(line)  # not in the file: names of the line are private
+        options.say(line)  # not stored in the model file: the line's names are private
     first = _with_rows(predictor, old, rows, len(chosen))
     models = [first]
     if rows != rows_without_drawn:
         named_rows = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
         for finding in find_unusual(named_rows, first.calibration, asks=False):
-            options.say(finding.line)  # not in the file: names of the line are private
+            options.say(finding.line)  # not stored in the model file: the line's names are private
         models.append(_with_rows(predictor, old, rows_without_drawn, len(chosen)))
     known: dict[str, float] = {}  # scores by digest, shared: the candidates have the same network
     has_active_network = not chosen and job.active.artefact is old
@@ -151,7 +152,7 @@ def extend_bank(job: Job) -> list[Candidate]:
 
 
 def _candidate(job: Job, model: Predictor, known: dict[str, float]) -> Candidate:
-    """Return a model with the function that scores pictures by it.
+    """Return a model together with a function that scores pictures with the model.
 
     Args:
         job: Input of the update.
@@ -176,10 +177,10 @@ class _Drawn(NamedTuple):
 
 
 def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """Score the line's drawn pictures, and return the model's rows with them as counted rows.
+    """Score the line's drawn pictures, and return the model's rows with counted rows for these pictures.
 
-    They are scored as if the model had not learnt from their parts. Near-duplicates of pictures that the old
-    model has learnt from are left out.
+    The pictures are scored as if the model had not learnt from their parts. Near-duplicates of pictures
+    that the old model has learnt from are left out.
 
     Args:
         job: Input of the update.
@@ -190,8 +191,8 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
     sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted}
     learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
-    copies = {}
-    new_to_old_model = {}
+    copies = {}  # hash of a drawn picture -> row of the model that it is a near-duplicate of
+    new_to_old_model = {}  # hash -> drawn picture that the old model has not learnt from
     for digest, picture in sample.items():
         known_row = job.new.copies.get(digest)
         if known_row is not None and known_row.learnt:
@@ -204,7 +205,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
         replace(row, counted=True, drawn=True) if row.hash in scored_hashes else row for row in rows
     ]
     unscored = [picture for digest, picture in new_to_old_model.items() if digest not in scored_hashes]
-    rows_to_score = {}
+    rows_to_score = {}  # place of a picture in the table -> its row
     for picture in unscored:
         # names are private: only models that decide on parts store them, because they need them
         name = picture.name if job.decides_on_parts else OF_THE_LINE
@@ -233,7 +234,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Return the pictures, of which only those of whole new parts are still marked as drawn.
+    """Return the pictures; only pictures of whole new parts stay marked as drawn.
 
     If a model decides on parts, a drawn picture can be used only if its part is not known to the model, and
     all views of the part were drawn. For other models the pictures are returned unchanged.
@@ -245,25 +246,25 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
     parts = facts.known_parts().get(ONE)
     if parts is None:
         return [*pictures]
-    drawn_views = dict[str, list[str]]()  # drawn views of each part
-    drawn_parts = dict[int, str]()  # part of each drawn picture, by the picture's place
+    drawn_views_by_part = dict[str, list[str]]()  # drawn views of each part
+    part_by_place = dict[int, str]()  # part of each drawn picture, by the picture's place
     for place, picture in enumerate(pictures):
         if not (picture.drawn and picture.good):
             continue
         try:
             part, view = picture.shown(parts)
         except InputError:
-            continue  # its name states no part
-        drawn_views.setdefault(part, []).append(view)
-        drawn_parts[place] = part
+            continue  # the picture's name states no part
+        drawn_views_by_part.setdefault(part, []).append(view)
+        part_by_place[place] = part
     calibration = parts.calibration
     complete_parts = {
         part
-        for part, views in drawn_views.items()
+        for part, views in drawn_views_by_part.items()
         if part not in calibration.parts and sorted(views) == sorted(calibration.views)
     }
     return [
-        replace(picture, drawn=drawn_parts.get(place) in complete_parts)
+        replace(picture, drawn=part_by_place.get(place) in complete_parts)
         for place, picture in enumerate(pictures)
     ]
 
@@ -330,7 +331,7 @@ def _cap_at_fit(old: Artefact) -> int | None:
 def _with_rows(
     predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], learnt_count: int
 ) -> Predictor:
-    """Return the model with these rows, calibrated on those that count.
+    """Return the model with these rows, calibrated on the rows that count.
 
     Settings and facts that were changed for corrected pictures (`make_room_in_bank`) are reset.
 
@@ -353,7 +354,7 @@ def _with_rows(
     if cap is not None:
         facts[CORRECTIONS] = {"cap": cap}
     if RADIUS_KEY in old_manifest.facts:
-        # the new radius is that of the corrected pictures' patches; the larger of both covers the whole bank
+        # the new radius covers the patches of corrected pictures; the larger radius covers the whole bank
         radii = zip(old_manifest.facts[RADIUS_KEY], manifest.facts[RADIUS_KEY], strict=True)
         facts[RADIUS_KEY] = [max(old_radius, new_radius) for old_radius, new_radius in radii]
     ratios = {key: old_manifest.config[key] for key in RATIO_SETTINGS if key in old_manifest.config}
@@ -408,7 +409,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
 def retrain_model(job: Job) -> list[Candidate]:
     """Return a candidate that is trained anew, with the options of the old model's fit.
 
-    For the scores of the pictures that it learns from, further models are trained, each without one fold of
+    To score the pictures that the candidate learns from, further models are trained, each without one fold of
     these pictures.
 
     Raises:
@@ -426,7 +427,7 @@ def retrain_model(job: Job) -> list[Candidate]:
     if registry.method(old.manifest.method).takes_seen_defects:
         defects = [picture for picture in job.pictures if not picture.good and picture.mask]
     learnt = {picture.digest: picture for picture in (*job.to_learn, *defects)}
-    folds = {digest: job.new.row(picture).unit % FOLDS for digest, picture in learnt.items()}
+    fold_by_digest = {digest: job.new.row(picture).unit % FOLDS for digest, picture in learnt.items()}
     seen_before, lost_defects = _find_seen_defects(old, good)
     names = relative_names([item.path for item in (*good.train, *good.validation)])
     train_names = names[: len(good.train)]
@@ -435,13 +436,13 @@ def retrain_model(job: Job) -> list[Candidate]:
     options["device"] = job.options.device
 
     def train(name: str, left_out_fold: int | None = None, check: bool = False) -> Predictor:
-        """Train a model on all pictures except those of a fold; None: on all pictures."""
+        """Train a model on all pictures except those of fold `left_out_fold`; None: on all pictures."""
         seen = [
             (picture.source, picture.mask)
             for picture in defects
-            if picture.mask and folds[picture.digest] != left_out_fold
+            if picture.mask and fold_by_digest[picture.digest] != left_out_fold
         ]
-        added = [picture for picture in job.to_learn if folds[picture.digest] != left_out_fold]
+        added = [picture for picture in job.to_learn if fold_by_digest[picture.digest] != left_out_fold]
         added_items = [Item(_file_of(picture), "good", anomalous=False) for picture in added]
         added_names = [picture.name for picture in added]
         job.options.say(f"training {name}")
@@ -463,16 +464,16 @@ def retrain_model(job: Job) -> list[Candidate]:
     for note in notes:
         job.options.say(note)
     model = model.with_calibration(model.calibration, *notes)
-    models_without_fold = {}
-    for fold in sorted(set(folds.values())):
-        models_without_fold[fold] = train(f"without part {fold + 1} of {FOLDS}", left_out_fold=fold)
+    model_by_left_out_fold = {}
+    for fold in sorted(set(fold_by_digest.values())):
+        model_by_left_out_fold[fold] = train(f"without part {fold + 1} of {FOLDS}", left_out_fold=fold)
 
     def score_left_out(pictures: Sequence[ReviewedPicture]) -> dict[int, Score]:
         """Score each picture by a model that has not learnt from it."""
-        not_learnt = [picture for picture in pictures if picture.digest not in folds]
+        not_learnt = [picture for picture in pictures if picture.digest not in fold_by_digest]
         scores = job.score(model, not_learnt, {})
-        for fold, fold_model in models_without_fold.items():
-            fold_pictures = [picture for picture in pictures if folds.get(picture.digest) == fold]
+        for fold, fold_model in model_by_left_out_fold.items():
+            fold_pictures = [picture for picture in pictures if fold_by_digest.get(picture.digest) == fold]
             fold_scores = job.score(fold_model, fold_pictures, {})
             scores |= {number: score._replace(learnt=True) for number, score in fold_scores.items()}
         return scores
@@ -500,7 +501,7 @@ def _training_notes(model: Predictor, lost_defects: int) -> list[str]:
 
 
 def _with_old_choices(model: Predictor, old: Manifest) -> Predictor:
-    """Return the model with the settings that people chose for the old model and that no fit option sets."""
+    """Return the model with the old model's settings that people chose, and that no option of `fit` sets."""
     facts = {**carried_facts(old), **model.manifest.facts}
     calibration = replace(model.calibration, outline=old.calibration.outline)
     return model.with_manifest(replace(model.manifest, facts=facts, calibration=calibration))
@@ -518,7 +519,7 @@ def _file_of(picture: ReviewedPicture) -> Path:
 
 
 def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, list[Mask]]], int]:
-    """Find the defects that the old model had learnt from in the data set of its fit.
+    """Find, in the data set of a model's fit, the defects that the model had learnt from.
 
     Returns:
         Each defect that was found, with its masks; and the number of defects that are missing.
@@ -526,10 +527,10 @@ def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, l
     seen_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "seen"}
     if not seen_hashes:
         return [], 0
-    defects = {}
+    defect_by_hash = {}
     for item in good.test:
         if item.anomalous and item.masks:
             with suppress(InputError):  # a picture that cannot be read counts as missing
-                defects[pixel_hash(decode(item.path))] = (item.path, list(item.masks))
-    found_hashes = seen_hashes & defects.keys()
-    return [defects[digest] for digest in sorted(found_hashes)], len(seen_hashes - found_hashes)
+                defect_by_hash[pixel_hash(decode(item.path))] = (item.path, list(item.masks))
+    found_hashes = seen_hashes & defect_by_hash.keys()
+    return [defect_by_hash[digest] for digest in sorted(found_hashes)], len(seen_hashes - found_hashes)

@@ -121,7 +121,7 @@ def fit(
     group = fit_options.get("group")
     if each_view and (part is None or group is not None):
         raise InputError("each_view learns the views of part: give part, and leave out group")
-    views: dict[str, ViewPictures] = {}
+    views: dict[str, ViewPictures] = {}  # pictures by view; empty: one model for all views
     if part is not None and group is None and each_view is not False:
         method_record = registry.method(registry.default_method_name(method, preset))
         seed = fit_options.get("seed", method_record.config().seed) if settings is None else settings.seed
@@ -166,19 +166,19 @@ def different_views_line(views: Sequence[str], remedy: str) -> str:
 def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
     """Whether every two views look different (`view_looks.look_different`).
 
-    False if a view has too few pictures to decide, or more than three channels.
+    The result is False if a view has too few pictures to decide, or more than three channels.
 
     Args:
         pictures: Good pictures by view.
     """
-    looks: dict[str, list[NDArray[np.float32]]] = {}
+    looks_by_view: dict[str, list[NDArray[np.float32]]] = {}
     for view, view_pictures in pictures.items():
-        looks[view] = []
+        looks_by_view[view] = []
         for source in looked_at(view_pictures):
             look = _look(source)
             if look is not None:
-                looks[view].append(look)
-    return look_different(looks)
+                looks_by_view[view].append(look)
+    return look_different(looks_by_view)
 
 
 def _look(source: PictureSource) -> NDArray[np.float32] | None:
@@ -195,7 +195,7 @@ def _look(source: PictureSource) -> NDArray[np.float32] | None:
 def _pictures_by_view(
     images: Images, names: Sequence[str], pattern: PartPattern, category: str | None, seed: int
 ) -> dict[str, ViewPictures]:
-    """Return the pictures of each view, by its name.
+    """Return the pictures of each view, by the view's name.
 
     Raises:
         InputError: The pattern does not fit the names (`PartPattern.check_parts`).
@@ -227,7 +227,7 @@ def _fit_each(
     say: Say,
     step: ProgressCallback,
 ) -> Router:
-    """Fit a model of each view, in which a part's pictures stay together, and join them."""
+    """Fit a model to each view, and join the models; a part's pictures in a view stay together."""
     models = {}
     for view, view_pictures in views.items():
         say(f"view {view}:")

@@ -71,7 +71,7 @@ def _counted_tiles(
 ) -> list[int]:
     """Return the numbers of a frame's tiles that show pixels of the region of interest.
 
-    Empty if a single tile shows the whole frame.
+    The list is empty if a single tile shows the whole frame.
     """
     if len(grid) == 1:
         return []
@@ -101,8 +101,8 @@ def _jitter(
     tiles: Sequence[int] = range(len(corners))
     if is_drawn:
         tiles = sorted(rng.permutation(len(corners))[:max_windows].tolist())
-    # If only some tiles are used, each moves by up to half of its part without the overlap: so any place of
-    # the frame may be shown. Else each moves by up to half the overlap: so together they show every place.
+    # If only some tiles are used, each moves by up to half of (side - overlap): any place of the frame may be
+    # shown. If all are used, each moves by up to half of the overlap: together they show every place.
     moved_share = 1 - how.overlap if is_drawn else how.overlap
     reach = [round(moved_share * side / 2) for side in how.size]
     windows = []

@@ -46,7 +46,7 @@ class AnyModel(ABC, Generic[One]):
 
     @property
     def views(self) -> PartPattern | None:
-        """Pattern by which file names name the view; None where `products` are not views."""
+        """Pattern that reads the view from a file's name; None: `products` are not views."""
         return None
 
     @property
@@ -61,13 +61,13 @@ class AnyModel(ABC, Generic[One]):
 
     @property
     def kind(self) -> str:
-        """Word for an entry of `products`: product or view; empty where there is a single one."""
+        """Word for a key of `products`: "product" or "view"; empty where there is a single model."""
         return self.facts.kind
 
     @property
     @abstractmethod
     def runner(self) -> Runner:
-        """The engine, or engines, that run pictures which are computed together."""
+        """The engine, or engines, that compute pictures together."""
 
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
@@ -76,12 +76,11 @@ class AnyModel(ABC, Generic[One]):
 
         Args:
             source: The picture; a `PreparedPicture` has been read already.
-            bgr: Whether it is a numpy array with the channels in OpenCV's order.
+            bgr: Whether the picture is a numpy array with the channels in OpenCV's order.
             leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
 
         Returns:
-            The picture, and what was loaded: its views and appearance, or an `InputError` if it cannot be
-            read.
+            The picture; and its views and appearance, or an `InputError` if it cannot be read.
         """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
@@ -90,7 +89,7 @@ class AnyModel(ABC, Generic[One]):
             if isinstance(source, PictureOf):
                 return self._load_as(picture, source.product)
             return picture, self._load(picture, bgr, leave_out)
-        except Exception as error:  # a reader of pictures may fail in ways that it does not foresee
+        except Exception as error:  # libraries that read pictures may raise errors of any kind
             return picture, reading_error(error, picture)
 
     @abstractmethod
@@ -144,7 +143,7 @@ class AnyModel(ABC, Generic[One]):
         raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {names}")
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
-        """Finish an answer that the model of a product gave because the caller named that product."""
+        """Complete the result for a picture whose product the caller named; the product's model judged it."""
         return result
 
     @overload
@@ -182,7 +181,7 @@ class AnyModel(ABC, Generic[One]):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yield every picture with its prediction, or with the error that says why there is none, in order.
+        """Yield every picture, in order, with its prediction or the error that says why there is none.
 
         On a CPU, pictures are judged in parallel, each on one core, unless they are seen in tiles or there
         are fewer pictures than cores. Some pictures are decoded ahead; memory does not grow with the number
@@ -228,7 +227,7 @@ class AnyModel(ABC, Generic[One]):
             result: Recognition | InputError
             try:
                 result = self._recognise_picture(source, read_picture(source, bgr))
-            except Exception as error:  # a reader of pictures may fail in ways that it does not foresee
+            except Exception as error:  # libraries that read pictures may raise errors of any kind
                 result = reading_error(error, source)
             yield source, result
 
@@ -250,7 +249,7 @@ class AnyModel(ABC, Generic[One]):
     def predict_part(
         self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
     ) -> PartPrediction:
-        """Judge a part by pictures of its views, by their names. A view may be missing.
+        """Judge a part by pictures of its views; a view may be missing.
 
         Args:
             views: The picture of each view, by the view's name.

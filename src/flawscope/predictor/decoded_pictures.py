@@ -26,7 +26,7 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
             return number, model.see(source, pictures.read(number))
         except InputError as error:
             return number, error
-        except Exception as error:  # a reader of pictures may fail in ways that it does not foresee
+        except Exception as error:  # libraries that read pictures may raise errors of any kind
             return number, InputError(error_reason(error, source_name(source)))
 
     return load
@@ -35,7 +35,7 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
 def predict_decoded(
     model: ProductModel, pictures: DecodedPictures, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Prediction | InputError]]:
-    """Yield the number of each picture, with its prediction or the error that says why there is none.
+    """Yield each picture's number, with its prediction or the error that says why there is none.
 
     Args:
         model: The model.

@@ -25,11 +25,11 @@ from flawscope.results.region import KindSet
 Floats = NDArray[np.float64]
 DEFAULT_ERROR = 0.1
 MIN_EXAMPLES = 3  # examples that a kind needs
-# bench/kinds.py compares the values of these three
+# bench/kinds.py compares values of SHRINKAGE, POWER and SHARE
 SHRINKAGE = 0.5  # weight of a multiple of the identity in the covariance
-POWER = 0.75  # distances grow with this power of a descriptor's length: the direction of a short one is noise
+POWER = 0.75  # distances grow with this power of a descriptor's length: short ones have a noisy direction
 SHARE = (
-    0.5  # share of the mean distance that is subtracted from the nearest: a new kind spreads twice as widely
+    0.5  # share of the mean distance that is subtracted from the least: a new kind spreads twice as widely
 )
 MIN_SPREAD = 1e-9  # variance of kinds whose examples are all equal, by which distances are divided
 MAX_FOLDS = 50  # folds of the examples that are left out; up to so many examples are left out one by one
@@ -62,7 +62,8 @@ class LinearDiscriminant(NamedTuple):
         residuals = descriptors - means[labels]
         degrees_of_freedom = max(1, len(labels) - count)
         _, scales, directions = np.linalg.svd(residuals, full_matrices=False)
-        # variance along each direction, and the mean variance of all directions, weighted by the shrinkage
+        # variance along each direction, and mean variance of all directions (the spread); their weights are
+        # 1 - SHRINKAGE and SHRINKAGE
         variances = (1 - SHRINKAGE) * scales**2 / degrees_of_freedom
         total = SHRINKAGE * float((scales**2).sum())
         spread = max(total / degrees_of_freedom / descriptors.shape[1], MIN_SPREAD)
@@ -158,7 +159,7 @@ def _rank_p_values(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learn kinds from labelled regions, one of each part.
+    """Learn kinds from labelled regions; each region is of another part.
 
     Kinds with fewer than `MIN_EXAMPLES` examples are left out.
 
@@ -179,7 +180,7 @@ def learn(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({', '.join(counts) or 'none'}): "
             "label more"
         )
-    # examples are sorted by kind: so a fold, which takes every n-th example, has few of each kind
+    # examples are sorted by kind: so a fold of every n-th example has few examples of each kind
     rows = np.array([row for name in names for row, label in enumerate(labels) if label == name])
     kind_of = np.array([names.index(labels[row]) for row in rows])
     lengths, examples = to_length_1(descriptors[rows])
@@ -239,8 +240,8 @@ def _confusion(
         error: Share of the sets of kinds that may lack the true kind.
     """
     count = squares.shape[1]
-    limit = max(error, 2 / len(kind_of))  # 2 / N is the least p-value that N - 1 examples can give
-    # columns for other answers, after those of the kinds
+    limit = max(error, 2 / len(kind_of))  # 2 / N: the least p-value that N - 1 examples can give
+    # columns for the answers "several kinds" and "new kind", after the columns of the kinds
     several_kinds = count
     new_kind = count + 1
     table = np.zeros((count, count + 2), np.int64)

@@ -79,7 +79,7 @@ def learn_kinds(
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or the model cannot name kinds.
     """
-    # called first, as it raises if the model cannot name kinds
+    # called only because it raises an error if the model cannot name kinds
     predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))
     regions = LabelledRegions()
     for done, example in enumerate(examples, start=1):
@@ -155,7 +155,7 @@ class LabelledRegions:
             first_regions.setdefault(part_and_kind, number)
         chosen = sorted(first_regions.values())
         labels = [self.kinds[number] for number in chosen]
-        spellings: dict[str, str] = {}
+        spellings: dict[str, str] = {}  # name without upper case -> first spelling
         for name in labels:
             spelling = spellings.setdefault(name.casefold(), name)
             if spelling != name:
@@ -188,9 +188,9 @@ class LabelledRegions:
 
 
 def _find_touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
-    """Return the number of the strongest region that the picture's mask [H, W] touches; None: none.
+    """Return the number of the strongest region that the picture's mask [H, W] touches; None: no region.
 
-    Without a mask, return the strongest region. Regions are numbered from the strongest.
+    Without a mask, the strongest region is returned. Regions are numbered from the strongest.
     """
     if not prediction.region_pixels:
         return None

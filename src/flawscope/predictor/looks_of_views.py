@@ -27,7 +27,7 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Return the models of views; each has learnt its own thumbnails of the pictures of every view.
+    """Return the models of views after each has learnt thumbnails of the pictures of all views.
 
     Thumbnails differ between models, as each model preprocesses pictures in its own way. A picture is decoded
     once for all models that read the same channels.

@@ -97,7 +97,7 @@ class PartCollector:
         if not facts.views:
             for name in self.calibrations:
                 self._looks[name] = ViewLooks.from_facts(facts.manifests[name].facts)
-        self._incomplete: dict[str, dict[str, Prediction]] = {}  # predictions by part and view
+        self._incomplete: dict[str, dict[str, Prediction]] = {}  # part -> view -> prediction
 
     @property
     def calibration(self) -> PartCalibration:
@@ -142,17 +142,17 @@ class PartCollector:
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Return the files with those of each part together, parts in the order of their first file.
+        """Sort files so that those of a part follow each other; parts keep the order of their first files.
 
-        Predictions of incomplete parts are held in memory: so there are fewer of them.
+        In this order, few parts are incomplete at a time, whose predictions are held in memory.
         """
-        first_places = dict[str, int]()  # place of each part's first file
+        first_place_by_part = dict[str, int]()  # place of each part's first file
         for place, path in enumerate(paths):
-            first_places.setdefault(self.name_part(str(path)), place)
-        return sorted(paths, key=lambda path: first_places[self.name_part(str(path))])
+            first_place_by_part.setdefault(self.name_part(str(path)), place)
+        return sorted(paths, key=lambda path: first_place_by_part[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
-        """Return the name of the part that a file shows; if the file's name states none, the file's stem."""
+        """Return the part that a file's name states; if it states none, return the file's stem."""
         try:
             return self.pattern.parse_part(PurePath(path).as_posix())
         except InputError:
@@ -181,8 +181,8 @@ class PartCollector:
         Args:
             part: The part's name.
             views: The prediction of each view, by the view's name.
-            pictures: The picture of each view, by the view's name, for `RoutedParts`, which may judge some
-                again. None: the pictures are files; the predictions have their paths.
+            pictures: The picture of each view, by the view's name; `RoutedParts` may judge some of them
+                again. None: the pictures are files, whose paths the predictions have.
         """
         return self._decide(self.calibration, self._looks[ONE], part, views)
 
@@ -217,7 +217,7 @@ class PartCollector:
         return result.called_anomalous() if findings or has_deciding_finding else result
 
     def promise(self) -> str:
-        """Return a line for a person: the false alarms expected among parts with all views."""
+        """Return a line for a person on the false alarms expected among parts with all views."""
         lines = []
         for name, calibration in self.calibrations.items():
             lines.append(f"{name}: {calibration.promise()}" if name else calibration.promise())
@@ -302,7 +302,7 @@ class RoutedParts(PartCollector):
             try:
                 predictions[view] = self._judge(picture, nearest)
             except InputError:
-                continue  # it cannot be read any more
+                continue  # the picture cannot be read any more
         decision = self._decide(self.calibrations[nearest], self._looks[nearest], part, predictions)
         result = replace(decision, product=recognition.product)
         return result if recognition.product else result.called_anomalous()

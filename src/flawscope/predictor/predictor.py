@@ -187,7 +187,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Return `model`: it replaces the only product (`Router.with_product`)."""
+        """Return `model`, which replaces the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
@@ -342,7 +342,7 @@ class Predictor(AnyModel["Predictor"]):
             if isinstance(loaded, InputError):
                 results.append((source, loaded))
                 continue
-            values = next(values_of_readable)  # in the order of the arguments of `_make_prediction`
+            values = next(values_of_readable)  # score, map, p-value, severity, decision
             results.append((source, self._make_prediction(source, loaded, *values)))
         return results
 
@@ -376,7 +376,7 @@ class Predictor(AnyModel["Predictor"]):
         restored_map, geometry = preprocess.restored(map_, views.geometry)
         other_form_text, is_stretched = describe_other_form(geometry.picture_size, self.known_sizes)
         calibration = self.calibration
-        # the constant is in pixels of the network; this in pixels of the map
+        # `PEAK_RADIUS` is in pixels of the network, `peak_radius` in pixels of the map
         peak_radius = PEAK_RADIUS * max(self.session.size) / max(restored_map.shape)
         levels = ScoreLevels(
             calibration.score_threshold,
@@ -480,8 +480,8 @@ class Predictor(AnyModel["Predictor"]):
             good: The pictures, or a folder of them, as for `stream`. Pictures of one part count as one: parts
                 are recognised by the model's pattern of names, or as near-duplicates.
             step: Gets the progress.
-            force: Whether the pictures are known to be good. If not, the new model has `questions` if there
-                are too few pictures for the promised rate, or if pictures show nothing or look like defects.
+            force: Whether the pictures are known to be good. If not, the new model has `questions` where
+                pictures are too few for the promised rate, show nothing, or look like defects.
 
         Raises:
             InputError: There are no pictures, or none could be read. Single failures are collected in
@@ -496,7 +496,7 @@ class Predictor(AnyModel["Predictor"]):
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
 
-        They show the picture, not a letterbox's border, and lie in the region of interest.
+        Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
         how = self.manifest.preprocess
         size = geometry.size
@@ -518,7 +518,7 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine, and compare the results with the stored ones.
+        """Run the artefact's sample pictures on this machine, and compare the results with stored ones.
 
         The stored results come from the trained model; for a model of reduced precision, from its export.
         """

@@ -49,7 +49,7 @@ class _NewPictures:
 
     Attributes:
         scored: The pictures that were scored.
-        units: Units of all pictures that have other pixels than those the model has learnt from.
+        units: Units of the pictures whose pixels the model has not learnt from.
         failures: A line for each picture that cannot be used, with the reason.
         left_out: Number of pictures that were left out: pictures that the model was fitted on, and copies.
     """
@@ -71,7 +71,7 @@ class _NewPictures:
 
     @property
     def lost(self) -> list[str]:
-        """Names of the pictures that count as above all scores."""
+        """Names of the lost pictures: they count as pictures with a score above all others."""
         return [row.name for row in self.scored.lost.values()]
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
@@ -137,7 +137,7 @@ def _judge_new(
 
 
 def _check_usable(new: _NewPictures, count: int) -> None:
-    """Raise InputError if none of the pictures is usable; `count` is the number of pictures given."""
+    """Raise InputError if none of the `count` given pictures is usable."""
     if new.usable:
         return
     if new.lost:

@@ -49,7 +49,7 @@ class KnownProduct:
 
     @cached_property
     def leave_one_out(self) -> list[NDArray[np.float64]]:
-        """Distances of good pictures to the nearest one of another part, ascending, for each light."""
+        """Distance of each good picture to the nearest one of another part: an ascending array per light."""
         pictures = self._pictures
         distances = self.distances(pictures.good, pictures.groups)
         lights = pictures.lights if len(pictures.lights) else np.zeros(len(distances))
@@ -59,8 +59,8 @@ class KnownProduct:
     def limit(self) -> float:
         """Distance beyond which a picture shows another product.
 
-        It is the largest of three values: min(3 a, 0.4), 1.25 b and 0.0001. a is the largest distance of a
-        good picture to the nearest one of another part. b is the largest distance of a picture with a
+        The limit is the largest of three values: min(3 a, 0.4), 1.25 b and 0.0001. a is the largest distance
+        of a good picture to the nearest one of another part. b is the largest distance of a picture with a
         simulated defect.
         """
         pictures = self._pictures
@@ -74,7 +74,7 @@ class KnownProduct:
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return p-values of distances: the largest over lights of the conformal p-value in each light.
 
-        In a light with n good pictures it is (1 + #{good distances >= distance}) / (n + 1).
+        In a light with n good pictures, a p-value is (1 + #{good distances >= distance}) / (n + 1).
         """
         p_values_by_light = []
         for good_distances in self.leave_one_out:
@@ -90,7 +90,7 @@ class Recogniser:
 
     A picture's descriptor is the mean of its patches' features, brought to length 1. It is compared with the
     descriptors of every product's good pictures. The picture shows the product of the nearest good picture,
-    or none of the products where this lies farther than the product's limit (`KnownProduct.limit`). Nothing
+    or none of the products if that picture lies beyond the product's limit (`KnownProduct.limit`). Nothing
     about a product depends on the others. Pictures of one part are recognised together, by the sums of their
     distances.
     """
@@ -113,7 +113,7 @@ class Recogniser:
 
         Args:
             distances: [pictures, products], of each picture to each product.
-            among: Names of the products that it may be; None: all.
+            among: Names of the products that the part may be; None: all.
         """
         names = [*self._known]
         allowed = [number for number, name in enumerate(names) if among is None or name in among]

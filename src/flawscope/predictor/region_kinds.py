@@ -15,7 +15,7 @@ from flawscope.predictor.product_model import ProductModel
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
 
-MAX_POINTS = 4096  # about the largest number of a region's points that its descriptor is the mean of
+MAX_POINTS = 4096  # a region's descriptor is the mean at its points, of which about so many are used at most
 # Tiles of a picture that run again, because they show most of the regions; each region's best tile runs, too
 MAX_VIEWS = 16
 
@@ -52,7 +52,7 @@ def region_descriptors(
     regions = [_points_in_picture(model, prediction, pixels) for pixels in region_pixels]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    # points by view and region: those of the region that the view shows
+    # number of a view -> for each region, the region's points that the view shows
     hits = {number: [_points_in_view(views, number, points) for points in regions] for number in finest}
     numbers_to_run = _views_to_run(hits)
     point_counts = []  # [regions, 1]
@@ -78,7 +78,7 @@ def region_descriptors(
 
 
 def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
-    """Choose the views to run: for each region the one that shows most of it, and those that show most.
+    """Choose views to run: for each region the view that shows most of it, and the views with most points.
 
     Args:
         hits: For each view, by number: the points of each region that the view shows.
@@ -123,7 +123,7 @@ def _points_in_picture(
 
 
 def _points_in_view(views: Views, number: int, points: Points) -> Points:
-    """Return those points of the picture that a view shows, as shares 0..1 of the view's height and width."""
+    """Return the points that a view shows, as shares 0..1 of the view's height and width."""
     place = views.placement(number)
     height, width = place.size
     view_y, view_x = place.locate(*points)

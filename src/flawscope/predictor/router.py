@@ -171,7 +171,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def views(self) -> PartPattern | None:
-        """Pattern by which file names name the part and its view; None: the models are not of views."""
+        """Pattern that reads part and view from a file's name; None: the models are not of views."""
         return self._artefact.views
 
     @property
@@ -199,12 +199,12 @@ class Router(AnyModel[Predictor]):
         save_router(self.artefact, {name: product.session for name, product in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
-        """Return the router with another model of one of its products, such as one calibrated anew."""
+        """Return the router with another model for one product, such as a model that was calibrated anew."""
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Return the router of views with models that recognise pictures of the other views.
+        """Return the router of views with models that have learnt the looks of all views.
 
         Args:
             pictures: Good pictures by view; at most 24 of each view are used.
@@ -242,7 +242,7 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Run `Predictor.self_test` of each product, and count samples recognised as another product.
+        """Run each product's `Predictor.self_test`, and count samples that are recognised as another product.
 
         Returns:
             The certificate of each product, by its name, with this count as `mistaken`; it is None for models
@@ -312,7 +312,7 @@ class Router(AnyModel[Predictor]):
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]
     ) -> list[SourceResult]:
         """Judge pictures that are computed together, each by the model of its product."""
-        results: dict[int, SourceResult] = {}
+        results: dict[int, SourceResult] = {}  # by place in the batch
         numbers_by_product: dict[str, list[int]] = {}
         recognitions: dict[int, Recognition] = {}
         for number, (source, loaded) in enumerate(batch):
@@ -331,7 +331,7 @@ class Router(AnyModel[Predictor]):
         return [results[number] for number in range(len(batch))]
 
     def _add_recognition(self, result: Result, recognition: Recognition) -> Result:
-        """Return the result with the recognised product; for views, with a finding if they were exchanged."""
+        """Add the recognised product to a result; for views, add a finding if views were exchanged."""
         if self.views is None:
             return _with_recognition(result, recognition)
         if isinstance(result, InputError):
@@ -378,7 +378,7 @@ class Router(AnyModel[Predictor]):
 class _Runner:
     """Runner of a router's products.
 
-    Its `run` and `run_alone` are functions that return the method of that name of a product's session.
+    `run` and `run_alone` take a product's session, and return the session's method of the same name.
     """
 
     runtime = "router"
@@ -396,7 +396,7 @@ class _Runner:
 
 
 def _with_recognition(result: Result, recognition: Recognition) -> Result:
-    """Return the prediction with the recognised product; it is anomalous if no product was recognised."""
+    """Add the recognised product to a prediction; a picture without a product becomes anomalous."""
     if not isinstance(result, Prediction):
         return result
     prediction = replace(result, recognition=recognition)

@@ -28,8 +28,9 @@ from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
 
-# Function of a row: returns the run of the model without the row's unit; None: the model has not learnt from
-# that unit, so that its own run serves. The function, or its run, may raise an `ExcludedPictureError`.
+# Function that takes a row, and returns the run of the model without the row's unit; None: the model has not
+# learnt from that unit, and its ordinary run is used. The function, or the returned run, may raise an
+# `ExcludedPictureError`.
 RunOf = Callable[[Picture], Run | None]
 Lights = Sequence[Light]
 LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # findings by which a good picture counts as lost
@@ -105,12 +106,12 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
-        """Rows with a score: their parts are found in all light."""
+        """Rows with a score, whose parts are found in every light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
     def lost(self) -> dict[int, Picture]:
-        """Rows that count as above all scores."""
+        """Rows of lost pictures, by number: they count as above all scores."""
         return {number: row for number, row in self.rows.items() if row.is_lost}
 
 
@@ -125,7 +126,7 @@ def score(
         table: The rows' pictures, and the model.
         rows: The rows, by number.
         run_of: Returns the run of the model without a row's unit.
-        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them only.
+        lights: The model's lights (`Preprocess.lights`), or only the first, which changes nothing.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
@@ -224,7 +225,7 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judge loaded pictures: one by one where the model has learnt from them, the others together.
+        """Judge loaded pictures together; a picture that the model has learnt from is judged alone.
 
         Args:
             batch: Numbers of pictures, and the loaded pictures.
@@ -247,7 +248,7 @@ class _SessionAnswers:
         self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judge loaded pictures by one run: together in their own light, one by one in the other lights."""
+        """Judge loaded pictures by `run`: together in their own light, one by one in the further lights."""
         with_sources = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
             results = self.model.judge(with_sources, run)

@@ -44,12 +44,12 @@ def with_parts(
     severities = calibration.severity(scores)
     decisions = calibration.is_anomalous(scores)
     parts = []
-    # not strict: a picture without parts has one view, and no pose
+    # `strict=False`: a picture without parts has one view with a score, but no pose
     rows = zip(views.poses, scores, p_values, severities, decisions, strict=False)
     for number, (pose, score, p_value, severity, is_anomalous) in enumerate(rows, start=1):
         place_p_value = reference.p_value(pose.error)
         parts.append(
-            FoundPart(  # in the order of its fields
+            FoundPart(  # p-value of the part's score, later p-value of its place
                 number,
                 float(score),
                 float(p_value),

@@ -74,13 +74,13 @@ def stream_predictions(
     """
     lanes = session.lanes if batch is None and not tiled else 1
     iterator = iter(pictures)
-    # as many as show which of the ways below is the fastest
+    # read as many pictures as it takes to choose among the ways below
     first = list(islice(iterator, 1 if batch == 1 else max(2, lanes)))
     sources = chain(first, iterator)
     if len(first) < 2:  # a single picture, or each as soon as it comes
         for source in sources:
             yield from judge([load(source)], session.run)
-    elif lanes > 1 and len(first) == lanes:  # a core for each picture, from its path to its answer
+    elif lanes > 1 and len(first) == lanes:  # each picture is loaded and judged on one core
 
         def load_and_judge(source: Source) -> tuple[bool, list[Judged]]:
             loaded = load(source)
@@ -120,7 +120,8 @@ def _prefetch(
         work: Makes a result.
         threads: Number of threads.
         ahead: Number of sources that are worked on at once.
-        may_go_on: Function of a result: whether further work may begin while the caller uses this result.
+        may_go_on: Function that takes a result, and returns whether further work may begin while the caller
+            uses this result.
     """
     with ThreadPoolExecutor(threads) as pool:
         queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
@@ -130,7 +131,7 @@ def _prefetch(
                 if may_go_on(done):
                     queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
-                if not queue:  # the caller may supply the next source only after it has this result
+                if not queue:  # a caller may make the next source only after it has got this result
                     queue.extend(pool.submit(work, source) for source in islice(sources, 1))
         finally:  # if the caller stopped early, the remaining work is not needed
             for future in queue:
@@ -138,7 +139,7 @@ def _prefetch(
 
 
 def _is_small(loaded: tuple[object, LoadResult]) -> bool:
-    """Whether a loaded picture is small enough for others to be in memory with it."""
+    """Whether a loaded picture is small enough to be in memory together with other pictures."""
     _, picture = loaded
     if isinstance(picture, InputError):
         return True
@@ -215,8 +216,8 @@ def read_picture(
 
     Args:
         source: The picture.
-        bgr: Whether it is a numpy array with the channels in OpenCV's order.
-        leave_out: Hashes of decoded pixels (`pixel_hash`) of pictures that are refused.
+        bgr: Whether the picture is a numpy array with the channels in OpenCV's order.
+        leave_out: Hashes of the decoded pixels (`pixel_hash`) of pictures that are refused.
         read: Function that decodes a picture.
 
     Raises:

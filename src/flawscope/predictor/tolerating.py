@@ -56,7 +56,7 @@ def tolerating(
     """Return a model's `stream` with the tolerances applied to its predictions.
 
     Raises:
-        InputError: A rule is for a kind that the model does not name, or the model decides on whole parts by
+        InputError: A rule is for a kind that the model does not name, or the model decides on whole parts, by
             the scores of all their views.
     """
     if model.parts() is not None:

@@ -132,9 +132,9 @@ def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Pa
         path: File to write: .safetensors for fitted models, .zip for exported ones.
 
     Raises:
-        InputError: `path` has another suffix than this.
+        InputError: `path` does not have the suffix that the sessions need.
     """
-    networks = {}  # of exported models
+    networks = {}  # network of each exported model, by name
     for name, session in sessions.items():
         if isinstance(session, ExportedSession) and session.network is not None:
             networks[name] = session.network

@@ -114,7 +114,7 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
 
 
 class _Writer(Protocol):
-    """Writer of a file of several models: it collects the models, and writes them with their document."""
+    """Writer of a file of several models: collects the models, then writes them with their document."""
 
     def add_model(self, name: str, model: Artefact) -> Json:
         """Add a model, and return its row of the document, without the name."""
@@ -131,7 +131,7 @@ class _TensorWriter:
 
     def __init__(self) -> None:
         self._tensors: Tensors = {}
-        self._runs: list[Json] = []  # facts of the run of each model
+        self._runs: list[Json] = []  # for each model: facts on its run (`split_run_facts`)
 
     def add_model(self, name: str, model: Artefact) -> Json:
         document, run = split_run_facts(model.manifest)
@@ -147,8 +147,8 @@ class _TensorWriter:
         }
 
     def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
-        """Add tensors, equal ones once; return the key (a hash) of each tensor, by the tensor's name."""
-        keys = {}
+        """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
+        keys = {}  # name of a tensor -> hash
         for name, values in tensors.items():
             type_and_shape = f"{values.dtype.str} {values.shape}".encode()
             digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()
@@ -165,7 +165,7 @@ class _ArchiveWriter:
 
     def __init__(self, networks: Mapping[str, NetworkFile]):
         self._networks = networks
-        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name
+        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name in the .zip
         self._recognition: dict[str, bytes] = {}
 
     def add_model(self, name: str, model: Artefact) -> Json:
@@ -174,7 +174,7 @@ class _ArchiveWriter:
         return {"file": file}
 
     def _file_name(self, name: str) -> str:
-        """Return a file name for a model that no other file of the archive has."""
+        """Make a file name from a model's name; no other file of the archive has it."""
         number = len(self._models)
         safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
         file = f"{safe_name or number}.onnx"
@@ -261,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Reader(Protocol):
-    """Reader of the models to which a document refers; errors because of wrong references are not caught."""
+    """Reader of the models that a document refers to; a wrong reference raises any error (`_opened`)."""
 
     def read_manifest(self, row: Facts) -> Manifest:
         """Read the manifest of a row's model. Tensors and network are not checked."""
@@ -289,9 +289,10 @@ class _TensorFile:
         self.document = self._header.document
         runs = self._header.run["products"]
         pairs = zip(self.document["products"], runs, strict=True)
+        # name of a model -> facts on its run
         self._runs = {row["name"]: run for row, run in pairs}
-        self._read: Tensors | None = None
-        self._used: set[str] = set()
+        self._read: Tensors | None = None  # all tensors of the file, by key
+        self._used: set[str] = set()  # keys of the tensors that were asked for
 
     def read_manifest(self, row: Facts) -> Manifest:
         manifest = row["manifest"]
@@ -308,7 +309,7 @@ class _TensorFile:
         return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
-        """Return the tensors of these keys, by their names."""
+        """Read tensors, given as tensor name -> key in the file; return tensor name -> tensor."""
         if self._read is None:  # read when first needed: manifests do not need tensors
             self._read = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
@@ -370,7 +371,7 @@ class _Archive:
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
-        """Do nothing: a file that somebody added to the archive harms nobody."""
+        """Do nothing: further files in the archive are not read, and do no harm."""
 
 
 @contextmanager
@@ -391,7 +392,7 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield store.document, store
         except InputError as error:
             text = str(error)
-            names_file = text.startswith("cannot")
+            names_file = text.startswith("cannot")  # errors that name the file begin like this
             raise error if names_file else files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None

@@ -79,7 +79,7 @@ FieldContent = tuple[int, int, int]  # a field's number, where its content begin
 
 
 def check(data: Buffer) -> None:
-    """Raise ValueError, with the reason, unless an .onnx file is made of allowed parts alone."""
+    """Raise ValueError, with the reason, if an .onnx file has a part that is not allowed."""
     node_count = 0
     for model_field, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
         if model_field != GRAPH:
@@ -152,7 +152,7 @@ def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> st
     """Return the text of the field with this number; empty: there is no such field.
 
     Raises:
-        ValueError: There are several such fields, of which other readers could use another one.
+        ValueError: There are several such fields: another program could read another one than this.
     """
     texts = [bytes(data[start:stop]) for number, start, stop in parts if number == field_number]
     if len(texts) > 1:
@@ -161,7 +161,7 @@ def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> st
 
 
 def _read_integer(data: Buffer, begin: int, end: int) -> int:
-    """Read an integer without limiting it to 64 bits: so a value that would wrap around stays large."""
+    """Read an integer without limiting it to 64 bits: a value beyond them stays large, and does not wrap."""
     value = 0
     for place, byte in enumerate(data[begin : min(end, begin + MAX_VARINT_BYTES)]):
         value += (byte & 127) << 7 * place
@@ -196,7 +196,7 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
         if begin == end:
             return
         tag, content = read_varint(data, begin, end)
-        number, wire_type = tag >> 3, tag & 7
+        number, wire_type = tag >> 3, tag & 7  # the lower three bits: how the content is stored
         if wire_type == 0:  # a number of seven bits a byte
             _, after = read_varint(data, content, end)
         elif wire_type == 1:  # a number of 64 bits

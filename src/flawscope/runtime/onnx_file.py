@@ -36,8 +36,8 @@ from flawscope.types import Array
 
 SHA256 = f"{METADATA_KEY}.sha256"
 METADATA_SHA256 = f"{METADATA_KEY}.metadata_sha256"
-# The artefact's tensors that are needed beside the network, for self-test and new calibration: the name and
-# the type of each tensor, by the entry of the metadata
+# The artefact's tensors that are needed beside the network, for self-test and new calibration: key of an
+# entry of the metadata -> name and type of the tensor
 KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # where some samples are padded
@@ -140,7 +140,7 @@ class NetworkFile:
             return cls(place, _read_entries(data, path).get(SHA256))
 
     def is_unchanged(self) -> bool:
-        """Whether the file still holds this network."""
+        """Whether the file still contains the network with this digest."""
         try:
             with _memory_map(self.path) as data:
                 return sha256_hex(without_metadata(data)) == self.digest
@@ -171,7 +171,7 @@ def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def metadata_hash(entries: Mapping[str, str]) -> str:
-    """Return the SHA-256 (hex) of all entries but the hash itself."""
+    """Return the SHA-256 (hex) of all entries of the metadata except `METADATA_SHA256`."""
     hashed = {key: value for key, value in entries.items() if key != METADATA_SHA256}
     return sha256_hex([json.dumps(hashed, sort_keys=True).encode()])
 
@@ -240,7 +240,7 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object
     """Read the tensors of `KEPT_TENSORS` that the metadata contain; raise InputError if any is damaged."""
     size = manifest.preprocess.network_size
     count = len(manifest.samples)
-    grid = tuple(-(-side // MAP_STRIDE) for side in size)  # rounded up
+    grid = tuple(-(-side // MAP_STRIDE) for side in size)  # side / MAP_STRIDE, rounded up
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     if manifest.kinds is not None:
         shapes["kinds"] = manifest.kinds.shape
@@ -279,8 +279,8 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
     """Unpack an array of this shape and type.
 
-    At most the expected number of bytes plus one is unpacked: so a hostile file cannot fill the memory, and
-    an array that is too long is noticed.
+    At most one byte more than expected is unpacked: a hostile file cannot fill the memory, and an array that
+    is too long is noticed.
 
     Raises:
         ValueError, zlib.error: The text is damaged, or contains an array of another size.
@@ -305,7 +305,7 @@ def parse_entries(data: Buffer) -> dict[str, str]:
 
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
-    """Yield the parts of a file between flawscope's metadata, in order: together the file without them."""
+    """Yield the parts of a file before, between and after flawscope's metadata, in order."""
     piece_start = 0
     for key, _, start, end in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):
@@ -315,7 +315,7 @@ def without_metadata(data: Buffer) -> Iterator[Buffer]:
 
 
 def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
-    """Write a network's pieces, and metadata behind them."""
+    """Write a network's pieces, then the entries of the metadata."""
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
@@ -328,7 +328,7 @@ def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
     for number, start, content_start, end in parse_fields(data):
         if number != METADATA_PROPS:
             continue
-        texts = {}  # by the number of the field in the entry
+        texts = {}  # number of a field in the entry -> its text
         for part_number, _, part_start, part_end in parse_fields(data, content_start, end):
             texts[part_number] = bytes(data[part_start:part_end]).decode()
         yield texts.get(_KEY_FIELD, ""), texts.get(_VALUE_FIELD, ""), start, end

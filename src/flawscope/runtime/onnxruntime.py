@@ -24,8 +24,8 @@ class OnnxRuntime(Engine):
     ) -> Graph:
         """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` has no effect.
 
-        Only a network from a file, on the CPU, has more than one lane: calls on one core need a second
-        session, which is opened from the file.
+        Only a network from a file, on the CPU, has more than one lane (`Graph.lanes`): calls on one core need
+        a second session, which is opened from the file.
         """
         session = _open_session(network, device, threads)
         inputs = {}
@@ -43,7 +43,7 @@ class OnnxRuntime(Engine):
             return Graph(inputs, results, on_cpu, run, open_residuals=open_residuals)
 
         def open_alone() -> Compute:
-            # a second session, of one thread: concurrent calls of the first one would wait for its threads
+            # a second session, of one thread: concurrent calls of the first session would wait for each other
             return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
 
         lanes = threads or default_thread_count()
@@ -51,7 +51,7 @@ class OnnxRuntime(Engine):
 
 
 def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:
-    """Return a function that computes some of a session's outputs, and only what these need.
+    """Return a function that computes some of a session's outputs, and runs only the needed operations.
 
     Args:
         session: The session.

@@ -38,8 +38,8 @@ def without_telemetry() -> Iterator[None]:
     """Stop OpenVINO's packages that are imported in this block from sending data.
 
     Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It does so by the package openvino_telemetry, and works without it. In this block, that package
-    looks as if it were not installed.
+    folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
+    openvino_telemetry looks as if it were not installed.
     """
     name = "openvino_telemetry"
     with _import_lock:
@@ -148,7 +148,7 @@ class OpenVino(Engine):
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
-            # Two concurrent calls per thread: while one waits, the thread computes the other
+            # Two concurrent calls per thread: while one call waits, the thread computes the other call
             thread_count = threads or default_thread_count()
             lanes = 2 * thread_count if thread_count > 1 else 1
         parts = [model]
@@ -165,7 +165,7 @@ class OpenVino(Engine):
                 compiled.append(core.compile_model(part, device_name, part_options))
             return partial(_run_parts, compiled, results)
 
-        # one stream per thread: each call of `run_alone` runs in one stream
+        # one stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
         compile_alone = partial(compile_parts, **streams)
         if residual_model is None:
@@ -180,7 +180,7 @@ class OpenVino(Engine):
 
 
 def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Split a network into the part that computes `RESIDUALS` (None: there is none), and the rest."""
+    """Split a network into the part that computes `RESIDUALS`, or None, and the rest."""
     ov = import_openvino()
     residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not residuals:

@@ -80,7 +80,7 @@ class Session(Runner, Protocol):
 # ------------------------------------------------------------------------------------------ exported networks
 
 RESULTS = ["scores", "maps"]  # results of an exported model
-RESIDUALS = "residuals"  # further result of a model that names kinds of defects; it is computed by itself
+RESIDUALS = "residuals"  # further result of a model that names kinds of defects, computed separately
 Inputs = Mapping[str, Array]
 Compute = Callable[[Inputs], Sequence[Array]]  # inputs by name to the results, in their order
 
@@ -176,7 +176,7 @@ class Engine(ABC):
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
     def score(self, run: Compute, inputs: Inputs, count: int, size: tuple[int, int]) -> Answers:
-        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for any other shape."""
+        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for other shapes."""
         scores, maps = self.run_checked(run, inputs)
         has_shapes = scores.shape == (count,) and maps.shape == (count, *size)
         if not has_shapes:
@@ -192,7 +192,7 @@ def mismatch_error(what: str) -> InputError:
 class ExportedSession:
     """Session of an exported network, from an .onnx file or its bytes, in any engine.
 
-    It runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`.
+    Images `[B, 3, H, W]` float32 become scores `[B]` and maps `[B, H, W]`.
 
     Args:
         engine: The engine that runs the network.
@@ -229,7 +229,7 @@ class ExportedSession:
         if dtype != "f32" or len(shape) != 4 or other_inputs:
             raise mismatch_error(name)
         batch, channels, height, width = shape
-        # None: the side may have any length, as only that of the batch may
+        # a side of None may have any length: only the batch may be such a side
         if batch is not None or channels != 3 or not height or not width:
             raise mismatch_error(name)
         self.size = (int(height), int(width))
@@ -302,7 +302,7 @@ class ExportedSession:
         """
         with self._alone_lock:
             if self._run_alone is None:
-                # a changed file would contain another network
+                # the second session reads the file again: a changed file would contain another network
                 can_open = self.network is None or self.network.is_unchanged()
                 if can_open and self.lanes > 1 and self.graph.open_alone is not None:
                     self._run_alone = self.graph.open_alone()

@@ -81,7 +81,7 @@ class TorchSession:
         """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]`."""
         batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
-            # One picture per thread, so that no thread waits for another: on a busy machine this matters most
+            # One picture per thread: so no thread waits for another, which costs most on a busy machine
             with workers(self.device) as map_in_threads:
                 results = map_in_threads(self.model, batch.split(1))
             scores, maps = (torch.cat(parts) for parts in zip(*results, strict=True))
@@ -92,7 +92,7 @@ class TorchSession:
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images."""
-        with workers(self.device) as map_in_threads:  # on a CPU one thread: others run other pictures
+        with workers(self.device) as map_in_threads:  # on a CPU by one thread; other calls use the others
             [cells] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
 
@@ -119,8 +119,8 @@ def _network_tensors(artefact: Artefact) -> dict[str, Tensor]:
 
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
-    """Let sessions share memory of those parameters that come from the same array in their artefacts."""
-    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by the array's identity, and type
+    """Let sessions share the memory of parameters that come from the same array in their artefacts."""
+    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by identity of the array, and type
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, parameter in session.model.state_dict(keep_vars=True).items():
             source = artefact.tensors.get(name)

@@ -93,7 +93,7 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learn the reference, and the errors of good parts by references without them (10-fold).
+    """Learn the reference, and the error of each good part by a reference learnt without it (10-fold).
 
     Two references are learnt, each from half of the pictures. The angles on which they agree give the
     period of the part's symmetry.
@@ -108,7 +108,8 @@ def learn_cross_validated(
             here.
 
     Returns:
-        The reference; and for each group whose pictures it was learnt from, a reference learnt without them.
+        The reference; and group -> reference learnt without this group, for groups that the reference was
+        learnt from.
 
     Raises:
         InputError: There are too few pictures, or they show nothing to be found.
@@ -135,41 +136,42 @@ def _learn_folds(
     """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The error of each picture, by the reference without its fold; and for each group, that reference.
+        The error of each picture, by the reference learnt without the picture's fold; and group -> reference
+        learnt without the group's fold.
     """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
     distinct_groups = dict.fromkeys(groups)
-    group_folds = {group: number % _FOLDS for number, group in enumerate(distinct_groups)}
+    fold_by_group = {group: number % _FOLDS for number, group in enumerate(distinct_groups)}
     errors = list[float]()
-    held_out = dict[int, PoseReference]()
-    if len(group_folds) < 2:
-        return errors, held_out
-    for fold in range(min(_FOLDS, len(group_folds))):
+    reference_by_group = dict[int, PoseReference]()
+    if len(fold_by_group) < 2:
+        return errors, reference_by_group
+    for fold in range(min(_FOLDS, len(fold_by_group))):
         learnt = []
         left_out = []
         for picture, pose, group in zip(pictures, poses, groups, strict=True):
-            if group_folds[group] == fold:
+            if fold_by_group[group] == fold:
                 left_out.append(picture)
             else:
                 learnt.append((picture, pose))
         fold_reference = _average(learnt, reference, levels)
         errors += [fold_reference.find(picture).error for picture in left_out]
-        for group, group_fold in group_folds.items():
+        for group, group_fold in fold_by_group.items():
             if group_fold == fold:
-                held_out[group] = fold_reference
-    return errors, held_out
+                reference_by_group[group] = fold_reference
+    return errors, reference_by_group
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
-    """Return the poses in which parts lie; None: all lie in the same pose, or cannot be found.
+    """Return the kind of poses in which parts lie; None: all lie in the same pose, or cannot be found.
 
     Parts cannot be found if less than 80 % of the pictures show the part, or if the part fills the picture.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`. If there are fewer than
             `MIN_REFERENCE_PICTURES`, the result is None.
-        full: Whether parts may also be mirrored or scaled; then this takes twice as long.
+        full: Whether parts may also be mirrored or scaled, which takes twice as long to find out.
     """
     chosen = [pictures[number] for number in spread_numbers(len(pictures), MAX_PICTURES)]
     if len(chosen) < MIN_REFERENCE_PICTURES:
@@ -214,17 +216,17 @@ def _valid_poses(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Find out from a few pictures, each used as the reference, in which kinds of poses parts may lie.
+    """Find the kinds of poses in which parts may lie, by a few pictures, each used as the reference.
 
-    This takes a tenth of the time that an alignment of all pictures takes.
+    Trying a few pictures takes a tenth of the time of aligning all pictures.
 
     Args:
         singles: The pictures.
         full: Whether parts may also be mirrored or scaled.
 
     Returns:
-        The kinds, in the order to try them; none if all parts lie in the same pose, or no part is found. And
-        whether the first kind is sure.
+        The kinds, in the order to try them; none if all parts lie in the same pose, or no part is found; and
+        whether the first kind is sure, and need not be tried.
     """
     upright_count, same_place_count = _count_upright(singles)
     if same_place_count == 2:
@@ -302,7 +304,7 @@ def spread_numbers(count: int, max_count: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn a reference (its `errors` are still empty), and find the poses of the pictures by it.
+    """Learn a reference, whose `errors` stay empty, and find the poses of the pictures by the reference.
 
     Raises:
         InputError: The pictures show nothing to be found.
@@ -332,12 +334,12 @@ def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     """
     angle_differences = []
     for first_pose, second_pose in zip(first, second, strict=True):
-        side = -1 if first_pose.mirrored else 1
+        side = -1 if first_pose.mirrored else 1  # a mirrored part turns the other way
         angle_differences.append((second_pose.angle - first_pose.angle) * side)
     differences = np.array(angle_differences)
     for folds in range(1, _MAX_PERIOD + 1):
         phases = np.exp(1j * folds * differences)
-        # [N, N]: row i holds the distances of all differences from that of picture i
+        # [N, N]: row i has the angles from all pictures' differences to that of picture i
         distances = np.angle(phases[:, None] / phases) / folds
         tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / folds / 16)
         agreement = (np.abs(distances) < tolerance).mean(1)
@@ -372,8 +374,8 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 class _SingleReferences:
     """Pictures [h, w], each tried as the first reference.
 
-    A picture shows its part where it differs from the median of all pictures before they are aligned; or,
-    where the ground's level is known, from the ground.
+    A picture shows its part where the picture differs from the ground's level or, if that is not known, from
+    the median of all pictures before they are aligned.
 
     Args:
         pictures: The pictures.
@@ -385,7 +387,7 @@ class _SingleReferences:
 
         self.pictures = pictures
         self.ground = ground
-        # each picture in the reference's frame, their middles on each other
+        # each picture in the reference's frame; the middles of picture and frame coincide
         centred = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
         self._centred = np.stack([pixels for pixels, _ in centred])
         self._inside = np.stack([inside for _, inside in centred])
@@ -405,10 +407,10 @@ class _SingleReferences:
         distance = np.abs(self._centred[number] - self._background) / self._spread
         smooth_distance = ndimage.gaussian_filter(distance, 2) * self._inside[number]
         part = smooth_distance**2 / (smooth_distance**2 + 4)  # 0..1: how surely each pixel shows the part
-        part[part < part.max() / 4] = 0
+        part[part < part.max() / 4] = 0  # unsure pixels do not count
         middle_row, middle_column = ndimage.center_of_mass(part + 1e-12)
         picture = self.pictures[number]
-        # from a pixel of the frame to a place in the picture: the frame's middle is the picture's
+        # from a pixel of the frame to a place in the picture: the middles of both coincide
         y = middle_row + 0.5 - HALF_SIDE + picture.shape[0] / 2
         x = middle_column + 0.5 - HALF_SIDE + picture.shape[1] / 2
         centred_picture, visible = align(picture, Pose(x, y))
@@ -422,12 +424,12 @@ class _SingleReferences:
         return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
-        """Return the poses of all pictures by one picture's reference; empty: it has no reference."""
+        """Return the poses of all pictures by the reference of one; empty: that picture has no reference."""
         reference = self.build(number, kind)
         return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
-        """Return the single picture's reference to which the other pictures can be aligned best.
+        """Build a reference from each of a few pictures; return the one to which other pictures align best.
 
         Raises:
             InputError: No picture shows anything of its own.
@@ -528,12 +530,13 @@ class _Square(NamedTuple):
 
 
 def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
-    """Return the smallest square around a part; a turned one only if it is clearly smaller.
+    """Return the smallest square around a part; a turned square must be clearly smaller than the upright one.
 
     Args:
         part: [SIDE, SIDE], pixels of the part.
         can_turn: Whether the square may be turned.
     """
+    # centres of the part's pixels, from the frame's middle
     y, x = np.nonzero(part) + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])
     squares = []
     for turn in np.radians(np.arange(0, 90, 3)) if can_turn else [0.0]:
@@ -555,8 +558,8 @@ def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
 def _build_reference(
     kind: PoseKind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
 ) -> PoseReference:
-    """Build a reference of levels 0..1 and standard deviations, 0 where a pixel does not count."""
-    # a pixel that counts has a spread of at least 1: 0 means that it does not count
+    """Build a reference from levels in 0..1 and deviations; a pixel of deviation 0 does not count."""
+    # lower bound `deviation > 0` is 1 for a pixel that counts: 0 means that the pixel does not count
     spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
     grey_levels = np.rint(levels * 255).clip(0, 255).astype(np.uint8)
     return PoseReference(kind, grey_levels, spread, extent, period)

@@ -27,11 +27,11 @@ Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
-_RIM_WIDTH = 3  # pixels around other parts that do not count, either, at half the small picture's size
+_RIM_WIDTH = 3  # pixels at half the small picture's size: the rim of other parts, which does not count
 
 
 class Neighbours(NamedTuple):
-    """Masks [h, w] of a small picture: the other parts, with a rim, and the part itself."""
+    """Masks [h, w] of a small picture: `others` are the other parts with a rim, `body` is the part itself."""
 
     others: Mask
     body: Mask
@@ -45,7 +45,8 @@ class Frame:
         picture: Picture that the frame lies in.
         divisor: Value of the picture that is white.
         size: (H, W) of the frame, in pixels of the picture's scale.
-        turned: Place in the picture of the frame scaled to the network; None: the frame is the picture.
+        turned: Place in the picture of the frame, scaled to the network's size; None: the frame is the
+            whole picture.
         pose: Pose of the part.
         neighbours: Other parts and objects, of a part among several.
     """
@@ -119,7 +120,7 @@ class Frame:
 
 
 class WholePicture:
-    """Makes frames of pictures that are not aligned: each is the picture."""
+    """Makes frames of pictures that are not aligned: a frame is the whole picture."""
 
     words = "it has"
 
@@ -156,7 +157,7 @@ class AlignedPart:
             picture: (H, W) of the picture.
             network: (H, W) at which the network sees the frame; the frame has the same aspect ratio.
         """
-        # pixels of the picture per pixel of the network
+        # pixels of the picture per pixel of the network: the square of the part fills the shorter side
         factor = 2 * self.reference.extent * max(picture) / self.side / min(network)
         height, width = (max(1, round(length * factor)) for length in network)
         return height, width
@@ -248,7 +249,7 @@ class PartPose:
     def corners(self) -> NDArray[np.float64]:
         """Return the corners (x, y) of the square [4, 2] in pixels.
 
-        They are the reference's upper left, upper right, lower right and lower left corner.
+        Their order is the reference's upper left, upper right, lower right and lower left corner.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
@@ -266,11 +267,12 @@ class PartFrames(NamedTuple):
     """Parts in a picture, each with its frame.
 
     Attributes:
-        frames: Frame of each part; where there are none, that of the picture as it lies.
+        frames: Frame of each part; without parts, a single frame of the whole picture.
         middle: Frame of a part that lies as the reference does.
         poses: Place of each part.
         objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-        count_error: Says how the number of parts or objects differs from good pictures; empty: it does not.
+        count_error: Text on how the number of parts or objects differs from good pictures; empty: it does
+            not differ.
     """
 
     frames: list[Frame]
@@ -297,7 +299,7 @@ def find_frames(
     small = small_grey(picture, divisor, several.side)
     overview = small_grey(picture, divisor, OVERVIEW_SIDE)
     detections = several.find(small, overview, reference)
-    not_found = Pose(0, 0)  # its frame is the whole picture
+    not_found = Pose(0, 0)  # the frame of a pose without a part is the whole picture
     frame_poses = detections.poses or [not_found]
     frames = []
     for pose, neighbours in zip(frame_poses, _find_neighbours(detections), strict=True):

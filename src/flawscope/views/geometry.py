@@ -79,7 +79,7 @@ class Geometry:
         inverse = self.inverse()
         height, width = self.picture_size
         y, x = inverse._to_view(rows + 0.5, columns + 0.5)
-        # a turned pixel reaches from its middle by yy + yx up and down, by xy + xx to both sides
+        # half sizes of a turned pixel: yy + yx along y, xy + xx along x
         (yy, yx), (xy, xx) = np.abs(inverse._linear) / 2
         x0 = _clip(x.min() - xy - xx, width)
         y0 = _clip(y.min() - yy - yx, height)
@@ -137,7 +137,7 @@ class Geometry:
         return replace(self, picture_size=(height, width), offset=window_offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the row in the view of each row of the picture, and the column of each column.
+        """Return the view's row for each row of the picture, and the view's column for each column.
 
         The view must show the whole picture.
         """
@@ -206,7 +206,7 @@ class Geometry:
         return self.inverse().warp_mask(mask)
 
     def inverse(self) -> Geometry:
-        """Return the geometry with picture and view exchanged."""
+        """Return the geometry of the opposite direction: picture and view are exchanged."""
         scale_y, scale_x = self.scale
         offset_y, offset_x = self.offset
         scale = (1 / scale_y, 1 / scale_x)
@@ -289,7 +289,7 @@ class Geometry:
         """
         from scipy import ndimage
 
-        # scipy counts from the middle of the first pixel, which lies at 0.5 here
+        # scipy's coordinates begin at the middle of the first pixel, which is 0.5 in ours
         start = np.array(self._to_view(np.array(0.5), np.array(0.5))) - 0.5
         size = self.picture_size
         warped = ndimage.affine_transform(values, self._linear, start, size, order=order, mode="nearest")
@@ -309,10 +309,10 @@ class Geometry:
     def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
         """Return the picture's pixels along an axis that the network sees, and the view's pixel of each."""
         pixels, centres = self._centres(axis)
-        return pixels, centres.astype(np.intp)  # 0 <= centre < size: `_centres` leaves others out
+        return pixels, centres.astype(np.intp)  # rounded down: 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Return the picture's pixels along an axis that the network sees, and how each is interpolated.
+        """Return the picture's pixels along an axis that the network sees, and their interpolation.
 
         Returns:
             The pixels; the lower and the upper neighbour of each in the network's map, edges repeated; and
@@ -337,7 +337,7 @@ _STORED_FIELDS = [field.name for field in fields(Geometry) if field.name != "cor
 
 
 def _clip(place: float, length: int) -> float:
-    """Return the nearest place on a side of this length."""
+    """Return the place, moved into 0..length."""
     return min(max(float(place), 0.0), float(length))
 
 

@@ -82,7 +82,8 @@ def check_range(share: float) -> None:
 def light_variations(share: float) -> list[Light]:
     """Return the unchanged light, then the extremes of each kind of change alone.
 
-    They are 1 - share and 1 + share for brightness and contrast, -share / 2 and share / 2 for white balance.
+    The extremes are 1 - share and 1 + share for brightness and contrast, and -share / 2 and share / 2 for
+    white balance.
     """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
@@ -110,7 +111,7 @@ class ToneCorrection(NamedTuple):
 
     def __call__(self, image: Float32) -> Float32:
         """Return the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
-        padded = image < 0
+        padded = image < 0  # a padded value v is marked as -1 - v
         changed = np.where(padded, -1 - image, image)
         changed *= self.gain[:, None, None]
         changed += self.shift[:, None, None]
@@ -123,8 +124,8 @@ class Normalization:
     """Brings pictures to the light of the good training pictures.
 
     The mean and the standard deviation of each channel become those of the middle picture (Reinhard et al.,
-    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them: content
-    is not explained away.
+    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them:
+    differences because of the content are kept.
 
     Attributes:
         share: Range of the light (`light_variations`), 0..1.
@@ -194,7 +195,7 @@ class Normalization:
 
         Returns:
             The clipped values [3]; the middle values of good pictures [3]; and whether light explains the
-            picture's values: clipping hardly changed them.
+            picture's values, which is so if clipping hardly changed them.
         """
         # factors by which light of the range can change a good picture's mean and contrast at most
         least_factor = (1 - self.share) * (1 - self.share / 2)
@@ -226,9 +227,9 @@ class Normalization:
 
 
 def within_range(normalization: Normalization | None) -> str:
-    """Return words that end a sentence on the calibration: the range of light in which the rate holds.
+    """Return the range of light in which the rate holds, as the end of a sentence on the calibration.
 
-    They are empty where light is not corrected.
+    The text is empty where light is not corrected.
     """
     return "" if normalization is None else f", in each light within {normalization.share:.0%}"
 

@@ -54,13 +54,13 @@ MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken one
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of a part: a point q of the reference, from its middle, lies at centre + scale R(angle) F q.
+    """Pose of a part: point q of the reference lies at centre + scale R(angle) F q in the small picture.
 
     Attributes:
-        x, y: The centre, in pixels of the small picture.
+        x, y: The centre, in pixels of the small picture; q is measured from the reference's middle.
         angle: Angle of the rotation R, in radians.
         scale: Size against the reference.
-        mirrored: Whether F turns x around before the part is turned.
+        mirrored: Whether F changes the sign of x before the part is turned; else F changes nothing.
         error: Root mean square distance to the good parts, in their spreads; infinite where none was found.
     """
 
@@ -109,8 +109,8 @@ class PoseReference:
         kind: Poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
         levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
         spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
-        extent: From the middle to the edge of the square that shows the part, in pixels.
-        period: Turns by a circle's share of 1 / period look the same; 0: every turn does.
+        extent: Half the side of the square that shows the part, in pixels.
+        period: The part looks the same after 1 / period of a full turn; 0: after every turn.
         errors: Errors of good parts that the reference did not know, ascending.
     """
 
@@ -164,7 +164,7 @@ class PoseReference:
     def p_value(self, error: float) -> float:
         """Return the conformal p-value of an error, (1 + #{good errors >= error}) / (n + 1).
 
-        It is 1 if no errors of good parts are known.
+        The p-value is 1 if no errors of good parts are known.
         """
         if not self.errors:
             return 1.0
@@ -176,7 +176,8 @@ class PoseReference:
     ) -> Geometry:
         """Return the place in a picture of a view that shows the part in the reference's pose.
 
-        The view includes the part's surroundings. If no part was found, it shows the whole picture, upright.
+        The view includes the part's surroundings. If no part was found, the view shows the whole picture,
+        upright.
 
         Args:
             pose: Pose of the part.
@@ -191,7 +192,7 @@ class PoseReference:
             extent = HALF_SIDE
         grow = np.array(picture_size) / small
         matrix_yx = pose.matrix()[::-1, ::-1]  # for (y, x) instead of (x, y)
-        # from the view to the small picture, to the picture
+        # from the view to the small picture (matrix_yx and its factor), then to the picture (grow)
         linear = grow[:, None] * matrix_yx * (2 * extent / min(size))
         view_middle = (size[0] / 2, size[1] / 2)
         y, x = map(float, grow * (pose.y, pose.x) - linear @ view_middle)
@@ -218,13 +219,13 @@ class PoseReference:
         return text
 
     def part_image(self) -> NDArray[np.uint8]:
-        """Return the part and the square around it that is inspected, [S, S] uint8, 255 is white."""
+        """Return the reference's inspected square, with the part, [S, S] uint8; 255 is white."""
         edges = slice(math.floor(HALF_SIDE - self.extent), math.ceil(HALF_SIDE + self.extent))
         return self.levels[edges, edges]
 
     @property
     def rotates(self) -> bool:
-        """Whether the angle is looked for."""
+        """Whether the angle is searched: parts may be turned, and turned parts look different."""
         return self.kind != "shift" and self.period != 0
 
     # ---- coarse
@@ -344,7 +345,7 @@ class PoseReference:
 
     @cached_property
     def _points(self) -> tuple[_Samples, _Samples]:
-        """Few points, for every angle, and more points, for the best angle."""
+        """Points of the reference: few for refining every angle, and more for refining the best angle."""
         return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
     def _select_points(self, max_count: int) -> _Samples:
@@ -374,7 +375,7 @@ class PoseReference:
         return _Samples(positions, level, weights.ravel()[chosen], np.stack(derivatives))
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
-        """Refine a pose to the nearest one at which the picture is most like the reference.
+        """Refine a pose step by step until the picture is most like the reference.
 
         Args:
             square: [SIDE, SIDE], blurred small picture.
@@ -393,7 +394,7 @@ class PoseReference:
         weighted_light = jacobian[-2:] * weights
         gain, offset = _solve_damped(weighted_light @ jacobian[-2:].T, weighted_light @ values)
         for round_number in range(rounds + 1):
-            # Huber's weights, by the usual distance in this picture
+            # robust weights (Huber): points farther off than usual in this picture count less
             distances = np.abs(values - gain * points.levels - offset) * root_weights
             usual = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
             weighted = jacobian * (weights / np.maximum(1, distances / usual))
@@ -413,7 +414,7 @@ class PoseReference:
         return replace(pose, error=float(np.sqrt(mean_square)))
 
     def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
-        """Return the pose after the inverse of a change of the reference.
+        """Return the pose after the inverse of a change: steps change the reference, not the picture.
 
         Args:
             pose: The pose.
@@ -483,7 +484,7 @@ def _pad_to_square(picture: Float32) -> Float32:
 
 
 def blur(picture: Float32) -> Float32:
-    """Blur a small picture as refining poses takes it."""
+    """Blur a small picture, as the refinement of poses needs it."""
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
@@ -503,7 +504,7 @@ def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
 
 def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
     """Sample an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
-    last = np.float32(SIDE - 1.001)  # so that a right and a lower neighbour are there
+    last = np.float32(SIDE - 1.001)  # below SIDE - 1: each point has a right and a lower neighbour
     columns = np.clip(x - np.float32(0.5), 0, last)
     rows = np.clip(y - np.float32(0.5), 0, last)
     left = columns.astype(np.intp)
@@ -519,7 +520,7 @@ def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
 
 
 def _solve_damped(matrix: Array, right: Array) -> list[float]:
-    """Solve a symmetric system, a little damped: a reference may not determine every parameter."""
+    """Solve a symmetric system with a little damping: the reference may leave a parameter undetermined."""
     damped = matrix.astype(np.float64)
     damped += np.diag(1e-6 * np.diag(damped) + 1e-12)
     return list(map(float, np.linalg.solve(damped, right.astype(np.float64))))

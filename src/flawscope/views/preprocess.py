@@ -67,7 +67,7 @@ class Correction(Protocol):
         """
 
     def mask(self, mask: Mask) -> Mask:
-        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        """Transform a mask [H, W] of the picture as taken into a mask of the corrected picture."""
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
         """Transform a map of the corrected picture into a map of the picture as taken.
@@ -277,7 +277,7 @@ class Preprocess:
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
         """Return views of a picture's channels [H, W, N]; its part is found in the mean of all channels."""
-        single_group = replace(self, channels=None)  # sees one group of channels as a picture
+        single_group = replace(self, channels=None)  # preprocesses a group of channels like a picture
         pose = self.framing.find(lambda: self.small(values))
         group_views = []
         for group in channels.split(values):
@@ -464,11 +464,11 @@ class Preprocess:
     def _whole_placement(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Return which box of a frame the network sees, and where it lies in the network's input.
+        """Return the box of a frame that the network sees, and the box's place in the network's input.
 
         Returns:
-            The box (y0, x0, y1, x1) in the frame; its size (h, w) in the input; and its upper left corner
-            (top, left) there.
+            The box (y0, x0, y1, x1) in the frame; and in the network's input, the box's size (h, w) and upper
+            left corner (top, left).
         """
         whole_frame = (0.0, 0.0, float(height), float(width))
         scaled_height, scaled_width = self.size
@@ -542,7 +542,7 @@ class Preprocess:
         return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Convert a picture to the depth that the model learnt from: 8 bits without a white level, else deep.
+        """Convert a picture to the depth that the model learnt from: 8 bits, or deep with a white level.
 
         A picture gives the same view whatever its type.
 
@@ -550,8 +550,7 @@ class Preprocess:
             The converted picture, and the value that is white in it.
 
         Raises:
-            InputError: The picture's values are so far off the white level that it would be all black or
-                white.
+            InputError: The values are so far off the white level that all would be black, or all white.
         """
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             if self.white_level is None:

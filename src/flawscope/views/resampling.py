@@ -36,14 +36,14 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     Args:
         picture: Picture of any depth.
         size: (H, W) of the result.
-        box: (y0, x0, y1, x1) of the part, in pixels.
+        box: (y0, x0, y1, x1) of the crop, in pixels of the picture.
 
     Returns:
         uint8 [H, W] or [H, W, 3], or float32 [H, W, C] for a deep picture.
     """
     height, width = size
     y0, x0, y1, x1 = box
-    is_unscaled = box == (0, 0, height, width)  # for a picture of the result's size
+    is_unscaled = box == (0, 0, height, width)  # true if the picture also has the result's size
 
     def resize(image: Image.Image) -> Array:
         if image.size == (width, height) and is_unscaled:
@@ -57,7 +57,7 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     if isinstance(picture, Image.Image):
         return resize(picture)
     if picture.dtype == np.uint8:
-        is_grey = picture.strides[2] == 0  # one channel broadcast to three: it is resized once
+        is_grey = picture.strides[2] == 0  # stride 0: one channel, repeated as three; it is resized once
         pixels = picture[:, :, 0] if is_grey else picture
         if picture.shape[:2] == size and is_unscaled:
             return pixels.copy()  # tiles are cut later, and the caller may change the picture until then
@@ -123,7 +123,7 @@ def warp_view(picture: Raster, placed: Geometry) -> Array:
 
 
 def _padding(reach: float) -> int:
-    """Return the pixels to pad at an edge, one of them spare, for a view that reaches this far beyond it."""
+    """Return the pixels to pad at an edge: `reach`, by which a view exceeds the edge, and a spare one."""
     return max(0, math.ceil(reach) + 1)
 
 

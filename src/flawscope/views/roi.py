@@ -26,12 +26,12 @@ Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | NDArray[n
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _CARRIED_SIDE = 512  # pixels of the reference as a picture
-_LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, though not four as `_BOX` takes them
+_LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, perhaps not in the form of `_BOX`
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
 
 
 def split_picture(spec: Drawn) -> tuple[Drawn, str]:
-    """Split "REGION@PICTURE" into the region and the picture that it is drawn on; empty: none."""
+    """Split "REGION@PICTURE" into the region and the name of its picture; without "@PICTURE", "" as name."""
     if not isinstance(spec, str) or _BOX.fullmatch(spec) or "@" not in spec or os.path.exists(spec):
         return spec, ""
     region, _, picture = spec.rpartition("@")
@@ -121,7 +121,7 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
 
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
-    """Return a mask at network size, by the place that shows most of it.
+    """Return a mask at network size, in the view that shows most of the mask.
 
     Args:
         mask: [H, W], at the size of the picture that it is drawn on.
@@ -170,7 +170,7 @@ def _drawn_mask(
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
     """Describe the share of the picture that a mask marks: a person may have inverted the mask.
 
-    Empty for a box.
+    The text is empty for a box.
 
     Args:
         spec: The region, as `read_roi` takes it.
@@ -199,7 +199,7 @@ class FrameRegion:
     def carried(self, preprocess: Preprocess) -> Mask:
         """Return the region at network size, in the frames of the given preprocessing.
 
-        Where the references differ, the earlier one finds its part in the new reference's picture.
+        Where the references differ, the earlier reference finds the part in the picture of the new one.
 
         Raises:
             InputError: The part is not found.

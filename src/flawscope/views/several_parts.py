@@ -189,6 +189,7 @@ class SeveralParts:
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         is_object = sizes >= self.object_area * OVERVIEW_SIDE**2
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            # `edge` holds labels of areas
             is_object[edge] = False  # an area at the picture's edge is neither a part nor another object
         boxes = []
         for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
@@ -224,7 +225,7 @@ class _PartMatcher:
     Attributes:
         reference: Reference of the part.
         part_points: [2, N], the part's pixels, from the middle.
-        pose_angles: Poses of `PoseReference.kernels`.
+        pose_angles: Pose of each of `PoseReference.kernels`: its angle, and whether it is mirrored.
     """
 
     reference: PoseReference
@@ -232,22 +233,22 @@ class _PartMatcher:
     pose_angles: list[Pose]
 
     def pixels(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
-        """Return the part's pixels in the small picture at half its size.
+        """Return the part's pixels in the small picture, reduced to half its size.
 
         Args:
             pose: Pose of the part in the small picture.
             half: (h / 2, w / 2), half the small picture's size.
 
         Returns:
-            The rows and the columns of the part's points that lie in the picture; and a mask [N], which of
-            all points these are.
+            The rows and the columns of the part's points that lie in the picture; and a mask [N], True for
+            these points.
         """
         x, y = (pose.matrix() @ self.part_points + np.array([[pose.x], [pose.y]])) / 2
         is_inside = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
         return y[is_inside].astype(np.intp), x[is_inside].astype(np.intp), is_inside
 
     def overlap(self, pose: Pose, covered: Mask) -> float:
-        """Return the share of the part that lies over other parts; 1 where it lies outside the picture."""
+        """Return the share of a part that lies over other parts; 1 if the part lies outside the picture."""
         rows, columns, _ = self.pixels(pose, covered.shape)
         return float(covered[rows, columns].mean()) if len(rows) else 1.0
 
@@ -288,7 +289,7 @@ class _PartMatcher:
         is_peak = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
         rows, columns = np.nonzero(is_peak)
         order = np.argsort(-best[rows, columns], kind="stable")[:max_count]  # the largest first
-        factors = np.array(small.shape) / (height, width)
+        factors = np.array(small.shape) / (height, width)  # from the correlation to the small picture
         return [self._best_poses(correlation, int(rows[k]), int(columns[k]), factors) for k in order]
 
     def _best_poses(
@@ -307,7 +308,7 @@ class _PartMatcher:
         kernel_peaks = correlation[:, rows, columns].max((1, 2))
         y = (row + 0.5) * factors[0]
         x = (column + 0.5) * factors[1]
-        candidates = []  # correlation and number of each kernel that is a peak among its neighbouring angles
+        candidates = []  # (correlation, number) of each kernel that is a peak among the neighbouring angles
         side_count = 2 if self.reference.kind == "full" else 1  # 2: mirrored kernels follow the others
         for side, angle_peaks in enumerate(kernel_peaks.reshape(side_count, -1)):
             is_peak = (angle_peaks >= np.roll(angle_peaks, 1)) & (angle_peaks >= np.roll(angle_peaks, -1))
@@ -366,7 +367,7 @@ def ground_distance(overview: Float32) -> Float32:
 
     height, width = overview.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    # [pixels, 6]: terms of a quadratic surface
+    # [pixels, 6]: terms of a quadratic surface, x and y in -1..1
     surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
     residuals = values - np.median(values)

@@ -130,7 +130,7 @@ class PartsCountedWrongError(InputError):
 def learn_several_parts(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learn the reference from good pictures with several parts each, and how many these are.
+    """Learn the reference and the number of parts from good pictures with several parts each.
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW_SIDE`.
@@ -141,7 +141,7 @@ def learn_several_parts(
     Raises:
         PartsCountedWrongError: Parts are counted wrong in most pictures. The message names another kind of
             poses by which they are counted right, if there is one.
-        InputError: Parts do not stand out against the ground, or too few do.
+        InputError: Too few parts, or none, stand out against the ground.
     """
     learnt = _learn_or_error(overviews, small, kind)
     if isinstance(learnt, LearnedParts) and learnt.is_reliable:
@@ -197,14 +197,14 @@ def _learn_or_error(
 def _learn(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learn the reference and the number of parts, also where parts are counted wrong."""
+    """Learn the reference and the number of parts; the result may count parts wrong."""
     components = [_find_components(overview) for overview in overviews]
     areas = np.sort([component.area for _, in_picture in components for component in in_picture])
     if not len(areas):
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
-    # The median over all components' pixels, not over components: so small specks count little
+    # Area of the component that contains the median of all components' pixels: so small specks count little
     middle = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
     typical_area = float(areas[middle])
     single_parts = _find_single_parts(components, typical_area)
@@ -250,7 +250,7 @@ def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
 def _find_single_parts(
     components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
 ) -> list[tuple[int, _Component]]:
-    """Find the components that show a single part, by their area: parts that touch have a larger one.
+    """Find the components that show a single part, by their area; parts that touch have a larger area.
 
     Args:
         components: Labels and components of each picture.
@@ -260,7 +260,7 @@ def _find_single_parts(
         The components, each with the number of its picture.
 
     Raises:
-        InputError: They are too few to learn from.
+        InputError: There are too few such components to learn from.
     """
     smallest, largest = (factor * typical_area for factor in _SINGLE_PART_AREA)
     single_parts = []
@@ -284,7 +284,7 @@ def _count_parts(
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
 ) -> LearnedParts:
-    """Count the parts of all good pictures by the reference, and by references that were learnt without them.
+    """Count the parts of each good picture by the reference, and by one that was learnt without the picture.
 
     Args:
         settings: Settings by which parts are found; their `least` and `most` are not final yet.
@@ -296,7 +296,8 @@ def _count_parts(
     Raises:
         InputError: No parts are found.
     """
-    detections = {}
+    detections = {}  # number of a picture -> parts found by the reference
+    # number of a picture -> parts found by a reference that was learnt without the picture
     held_out_detections = {}
     # Pictures with the same held-out reference follow each other: its spectra are then computed once
     by_held_out_reference = sorted(range(len(overviews)), key=lambda number: id(held_out.get(number)))
@@ -357,7 +358,7 @@ def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
     Where nearly all pictures with parts have the same number, both are that number.
 
     Args:
-        counts: Numbers of parts in good pictures; pictures without parts do not count.
+        counts: Number of parts in each good picture; pictures without parts are left out.
     """
     positive_counts = [count for count in counts if count] or [1]
     values, frequencies = np.unique(positive_counts, return_counts=True)

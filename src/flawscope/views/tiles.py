@@ -20,7 +20,7 @@ from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-PIXEL_STEP = 8  # every 8th pixel each way gives the map's middle value
+PIXEL_STEP = 8  # the map's median is that of every 8th pixel along both axes
 BLOCK_PIXELS = 1 << 20  # pixels of a canvas that are computed together
 
 
@@ -186,13 +186,13 @@ class RegionOfInterest:
 
 
 class TileSummary(NamedTuple):
-    """Results for a frame, each for its tiles and for its whole view.
+    """Results for a frame, in pairs: for its tiles, and for its whole view.
 
     Attributes:
         scores: Largest score of a tile, and the whole view's score.
         maxima: Maximum of the tiles' blended map, and of the whole view's map.
         means: Means of both maps.
-        whole_peak: Maximum of the whole view's map at its own size.
+        whole_peak: Maximum of the whole view's map, before the map is scaled to the canvas.
         pixels: [2, n], values of both maps at the same sampled places.
     """
 
@@ -221,7 +221,7 @@ class TileSummary(NamedTuple):
         )
 
     def fused(self, fusion: Fusion) -> tuple[float, float, float]:
-        """Return the fused score, and the maximum and the median of the fused map (`TileBlender.result`)."""
+        """Return score, maximum and median of the map, all fused as `TileBlender.result` fuses them."""
         tiles_score, whole_score = self.scores
         tiles_maximum, whole_maximum = self.maxima
         tiles_pixels, whole_pixels = self.pixels
@@ -291,8 +291,8 @@ class TileBlender:
                 return
             for number, exact_map in zip(numbers, sure_maps(numbers), strict=True):
                 bound_map = unsure.pop(number)
-                # The minimum: a bank that was selected anew may lack patches that the other has, so that its
-                # map is higher somewhere. Over many tiles that would add up.
+                # The exact map may exceed its bound somewhere: its memory bank, selected anew, may lack
+                # patches of the other bank. The minimum keeps this from adding up over many tiles.
                 self._add_weighted(number, np.minimum(bound_map, exact_map) - bound_map)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:
@@ -346,7 +346,7 @@ class TileBlender:
     def result(self, fusion: Fusion) -> tuple[float, Float32]:
         """Return the picture's score and its map [H, W] at the canvas's size.
 
-        The map is written into `tiles`: nothing can be added afterwards.
+        The map overwrites `tiles`: no view can be added afterwards.
         """
         picture_map = self.tiles
         height, width = self.grid.canvas

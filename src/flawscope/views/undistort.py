@@ -107,7 +107,7 @@ class Undistortion:
             return picture
         values = np.asarray(picture)
         places = _places_as_taken(self, (height, width))
-        is_grey = values.ndim == 3 and values.strides[2] == 0  # one channel that is shown three times
+        is_grey = values.ndim == 3 and values.strides[2] == 0  # stride 0: one channel, repeated as three
         if is_grey:
             grey = _sample(values[..., 0], *places)
             return np.broadcast_to(grey[..., None], values.shape)
@@ -140,7 +140,8 @@ class Undistortion:
         height = max(1, round(picture_height * min(1.0, scale_y)))
         width = max(1, round(picture_width * min(1.0, scale_x)))
         scale = height / picture_height, width / picture_width
-        # places of the result's pixels: in the picture as taken, then in the undistorted one, then in its map
+        # places of the result's pixels: in the picture as taken, in the undistorted picture (v, u), and in
+        # the map of that picture (y, x)
         rows = (np.arange(height) + 0.5) / scale[0]
         columns = (np.arange(width) + 0.5) / scale[1]
         v, u = self._undistorted(*np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij"))
@@ -163,7 +164,7 @@ class Undistortion:
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
         """Return the points (v, u) of the undistorted picture for places in the picture as taken.
 
-        This is the inverse of `as_taken`, by a fixed-point iteration.
+        The inverse of `as_taken` is found by a fixed-point iteration.
         """
         distorted_y = (v - self.cy) / self.fy
         distorted_x = (u - self.cx) / self.fx
@@ -189,7 +190,7 @@ class Undistortion:
 def _places_as_taken(
     lens: Undistortion, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the row and column in the picture as taken of each pixel of the undistorted one (H, W)."""
+    """Return row and column, in the picture as taken, of each pixel of the undistorted picture (H, W)."""
     rows, columns = (np.arange(length, dtype=np.float64) for length in size)
     v, u = lens.as_taken(*np.meshgrid(rows, columns, indexing="ij"))
     return v.astype(np.float32), u.astype(np.float32)

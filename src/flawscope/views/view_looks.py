@@ -42,7 +42,7 @@ def thumbnail(image: Floats) -> Floats:
 
 
 def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
-    """Return the first two views whose pictures have the same thumbnail; None: all differ.
+    """Return the first two views whose pictures have the same thumbnail; None: all thumbnails differ.
 
     No camera takes the same pixels twice, so one picture was given for both views.
 
@@ -60,7 +60,7 @@ def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    That is so if every two views are distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
+    Every two views must be distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
     divided by its mean. So a camera that is darker, or has another white balance, makes no difference.
 
     Args:
@@ -88,7 +88,7 @@ class ViewLooks:
         spread: [D], deviations within a view.
         limits: [V, V]. A picture shows the column's view, not the row's, if its distance from the row's view
             exceeds that from the column's by more than this; infinite for views that are not distinguished.
-        reach: [V], largest distance from its mean of a picture that shows the view.
+        reach: [V], largest distance from a view's mean at which a picture still shows the view.
     """
 
     views: tuple[str, ...]
@@ -121,7 +121,7 @@ class ViewLooks:
         return learnt
 
     def _set_limits(self, view_looks: Sequence[NDArray[np.float64]]) -> None:
-        """Set reach and limits, in place.
+        """Set the values of `reach` and `limits`, in place.
 
         Args:
             view_looks: [n, D] of each view, the thumbnails that its mean was learnt from.
@@ -129,7 +129,7 @@ class ViewLooks:
         # [n, V] of each view: distances of its n pictures from the means of all views
         distances = [np.array([self.distances(look) for look in thumbnails]) for thumbnails in view_looks]
         for view, thumbnails in enumerate(view_looks):
-            # a mean without the picture itself is n / (n - 1) times as far from it
+            # the mean without a picture is n / (n - 1) times as far from this picture as the mean with it
             distances[view][:, view] *= len(thumbnails) / (len(thumbnails) - 1)
         for view, own in enumerate(distances):
             self.reach[view] = MAX_DISTANCE * own[:, view].max()
@@ -151,9 +151,9 @@ class ViewLooks:
         return bool(np.isfinite(self.limits[is_pair]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """Return the view that a picture shows instead of the one it should show.
+        """Return the view that a picture shows instead of the one it should show; None: no other view.
 
-        None: it shows the right view, or that view is not known.
+        The result is also None if `view` is not known.
 
         Args:
             view: Name of the view that the picture should show.

@@ -35,7 +35,7 @@ RunModel = Callable[[Any], Any]
 class Views:
     """Views of a picture: 0 is the whole frame, the others are its tiles, row by row.
 
-    Tiles are made when they are read. A frame of exactly one tile has that single view.
+    Tiles are made when they are read. A frame with a single tile has only the view 0.
 
     Args:
         first: [1, 3, H, W], view 0.
@@ -79,17 +79,17 @@ class Views:
 
     @property
     def unusable(self) -> str:
-        """Reason why nothing is to be learnt from the picture, where parts are aligned; empty: none."""
+        """Reason why the picture cannot be used, as its part was not found; empty: no reason."""
         return "" if self.pose is None or self.pose.found else "its part was not found"
 
     @property
     def outside_light(self) -> bool | None:
-        """Whether the light cannot be corrected wholly; None: it is left as it is."""
+        """Whether the light cannot be corrected wholly; None: the light is not corrected."""
         return None if self.tone is None else not self.tone.inside
 
     @property
     def frames(self) -> Sequence[Views]:
-        """Views of each frame, where a picture has several; else these alone."""
+        """Views of each frame, if the picture has several frames; else a list of these views alone."""
         return [self]
 
     @property
@@ -160,10 +160,10 @@ class Views:
         assert self.grid is not None
         blender = TileBlender(self.grid, self.whole, self.region)
         numbers = self.view_numbers()
-        if bound is not None:  # it is for tiles alone: `run` judges the whole view
+        if bound is not None:  # `bound` is for tiles only: `run` judges the whole view
             whole_scores, whole_maps = run(self.images([0]))
             blender.add(numbers.pop(0), whole_scores[0], whole_maps[0])
-        bound_maps = dict[int, Float32]()
+        bound_maps = dict[int, Float32]()  # number of a view -> upper bound of its map
         for start in range(0, len(numbers), batch):
             batch_numbers = numbers[start : start + batch]
             scores, maps = (bound or run)(self.images(batch_numbers))
@@ -345,7 +345,7 @@ class PartFrameViews(FrameViews):
 
     @property
     def unusable(self) -> str:
-        """Reason why nothing is to be learnt from the picture: how parts are counted wrong; empty: none."""
+        """Reason why the picture cannot be used: how its parts are counted wrong; empty: no reason."""
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
@@ -392,7 +392,7 @@ class PartFrameViews(FrameViews):
             valid = window.warp_mask(part.valid_mask())
             inspected = valid if roi is None else valid & window.warp_mask(roi)
             warped = np.where(valid, window.warp(part_map, -np.inf), -np.inf)
-            # these two are numpy views: writing into them changes the picture's arrays
+            # slices of arrays: writing into them changes `picture_map` and `numbers`
             map_window = picture_map[y0:y1, x0:x1]
             number_window = numbers[y0:y1, x0:x1]
             has_other_part = map_window > -np.inf
@@ -423,7 +423,7 @@ class ChannelViews(FrameViews):
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Return the picture's score, and its map at `geometry.size`.
 
-        Both are the largest of all channel groups.
+        Score and values of the map are the largest of all channel groups.
 
         Args:
             run: Function that runs the model on images (`RunModel`).
@@ -450,7 +450,7 @@ def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
 
 
 def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """Hide the pixels outside of the region of interest in an image `[3, H, W]`, padding marked.
+    """Replace the pixels of an image `[3, H, W]` outside of the region of interest, padding marked.
 
     Args:
         image: Whole view, or a tile.
