@@ -99,7 +99,7 @@ def test_what_fits_passes_and_functions_keep_their_names(tmp_path):
     draw(tmp_path / "a.png", 0.2)
     assert isinstance(model().predict(tmp_path / "a.png").score, float)
     for kind in (Predictor, Router):
-        assert "Judges pictures" in (kind.predict.__doc__ or "")
+        assert "Judge pictures" in (kind.predict.__doc__ or "")
 
 
 def test_a_region_of_interest_may_be_four_numbers():

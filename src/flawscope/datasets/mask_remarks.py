@@ -135,8 +135,10 @@ def _unused_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
     counts = Counter(dataset.relative(path.parent) for path in unused)
     if counts:
         folders = join_names([f"{name} ({count})" for name, count in counts.items()])
-        place = "beside the folders of good and defective pictures"
-        yield data_checks.NOT_USED.coded(f"not used, {place}: {folders}; --good names good ones")
+        line = (
+            f"not used, beside the folders of good and defective pictures: {folders}; --good names good ones"
+        )
+        yield data_checks.NOT_USED.coded(line)
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:

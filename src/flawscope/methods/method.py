@@ -51,7 +51,7 @@ class Method:
         presets: Named sets of settings. `default` must be among them.
         holds_out: Whether it holds some good pictures out for calibration (`Task.divide`), first of all those
             that a data set sets apart. A method that holds none out is calibrated by the pictures it learns
-            from: each is scored as if it had been left out.
+            from, each scored as if it had been left out.
         takes_seen_defects: Whether it learns from real defects too (`--seen`).
         finds_suspects: Whether it points out training pictures that do not look good, and can drop them.
         extends: Whether pictures can be added to a fitted model (`--update`).

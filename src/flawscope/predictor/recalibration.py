@@ -97,8 +97,8 @@ class _NewPictures:
             line = f"judged without what the model has learnt of their parts, which names tell: {names}"
             yield data_checks.JUDGED_WITHOUT_PART.coded(line)
         if self.left_out:
-            line = f"not calibrated with {pluralize(self.left_out, 'picture')} that the model was fitted on, "
-            line += "or copies"
+            pictures = pluralize(self.left_out, "picture")
+            line = f"not calibrated with {pictures} that the model was fitted on, or copies"
             copies = self.units.describe_copies()
             if copies:
                 line += f": {copies}"

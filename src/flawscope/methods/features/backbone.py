@@ -236,7 +236,7 @@ def empty_backbone(
         stages: Numbers of the chosen stages, as timm counts them.
         size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
-            has: a small file that names a large network must not make this process allocate gigabytes.
+            has, since a small file that names a large network must not make this process allocate gigabytes.
         prefix: Beginning of the names of the backbone's tensors.
 
     Raises:
