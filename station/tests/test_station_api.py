@@ -1,4 +1,4 @@
-"""The JSON API through a real server, on both databases."""
+"""The JSON API through a real server, on both data bases."""
 
 import csv
 import io

@@ -61,21 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         choices=("coco", "labelstudio", "yolo", "labelme"),
-        help="Write the marked regions as labels with scores into --out DIR, too, to correct in a labelling "
-        "tool; `evaluate` and `fit --seen` read its exports.",
+        help="Write what is marked as labels with scores into --out DIR, too, to correct in a labelling "
+        "tool; `evaluate` and `fit --seen` read what it exports.",
     )
     common.add_scale(parser)
     parser.add_argument(
         "--tolerances",
         metavar="FILE.yaml",
         help="Rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
-        "keeps them is reported as within tolerance.",
+        "keeps them is told as within tolerance.",
     )
     parser.add_argument(
         "--fail-on-anomaly",
         action="store_true",
         help="Exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
-        "called good though the false-alarm rate does not apply to them.",
+        "called good and the rate is not promised for them.",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
     parser.add_argument(
@@ -98,35 +98,30 @@ def run(args: argparse.Namespace) -> int:
     predictor = _load_model(args)
     summary = output.Summary(predictor)
     stream = common.stream_of(predictor, args.product)
-    common.check_earlier_results(args, summary.product, inputs.paths)
+    common.keep_other_results(args, summary.product, inputs.paths)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
         stream = _apply_tolerances(args, predictor, stream, summary)
     _group_by_part(inputs, summary)
-    results = _open_results(args, inputs, summary)
-    facts = _judge_and_finish(args, inputs, stream, results, summary, step)
+    written = _open_results(args, inputs, summary)
+    facts = _judge_and_finish(args, inputs, stream, written, summary, step)
     if not args.quiet:
-        _say_summary(args, inputs, results, summary, facts)
-    code = results.report_failures()
+        _say_summary(args, inputs, written, summary, facts)
+    code = written.exit_code
     if not args.quiet:
-        _advise_review(args, results, summary)
-    return _exit_code(args, results, summary, code)
+        _advise_review(args, written, summary)
+    return _exit_code(args, written, summary, code)
 
 
 def _check_call(args: argparse.Namespace) -> None:
-    """Raise an InputError for options that do not go together."""
     if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
         raise InputError("--labels needs a folder for its files: add --out DIR")
     cluster_predict.check_options(args)
 
 
 def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:
-    """List the pictures of the call.
-
-    Raises:
-        InputError: There are no pictures, or two would share a file of `--labels`.
-    """
+    """List the pictures. InputError where `--labels` cannot be written beside them."""
     from flawscope.results.labels import require_own_files
 
     inputs = output.collect_inputs(args.pictures)
@@ -148,7 +143,7 @@ def _load_model(args: argparse.Namespace) -> Predictor | Router:
 def _apply_tolerances(
     args: argparse.Namespace, predictor: Predictor | Router, stream: Stream, summary: output.Summary
 ) -> Stream:
-    """Read the rules of `--tolerances` into the summary; return the stream with the rules applied."""
+    """Return the stream whose predictions are held against the rules of `--tolerances`."""
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.tolerance import Tolerances
 
@@ -174,7 +169,7 @@ def _open_results(
 
 
 def _group_by_part(inputs: output.PictureInputs, summary: output.Summary) -> None:
-    """Reorder the inputs so that pictures of one part follow each other; unknown inputs stay as they are."""
+    """Reorder the inputs, where they are known, so that pictures of one part follow each other."""
     if summary.parts is not None and inputs.paths:
         inputs.sources = summary.parts.group(inputs.paths)
 
@@ -183,99 +178,100 @@ def _judge_and_finish(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
     stream: Stream,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> Json:
-    """Judge the inputs, write the final files (also after Ctrl-C), and return the facts of the run."""
+    """Judge the inputs, and write the final files, after Ctrl-C, too. Return the facts of the run."""
     from flawscope.pictures.listing import reason_not_judged
 
-    start = time.monotonic()
-    is_complete = False
+    began = time.monotonic()
+    complete = False
     try:
-        _judge(inputs, stream, results, summary, step)
-        is_complete = True
+        _judge(inputs, stream, written, summary, step)
+        complete = True
     except KeyboardInterrupt:
-        done = pluralize(summary.totals.count + len(results.failures), "input")
-        total = f" of {inputs.total:,}" if inputs.total else ""
-        place = f"; their results are in {args.out}" if args.out else ""
-        raise KeyboardInterrupt(f"interrupted after {done}{total}{place}") from None
+        of = f" of {inputs.total:,}" if inputs.total else ""
+        kept = f"; their results are in {args.out}" if args.out else ""
+        judged = pluralize(summary.totals.count + len(written.failures), "input")
+        raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
-        results.decide_incomplete()
-        facts = summary.facts(args, unjudged_count=len(results.failures))
+        written.decide_incomplete()
+        facts = summary.facts(args, unjudged=len(written.failures))
         if args.false_discovery_rate is not None:
             facts["batch"] = summary.batch(args.false_discovery_rate)
-        facts |= {"complete": is_complete, "seconds": round(time.monotonic() - start, 3)}
+        facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
         facts["not_judged"] = {path: reason_not_judged(path) for path in inputs.side_files}
-        results.finish(facts, summary.levels)
+        written.finish(facts, summary.levels)
     return facts
 
 
 def _say_summary(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     facts: Json,
 ) -> None:
-    """Print the totals of a run, the line on all pictures together, and remarks on files left out."""
+    """Say, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
     if not args.json and summary.totals.count:
-        common.say(summary.totals_text(results.decided_parts))
+        common.say(summary.line(written.decided_parts))
     if "batch" in facts:
         common.say(output.batch_line(facts["batch"]))
     output.say_remarks(inputs.side_files, summary.totals)
 
 
-def _advise_review(args: argparse.Namespace, results: output.Output, summary: output.Summary) -> None:
-    """Print the command that reviews flagged pictures and good ones near the threshold.
+def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
+    """Say how flagged pictures, and good ones near the threshold, are reviewed.
 
-    Nothing is printed if there are no such pictures, or if the results folder is not complete.
+    It says nothing where there are none, or where the results folder is not complete.
     """
-    near_count = summary.totals.near
-    if not results.has_complete_folder or not (summary.totals.anomalous or near_count):
+    near = summary.totals.near
+    if not written.folder_is_complete or not (summary.totals.anomalous or near):
         return
-    command = shlex.join(["flawscope", "review", args.out])
-    verb = "comes" if near_count == 1 else "come"
-    near = f"; {near_count} near the threshold, called good, {verb} after them" if near_count else ""
-    common.say(f"next: {command}   sorts flagged pictures into good and defective, to learn from{near}")
+    words = shlex.join(["flawscope", "review", args.out])
+    verb = "comes" if near == 1 else "come"
+    beside = f"; {near} near the threshold, called good, {verb} after them" if near else ""
+    common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from{beside}")
 
 
-def _exit_code(args: argparse.Namespace, results: output.Output, summary: output.Summary, code: int) -> int:
+def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
     """Return the exit code of the run.
 
     Args:
         args: Arguments of the call.
-        results: Output of the run.
+        written: Output of the run.
         summary: Summary of the run.
-        code: 1 if an input was not judged, or a result not written; else 0.
+        code: 1 where an input was not judged, or a result not written; else 0.
     """
     if not args.fail_on_anomaly:
         return code
-    if results.parts and any(part.decision != "good" for part in results.decided_parts):
-        return output.ANOMALY_EXIT_CODE
+    if written.parts and any(part.decision != "good" for part in written.decided_parts):
+        return 3
+    if not written.parts and summary.totals.anomalous:
+        return 3
     return output.fail_on_anomaly(code, summary.totals)
 
 
 def _judge(
     inputs: output.PictureInputs,
     stream: Stream,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
-    """Judge the inputs; Ctrl-C takes effect only after an input is counted, and its row and files written."""
+    """Judge the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
     from flawscope.results.table import Unjudged
 
-    batch_size = None if inputs.total else 1  # paths come one by one from stdin, and are answered at once
-    answers = stream(inputs.sources, batch=batch_size)
+    answers = stream(inputs.sources, batch=None if inputs.total else 1)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
-        with defer_interrupts("") as interrupted:  # "": Ctrl-C shows no line
+        with defer_interrupts("") as interrupted:
             if isinstance(result, InputError):
-                reason = inputs.errors.get(Path(name)) or failure_of(result)
-                results.add(Unjudged(name, reason), source)
+                why = inputs.errors.get(Path(name)) or failure_of(result)
+                written.add(Unjudged(name, why), source)
             else:
-                results.add(replace(result, path=name), source)
+                written.add(replace(result, path=name), source)
         if interrupted.is_set():
             raise KeyboardInterrupt
         if inputs.total:

@@ -52,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     results = Path(args.results)
     pictures = read_review_pictures(results, every=args.all)
-    results_folder = results if results.is_dir() else results.parent
-    out = Path(args.out) if args.out else results_folder / REVIEW_FOLDER
+    out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
     session = ReviewSession(pictures, out)
     if session.replaced:
@@ -62,15 +61,15 @@ def run(args: argparse.Namespace) -> int:
             f"undecided again: {count} under the path of a decided one, and another by its pixels: "
             f"{join_names(session.replaced)}; the earlier copies stay in {out}"
         )
-    server = ReviewServer(session, Path(args.results).resolve().name, args.port)
-    common.say(f"review: {server.url}")
+    review = ReviewServer(session, Path(args.results).resolve().name, args.port)
+    common.say(f"review: {review.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
     if not args.no_browser and _has_screen():
-        webbrowser.open(server.url)
+        webbrowser.open(review.url)
     try:
-        server.serve()
+        review.serve()
     except KeyboardInterrupt:
-        common.say("")  # ends the line in which the terminal shows ^C
+        common.say("")
     if not args.quiet:
         for line in next_steps(session):
             common.say(line)
@@ -78,29 +77,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_screen() -> bool:
-    """Return whether there is a screen for a browser; if not, a browser in the terminal might be opened."""
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """Whether there is a screen: without one a browser that runs in the terminal might be opened there."""
+    known = sys.platform in ("win32", "darwin")
+    return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def next_steps(session: ReviewSession) -> Iterator[str]:
-    """Yield lines for a person: the numbers of decisions, then commands that use the decided pictures."""
+    """Yield lines: a count of the decisions, and how to go on."""
     from flawscope.pages.review.session import DEFECT, GOOD
 
     tally = session.tally()
     out = session.out
-    decided_count = sum(tally.values())
-    pictures = pluralize(len(session.pictures), "picture")
-    yield f"{decided_count} of {pictures} decided: {tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
+    done = sum(tally.values())
+    every = len(session.pictures)
+    sorts = f"{tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
+    yield f"{done} of {pluralize(every, 'picture')} decided: {sorts}"
     if tally[GOOD]:
         yield f"good pictures are in {out / GOOD}; PatchCore learns them, and looks at the defects, with"
         yield f"  flawscope fit --update MODEL --data {out} --out NEW.safetensors"
         yield "  (other methods: put them to the good pictures and fit anew)"
     if tally[DEFECT]:
-        mask_count = len(list((out / "masks" / DEFECT).glob("*.png")))
-        masks = pluralize(mask_count, "mask")
+        masks = pluralize(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")
         yield f"defects are in {out / DEFECT}, {masks} outlined by the model beside it: look at these; then"
         yield f"  flawscope fit --method prnet --seen {out / DEFECT} --data GOOD --out NEW.safetensors"
-    if decided_count:
+    if done:
         yield "then, on pictures that neither has seen: flawscope compare MODEL NEW.safetensors --data ROOT"

@@ -24,59 +24,51 @@ def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
     """Yield good pictures in which something is marked, each with its mask or labels."""
     if dataset.truth is None:
         return
-    all_items = [item for items in dataset.splits.values() for item in items]
-    yield from dataset.truth.marked(item.path for item in all_items if not item.anomalous)
+    every = [item for items in dataset.splits.values() for item in items]
+    yield from dataset.truth.marked(item.path for item in every if not item.anomalous)
 
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
-    """Return why a mask may fit the picture as it is stored, not as it is shown; empty without a doubt.
+    """Return why a mask may be drawn on the picture as it is stored, not as it is shown; empty without doubt.
 
-    There is a doubt if the picture is stored turned, the mask is not, and the mask has the size of the
-    picture as it is shown and as it is stored.
+    There is a doubt where the picture is stored turned, and has the size of the mask either way.
 
     Args:
         picture: The picture's file.
-        masks: Masks of the picture.
-        size: Height and width of the masks.
+        masks: Its masks.
+        size: Height and width of the mask.
     """
     turn = stored_turn(picture)
-    if turn == 1:  # stored upright
+    fits_both = turn not in TRANSPOSING or size[0] == size[1]
+    doubtful = (
+        mask.is_doubtful if isinstance(mask, PictureLabels) else fits_both and stored_turn(mask) == 1
+        for mask in masks
+    )
+    if turn == 1 or not any(doubtful):  # a mask may be turned like it
         return ""
-    height, width = size
-    # turned by 180 degrees or mirrored, or square: the picture has the same size as stored and as shown
-    fits_both = turn not in TRANSPOSING or height == width
-    for mask in masks:
-        if isinstance(mask, PictureLabels):
-            is_doubtful = mask.is_doubtful
-        else:
-            is_doubtful = fits_both and stored_turn(mask) == 1
-        if is_doubtful:
-            return (
-                f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, "
-                "upright is taken"
-            )
-    return ""
+    return (
+        f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, upright is taken"
+    )
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on masks of test pictures that may be inverted or turned, and those of `good_remarks`.
+    """Yield remarks on masks of test pictures that may mark something else than they should.
 
-    Files that cannot be read are left out: the code that uses them reports it.
+    Files that cannot be read are left out: the code that reads them reports it.
     """
-    inverted = list[str]()
+    most = list[str]()
     turned = list[str]()
-    marked_items = [item for item in dataset.test if item.anomalous and item.masks]
-    for item in marked_items:
+    for item in (item for item in dataset.test if item.anomalous and item.masks):
         with suppress(InputError, OSError, MemoryError):
             mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)
             if marks_most(mask):
-                inverted.append(dataset.relative(item.path))
+                most.append(dataset.relative(item.path))
             if turn_doubt(item.path, item.masks, mask.shape):
                 turned.append(dataset.relative(item.path))
-    if inverted:
+    if most:
         yield data_checks.INVERTED_MASK.coded(
-            f"more than half is marked as defect in {join_names(inverted)}: is the mask inverted? "
-            "It should be black where the part is good"
+            f"more than half is marked as defect in {join_names(most)}: is the mask inverted? It should be "
+            "black where the part is good"
         )
     if turned:
         yield data_checks.TURNED_MASK.coded(
@@ -95,28 +87,27 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on unusable label files, on pictures that seem to be masks, and on unused pictures.
+    """Yield remarks on label files that cannot be used, on unused pictures, and on pictures that seem masks.
 
-    Unused pictures are those in neither a folder of good nor of defective pictures.
+    Unused pictures lie beside the folders of good and of defective ones.
     """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)
-    pictures = [item.path for items in dataset.splits.values() for item in items]
-    mask_like = [dataset.relative(path) for path in seem_masks(pictures)]
-    if mask_like:
-        names = join_names(mask_like)
+    every = [item.path for items in dataset.splits.values() for item in items]
+    seeming = [dataset.relative(path) for path in seem_masks(every)]
+    if seeming:
+        names = join_names(seeming)
         line = f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
         yield data_checks.LOOK_LIKE_MASKS.coded(line)
-    photographs = [dataset.relative(path) for path in find_photographs(pictures)]
+    photographs = [dataset.relative(path) for path in find_photographs(every)]
     if photographs:
         line = f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
         yield data_checks.NAMED_LIKE_MASKS.coded(line)
     if dataset.layout == "folder" and dataset.truth is not None:
-        yield from _unused_remarks(dataset, {*pictures})
+        yield from _beside_remarks(dataset, {*every})
 
 
 def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
-    """Yield remarks on label files that cannot be used, and on overlays."""
     for path, reason in truth.labels.unreadable.items():
         line = f"{path} could not be read ({reason}), nothing in it counts: export it again"
         yield data_checks.UNREADABLE_LABELS.coded(line)
@@ -129,34 +120,31 @@ def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
         yield data_checks.OVERLAYS.coded(line)
 
 
-def _unused_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
-    """Yield the remark on folders with pictures that are not in `used`."""
-    unused = [path for path in pictures_in(dataset.root) if path not in used]
-    counts = Counter(dataset.relative(path.parent) for path in unused)
-    if counts:
-        folders = join_names([f"{name} ({count})" for name, count in counts.items()])
-        line = (
-            f"not used, beside the folders of good and defective pictures: {folders}; --good names good ones"
-        )
+def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
+    beside = [path for path in pictures_in(dataset.root) if path not in used]
+    folders = Counter(dataset.relative(path.parent) for path in beside)
+    if folders:
+        named = join_names([f"{name} ({number})" for name, number in folders.items()])
+        line = f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
         yield data_checks.NOT_USED.coded(line)
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
-    """Refuse to learn from good pictures in which something is marked; with `force` yield a remark instead.
+    """Ask about good pictures to learn from in which something is marked; with `force` yield a remark.
 
-    Pictures of a review are always accepted.
+    Pictures that a review decided on are not asked about.
 
     Args:
         dataset: Data set whose good pictures are looked at.
-        force: Whether the user confirms that they are good.
+        force: Whether the user says that they are good.
 
     Raises:
-        InputError: Something is marked in good pictures, and `force` is False.
+        InputError: Something is marked in good pictures, and `force` is not set.
     """
     if dataset.reviewed or dataset.truth is None:
         return
-    paths = [item.path for item in (*dataset.train, *dataset.validation)]
-    pairs = [*dataset.truth.marked(paths)]
+    learnt = [item.path for item in (*dataset.train, *dataset.validation)]
+    pairs = [*dataset.truth.marked(learnt)]
     if not pairs:
         return
     text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
@@ -167,17 +155,13 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
-    """Return a text with the names of pictures, each once with one mask."""
-    # by picture; if a picture has several masks, the last one is named
-    mask_of = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
-    names = []
-    for picture, mask in mask_of.items():
-        names.append(f"{dataset.relative(picture)} (in {dataset.relative(mask)})")
-    return join_names(names)
+    """Join the names of pictures with those of their masks, each picture once."""
+    first = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
+    return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
 
 def describe_marks(item: Item) -> str:
-    """Return in words how a picture is marked: the form of labels, or place and storage of the mask."""
+    """Return the form of a picture's marks: the tool, or where the mask lies and how it is stored."""
     if not item.masks:
         return "no mask" if item.anomalous else "good"
     forms = []
@@ -191,7 +175,6 @@ def describe_marks(item: Item) -> str:
 
 
 def _place(mask: Path, picture: Path) -> str:
-    """Return where a mask lies as seen from its picture, in words."""
     if mask.parent == picture.parent:
         return "beside the picture"
     return "in a folder below" if mask.is_relative_to(picture.parent) else "in another folder"

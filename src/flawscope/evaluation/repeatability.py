@@ -10,28 +10,21 @@ import numpy as np
 from flawscope.errors import InputError, pluralize
 
 MIN_PICTURES = 3
-MIN_DISTANCE = 3.0  # standard deviations between mean and threshold below which decisions change by chance
+MIN_DISTANCE = 3.0  # standard deviations between scores and threshold: closer, and decisions change
 
 
 @dataclass(frozen=True)
 class Repeatability:
-    """Severities of pictures of one part.
-
-    A severity is the distance of a score above the threshold, in units of the spread of good pictures.
-    """
+    """Severities of pictures of one part: scores above the threshold, in units of good pictures' spread."""
 
     severities: tuple[float, ...]
 
     @classmethod
     def of(cls, severities: Sequence[float]) -> Repeatability:
-        """Return the figures of severities.
-
-        Raises:
-            InputError: The severities are fewer than `MIN_PICTURES`.
-        """
+        """Return the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
         if len(severities) < MIN_PICTURES:
-            pictures = pluralize(len(severities), "picture")
-            raise InputError(f"{pictures} of the part: put it in five times, with a picture each")
+            given = pluralize(len(severities), "picture")
+            raise InputError(f"{given} of the part: put it in five times, with a picture each")
         return cls(tuple(severities))
 
     @property
@@ -56,12 +49,11 @@ class Repeatability:
 
     @property
     def is_fault(self) -> bool:
-        """Whether the mean lies too near the threshold, or the decisions on the pictures differ."""
-        decisions_differ = 0 < self.anomalous < len(self.severities)
-        return self.distance < MIN_DISTANCE or decisions_differ
+        """Whether the mean lies too near the threshold, or the decisions differ."""
+        return self.distance < MIN_DISTANCE or 0 < self.anomalous < len(self.severities)
 
     def lines(self) -> list[str]:
-        """Return the figures as lines for people; where there is a fault, a line with "!" has the advice."""
+        """Text for people."""
         count = len(self.severities)
         text = [
             f"{pluralize(count, 'picture')} of one part: severity {self.mean:+.2f} in the mean, "
@@ -78,7 +70,7 @@ class Repeatability:
         return text
 
     def to_dict(self) -> dict[str, object]:
-        """Return the figures as values that JSON can hold."""
+        """Return the figures, as JSON knows them."""
         return {
             "severities": [*self.severities],
             "mean": self.mean,

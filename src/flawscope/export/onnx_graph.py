@@ -1,7 +1,7 @@
 """Turns a detector into an ONNX graph: its two steps, `embed` and `score`, are traced and then joined.
 
-`runtime.onnx_file` writes the file. Only `embed` can have a reduced precision. `score` stays in fp32: it
-compares features, and small differences between nearly equal features decide.
+`runtime.onnx_file` writes the file. Only `embed` has a reduced precision. `score` compares features, and
+small differences between nearly equal features decide: it stays in fp32.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 NOTHING: Mapping[Operator, Operator] = MappingProxyType({})
-OPSET = 18  # version of the ONNX operators
-IR_VERSION = 8  # version of the file format that belongs to these operators: ONNX Runtime 1.18 reads it
+# the file format that came with the operators: ONNX Runtime 1.18 reads it
+OPSET = 18
+IR_VERSION = 8
 
 
 class EmbedModule(nn.Module):
-    """A detector's first step as a module, because only modules can be traced."""
+    """Detector's first step as a module, because only modules can be traced."""
 
     def __init__(self, model: Detector):
         super().__init__()
@@ -44,9 +45,9 @@ class EmbedModule(nn.Module):
 
 
 class ScoreModule(nn.Module):
-    """A detector's second step as a module.
+    """Detector's second step as a module.
 
-    If pictures are padded, it takes the images, too: they show which pixels count.
+    Where pictures are padded, it takes the images too: they show which pixels count.
     """
 
     def __init__(self, model: Detector):
@@ -82,12 +83,10 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
-    # by id: a tensor that several modules share counts once
-    tensor_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
-    model_bytes = sum(tensor_bytes.values())
-    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
+    held = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}  # each once
+    if sum(held.values()) > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
         raise InputError(
-            f"the model has {model_bytes / 2**30:.1f} GiB and an .onnx file holds 2: "
+            f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
@@ -98,40 +97,37 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
 def prepare_trace(model: Detector) -> None:
     """Make a model ready for tracing; this changes the model."""
     model.for_export()
-    # activations that compute in place double the time of tracing, and the graph is the same
-    for module in model.modules():
-        if "inplace" in vars(module):
-            vars(module)["inplace"] = False
+    for part in model.modules():  # in place, activations take torch twice as long, for the same graph
+        if "inplace" in vars(part):
+            vars(part)["inplace"] = False
 
 
 def trace_score(model: Detector) -> ModelProto:
-    """Trace the step from features to scores and maps; `prepare_trace` has prepared the model."""
+    """Trace the step from features to scores and maps, of a model after `prepare_trace`."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    examples = {"features": features.clone()}
-    if model.config.pads:
-        examples["images"] = images
-    return trace_module(ScoreModule(model), examples, ["scores", "maps"], model.operators())
+    given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
+    return trace_module(ScoreModule(model), given, ["scores", "maps"], model.operators())
 
 
 def trace_residuals(model: Detector) -> ModelProto:
-    """Trace the network from images to `residuals`; `prepare_trace` has prepared the model."""
-    examples = {"images": torch.zeros(2, 3, *model.size)}
-    return trace_module(ResidualModule(model), examples, [RESIDUALS], model.operators())
+    """Trace the network from images to `residuals`, of a model after `prepare_trace`."""
+    given = {"images": torch.zeros(2, 3, *model.size)}
+    return trace_module(ResidualModule(model), given, [RESIDUALS], model.operators())
 
 
 def trace_module(
     module: nn.Module,
-    examples: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
     results: list[str],
     translations: Mapping[Operator, Operator] = NOTHING,
 ) -> ModelProto:
-    """Trace a module of a model that `prepare_trace` has prepared, and return its ONNX graph.
+    """Return the ONNX graph of a module, whose detector is ready (`prepare_trace`).
 
     Args:
         module: The module.
-        examples: An example of each input `[B, ...]`, by its name; the graph takes any number B of pictures.
+        given: An example of each input, by its name; any number of pictures `[B, ...]` may be given later.
         results: Names of the outputs.
         translations: ONNX functions for operators of torch that the exporter does not know.
 
@@ -143,12 +139,12 @@ def trace_module(
         with silence_exporter(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
-                kwargs=dict(examples),
+                kwargs=dict(given),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(examples),
+                input_names=list(given),
                 output_names=results,
-                dynamic_shapes={name: {0: batch} for name in examples},
+                dynamic_shapes={name: {0: batch} for name in given},
                 external_data=False,
                 verbose=False,
                 custom_translation_table=dict(translations),
@@ -168,20 +164,15 @@ def trace_module(
 
 def _separate_biases(proto: ModelProto) -> None:
     """Give each convolution its own bias: OpenVINO adds a shared bias in a separate step."""
-    tensors = {entry.name: entry for entry in proto.graph.initializer}
-    used_names = set()
+    held = {entry.name: entry for entry in proto.graph.initializer}
+    met = set()
     for node in proto.graph.node:
-        if node.op_type != "Conv" or len(node.input) < 3:  # inputs: images, weights and perhaps a bias
-            continue
-        bias_name = node.input[2]
-        if bias_name not in tensors:
-            continue
-        if bias_name in used_names:
-            bias_copy = proto.graph.initializer.add()
-            bias_copy.CopyFrom(tensors[bias_name])
-            bias_copy.name = f"{bias_name}.{node.output[0]}"
-            node.input[2] = bias_copy.name
-        used_names.add(bias_name)
+        if node.op_type == "Conv" and len(node.input) > 2 and (name := node.input[2]) in held:
+            if name in met:
+                copied = proto.graph.initializer.add()
+                copied.CopyFrom(held[name])
+                copied.name = node.input[2] = f"{name}.{node.output[0]}"
+            met.add(name)
 
 
 def _strip_source_notes(proto: ModelProto) -> None:
@@ -203,14 +194,14 @@ def _strip_source_notes(proto: ModelProto) -> None:
 @contextlib.contextmanager
 def silence_exporter() -> Iterator[None]:
     """Silence the exporter's prints and warnings about its own code."""
-    previous_level = logging.root.manager.disable
+    before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(previous_level)
+            logging.disable(before)
 
 
 # --------------------------------------------------------------------------------------------------- joining
@@ -222,66 +213,62 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     Args:
         embed: Computes features of images.
         score: Computes scores and maps of features.
-        residuals: Computes the residuals of images; None: the network has no residuals. Weights that this
-            graph shares with the others are stored once.
+        residuals: Computes the residuals of features; None: the network has none. Weights that it has in
+            common with the other graphs are stored once.
     """
-    network = _copy_graph(embed)
+    whole = _copied(embed)
     features = [*embed.graph.output]
-    del network.graph.output[:]
-    _append(network, _copy_graph(score), prefix="score", weights={})
+    del whole.graph.output[:]
+    _append(whole, _copied(score), "score", {})
     if residuals is not None:
-        weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
-        _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
-    network.graph.value_info.extend(features)
-    return network
+        weights = {_content(entry): entry.name for entry in whole.graph.initializer}
+        _append(whole, _copied(residuals), "residuals", weights)
+    whole.graph.value_info.extend(features)
+    return whole
 
 
-def _copy_graph(graph: ModelProto) -> ModelProto:
+def _copied(graph: ModelProto) -> ModelProto:
     import onnx
 
-    graph_copy = onnx.ModelProto()
-    graph_copy.CopyFrom(graph)
-    return graph_copy
+    copied = onnx.ModelProto()
+    copied.CopyFrom(graph)
+    return copied
 
 
-def _content_digest(entry: TensorProto) -> bytes:
+def _content(entry: TensorProto) -> bytes:
     """Return a digest of a tensor's type, shape and data."""
     data = entry.SerializeToString() if not entry.raw_data else entry.raw_data
     return hashlib.sha256(f"{entry.data_type} {[*entry.dims]} ".encode() + data).digest()
 
 
-def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
-    """Append a graph to another.
+def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
+    """Append the graph of `head` to `whole`.
 
     Args:
-        network: The graph that grows.
-        addition: The graph to append; it is changed.
-        prefix: Prefix for the names in `addition`, except those of inputs and outputs.
-        weights: Names of the weights of `network`, by the digest of their content. `addition` uses these
-            instead of its own weights with the same content.
+        whole: The graph that grows.
+        head: The graph to append; it is changed.
+        prefix: Put before the names of `head`, except those of inputs and outputs.
+        weights: Names of the weights of `whole`, by their content: those of `head` with such content are
+            left out.
     """
-    public_names = {"images", "features", "scores", "maps", RESIDUALS}
-    graph = addition.graph
-    digests = {entry.name: _content_digest(entry) for entry in graph.initializer} if weights else {}
-    shared_names = {name: weights[digest] for name, digest in digests.items() if digest in weights}
+    outside = {"images", "features", "scores", "maps", RESIDUALS}
+    graph = head.graph
+    contents = {entry.name: _content(entry) for entry in graph.initializer} if weights else {}
+    shared = {name: weights[content] for name, content in contents.items() if content in weights}
 
-    def new_name(name: str) -> str:
-        if name in shared_names:
-            return shared_names[name]
-        return f"{prefix}.{name}" if name and name not in public_names else name
+    def renamed(name: str) -> str:
+        return shared.get(name) or (f"{prefix}.{name}" if name and name not in outside else name)
 
     for node in graph.node:
-        node.name = new_name(node.name)
+        node.name = renamed(node.name)
         for names in (node.input, node.output):
-            names[:] = [new_name(name) for name in names]
-    own_weights = [entry for entry in graph.initializer if entry.name not in shared_names]
-    for entry in (*own_weights, *graph.value_info):
-        entry.name = new_name(entry.name)
-    network.graph.node.extend(graph.node)
-    network.graph.initializer.extend(own_weights)
-    network.graph.value_info.extend(graph.value_info)
-    network.graph.output.extend(graph.output)
-    domains = {(entry.domain, entry.version) for entry in network.opset_import}
-    network.opset_import.extend(
-        entry for entry in addition.opset_import if (entry.domain, entry.version) not in domains
-    )
+            names[:] = [renamed(name) for name in names]
+    weights_here = [entry for entry in graph.initializer if entry.name not in shared]
+    for entry in (*weights_here, *graph.value_info):
+        entry.name = renamed(entry.name)
+    whole.graph.node.extend(graph.node)
+    whole.graph.initializer.extend(weights_here)
+    whole.graph.value_info.extend(graph.value_info)
+    whole.graph.output.extend(graph.output)
+    domains = {(entry.domain, entry.version) for entry in whole.opset_import}
+    whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in domains)

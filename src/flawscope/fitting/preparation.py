@@ -27,7 +27,7 @@ from flawscope.fitting.first_look import (
 from flawscope.fitting.region import check_region, learn_region
 from flawscope.fitting.seen_defects import read_defects, seen_defect_pairs
 from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
-from flawscope.fitting.training_views import Reader, TrainingViews, nearest_of, number_views
+from flawscope.fitting.training_views import Reader, TrainingViews, nearest_of, views_of
 from flawscope.fitting.windows import Sizes
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, resolve_device
@@ -55,8 +55,7 @@ from flawscope.views.several_parts_learning import LearnedParts
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Settings that name networks; those that name files of networks are `PictureSettings.PATHS`
-NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")
+NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
 R = TypeVar("R", bound="DataclassInstance")
 
 
@@ -74,12 +73,12 @@ class PreparedFit:
         views: Views of the pictures, which are learnt from.
         group: Regular expression of parts; None: there is none.
         part: Pattern of parts and views; None: there is none.
-        unusable: Why seen defects cannot be used, a line for each.
+        unusable: Seen defects that cannot be used, each with the reason.
         chosen: Line on the choice of `align`; None: nothing was chosen.
         force: Whether pictures that are as far out as defects are good.
         scale_mm: Millimetres of a pixel; None: not known.
-        remarks: Remarks on pictures that show nothing, and on those that show the same part, or may.
-        kept: Options that the model keeps among its facts.
+        remarks: Remarks on pictures that show one part, or may.
+        kept: Options among the facts of the model.
     """
 
     method: Method
@@ -100,26 +99,22 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Build a record from the options that are its fields; they are removed from `options`, in place.
-
-    Raises:
-        InputError: An option has the wrong type.
-    """
-    values = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
+    """Build `record` from the options that are its fields, and remove these from `options`."""
+    given = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
     types = types_of(record)
-    for name, value in values.items():
+    for name, value in given.items():
         require_type(name, value, types[name])
-    return record(**values)
+    return record(**given)
 
 
 def option_facts(arguments: DataclassInstance) -> dict[str, object]:
-    """Return the facts in which a model stores the options that differ from their defaults."""
-    facts = dict[str, object]()
+    """Return the facts by which a model keeps options that are not their defaults."""
+    found = dict[str, object]()
     for option in records_of(type(arguments)):
         value = getattr(arguments, option.argument)
         if option.fact and value != option.default:
-            facts[option.fact] = value
-    return facts
+            found[option.fact] = value
+    return found
 
 
 def prepare(
@@ -144,11 +139,12 @@ def prepare(
         settings: All settings of the method, in place of a preset and single ones.
         names: Names of the pictures, as `fitting.fit` takes them.
         parts: Number of the part that each good picture shows; None: names and near-duplicates decide.
-        networks_of: Fitted model with the same settings; its pretrained networks are used. None: the networks
-            that the settings name are used.
+        networks_of: Fitted model of the same settings, whose pretrained networks are taken; None: those that
+            the settings name.
         say: Gets lines for a person.
         step: Gets progress.
-        **options: Fields of `Seeing` and `Reading`; and settings of the method, if `settings` is None.
+        **options: Fields of `Seeing` and `Reading`, and settings of the method where `settings` are not
+            given.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.
@@ -157,54 +153,49 @@ def prepare(
     reading = pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    # Networks are checked before the pictures are read. The detector that is built for the check is used
-    # later, unless the pictures change its settings.
-    checked_config = config
-    checked_detector = None
+    # a detector that the check of its networks made, and its settings
+    checked = config
+    made = None
     if settings is None:
-        checked_detector = check_networks(method, config, options)
+        made = check_networks(method, config, options)
     elif networks_of is not None:
-        checked_detector = create_detector(method, config, inside=None, networks_of=networks_of)
+        made = create_detector(method, config, inside=None, networks_of=networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
-    if settings is None:  # complete settings stay as they are
+    if settings is None:  # these are meant as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # with tiles, views mark the pixels outside the region; without tiles, the detector leaves them out
+    # in tiles, views mark the pixels outside it; else the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    if checked_detector is not None and inside is None and config == checked_config:
-        model, origin = checked_detector
-    else:
-        model, origin = create_detector(method, config, inside, networks_of)
+    fits = inside is None and config == checked
+    model, origin = (
+        made if made is not None and fits else create_detector(method, config, inside, networks_of)
+    )
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
-    near_looks = {
-        number: picture.look
-        for number, picture in enumerate(pictures.first_look.seen_pictures)
-        if picture.look is not None
-    }
+    looks = enumerate(picture.look for picture in pictures.looked.shown)
     reader = Reader(
         pictures.chosen.sources,
         preprocess,
         set(),
         names=pictures.chosen.names,
-        defects={digest: images_of_defect[0].name for digest, images_of_defect in defects.items()},
-        near_looks=near_looks,
+        defects={digest: shown[0].name for digest, shown in defects.items()},
+        near_looks={number: look for number, look in looks if look is not None},
         roi=roi,
         region=region,
         hidden=model.config.hidden,
         nearest=nearest_of(model),
         pictures=pictures.decoded,
     )
-    views = number_views(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
+    views = views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
     task = Task(
         reader.load,
-        pictures.first_look.units,
+        pictures.looked.units,
         rate=steps.rate,
         drop_suspects=reading.drop_suspects,
         reserved=pictures.chosen.reserved,
         settle=reader.without_copies,
-        seen=[image for images_of_defect in defects.values() for image in images_of_defect],
+        seen=[defect for shown in defects.values() for defect in shown],
         decoded_bytes=pictures.surveyed.largest,
         views=TaskViews(pictures.views),
         say=say,
@@ -224,18 +215,18 @@ def prepare(
         chosen=frames.chosen,
         force=reading.force,
         scale_mm=seeing.scale_mm,
-        remarks=pictures.first_look.remarks,
+        remarks=pictures.looked.remarks,
         kept=option_facts(seeing) | option_facts(reading),
     )
 
 
-class _ChosenPictures(NamedTuple):
-    """Pictures that a fit reads.
+class _Chosen(NamedTuple):
+    """Good pictures that a fit is given.
 
     Attributes:
-        sources: The good pictures.
-        names: Names of the good pictures.
-        reserved: Numbers of the good pictures that the data set sets apart.
+        sources: The pictures.
+        names: Their names.
+        reserved: Numbers of the pictures that the data set sets apart.
         category: Name of the category.
         pairs: Seen defects, each with its masks.
     """
@@ -252,22 +243,22 @@ class _Pictures:
     """Good pictures, and the facts that are known before views are cut.
 
     Attributes:
-        chosen: The pictures that the fit reads.
+        chosen: The pictures that the fit is given.
         pattern: Pattern of parts in views; None: there is none.
         views: Number of views of a part, on average.
         surveyed: Sizes and levels of the pictures.
         preprocess: Preprocessing of the pictures, before frames are found.
         decoded: The pictures, decoded.
-        first_look: Looks and parts of the pictures.
+        looked: Looks and parts of the pictures.
     """
 
-    chosen: _ChosenPictures
+    chosen: _Chosen
     pattern: PartPattern | None
     views: float
     surveyed: Survey
     preprocess: Preprocess
     decoded: DecodedPictures
-    first_look: FirstLook
+    looked: FirstLook
 
 
 class _Frames(NamedTuple):
@@ -302,20 +293,7 @@ class _Frames(NamedTuple):
 
 @dataclass
 class _Steps:
-    """Steps of a preparation, in their order.
-
-    Attributes:
-        how: Options that say how pictures are seen.
-        which: Options that say which pictures are read.
-        method: The method.
-        preset: Named settings of the method.
-        options: Settings of the method.
-        say: Gets lines for a person.
-        step: Gets progress.
-        rate: False-alarm rate, after `check`.
-        light: Share by which the light may vary, after `check`; None: light is not normalized.
-        device: Device of the fit, after `check`.
-    """
+    """Steps of a preparation, in their order; `options` are settings of the method."""
 
     how: Seeing
     which: Reading
@@ -329,10 +307,7 @@ class _Steps:
     device: torch.device = field(init=False)
 
     def check(self, settings: PictureSettings | None) -> PictureSettings:
-        """Check the options, set `rate`, `light` and `device`, and return the settings of the method.
-
-        Args:
-            settings: All settings of the method; None: they follow from preset and options.
+        """Return the settings of the method.
 
         Raises:
             InputError: Options are wrong, or do not go together.
@@ -341,26 +316,23 @@ class _Steps:
         which = self.which
         method = self.method
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
-        method_options = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
-        method_options |= {name: self.options.get(name) for name in ("scale", "size")}
-        check_alignment(how.align, {**vars(how), **vars(which), **method_options})
+        of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
+        given = {name: self.options.get(name) for name in ("scale", "size")}
+        check_alignment(how.align, {**vars(how), **vars(which), **of_method, **given})
         if which.drop_suspects and not method.finds_suspects:
             raise InputError(
                 f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
                 "--drop-suspects"
             )
-        # wrong values are reported here, before the work
-        self.rate = parse_false_alarm_rate(which.false_alarm_rate or DEFAULT_RATE)
+        self.rate = parse_false_alarm_rate(
+            which.false_alarm_rate or DEFAULT_RATE
+        )  # a wrong one is reported before the work
         self.light = None if how.light is None else parse_light_range(how.light)
         self.device = resolve_device(which.device)
         return config
 
-    def _choose(self, images: Images, names: Sequence[str], seed: int) -> _ChosenPictures:
-        """Choose the pictures that the method is fitted on.
-
-        Raises:
-            InputError: There are no usable pictures.
-        """
+    def _choose(self, images: Images, names: Sequence[str], seed: int) -> _Chosen:
+        """Choose the pictures that the method is fitted on."""
         which = self.which
         method = self.method
         if isinstance(images, str | os.PathLike):
@@ -373,38 +345,26 @@ class _Steps:
                 self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
-        # a method that holds nothing out needs no reserved pictures: it is calibrated on those learnt from
+        # a method that holds nothing out is calibrated on the pictures learnt from
         sources = [*learnt, *reserved] if method.holds_out else [*learnt]
         if len(names):
-            source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
+            names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
-            source_names = relative_names(sources)
-        return _ChosenPictures(sources, source_names, range(len(learnt), len(sources)), category, pairs)
+            names = relative_names(sources)
+        return _Chosen(sources, names, range(len(learnt), len(sources)), category, pairs)
 
     def open_pictures(
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
-        """Choose the pictures; read their sizes, levels, looks and parts; report remarks on them.
-
-        Args:
-            images: Pictures, as `fitting.fit` takes them.
-            names: Names of the pictures; empty: those of their files.
-            parts: Number of the part that each picture shows; None: names and near-duplicates decide.
-            seed: Seed by which a folder is split.
-
-        Raises:
-            InputError: There are no usable pictures, or options do not fit the pictures.
-        """
         which = self.which
+        channels = self.how.channels
         pattern = pattern_of(which)
         chosen = self._choose(images, names, seed)
         if parts is not None:
             check_one_each(len(chosen.sources), part=parts)
         part_of = part_reader(chosen.names, which.group or which.part, pattern)
         views = 1.0 if pattern is None else _mean_views(chosen.names, pattern)
-        channels = self.how.channels
-        if isinstance(channels, str):
-            channels = Channels.of(channels, chosen.sources)
+        channels = Channels.of(channels, chosen.sources) if isinstance(channels, str) else channels
         decoded = DecodedPictures(chosen.sources, channels)
         surveyed = decoded.survey()
         check_region(self.how.roi, chosen.sources, chosen.names, surveyed.sizes)
@@ -412,118 +372,103 @@ class _Steps:
         is_aligned = self.how.align != "none" and not self.how.several
         reduce = preprocess.small if is_aligned else None
         if parts is None:
-            first_look = look_first(decoded, chosen.names, part_of, which.force, self.step, reduce)
+            looked = look_first(decoded, chosen.names, part_of, which.force, self.step, reduce)
         elif reduce is not None:
-            first_look = look_at_parts(decoded, [*parts], self.step, reduce)
+            looked = look_at_parts(decoded, [*parts], self.step, reduce)
         else:
-            first_look = FirstLook([*parts])
-        for line in (*first_look.remarks, *surveyed.remarks):
+            looked = FirstLook([*parts])
+        for line in (*looked.remarks, *surveyed.remarks):
             self.say(line)
-        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
+        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, looked)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        """Learn how to find the parts in the pictures, as the option `align` says, and report the result.
-
-        Raises:
-            InputError: Parts cannot be aligned, or several parts cannot be found.
-        """
         preprocess = pictures.preprocess
-        seen_pictures = pictures.first_look.seen_pictures
-        small = [picture.small for picture in seen_pictures if picture.small is not None]
+        small = [picture.small for picture in pictures.looked.shown if picture.small is not None]
         chosen = aligned = None
         kind: PoseKind | None = None
-        if self.how.align == "auto":  # `fit --auto` chooses frames in the same way
-            needed = poses_needed(small)
-            if needed is not None:
-                kind, aligned = needed
+        if self.how.align == "auto":  # as `fit --auto` proposes it, with frames alone
+            lying = poses_needed(small)
+            if lying is not None:
+                kind, aligned = lying
             chosen = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
             self.say(chosen)
         elif self.how.align != "none":
             kind = self.how.align
         if kind is None:
             return _Frames(preprocess, chosen=chosen)
-        learnt = None
         if self.how.several:
             learnt = learn_part_finding(pictures.decoded, preprocess, kind)
             self.say(learnt.describe())
+            found = _Frames(
+                replace(preprocess, reference=learnt.reference, several=learnt.settings), learnt, chosen
+            )
             reference = learnt.reference
         else:
             reference = learn_reference(small, kind, aligned)
-        description = reference.describe()
-        self.say(Detail(description) if np.isfinite(reference.errors).all() else description)
-        several = None if learnt is None else learnt.settings
-        preprocess = replace(preprocess, reference=reference, several=several)
-        return _Frames(preprocess, learnt, chosen)
+            found = _Frames(replace(preprocess, reference=reference), None, chosen)
+        described = reference.describe()
+        self.say(Detail(described) if np.isfinite(reference.errors).all() else described)
+        return found
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings whose sizes have the aspect ratio of the pictures.
-
-        Where parts are aligned, sizes stay as they are: an aligned part's frame is a square.
-        """
-        sizes = [size for size in pictures.surveyed.sizes if size is not None]
-        mixed = mixed_sizes(sizes) if pictures.pattern is None else ""  # views of a part may differ in size
-        if mixed:
+        """Return settings with sizes in the form of the pictures; an aligned part's frame is a square."""
+        known = [size for size in pictures.surveyed.sizes if size is not None]
+        if pictures.pattern is None and (mixed := mixed_sizes(known)):  # views may have sizes of their own
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
-        if frames.preprocess.reference is not None:
-            return config
-        config_in_form = config.in_form(sizes)
-        if config_in_form.size != config.size:
-            line = (
-                f"--size {config_in_form.size}: as many pixels as {config.size}, in the form of the pictures"
+        seen = config if frames.preprocess.reference is not None else config.in_form(known)
+        if seen.size != config.size:
+            self.say(
+                Detail(f"--size {seen.size}: as many pixels as {config.size}, in the form of the pictures")
             )
-            self.say(Detail(line))
-        return config_in_form
+        return seen
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with the tiles for `min_defect`, and with `masked`, `upright` and `hidden` set."""
+        """Return settings with the tiles that `min_defect` needs, and those that frames and region imply."""
         how = self.how
         sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
-            tiles = self._choose_tile_settings(parse_pixels(how.min_defect), config, sizes)
+            tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
             if tiles:
                 config = registry.configure(self.method, self.preset, {**self.options, **tiles})
-        elif config.tile is None and not how.several:
-            remark = reduction_remark(sizes, config.sizes[-1])
-            if remark:
-                self.say("; ".join(remark))
+        elif (
+            config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
+        ):
+            self.say("; ".join(remark))
         reference = frames.preprocess.reference
         masked = reference is not None or (config.tile is not None and how.roi is not None)
         upright = reference is not None and reference.rotates
         return replace(config, masked=masked, upright=upright, hidden=how.roi is not None)
 
-    def _choose_tile_settings(
-        self, min_defect: float, config: PictureSettings, frame_sizes: Sequence[tuple[int, int]]
+    def _tiles_for(
+        self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
-        """Choose tiles that make a small defect large enough for the network, and say why.
-
-        Returns:
-            The settings `tile` and `scale`; empty if defects are large enough without tiles.
+        """Return tile settings that make a defect of `min_defect` pixels large enough, and say why.
 
         Args:
             min_defect: Length of the smallest defect, in pixels.
             config: Settings of the method.
-            frame_sizes: (H, W) of the frames.
+            frames: Sizes of the frames.
         """
-        choice = None
-        if frame_sizes:
-            choice = choose_tile(min_defect, frame_sizes, config.sizes[-1], config.step)
-        if choice is None:
+        whole = config.sizes[-1]
+        chosen = choose_tile(min_defect, frames, whole, config.step) if frames else None
+        if chosen is None:
             self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
             return {}
-        tile_size, scale = choice
-        tile = size_text(tile_size)
-        flags = f"--tile {tile} --set scale={scale:g}"
-        self.say(
-            f"defects of {min_defect:g} px: {flags}, which leaves {min_defect / scale:g} px at the network"
-        )
+        tile = size_text(chosen[0])
+        scale = chosen[1]
+        left = f"{min_defect / scale:g} px at the network"
+        self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
-        """Return the preprocessing with normalization of light, and the region [H, W]; None: all counts."""
-        region = None
-        if self.how.roi is not None:
-            chosen = pictures.chosen
-            region = learn_region(self.how.roi, preprocess, chosen.sources, chosen.names, self.say)
+        """Return the preprocessing with its light, and the region of interest."""
+        how = self.how
+        sources = pictures.chosen.sources
+        region = (
+            None
+            if how.roi is None
+            else learn_region(how.roi, preprocess, sources, pictures.chosen.names, self.say)
+        )
         if self.light is None:
             return preprocess, region
         normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
@@ -532,8 +477,7 @@ class _Steps:
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
     """Return the number of views of a part, on average."""
-    parts = {view.part for view in pattern.parse_all(names)}
-    return len(names) / max(1, len(parts))
+    return len(names) / max(1, len({view.part for view in pattern.parse_all(names)}))
 
 
 def create_detector(
@@ -548,12 +492,11 @@ def create_detector(
         method: The method.
         config: Settings of the method.
         inside: Region of interest [H, W] at the network's size; None: all counts.
-        networks_of: Fitted model whose pretrained networks are used; None: the networks that the settings
-            name are used.
+        networks_of: Fitted model whose pretrained networks are taken; None: those that the settings name.
 
     Raises:
-        InputError: The fitted model does not contain networks that the fit needs, and stores only the names
-            of their files.
+        InputError: The model's file lacks networks that the fit needs, and of its files only the names are
+            known.
     """
     roi = None if inside is None else torch.from_numpy(inside)
     if networks_of is None:
@@ -568,24 +511,21 @@ def create_detector(
 
 
 def check_networks(
-    method: Method, config: PictureSettings, names: Collection[str]
+    method: Method, config: PictureSettings, given: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Check that the networks of a fit are available, before pictures are read.
+    """Check that a fit can have its networks, before it reads pictures.
+
+    Settings that name networks may have any name: these networks are built, and returned.
 
     Args:
         method: The method.
         config: Settings of the method.
-        names: Names of the settings that the user gave.
-
-    Returns:
-        If the user chose networks, the detector, which is built to check them, and the origin of its weights.
-        Else None.
+        given: Names of the settings that were given.
 
     Raises:
-        InputError: A network is not available.
+        InputError: A network cannot be had.
     """
-    user_chose_networks = bool({*NETWORKS, *config.PATHS} & {*names})
-    if user_chose_networks:
+    if {*NETWORKS, *config.PATHS} & {*given}:
         return method.create(config)
     for name in NETWORKS:
         backbone = getattr(config, name, None)
@@ -597,9 +537,10 @@ def check_networks(
 def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: object
 ) -> int | None:
-    """Predict the peak memory of a fit's process, in bytes; None: not known.
+    """Predict the peak memory of a fit's process, in bytes.
 
-    The memory is not known if the method has no prediction, or if settings are chosen from the pictures.
+    None where the method predicts nothing, or where settings that decide it are chosen by looking at the
+    pictures.
 
     Args:
         images: Pictures, as `prepare` takes them; their sizes are read.
@@ -610,19 +551,19 @@ def predict_peak_memory(
     Raises:
         InputError: The fit cannot be begun.
     """
-    method_record = registry.method(method)
-    if method_record.predict_peak is None or call.get("align") == "auto":
+    asked = registry.method(method)
+    if asked.predict_peak is None or call.get("align") == "auto":
         return None
-    arguments: Json = call
-    prepared = prepare(images, method_record, preset=preset, **arguments)
-    return method_record.predict_peak(prepared.model, prepared.views.task(prepared.task))
+    given: Json = call
+    prepared = prepare(images, asked, preset=preset, **given)
+    return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
-    """Check the choice of `align`, and that `options` go together.
+    """Check the choice of `align`, and that `options` go together (`find_conflicts`).
 
     Raises:
-        ConflictError: The options do not go together.
+        ConflictError: They do not go together.
         InputError: There is no such way to align.
     """
     if align not in (*get_args(PoseKind), "none", "auto"):
@@ -631,10 +572,10 @@ def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
 
 
 def parse_light_range(value: Rate) -> float:
-    """Parse a range of light, such as 0.1 or "10%", and return it as a share.
+    """Return 0.1 or "10%" as a share.
 
     Raises:
-        InputError: The value is no share above 0, or larger than `MAX_RANGE`.
+        InputError: It is too large.
     """
     try:
         share = parse_false_alarm_rate(value)

@@ -1,8 +1,8 @@
 """Scores good pictures as if the model had not learnt from their parts.
 
-`score` is the only place that fills in a row's values, or counts a picture as lost. Each source of pictures
-is a `ModelPictures` of its own: pictures of a session (`SessionPictures`), of a fit (`fitting.judging`), or
-of a model of reduced precision (`export.recalibrate`).
+`score` is the only place that fills a row's values of its map, or counts a picture as lost. Each source of
+pictures is a `ModelPictures` of its own: of a session (`SessionPictures`), of a fit (`fitting.judging`), of a
+reduced precision beside the trained one (`export.recalibrate`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
 
-# Function that takes a row, and returns the run of the model without the row's unit; None: the model has not
-# learnt from that unit, and its ordinary run is used. The function, or the returned run, may raise an
-# `ExcludedPictureError`.
+# Gives the run that has not learnt from a row's unit; None: the model's own, which has not. It, or its run,
+# may raise an `ExcludedPictureError`.
 RunOf = Callable[[Picture], Run | None]
 Lights = Sequence[Light]
-LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # findings by which a good picture counts as lost
+LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # with which a good picture is called anomalous, too
 
 
 class Answer(NamedTuple):
@@ -85,8 +84,8 @@ class ModelPictures(Protocol):
 
         Args:
             rows: The rows, by number.
-            run_of: Returns the run of the model without a row's unit.
-            lights: Changes of light; the first changes nothing.
+            run_of: Returns the run that has not learnt from a row's unit.
+            lights: The lights; the first is the pictures' own.
         """
 
 
@@ -96,8 +95,8 @@ class ScoredRows:
 
     Attributes:
         rows: The rows with an answer, scored in all lights.
-        unlit: The same rows, scored in the pictures' own light only.
-        answers: The model's answers, from which the scores come.
+        unlit: The same rows, scored in their own light alone.
+        answers: The model's answers that they were scored by.
     """
 
     rows: dict[int, Picture]
@@ -106,59 +105,49 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
-        """Rows with a score, whose parts are found in every light."""
+        """Rows with a score: their parts are found in all light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
     def lost(self) -> dict[int, Picture]:
-        """Rows of lost pictures, by number: they count as above all scores."""
+        """Rows that count as above all scores."""
         return {number: row for number, row in self.rows.items() if row.is_lost}
 
 
 def score(
     table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
 ) -> ScoredRows:
-    """Score rows and mark them as counted.
-
-    A row whose parts are lost in some light counts as above all scores.
+    """Score rows and mark them as counted; a row whose parts are lost in a light counts above all scores.
 
     Args:
         table: The rows' pictures, and the model.
         rows: The rows, by number.
-        run_of: Returns the run of the model without a row's unit.
-        lights: The model's lights (`Preprocess.lights`), or only the first, which changes nothing.
+        run_of: Returns the run that has not learnt from a row's unit.
+        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
     if not numbers:
         return ScoredRows({}, {}, answers)
-    measured_rows = []
+    seen = []
     for number in numbers:
         row = rows[number]
-        appearance = answers.pictures[number].measured
-        measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
-    values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
-    own_light_values = values[:, :1]
-    scored_rows = judge(measured_rows, values)
-    unlit_rows = judge(measured_rows, own_light_values)
+        measured = answers.pictures[number].measured
+        seen.append(row.seen(row.look, measured, row.size) if measured else row)
+    values = np.array([answers.pictures[number].values for number in numbers])
+    judged = judge(seen, values)
+    unlit = judge(seen, values[:, :1])
     return ScoredRows(
-        rows=dict(zip(numbers, scored_rows, strict=True)),
-        unlit=dict(zip(numbers, unlit_rows, strict=True)),
-        answers=answers,
+        dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
     )
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model.
-
-    Args:
-        model: The model.
-        known: Rows of the model's pictures.
-    """
-    learnt_units = {row.unit for row in known if row.learnt}
+    """Return the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
+    units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
-        if row.unit not in learnt_units:
+        if row.unit not in units:
             return None
         return model.session.run_without(model.artefact, row.unit)
 
@@ -178,7 +167,7 @@ def lost_note(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SessionPictures:
-    """Good pictures that a model judges in its session, like any other picture."""
+    """Good pictures that a model judges in its session, like any others."""
 
     model: ProductModel
     pictures: DecodedPictures
@@ -186,32 +175,26 @@ class SessionPictures:
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Return the model's answers on the pictures of rows, and report the progress to `step`."""
-        collector = _SessionAnswers(self.model, self.pictures, lights[1:])
+        found = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
-            collector.add_batch(batch, run, rows, run_of)
+            found.add_batch(batch, run, rows, run_of)
             return [number for number, _ in batch]
 
-        is_tiled = self.model.manifest.preprocess.tile is not None
+        tiled = self.model.manifest.preprocess.tile is not None
         load = loader(self.model, self.pictures)
         session = self.model.session
-        judged = stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=is_tiled)
-        for done, _ in enumerate(judged):
+        for done, _ in enumerate(
+            stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=tiled)
+        ):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))
-        return collector.answers.in_order()
+        return found.answers.in_order()
 
 
 @dataclass
 class _SessionAnswers:
-    """Collects the answers of a model on good pictures.
-
-    Attributes:
-        model: The model.
-        pictures: The pictures, decoded.
-        lights: Further lights, without the pictures' own.
-        answers: The answers up to now.
-    """
+    """Collects the answers of a model on good pictures. `lights` are those beside the pictures' own."""
 
     model: ProductModel
     pictures: DecodedPictures
@@ -225,14 +208,14 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judge loaded pictures together; a picture that the model has learnt from is judged alone.
+        """Judge loaded pictures: one by one where the model has learnt from them, the others together.
 
         Args:
             batch: Numbers of pictures, and the loaded pictures.
             shared_run: Judges the pictures that the model has not learnt from.
             rows: Rows of the pictures, by number.
-            run_of: Returns the run of the model without a picture's unit; None: the model has not learnt from
-                that unit.
+            run_of: Gives the run that judges a picture without what the model learnt from it; None: the
+                model has not learnt from it.
         """
         not_learnt = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
@@ -248,10 +231,10 @@ class _SessionAnswers:
         self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judge loaded pictures by `run`: together in their own light, one by one in the further lights."""
-        with_sources = [(self.pictures.sources[number], loaded) for number, loaded in batch]
+        """Judge loaded pictures by one run: together in their own light, one by one in the others."""
+        shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
-            results = self.model.judge(with_sources, run)
+            results = self.model.judge(shown, run)
         except ExcludedPictureError:
             self.answers.excluded.extend(number for number, _ in batch)
             return
@@ -261,17 +244,9 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                self._add_answer(number, loaded[1], result, run)
+                self._keep(number, loaded[1], result, run)
 
-    def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:
-        """Add the answer for a picture, and judge it in the further lights.
-
-        Args:
-            number: Number of the picture.
-            appearance: Appearance of the picture as a whole.
-            prediction: Prediction for the picture in its own light.
-            run: Run that judges the picture in the further lights.
-        """
+    def _keep(self, number: int, measured: FeatureValues, prediction: Prediction, run: Run) -> None:
         refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
             name = prediction.path or "a picture"
@@ -281,27 +256,23 @@ class _SessionAnswers:
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
             values[0] = self._values(prediction)
-            for light_number, light in enumerate(self.lights, start=1):
-                changed_picture = light(self.pictures.read(number))
-                values[light_number] = self._values(self._predict(changed_picture, run))
-        self.answers.pictures[number] = Answer(values, appearance, prediction.look)
+            for k, light in enumerate(self.lights, start=1):
+                lit = light(self.pictures.read(number))
+                values[k] = self._values(self._predict(lit, run))
+        self.answers.pictures[number] = Answer(values, measured, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
-        """Judge a decoded picture; raise InputError if it cannot be judged."""
-        loaded = self.model.see(picture, picture)
-        [(_, result)] = self.model.judge([(picture, loaded)], run)
-        if isinstance(result, InputError):
-            raise result
-        return result
+        [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
+        if isinstance(found, InputError):
+            raise found
+        return found
 
-    def _values(self, prediction: Prediction) -> Values:
-        """Return the values of a prediction; `LOST`: a finding decides on the picture."""
-        if _refusal(prediction) is not None:
+    def _values(self, found: Prediction) -> Values:
+        if _refusal(found) is not None:
             return LOST
-        valid_mask = self.model.valid_mask(prediction.geometry)
-        return map_values(prediction.score, prediction.map, valid_mask)
+        return map_values(found.score, found.map, self.model.valid_mask(found.geometry))
 
 
-def _refusal(prediction: Prediction) -> Finding | None:
-    """Return the finding that decides on a picture instead of its score; None: the score decides."""
-    return next((finding for finding in prediction.findings if finding.decides), None)
+def _refusal(found: Prediction) -> Finding | None:
+    """Return the finding that decides on a picture instead of its score, or None."""
+    return next((finding for finding in found.findings if finding.decides), None)

@@ -24,40 +24,38 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-MAX_SIDE = 280  # pixels of the longer side of a picture in a notebook
-JPEG_QUALITY = 80  # of such a picture, 0..100
+MAX_SIDE = 280  # pixels that a picture in a notebook is high and wide at most
+JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Environment:
-    """Return Jinja's environment: it escapes texts, and raises an error for unknown names.
-
-    Its filter `code` shows text between backticks as code.
+    """Return Jinja's environment: it escapes, and refuses unknown names; `code` shows code in a text.
 
     Args:
-        text_of: Called with the name of a template, returns its text.
+        text_of: Returns the text of a template by its name.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    jinja_environment = Environment(
+    made = Environment(
         loader=FunctionLoader(text_of),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja_environment.filters["code"] = _mark_code
-    return jinja_environment
+    made.filters["code"] = _mark_code
+    return made
 
 
 def _mark_code(text: str) -> Markup:
-    """Return a text as HTML, in which text between backticks is code."""
+    """A text as HTML, in which what stands between ` is code."""
     from markupsafe import Markup
 
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
 
 
 def script_json(value: object) -> Markup:
-    """Return a JSON value to stand in a <script> element, escaped so that no text in it ends the element."""
+    """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -72,7 +70,7 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def image_tag(picture: NDArray[np.uint8]) -> str:
-    """Return an <img> element that holds a picture [H, W, 3] itself, as a data URL."""
+    """Element with a picture [H, W, 3] as data in the page."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -82,11 +80,11 @@ def image_tag(picture: NDArray[np.uint8]) -> str:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Return a <table> element with texts; all of them are escaped."""
+    """Table of texts; all of them are escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        elements = [f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells]
-        return f"<tr>{''.join(elements)}</tr>"
+        inside = (f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells)
+        return f"<tr>{''.join(inside)}</tr>"
 
     head = row(header, "th") if header else ""
     return f"<table>{head}{''.join(row(cells, 'td') for cells in rows)}</table>"

@@ -1,10 +1,10 @@
 """The frame: the place that a model inspects in a picture, as a picture of its own. Torch-free.
 
-Without an alignment the frame is the picture. With one it shows the part in the pose of the reference, and
-the part's surroundings. Regions of interest lie in the frame, and tiles are cut from it: both move with the
-part. Where a picture has several parts, each has a frame. Other parts do not count in it, and are covered
-with the ground: they lie differently in every picture, and a network's answer for a pixel depends on its
-surroundings, too.
+Without an alignment it is the picture. With one it shows the part as the reference lies, and its
+surroundings. Regions of interest lie in the frame and tiles are cut from it as from a picture: both move with
+the part. Of several parts each has a frame. Other parts do not count in it, and are covered with the ground:
+neighbours lie differently in every picture, and a network's answer for a pixel depends on its surroundings,
+too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
-_RIM_WIDTH = 3  # pixels at half the small picture's size: the rim of other parts, which does not count
+_RIM_WIDTH = 3  # pixels around another part that do not count either, at half the small picture's size
 
 
 class Neighbours(NamedTuple):
-    """Masks [h, w] of a small picture: `others` are the other parts with a rim, `body` is the part itself."""
+    """Masks [h, w] of a small picture: the other parts, with a rim, and the part itself."""
 
     others: Mask
     body: Mask
@@ -44,9 +44,8 @@ class Frame:
     Attributes:
         picture: Picture that the frame lies in.
         divisor: Value of the picture that is white.
-        size: (H, W) of the frame, in pixels of the picture's scale.
-        turned: Place in the picture of the frame, scaled to the network's size; None: the frame is the
-            whole picture.
+        size: (H, W) in pixels as large as the picture's.
+        turned: Place in the picture of the frame scaled to the network; None: the frame is the picture.
         pose: Pose of the part.
         neighbours: Other parts and objects, of a part among several.
     """
@@ -59,38 +58,32 @@ class Frame:
     neighbours: Neighbours | None = None
 
     def place(self, view: Geometry) -> Geometry:
-        """Convert the place of a view in the frame to its place in the picture."""
-        turned = self.turned
-        if turned is None or turned.matrix is None:
+        """Place in the picture of a view that lies so in the frame."""
+        if (turned := self.turned) is None or turned.matrix is None:
             return view
-        height, width = self.size
-        network_height, network_width = turned.size
-        view_scale_y, view_scale_x = view.scale
-        # factors from the frame, scaled to the network's size, to the view
-        network_scale_y = network_height / height
-        network_scale_x = network_width / width
-        y_factor = view_scale_y / network_scale_y
-        x_factor = view_scale_x / network_scale_x
-        yy, yx, xy, xx = turned.matrix
-        y, x = turned.offset
-        scale = turned.scale[0] * math.sqrt(y_factor * x_factor)
+        down, across = (
+            scale / (part / whole)
+            for scale, part, whole in zip(view.scale, turned.size, self.size, strict=True)
+        )
+        (yy, yx, xy, xx), (y, x) = turned.matrix, turned.offset
+        scale = turned.scale[0] * math.sqrt(down * across)
         return replace(
             turned,
             size=view.size,
             scale=(scale, scale),
-            offset=(y * y_factor + view.offset[0], x * x_factor + view.offset[1]),
-            matrix=(yy * y_factor, yx * y_factor, xy * x_factor, xx * x_factor),
+            offset=(y * down + view.offset[0], x * across + view.offset[1]),
+            matrix=(yy * down, yx * down, xy * across, xx * across),
         )
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
-        """Scale the frame to a canvas.
+        """Return the frame scaled to a canvas, and which of the canvas's pixels show its part.
 
         Args:
             canvas: Place of the canvas in the frame.
 
         Returns:
-            The canvas in the picture's depth; and a mask [H, W] of its pixels that show the picture and no
-            other part, or None if all of them do.
+            The canvas in the picture's depth; and a mask [H, W] of the pixels that show the picture and no
+            other part, None: all do.
         """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
@@ -98,29 +91,25 @@ class Frame:
         planes = warp_view(self.picture, placed)
         if self.neighbours is not None:
             planes = planes.copy()
-        with_channel_axis = planes if planes.ndim == 3 else planes[..., None]
-        return planes, self.visible(placed, with_channel_axis)
+        return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
 
     def visible(self, placed: Geometry, planes: Array) -> Mask:
-        """Return the mask [H, W] of a view's pixels that show the picture and no other part.
+        """Mask [H, W] of the pixels of a view that show the picture and no other part.
 
-        Args:
-            placed: Place of the view in the picture.
-            planes: [H, W, C], the view's pixels. Other parts are covered in this array, in place.
+        Other parts in the view's pixels [H, W, C] are covered, in place.
         """
-        is_picture = placed.visible_mask()
+        shown = placed.visible_mask()
         if self.neighbours is None:
-            return is_picture
+            return shown
         others, body = self.neighbours
-        small_place = placed.with_picture_size((others.shape[0], others.shape[1]))
-        is_other_part = small_place.mask_to_network(others)
-        is_part = small_place.mask_to_network(body)
-        _cover(planes, hidden=is_other_part, ground=is_picture & ~is_other_part & ~is_part)
-        return is_picture & ~is_other_part
+        small = placed.with_picture_size((others.shape[0], others.shape[1]))
+        hidden = small.mask_to_network(others)
+        _cover(planes, hidden, shown & ~hidden & ~small.mask_to_network(body))
+        return shown & ~hidden
 
 
 class WholePicture:
-    """Makes frames of pictures that are not aligned: a frame is the whole picture."""
+    """Makes frames of pictures that are not aligned: each is the picture."""
 
     words = "it has"
 
@@ -151,35 +140,30 @@ class AlignedPart:
     words = "its part and what is around it have"
 
     def size(self, picture: Size, network: Size) -> Size:
-        """Return the size of the frame, in pixels of the picture's scale.
+        """Return the size of the frame in a picture (H, W), in pixels as large as the picture's.
 
-        Args:
-            picture: (H, W) of the picture.
-            network: (H, W) at which the network sees the frame; the frame has the same aspect ratio.
+        Its shape is that in which the network (H, W) sees it.
         """
-        # pixels of the picture per pixel of the network: the square of the part fills the shorter side
-        factor = 2 * self.reference.extent * max(picture) / self.side / min(network)
-        height, width = (max(1, round(length * factor)) for length in network)
+        pixel = 2 * self.reference.extent * max(picture) / self.side / min(network)
+        height, width = (max(1, round(length * pixel)) for length in network)
         return height, width
 
     def find(self, small: Callable[[], Float32]) -> Pose | None:
-        """Return the pose of the part in the small picture that `small` makes."""
+        """Pose of the part in the small picture."""
         return self.reference.find(small())
 
     def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
-        """Return the frame around a part in this pose; `network` is its size (H, W) for the network."""
+        """Frame of a part that lies so, which the network sees at (H, W)."""
         assert pose is not None
-        size = picture_size(picture)
-        placed = self.reference.geometry(pose, size, network, self.side)
-        return Frame(picture, divisor, self.size(size, network), placed, pose)
+        whole = picture_size(picture)
+        placed = self.reference.geometry(pose, whole, network, self.side)
+        return Frame(picture, divisor, self.size(whole, network), placed, pose)
 
 
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
-    """Cover the hidden pixels of a frame, in place.
+    """Cover the hidden pixels of a frame, in place, with the ground at the other sides of the part.
 
-    A hidden pixel gets the value of its mirrored pixel if that shows the ground. The frame is mirrored
-    horizontally, vertically, then both ways. Where no mirrored pixel shows the ground, the hidden pixel gets
-    the ground's median colour.
+    Where there is no ground, they get its median colour.
 
     Args:
         planes: [H, W, C], the frame.
@@ -188,18 +172,17 @@ def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     """
     if not hidden.any() or not ground.any():
         return
-    original = planes.copy()
+    before = planes.copy()
     planes[hidden] = np.median(planes[ground], axis=0)
-    uncovered = hidden
     for axes in (1, 0, (0, 1)):
-        has_mirrored_ground = uncovered & np.flip(ground, axes)
-        planes[has_mirrored_ground] = np.flip(original, axes)[has_mirrored_ground]
-        uncovered = uncovered & ~has_mirrored_ground
+        mirrored_ground = hidden & np.flip(ground, axes)
+        planes[mirrored_ground] = np.flip(before, axes)[mirrored_ground]
+        hidden = hidden & ~mirrored_ground
 
 
 @dataclass(frozen=True)
 class PartPose:
-    """Place of a part, and the inspected square around it.
+    """Place of a part, and the square around it that is inspected.
 
     Attributes:
         x, y: Middle of the square in pixels, x to the right, y down.
@@ -222,41 +205,28 @@ class PartPose:
     def from_pose(
         cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
-        """Convert a pose in the small picture to the picture.
-
-        Args:
-            pose: Pose of the part in the small picture.
-            reference: Reference of the part.
-            picture_size: (H, W) of the picture.
-            side: Longer side of the small picture.
-        """
-        small_height, small_width = reduced_size(picture_size, side)
-        height, width = picture_size
-        y_factor = height / small_height
-        x_factor = width / small_width
+        """Convert a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
+        small = reduced_size(picture_size, side)
+        down = picture_size[0] / small[0]
+        across = picture_size[1] / small[1]
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
-        square_side = 2 * reference.extent * pose.scale * math.sqrt(y_factor * x_factor)
-        return cls(
-            x=round(float(pose.x * x_factor), 4),
-            y=round(float(pose.y * y_factor), 4),
-            angle=round(float(angle), 4),
-            scale=round(float(pose.scale), 4),
-            mirrored=pose.mirrored,
-            side=round(float(square_side), 4),
-            error=round(float(pose.error), 4),
+        square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
+        x, y, angle, scale, square, error = (
+            round(float(number), 4)
+            for number in (pose.x * across, pose.y * down, angle, pose.scale, square, pose.error)
         )
+        return cls(x, y, angle, scale, pose.mirrored, square, error)
 
     def corners(self) -> NDArray[np.float64]:
         """Return the corners (x, y) of the square [4, 2] in pixels.
 
-        Their order is the reference's upper left, upper right, lower right and lower left corner.
+        The first is the reference's upper left one; the others follow clockwise as the reference shows them.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
-        rotation = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
-        unit_square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        square = unit_square * (-1 if self.mirrored else 1, 1)
-        return np.asarray(square @ rotation + (self.x, self.y))
+        turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
+        return np.asarray(square @ turn + (self.x, self.y))
 
     def to_dict(self) -> Json:
         """Return the fields by their names, as JSON knows them."""
@@ -267,12 +237,11 @@ class PartFrames(NamedTuple):
     """Parts in a picture, each with its frame.
 
     Attributes:
-        frames: Frame of each part; without parts, a single frame of the whole picture.
+        frames: Frame of each part; where there are none, that of the picture as it lies.
         middle: Frame of a part that lies as the reference does.
         poses: Place of each part.
         objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-        count_error: Text on how the number of parts or objects differs from good pictures; empty: it does
-            not differ.
+        count_error: Says how the number of parts or objects differs from good pictures; empty: it does not.
     """
 
     frames: list[Frame]
@@ -285,47 +254,32 @@ class PartFrames(NamedTuple):
 def find_frames(
     picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
 ) -> PartFrames:
-    """Find several parts in a picture, and return each with its frame.
-
-    Args:
-        picture: The picture.
-        divisor: Value of the picture that is white.
-        network: (H, W) at which the network sees the frames.
-        framing: Makes the frames.
-        several: Settings by which parts are found.
-    """
-    size = picture_size(picture)
+    """Find the parts in a picture, whose frames are seen at `network` (H, W)."""
+    whole = picture_size(picture)
     reference = framing.reference
-    small = small_grey(picture, divisor, several.side)
-    overview = small_grey(picture, divisor, OVERVIEW_SIDE)
-    detections = several.find(small, overview, reference)
-    not_found = Pose(0, 0)  # the frame of a pose without a part is the whole picture
-    frame_poses = detections.poses or [not_found]
-    frames = []
-    for pose, neighbours in zip(frame_poses, _find_neighbours(detections), strict=True):
-        frame = framing.frame(picture, divisor, network, pose)
-        frames.append(replace(frame, neighbours=neighbours))
-    height, width = size
+    detections = several.find(
+        small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
+    )
+
+    frames = [
+        replace(framing.frame(picture, divisor, network, pose), neighbours=masks)
+        for pose, masks in zip(detections.poses or [Pose(0, 0)], _neighbours(detections), strict=True)
+    ]
+    height, width = whole
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
-    poses = [PartPose.from_pose(pose, reference, size, several.side) for pose in detections.poses]
+    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in detections.poses]
     count_error = several.count_error(len(poses), len(objects))
-    upright = Pose(0, 0, error=0.0)
-    middle = framing.frame(picture, divisor, network, upright)
+    middle = framing.frame(picture, divisor, network, Pose(0, 0, error=0.0))
     return PartFrames(frames, middle, poses, objects, count_error)
 
 
-def _find_neighbours(detections: PartDetections) -> list[Neighbours]:
-    """Return the neighbours of each part, as masks [h / 2, w / 2]; without parts, one pair of empty masks."""
+def _neighbours(detections: PartDetections) -> list[Neighbours]:
+    """Masks of the others and of the part itself, of each part, with rims, [h / 2, w / 2]."""
     from scipy import ndimage
 
     bodies = detections.part_masks
     if not detections.poses:
-        others, body = np.zeros((2, *bodies.shape[1:]), np.bool_)
-        return [Neighbours(others, body)]
-    with_rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
-    part_count = with_rims.sum(0)
-    neighbours = []
-    for body, body_with_rim in zip(bodies, with_rims, strict=True):
-        has_other_part = part_count > body_with_rim  # more parts than this one
-        neighbours.append(Neighbours(others=has_other_part & ~body, body=body_with_rim))
-    return neighbours
+        return [Neighbours(*np.zeros((2, *bodies.shape[1:]), np.bool_))]
+    rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
+    count = rims.sum(0)
+    return [Neighbours((count > rim) & ~body, rim) for rim, body in zip(rims, bodies, strict=True)]

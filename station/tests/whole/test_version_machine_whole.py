@@ -1,4 +1,4 @@
-"""A product has the judge that the page names, after any steps and kills, on both databases."""
+"""A product has the judge that the page names, after any steps and kills, on both data bases."""
 
 import pytest
 from hypothesis import HealthCheck, settings

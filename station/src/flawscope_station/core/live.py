@@ -20,70 +20,56 @@ from flawscope import __version__
 from flawscope_station.monitoring.background import GuardedThread, WatchedPool
 
 SCRAPE_SECONDS = 2.0  # in which values are returned, whatever the store does
-SCRAPE_PATIENCE = 60.0  # seconds after which a query for metrics is reported to hang
+SCRAPE_PATIENCE = 60.0  # seconds after which asking for them is told to hang
 MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
 STATE_INTERVAL = 1.0  # seconds between two states
 
 
 class EventBroadcaster:
-    """Sends messages of a product to all its listeners; a slow listener delays nobody."""
+    """Sends messages of a product to all its listeners; nobody waits for a slow one."""
 
     def __init__(self) -> None:
-        # by queue of messages: numbers of the products, and the event loop that reads the queue
+        # queue of messages -> numbers of products, and the loop that reads them
         self._listeners: dict[
             asyncio.Queue[str | None], tuple[frozenset[int], asyncio.AbstractEventLoop]
         ] = {}
-        self._has_ended = False
+        self._ended = False
 
-    def publish(self, product_id: int, data: Mapping[str, object], event: str = "inspection") -> None:
-        """Send an inspection, or a refusal, to the listeners of a product. Thread-safe.
-
-        Args:
-            product_id: Number of the product.
-            data: Data of the message, for JSON.
-            event: Kind of the message.
-        """
-        loops_and_queues = [
-            (loop, queue)
-            for queue, (listened_ids, loop) in list(self._listeners.items())
-            if product_id in listened_ids
-        ]
-        message = _format_event(event, data) if loops_and_queues else ""  # once for all: the recorder waits
-        for loop, queue in loops_and_queues:
+    def publish(self, product_id: int, found: Mapping[str, object], event: str = "inspection") -> None:
+        """Send an inspection, or a refusal, to the listeners of a product. Thread-safe."""
+        listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if product_id in of]
+        message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
+        for loop, queue in listeners:
             _put_soon(loop, queue, message)
 
     def close(self) -> None:
         """End all streams. Thread-safe."""
-        self._has_ended = True
+        self._ended = True
         for queue, (_, loop) in list(self._listeners.items()):
             _put_soon(loop, queue, None)
 
     async def stream(
         self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
-        """Yield inspections and refusals of products as they come, and the states every second.
+        """Yield inspections and refusals of products as they come, and every second the states.
 
-        The stream ends when there are no states any more, or when the broadcaster is closed.
-
-        Args:
-            product_ids: Numbers of the products.
-            states: Returns the present states of the products; called in a thread.
+        It ends when there are no states any more.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = frozenset(product_ids), loop
         try:
-            state_due = 0.0
-            while not self._has_ended:
-                if loop.time() >= state_due:
-                    present_states = await asyncio.to_thread(states)
-                    if not present_states:
+            due = 0.0
+            while not self._ended:
+                if loop.time() >= due:
+                    found = await asyncio.to_thread(states)
+                    if not found:
                         return
-                    for state in present_states:
-                        yield _format_event("state", state)
-                    state_due = loop.time() + STATE_INTERVAL
+                    for reading in found:
+                        yield _format_event("state", reading)
+                    due = loop.time() + STATE_INTERVAL
                 try:
-                    message = await asyncio.wait_for(queue.get(), max(0.01, state_due - loop.time()))
+                    message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))
                 except TimeoutError:
                     continue
                 if message is None:
@@ -103,8 +89,6 @@ class EventBroadcaster:
 
 
 def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None], message: str | None) -> None:
-    """Put a message into a queue of an event loop, from any thread; a full queue loses its oldest message."""
-
     def put() -> None:
         if queue.full():
             queue.get_nowait()
@@ -115,14 +99,13 @@ def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None],
 
 
 def _format_event(event: str, data: Mapping[str, object]) -> str:
-    """Return a server-sent event."""
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
 # -------------------------------------------------------------------------------------------------- reviewers
 
 LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
-MAX_LEASES = 5000  # leases at the same time; of more the oldest end
+MAX_LEASES = 5000  # pictures that are remembered
 
 
 class ReviewLeases:
@@ -135,12 +118,11 @@ class ReviewLeases:
     def __init__(self) -> None:
         self._clock = time.monotonic
         self._lock = threading.RLock()
-        # by number of the picture: reader and time of the lease, the oldest first
-        self._leases: dict[int, tuple[str, float]] = {}
+        self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """Hold the leases while a reader chooses and leases pictures, so that no other chooses the same."""
+        """Let one reader at a time see the leases, choose, and lease: two would choose the same pictures."""
         with self._lock:
             yield
 
@@ -148,27 +130,27 @@ class ReviewLeases:
         """Return the pictures that are leased to other readers."""
         with self._lock:
             self._drop_expired()
-            return [number for number, (leaseholder, _) in self._leases.items() if leaseholder != reader]
+            return [number for number, (who, _) in self._leases.items() if who != reader]
 
     def leased_to(self, reader: str) -> set[int]:
         """Return the pictures that are leased to a reader."""
         with self._lock:
             self._drop_expired()
-            return {number for number, (leaseholder, _) in self._leases.items() if leaseholder == reader}
+            return {number for number, (who, _) in self._leases.items() if who == reader}
 
     def end(self, number: int) -> None:
-        """End the lease of a picture that has its verdict."""
+        """End the lease of a picture, which is decided."""
         with self._lock:
             self._leases.pop(number, None)
 
     def release(self, reader: str) -> None:
-        """End all leases of a reader that goes."""
+        """End all leases of a reader, who goes."""
         with self._lock:
             for number in self.leased_to(reader):
                 del self._leases[number]
 
     def renew(self, reader: str) -> None:
-        """Begin the time of a reader's leases again."""
+        """Begin the time of a reader's leases anew."""
         with self._lock:
             self.lease(reader, self.leased_to(reader))
 
@@ -181,55 +163,53 @@ class ReviewLeases:
             self._drop_expired()
 
     def _drop_expired(self) -> None:
-        """End leases that are too old, or above `MAX_LEASES`; the caller holds the lock."""
-        earliest = self._clock() - LEASE_SECONDS
-        for number, (_, leased_at) in list(self._leases.items()):
-            if leased_at >= earliest and len(self._leases) <= MAX_LEASES:
-                return  # all further leases are younger
+        since = self._clock() - LEASE_SECONDS
+        for number, (_, given_at) in list(self._leases.items()):
+            if given_at >= since and len(self._leases) <= MAX_LEASES:
+                return
             del self._leases[number]
 
 
 # ------------------------------------------------------------------------------------------------- Prometheus
 
-_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # seconds, of histograms
+_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 LabelledKey = tuple[str, tuple[str, str]]  # product, and a further label with its value
-# Key of a value: a product ("": the station), a product and a sink, or pairs of a label and its value.
+# Name (`_total`: a counter) -> help text, and values by product ("": of the station), by product and sink, or
+# by pairs of a label and its value
 GaugeKey = str | tuple[str | tuple[str, str], ...]
-# By name of the metric (`_total` at its end: a counter): help text, and values by `GaugeKey`. The keys' type
-# is `Any`, because a dictionary has keys of a single type.
-Gauges = dict[str, tuple[str, dict[Any, float]]]
+Gauges = dict[str, tuple[str, dict[Any, float]]]  # of a `GaugeKey`; a dict's keys are of one type
 
 
 class Metrics(Collector):
     """Prometheus metrics of one station.
 
     Attributes:
-        gauges: Functions that return values at once, from memory.
-        store_gauges: Functions that ask the store, which may take long. The values of a function that fails
-            are left out.
+        gauges: functions that return values at once, from memory.
+        store_gauges: functions that ask the store, which may take long. The values of one that fails are
+            left out.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.gauges: list[Callable[[], Gauges]] = []
         self.store_gauges: list[Callable[[], Gauges]] = []
-        self._stored: dict[Callable[[], Gauges], Gauges] = {}  # last result of each of `store_gauges`
+        self._stored: dict[Callable[[], Gauges], Gauges] = {}  # as they were asked last
         self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
-        self._asking: Future[None] | None = None  # last call of `_ask_store`
+        self._asking: Future[None] | None = None
         self._lock = threading.Lock()
 
-        def counter(name: str, help_text: str, label: str) -> Counter:
-            return Counter(f"flawscope_{name}", help_text, ("product", label), registry=self.registry)
+        def counter(name: str, what: str, label: str) -> Counter:
+            return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
 
         self.inspections = counter("inspections", "Parts judged.", "decision")
         self.unanswered = counter("unanswered", "Parts recorded whose senders got no answer.", "reason")
         self.refused = counter("refused", "Parts not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
 
-        def histogram(name: str, help_text: str, label: str) -> Histogram:
+        def histogram(name: str, what: str, label: str) -> Histogram:
             labels = "product", label
             return Histogram(
-                f"flawscope_{name}_seconds", help_text, labels, buckets=_BUCKETS, registry=self.registry
+                f"flawscope_{name}_seconds", what, labels, buckets=_BUCKETS, registry=self.registry
             )
 
         self.seconds = histogram("inspection", "From the picture to the answer.", "source")
@@ -240,59 +220,55 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """Return the present values, however long that takes."""
-        self._ask_store()
+        self._ask()
         return generate_latest(self.registry)
 
     async def scrape(self) -> bytes:
-        """Return the values within `SCRAPE_SECONDS`; where the store does not answer, its last values."""
+        """Return the values in `SCRAPE_SECONDS`: where the store does not answer, the last known of it."""
         with self._lock:
             if self._asking is None or self._asking.done():
-                self._asking = self._pool.submit(self._ask_store)
+                self._asking = self._pool.submit(self._ask)
             asking = self._asking
         await asyncio.wait([asyncio.wrap_future(asking)], timeout=SCRAPE_SECONDS)
         return generate_latest(self.registry)
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Records of the calls that ask the store, for the thread watch."""
+        """Calls for values, which are watched."""
         return [self._pool.calls]
 
-    def _ask_store(self) -> None:
-        """Call all of `store_gauges`, and keep their results."""
+    def _ask(self) -> None:
         for gauges in list(self.store_gauges):
             try:
                 self._stored[gauges] = gauges()
-            except Exception:  # the store is away; the other metrics are needed all the more
+            except Exception:  # the store is away: the others are wanted all the more
                 self._stored.pop(gauges, None)
 
     @override
     def collect(self) -> Iterable[Metric]:
-        """Yield the present values, and the last known values of the store; the registry calls this."""
+        """Yield the present values and the last known of the store, when the registry asks for them."""
         present = [gauges() for gauges in self.gauges]
-        for family_values in (*present, *self._stored.copy().values()):
-            for name, (help_text, values) in family_values.items():
+        for found in (*present, *self._stored.copy().values()):
+            for name, (what, values) in found.items():
                 labelled = {_labels(key): value for key, value in values.items()}
-                yield _metric_family(name, help_text, labelled)
+                yield _metric_family(name, what, labelled)
 
 
 def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
-    """Split a gauge's key into its pairs of label and value."""
+    """Return labels with their values, of a key of gauges."""
     if key == "":
         return ()
-    parts = (key,) if isinstance(key, str) else key
+    names = (key,) if isinstance(key, str) else key
     labels = []
-    # a pair has its own label; a text gets the label of its position in the key
-    for part, default_label in zip(parts, ("product", "sink", "", ""), strict=False):
-        labels.append(part if isinstance(part, tuple) else (default_label, part))
+    for name, default_label in zip(names, ("product", "sink", "", ""), strict=False):
+        labels.append(name if isinstance(name, tuple) else (default_label, name))
     return tuple(labels)
 
 
-def _metric_family(name: str, help_text: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
-    """Return a metric with its values, each by its pairs of label and value (`_labels`)."""
-    family_class = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    first_pairs = next(iter(values), ())  # the labels are the same for all values
-    labels = [label for label, _ in first_pairs]
-    family = family_class(f"flawscope_{name}", help_text, labels=labels)
-    for pairs, value in values.items():
-        family.add_metric([label_value for _, label_value in pairs], value)
+def _metric_family(name: str, what: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    labels = [label for label, _ in next(iter(values), ())]
+    family = kind(f"flawscope_{name}", what, labels=labels)
+    for names, value in values.items():
+        family.add_metric([label for _, label in names], value)
     return family

@@ -1,5 +1,5 @@
-"""Drift detection: whether good parts and the camera are still as they were when the model was learnt.
+"""Drift detection: whether good parts and the camera are still as the model knows them.
 
-`martingale` has the mathematics, `score_test` tests one product, `monitor` follows all products of a station,
-`camera_checks` checks each picture.
+`martingale` holds the mathematics, `score_test` tests one product, `monitor` follows all products of a
+station, `camera_checks` looks at each picture.
 """

@@ -1,1 +1,1 @@
-"""Shifts: when each begins and ends (`shift`), and reports of them (`reports`)."""
+"""Shifts: `shift`, when each begins and ends; `reports` of them."""

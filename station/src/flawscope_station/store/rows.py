@@ -1,7 +1,7 @@
-"""Types of the rows that queries return: the columns that a reader of the row may use.
+"""Rows that queries return: the columns that the reader of a row may ask for.
 
-SQLAlchemy's own `Row` has no types of columns. Each class here has the columns of a query; `schema` explains
-them.
+SQLAlchemy's own `Row` knows no columns. Each class names those of its query; the columns themselves are
+explained in `schema`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from sqlalchemy import (
-        RowMapping,
-    )  # for type checkers alone: clients import this module without SQLAlchemy
+    from sqlalchemy import RowMapping  # not loaded by clients, which know rows, too
 
 
 class UserRow(Protocol):
@@ -167,7 +165,7 @@ class ReviewedRow(Protocol):
 
 
 class LatestRow(Protocol):
-    """Inspection with the columns that say whether its part is good."""
+    """Inspection for the question whether its part is good."""
 
     id: int
     anomalous: bool
@@ -175,14 +173,14 @@ class LatestRow(Protocol):
 
 
 class DrawnRow(InspectionRow, Protocol):
-    """Inspection from whose picture a model learns, with columns of the picture."""
+    """Inspection whose picture is learnt from, with columns of the picture."""
 
     picture: str
     suffix: str
 
 
 class LearntPictureRow(Protocol):
-    """Picture from which a model learns: of a reviewed inspection, or of a random one.
+    """Picture that is learnt from: of a reviewed inspection, or of a random one.
 
     Attributes:
         view: View of the part that it shows.
@@ -209,7 +207,7 @@ class VersionRow(Protocol):
 
 
 class CalledVersionRow(VersionRow, Protocol):
-    """Version with the name of its product, as `called`."""
+    """Version with the name of its product."""
 
     called: str
 
@@ -348,6 +346,6 @@ class JobRow(Protocol):
 
 
 class CandidateRow(JobRow, Protocol):
-    """Job with the state of the version that came of it; None: there is no such version."""
+    """Job with the state of the version that it became; None: it became none."""
 
     version_state: str | None

@@ -54,19 +54,13 @@ from flawscope_station.web.components import (
 from flawscope_station.web.local_times import query_in_utc
 from flawscope_station.web.middleware import require_role
 
-Answer = Mapping[str, object]  # answer of a route, before its `response_model` checks it
+Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
 _CACHE_A_DAY = {"Cache-Control": "private, max-age=86400"}  # headers of answers that do not change
 _MEDIA_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".tif": "image/tiff",
-    ".bmp": "image/bmp",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".avif": "image/avif",
-    ".heic": "image/heic",
+    **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
+    **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
 }
 
 
@@ -78,45 +72,41 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def check_query_names(request: Request) -> None:
     """Refuse query parameters that the route does not declare, or that come twice.
 
-    Every route depends on this check: without it, a misspelt filter would find all inspections.
+    Every route depends on it: a misspelt filter would otherwise find everything.
 
     Raises:
-        RequestValidationError: A parameter is wrong; the error names it, and the route's most similar one.
+        RequestValidationError: names the parameter, and the nearest one that the route has.
     """
-    route_names = sorted(_query_names(request.scope["route"].dependant))
-    request_names = [name for name, _ in request.query_params.multi_items()]
-    for name in request_names:
-        if request_names.count(name) > 1:
-            fault = "the query parameter is given more than once: send one value"
-        elif name not in route_names:
-            fault = f"there is no such query parameter: {suggest_name(name, route_names)}"
-        else:
-            continue
-        raise RequestValidationError([{"loc": ("query", f"{name:.60}"), "msg": fault}])
+    known = sorted(_query_names(request.scope["route"].dependant))
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        wrong = "" if name in known else f"there is no such query parameter: {suggest_name(name, known)}"
+        if given.count(name) > 1:
+            wrong = "the query parameter is given more than once: send one value"
+        if wrong:
+            raise RequestValidationError([{"loc": ("query", f"{name:.60}"), "msg": wrong}])
 
 
 def _query_names(dependant: Dependant) -> set[str]:
     """Return the names of all query parameters of a route and its dependencies."""
     names = {parameter.alias for parameter in dependant.query_params}
-    for dependency in dependant.dependencies:
-        names |= _query_names(dependency)
-    return names
+    return names.union(*map(_query_names, dependant.dependencies))
 
 
 def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """Make a router of the API.
+    """Make a router for senders with this role or a higher one.
 
     Args:
-        statuses: HTTP statuses of refusals, besides those that all routes have.
-        prefix: Path before the paths of all routes.
-        role: Lowest role of a sender that may use the routes.
+        statuses: HTTP statuses of refusals beside the usual ones.
+        prefix: Path before all routes.
+        role: Lowest role that may use the routes.
     """
     responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
     dependencies = [Depends(require_role(role)), Depends(check_query_names)]
     return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
-ViewName = Annotated[
+SeenView = Annotated[
     str | None, Query(alias="of", description="view of the part to show; left out: the most unusual one")
 ]
 Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the longer side, pixels")]
@@ -126,12 +116,7 @@ PictureName = Annotated[
 
 
 def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, object]:
-    """Describe a request's body for OpenAPI.
-
-    Args:
-        media_types: Media types of a body that is a file.
-        allow_form: Whether the body may also be a form with several files.
-    """
+    """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content: dict[str, object] = dict.fromkeys(media_types, binary)
     if allow_form:
@@ -166,11 +151,11 @@ product_router = APIRouter(prefix="/products/{name}")
 @router.get("/products", response_model=schemas.Products)
 def products(overview: OverviewDep) -> Answer:
     """List the products that are inspected here."""
-    facts = []
+    found = []
     for name in list(overview.addresses.products):
         with suppress(NotFoundError):  # it was removed meanwhile
-            facts.append(overview.facts(name))
-    return {"products": facts}
+            found.append(overview.facts(name))
+    return {"products": found}
 
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
@@ -182,7 +167,7 @@ def removed_products(addresses: AddressesDep) -> Answer:
     return {"products": list(addresses.removed())}
 
 
-@product_router.get("", summary="State of a product")
+@product_router.get("")
 def one_product(name: str, overview: OverviewDep) -> Product:
     """Return a product's state and facts."""
     return overview.facts(name)
@@ -215,26 +200,20 @@ def resume_product(
     return overview.facts(name)
 
 
-@product_router.get(
-    "/undelivered", response_model=schemas.UndeliveredMessages, summary="Undelivered messages"
-)
+@product_router.get("/undelivered", response_model=schemas.UndeliveredMessages)
 def undelivered(name: str, product_id: ProductId, overview: OverviewDep) -> Answer:
     """List the messages that a sink refused for good."""
     return {"messages": overview.sinks.undelivered(name)}
 
 
-@product_router.post(
-    "/undelivered/again",
-    response_model=schemas.UndeliveredMessages,
-    summary="Send undelivered messages again",
-)
+@product_router.post("/undelivered/again", response_model=schemas.UndeliveredMessages)
 def send_again(name: str, product_id: ProductId, overview: OverviewDep, person: Engineer) -> Answer:
     """Send all messages again that a sink refused for good."""
     overview.sinks.send_again(name, person.name)
     return {"messages": overview.sinks.undelivered(name)}
 
 
-@router.get("/status", response_model=schemas.Status, summary="State of the station")
+@router.get("/status", response_model=schemas.Status)
 def status(health: HealthDep, overview: OverviewDep) -> Answer:
     """Return the station's state, problems, version, settings hash and queue."""
     problems = [problem.to_dict() for problem in health.problems()]
@@ -247,7 +226,7 @@ def status(health: HealthDep, overview: OverviewDep) -> Answer:
     }
 
 
-@router.get("/settings", response_model=schemas.SettingsInForce, summary="Current settings")
+@router.get("/settings", response_model=schemas.SettingsInForce)
 def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
     """Return the settings in force, with those of products that were made on the pages.
 
@@ -256,9 +235,9 @@ def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
     return overview.settings()
 
 
-@router.get("/threads", response_model=schemas.Threads, summary="Threads of the station")
-async def threads(health: HealthDep, person: Engineer) -> Answer:  # async: threads of the pool may hang
-    """Return the station's threads, each with its current place in the program."""
+@router.get("/threads", response_model=schemas.Threads)
+async def threads(health: HealthDep, person: Engineer) -> Answer:  # no thread: those of the pool may hang
+    """Return the station's threads with their present place in the program."""
     return {"watched": describe_threads(health.watch.list_threads()), "stacks": thread_stacks()}
 
 
@@ -268,7 +247,7 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Answe
     return health.acknowledge(code, person.name).to_dict()
 
 
-@router.post("/clock/confirm", response_model=schemas.Status, summary="Confirm the clock")
+@router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)],
     health: HealthDep,
@@ -280,7 +259,7 @@ def confirm_clock(
     return status(health, overview)
 
 
-@router.post("/keep/confirm", response_model=schemas.Status, summary="Confirm the removal of many pictures")
+@router.post("/keep/confirm", response_model=schemas.Status)
 def confirm_keep(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)],
     health: HealthDep,
@@ -302,48 +281,38 @@ def parse_filters(
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     **texts: str,
 ) -> Filters:
-    """Return a request's query as the filters of a search.
+    """Return the search that a query asks for.
 
     Args:
         request: HTTP request.
-        settings: Settings of the station; times without an offset are of its zone.
-        limit: Number of inspections of a page.
+        settings: Settings of the station; its zone reads times without an offset.
+        limit: Inspections of a page.
         cursor: `next` of the page before; empty: the first page.
-        texts: Text of each filter, by the name of its parameter in `_filter_parameters`; an empty text: the
-            filter is not used.
+        texts: Text of each filter, by its name in `_filter_parameters`.
     """
-    query = {}
-    for filter_ in FILTERS:
-        text = texts[f"{PREFIX}{filter_.name}"]
-        if text:
-            query[filter_.name] = text
-    query = query_in_utc(query, station_zone(settings.shifts))
-    return Filters.from_query({**query, "cursor": cursor, "limit": str(limit)})
+    given = {filter_.name: text for filter_ in FILTERS if (text := texts[f"{PREFIX}{filter_.name}"])}
+    given = query_in_utc(given, station_zone(settings.shifts))
+    return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
-    """Yield the parameter of `parse_filters` for each filter.
-
-    The parameters' names begin with `PREFIX`, because the filter `name` would collide with the product's name
-    in the path.
-    """
+    """Yield a parameter for each filter, named with a prefix: `name` is the product's in the path."""
     for filter_ in FILTERS:
-        # a filter with a fixed list of words allows only these, or no text
-        annotation = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
+        words = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
         query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
-        yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=annotation)
+        yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=words)
 
 
 PREFIX = "filter_"
-# FastAPI reads and describes the query by the signature: a parameter for each filter replaces `texts`
 _signature = inspect.signature(parse_filters, eval_str=True)
-_written_parameters = [
+_named = [
     parameter
     for parameter in _signature.parameters.values()
     if parameter.kind != inspect.Parameter.VAR_KEYWORD
 ]
-_parameters = [*_written_parameters, *_filter_parameters()]
+_parameters = [*_named, *_filter_parameters()]
+# by which FastAPI reads and describes the query
 setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010
 
 
@@ -357,7 +326,7 @@ def find_inspections(product_id: RecordsId, records: RecordsDep, filters: Filter
     return {"inspections": page.inspections, "next": page.next}
 
 
-@product_router.get("/inspections/{number}", response_model=Inspection, summary="An inspection")
+@product_router.get("/inspections/{number}", response_model=Inspection)
 def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> InspectionFacts:
     """Return an inspection."""
     return store.inspection(product_id, valid_id_or_zero(number))
@@ -366,46 +335,38 @@ def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Inspe
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-@product_router.get(
-    "/inspections/{number}/picture", response_class=Response, summary="Picture file of an inspection"
-)
-def picture(
-    product_id: RecordsId, number: int, renderer: RendererDep, view_name: ViewName = None
-) -> Response:
+@product_router.get("/inspections/{number}/picture", response_class=Response)
+def picture(product_id: RecordsId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
+    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 
 
-@product_router.get(
-    "/inspections/{number}/view", response_class=Response, summary="Upright view of the picture"
-)
+@product_router.get("/inspections/{number}/view", response_class=Response)
 def view(
     product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    view_name: ViewName = None,
+    seen: SeenView = None,
 ) -> Response:
     """Return the picture upright, as WebP."""
-    data = renderer.view(product_id, valid_id_or_zero(number), side, view_name)
+    data = renderer.view(product_id, valid_id_or_zero(number), side, seen)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
-@product_router.get(
-    "/inspections/{number}/overlay", response_class=Response, summary="Picture with heat map and contours"
-)
+@product_router.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(
     product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    view_name: ViewName = None,
+    seen: SeenView = None,
 ) -> Response:
     """Return the picture with heat map and contours, as WebP."""
-    data = renderer.overlay(product_id, valid_id_or_zero(number), side, view_name)
+    data = renderer.overlay(product_id, valid_id_or_zero(number), side, seen)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -420,7 +381,7 @@ def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Re
     return Response(data, media_type="image/png", headers=headers)
 
 
-@product_router.get("/inspections/{number}/mask", response_class=Response, summary="Mask of the defect")
+@product_router.get("/inspections/{number}/mask", response_class=Response)
 def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the defect's mask at the picture's size, as PNG: 255 where the defect is.
 
@@ -433,7 +394,7 @@ def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
 # ----------------------------------------------------------------------------------------------------- trends
 
 
-@product_router.get("/trends", response_model=schemas.Trends, summary="Scores over time")
+@product_router.get("/trends", response_model=schemas.Trends)
 def trends(
     product_id: ProductId,
     records: RecordsDep,
@@ -441,9 +402,9 @@ def trends(
     since: str | None = None,
     until: str | None = None,
 ) -> Trends:
-    """Return scores over time: of single inspections if there are few, else of intervals of time.
+    """Return scores over time: single inspections where they are few, else buckets.
 
-    Days begin at midnight in the time zone of `shifts`.
+    Days are of the zone of `shifts`.
     """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
@@ -458,26 +419,23 @@ LIVE_TEXT = (
     "that is not judged, and `state` every second, with the time as `at` and the counts of the shift. Each "
     "event names its `product`."
 )
-MAX_LIVE_PRODUCTS = 100  # products of a stream
+MAX_LIVE_PRODUCTS = 100  # of a stream
 EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
 
 
 def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, object]:
-    """Return a product's current state, for the stream and the page *Live*.
+    """Return a product's present state, as the stream and the page *Live* show it.
 
     Raises:
-        NotFoundError: There is no such product.
+        NotFoundError: there is no such product.
     """
     product_id = overview.addresses.product_id(name)
-    time_now = now()
-    begin = shift_begin(shifts, time_now)
-    return {
-        **overview.state(name).model_dump(),
-        "product": name,
-        "waiting": overview.store.waiting_count(product_id),
-        "counts": {"since": iso(begin), **overview.store.counts_since(product_id, begin)},
-        "at": iso(time_now),
-    }
+    at = now()
+    begin = shift_begin(shifts, at)
+    counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
+    waiting = overview.store.waiting_count(product_id)
+    state = overview.state(name).model_dump()
+    return {**state, "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
 
 
 def _stream(
@@ -488,18 +446,17 @@ def _stream(
     shifts: ShiftSettings | None,
     broadcaster: EventBroadcaster,
 ) -> StreamingResponse:
-    """Return a response that streams the events of products.
+    """Stream the events of products.
 
-    The stream ends when the sender is signed out or removed, or when no product of the stream is left.
+    The stream ends when the sender may not see them any more, or when none of the products is there.
     """
 
     def states() -> list[dict[str, object]]:
-        """Return the states of the products; an empty list ends the stream."""
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
                 return []
-            remaining_names = [name for name in names if name in overview.addresses.products]
-            return [live_state(overview, shifts, name) for name in remaining_names]
+            there = [name for name in names if name in overview.addresses.products]
+            return [live_state(overview, shifts, name) for name in there]
         except (StoreError, ExpiredError, NotFoundError):  # the page asks for the reason, and connects again
             return []
 
@@ -512,9 +469,7 @@ def _stream(
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-@router.get(
-    "/live", response_class=StreamingResponse, description=LIVE_TEXT, summary="Stream of several products"
-)
+@router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
 async def live_products(
     request: Request,
     overview: OverviewDep,
@@ -532,9 +487,7 @@ async def live_products(
     return _stream(request, names, overview, access, settings.shifts, broadcaster)
 
 
-@product_router.get(
-    "/live", response_class=StreamingResponse, description=LIVE_TEXT, summary="Stream of a product"
-)
+@product_router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
 async def live(
     name: str,
     request: Request,
@@ -551,6 +504,6 @@ router.include_router(product_router)
 
 
 def attachment(name: str) -> dict[str, str]:
-    """Return the HTTP header that makes a browser save an answer as a file called `name`."""
+    """Return the header that makes a browser save the answer as a file of this name."""
     ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

@@ -1,4 +1,4 @@
-"""Routes that judge parts: pictures of a request, and the next frame of a camera."""
+"""Routes that have pictures judged: pictures that are sent, and the next frame of a camera."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from flawscope_station.web.components import ContextDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.middleware import ARRIVED_KEY
 
-GONE = 499  # status of an answer to a client that has gone away
-MAX_FRAME_SECONDS = 60.0  # longest time that a request may wait for a frame
+GONE = 499  # status of an answer that nobody gets
+MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
 Deadline = Annotated[
     int | None,
@@ -54,40 +54,35 @@ Purpose = Annotated[
     Literal["production", "trial"],
     Query(description="trial: a try by hand, which is recorded, but counts in no figure, sink or shift"),
 ]
-WRONG_REQUEST = "request"  # code of the refusal of a part whose request cannot be understood
+WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
 
 
 class JudgingRoute(APIRoute):
-    """Route that judges parts. It notes each part that is refused, even if FastAPI refuses the request."""
+    """Route of parts that notes each part that came and is not judged, whoever refuses it."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
-        """Return a handler that notes refused parts, and drops tracebacks of errors."""
+        """Return a handler that notes parts that are not judged, and drops tracebacks of errors."""
         handle = super().get_route_handler()
 
-        async def handle_and_note(request: Request) -> Response:
+        async def note(request: Request) -> Response:
             try:
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                is_trial = request.query_params.get("purpose") == TRIAL  # no part of the line
+                is_trial = request.query_params.get("purpose") == TRIAL  # the line misses nothing
                 if not (is_stranger or is_trial):
-                    _note_refusal(request, error)
-                if isinstance(error, FlawscopeError):
-                    # not raised: its traceback would hold the pictures
+                    part = make_label(request.query_params.get("part"), None).part
+                    is_wrong = isinstance(error, RequestValidationError)
+                    code = WRONG_REQUEST if is_wrong else ""
+                    refusals = find_component(request, ConnectionContext).refusals
+                    picture = uploads.clean_name(request.query_params.get("name", ""))
+                    refusals.note(request.path_params["name"], error, part, code, picture=picture)
+                if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
                     return error_response(without_traceback(error))
                 raise
 
-        return handle_and_note
-
-
-def _note_refusal(request: Request, error: Exception) -> None:
-    """Note that a request's part is not judged, with the error that is the reason."""
-    part = make_label(request.query_params.get("part"), None).part
-    code = WRONG_REQUEST if isinstance(error, RequestValidationError) else ""
-    picture = uploads.clean_name(request.query_params.get("name", ""))
-    refusals = find_component(request, ConnectionContext).refusals
-    refusals.note(request.path_params["name"], error, part, code, picture=picture)
+        return note
 
 
 router = api_router(408, 409, 413, 504, 507, role=SENDER)
@@ -104,7 +99,6 @@ router.route_class = JudgingRoute
         **file_body_schema("image/*", "application/octet-stream", allow_form=True),
         "parameters": key_header_schema("gives the same inspection"),
     },
-    summary="Judge a part",
 )
 async def inspect(
     name: str,
@@ -130,7 +124,7 @@ async def inspect(
     nevertheless.
     """
     address = context.addresses.find(name)
-    due = address.due(deadline, request.scope.get(ARRIVED_KEY))  # time by which the answer must come
+    due = address.due(deadline, request.scope.get(ARRIVED_KEY))
     context.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     pictures = tuple(Picture(sent_file.data, sent_file.name, label.view) for sent_file in files)
@@ -147,14 +141,7 @@ async def inspect(
 def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
-    """Make the answer to a request from the answers to its parts.
-
-    Args:
-        context: Components of the station that judge parts.
-        response: Response to the request, whose status is set.
-        sent: Pictures of the request.
-        answers: Answer to each part.
-    """
+    """Return the answer to a request, made of the answers to its parts."""
     results = [_part_result(context, sent, answer) for answer in answers]
     if all(answer.inspection is None for answer in answers):
         first_error = answers[0].error
@@ -177,27 +164,22 @@ class PartResult(TypedDict, total=False):
 
 
 def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
-    """Return the result of a part for its sender.
-
-    A part that is not judged is noted as a refusal, except for a trial.
-    """
+    """Return the result of a part as its sender sees it; note a production part that is not judged."""
     if answer.inspection is not None:
         return {"inspection": answer.inspection}
-    assert answer.error is not None, "a part has an inspection or an error"
+    assert answer.error is not None, "it has one of them"
     error = without_traceback(answer.error)
     if sent.purpose == TRIAL:
-        _, code = status_and_code(error)
+        code = status_and_code(error)[1]
     else:
         code = context.refusals.note(sent.address.name, error, sent.label.part, picture=answer.name)
     return {"name": answer.name, "error": sender_text(error), "code": code}
 
 
 async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
-    """Wait until the client goes away, then call `leave`. Parts that are recorded by then stay recorded."""
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            break
+    """Call `leave` when the client goes away before it has its answers; recorded parts stay recorded."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
     leave()
 
 
@@ -207,7 +189,6 @@ async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
     response_model=Inspection,
     responses={200: {"model": Inspection}},
     openapi_extra={"parameters": key_header_schema("gives the same inspection")},
-    summary="Judge the next frame of a camera",
 )
 async def trigger(
     name: str,
@@ -244,22 +225,19 @@ async def trigger(
     address = context.addresses.find(name)
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))
     key = uploads.idempotency_key(request)
-    keyed_request = None
-    if key is not None:
-        keyed_request = trigger_request(request_key(address.scheme, key), camera, label)
+    keyed = None if key is None else trigger_request(request_key(address.scheme, key), camera, label)
     find_camera = partial(context.cameras, name, camera)
-    shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed_request))
+    shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
         recorded = await shooting
     except asyncio.CancelledError:
-        has_client_left = shooting.cancelled()  # by `_watch_client`
-        if not has_client_left:  # the station ends
+        if not shooting.cancelled():
             raise
         return Response(status_code=GONE)
     finally:
         watching.cancel()
-    if isinstance(recorded, int):  # number of the inspection that an earlier request with the key made
+    if isinstance(recorded, int):
         response.status_code = 200
         return await describe_again(context, address.number, recorded, due)
     inspection = await describe_recorded(context, address.number, recorded, due)

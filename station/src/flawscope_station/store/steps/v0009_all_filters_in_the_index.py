@@ -1,4 +1,4 @@
-"""Step 9: the index of searches covers the filter whether a sender got its answer, too."""
+"""Step 9: the index of searches also covers whether a sender got its answer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ def upgrade() -> None:
         "inspections_search",
         "inspections",
         [
-            "product_id",
-            "id",
-            "at",
-            "anomalous",
-            "tolerated",
-            "verdict",
-            "review",
-            "purpose",
-            "unanswered",
-            "score",
-            "version_id",
+            *("product_id", "id", "at", "anomalous", "tolerated", "verdict", "review", "purpose"),
+            *("unanswered", "score", "version_id"),
         ],
     )
