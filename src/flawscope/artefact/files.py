@@ -143,7 +143,7 @@ def write_error(path: Path, error: OSError) -> FlawscopeError:
 
 
 def check_replaceable(path: Path) -> None:
-    """Check before work that a file, if it exists, can be replaced or removed; changes nothing.
+    """Check before work that a file, if it exists, can be replaced or removed; change nothing.
 
     Raises:
         InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.

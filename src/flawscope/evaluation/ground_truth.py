@@ -77,7 +77,7 @@ def _of_kind_or_good(
 
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
-    """Compute MVTec LOCO's sPRO, where its saturation file lies beside the data; else it returns none.
+    """Compute MVTec LOCO's sPRO, where its saturation file lies beside the data; else return none.
 
     Args:
         kept: Evaluated pictures.

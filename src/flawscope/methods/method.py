@@ -129,5 +129,5 @@ def deferred(where: str) -> Callable[..., Any]:
             found = getattr(found, name)
         return found(*args, **kwargs)
 
-    call.__doc__ = f"Calls {where}."
+    call.__doc__ = f"Call {where}."
     return call

@@ -80,7 +80,7 @@ def settings_are_checked(case: Case) -> None:
 
 
 def pictures_have_roles(case: Case) -> None:
-    """Copy count once, and what cannot be read is reported.
+    """Copies count once, and what cannot be read is reported.
 
     A method that holds pictures out calibrates on none that it learns from; any other on all of them.
     """
