@@ -92,7 +92,9 @@ def no_search_for_copies(request, monkeypatch):
     pictures, which is most of their time with so few: only tests marked `copies` do."""
     if "copies" not in request.keywords:
         nothing = Compared([], [])
-        monkeypatch.setattr("flawscope.evaluation.promise._copies_of", lambda learnt, shown: [])
+        monkeypatch.setattr(
+            "flawscope.evaluation.promise._near_duplicates_of", lambda train_looks, test_looks: set()
+        )
         monkeypatch.setattr("flawscope.pictures.units.compare_pictures", lambda looks, bank: nothing)
 
 

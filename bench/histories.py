@@ -54,7 +54,7 @@ class Counted(Machine):
 
 @contextmanager
 def new_store(kind: str, folder: Path) -> Iterator[str]:
-    """URL of an empty data base."""
+    """URL of an empty database."""
     if kind == "sqlite":
         yield Settings(store=str(folder)).url
         return
@@ -101,7 +101,7 @@ def main() -> int:
             found += [one] if one is not None else []
         failed = [one["failed"] for one in found if one["failed"]]
         row = {name: sum(one[name] for one in found) for name in ("histories", "steps")}
-        rows.append({"data base": kind, **row, "failed": len(failed), "!": "MISSED" * bool(failed)})
+        rows.append({"database": kind, **row, "failed": len(failed), "!": "MISSED" * bool(failed)})
     common.print_table("histories", rows)
     return record.status() or int(any(row["!"] for row in rows))
 

@@ -1,4 +1,4 @@
-"""A disk that hangs, and a data base that says nothing, under a station: is each request answered in time?
+"""A disk that hangs, and a database that says nothing, under a station: is each request answered in time?
 
     python bench/hung.py
     python bench/hung.py --seconds 30 --only disk
@@ -86,7 +86,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(KINDS), help="default: %(default)s")
     args: Args = common.parse_arguments(parser, seconds=8.0, only="disk")
-    record, rows = common.Record(args, "a station whose disk or data base hangs"), []
+    record, rows = common.Record(args, "a station whose disk or database hangs"), []
     for kind in args.only.split(","):
         found = record.attempt(kind, lambda k=kind: hang(args, k))  # type: ignore[misc]
         if found is None:

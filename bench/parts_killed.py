@@ -276,7 +276,7 @@ class Lives:
 
 @contextmanager
 def new_database(kind: str) -> Iterator[str | None]:
-    """URL of an empty data base; None: SQLite in the station's folder."""
+    """URL of an empty database; None: SQLite in the station's folder."""
     if kind == "sqlite":
         yield None
         return

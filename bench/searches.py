@@ -130,7 +130,7 @@ class RecordedSearch(Search):
         """Lets the time of a trial pass, and ends it where the trial would have ended for want of time."""
         every = len(self.sources)
         each = known.trial.fit_seconds or known.learning / len(tried.learnt)
-        best = auto_choice.best_of(self._tried())
+        best = auto_choice.best_of(self._eligible_trials())
         others = [] if best is None else [Recipe.from_flags(best.flags)]
         for k in range(SLICES):
             taken = each * k / SLICES

@@ -58,7 +58,7 @@ def maxima(model: Any, images: Any) -> list[Maxima]:
         for branch, part in zip(model.branches, model.parts(features), strict=True):
             distances = branch.search(part - branch.centre, branch.valid_mask(None))
             maps.append(branch.anomaly_map(distances))
-        maps = model.scaled(maps)
+        maps = model.scale_maps(maps)
         by_cnn = [one for branch, one in zip(model.branches, maps, strict=True) if not branch.second]
         seen = next(one for branch, one in zip(model.branches, maps, strict=True) if branch.second)
         cnn = torch.stack(by_cnn).clamp(min=0).square().sum(0).sqrt()

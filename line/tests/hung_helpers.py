@@ -1,4 +1,4 @@
-"""Disks and data bases that stop answering, and a station process that meets them: whole/test_hung.py and
+"""Disks and databases that stop answering, and a station process that meets them: whole/test_hung.py and
 `bench/hung.py`."""
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ class Floor:
         self.clock = ManualClock()
         self.room: Callable[[], None] = lambda: None
         self.refused: list[str] = []
-        self.refusals: Any = SimpleNamespace(note=lambda *told: self.refused.append(told[-1]))
+        self.refusals: Any = SimpleNamespace(
+            note=lambda *told, code="": self.refused.append(code or told[-1])
+        )
         self.state = State("camera", "camera1", "here", "trigger", RUNNING)
         models = SimpleNamespace(active={})
         versions = SimpleNamespace(models=models, resume=self._load, joint_entries=())

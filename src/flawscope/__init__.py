@@ -14,10 +14,12 @@ import os
 from flawscope._lazy import lazy_names
 from flawscope._version import __version__ as __version__
 
-# ONNX Runtime from 1.29 on tells its maker of models and machines unless this is there before it is imported
+# ONNX Runtime, from version 1.29 on, sends facts of models and machines to its maker, unless this is set
+# before it is imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
+# Type checkers take it for True. `typing.TYPE_CHECKING` would double the time of this import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.calibration.threshold import Calibration as Calibration
     from flawscope.datasets import Dataset as Dataset

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-# an object of JSON, read or to be written: the values are of JSON's types
+# Object of JSON, read or to be written: the values are of JSON's types
 Json: TypeAlias = dict[str, Any]
-Facts: TypeAlias = Mapping[str, Any]  # an object of JSON that is only read
-# an array whose number type does not matter, or is known only at run time
+Facts: TypeAlias = Mapping[str, Any]  # object of JSON that is only read
+# Array whose number type does not matter, or is known only at run time
 Array: TypeAlias = NDArray[Any]

@@ -45,7 +45,7 @@ def other_fixture(tmp_path):
 
 
 def contents(settings: Settings) -> dict[str, bytes]:
-    """Files below the folder, without the data base and the time of the last backup."""
+    """Files below the folder, without the database and the time of the last backup."""
     home = Path(settings.store)
     files = [path for path in home.rglob("*") if path.is_file() and "sqlite" not in path.name]
     files = [path for path in files if path.name != BACKUP_FILE]

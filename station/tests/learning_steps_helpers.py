@@ -26,7 +26,7 @@ FOUND = Judgement(how="extended", learnt=[5], good=COUNTS, defects=COUNTS)
 
 
 class Kept(Jobs):
-    """In the data base. fail: is asked before each change, and raises where it shall not happen."""
+    """In the database. fail: is asked before each change, and raises where it shall not happen."""
 
     def __init__(self, database: Database):
         super().__init__(database)
@@ -116,7 +116,7 @@ class Made:
             self.said.append,
         )
         correction = SimpleNamespace(number=5, verdict="good", verdict_id=1)
-        words = SimpleNamespace(corrections=[correction], verdicts=[1], gone=[], contradictory=[])
+        words = SimpleNamespace(corrections=[correction], verdicts=[1], removed=[], contradictory=[])
 
         def words_of(product_id: int) -> Any:
             self.asked += 1
@@ -131,7 +131,7 @@ class Made:
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
         monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)
-        monkeypatch.setattr(candidates, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(candidates, "make_plan", lambda *told, **named: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
         monkeypatch.setattr(self.learning, "_learning_version", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)

@@ -18,7 +18,7 @@ def soon_fixture(monkeypatch):
 
 @pytest.fixture(name="with_sinks")
 def with_sinks_fixture(settings, open_station):
-    """`with_sinks(make_sink(webhook=...))`: a station on either data base."""
+    """`with_sinks(make_sink(webhook=...))`: a station on either database."""
     model = settings.products[NAME].model
 
     def one(*sinks: SinkSettings, **more: Any) -> Any:

@@ -83,7 +83,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def database_url(request):
-    """Of an empty data base, as the setting `database` takes it; None: SQLite in the station's folder."""
+    """Of an empty database, as the setting `database` takes it; None: SQLite in the station's folder."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield None
     else:

@@ -15,7 +15,7 @@ from flawscope_station.challenge.readiness import (
     History,
     Instant,
     Run,
-    Shown,
+    Showing,
     readiness,
 )
 from flawscope_station.store.schema import EARLIER_RELEASE
@@ -26,7 +26,7 @@ JUDGING = 7, "hash"
 AT = Instant(100, 0.0)
 NIGHT = 12 * 3600 * 1_000_000  # microseconds
 ANY = st.builds(
-    Shown,
+    Showing,
     number=st.sampled_from([*PARTS]),
     inspection=st.just(0),
     at=st.just(0),
@@ -37,7 +37,7 @@ ANY = st.builds(
     is_copy=st.booleans(),
 )
 RIGHT = [
-    Shown(number, 0, 0, decision, pixels=frozenset([f"new {number}"])) for number, decision in PARTS.items()
+    Showing(number, 0, 0, decision, pixels=frozenset([f"new {number}"])) for number, decision in PARTS.items()
 ]
 # anything, and in most cases a right picture of each part among it
 STEPS = st.builds(
@@ -48,9 +48,9 @@ STEPS = st.builds(
 )
 
 
-def history_of(shown: list[Shown], **more: object) -> History:
+def history_of(shown: list[Showing], **more: object) -> History:
     numbered = [replace(one, at=place, inspection=place) for place, one in enumerate(shown)]
-    run = Run(JUDGING, PARTS, 0, "time", "station", shown=tuple(numbered))
+    run = Run(JUDGING, PARTS, 0, "time", "station", showings=tuple(numbered))
     return replace(History(AT, NAMES, run), **more)  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def is_ready(history: History, judging: tuple[int, str] = JUDGING, now: Instant 
     return readiness(history, judging, now).cause is None
 
 
-def right(one: Shown) -> bool:
+def right(one: Showing) -> bool:
     """Whether a picture shows that its part is judged rightly, but for its novelty."""
     is_known = one.resemblance >= LEAST and not one.is_copy and one.decision == PARTS[one.number]
     return is_known and (one.decision == "good" or one.is_at_place)
@@ -83,7 +83,7 @@ def test_a_product_is_ready_only_after_each_part_got_its_answer_from_a_new_pictu
 @settings(deadline=None)
 @given(STEPS, st.integers(0, 13))
 def test_a_part_that_is_judged_wrongly_fails_the_challenge_until_another_begins(shown, place):
-    wrong = Shown(2, 0, 0, "good", pixels=frozenset(["unlike any other"]))
+    wrong = Showing(2, 0, 0, "good", pixels=frozenset(["unlike any other"]))
     before = [one for one in shown if right(one)][:place]
     had_passed = is_ready(history_of(before))
     assert is_ready(history_of([*before, wrong, *shown])) == had_passed
@@ -123,7 +123,7 @@ def test_an_override_holds_until_something_changes():
 
 
 def test_each_picture_has_an_outcome():
-    good, defect = Shown(1, 0, 0, "good", pixels=frozenset("a")), Shown(2, 1, 1, "anomalous")
+    good, defect = Showing(1, 0, 0, "good", pixels=frozenset("a")), Showing(2, 1, 1, "anomalous")
     assert good.outcome("good") == PASSED
     assert good.outcome("good", [replace(good, number=2)]) == OLD_PICTURE
     assert good.outcome("anomalous") == FAILED

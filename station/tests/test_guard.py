@@ -35,7 +35,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture
 def access(tmp_path):
-    """What is asked of the data base is told in test_access.py, for both: here one is enough."""
+    """What is asked of the database is told in test_access.py, for both: here one is enough."""
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
     access = Access(database)

@@ -96,7 +96,7 @@ def test_how_far_a_job_is(played):
         played.queue._note_step("training, step 3", 3, 9)
         seen.extend((played.queue.step(number), played.queue.step(number + 1)))
         played.queue._note_step("training, step 4", 4, 9)
-        played.queue._due = 0.0  # it has stood still since
+        played.queue._estimate_end = 0.0  # it has stood still since
         late.append(played.queue.step(number))
 
     played.meanwhile = going_on

@@ -1,4 +1,4 @@
-"""Learning without a model: what a product, the data base or the process does to the others and to itself."""
+"""Learning without a model: what a product, the database or the process does to the others and to itself."""
 
 import sqlite3
 from pathlib import Path
@@ -171,13 +171,13 @@ def test_words_are_what_holds(database):
         gone = pictures.update().where(pictures.c.hash == "f" * 64)
         connection.execute(gone.values(removed_at=1))
         words = plans.read_verdicts(connection, product)
-    assert [(word.number, word.is_confirmed, word.is_correction) for word in words.judged] == [
+    assert [(word.number, word.is_confirmed, word.is_correction) for word in words.usable_verdicts] == [
         (a, True, True),
         (d, False, True),
         (e, False, False),
     ]
     assert [word.number for word in words.corrections] == [a, d]
-    assert (words.gone, words.contradictory) == ([f], [c, again])
+    assert (words.removed, words.contradictory) == ([f], [c, again])
 
 
 def test_more_corrections_than_a_question_may_name():

@@ -1,4 +1,4 @@
-"""One station for each data base: who claims it, and what becomes of one that several stations shared."""
+"""One station for each database: who claims it, and what becomes of one that several stations shared."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +16,7 @@ from flawscope_station.store.station_identity import claim_identity, public_addr
 
 @pytest.fixture
 def shared_url(postgres):
-    """Of an empty data base."""
+    """Of an empty database."""
     with postgres.database() as url:
         yield url
 
@@ -31,12 +31,12 @@ def test_a_name_goes_with_the_folder(database, database_url, tmp_path):
     with database.reading() as connection:
         assert connection.execute(select(stations.c.name)).scalars().all() == ["renamed"]
     other = Files(tmp_path / "other")
-    if database_url is None:  # the data base was moved without the rest of its folder
+    if database_url is None:  # the database was moved without the rest of its folder
         claim_identity(database, other, "renamed")
         assert Store(database).add_product("plate") == number
     else:
         for name in ("renamed", "line2"):  # a second station, whatever it is called
-            with pytest.raises(InputError, match="is the data base of another station, whose folder is not"):
+            with pytest.raises(InputError, match="is the database of another station, whose folder is not"):
                 claim_identity(database, other, name)
         other.identity_path.write_text(files.identity() + "\n")
         claim_identity(database, other, "renamed")
@@ -71,7 +71,7 @@ def test_of_stations_that_come_at_once_one_is_let_in(shared_url, tmp_path):
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(come, range(6)))
     assert found.count("here") == 1
-    assert sum("is the data base of another station" in one for one in found) == 5
+    assert sum("is the database of another station" in one for one in found) == 5
 
 
 @pytest.mark.parametrize(

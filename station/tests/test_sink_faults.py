@@ -159,7 +159,7 @@ def test_a_message_that_cannot_be_taken_is_given_up_after_six_tries(error, is_bl
 
 def test_a_sinks_remark_is_told_while_messages_are_taken():
     told = list[str | None]()
-    delivery = Delivery(Picky(OSError()), [], lambda why: None, tell=told.append)
+    delivery = Delivery(Picky(OSError()), [], lambda why: None, report_remark=told.append)
     delivery._deliver_pages()
     assert told == ["mind the gap"]
 

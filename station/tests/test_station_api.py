@@ -1,4 +1,4 @@
-"""The JSON API through a real server, on both data bases."""
+"""The JSON API through a real server, on both databases."""
 
 import csv
 import io

@@ -138,10 +138,10 @@ def test_memory_is_given_in_the_order_in_which_it_was_asked_for():
     for count in (500, 30):
         threads.append(threading.Thread(target=ask, args=(count,)))
         threads[-1].start()
-        until(lambda: len(memory._waiting) == len(threads))
+        until(lambda: len(memory._claims) == len(threads))
     assert not memory.acquire(10, 0.01), "two are before"
     assert got == []
-    assert len(memory._waiting) == 2
+    assert len(memory._claims) == 2
     memory.release(60)
     until(lambda: got == [500])  # more than all of it: alone
     memory.release(500)
@@ -162,7 +162,7 @@ def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
     memory.acquire(memory.limit)
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(post, running.url, data)
-        until(lambda: memory._waiting)
+        until(lambda: memory._claims)
         assert post(running.url, parts[0]).status_code == 201
         assert not large.done()
         with pytest.raises(BusyError), memory.hold(data, "large"):

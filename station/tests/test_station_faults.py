@@ -1,4 +1,4 @@
-"""What happens when something breaks: the data base, the disk, a model, a client, the process itself."""
+"""What happens when something breaks: the database, the disk, a model, a client, the process itself."""
 
 import errno
 import io
@@ -83,7 +83,7 @@ def test_a_model_that_is_lost_from_the_store_is_taken_from_the_settings_again(op
 
 
 def test_an_error_of_the_store_is_told_to_everybody_in_the_group(running, parts, monkeypatch):
-    away = failing(StoreError("the data base is on holiday; wait", "store_unreachable"))
+    away = failing(StoreError("the database is on holiday; wait", "store_unreachable"))
     with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
         patch.setattr(running.station.store, "record", away)
         answers = list(pool.map(lambda part: post(running.url, part), parts[:4]))

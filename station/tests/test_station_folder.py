@@ -313,7 +313,7 @@ def test_answers_of_a_round_that_failed_are_worked_off_at_the_next(line, tmp_pat
     def submit_two(part: Part) -> Any:
         tried.append(part.pictures[0].name)
         if len(tried) == 3:
-            raise StoreError("the data base is away", "store_unreachable")
+            raise StoreError("the database is away", "store_unreachable")
         return submit(part)
 
     monkeypatch.setattr(line, "submit", submit_two)
@@ -333,7 +333,7 @@ def test_a_picture_that_is_given_up_while_the_store_is_away_holds_up_no_other(li
     def note_later(told: str, *given: Any) -> None:
         if told == kind and away:
             away.pop()
-            raise StoreError("the data base is away", "store_unreachable")
+            raise StoreError("the database is away", "store_unreachable")
         note(told, *given)
 
     monkeypatch.setattr(line.store, "note_new_events", note_later)

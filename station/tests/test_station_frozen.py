@@ -40,7 +40,7 @@ def test_frames_have_the_same_pixels_or_not(kind, size):
 def test_no_frame_that_came_before_is_new(way, first_refused):
     """From its first repeat on, whichever of the last ones comes again."""
     source = FfmpegCamera(source_context(), CameraSourceSettings("rtsp://h/s", "trigger"), 1)
-    refused = [number for number in range(600) if not source._is_new(shown(way, number))]
+    refused = [number for number in range(600) if not source._remember_if_new(shown(way, number))]
     assert refused == ([] if first_refused is None else [*range(first_refused, 600)])
 
 

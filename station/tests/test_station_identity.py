@@ -40,7 +40,7 @@ def test_while_one_is_judged_others_are_refused(api, running, parts):
 
 
 def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
-    """Nobody looked it up before: what is in the data base decides."""
+    """Nobody looked it up before: what is in the database decides."""
     first = post(api, parts[0], key="k").json()
     inspector, product = running.station.inspector, running.station.products["plate"]
     for data in (parts[0], parts[-1]):

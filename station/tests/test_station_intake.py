@@ -30,8 +30,8 @@ from station_helpers import NAME, failing, held, one_part, post, recorded, start
 
 @pytest.fixture
 def quiet(station: Station, monkeypatch: pytest.MonkeyPatch) -> Station:
-    """A station whose disk and data base nobody may ask."""
-    asked = failing(AssertionError("it asks the disk or the data base"))
+    """A station whose disk and database nobody may ask."""
+    asked = failing(AssertionError("it asks the disk or the database"))
     for part, name in (
         (station.files, "free_bytes"),
         (station.files, "check_writable"),

@@ -129,7 +129,7 @@ def run_camera(floor: Floor) -> None:
         floor.is_held = held
         source._pending.append(Shot(VideoFrame.from_ndarray(pixels, "rgb24"), len(floor.taken) + 1))
         source._in_flight += 1
-        source._take_turn(1)
+        source._submit_in_flight(1)
     assert (source.state.broken, source.state.taken, source._in_flight) == (2, 1, 0)
     assert floor.share._count == 0, "its room is free again"
     assert len(floor.taken) == 1

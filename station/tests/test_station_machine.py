@@ -28,7 +28,7 @@ HOUR = 3600.0
 
 
 class Computer:
-    """A station's disk, data base and clock, and what is told of them."""
+    """A station's disk, database and clock, and what is told of them."""
 
     def __init__(self, folder: Path):
         self.files, self.database = Files(folder), Database(f"sqlite:///{folder / 'station.sqlite'}")
@@ -53,7 +53,7 @@ def computer(tmp_path) -> Iterator[Computer]:
     made.stop()
 
 
-@pytest.mark.parametrize(("where", "word"), [("disk", "the disk"), ("database", "the data base")])
+@pytest.mark.parametrize(("where", "word"), [("disk", "the disk"), ("database", "the database")])
 def test_what_hangs_is_a_standstill_that_names_it(computer, monkeypatch, where, word):
     watch, going, hangs = computer.watch, threading.Event(), threading.Event()
     part, name = (computer.files, "measure") if where == "disk" else (computer.database, "check_answers")
@@ -201,7 +201,7 @@ def test_a_jump_is_a_problem_from_the_next_measurement_on(computer, monkeypatch)
     assert checked == [True]
 
 
-# ----------------------------------------------------------------------------------------------- data bases
+# ----------------------------------------------------------------------------------------------- databases
 
 
 @pytest.fixture(scope="module")

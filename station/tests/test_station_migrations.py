@@ -159,7 +159,7 @@ def make_earlier(database: Database, version: str = "0002") -> None:
 
 
 def described(connection: Connection) -> set[str]:
-    """All that a data base says of its tables: columns, keys, indexes with their conditions, views."""
+    """All that a database says of its tables: columns, keys, indexes with their conditions, views."""
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL")
         lines = [f"{name} {line}" for name, sql in rows for line in sql.splitlines()]
@@ -369,7 +369,7 @@ def test_tables_that_say_no_version_are_refused_with_the_remedy(empty_database, 
 
 
 def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):
-    """PostgreSQL: a second station that names the data base of an older one, which runs."""
+    """PostgreSQL: a second station that names the database of an older one, which runs."""
     database = empty_database
     make_earlier(database)
     run_script(database, f"UPDATE stations SET folder = '{'a' * 32}';")
@@ -377,5 +377,5 @@ def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):
     if database.is_sqlite:  # the folder, which is locked, has its file
         check_owner(database, files)
         return
-    with pytest.raises(InputError, match="is the data base of another station"):
+    with pytest.raises(InputError, match="is the database of another station"):
         check_owner(database, files)

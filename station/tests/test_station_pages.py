@@ -253,14 +253,14 @@ def test_names_never_become_markup(visitor, parts):
 
 
 def test_a_finding_that_nothing_knows_is_recorded_and_shown(visitor, parts, monkeypatch):
-    plain = Predictor._prediction
+    plain = Predictor._make_prediction
     dusty = Finding("dusty", "<dust> on the lens", 0.02, decides=True)
 
     def noticing(*given: Any) -> Prediction | InputError:
         made = plain(*given)
         return made if isinstance(made, InputError) else made.noticing(dusty)
 
-    monkeypatch.setattr(Predictor, "_prediction", noticing)
+    monkeypatch.setattr(Predictor, "_make_prediction", noticing)
     made = inspected(visitor, parts[0], "dusty.png")
     assert (made["findings"], made["decision"]) == ([dusty.to_dict()], "anomalous")
     assert made["p_value"] <= 0.02

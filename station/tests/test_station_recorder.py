@@ -169,7 +169,7 @@ def test_a_part_is_sent_again_before_anybody_knows(line):
     with pytest.raises(StoreError):
         line.sends(line.part()).result(60)
     line.store.loses = False
-    with pytest.raises(StoreError):  # `find_recorded` is still away, and so is the data base
+    with pytest.raises(StoreError):  # `find_recorded` is still away, and so is the database
         line.store.find_recorded([])
     line.store.is_away = False
     assert line.sends(line.part()).result(60).number == 1

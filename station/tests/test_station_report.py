@@ -42,7 +42,7 @@ def test_of_a_station_that_hangs_it_has_all_that_lies_on_the_disk(
     assert "flawscope" in found["packages.txt"]
     assert json.loads(found["disk.json"])["free_bytes"] > 0
     asked = [line.partition(":")[0] for line in found["missing.txt"].splitlines()]
-    assert asked == [f"running/{name}.json" for name in report.ASKED]
+    assert asked == [f"running/{name}.json" for name in report.API_PATHS]
     assert "missing: running/status.json" in capsys.readouterr().err
     assert main(["station", "report", "--settings", str(settings_file), "--out", str(out)]) == 2
 

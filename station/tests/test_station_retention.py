@@ -91,7 +91,7 @@ class World:
         return self.files.path(PICTURES, digest, ".png")
 
     def kept(self, *names: str) -> str:
-        """Those whose file is there; the data base must say the same."""
+        """Those whose file is there; the database must say the same."""
         there = [name for name in names if self.path(name).exists()]
         with self.database.reading() as connection:
             query = select(pictures.c.hash).where(pictures.c.removed_at.is_(None))
@@ -379,7 +379,7 @@ def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(world, mon
     discard = Files.discard
 
     def again(*args: Any) -> bool:
-        assert world.store.inspection(world.product, 1)["picture"] is None, "the data base is told first"
+        assert world.store.inspection(world.product, 1)["picture"] is None, "the database is told first"
         world.add(0, "a")
         return discard(*args)
 

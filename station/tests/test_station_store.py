@@ -1,4 +1,4 @@
-"""The store, on both data bases, against plain loops over the same rows."""
+"""The store, on both databases, against plain loops over the same rows."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -189,7 +189,7 @@ def test_a_migrated_store_can_be_opened_by_several_at_once(database_url, tmp_pat
 
 
 def test_what_is_no_store_is_said_in_one_line(tmp_path, database_url):
-    """A file that is none, a data base that is not there, and one with other tables."""
+    """A file that is none, a database that is not there, and one with other tables."""
     settings = Settings(store=str(tmp_path), database=database_url)
     if database_url is None:
         (tmp_path / "station.sqlite").write_bytes(b"this is a letter to my aunt" * 100)

@@ -182,7 +182,7 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
     assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"
 
 
-@pytest.mark.parametrize("where", ["the model", "the disk", "the data base"])
+@pytest.mark.parametrize("where", ["the model", "the disk", "the database"])
 def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where):
     """Though they are judged in one turn, and recorded in one transaction."""
     station, bad = asked.station, b"this one"
@@ -209,7 +209,7 @@ def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where
         *{
             "the model": (type(model), "stream", lambda self, pictures: stream(pictures)),
             "the disk": (station.files, "keep", keep_others),
-            "the data base": (station.store, "record", record_others),
+            "the database": (station.store, "record", record_others),
         }[where]
     )
     names = [f"{number}" for number in range(12)]

@@ -213,6 +213,6 @@ def test_a_tolerated_part_is_never_learnt_as_good(database):
     with database.reading() as connection:
         found = read_verdicts(connection, product)
         assert [one.number for one in found.corrections] == [alarm]
-        assert [one.number for one in found.judged] == [alarm, defect], "a defect stays one"
+        assert [one.number for one in found.usable_verdicts] == [alarm, defect], "a defect stays one"
         drawn = [row.id for row in draw_good_pictures(connection, product, 9, 0)]
     assert drawn == [passed, alarm]

@@ -164,17 +164,17 @@ def test_turns_are_few_and_those_that_wait_too():
     with turns.take():
         for thread in threads:
             thread.start()
-        until(lambda: turns._waiting == 2)
+        until(lambda: turns._waiting_count == 2)
         begun = time.monotonic()
         with pytest.raises(BusyError), turns.take():
             pass
         assert time.monotonic() - begun < 10, "at once"
         patient = threading.Thread(target=lambda: turns.take(patient=True).__enter__())
         patient.start()
-        until(lambda: turns._waiting == 3)
+        until(lambda: turns._waiting_count == 3)
     for thread in (*threads, patient):
         thread.join(60)
-    assert (most, len(idle), turns._waiting) == (1, 4, 0)
+    assert (most, len(idle), turns._waiting_count) == (1, 4, 0)
 
 
 def test_a_turn_waits_until_pictures_are_answered(station, parts):
@@ -215,7 +215,7 @@ def test_viewers_that_wait_take_nothing_an_inspection_needs(station, parts):
             for _ in range(station.records.turns.most):
                 stack.enter_context(station.records.turns.take())
             looks = [asyncio.create_task(client.get(path, timeout=60)) for path in LOOKS * 6]
-            while station.records.turns._waiting < 10:
+            while station.records.turns._waiting_count < 10:
                 await asyncio.sleep(0.01)
             loop = asyncio.get_running_loop()
             going = threading.Event()  # try-outs, uploads and streams wait in the loop's own threads
@@ -273,7 +273,7 @@ def test_trials_wait_in_a_bounded_row(station, monkeypatch):
     for thread in threads:
         thread.start()
     assert begun.wait(60)
-    until(lambda: drafts._trials._waiting == drafts._trials.most_waiting)
+    until(lambda: drafts._trials._waiting_count == drafts._trials.most_waiting)
     with pytest.raises(BusyError):
         drafts.try_model(draft, [("a.png", b"")])
     going.set()

@@ -20,7 +20,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.store.schema import MISSED
 from station_helpers import NAME, held, one_part, recorded, started, until
 
-PLACES = ["the model", "the disk", "the data base", "memory"]
+PLACES = ["the model", "the disk", "the database", "memory"]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def hang(monkeypatch) -> Iterator[Any]:
             monkeypatch.setattr(type(model), "stream", lambda self, given: iter(wait, None))
         elif where == "the disk":
             monkeypatch.setattr(station.files, "keep", wait)
-        elif where == "the data base":
+        elif where == "the database":
             monkeypatch.setattr(station.store, "record", wait)
         else:
             monkeypatch.setattr(memory, "LARGE_PIXELS", 0)

@@ -162,7 +162,7 @@ def addresses_of(registry: ModelRegistry) -> Addresses:
     addresses = object.__new__(Addresses)
     addresses.configured, addresses.entries, addresses._entry_of = {}, {}, {}
     addresses.products, addresses.names = {"plate": 1}, {1: "plate"}
-    addresses.versions, addresses._changing = registry, threading.Lock()
+    addresses.versions, addresses._product_lock = registry, threading.Lock()
     return addresses
 
 

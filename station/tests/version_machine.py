@@ -91,7 +91,7 @@ class Registry(ModelRegistry):
 
 
 class KilledDatabase(Database):
-    """A data base whose writer is killed, where it is to be, in one of the transactions to come.
+    """A database whose writer is killed, where it is to be, in one of the transactions to come.
 
     Attributes:
         kill: when. left: transactions before that one.

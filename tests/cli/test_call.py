@@ -190,15 +190,15 @@ def test_words_for_a_command_lead_to_it(run, word, meant):
 
 
 def test_words_that_are_meant_name_commands():
-    known = {*commands(), *program.PACKAGES}
-    for meant in program.OTHER_WORDS.values():
+    known = {*commands(), *program.PACKAGE_OF_COMMAND}
+    for meant in program.SYNONYMS.values():
         assert meant.split()[0] in known
-    assert not known & {*program.OTHER_WORDS}
+    assert not known & {*program.SYNONYMS}
 
 
-@pytest.mark.parametrize(("name", "package"), program.PACKAGES.items())
+@pytest.mark.parametrize(("name", "package"), program.PACKAGE_OF_COMMAND.items())
 def test_a_command_that_is_not_installed_names_its_package(run, monkeypatch, name, package):
-    monkeypatch.setattr(program, "_other_commands", dict)
+    monkeypatch.setattr(program, "_load_package_commands", dict)
     line = one_line(run(name))
     assert f"{name} is a command of {package}, which is not installed" in line
     assert errors.SOURCE_FOLDERS[package] in line

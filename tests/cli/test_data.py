@@ -38,7 +38,7 @@ def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(path))
         monkeypatch.chdir(folder)
         monkeypatch.setattr("sys.argv", [str(called), "demo"])
-        assert data._program_as_typed() == typed
+        assert data._program_words() == typed
 
 
 def test_what_the_demo_prints_can_be_typed_whatever_the_folder_is_called(run, tmp_path, monkeypatch):

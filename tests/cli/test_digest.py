@@ -47,4 +47,4 @@ def test_every_argument_that_names_what_is_read_is_among_the_paths(command):
         for action in parser._actions
         if isinstance(action.metavar, str) and any(word in action.metavar for word in READ)
     }
-    assert named - {*questions.PATHS, *questions.WRITTEN} == set()
+    assert named - {*questions.INPUT_ARGUMENTS, *questions.OUTPUT_ARGUMENTS} == set()

@@ -7,9 +7,8 @@ import pytest
 
 from flawscope.cli.output import fail_on_anomaly
 from flawscope.cluster.listing import FileStore, TruncatedList
-from flawscope.cluster.predict import Results, _collect_results
+from flawscope.cluster.predict import _collect_results
 from flawscope.cluster.shards import encode_shard, shard_path
-from flawscope.results.prediction import MismatchDetector
 from flawscope.results.table import table_columns
 
 ROW = {"decision": "good", "severity": -1.0, "error": "", "shifts": [0.0] * 6}
@@ -28,7 +27,7 @@ def test_pictures_beyond_the_promise_are_counted(tmp_path, rows, code):
     for number, row in enumerate(rows):
         store.write(shard_path(number), encode_shard([ROW | row], table_columns()))
     run = SimpleNamespace(shards=len(rows), listing=SimpleNamespace(beside=TruncatedList()))
-    found = _collect_results(store, run, Results(MismatchDetector(0.05), Mock()))
+    found = _collect_results(store, run, Mock(calibration=Mock(expected_rate=0.05)))
     assert found.totals.count == len(rows)
     assert fail_on_anomaly(0, found.totals) == code
     assert bool(found.totals.beyond_line()) == any("beyond_promise" in row for row in rows)

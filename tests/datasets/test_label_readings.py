@@ -434,13 +434,13 @@ def test_a_large_table_that_names_no_picture_is_searched_once(tmp_path, monkeypa
     """One lay in the folder above the pictures: its bytes were searched for each of its numbers."""
     draw(tmp_path)
     (tmp_path / "trace.json").write_text(json.dumps([{"ts": k, "pid": "7"} for k in range(500)]))
-    searches, plain = [], forms._SIGN
+    searches, plain = [], forms._LABEL_SIGN
 
     class Sign:
         def search(self, data):
             searches.append(len(data))
             return plain.search(data)
 
-    monkeypatch.setattr(forms, "_SIGN", Sign())
+    monkeypatch.setattr(forms, "_LABEL_SIGN", Sign())
     assert not LabelFiles(tmp_path, [*(tmp_path / "bad").iterdir()]).unread_lists
     assert len(searches) <= 2  # by the form, and by the list

@@ -25,8 +25,8 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
     found = evaluate(model, open_dataset(drawn, "plate"))
     good = sum(not one.item.anomalous for one in found.pictures)
     for how, advised, enough in ((None, False, good), ("turn", True, good), ("turn", True, good + 1)):
-        monkeypatch.setattr(next_steps, "LOOKED_AT", enough)
-        monkeypatch.setattr(next_steps, "_poses_needed", lambda good, h=how: asked.append(len(good)) or h)
+        monkeypatch.setattr(next_steps, "POSE_PICTURES", enough)
+        monkeypatch.setattr(next_steps, "_pose_kind_needed", lambda good, h=how: asked.append(len(good)) or h)
         missed = [
             one._replace(prediction=replace(one.prediction, is_anomalous=False, p_value=1.0))
             for one in found.pictures

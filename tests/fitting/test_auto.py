@@ -377,7 +377,7 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
     path.write_bytes(b"")
     facts = json.loads(json.dumps({TRIED: first.to_dict()}))
     monkeypatch.setattr(auto, "read_manifest", lambda _: SimpleNamespace(facts=facts))
-    monkeypatch.setattr(auto, "_reopened", lambda path, options: "kept")
+    monkeypatch.setattr(auto, "_reopen", lambda path, options: "kept")
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, predictor))
     scripted.calls.clear()
     with monkeypatch.context() as late:  # without a fit to come there is nothing to be too late for

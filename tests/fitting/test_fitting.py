@@ -152,9 +152,9 @@ def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspect
 def test_a_streamed_fit_reads_those_again_whose_features_it_has_no_room_for(monkeypatch):
     embedded = list[int]()
 
-    def embed(model, load, indices, *given):
+    def embed(model, load, indices, *arguments, **options):
         embedded.extend(indices)
-        embed_pictures(model, load, indices, *given)
+        embed_pictures(model, load, indices, *arguments, **options)
 
     monkeypatch.setattr(patchcore_fit, "embed_pictures", embed)
     found = []
@@ -323,7 +323,10 @@ def test_reduced_precision_is_close_to_fp32(fitted, precision):
     ],
 )
 def test_wrong_settings_are_told_before_the_work(options, text, monkeypatch):
-    monkeypatch.setattr("flawscope.methods.patchcore.fit.embed_pictures", lambda *_: pytest.fail("too late"))
+    def embed(*_, **__):
+        pytest.fail("too late")
+
+    monkeypatch.setattr("flawscope.methods.patchcore.fit.embed_pictures", embed)
     with pytest.raises(InputError, match=text):
         fit_small(**options)
 

@@ -10,7 +10,7 @@ from flawscope.calibration.rows import Values, calibrate, scored
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
 from flawscope.fitting import judging
-from flawscope.fitting.training_views import Reader, views_of
+from flawscope.fitting.training_views import Reader, number_views
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.views.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.views.preprocess import Preprocess
@@ -108,7 +108,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
         how = Preprocess(normalization=Normalization(0.1, *[((0.1, 0.2, 0.3),) * 3] * 2))
         reader = Reader([part(0)] * 4, how, set())
         reader.hashes, reader.failures = dict(enumerate("abcd")), failures
-        views, task = views_of(reader, [(80, 80)] * 4, 0), Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
+        views, task = number_views(reader, [(80, 80)] * 4, 0), Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
         fitted = Fitted({k: Values(k + 1.0, k + 1.0, 0.0) for k in range(4)}, [0, 1, 2, 3])
         leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
         pictures, rows = views.to_pictures(fitted), reader.rows(task.groups)

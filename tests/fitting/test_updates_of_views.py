@@ -142,7 +142,7 @@ def test_a_correction_is_judged_with_the_other_views_and_those_keep_their_models
         )
     made = update_models(old, active, pictures, UpdateOptions(**QUICK))
     assert made.learnt == [1, 2]
-    assert made.made["side"].rests
+    assert made.updates["side"].rests
     assert made.model.products["side"].manifest.pictures == old.products["side"].manifest.pictures
     judgement = made.judgement()
     assert (judgement.good.count, judgement.defects.count) == (3, 1)
@@ -150,7 +150,7 @@ def test_a_correction_is_judged_with_the_other_views_and_those_keep_their_models
     parts = active.facts.known_parts()[""].calibration
     for number in (1, 3):
         view = pictures[number - 1].view
-        one = made.made[view].comparison.before[number]
+        one = made.updates[view].comparison.before[number]
         decided = parts.decide({view: one.score})
         assert (one.anomalous, one.p_value) == (decided.is_anomalous, decided.p_value)
 

@@ -6,7 +6,7 @@ import pytest
 
 from flawscope.datasets import Item
 from flawscope.datasets.dataset import SplitSettings, split_dataset
-from flawscope.evaluation.promise import _made_of_the_same
+from flawscope.evaluation.promise import _of_same_sources
 from flawscope.pictures.units import group_numbers
 
 HASH = "rf.0a1b2c3d4e5f60718293a4b5c6d7e8f9"
@@ -44,4 +44,4 @@ def test_test_pictures_made_from_training_pictures_are_named():
 
     train = items(f"a_png.{HASH}1.jpg", f"b_png.{HASH}2.jpg", "c.png", "IMG_0001.png")
     shown = items(f"a_png.{HASH}3.jpg", "c_hflip.png", "IMG_0002.png", "d.png")
-    assert _made_of_the_same(train, shown) == [0, 1]
+    assert _of_same_sources(train, shown) == [0, 1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flawscope.results.advice import ACCURATE, MOST, SEARCH, advice, looser_rate, remedies
+from flawscope.results.advice import ACCURATE, MAX_STEPS, SEARCH, advice, looser_rate, remedies
 
 SMALL = {"pictures": [(2000, 3000)], "network": (416, 624)}
 MISSED = {"defects": 30, "missed": 5}
@@ -79,7 +79,7 @@ def test_at_most_three_and_what_is_worth_most_first():
         "missed": 5,
     }
     found = advice(lies="turn", **every)
-    assert (len(found), found[0].step) == (MOST, "--align turn")
+    assert (len(found), found[0].step) == (MAX_STEPS, "--align turn")
 
 
 def test_a_model_that_misses_many_is_told_what_may_help_without_a_search_where_it_tries_nothing():

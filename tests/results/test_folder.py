@@ -225,7 +225,7 @@ def test_of_a_run_whose_file_is_open_elsewhere_nothing_is_removed(tmp_path, monk
     first = ResultsFolder(tmp_path, None, pytest.fail)
     first.add_details(predicted("a.png"))
     first.write_summary({})
-    first.own.path("report.html").write_text("page")
+    first.output.path("report.html").write_text("page")
     first.table.close()
     first.workbook.close()
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
@@ -279,7 +279,7 @@ def test_the_most_severe_keep_their_maps(tmp_path, monkeypatch):
     results = ResultsFolder(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
         results.add_details(predicted("x.png", height))
-    assert [p.score for p in results.shown] == [0.9, 0.9]
+    assert [p.score for p in results.severest] == [0.9, 0.9]
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def test_outlines_are_within_a_pixel_and_short(seed):
     around = np.ones((3, 3), bool)
     assert not (filled & ~ndimage.binary_dilation(mask, around)).any()
     assert not (ndimage.binary_erosion(mask, around, border_value=1) & ~filled).any()
-    every = sum(map(len, labels._loops(mask)))
+    every = sum(map(len, labels._trace_loops(mask)))
     assert len(polygon) < every / 2
 
 

@@ -1,4 +1,4 @@
-"""A disk that hangs, and a data base that takes what it is sent and says nothing, under a station that gets
+"""A disk that hangs, and a database that takes what it is sent and says nothing, under a station that gets
 parts by HTTP, a folder, a camera and PLCs: each request has its answer in time, Ready falls, people are told,
 and all goes on when it is over."""
 
@@ -14,7 +14,7 @@ from station_helpers import Unavailable
 
 HANG_SECONDS = 12.0
 # what is said of a server: first by its age, then by each try to connect
-SILENT = "the data base has not answered for|cannot be used: (connection timeout|the server has not answered)"
+SILENT = "the database has not answered for|cannot be used: (connection timeout|the server has not answered)"
 
 
 def check(trial: Trial, told: str) -> None:

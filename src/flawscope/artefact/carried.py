@@ -8,8 +8,8 @@ from flawscope.artefact.model_file import CERTIFICATE_KEYS, QUESTIONS, RUN_FACTS
 from flawscope.calibration.outliers import SUSPECTS
 from flawscope.calibration.power import SIMULATED_DEFECTS
 
-# Facts that were measured on one model and hold for no other. All others are kept, and nobody has to list
-# them: options of the fit, the scale, the settings that were tried, bounds on sizes.
+# Facts that were measured on one model and hold for no other. All other facts are kept without a list:
+# options of the fit, the scale, the settings that were tried, bounds on sizes.
 MEASURED_FACTS = (*RUN_FACTS, *CERTIFICATE_KEYS, QUESTIONS, SUSPECTS, SIMULATED_DEFECTS)
 
 

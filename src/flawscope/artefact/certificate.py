@@ -46,16 +46,16 @@ class Certificate:
         map: Largest difference of map values, relative (see `TOLERANCE`).
         score_absolute: Largest absolute difference of scores.
         map_absolute: Largest absolute difference of map values.
-        decisions: Number of pictures judged differently, each model by its own calibration; in fp32 without
-            those within the tolerance of the threshold, such as the picture that sets it.
-        ties: Indices of pictures whose score is a choice between equals; only their maps are compared.
+        decisions: Number of pictures that the two models decide differently, each by its own calibration. In
+            fp32, pictures within the tolerance of the threshold are left out, such as the one that sets it.
+        ties: Indices of pictures whose score depends on a choice between equal patches; only their maps are
+            compared.
         runtime: Engine that the model ran on.
         precision: Precision of the model, one of `PRECISIONS`.
-        simulated: Largest difference of scores of simulated defects; for a reduced precision as a share of
-            the distance from the median good score to the defect's, at least to the threshold. None: not
-            compared.
-        mistaken: Number of samples that a router takes for another product than they show; None: the model
-            has one product.
+        simulated: Largest difference of scores of simulated defects. For a reduced precision it is a share
+            (`difference_scales`). None: not compared.
+        mistaken: Number of samples that a router takes for another product than the one that they show; None:
+            the model has one product.
     """
 
     pictures: int
@@ -85,24 +85,28 @@ class Certificate:
     def passed(self) -> bool:
         """Whether all scores agree within the tolerance, and a router mistakes no product.
 
-        Clear decisions in fp32 then agree, too. False where no score was compared, or a map value is not
-        finite.
+        If they do, decisions in fp32 agree, too, except near the threshold. False if no score was compared,
+        or if a map value is not finite.
         """
-        compared = len(self.ties) < self.pictures and not self.mistaken
+        has_compared_scores = len(self.ties) < self.pictures  # the scores of ties are not compared
+        if not has_compared_scores or self.mistaken:
+            return False
         largest = max(self.score, self.simulated or 0.0)
-        return compared and largest <= self.tolerance and math.isfinite(self.map)
+        return largest <= self.tolerance and math.isfinite(self.map)
 
     def describe(self) -> str:
         """Return a line for a person: engine, decisions, largest differences and tolerance."""
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
-        shown = pluralize(self.pictures, "picture")
-        same = f"{shown} decided as by the trained model"
-        other = f"{self.decisions} of {shown} decided otherwise than by the trained model"
-        wrong = pluralize(self.mistaken, "product") if self.mistaken else "no product"
-        products = "" if self.mistaken is None else f", {wrong} mistaken"
+        pictures = pluralize(self.pictures, "picture")
+        decisions = f"{pictures} decided as by the trained model"
+        if self.decisions:
+            decisions = f"{self.decisions} of {pictures} decided otherwise than by the trained model"
+        mistakes = ""
+        if self.mistaken is not None:
+            mistakes = f", {pluralize(self.mistaken, 'product') if self.mistaken else 'no product'} mistaken"
         text = (
-            f"{self.runtime}, {self.precision}: {other if self.decisions else same}{products}; "
+            f"{self.runtime}, {self.precision}: {decisions}{mistakes}; "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
             f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
             f"in batches of {batches}; scores may differ by {self.tolerance:g}"
@@ -117,7 +121,11 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """Read a certificate. KeyError, TypeError or ValueError where `data` is not a certificate."""
+        """Read a certificate from the fields that `to_dict` returned.
+
+        Raises:
+            KeyError: `data` is not a certificate. TypeError and ValueError likewise.
+        """
         if data["precision"] not in PRECISIONS:
             raise ValueError(data["precision"])
         return cls(
@@ -137,7 +145,12 @@ class Certificate:
 
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
-    """Return the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
+    """Return the certificates of a file in the form of facts of its model.
+
+    Args:
+        certificates: Certificate of the file's first engine. If the file was tested with OpenVINO, too, that
+            certificate follows.
+    """
     return {
         key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)
     }
@@ -163,7 +176,7 @@ def certify(
     ties: NDArray[np.bool_] | None = None,
     stride: int = 1,
 ) -> Certificate:
-    """Compare a session's answers with the expected ones, in batches of each size in `BATCH_SIZES`.
+    """Compare a session's answers with the expected answers, in batches of each size in `BATCH_SIZES`.
 
     A batch that is not full is filled with the first pictures.
 
@@ -171,43 +184,46 @@ def certify(
         session: The session.
         images: `[N, 3, H, W]` float32 in 0..1.
         scores: `[N]`, the expected scores.
-        maps: `[N, h, w]`, every `stride`-th row and column of the expected maps; None: not compared.
-        calibration: The session's calibration; the expected decisions are by this one, too.
+        maps: `[N, h, w]`, every `stride`-th row and column of the expected maps; None: maps are not compared.
+        calibration: The session's calibration, which also makes the expected decisions.
         runtime: Name of the engine, for the certificate.
-        ties: `[N]`, True for pictures whose scores are not compared; None: all are.
+        ties: `[N]`, True for pictures whose scores are not compared; None: all scores are compared.
         stride: Step between the rows and columns of `maps`.
     """
     count = len(images)
-    ties = np.zeros(count, bool) if ties is None else ties
+    if ties is None:
+        ties = np.zeros(count, bool)
     decisions = calibration.is_anomalous(scores)
-    clear = _clear_decisions(scores, calibration)
-    largest = np.zeros(4)
-    changed: set[int] = set()
+    is_clear = _clear_decisions(scores, calibration)
+    largest = np.zeros(4)  # of scores absolute and relative, of maps absolute and relative
+    changed_pictures: set[int] = set()
     for batch in BATCH_SIZES:
         for start in range(0, count, batch):
             rows = np.arange(start, start + batch) % count
-            found_scores, found_maps = session.run(np.ascontiguousarray(images[rows]))
-            found_maps = found_maps[:, ::stride, ::stride]
-            map_errors = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[rows])
-            counted = ~ties[rows]  # a tie is one of scores; maps do not know it
-            rows = rows[counted]
-            found_scores = found_scores[counted]
-            score_errors = _score_errors(found_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
+            session_scores, session_maps = session.run(np.ascontiguousarray(images[rows]))
+            session_maps = session_maps[:, ::stride, ::stride]
+            map_errors = (0.0, 0.0) if maps is None else _max_errors(session_maps, maps[rows])
+            is_compared = ~ties[rows]  # from here on only scores are compared, those of ties are left out
+            rows = rows[is_compared]
+            session_scores = session_scores[is_compared]
+            score_errors = (
+                _score_errors(session_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
+            )
             largest = np.maximum(largest, (*score_errors, *map_errors))
-            differs = calibration.is_anomalous(found_scores) != decisions[rows]
-            changed |= set(rows[differs & clear[rows]].tolist())
-    score_absolute, score, map_absolute, map_ = map(float, largest)
+            differs = calibration.is_anomalous(session_scores) != decisions[rows]
+            changed_pictures |= set(rows[differs & is_clear[rows]].tolist())
+    score_absolute, score_relative, map_absolute, map_relative = map(float, largest)
     if calibration.precision != "fp32":
-        score = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
-        map_ = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
+        score_relative = score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold)
+        map_relative = map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
         batches=BATCH_SIZES,
-        score=score,
-        map=map_,
+        score=score_relative,
+        map=map_relative,
         score_absolute=score_absolute,
         map_absolute=map_absolute,
-        decisions=len(changed),
+        decisions=len(changed_pictures),
         ties=tuple(np.flatnonzero(ties).tolist()),
         runtime=runtime,
         precision=calibration.precision,
@@ -215,7 +231,7 @@ def certify(
 
 
 def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
-    """Compare a session's answers on the artefact's sample pictures with those in the manifest.
+    """Compare a session's answers on the artefact's sample pictures with the answers in the manifest.
 
     Raises:
         InputError: The artefact has no sample pictures, or they do not fit the manifest.
@@ -231,12 +247,14 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
     maps = artefact.tensors.get("sample_maps")
     misfit = InputError("the model's sample pictures do not fit its manifest: fit anew")
     try:
-        scores = np.array([s["score"] for s in manifest.samples], np.float64)
+        scores = np.array([sample["score"] for sample in manifest.samples], np.float64)
     except (KeyError, TypeError, ValueError):
         raise misfit from None
     height, width = session.size
-    grid = (len(images), -(-height // MAP_STRIDE), -(-width // MAP_STRIDE))
-    if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
+    maps_shape = (len(images), math.ceil(height / MAP_STRIDE), math.ceil(width / MAP_STRIDE))
+    if images.shape != (len(scores), 3, height, width):
+        raise misfit
+    if maps is not None and maps.shape != maps_shape:
         raise misfit
     return certify(
         session,
@@ -245,15 +263,20 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
         maps,
         calibration=manifest.calibration,
         runtime=session.runtime,
-        ties=np.array([s.get("tie") is True for s in manifest.samples]),
+        ties=np.array([sample.get("tie") is True for sample in manifest.samples]),
         stride=MAP_STRIDE,
     )
 
 
 def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Return the mask `[N]` of the decisions that are compared.
+    """Return a mask `[N]` of the pictures whose decisions are compared.
 
-    In fp32, decisions that the tolerance could change are not.
+    In fp32, these are the pictures whose decision cannot change by a difference within the tolerance. In
+    other precisions, they are all pictures.
+
+    Args:
+        scores: Expected scores [N].
+        calibration: The session's calibration.
     """
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
@@ -268,67 +291,89 @@ def certify_reduced(
     maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
-    """Return the certificate of a reduced precision: its answers against those of the trained model.
+    """Return the certificate of a model in a reduced precision, compared with the trained model.
 
-    The answers are on the `[N]` pictures that the reduced precision is calibrated on.
+    The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate of its answers in batches against its answers one by one; the larger
-            difference counts.
+        consistency: Certificate that compares the reduced precision's answers in batches with its answers to
+            single pictures. Its differences count where they are larger.
         calibration: Calibration of the trained model.
-        scores: Found and expected scores, each `[N]`.
-        maxima: Found and expected maxima of the maps, each `[N]`.
-        decisions: Number of pictures judged differently.
+        scores: Scores in the reduced precision and of the trained model, each `[N]`.
+        maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
+        decisions: Number of pictures that the two models decide differently.
     """
-    score = max(_max_errors(*scores)[0], consistency.score_absolute)
-    map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
+    # of each pair of errors only the absolute one
+    score_absolute = max(_max_errors(*scores)[0], consistency.score_absolute)
+    map_absolute = max(_max_errors(*maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores[0]),
-        score=score / median_to_threshold(calibration.scores, calibration.score_threshold),
-        map=map_ / median_to_threshold(calibration.map_maxima, calibration.mask_threshold),
-        score_absolute=score,
-        map_absolute=map_,
+        score=score_absolute / median_to_threshold(calibration.scores, calibration.score_threshold),
+        map=map_absolute / median_to_threshold(calibration.map_maxima, calibration.mask_threshold),
+        score_absolute=score_absolute,
+        map_absolute=map_absolute,
         decisions=decisions,
     )
 
 
 def median_to_threshold(values: Sequence[float], threshold: float) -> float:
-    """Return the distance from the median value to the threshold, at least 0.001 of the threshold."""
+    """Return the distance from the median value to the threshold, at least 0.001 of the threshold.
+
+    The result is divided by, so it is never 0.
+    """
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def difference_scales(
     values: Sequence[float], threshold: float, expected: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Return the scale of each score difference: the distance from the median value to the threshold.
+    """Return the scale [N] that each difference of scores is divided by, as float64.
 
-    Where the expected score lies beyond the threshold, it is the distance to that score.
+    It is max(threshold, expected score) - median of `values`, with the lower bound of `median_to_threshold`.
+
+    Args:
+        values: Scores of good pictures.
+        threshold: Score threshold.
+        expected: Expected scores [N].
     """
-    beyond = np.asarray(expected, np.float64) - float(np.median(values))
-    return np.maximum(beyond, median_to_threshold(values, threshold))
+    median_to_expected = np.asarray(expected, np.float64) - float(np.median(values))
+    return np.maximum(median_to_expected, median_to_threshold(values, threshold))
 
 
-def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
+def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
     """Return the largest absolute and the largest relative difference of scores.
 
-    A picture whose patches are all in the memory bank scores far below every good one: its distances are
-    differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
-    a share of the way to the threshold.
+    A picture whose patches are all in the memory bank scores far below every good picture. Such a score is
+    imprecise, because distances to the bank are differences of large numbers. But the decision does not
+    depend on it. So its relative difference is the absolute one, divided by 100 times the way from the score
+    to the threshold.
+
+    Args:
+        scores: Scores [N] to compare.
+        expected: Expected scores [N].
+        calibration: Calibration of the session.
     """
     threshold = calibration.score_threshold
     lowest = min(calibration.scores)
-    low = np.asarray(expected < 2 * lowest - threshold)
-    absolute, relative = _max_errors(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
-    if low.any():
-        largest = _max_errors(found[low], expected[low])[0]
+    # farther below the lowest good score than the threshold lies above that score
+    is_low = np.asarray(expected < 2 * lowest - threshold)
+    absolute, relative = 0.0, 0.0
+    if not is_low.all():
+        absolute, relative = _max_errors(scores[~is_low], expected[~is_low])
+    if is_low.any():
+        largest, _ = _max_errors(scores[is_low], expected[is_low])
         absolute = max(absolute, largest)
-        relative = max(relative, 0.01 * largest / float(threshold - expected[low].max()))
+        relative = max(relative, 0.01 * largest / float(threshold - expected[is_low].max()))
     return absolute, relative
 
 
-def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
-    """Return the largest absolute and the largest relative difference; infinite where a value is NaN."""
+def _max_errors(values: Scores, expected: Scores) -> tuple[float, float]:
+    """Return the largest absolute and the largest relative difference; infinite where a value is NaN.
+
+    The relative difference is a share of the expected value, or of 1 where that is smaller.
+    """
     expected = np.asarray(expected, np.float64)
-    differences = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
-    return float(differences.max()), float((differences / np.maximum(np.abs(expected), 1.0)).max())
+    differences = np.nan_to_num(np.abs(values.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
+    relative = differences / np.maximum(np.abs(expected), 1.0)
+    return float(differences.max()), float(relative.max())

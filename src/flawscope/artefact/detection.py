@@ -16,10 +16,10 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 
 
 def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
-    """Return the rule by which a model finds a defect on a good picture.
+    """Return the function that decides whether a model finds a defect that was put on a good picture.
 
-    The rule takes the picture's name and its score with the defect. It returns whether the picture, or its
-    part, is anomalous.
+    The function takes the name of the good picture and the score of the picture with the defect. It returns
+    whether the picture (or its part, if the model decides on parts) is anomalous.
 
     Args:
         facts: Facts of a model of one product, or of the views of one product.
@@ -36,32 +36,37 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models; None: those
-            of the model itself.
+        parts: Good parts, if the model is that of one view and decides together with other models. None: the
+            good parts of the model itself.
 
     Returns:
-        None where no defects were tried, or where the model decides on parts and an earlier version did not
-        store which pictures carried the defects.
+        The defects; None where none were tried. None, too, if the model decides on parts but does not know
+        which pictures carried the defects, since an earlier version did not store them.
     """
-    stored = DefectScores.from_facts(manifest.facts)
-    if stored is None:
+    stored_defects = DefectScores.from_facts(manifest.facts)
+    if stored_defects is None:
         return None
-    decided = stored.with_calibration(manifest.calibration, parts or parts_of_model(manifest))
-    return decided if decided.is_decided else None
+    defects = stored_defects.with_calibration(manifest.calibration, parts or parts_of_model(manifest))
+    return defects if defects.is_decided else None
 
 
 def with_decided_defects(manifest: Manifest) -> Manifest:
-    """Return the manifest with the counts of simulated defects that its calibration finds."""
-    decided = decided_defects(manifest)
-    if decided is None:
+    """Return the manifest with new counts of found simulated defects, by its present calibration.
+
+    The manifest is unchanged if `decided_defects` returns None.
+    """
+    defects = decided_defects(manifest)
+    if defects is None:
         return manifest
-    return replace(manifest, facts={**manifest.facts, SIMULATED_DEFECTS: decided.to_dict()})
+    return replace(manifest, facts={**manifest.facts, SIMULATED_DEFECTS: defects.to_dict()})
 
 
 def describe_found(manifest: Manifest) -> list[str]:
     """Return `fit`'s line on the simulated defects that a model finds; empty where too few were tried."""
-    decided = decided_defects(manifest)
-    total = None if decided is None else decided.describe_total()
+    defects = decided_defects(manifest)
+    if defects is None:
+        return []
+    total = defects.describe_total()
     if total is None:
         return []
     return [f"simulated defects found: {total}; real ones may be easier or harder to find"]
@@ -72,11 +77,13 @@ def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> s
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models; None: those
-            of the model itself.
+        parts: Good parts, if the model is that of one view and decides together with other models. None: the
+            good parts of the model itself.
     """
-    decided = decided_defects(manifest, parts)
-    if decided is None:
+    defects = decided_defects(manifest, parts)
+    if defects is None:
         return None
-    other = decided.precision != manifest.calibration.precision
-    return f"{decided.describe()}{f'; measured in {decided.precision}' if other else ''}"
+    line = defects.describe()
+    if defects.precision != manifest.calibration.precision:
+        line += f"; measured in {defects.precision}"
+    return line

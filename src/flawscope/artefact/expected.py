@@ -48,70 +48,85 @@ class ExpectedPictures:
 
     @classmethod
     def learn(cls, rows: Iterable[Picture], looks: Looks, mm_per_pixel: float | None) -> ExpectedPictures:
-        """Learn from the good pictures of a fit; `looks` are those of a part's views, if it has several."""
-        every = [*rows]
+        """Learn from the good pictures of a fit.
+
+        Args:
+            rows: Rows of the good pictures.
+            looks: Thumbnails of the pictures of each view, where a part has several views; else empty.
+            mm_per_pixel: Length of a picture's pixel in millimetres; None: not known.
+        """
+        all_rows = [*rows]
         return cls(
-            AppearanceRange.from_measures(row.measured for row in every),
-            extreme_sizes(_sizes(every)),
-            ViewLooks.learn(looks),
-            mm_per_pixel,
+            appearance=AppearanceRange.from_measures(row.measured for row in all_rows),
+            sizes=extreme_sizes(_sizes(all_rows)),
+            view_looks=ViewLooks.learn(looks),
+            mm_per_pixel=mm_per_pixel,
         )
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExpectedPictures:
         """Read the record from a model's facts. InputError where the length of a pixel is damaged."""
         return cls(
-            AppearanceRange.from_facts(facts),
-            known_sizes(facts),
-            ViewLooks.from_facts(facts),
-            _read_scale(facts),
+            appearance=AppearanceRange.from_facts(facts),
+            sizes=known_sizes(facts),
+            view_looks=ViewLooks.from_facts(facts),
+            mm_per_pixel=_read_scale(facts),
         )
 
     def to_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's facts with this record in place of the one that they hold."""
-        found = {key: value for key, value in facts.items() if key not in KEYS}
+        """Return a model's facts with this record; an earlier record in the facts is replaced."""
+        new_facts = {key: value for key, value in facts.items() if key not in KEYS}
         if self.appearance is not None:
-            found[APPEARANCE_KEY] = self.appearance.to_dict()
+            new_facts[APPEARANCE_KEY] = self.appearance.to_dict()
         if self.sizes:
-            found[SIZES_KEY] = [list(size) for size in self.sizes]
+            new_facts[SIZES_KEY] = [list(size) for size in self.sizes]
         if self.view_looks is not None:
-            found[VIEW_LOOKS_KEY] = self.view_looks.to_dict()
+            new_facts[VIEW_LOOKS_KEY] = self.view_looks.to_dict()
         if self.mm_per_pixel is not None:
-            found[SCALE] = self.mm_per_pixel
-        return found
+            new_facts[SCALE] = self.mm_per_pixel
+        return new_facts
 
     def widened(self, rows: Iterable[Picture]) -> ExpectedPictures:
-        """Return the record with further good pictures.
+        """Return the record widened by further good pictures.
 
-        A property that is unknown for the earlier pictures stays unknown. The length of a pixel becomes
-        unknown where the further pictures have another size.
+        A property that was unknown stays unknown. The length of a pixel becomes unknown if the further
+        pictures have other sizes.
+
+        Args:
+            rows: Rows of the further pictures.
         """
-        every = [*rows]
+        further_rows = [*rows]
         appearance = self.appearance
         sizes = self.sizes
         if appearance is not None:
-            appearance = appearance.widen([appearance.shifts(row.measured) for row in every])
+            appearance = appearance.widen([appearance.shifts(row.measured) for row in further_rows])
         if sizes:
-            sizes = extreme_sizes([*sizes, *_sizes(every)])
-        scale = None if self.other_sizes(every) else self.mm_per_pixel
+            sizes = extreme_sizes([*sizes, *_sizes(further_rows)])
+        scale = None if self.other_sizes(further_rows) else self.mm_per_pixel
         return replace(self, appearance=appearance, sizes=sizes, mm_per_pixel=scale)
 
     def with_views(self, looks: Looks) -> ExpectedPictures:
         """Return the record with new looks of views; unchanged where the pictures are too few."""
-        found = ViewLooks.learn(looks)
-        return self if found is None else replace(self, view_looks=found)
+        view_looks = ViewLooks.learn(looks)
+        return self if view_looks is None else replace(self, view_looks=view_looks)
 
     def other_sizes(self, rows: Iterable[Picture]) -> list[Size]:
-        """Return sizes of pictures outside of the expected sizes; empty where these are not known."""
-        known = {*self.sizes}
-        return [size for size in extreme_sizes([*self.sizes, *_sizes(rows)]) if known and size not in known]
+        """Return those sizes of pictures that are more extreme than the expected sizes.
+
+        Empty if the expected sizes are not known.
+        """
+        if not self.sizes:
+            return []
+        joint_extremes = extreme_sizes([*self.sizes, *_sizes(rows)])
+        return [size for size in joint_extremes if size not in {*self.sizes}]
 
     def scale_notes(self, rows: Iterable[Picture]) -> list[str]:
-        """Return a note where these pictures, added to the record, make the length of a pixel unknown."""
-        others = self.other_sizes(rows)
-        if self.mm_per_pixel is None or not others:
+        """Return a note if adding these pictures to the record makes the length of a pixel unknown."""
+        other_sizes = self.other_sizes(rows)
+        if self.mm_per_pixel is None or not other_sizes:
             return []
-        (height, width), (known_height, known_width) = others[0], self.sizes[0]
+        height, width = other_sizes[0]
+        known_height, known_width = self.sizes[0]
         line = (
             f"pictures of {width} x {height} pixels instead of {known_width} x {known_height}: the length of "
             f"a pixel, {self.mm_per_pixel:g} mm, is not known any more; give it with --scale-mm"
@@ -124,6 +139,7 @@ def _sizes(rows: Iterable[Picture]) -> list[Size]:
 
 
 def _read_scale(facts: Mapping[str, Any]) -> float | None:
+    """Read the length of a pixel in millimetres; None: not known. InputError where it is damaged."""
     length = facts.get(SCALE)
     try:
         return None if length is None else positive_length(length)

@@ -18,12 +18,12 @@ from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
 TRAINED_SUFFIX = ".safetensors"
 EXPORTED_SUFFIX = ".onnx"
-ARCHIVE_SUFFIX = ".zip"  # of an exported router, which holds an .onnx file for each product
-MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)  # of model files
-ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
-PARTIAL_SUFFIX = ".part"  # of a file that is being written
-CSV_ENCODING = "utf-8-sig"  # with the mark by which Excel knows UTF-8; also reads tables without it
-_PROCESS = secrets.token_hex(2)  # in the names of all files that this process writes
+ARCHIVE_SUFFIX = ".zip"  # an exported router, which holds an .onnx file for each product
+MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)
+ENGINES = ("onnxruntime", "openvino")  # run exported models; torch runs the trained ones
+PARTIAL_SUFFIX = ".part"  # a file that is being written
+CSV_ENCODING = "utf-8-sig"  # writes the mark by which Excel recognises UTF-8; reads tables without it, too
+_PROCESS = secrets.token_hex(2)  # part of the name of each file that this process is writing
 
 
 def _renew_process() -> None:
@@ -35,14 +35,14 @@ def _renew_process() -> None:
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_renew_process)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # of a disk, not of one file
-# A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
+_FOLDER_ERRORS = (*_FULL, errno.EROFS, errno.EIO)  # the disk is at fault, not the file
+# Spreadsheets compute a cell with this beginning; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # which computes nothing
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # a plain number, which is harmless
 
 
 def is_computed(text: str) -> bool:
-    """Whether a spreadsheet would compute a text, or read it as anything but a number or a text."""
+    """Whether a spreadsheet would take a text for a formula."""
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
@@ -65,7 +65,7 @@ def partial_name(name: str) -> str:
 
 
 def is_being_written(name: str) -> bool:
-    """Whether `partial_name` gave this name in this process: its writer may still be alive."""
+    """Whether `partial_name` made this name in this process, so that the file may still be being written."""
     return re.fullmatch(rf"\..*\.{_PROCESS}[0-9a-f]{{4}}{re.escape(PARTIAL_SUFFIX)}", name) is not None
 
 
@@ -75,33 +75,33 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: Path of the file.
-        durable: Whether the content is on the disk at the end; `sync_folder` does the same for the name.
+        durable: Whether to wait until the content is on the disk; for the file's name, `sync_folder` does it.
 
     Raises:
         OSError: The file cannot be written.
     """
     temporary = path.parent / partial_name(path.name)
     try:
-        with open(temporary, "xb") as file:  # with the rights that the umask leaves
+        with open(temporary, "xb") as file:  # gets the rights that the umask leaves
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # after a success the file has its new name
             temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's names to the disk; Windows does this on its own."""
+    """Wait until the names of a folder's files are on the disk; on Windows this is not needed."""
     if os.name == "nt":
         return
-    number = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -133,31 +133,36 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:
-    """Return the error for a file that cannot be written; it names the folder where the disk is at fault."""
+    """Return the error for a file that cannot be written.
+
+    If the disk is the cause and not the file, the message names the folder.
+    """
+    if error.errno in _FULL:
+        remedy = "free some space or choose another --out"
+        return FullDiskError(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
     if error.errno in _FOLDER_ERRORS:
-        remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
-        kind = FullDiskError if error.errno in _FULL else FlawscopeError
-        return kind(f"cannot write to {path.parent}: {error.strerror}; {remedy}")
+        return FlawscopeError(f"cannot write to {path.parent}: {error.strerror}; choose another --out")
     remedy = "shorten its name" if error.errno == errno.ENAMETOOLONG else "choose another --out"
     return FlawscopeError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def check_replaceable(path: Path) -> None:
-    """Check before work that a file, if it exists, can be replaced or removed; change nothing.
+    """Check, before long work, that a file can be replaced if it exists. Nothing is changed.
 
     Raises:
         InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.
     """
     try:
-        path.rename(path)  # wants on Windows what replacing it wants
-        if not os.access(path.parent if os.name != "nt" else path, os.W_OK):
+        path.rename(path)  # fails on Windows where replacing the file would fail
+        writable_path = path if os.name == "nt" else path.parent
+        if not os.access(writable_path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        why = error.strerror or type(error).__name__
+        reason = error.strerror or type(error).__name__
         raise InputError(
-            f"cannot replace {path}: {why}; close it where it is open, or choose another --out"
+            f"cannot replace {path}: {reason}; close it where it is open, or choose another --out"
         ) from None
 
 
@@ -186,7 +191,10 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 
 def reject_constant(name: str) -> float:
-    """Raise a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
+    """Raise a ValueError for a constant that JSON does not have, such as NaN.
+
+    For the argument `parse_constant` of `json.loads`.
+    """
     raise ValueError(f"{name} is not JSON")
 
 
@@ -240,12 +248,12 @@ def damaged_error(path: object, reason: str) -> InputError:
 
 def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
     """Return the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
-    error = CheckpointError if kind == "checkpoint" else InputError
-    return error(f"cannot use {kind} {path}: {reason}")
+    error_class = CheckpointError if kind == "checkpoint" else InputError
+    return error_class(f"cannot use {kind} {path}: {reason}")
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Return the path where a training that writes `out` keeps its state until it ends."""
+    """Return the path of the checkpoint of a training that writes `out`, which exists until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
@@ -259,7 +267,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     """Return the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in MODEL_SUFFIXES:
-        with open_file(path):  # that there is no such file, or that it is a folder, says more
+        with open_file(path):  # raises a more helpful error where there is no such file, or it is a folder
             pass
         if suffix == ".xml":
             raise unusable_file_error(

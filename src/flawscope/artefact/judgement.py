@@ -1,4 +1,4 @@
-"""Judgement of the next model beside the one that judges now."""
+"""Comparison of the next model with the present model, on reviewed pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from flawscope.calibration.power import wilson_interval
 
-# Lists of a judgement that name pictures, whose order says nothing
+# Fields of a judgement that list pictures in no particular order
 PICTURE_LISTS = (
     "learnt",
     "unsure",
@@ -30,9 +30,9 @@ class DecisionCounts:
 
     Attributes:
         count: Number of pictures.
-        before: [number, low, high] of the earlier model: pictures called anomalous, and the 95 % interval
-            (Wilson) of their share, 0..1.
-        after: The same of the next model.
+        before: [number, low, high] of the earlier model: number of pictures called anomalous, and the 95 %
+            interval (Wilson) of their share, 0..1.
+        after: [number, low, high] of the next model.
     """
 
     count: int
@@ -41,7 +41,7 @@ class DecisionCounts:
 
     @classmethod
     def of(cls, count: int, before: int, after: int) -> DecisionCounts:
-        """Add the intervals to the number of pictures that each model calls anomalous.
+        """Make the counts, with their intervals, from numbers of pictures.
 
         Args:
             count: Number of pictures.
@@ -49,19 +49,26 @@ class DecisionCounts:
             after: Number that the next model calls anomalous.
         """
 
-        def with_interval(several: int) -> list[float]:
-            return [several, *(round(end, 4) for end in wilson_interval(several, count))]
+        def with_interval(anomalous_count: int) -> list[float]:
+            low, high = wilson_interval(anomalous_count, count)
+            return [anomalous_count, round(low, 4), round(high, 4)]
 
         return cls(count, with_interval(before), with_interval(after))
 
     def __add__(self, other: DecisionCounts) -> DecisionCounts:
-        before, after = self.before[0] + other.before[0], self.after[0] + other.after[0]
-        return self.of(self.count + other.count, int(before), int(after))
+        before = int(self.before[0] + other.before[0])
+        after = int(self.after[0] + other.after[0])
+        return self.of(self.count + other.count, before, after)
 
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """Score and threshold of a picture, as [score, threshold], by the model before and the next model."""
+    """Change of a picture's score.
+
+    Attributes:
+        before: [score, threshold] by the present model.
+        after: [score, threshold] by the next model.
+    """
 
     before: list[float]
     after: list[float]
@@ -69,11 +76,11 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class MissedDefect:
-    """Known defect that is not found.
+    """Known defect that the next model misses.
 
     Attributes:
-        id: Number of its inspection.
-        rate: Smallest false-alarm rate at which it would be found.
+        id: Number of the defect's inspection.
+        rate: Smallest false-alarm rate at which the defect would be found.
     """
 
     id: int
@@ -82,13 +89,13 @@ class MissedDefect:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Judgement of the next model beside the one that judges now, on reviewed pictures.
+    """Comparison of the next model with the present model, on reviewed pictures.
 
     Each picture is judged as if neither model had learnt from it. Lists hold numbers of inspections.
 
     Attributes:
         how: How the next model was made.
-        learnt: Pictures that it has learnt from.
+        learnt: Pictures that the next model has learnt from.
         good: Number of good pictures that each model calls anomalous.
         defects: Number of known defects that each model calls anomalous.
         unsure: Pictures reviewed as good that look like known defects. They were not learnt from; a person is
@@ -97,22 +104,23 @@ class Judgement:
         unreadable: Pictures that cannot be used.
         inside: Defects that the model has learnt from as good parts.
         gone: Inspections whose pictures were removed.
-        drawn: Number of the line's good pictures that the threshold comes from, too.
-        kept: Whether the threshold stayed unchanged, because more defects would be lost otherwise.
-        gained: False alarms that would pass.
+        drawn: Number of the line's good pictures that the threshold also comes from.
+        kept: Whether the threshold was left unchanged, because a new one would lose more defects.
+        gained: False alarms of the present model that the next model would call good.
         alarms: Good pictures that would newly be called anomalous.
         lost: Known defects that would no longer be found.
         found: Missed defects that would be found.
-        weaker: Known defects that would stand out less than half as much, and no more than unusual good
-            pictures (where that is not known, the half alone counts).
-        missed: Known defects that are not found.
+        weaker: Known defects that would stand out less than half as much as now, and not more than unusual
+            good pictures do (the latter only where it is known).
+        missed: Known defects that the next model misses.
         scores: Scores of the pictures in these lists, by inspection number.
         cross_fitted: Number of pictures that were left out for the judgement.
         simulated: Simulated defects as [found before, found after, number of all]; None: not measured.
         questions: Open questions about the pictures.
-        refused: Reasons against the next model. `known`, `simulated`: fewer than 98 % of the defects found
-            before would be found; `threshold`: the threshold would change its meaning.
-        responsible: The corrections by which simulated defects are lost, farthest out first.
+        refused: Reasons against the next model. `known` and `simulated`: of the known or simulated defects
+            that are found now, fewer than 98 % would be found. `threshold`: the threshold would change its
+            meaning.
+        responsible: The corrections because of which simulated defects would be lost, farthest out first.
     """
 
     how: Literal["extended", "recalibrated", "retrained"]
@@ -140,20 +148,26 @@ class Judgement:
     responsible: list[int] = field(default_factory=list)
 
     @classmethod
-    def joined(cls, several: Sequence[Judgement]) -> Judgement:
-        """Join the judgements of the models of several views, each on its own pictures, all made alike."""
-        first, *others = several
-        for other in others:
-            first = first._with(other)
-        return first
+    def joined(cls, judgements: Sequence[Judgement]) -> Judgement:
+        """Join the judgements of the models of several views.
 
-    def _with(self, other: Judgement) -> Judgement:
-        """Return the judgement on the pictures of both."""
+        Args:
+            judgements: Judgement of each view's model, on the pictures of that view. All have the same `how`.
+        """
+        joined_judgement = judgements[0]
+        for judgement in judgements[1:]:
+            joined_judgement = joined_judgement._joined_with(judgement)
+        return joined_judgement
+
+    def _joined_with(self, other: Judgement) -> Judgement:
+        """Return one judgement on the pictures of this and another judgement."""
         joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
-        counts = [judgement.simulated for judgement in (self, other) if judgement.simulated is not None]
+        simulated_counts = [
+            judgement.simulated for judgement in (self, other) if judgement.simulated is not None
+        ]
         simulated = None
-        if counts:
-            simulated = [sum(numbers) for numbers in zip(*counts, strict=True)]
+        if simulated_counts:
+            simulated = [sum(counts) for counts in zip(*simulated_counts, strict=True)]
         questions = dict.fromkeys(self.questions + other.questions)
         refused = dict.fromkeys(self.refused + other.refused)
         return Judgement(
@@ -176,6 +190,9 @@ class Judgement:
     def at_risk(self) -> list[int]:
         """Inspections to look at before the next model is used.
 
-        They are known defects that it loses, and corrections that make it lose simulated defects.
+        They are the known defects that the next model loses. If the model is refused because it
+        loses simulated defects, the corrections that cause this follow.
         """
-        return [*self.lost, *(self.responsible if "simulated" in self.refused else [])]
+        if "simulated" not in self.refused:
+            return [*self.lost]
+        return [*self.lost, *self.responsible]

@@ -1,4 +1,4 @@
-"""Facts about the models in a file, which maps names to models, and the properties that they share."""
+"""Facts about the models in a model file, and the properties that these models share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flawscope.pictures.units import PartReader
 
 T = TypeVar("T")
 
-# the word for each model of a mapping
+# Word for each model of a file: of the only product, of one of several products, of a view
 ONE = ""
 PRODUCT = "product"
 VIEW = "view"
@@ -30,11 +30,11 @@ VIEW = "view"
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts about a model of one product, several products or several views.
+    """Facts about the models in a model file: of one product, of several products, or of several views.
 
     Attributes:
-        manifests: Manifest of each model, by the name of its product or view; of a single product under "".
-        views: Pattern by which a picture's name names its view; None: the models are of products.
+        manifests: Manifest of each model, by the name of its product or view; "" for a single product.
+        views: Pattern that reads the view from a picture's name; None: the models are those of products.
     """
 
     manifests: Mapping[str, Manifest]
@@ -64,23 +64,23 @@ class ModelFacts:
     # ---- what all models share
 
     def shared(self, what: str, read: Callable[[Manifest], T]) -> T:
-        """Return the value that all models share.
+        """Return a value that must be the same for all models.
 
         Args:
             what: Name of the value in the plural, for the error.
-            read: Returns the value of a manifest.
+            read: Function that reads the value from a manifest.
 
         Raises:
             InputError: The models' values differ.
         """
-        first, *others = [read(manifest) for manifest in self.manifests.values()]
-        if any(other != first for other in others):
+        values = [read(manifest) for manifest in self.manifests.values()]
+        if any(value != values[0] for value in values):
             raise InputError(f"the {self.kind}s' {what} differ: fit all with the same, or one by one")
-        return first
+        return values[0]
 
     @property
     def parts(self) -> PartPattern | None:
-        """Pattern by which names name part and view; None: the model judges single pictures."""
+        """Pattern that reads part and view from a picture's name; None: the models judge single pictures."""
         if self.views is not None:
             return self.views
         return self.shared("patterns of parts and views", stored_part_pattern)
@@ -92,7 +92,10 @@ class ModelFacts:
 
     @property
     def part_reader(self) -> PartReader | None:
-        """Reader of a part's name from a picture's name, of a model of one product; None: not known."""
+        """Function that reads the part from a picture's name; None: the model has no rule for it.
+
+        Only for a model of one product.
+        """
         if self.views is not None:
             return self.views.part_key
         (manifest,) = self.manifests.values()
@@ -100,18 +103,18 @@ class ModelFacts:
 
     @property
     def rate(self) -> float:
-        """Target false-alarm rate; views decide together and share it.
+        """Target false-alarm rate, which is the same for all models.
 
-        It is the lowest where the rates in an earlier version's file differ.
+        In a file of an earlier version the models may have different rates; then it is the lowest.
         """
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
     def check(self) -> None:
-        """Check, before a model is written, that its models can stand in one mapping.
+        """Check that the models can be written to one file.
 
         Raises:
-            InputError: A property that all models must share differs, or no good part has pictures of all
-                views.
+            InputError: The models differ in a property that they must share, or no good part has pictures of
+                all views.
         """
         check_same_parts([manifest.facts.get("part") for manifest in self.manifests.values()])
         if self.views is None:
@@ -119,48 +122,52 @@ class ModelFacts:
         self.shared("false-alarm rates", lambda manifest: manifest.calibration.rate)
         self.shared("seeds", lambda manifest: manifest.config.get("seed"))
         self.shared("channels", lambda manifest: manifest.preprocess.channels)
-        self.check_whole_parts({})
+        self.check_whole_parts(new={})
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
-        """Check that good parts with all views remain where views are calibrated anew.
+        """Check that at least one good part has pictures of all views, after a new calibration of some views.
 
         Args:
-            new: Names of the good pictures of each view that is calibrated on them; the others keep theirs.
+            new: By view, the names of the good pictures that it is newly calibrated on. Views that are not
+                among the keys keep the pictures of their calibration.
 
         Raises:
-            InputError: No whole part would remain, or names tell no part.
+            InputError: No part would have pictures of all views, or names of pictures state no part.
         """
         view_pattern = self.views
         if view_pattern is None:
             return
-        names = {
+        names_by_view: dict[str, Sequence[str]] = {
             view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
         }
-        shown = []
-        for view, picture_names in {**names, **new}.items():
-            shown += [View(view_pattern.parse_part(name), view) for name in picture_names]
-        require_whole_part([*self.manifests], shown)
+        names_by_view.update(new)
+        good_views = []
+        for view, names in names_by_view.items():
+            good_views += [View(view_pattern.parse_part(name), view) for name in names]
+        require_whole_part([*self.manifests], good_views)
 
     # ---- what they decide together
 
     def known_parts(self) -> dict[str, KnownParts]:
         """Return the good parts of each product's calibration, by the product's name.
 
-        The name is "" for a single product, also one in views. Empty where single pictures are judged.
+        If the file has a single product (of one or several views), its name is "". Products whose single
+        pictures are judged are left out.
 
         Raises:
-            InputError: Names of pictures tell no part.
+            InputError: Names of pictures state no part.
         """
         if self.views is not None:
             return {"": self._parts_of_views(self.views)}
-        found = {}
+        parts_by_product = {}
         for name, manifest in self.manifests.items():
-            if (parts := parts_of_model(manifest)) is not None:
-                found[name] = parts
-        return found
+            parts = parts_of_model(manifest)
+            if parts is not None:
+                parts_by_product[name] = parts
+        return parts_by_product
 
     def parts_of(self, name: str) -> KnownParts | None:
-        """Return the good parts that a model compares with; None: it judges single pictures.
+        """Return the good parts that a model compares new parts with; None: it judges single pictures.
 
         Args:
             name: Name of the model: a product, or a view.
@@ -170,20 +177,23 @@ class ModelFacts:
         view_pattern = self.views
 
         def view_of(picture_name: str) -> View:
+            """Return the part that a name states, and the view of this model."""
             return View(view_pattern.parse_part(picture_name), name)
 
         return replace(self._parts_of_views(view_pattern), view_of=view_of)
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
-        pictures = list[View]()
+        """Return the good parts in the calibration pictures of all views."""
+        views = list[View]()
         scores = list[float]()
-        drawn = list[bool]()
+        is_drawn = list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
-            pictures += [View(pattern.parse_part(row.name), view) for row in rows]
+            views += [View(pattern.parse_part(row.name), view) for row in rows]
             scores += ranking_scores(rows)
-            drawn += [row.drawn for row in rows]
-        return KnownParts(PartCalibration.from_views(pictures, scores, self.rate, drawn), pattern.parse)
+            is_drawn += [row.drawn for row in rows]
+        calibration = PartCalibration.from_views(views, scores, self.rate, is_drawn)
+        return KnownParts(calibration, pattern.parse)
 
     # ---- all models together
 
@@ -194,10 +204,10 @@ class ModelFacts:
 
     def with_rate(self, rate: float) -> ModelFacts:
         """Return the facts of the models at another false-alarm rate."""
-        changed = {}
+        manifests = {}
         for name, manifest in self.manifests.items():
-            changed[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
-        return replace(self, manifests=changed)
+            manifests[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
+        return replace(self, manifests=manifests)
 
 
 def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:

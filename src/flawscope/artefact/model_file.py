@@ -47,16 +47,17 @@ from flawscope.types import Json
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
-# Raised when an older flawscope could not read the file. 5: good pictures are one table. 6: with their looks
+# Increased when an older flawscope could not read the file. 5: good pictures are one table. 6: the table has
+# their looks
 FORMAT = 6
-OLDEST_FORMAT = 5  # that opens for ever
+OLDEST_FORMAT = 5  # every later version reads it
 METADATA_KEY = "flawscope"
-# Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
-# two fits with the same seed, pictures and processor.
+# Facts of the run, not of the model. They have a place of their own in the file, so that two fits with the
+# same seed, pictures and CPU write all other parts of it identically, byte for byte.
 RUN_KEY = "flawscope_run"
 TIME_FACTS = ("seconds", "seconds_total", "seconds_view")
 MEMORY_FACTS = ("memory_peak", "memory_predicted")
-ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
+ASKED_CALL = "asked_call"  # digest of the call that left open questions: the same call with --force accepts
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
 CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among the facts of an exported model
 QUESTIONS = "questions"  # among the facts: open questions
@@ -73,11 +74,11 @@ DTYPES = {
 
 def package_versions() -> dict[str, str]:
     """Return the versions of flawscope, Python, and the installed packages among `PACKAGES`."""
-    found = {"flawscope": __version__, "python": platform.python_version()}
+    versions = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Manifest:
 
     @property
     def suspicious_above(self) -> float | None:
-        """Score beyond which a good training picture is suspicious; None: too few pictures to tell."""
+        """Score above which a good training picture is suspicious; None: there are too few pictures."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
 
@@ -116,18 +117,24 @@ class Manifest:
 
     @property
     def keeps_looks(self) -> bool:
-        """Whether a file keeps the looks of the good pictures, by which they are known again."""
+        """Whether a file keeps the looks of the good pictures, by which they are recognised later."""
         return self.facts.get(KEEPS_LOOKS) is not False
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """Open questions: lines on pictures with which the model may be wrong, until they are accepted."""
+        """Open questions, which a person may accept: lines on pictures with which the model may be wrong."""
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:
-        """Return the manifest with further open questions; None among `lines` is passed over."""
-        asked = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
-        return replace(self, facts={**self.facts, QUESTIONS: asked}) if asked else self
+        """Return the manifest with further open questions.
+
+        Args:
+            lines: The questions; None is ignored.
+        """
+        questions = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
+        if not questions:
+            return self
+        return replace(self, facts={**self.facts, QUESTIONS: questions})
 
     def accepted(self) -> Manifest:
         """Return the manifest with its open questions turned into notes."""
@@ -136,31 +143,41 @@ class Manifest:
         return replace(self, facts=facts, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the document for a file. FlawscopeError where the rows give another calibration."""
-        how = self.calibration.to_dict()
-        if calibrate(self.pictures, **how) != self.calibration:
+        """Return the document for a file.
+
+        Raises:
+            FlawscopeError: The rows of `pictures` give another calibration than `calibration`.
+        """
+        calibration_arguments = self.calibration.to_dict()
+        if calibrate(self.pictures, **calibration_arguments) != self.calibration:
             raise FlawscopeError("the calibration is not that of the model's pictures")
-        return {
+        document = {
             "format": FORMAT,
-            **{k: getattr(self, k) for k in ("method", "config", "backbone", "category")},
+            "method": self.method,
+            "config": self.config,
+            "backbone": self.backbone,
+            "category": self.category,
             "preprocess": self.preprocess.to_dict(),
-            "calibration": how,
+            "calibration": calibration_arguments,
             "pictures": rows_to_table(self.pictures),
             "facts": self.facts,
             "notes": list(self.notes),
             "samples": list(self.samples),
             "versions": self.versions,
-            **({} if self.fusion is None else {"fusion": self.fusion.to_dict()}),
-            **({} if self.kinds is None else {"kinds": self.kinds.to_dict()}),
         }
+        if self.fusion is not None:
+            document["fusion"] = self.fusion.to_dict()
+        if self.kinds is not None:
+            document["kinds"] = self.kinds.to_dict()
+        return document
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        """Read the document of a file. InputError where it is damaged, or of a format that is not known."""
+        """Read the document of a file. InputError where it is damaged, or its format is unknown."""
         check_format(data)
         try:
             rows = rows_from_table(data["pictures"])
-            found = cls(
+            manifest = cls(
                 method=str(data["method"]),
                 config=dict(data["config"]),
                 preprocess=Preprocess.from_dict(data["preprocess"]),
@@ -170,30 +187,36 @@ class Manifest:
                 pictures=rows,
                 facts=_parse_facts(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
-                samples=tuple(dict(s) for s in data["samples"]),
+                samples=tuple(dict(sample) for sample in data["samples"]),
                 versions=dict(data["versions"]),
                 fusion=Fusion.from_dict(data["fusion"]) if "fusion" in data else None,
                 kinds=Kinds.from_dict(data["kinds"]) if "kinds" in data else None,
             )
-            if (found.fusion is None) != (found.preprocess.tile is None):
+            has_fusion = manifest.fusion is not None
+            has_tiles = manifest.preprocess.tile is not None
+            if has_fusion != has_tiles:
                 raise ValueError("a model with tiles has a fusion, and no other one")
-            return found
+            return manifest
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
 
 
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the facts. ValueError where a fact that every reader shows has the wrong type."""
-    found = dict(data)
+    """Read the facts, and check the types of those that all pages and commands show.
+
+    Raises:
+        ValueError: One of these has the wrong type.
+    """
+    facts = dict(data)
     for name in ("summary", QUESTIONS):
-        lines = found.get(name, [])
+        lines = facts.get(name, [])
         if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
             raise ValueError(name)
     for name in ("seconds_total", "seconds_view"):
-        seconds = found.get(name, 0)
+        seconds = facts.get(name, 0)
         if not isinstance(seconds, int | float) or not 0 <= seconds < 1e9:
             raise ValueError(name)
-    return found
+    return facts
 
 
 def check_format(data: Mapping[str, Any]) -> None:
@@ -201,11 +224,11 @@ def check_format(data: Mapping[str, Any]) -> None:
     version = data.get("format")
     if type(version) is not int or version < 1:
         raise InputError("it has no format version")
-    versions = data.get("versions")
-    of = versions.get("flawscope") if isinstance(versions, dict) else None
     if version > FORMAT:
-        by = f"flawscope {of!s:.40}" if of else "a newer flawscope"
-        raise InputError(f"it has format {version}, made by {by}, and this one reads {FORMAT}: upgrade")
+        versions = data.get("versions")
+        writer_version = versions.get("flawscope") if isinstance(versions, dict) else None
+        writer = f"flawscope {writer_version!s:.40}" if writer_version else "a newer flawscope"
+        raise InputError(f"it has format {version}, made by {writer}, and this one reads {FORMAT}: upgrade")
     if version < OLDEST_FORMAT:
         raise InputError(
             f"it has format {version}, of before a release, and this one reads {FORMAT}: fit anew"
@@ -220,21 +243,27 @@ class Artefact:
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """Raise an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
+        """Raise an InputError where the tensor "kinds" or "region" does not fit the manifest."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
         region = self.tensors.get("region")
-        how = self.manifest.preprocess
+        preprocess = self.manifest.preprocess
         if region is None:
             return
-        fits = region.dtype == np.bool_ and region.shape == tuple(how.network_size)
-        fits = fits and self.manifest.config.get("masked") is True  # else marks would be taken for pixels
-        if how.tile is None or not fits or not region.any():
+        is_valid = (
+            preprocess.tile is not None
+            and region.dtype == np.bool_
+            and region.shape == tuple(preprocess.network_size)
+            # outside of the region pixels are marked as padding; other networks would take that for colours
+            and self.manifest.config.get("masked") is True
+            and region.any()
+        )
+        if not is_valid:
             raise InputError("the model's region of interest does not fit its tiles: fit anew")
 
     @classmethod
     def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
-        """Build the artefact of a file's manifest and tensors. InputError where they do not fit."""
+        """Build the artefact from a file's manifest and tensors. InputError where they do not fit."""
         try:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
@@ -243,7 +272,7 @@ class Artefact:
         return cls(replace(manifest, pictures=pictures), model_tensors)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the tensors for a file, with the good pictures' looks unless these must not be kept."""
+        """Return the tensors for a file, including the looks of the good pictures if these may be kept."""
         if not self.manifest.keeps_looks:
             return dict(self.tensors)
         return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
@@ -258,16 +287,22 @@ class Artefact:
 
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """Write a model atomically. FlawscopeError if it cannot be written; an existing file stays unchanged."""
-    write_contents(*split_run_facts(artefact.manifest), artefact.stored_tensors(), path)
+    """Write a model atomically.
+
+    Raises:
+        FlawscopeError: The file cannot be written; an existing file stays unchanged.
+    """
+    document, run_facts = split_run_facts(artefact.manifest)
+    write_contents(document, run_facts, artefact.stored_tensors(), path)
 
 
 def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the manifest's document without the facts of the run, and the facts of the run."""
     document = manifest.to_dict()
     facts = document["facts"]
-    document["facts"] = {k: v for k, v in facts.items() if k not in RUN_FACTS}
-    return document, {k: facts[k] for k in RUN_FACTS if k in facts}
+    document["facts"] = {name: fact for name, fact in facts.items() if name not in RUN_FACTS}
+    run_facts = {name: facts[name] for name in RUN_FACTS if name in facts}
+    return document, run_facts
 
 
 def write_contents(
@@ -286,24 +321,26 @@ def write_contents(
     """
     from safetensors.numpy import save
 
-    # safetensors lays out the tensors; its header is replaced below by one with the document
-    body = save({k: np.asarray(v, order="C") for k, v in sorted(tensors.items())})
-    (length,) = struct.unpack("<Q", body[:8])
-    data = memoryview(body)[8 + length :]
-    header = json.loads(body[8 : 8 + length])
-    text, facts = (json.dumps(value, allow_nan=False) for value in (document, run))
+    # A safetensors file: length of the header in 8 bytes, header in JSON, data. safetensors lays out the
+    # tensors; its header is replaced below by one that also holds the document.
+    content = save({name: np.asarray(tensor, order="C") for name, tensor in sorted(tensors.items())})
+    (header_length,) = struct.unpack("<Q", content[:8])
+    data = memoryview(content)[8 + header_length :]
+    header = json.loads(content[8 : 8 + header_length])
+    document_text = json.dumps(document, allow_nan=False)
+    run_text = json.dumps(run, allow_nan=False)
     header["__metadata__"] = {
-        METADATA_KEY: text,
+        METADATA_KEY: document_text,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "header_sha256": _header_hash(text, header),
-        RUN_KEY: facts,
-        "run_sha256": hashlib.sha256(facts.encode()).hexdigest(),
+        "header_sha256": _header_hash(document_text, header),
+        RUN_KEY: run_text,
+        "run_sha256": hashlib.sha256(run_text.encode()).hexdigest(),
     }
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    header_bytes = json.dumps(header, separators=(",", ":")).encode()
+    header_bytes += b" " * (-len(header_bytes) % 8)  # the data begin at a multiple of 8 bytes
     with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(encoded)))
-        file.write(encoded)
+        file.write(struct.pack("<Q", len(header_bytes)))
+        file.write(header_bytes)
         file.write(data)
 
 
@@ -341,7 +378,7 @@ class Header(NamedTuple):
     Attributes:
         document: The manifest, without facts of the run.
         run: Facts of the run.
-        entries: The tensors by name, each with dtype, shape, and the begin and end of its data.
+        entries: The tensors by name, each with dtype, shape, and the offsets of its data's begin and end.
         start: Offset in the file where the tensors' data start.
         digest: SHA-256 (hex) of these data.
     """
@@ -354,6 +391,7 @@ class Header(NamedTuple):
 
 
 def _parse_manifest(header: Header, path: object) -> Manifest:
+    """Return the manifest with the facts of the run. InputError where the header is damaged."""
     try:
         facts = {**header.document["facts"], **header.run}
     except (KeyError, TypeError):
@@ -365,9 +403,18 @@ def _parse_manifest(header: Header, path: object) -> Manifest:
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
-    """Read and check the tensors of a file, whose position is where `read_header` left it."""
-    found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
-    if found != header.digest:
+    """Read and check the tensors of a file.
+
+    Args:
+        file: The file, at the position at which `read_header` left it.
+        header: Header of the file.
+        path: Path of the file, for errors.
+
+    Raises:
+        InputError: The tensors are damaged.
+    """
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # of all from the position to the end
+    if digest != header.digest:
         raise damaged_error(path, "its tensors were altered or damaged")
     tensors = {}
     for name, (dtype, shape, begin, end) in header.entries.items():
@@ -383,9 +430,16 @@ def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Return the hash of manifest and tensor entries, which is checked without reading the tensors."""
-    entries = {k: v for k, v in entries.items() if k != "__metadata__"}
-    return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 (hex) of the manifest and the tensors' entries.
+
+    It can be checked without reading the tensors' data.
+
+    Args:
+        text: The manifest's JSON.
+        entries: Entries of a safetensors header; its metadata are left out.
+    """
+    tensor_entries = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    return hashlib.sha256(json.dumps([text, tensor_entries], sort_keys=True).encode()).hexdigest()
 
 
 def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
@@ -394,24 +448,24 @@ def read_header(file: io.BufferedReader, path: object, several: bool = False) ->
     Args:
         file: The file, at its beginning.
         path: Path of the file, for errors.
-        several: Whether the file of a router may be read, too.
+        several: Whether the file may hold a router, which has several products.
 
     Raises:
-        InputError: The file is damaged, has another format, or is that of a router and `several` is False.
+        InputError: The file is damaged, has another format, or holds a router while `several` is False.
     """
     size = os.fstat(file.fileno()).st_size
-    prefix = file.read(8)
-    if len(prefix) < 8:
+    length_bytes = file.read(8)
+    if len(length_bytes) < 8:
         raise damaged_error(path, "it is empty or cut short")
-    (length,) = struct.unpack("<Q", prefix)
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+    (header_length,) = struct.unpack("<Q", length_bytes)
+    if not 2 <= header_length <= min(MAX_HEADER_BYTES, size - 8):
         raise damaged_error(path, "it is not a safetensors file, or cut short")
     try:
-        stored = _parse_header(file.read(length))
+        stored = _parse_header(file.read(header_length))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
     try:
-        check_format(stored.data)  # before entries that other versions may read otherwise
+        check_format(stored.data)  # first, since another format may have other entries
     except InputError as error:
         raise unusable_file_error(path, str(error)) from None
     if "products" in stored.data and not several:
@@ -420,12 +474,19 @@ def read_header(file: io.BufferedReader, path: object, several: bool = False) ->
         raise damaged_error(path, "its header was altered or damaged")
     try:
         run_facts = dict(stored.run_facts)
-        entries = {str(k): _parse_entry(v) for k, v in stored.entries.items()}
+        entries = {str(name): _parse_entry(entry) for name, entry in stored.entries.items()}
     except (ValueError, KeyError, TypeError):
         raise damaged_error(path, "its list of tensors is damaged") from None
-    if 8 + length + _end_of_tensors(entries.values(), path) != size:
+    data_start = 8 + header_length
+    if data_start + _end_of_tensors(entries.values(), path) != size:
         raise damaged_error(path, "it is cut short or has extra data at the end")
-    return Header(stored.data, run_facts, entries, 8 + length, str(stored.digest))
+    return Header(
+        document=stored.data,
+        run=run_facts,
+        entries=entries,
+        start=data_start,
+        digest=str(stored.digest),
+    )
 
 
 class _StoredHeader(NamedTuple):
@@ -447,30 +508,41 @@ class _StoredHeader(NamedTuple):
 
 
 def _parse_header(raw: bytes) -> _StoredHeader:
-    """Parse a header. ValueError, KeyError and others where it is not that of a model."""
+    """Parse a header, and compare its hashes.
+
+    Raises:
+        ValueError: It is not the header of a model. KeyError, TypeError, AttributeError and RecursionError
+            likewise.
+    """
     header = json.loads(raw)
-    meta = header.pop("__metadata__")
-    text = meta[METADATA_KEY]
-    digest = meta["sha256"]
-    data = json.loads(text, parse_constant=reject_constant)
-    if not isinstance(data, dict):
+    metadata_entry = header.pop("__metadata__")  # the entries of the tensors remain in `header`
+    document_text = metadata_entry[METADATA_KEY]
+    digest = metadata_entry["sha256"]
+    document = json.loads(document_text, parse_constant=reject_constant)
+    if not isinstance(document, dict):
         raise TypeError
-    altered = _header_hash(text, header) != meta.get("header_sha256")
-    run = meta.pop(RUN_KEY, "{}")
-    altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", None)
-    altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
-    run_facts = json.loads(run, parse_constant=reject_constant)
-    return _StoredHeader(data, run_facts, header, digest, altered)
+    is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
+    run_text = metadata_entry.pop(RUN_KEY, "{}")
+    is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
+    # a further or missing key
+    is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
+    return _StoredHeader(
+        data=document,
+        run_facts=json.loads(run_text, parse_constant=reject_constant),
+        entries=header,
+        digest=digest,
+        is_altered=is_altered,
+    )
 
 
 def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
-    """Return the end of the tensors in the file's data, where they lie one after another.
+    """Return the end of the last tensor in the file's data.
 
     Raises:
-        InputError: They overlap or leave gaps, unlike those that safetensors writes.
+        InputError: The tensors overlap or leave gaps; safetensors writes them one after another.
     """
     position = 0
-    for _, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
+    for begin, end in sorted((begin, end) for _, _, begin, end in entries):
         if begin != position or end < begin:
             raise damaged_error(path, "its tensors overlap or leave gaps")
         position = end
@@ -478,12 +550,14 @@ def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
 
 
 def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
+    """Read the entry of a tensor in a header. ValueError, KeyError or TypeError where it is damaged."""
     dtype = value["dtype"]
     shape = tuple(value["shape"])
     begin, end = value["data_offsets"]
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError
-    if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
+    # the limit keeps sizes far from the largest integer of numpy
+    if not all(type(number) is int and 0 <= number < 2**48 for number in (*shape, begin, end)):
         raise ValueError
     if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise ValueError
@@ -494,28 +568,34 @@ def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
 
 
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
-    """Pack images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
+    """Pack images into integers if no value changes by that.
 
-    k/255 becomes k, padding -1 - k: uint8, or int16 where a pixel is padded. Images that this would change
-    are returned as they are.
+    A value k/255 becomes k, and a value -1 - k/255 of padding becomes -1 - k.
+
+    Args:
+        images: Images of any shape, in 0..1. A pixel of padding with the value v is stored as -1 - v.
+
+    Returns:
+        The packed images: uint8, or int16 if any pixel is padding. Images that cannot be packed without loss
+        are returned unchanged.
     """
-    padded = images < 0
-    levels = np.rint(np.where(padded, -1 - images, images) * np.float32(255))
-    if not np.all((levels >= 0) & (levels <= 255)):  # NaN too
+    is_padding = images < 0
+    levels = np.rint(np.where(is_padding, -1 - images, images) * np.float32(255))
+    if not np.all((levels >= 0) & (levels <= 255)):  # NaN fails, too
         return images
-    if padded.any():
-        packed: NDArray[Any] = np.where(padded, -1 - levels, levels).astype(np.int16)
+    if is_padding.any():
+        packed: NDArray[Any] = np.where(is_padding, -1 - levels, levels).astype(np.int16)
     else:
         packed = levels.astype(np.uint8)
     return packed if np.array_equal(unpack_images(packed), images) else images
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the images that `pack_images` packed, float32."""
+    """Return the float32 images that `pack_images` packed; padding with the value v is again -1 - v."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:
         return packed.astype(np.float32, copy=False)
-    padded = packed < 0
-    images = np.where(padded, -1 - packed, packed).astype(np.float32) / np.float32(255)
-    return np.where(padded, -1 - images, images)
+    is_padding = packed < 0
+    images = np.where(is_padding, -1 - packed, packed).astype(np.float32) / np.float32(255)
+    return np.where(is_padding, -1 - images, images)

@@ -21,9 +21,11 @@ def parse_views(document: Facts) -> PartPattern | None:
     Raises:
         InputError: The pattern is damaged.
     """
-    known = document.get("views")
+    fields = document.get("views")
+    if fields is None:
+        return None
     try:
-        return None if known is None else PartPattern(**known)
+        return PartPattern(**fields)
     except (TypeError, InputError):
         raise InputError("its pattern of views is damaged; copy it again or fit anew") from None
 
@@ -44,12 +46,14 @@ class ModelMapping:
     views: PartPattern | None = None
 
     def __post_init__(self) -> None:
-        """Raise an InputError where it is undefined which of several models judges a picture."""
+        """Raise an InputError where it is not defined which of several models judges a picture."""
         if self.kind == ONE:
             return
         if not self.products or not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
             raise InputError("a router needs models, each with a name")
-        if (self.recognition is None) == (self.views is None):
+        has_recognition = self.recognition is not None
+        has_views = self.views is not None
+        if has_recognition == has_views:
             raise InputError("a router needs good pictures of each product, or a pattern of views")
         if self.recognition is not None and {*self.recognition.known} != {*self.products}:
             raise InputError("a router needs good pictures of each product")

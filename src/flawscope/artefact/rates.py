@@ -1,7 +1,7 @@
-"""False-alarm rates of a model: the promise and the defects found at each rate.
+"""False-alarm rates of a model: the expected rate and the defects found at each target rate.
 
-A rate moves the threshold among the scores that the model file keeps. Nothing is learnt anew: a model at
-another rate is the same network with another calibration.
+A target rate moves the threshold among the scores that the model file keeps. Nothing is learnt anew: a model
+at another rate is the same network with another calibration.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from flawscope.calibration.threshold import OFFERED_RATES
 from flawscope.errors import InputError
 
 OFFERED = OFFERED_RATES
-_ROUNDING = 1e-9
-# states of a `LineVerdict`
+_ROUNDING = 1e-9  # by which rates may differ that would be equal without rounding
+# States of a `LineVerdict`
 NOTHING = "nothing"
 KEPT = "kept"
 BROKEN = "broken"
@@ -35,17 +35,18 @@ OPEN = "open"
 
 
 def offered_rates() -> list[tuple[float, int]]:
-    """Return the rates that people choose from, each with the number of good pictures or parts it needs."""
+    """Return the rates that people choose from, each with the number of good pictures or parts needed."""
     return [(rate, min_calibration_size(rate)) for rate in OFFERED]
 
 
 class LineVerdict(NamedTuple):
-    """Whether a line keeps a promise, where not all flagged parts were reviewed.
+    """Whether a line keeps the expected rate, though not all flagged parts were reviewed.
 
     Attributes:
-        state: `NOTHING` where nothing was counted, `KEPT`, `BROKEN`, or `OPEN` where it depends on the parts
-            that are not reviewed.
-        interval: Interval, 0..1, that holds the share of good parts that are flagged with 95 %.
+        state: `NOTHING`: nothing was counted. `KEPT` or `BROKEN`: the rate is kept or not, whatever the
+            parts are that were not reviewed. `OPEN`: it depends on these parts.
+        interval: Interval, 0..1, that contains with a probability of 95 % the share of good parts that are
+            flagged.
     """
 
     state: str
@@ -59,10 +60,10 @@ class Promise(NamedTuple):
         text: Line for a person.
         is_made: Whether there is a promise.
         wanted: Target rate, 0..1.
-        rate: Expected share of good pictures, or parts in several views, called anomalous.
-        calibrated: Number of units that it comes from.
-        of_parts: Whether a unit may have several pictures.
-        by_part: Whether parts in several views are judged.
+        rate: Expected share of good pictures (or of parts in several views) called anomalous, 0..1.
+        calibrated: Number of units that the rate comes from.
+        of_parts: Whether a unit is a part that may have several pictures, and not a picture.
+        by_part: Whether parts in several views are judged, and not pictures.
     """
 
     text: str
@@ -84,64 +85,73 @@ class Promise(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Interval, 0..1, that holds the rate of this single model with 95 %."""
+        """Interval, 0..1, that contains the rate of this single model with a probability of 95 %."""
         return rate_interval(self.rate, self.calibrated)
 
     def judge(self, alarms: int, pictures: int) -> PromiseVerdict:
-        """Judge whether the promise was kept, by new good pictures or parts; only valid where `is_made`.
+        """Judge by new good pictures or parts whether the promise was kept. Call it only if `is_made`.
 
         Args:
-            alarms: Number of the pictures that were called anomalous.
-            pictures: Number of new good pictures, or parts.
+            alarms: Number of the new good pictures, or parts, that were called anomalous.
+            pictures: Number of the new good pictures, or parts.
         """
         return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
     def judge_line(self, good: int, alarms: int, unreviewed: int) -> LineVerdict:
-        """Judge a line by its smallest and its largest possible number of false alarms.
+        """Judge a line by the smallest and the largest number of false alarms that it may have.
 
-        People review mostly flagged parts: the share of false alarms among reviewed parts would be too high.
+        The share of false alarms among reviewed parts would be too high, since people mostly review flagged
+        parts.
 
         Args:
             good: Number of parts that nobody called a defect, flagged or not.
             alarms: Number of these parts that were flagged and then called good.
             unreviewed: Number of these parts that were flagged, and that nobody has reviewed.
         """
-        most = alarms + unreviewed
-        state = BROKEN if self.judge(alarms, good).broken else OPEN if self.judge(most, good).broken else KEPT
-        interval = confidence_interval_rate(alarms, good)[0], confidence_interval_rate(most, good)[1]
-        return LineVerdict(state if good else NOTHING, interval)
+        max_alarms = alarms + unreviewed
+        if not good:
+            state = NOTHING
+        elif self.judge(alarms, good).broken:
+            state = BROKEN
+        elif self.judge(max_alarms, good).broken:
+            state = OPEN
+        else:
+            state = KEPT
+        low, _ = confidence_interval_rate(alarms, good)
+        _, high = confidence_interval_rate(max_alarms, good)
+        return LineVerdict(state, (low, high))
 
 
 def promise_of(model: Manifest | ModelFacts) -> Promise:
-    """Return the promise of a model of one product, on good pictures or, if it decides on them, parts."""
+    """Return the promise of a model of one product: on parts if it decides on parts, else on pictures."""
     facts = ModelFacts.of(model)
     if facts.parts is None:
         (manifest,) = facts.manifests.values()
-        scores = manifest.calibration
+        calibration = manifest.calibration
         return Promise(
-            text=scores.promise(),
-            is_made=scores.promised,
-            wanted=scores.rate,
-            rate=scores.expected_rate,
-            calibrated=scores.unit_count,
-            of_parts=scores.has_shared_units,
+            text=calibration.promise(),
+            is_made=calibration.promised,
+            wanted=calibration.rate,
+            rate=calibration.expected_rate,
+            calibrated=calibration.unit_count,
+            of_parts=calibration.has_shared_units,
         )
-    (known,) = facts.known_parts().values()
-    parts = known.calibration
-    count = parts.complete_count
+    (known_parts,) = facts.known_parts().values()
+    part_calibration = known_parts.calibration
+    part_count = part_calibration.complete_count
     return Promise(
-        text=parts.promise(),
-        is_made=count > 1,
-        wanted=parts.rate,
-        rate=parts.expected_rate,
-        calibrated=count,
+        text=part_calibration.promise(),
+        is_made=part_count > 1,
+        wanted=part_calibration.rate,
+        rate=part_calibration.expected_rate,
+        calibrated=part_count,
         of_parts=True,
         by_part=True,
     )
 
 
 class PromiseFacts(TypedDict):
-    """Promise of a model for pages.
+    """Promise of a model, in the form that pages use.
 
     Attributes:
         promised: Whether there is a promise.
@@ -172,7 +182,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
         "calibrated": promise.calibrated,
         "missing": promise.missing,
         "wanted_rate": promise.wanted,
-        # where pictures show one part alone, only other parts help
+        # without a promise all pictures may show one part: then more parts are needed, not more pictures
         "of_parts": promise.of_parts or not promise.is_made,
         "several": any(manifest.preprocess.several is not None for manifest in facts.manifests.values()),
     }
@@ -186,19 +196,22 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
             "the model promises no false-alarm rate, so it has none to change: learn from more parts"
         )
     if promise.rate > rate + _ROUNDING:
-        more = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
+        remedy = "choose that"
+        missing = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
+        if missing:
+            remedy += f", or learn from {missing}"
         raise InputError(
             f"a false-alarm rate of {100 * rate:g} % cannot be kept: the model is calibrated on "
             f"{promise.calibrated} good ones, which support {_round_up(100 * promise.rate):g} % or more; "
-            f"choose that{', or learn from ' if more else ''}{more}"
+            f"{remedy}"
         )
 
 
 def _round_up(percent: float) -> float:
-    """Return a percentage rounded up to two digits: a rate that is advised must be one that is supported."""
-    digits = 1 - math.floor(math.log10(percent))
-    scale = 10.0**digits
-    return math.ceil(percent * scale - 1e-6) / scale
+    """Return a percentage rounded up to two significant digits, so that an advised rate is supported."""
+    decimals = 1 - math.floor(math.log10(percent))
+    scale = 10.0**decimals
+    return math.ceil(percent * scale - 1e-6) / scale  # 1e-6: a number that has two digits stays unchanged
 
 
 def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
@@ -218,43 +231,45 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
     facts = ModelFacts.of(model)
     rows = []
     for rate in sorted({*OFFERED, facts.rate}, reverse=True):
-        at = facts.with_rate(rate)
-        promise = promise_of(at)
-        calibrations = [manifest.calibration for manifest in at.manifests.values()]
-        is_bound = promise.is_made and not promise.by_part
+        facts_at_rate = facts.with_rate(rate)
+        promise = promise_of(facts_at_rate)
+        calibrations = [manifest.calibration for manifest in facts_at_rate.manifests.values()]
+        rate_bound = None
+        if promise.is_made and not promise.by_part:
+            rate_bound = max(calibration.rate_bound for calibration in calibrations)
         rows.append(
             {
                 "rate": rate,
                 "expected": promise.rate,
-                "at_most": max(calibration.rate_bound for calibration in calibrations) if is_bound else None,
+                "at_most": rate_bound,
                 "supported": promise.is_made and promise.rate <= rate + _ROUNDING,
                 "missing": promise.missing,
                 "threshold": calibrations[0].score_threshold if len(calibrations) == 1 else None,
-                "found": _found_by_size(at),
+                "found": _found_by_size(facts_at_rate),
             }
         )
     return rows
 
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
-    """Return simulated defects by size, [found, all], summed over the models of all views.
+    """Return by size the numbers of simulated defects, [found, all], summed over all models.
 
-    Empty where too few of a size were tried.
+    Empty if a model was not tried, or was tried with too few defects of a size.
     """
-    found: dict[str, list[int]] = {}
+    counts_by_size: dict[str, list[int]] = {}
     for name, manifest in facts.manifests.items():
-        tried = decided_defects(manifest, facts.parts_of(name))
-        if tried is None or any(len(scores) < MIN_DEFECTS for scores in tried.scores.values()):
+        defects = decided_defects(manifest, facts.parts_of(name))
+        if defects is None or any(len(scores) < MIN_DEFECTS for scores in defects.scores.values()):
             return {}
-        for size in tried.scores:
-            counts = found.setdefault(size, [0, 0])
-            for k, number in enumerate(tried.count_found(size)):
-                counts[k] += number
-    return found
+        for size in defects.scores:
+            found_count, count = defects.count_found(size)
+            earlier_found, earlier_count = counts_by_size.get(size, [0, 0])
+            counts_by_size[size] = [earlier_found + found_count, earlier_count + count]
+    return counts_by_size
 
 
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
-    """Return the 95 % interval, 0..1, of the share of simulated defects that is found; None for too few.
+    """Return the 95 % interval, 0..1, of the share of simulated defects that is found.
 
     Args:
         found: Number of simulated defects of a size that are found.

@@ -12,17 +12,19 @@ def stored_region(model: Artefact) -> RoiSource | None:
     """Read the region of interest of a model.
 
     Returns:
-        A mask of a frame of the preprocessing's `size`, which is seen pixel by pixel; None: all of the frame
-        counts.
+        A mask of the frame after scaling to the preprocessing's `size`; None: all of the frame counts.
     """
     region = model.counted
     if region is None or region.all():
         return None
-    how = model.manifest.preprocess.whole
-    rows, columns = (
-        slice((whole - seen + 1) // 2, (whole - seen + 1) // 2 + seen)  # as a crop takes the nearest pixels
-        for whole, seen in zip(how.size, how.network_size, strict=True)
-    )
-    mask = np.zeros(how.size, dtype=np.bool_)
-    mask[rows, columns] = region
-    return mask if how.reference is None and not how.corrections else FrameRegion(mask, how.reference)
+    preprocess = model.manifest.preprocess.whole
+    height, width = preprocess.network_size
+    # the network's view is cut out of the middle of the frame, and rounded as that crop rounds
+    frame_height, frame_width = preprocess.size
+    top = (frame_height - height + 1) // 2
+    left = (frame_width - width + 1) // 2
+    mask = np.zeros(preprocess.size, dtype=np.bool_)
+    mask[top : top + height, left : left + width] = region
+    if preprocess.reference is None and not preprocess.corrections:
+        return mask
+    return FrameRegion(mask, preprocess.reference)

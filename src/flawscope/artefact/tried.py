@@ -15,45 +15,48 @@ from numpy.typing import NDArray
 from flawscope.errors import pluralize
 from flawscope.types import Json
 
-TRIED = "tried"  # among a model's facts
-TRYING = "trying"  # stages of a search's progress begin so
-NO_TIME = "no time"  # why a setting was not tried to the end
-EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show the same
+TRIED = "tried"  # key of a model's facts
+TRYING = "trying"  # first word of the stages of a search's progress
+NO_TIME = "no time"  # `Trial.note` of a setting for whose end the time was too short
+EQUAL = 1e-3  # share of a score by which the scores of two pictures may differ that show the same
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
-    """Return the share of pairs of a good and a defective picture in which the defective one scores higher.
+    """Return the AUROC: the share of pairs (good, defective) in which the defective picture scores higher.
 
-    Equal scores count half.
+    Pairs with equal scores count half.
 
     Args:
         good: Scores [N] of good pictures.
         defective: Scores [M] of defective pictures.
     """
-    above = defective[:, None] > good
-    equal = defective[:, None] == good
-    return float((above + 0.5 * equal).mean())
+    is_higher = defective[:, None] > good  # [M, N]
+    is_equal = defective[:, None] == good
+    return float((is_higher + 0.5 * is_equal).mean())
 
 
 def auroc_on_carriers(
     good: NDArray[np.float64], defective: NDArray[np.float64], carriers: NDArray[np.intp]
 ) -> float:
-    """Return the AUROC of defects that were put on good pictures, as if each had been on all of them.
+    """Return the AUROC of defects that were put on good pictures, as if each had been put on all of them.
 
-    A picture scores like its most unusual place. A defect on another good picture would therefore score the
-    same, or like that picture if this is more. A defect that its carrier hides is taken to be hidden on all.
-    The result then depends less on which carrier a defect happened to lie on, and how unusual that one is.
+    So the result depends less on the good picture (the carrier) that a defect happened to be put on. The
+    score of a defect on another good picture is estimated:
+
+    - A picture's score is that of its most unusual place. So the estimate is the larger of two scores: that
+      of the carrier with the defect, and that of the other picture.
+    - A defect that does not change the score of its carrier counts as hidden on all pictures.
 
     Args:
         good: Scores [N] of good pictures.
         defective: Scores [M] of good pictures with a defect on them.
-        carriers: Numbers [M] of these good pictures.
+        carriers: Indices [M] in `good` of the pictures that carry the defects.
     """
     carrier_scores = good[carriers]
     is_hidden = defective - carrier_scores <= EQUAL * np.abs(carrier_scores)
-    defects = np.where(is_hidden, -np.inf, defective)
-    on_each = np.maximum(defects[:, None], good)  # [M, N]
-    return auroc(good, on_each.ravel())
+    defect_scores = np.where(is_hidden, -np.inf, defective)
+    scores_on_all_pictures = np.maximum(defect_scores[:, None], good)  # [M, N]
+    return auroc(good, scores_on_all_pictures.ravel())
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,17 @@ class Trial:
     """Result of one setting in several rounds, each of which leaves out other good pictures.
 
     Attributes:
-        flags: Flags of `flawscope fit`; empty: the settings that were given.
-        given: AUROC of a person's defects, by round; empty: there were none.
-        simulated: AUROC of simulated defects (`auroc_on_carriers`), by round; empty: there were none.
+        flags: Flags of `flawscope fit` for the setting; empty: the settings of the user's call.
+        given: AUROC of the user's own defects in each round; empty: there were no such defects.
+        simulated: AUROC of simulated defects (`auroc_on_carriers`) in each round; empty: there were no such
+            defects.
         false_alarms: (number called anomalous, number of all) good pictures, over all rounds.
-        found_given: (number found, number of all) of a person's defects, over all rounds.
+        found_given: (number found, number of all) of the user's own defects, over all rounds.
         found: (number found, number of all) simulated defects, over all rounds.
         seconds: Time to judge a picture.
         fit_seconds: Time of the fit for each picture learnt from.
         note: Reason why the setting was not tried to the end.
-        minutes: Minutes that it would take, roughly.
+        minutes: Minutes that the whole trial would take, roughly.
     """
 
     flags: str
@@ -91,59 +95,74 @@ class Trial:
 
     @property
     def was_ended(self) -> bool:
-        """Whether the setting need not be tried again: it was tried to the end, or cannot be."""
+        """Whether a resumed search skips the setting: it was tried to the end, or cannot be tried."""
         return self.note != NO_TIME
 
     def figures(self, rounds: int | None = None) -> tuple[float, ...]:
-        """Return the mean AUROC of given defects, if there are any, and of simulated ones, if there are any.
+        """Return (mean AUROC of the user's own defects, mean AUROC of simulated defects).
+
+        Defects that were not tried are left out, so that the tuple may have one number or none.
 
         Args:
-            rounds: Number of first rounds that the mean is over; None: all.
+            rounds: Number of rounds over which the mean is taken, from the first on; None: all rounds.
         """
-        return tuple(float(np.mean(values[:rounds])) for values in (self.given, self.simulated) if values)
+        return tuple(float(np.mean(aurocs[:rounds])) for aurocs in (self.given, self.simulated) if aurocs)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
-        """Return the `figures` as if the setting had been tried in all rounds of another one.
+        """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        They are the other's figures plus the difference of the two in the rounds that both have; empty where
-        they share no round.
+        An estimate is the other trial's figure over all its rounds, plus the difference of the two trials'
+        figures (this less the other) in the rounds that both were tried in. Empty if there are none.
         """
-        rounds = min(self.rounds, other.rounds)
-        if not rounds:
+        shared_rounds = min(self.rounds, other.rounds)
+        if not shared_rounds:
             return ()
-        pairs = zip(self.figures(rounds), other.figures(rounds), other.figures(), strict=False)
-        return tuple(min(1.0, max(0.0, whole + figure - same)) for figure, same, whole in pairs)
+        estimates = []
+        for figure, other_shared_figure, other_figure in zip(
+            self.figures(shared_rounds), other.figures(shared_rounds), other.figures(), strict=False
+        ):
+            estimate = other_figure + figure - other_shared_figure
+            estimates.append(min(1.0, max(0.0, estimate)))
+        return tuple(estimates)
 
     def separation(self) -> str:
-        """Return a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
-        kinds = "your defects", "simulated ones" if self.given else "defects"
-        phrases = [
-            f"{kind} ({np.mean(scores):.1%})"
-            for kind, scores in zip(kinds, (self.given, self.simulated), strict=True)
-            if scores
-        ]
+        """Return the mean AUROCs in words: "your defects (98.0%) and simulated ones (97.0%)"."""
+        phrases = []
+        if self.given:
+            phrases.append(f"your defects ({np.mean(self.given):.1%})")
+        if self.simulated:
+            noun = "simulated ones" if self.given else "defects"
+            phrases.append(f"{noun} ({np.mean(self.simulated):.1%})")
         return " and ".join(phrases)
 
     def cells(self, has_given: bool, chosen: Trial) -> tuple[str, ...]:
         """Return the cells of a row in a table for a person.
 
         Args:
-            has_given: Whether the table has columns for a person's defects.
-            chosen: The setting that was chosen, whose rounds count (`beside`).
+            has_given: Whether the table has columns for the user's own defects.
+            chosen: Trial of the chosen setting; all settings are compared in its rounds (`beside`).
         """
         name = self.flags or "as given"
         if not self.rounds:
-            about = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
-            return name, *[""] * (5 if has_given else 3), f"{self.note}{about}"
-        counts = [self.false_alarms, *([self.found_given] if has_given else []), self.found]
-        shares = [f"{count} of {every}" if every else "" for count, every in counts]
-        figures = [f"{figure:.1%}" for figure in self.beside(chosen)]
-        apart = [figures.pop(0) if scores else "" for scores in (self.given, self.simulated)]
-        return name, *shares, *apart[0 if has_given else 1 :], f"{1000 * self.seconds:.0f} ms"
+            duration = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
+            empty_cells = [""] * (5 if has_given else 3)
+            return name, *empty_cells, f"{self.note}{duration}"
+        counts = [self.false_alarms, self.found_given, self.found]
+        false_alarms, found_given, found = (f"{count} of {total}" if total else "" for count, total in counts)
+        figures = iter(self.beside(chosen))  # first of given defects, if there were any
+        given_figure = f"{next(figures):.1%}" if self.given else ""
+        simulated_figure = f"{next(figures):.1%}" if self.simulated else ""
+        time = f"{1000 * self.seconds:.0f} ms"
+        if has_given:
+            return name, false_alarms, found_given, found, given_figure, simulated_figure, time
+        return name, false_alarms, found, simulated_figure, time
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Trial:
-        """Read the fields that `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
+        """Read the fields that `asdict` returned.
+
+        Earlier versions stored a single AUROC, "auroc", which becomes that of simulated defects.
+        """
         values: Json = {
             field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored
         }
@@ -163,15 +182,15 @@ class Choice:
     """Settings that were tried before a fit, and those that were chosen.
 
     Attributes:
-        flags: Flags of the settings that were chosen; empty: the settings that were given.
+        flags: Flags of the settings that were chosen; empty: the settings of the user's call.
         reason: Reason for the choice.
         trials: Results of all settings.
         good: Number of left-out good pictures that were judged.
-        given: Number of a person's defects that were judged.
+        given: Number of the user's own defects that were judged.
         simulated: Number of simulated defects that were judged.
-        seconds: Time of the search, with the earlier searches that it resumed.
+        seconds: Time of the search, including the earlier searches that it resumed.
         digest: Digest of the pictures and options; empty: nothing was tried.
-        enough: Minutes in which all settings would be tried, roughly; 0: all were.
+        enough: Rough number of minutes that would suffice to try all settings; 0: all were tried.
     """
 
     flags: str
@@ -186,7 +205,7 @@ class Choice:
 
     @property
     def has_tried(self) -> bool:
-        """Whether a setting other than the given one was tried to the end."""
+        """Whether any setting other than that of the user's call was tried in a round."""
         return any(trial.flags and trial.rounds for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,20 +217,20 @@ class Choice:
         """Read the choice from a model's facts; None where nothing was tried, or they are damaged."""
         try:
             stored = facts[TRIED]
-            by_flags = {
-                stored_trial["flags"]: Trial.from_dict(stored_trial) for stored_trial in stored["trials"]
-            }
+            # of two trials with the same flags the later counts
+            trial_by_flags = {trial["flags"]: Trial.from_dict(trial) for trial in stored["trials"]}
             values = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
-            return cls(**{**values, "trials": tuple(by_flags.values())})
+            values["trials"] = tuple(trial_by_flags.values())
+            return cls(**values)
         except (KeyError, TypeError):
             return None
 
     def lines(self) -> list[str]:
         """Return the lines of a table for a person, and the reason for the choice."""
         has_given = any(trial.given for trial in self.trials)
-        shown = self.shown()
+        chosen = self._chosen_trial()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
-        rows += [trial.cells(has_given, self._chosen() or trial) for trial in shown]
+        rows += [trial.cells(has_given, chosen or trial) for trial in self.shown()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
         for row in rows:
@@ -225,30 +244,39 @@ class Choice:
         return lines
 
     def shown(self) -> list[Trial]:
-        """Return the trials, the best first; those that were not tried come last."""
-        chosen = self._chosen()
+        """Return the trials as a table lists them: the best first, those without a round last."""
+        chosen = self._chosen_trial()
         return sorted(self.trials, key=lambda trial: trial.beside(chosen or trial), reverse=True)
 
-    def _chosen(self) -> Trial | None:
-        return next((trial for trial in self.trials if trial.flags == self.flags and trial.rounds), None)
+    def _chosen_trial(self) -> Trial | None:
+        """Return the trial of the chosen setting; None where it was not tried."""
+        for trial in self.trials:
+            if trial.flags == self.flags and trial.rounds:
+                return trial
+        return None
 
     def _basis_lines(self) -> list[str]:
-        """Return lines with the pictures that settings were judged by, and the meaning of the numbers."""
+        """Return lines that state by which pictures the settings were judged, and what the numbers mean."""
         if not self.good:
             return []
-        words = [pluralize(self.good, "good picture") + " left out"]
-        words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
-        words += [f"{self.simulated} simulated"] if self.simulated else []
-        judged = f"judged by {', '.join(words)}"
-        rounds = max(trial.rounds for trial in self.trials)
-        lines = [
+        counts = [f"{pluralize(self.good, 'good picture')} left out"]
+        if self.given:
+            counts.append(f"{pluralize(self.given, 'defect')} of yours")
+        if self.simulated:
+            counts.append(f"{self.simulated} simulated")
+        basis = f"judged by {', '.join(counts)}"
+        explanations = [
             "apart: of pairs of a good and a defective picture, in how many the defective one scores higher"
         ]
+        rounds = max(trial.rounds for trial in self.trials)
         if rounds > 1:
-            anew = ", each with defects of yours" if self.given else ""
-            judged += f", in up to {rounds} rounds{anew}"
-            lines.append("of settings of fewer rounds: by what they differ from the chosen one in these")
-        return [judged, *lines]
+            basis += f", in up to {rounds} rounds"
+            if self.given:
+                basis += ", each with defects of yours"
+            explanations.append(
+                "of settings of fewer rounds: by what they differ from the chosen one in these"
+            )
+        return [basis, *explanations]
 
 
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:

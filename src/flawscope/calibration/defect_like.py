@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MILD_QUANTILE = 0.1  # of the known defects' severities, up to which they are mild
+MILD_QUANTILE = 0.1  # quantile of the known defects' severities, up to which a defect is mild
 
 
 class Strength(NamedTuple):
@@ -23,18 +23,20 @@ def defect_like(
 ) -> set[int]:
     """Return the numbers of the false alarms that look like defects.
 
-    They lie farther out than training pictures may be, or stand out more than the mildest known defects.
+    Such a false alarm scores above `fence`, or is at least as severe as the mildest known defects (the
+    quantile `MILD_QUANTILE` of their severities).
 
     Args:
-        false_alarms: The false alarms, by number.
+        false_alarms: Score and severity of the false alarms, by number.
         found_defects: Severities of the known defects that were found.
         fence: Score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
             known.
     """
-    found = list(found_defects)
-    mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf
+    severities = list(found_defects)
+    mild_severity = float(np.quantile(severities, MILD_QUANTILE)) if severities else math.inf
+    max_good_score = math.inf if fence is None else fence
     return {
         number
         for number, false_alarm in false_alarms.items()
-        if (fence is not None and false_alarm.score > fence) or false_alarm.severity >= mild
+        if false_alarm.score > max_good_score or false_alarm.severity >= mild_severity
     }

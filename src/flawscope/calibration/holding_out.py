@@ -10,15 +10,14 @@ import numpy as np
 from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
 
-MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
-MIN_FOR_FULL_RATE = 120  # pictures, from which on as many are held out as the false-alarm rate needs
-SMALLEST_RATE = (
-    1e-12  # that no number of pictures could promise: the inverse of a smaller one may be infinite
-)
+MIN_HELD_OUT = 10  # groups, but at most a quarter of all groups
+MIN_FOR_FULL_RATE = 120  # groups, from which on as many are held out as the false-alarm rate needs
+SMALLEST_RATE = 1e-12  # smaller rates count as this one, since their inverse may be infinite
 
 
 def min_calibration_size(rate: float) -> int:
-    """Return the number of calibration scores that a rate needs: n scores allow 1 / (n + 1) at least."""
+    """Return the smallest number n of calibration scores for a rate: 1 / (n + 1) <= rate."""
+    # less 1e-9, since the inverse of a rate 1 / k may be rounded to more than k
     return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
 
 
@@ -33,75 +32,88 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draw the pictures to hold out, in whole groups: calibration counts groups.
+    """Draw the pictures to hold out. Only whole groups are held out, since calibration counts groups.
 
-    Where pictures are `reserved`, their groups are held out. Otherwise it is a share of all groups, and at
-    least 10 groups, or a quarter of all where that is fewer. From 120 groups on, it is at least the number
-    that the false-alarm rate needs and `more`, or a fifth of all where that is fewer.
+    If pictures are `reserved`, their groups are held out, unless these are all groups. Otherwise groups are
+    drawn, and their number is the largest of these:
+
+    - `share` of all groups,
+    - 10 groups, but at most a quarter of all,
+    - if there are 120 groups or more: the number that the false-alarm rate needs plus `more`, but at most a
+      fifth of all.
 
     Args:
-        used: Numbers of the pictures.
-        groups: Group of each picture; pictures of one part, or views of one picture, share a group.
+        used: Numbers of the pictures that can be learnt from.
+        groups: Group of each of these pictures; pictures of one part, or views of one picture, share a group.
         share: Share of the groups to hold out, 0..1.
         rate: Target false-alarm rate, 0..1.
         seed: Seed of the draw.
         method: Name of the method, for errors.
-        reserved: Numbers of pictures that the data set keeps apart.
-        more: Number of groups that are held out beyond those that the rate needs.
+        reserved: Numbers of pictures that the data set keeps for the calibration.
+        more: Number of groups to hold out in addition to those that the rate needs.
 
     Returns:
-        The numbers of the pictures of each group held out, in the order drawn.
+        For each group that is held out, in the order in which they were drawn, the numbers of its pictures.
 
     Raises:
         InputError: There are fewer than two pictures, or all are of one group.
     """
-    members = by_group(used, groups)
-    total = len(used)
-    group_of = dict(zip(used, groups, strict=True))
-    own_reserved = sorted(set(reserved) & set(used))
-    apart = {group_of[i] for i in own_reserved}
-    if own_reserved and len(apart) < len(members):
-        order = Stream.HOLD_OUT.rng(seed).permutation(own_reserved).tolist()
-        return [members[group] for group in dict.fromkeys(group_of[i] for i in order)]
-    if total < 2:
+    pictures_by_group = by_group(used, groups)
+    count = len(used)
+    group_by_picture = dict(zip(used, groups, strict=True))
+    usable_reserved = sorted(set(reserved) & set(used))
+    reserved_groups = {group_by_picture[picture] for picture in usable_reserved}
+    if usable_reserved and len(reserved_groups) < len(pictures_by_group):
+        order = Stream.HOLD_OUT.rng(seed).permutation(usable_reserved).tolist()
+        # each group once, in the random order of the pictures
+        drawn_groups = dict.fromkeys(group_by_picture[picture] for picture in order)
+        return [pictures_by_group[group] for group in drawn_groups]
+    if count < 2:
         raise InputError(
-            f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
+            f"too few usable pictures for {method} ({count}): it learns from some and holds out others"
         )
-    units = len(members)
-    number = max(round(share * units), min(MIN_HELD_OUT, units // 4), 1)
-    if units >= MIN_FOR_FULL_RATE:
-        number = max(number, min(min_calibration_size(rate) + more, units // 5))
-    if units < 2:
+    group_count = len(pictures_by_group)
+    draw_count = max(round(share * group_count), min(MIN_HELD_OUT, group_count // 4), 1)
+    if group_count >= MIN_FOR_FULL_RATE:
+        draw_count = max(draw_count, min(min_calibration_size(rate) + more, group_count // 5))
+    if group_count < 2:
         raise InputError(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
         )
-    return _draw_groups(members, number, Stream.HOLD_OUT.rng(seed))
+    return _draw_groups(pictures_by_group, draw_count, Stream.HOLD_OUT.rng(seed))
 
 
-def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.Generator) -> list[list[int]]:
+def _draw_groups(
+    pictures_by_group: Mapping[int, list[int]], number: int, rng: np.random.Generator
+) -> list[list[int]]:
     """Draw groups, never all of them.
 
     Args:
-        members: Pictures by group, of two groups or more.
-        number: How many groups to draw. They are fewer, one at least, where they would hold too many of the
-            pictures.
+        pictures_by_group: Pictures by group, of two groups or more.
+        number: Number of groups to draw. Fewer, but at least one, are drawn if they would have too many of
+            the pictures.
         rng: Source of the draw.
     """
-    units = len(members)
-    total = sum(map(len, members.values()))
-    most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
+    group_count = len(pictures_by_group)
+    picture_count = sum(map(len, pictures_by_group.values()))
+    # At most twice the pictures that `number` average groups have, or a third of all pictures. So a large
+    # group is not drawn in place of several small ones.
+    max_pictures = max(2 * number * picture_count / group_count, picture_count // 3)
+    max_groups = min(number, group_count - 1)
     drawn: list[list[int]] = []
-    for group in rng.permutation(sorted(members)).tolist():
-        if len(drawn) >= min(number, units - 1):
+    for group in rng.permutation(sorted(pictures_by_group)).tolist():
+        if len(drawn) >= max_groups:
             break
-        if sum(map(len, drawn)) + len(members[group]) <= most:
-            drawn.append(members[group])
-    return drawn or [min(members.values(), key=len)]
+        drawn_pictures = sum(map(len, drawn))
+        if drawn_pictures + len(pictures_by_group[group]) <= max_pictures:
+            drawn.append(pictures_by_group[group])
+    smallest_group = min(pictures_by_group.values(), key=len)
+    return drawn or [smallest_group]
 
 
 def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
     """Return the pictures of each group; groups and pictures stay in the order in which they come."""
-    members: dict[int, list[int]] = {}
+    pictures_by_group: dict[int, list[int]] = {}
     for picture, group in zip(pictures, groups, strict=True):
-        members.setdefault(group, []).append(picture)
-    return members
+        pictures_by_group.setdefault(group, []).append(picture)
+    return pictures_by_group

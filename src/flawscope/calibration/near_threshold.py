@@ -6,18 +6,19 @@ among the pictures called good alone: a person sees the others in any case.
 
 from __future__ import annotations
 
-# Times the false-alarm rate, up to which a p-value is near it: as many good ones as false alarms. Of n
-# pictures p-values lie 1 / (n + 1) apart, and no rate that they can promise is smaller: up to twice the rate
-# there is always one, and no smaller multiple offers something for every number of pictures.
+# A p-value up to this multiple of the false-alarm rate is near the threshold. Then as many good pictures are
+# near it as there are false alarms. P-values from n pictures lie 1 / (n + 1) apart, and no rate that they can
+# promise is smaller. So between the rate and its double there is always a p-value; no smaller multiple has
+# one for each n.
 NEAR = 2.0
-ROUNDING = 1e-9
+ROUNDING = 1e-9  # by which a p-value may exceed the limit
 
 
 def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
-    """Whether a picture or part that is called good is near the threshold.
+    """Whether a picture or part that is called good is near the threshold: p_value <= times * rate.
 
-    Its p-value is at most `times` the rate. Of good pictures, a share of (times - 1) * rate is near where
-    that is a whole number of the pictures calibrated on; otherwise a smaller share.
+    The share of good pictures that are near is (times - 1) * rate. It is smaller if this share of the
+    pictures calibrated on is not a whole number.
 
     Args:
         p_value: P-value of the picture or part.
@@ -28,5 +29,5 @@ def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
 
 
 def near_share(times: float = NEAR) -> float:
-    """Return the number of good pictures near the threshold, as a multiple of the false alarms."""
+    """Return the expected number of good pictures near the threshold, divided by that of false alarms."""
     return max(0.0, times - 1)

@@ -25,16 +25,19 @@ from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
-FAR_ALONE = 5.0  # times `far_severity`, from which on it is asked; of good ones a severity of 14 was seen
-HIDDEN_SHARE = 0.25  # of them: so many, surely, that pictures hide by raising the threshold are a question
-CLEARLY_ABOVE = 1.0  # severity by the model before, from which on a picture is named
-MIN_CHANCE = 0.01  # with which unseen pictures score so low
+# Multiple of `far_severity` from which on a picture that sets the threshold alone is a question. Good
+# pictures with a severity of up to 14 were seen.
+FAR_ALONE = 5.0
+# Pictures are a question if they hide more than this share of the clear simulated defects, at 95 % confidence
+HIDDEN_SHARE = 0.25
+CLEARLY_ABOVE = 1.0  # severity by the earlier calibration, above which a picture is named
+MIN_CHANCE = 0.01  # of a lower probability, scores of new pictures are too low for unseen pictures
 
 Who = TypeVar("Who")  # number or name of a picture
 NO_CELLS: Mapping[str, NDArray[np.float32] | None] = MappingProxyType({})
 
 
-# Reasons, and whether the model asks about the pictures; else it is a remark
+# Reasons, each with whether it leads to a question; otherwise it leads to a remark
 NOTHING = "nothing"
 APART = "apart"
 LIKE_DEFECTS = "like_defects"
@@ -57,16 +60,16 @@ WORDS = {
     UNLIKE: "is unlike those learnt from",
     HIGH: "stands out by its score",
 }
-SUSPECTS = "suspects"  # among a model's facts
+SUSPECTS = "suspects"  # key of a model's facts
 
 
 class Unusual(NamedTuple):
     """Pictures that are unusual for one reason.
 
     Attributes:
-        reason: A key of `ASKS`.
+        reason: Reason, a key of `ASKS`.
         line: Line for a person.
-        names: Names of the pictures; empty where the reason concerns all pictures together.
+        names: Names of the pictures; empty if the reason concerns all pictures together.
     """
 
     reason: str
@@ -79,8 +82,8 @@ class Suspect(NamedTuple):
 
     Attributes:
         name: Name of the picture.
-        score: The picture's score as if it were left out; None: not known.
-        reason: A key of `WORDS`.
+        score: Score of the picture, as if it had not been learnt from; None: not known.
+        reason: Reason, a key of `WORDS`.
     """
 
     name: str
@@ -95,42 +98,60 @@ class Suspect(NamedTuple):
 
 def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
     """Find unusual pictures by their looks alone, before anything is learnt from them."""
-    if nothing := find_blank_pictures(looks):
-        verb = "shows" if len(nothing) == 1 else "show"
-        line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
-        yield Unusual(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
+    blank_names = tuple(names[place] for place in find_blank_pictures(looks))
+    if blank_names:
+        verb = "shows" if len(blank_names) == 1 else "show"
+        line = f"{join_names(blank_names)}: {verb} {SHOWN_NOTHING}"
+        yield Unusual(NOTHING, data_checks.SHOWS_NOTHING.coded(line), blank_names)
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
-    """Yield the pictures, with their scores, that score above a limit, the highest first.
+    """Yield the pictures that score above a limit, with their scores, the highest first.
 
     Args:
-        scores: Picture and score of each picture learnt from, as if it were left out.
-        limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: it gives none.
+        scores: Pairs of a picture learnt from (number or name) and its score as if it had been left out.
+        limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: no picture is
+            suspicious.
     """
-    far = [pair for pair in scores if limit is not None and pair[1] > limit]
-    yield from sorted(far, key=lambda pair: -pair[1])
+    if limit is None:
+        return
+
+    def negative_score(picture_and_score: tuple[Who, float]) -> float:
+        _, score = picture_and_score
+        return -score
+
+    far = [(picture, score) for picture, score in scores if score > limit]
+    yield from sorted(far, key=negative_score)
 
 
 def list_suspects(
     found: Iterable[Unusual], scores: Mapping[str, float | None], far: Mapping[str, float]
 ) -> list[Suspect]:
-    """List the good pictures that deserve a look, each once, highest score first.
+    """List the good pictures that deserve a look, each once: those without a score, then highest first.
 
     Args:
-        found: Unusual pictures. Of several reasons for a picture, the first is listed.
+        found: Unusual pictures. If there are several reasons for a picture, the first counts.
         scores: Scores of the model's pictures, by name.
-        far: Scores of the pictures that `suspicious` finds, by name. A score alone is the last reason.
+        far: Scores of the pictures that `suspicious` finds, by name. Without another reason they are listed
+            because of their score.
     """
-    reasons = dict.fromkeys(far, HIGH) | {
-        name: suspect.reason for suspect in reversed([*found]) for name in suspect.names
-    }
-    listed = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
-    return sorted(listed, key=lambda suspect: -math.inf if suspect.score is None else -suspect.score)
+    reasons = dict.fromkeys(far, HIGH)
+    for unusual in reversed([*found]):  # in reverse order, so that the first reason overwrites the others
+        reasons.update(dict.fromkeys(unusual.names, unusual.reason))
+    suspects = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
+    return sorted(suspects, key=lambda suspect: -math.inf if suspect.score is None else -suspect.score)
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
-    """Return the notes on unusual pictures. InputError where a question is open and `force` is False."""
+    """Return the lines of the notes on unusual pictures, or raise the first question as an error.
+
+    Args:
+        found: Unusual pictures.
+        force: Whether a person says that all pictures are good.
+
+    Raises:
+        InputError: There is a question, and `force` is False.
+    """
     notes, questions = settle(found, force)
     if questions:
         raise InputError(f"{questions[0]}: remove what is a mishap, or go on with --force")
@@ -156,21 +177,24 @@ def find_unusual(
         calibration: Calibration that these rows give.
         defects: Scores of simulated defects by the same network; None: not known.
         new: Hashes of new good pictures.
-        cells: Features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
-        asks: Whether to ask about pictures that are as far out as defects: new pictures may be.
-        before: The calibration that this one replaces, if any.
+        cells: Picture hash -> features [C, D] of the picture's grid cells; None or absent: unknown.
+        asks: Whether to ask about pictures that are as far out as defects.
+        before: The calibration that `calibration` replaces; None: it is the first.
         appearance: Appearance of the pictures learnt from; None: not known.
-        left_out: Number of pictures that the calibration cannot use: learnt from, or copies.
+        left_out: Number of pictures that cannot calibrate: the model has learnt from them, or they are
+            copies.
     """
-    every = [*rows]
-    names = [row.name for row in scored(every)]
-    added = [row for row in every if row.hash in new and row.role != DUPLICATE]
+    all_rows = [*rows]
+    names = [row.name for row in scored(all_rows)]
+    added = [row for row in all_rows if row.hash in new and row.role != DUPLICATE]
     if before:
         yield from _too_few_questions(calibration, before, left_out)
     yield from find_unusual_looks([row.look for row in added], [row.name for row in added])
     yield from _apart_questions(added, cells)
-    if asks and (found := defect_like_question(calibration, names, defects, before=before)):
-        yield found
+    if asks:
+        question = defect_like_question(calibration, names, defects, before=before)
+        if question:
+            yield question
     yield from _threshold_notes(calibration, before, names)
     if appearance:
         yield from _unlike_notes(appearance, added)
@@ -179,12 +203,14 @@ def find_unusual(
 
 
 def _too_few_questions(calibration: Calibration, before: Calibration, left_out: int) -> Iterator[Unusual]:
+    """Ask whether too few pictures may calibrate (`too_few_question`)."""
     line = too_few_question(calibration, before, left_out)
     if line:
         yield Unusual(TOO_FEW, data_checks.TOO_FEW.coded(line))
 
 
 def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Unusual]:
+    """Note that new pictures score like copies of pictures learnt from (`learnt_note`)."""
     line = learnt_note(calibration, before)
     if line:
         yield Unusual(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
@@ -193,18 +219,23 @@ def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Unu
 def _apart_questions(
     added: Sequence[Picture], cells: Mapping[str, NDArray[np.float32] | None]
 ) -> Iterator[Unusual]:
-    """Ask about new pictures that lie apart from the others; `cells` are features of some, by hash."""
+    """Ask about new pictures that lie apart from the other new pictures.
+
+    Args:
+        added: Rows of the new pictures.
+        cells: Picture hash -> features [C, D] of the picture's grid cells; None or absent: unknown.
+    """
     features = [cells.get(row.hash) for row in added]
     measured = [row.measured for row in added]
     units = [row.unit for row in added]
     for places in find_apart(features, measured, units):
         verb = "lies" if len(places) == 1 else "lie"
-        apart = tuple(added[k].name for k in places)
+        apart_names = tuple(added[k].name for k in places)
         line = (
-            f"{join_names(apart)} {verb} apart from the other pictures, like misfires or parts of another "
-            "product: new ones of their kind would be called good"
+            f"{join_names(apart_names)} {verb} apart from the other pictures, like misfires or parts of "
+            "another product: new ones of their kind would be called good"
         )
-        yield Unusual(APART, data_checks.APART.coded(line), apart)
+        yield Unusual(APART, data_checks.APART.coded(line), apart_names)
 
 
 def _threshold_notes(
@@ -212,54 +243,61 @@ def _threshold_notes(
 ) -> Iterator[Unusual]:
     """Note the pictures that raise the threshold.
 
-    They are those that were called anomalous before; where there are none, those that set it alone.
+    These are pictures that the calibration `before` calls anomalous (`flagged_note`). If there are none, they
+    are pictures that set the threshold alone (`sole_note`).
     """
-    flagged = flagged_note(calibration, before, names) if before else None
-    found = flagged or sole_note(calibration, names)
-    if found:
-        yield found
+    note = flagged_note(calibration, before, names) if before else None
+    if note is None:
+        note = sole_note(calibration, names)
+    if note:
+        yield note
 
 
 def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iterator[Unusual]:
-    found = unlike_note(appearance, [row.measured for row in added], [row.name for row in added])
-    if found:
-        yield found
+    """Note new pictures that look unlike the pictures learnt from (`unlike_note`)."""
+    note = unlike_note(appearance, [row.measured for row in added], [row.name for row in added])
+    if note:
+        yield note
 
 
 def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
-    """Return notes and questions of a model; `force` turns questions into notes: all pictures are good."""
-    every = list(found)
-    asked = [finding.line for finding in every if ASKS[finding.reason] and not force]
-    return [finding.line for finding in every if finding.line not in asked], asked
+    """Return the lines of notes, and the lines of questions.
+
+    Args:
+        found: Unusual pictures.
+        force: Whether a person says that all pictures are good. Then there are only notes.
+    """
+    all_unusual = list(found)
+    questions = [unusual.line for unusual in all_unusual if ASKS[unusual.reason] and not force]
+    notes = [unusual.line for unusual in all_unusual if unusual.line not in questions]
+    return notes, questions
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Return a note on the picture, or the few pictures, that alone set the threshold; None: none do.
+    """Return a note on the picture or the few pictures that set the threshold alone; None: there are none.
 
     Args:
         calibration: The calibration.
-        names: Names of its scores' pictures, in their order.
+        names: Name of the picture of each of the calibration's scores.
     """
     if not calibration.promised:
         return None
-    found = calibration.sole_threshold()
-    far = calibration.far_out()
-    rest = calibration.without_units(far)
-    if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
-        places = far
-        without = rest.score_threshold
-    elif found is not None:
-        places = [found[0]]
-        without = found[1]
-    else:
-        return None
+    places = calibration.far_out()
+    rest = calibration.without_units(places)
+    threshold_without = rest.score_threshold
+    are_several_units = calibration.unit_count - rest.unit_count > 1
+    if not are_several_units or not calibration.is_sole(threshold_without):
+        sole = calibration.sole_threshold()
+        if sole is None:
+            return None
+        place, threshold_without = sole
+        places = [place]
     far_names = tuple(names[place] for place in places)
-    is_sole = len(places) == 1
-    decides = "decides" if is_sole else "decide"
+    decides, it, it_is = ("decides", "it", "it is") if len(places) == 1 else ("decide", "them", "they are")
     line = (
         f"{join_names(far_names)} alone {decides} from when on a picture is called "
-        f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if is_sole else 'them'} "
-        f"{without:.4g}): look whether {'it is' if is_sole else 'they are'} good"
+        f"anomalous (score {calibration.score_threshold:.4g}, without {it} "
+        f"{threshold_without:.4g}): look whether {it_is} good"
     )
     return Unusual(ALONE, data_checks.DECIDES_ALONE.coded(line), far_names)
 
@@ -273,155 +311,189 @@ def defect_like_question(
 ) -> Unusual | None:
     """Return a question about pictures that score as high as defects; None: there are none.
 
-    The clear simulated defects of middle and large size decide, in three cases:
+    It depends on the clear simulated defects of middle and large size:
 
-    1. There are fewer than `MIN_DEFECTS`: the question is about pictures that alone set the threshold, far
-       out.
-    2. The threshold lies above half of them: the question is about pictures because of which surely more
-       than `HIDDEN_SHARE` of the defects are not found. Where the share is smaller, case 1 applies.
-    3. An update leaves most pictures above most of the defects, which the earlier model could tell from good
-       pictures: the question is about all pictures.
+    1. If they are fewer than `MIN_DEFECTS`, the question is about pictures that are far out and set the
+       threshold alone (`_far_question`).
+    2. If the threshold lies above half of them, the question is about the pictures that are far out, if a
+       threshold without them surely finds more than `HIDDEN_SHARE` of the defects in addition. If not, the
+       question is that of case 1.
+    3. If after an update most pictures score above most of the defects, the question is about all pictures.
+       It is not asked if the earlier model could not distinguish the defects from good pictures.
 
     Args:
         calibration: The calibration.
-        names: Names of its scores' pictures, in their order.
+        names: Name of the picture of each of the calibration's scores.
         defects: Scores of simulated defects by the same network; None: not known.
-        before: The calibration that this one replaces, if any.
+        before: The calibration that `calibration` replaces; None: it is the first.
     """
     if not calibration.promised:
         return None
-    clear = _clear_defects(defects, calibration.precision)
-    if len(clear) < MIN_DEFECTS:
-        return _too_few_defects_question(calibration, names, len(clear))
-    if question := _hiding_question(calibration, names, clear):
+    clear_scores = _clear_defects(defects, calibration.precision)
+    if len(clear_scores) < MIN_DEFECTS:
+        return _too_few_defects_question(calibration, names, len(clear_scores))
+    question = _hiding_question(calibration, names, clear_scores)
+    if question or before is None:
         return question
-    if before is None:
-        return None
-    return _update_question(calibration, before, clear)
+    return _update_question(calibration, before, clear_scores)
 
 
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Return a question about pictures that set the threshold, where clear defects are too few."""
-    needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
-    return _far_question(calibration, names, f"{needed}, there are {defect_count}")
+    """Return a question about pictures that set the threshold alone, if clear simulated defects are too few.
+
+    Args:
+        calibration: The calibration.
+        names: Name of the picture of each of the calibration's scores.
+        defect_count: Number of clear simulated defects.
+    """
+    reason = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell, there are {defect_count}"
+    return _far_question(calibration, names, reason)
 
 
 def _hiding_question(
-    calibration: Calibration, names: Sequence[str], clear: NDArray[np.float64]
+    calibration: Calibration, names: Sequence[str], clear_scores: NDArray[np.float64]
 ) -> Unusual | None:
-    """Return a question about pictures that raise the threshold above half of the clear defects."""
-    usual = float(np.median(clear))
-    far = calibration.far_out()
-    if not far or calibration.score_threshold < usual:
-        return None
+    """Return a question about pictures far out, if the threshold is above half of the clear defects.
+
+    None if no picture is far out, or if the threshold is lower.
+
+    Args:
+        calibration: The calibration.
+        names: Name of the picture of each of the calibration's scores.
+        clear_scores: Scores of the clear simulated defects.
+    """
+    median_score = float(np.median(clear_scores))
     threshold = calibration.score_threshold
-    without = calibration.without_units(far).score_threshold
-    lost = int(((clear > without) & (clear <= threshold)).sum())
-    if wilson_interval(lost, len(clear))[0] <= HIDDEN_SHARE:
-        hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
-        return _far_question(calibration, names, hidden)
-    far_names = tuple(names[place] for place in far)
-    are, them = _verb(far)
+    places = calibration.far_out()
+    if not places or threshold < median_score:
+        return None
+    threshold_without = calibration.without_units(places).score_threshold
+    defect_count = len(clear_scores)
+    hidden_count = int(((clear_scores > threshold_without) & (clear_scores <= threshold)).sum())
+    lowest_share, _ = wilson_interval(hidden_count, defect_count)
+    if lowest_share <= HIDDEN_SHARE:
+        reason = f"half of the {defect_count} clear simulated defects score less than {median_score:.4g}"
+        return _far_question(calibration, names, reason)
+    far_names = tuple(names[place] for place in places)
+    are, them = ("is", "it") if len(places) == 1 else ("are", "them")
     line = (
         f"{join_names(far_names)} {are} as far out as defects are: without {them} the score threshold is "
-        f"{without:.4g} instead of {threshold:.4g}, and {lost} of {len(clear)} clear simulated defects more "
-        "would be found"
+        f"{threshold_without:.4g} instead of {threshold:.4g}, and {hidden_count} of {defect_count} clear "
+        "simulated defects more would be found"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
 
 
 def _update_question(
-    calibration: Calibration, before: Calibration, clear: NDArray[np.float64]
+    calibration: Calibration, before: Calibration, clear_scores: NDArray[np.float64]
 ) -> Unusual | None:
-    """Return a question about all pictures, where an update leaves most above most clear defects."""
-    middle = float(np.median(calibration.scores))
-    # a model that could not tell defects from good pictures before says nothing about the pictures
-    could_tell = _surely_most(clear > before.score_threshold)
-    if not could_tell or not _surely_most(clear <= middle):
+    """Return a question about all pictures, if most of them score above most clear defects after an update.
+
+    Otherwise None. None, too, if the earlier model could not distinguish the defects from good pictures,
+    because then the scores say nothing about the pictures.
+
+    Args:
+        calibration: The calibration of the update.
+        before: The calibration that `calibration` replaces.
+        clear_scores: Scores of the clear simulated defects.
+    """
+    median_good_score = float(np.median(calibration.scores))
+    if not _is_surely_most(clear_scores > before.score_threshold):
         return None
-    usual = float(np.median(clear))
+    if not _is_surely_most(clear_scores <= median_good_score):
+        return None
+    median_score = float(np.median(clear_scores))
     line = (
         "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-        f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
+        f"than {median_score:.4g}, half of the pictures more than {median_good_score:.4g}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
 
 
-def _verb(several: Sequence[object]) -> tuple[str, str]:
-    return ("is", "it") if len(several) == 1 else ("are", "them")
+def _far_question(calibration: Calibration, names: Sequence[str], reason: str) -> Unusual | None:
+    """Return a question about pictures that set the threshold alone, farther out than good pictures lie.
 
-
-def _far_question(calibration: Calibration, names: Sequence[str], defects: str) -> Unusual | None:
-    """Return a question about pictures that alone set the threshold, farther out than good ones were seen.
+    None: there are no such pictures.
 
     Args:
         calibration: The calibration.
-        names: Names of its scores' pictures, in their order.
-        defects: Words on the defects that the pictures may hide.
+        names: Name of the picture of each of the calibration's scores.
+        reason: End of the question's line: why the pictures may hide defects.
     """
-    far = calibration.far_out()
-    rest = calibration.without_units(far)
-    if not far or not calibration.is_sole(rest.score_threshold):
+    places = calibration.far_out()
+    rest = calibration.without_units(places)
+    if not places or not calibration.is_sole(rest.score_threshold):
         return None
-    nearest = sorted(calibration.scores)[-len(far)]
-    if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):
+    lowest_far_score = sorted(calibration.scores)[-len(places)]
+    if float(rest.severity(lowest_far_score)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
-    far_names = tuple(names[place] for place in far)
-    sets = "sets" if len(far) == 1 else "set"
+    far_names = tuple(names[place] for place in places)
+    sets, it = ("sets", "it") if len(places) == 1 else ("set", "them")
     line = (
         f"{join_names(far_names)} alone {sets} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {_verb(far)[1]} {rest.score_threshold:.4g}; {defects}"
+        f"{calibration.score_threshold:.4g}, without {it} {rest.score_threshold:.4g}; {reason}"
     )
     return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
 
 
-def _surely_most(answers: NDArray[np.bool_]) -> bool:
-    return wilson_interval(int(answers.sum()), len(answers))[0] > 0.5
+def _is_surely_most(answers: NDArray[np.bool_]) -> bool:
+    """Whether more than half of all such answers are True, at 95 % confidence, by a sample of them."""
+    lowest_share, _ = wilson_interval(int(answers.sum()), len(answers))
+    return lowest_share > 0.5
 
 
 def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Return a note on pictures that were clearly anomalous before and raise the threshold now, or None.
+    """Return a note on pictures that were clearly anomalous before, and now raise the threshold.
 
-    Their number does not matter, nor how near to each other they score.
+    None: there are no such pictures.
 
     Args:
         new: The new calibration.
-        before: The calibration that it replaces.
-        names: Names of the new scores' pictures, in their order.
+        before: The calibration that `new` replaces.
+        names: Name of the picture of each of the new calibration's scores.
     """
     if not before.promised:
         return None
-    order = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
-    far = [place for place in order if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
-    rest = new.without_units(far)
+    falling = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
+    places = [place for place in falling if float(before.severity(new.scores[place])) > CLEARLY_ABOVE]
+    rest = new.without_units(places)
     if rest.score_threshold >= new.score_threshold:
         return None
-    far_names = tuple(names[place] for place in far)
+    far_names = tuple(names[place] for place in places)
+    it, it_is = ("it", "it is") if len(places) == 1 else ("them", "they are")
     line = (
         f"called anomalous before, good from now on: {join_names(far_names)}; without "
-        f"{_verb(far)[1]} the score threshold is {rest.score_threshold:.4g} instead of "
-        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good"
+        f"{it} the score threshold is {rest.score_threshold:.4g} instead of "
+        f"{new.score_threshold:.4g}; look whether {it_is} good"
     )
     return Unusual(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
-    """Return a note where all scores of new pictures are lower than chance allows for unseen pictures.
+    """Return a note if the scores of new pictures are so low that the model has probably seen the pictures.
 
-    Copies of pictures learnt from score so low. If they are saved anew, their pixels do not reveal them.
-    None: the scores are high enough.
+    Copies of pictures learnt from have such low scores. If they were saved in another format, they are not
+    recognised by their pixels.
+
+    Args:
+        new: The calibration on the new pictures.
+        before: The calibration that `new` replaces.
+
+    Returns:
+        The note; None: the scores are high enough.
     """
-    above = int(sum(score > max(new.scores) for score in before.scores))
+    highest = max(new.scores)
+    above = int(sum(score > highest for score in before.scores))
     count = len(before.scores)
-    others = len(new.scores)
-    # probability that the `above` highest of both are earlier scores
-    chance = math.comb(count, above) / math.comb(count + others, above)
+    new_count = len(new.scores)
+    # probability that the `above` highest of all scores are earlier ones, if new scores are like earlier ones
+    chance = math.comb(count, above) / math.comb(count + new_count, above)
     if not before.promised or chance >= MIN_CHANCE:
         return None
     return (
-        f"none scores above {max(new.scores):.4g}, as {above} of {count} did before: are they copies of "
+        f"none scores above {highest:.4g}, as {above} of {count} did before: are they copies of "
         "pictures that the model has learnt from? If so, new parts will be called anomalous more often"
     )
 
@@ -429,44 +501,65 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
 def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
 ) -> Unusual | None:
-    """Return a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
-    shifts = [
-        (appearance.shifts(measures), name)
-        for measures, name in zip(measured, names, strict=True)
-        if measures
-    ]
-    if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
-        far_names = tuple(name for _, name in far)
-        line = (
-            f"unlike the pictures learnt from ({describe_shifts([shift for shift, _ in far])}), from now on "
-            f"expected: {join_names(far_names)}"
-        )
-        return Unusual(UNLIKE, data_checks.UNLIKE_LEARNT.coded(line), far_names)
-    return None
+    """Return a note on pictures whose appearance is unlike the pictures learnt from; None: none are.
+
+    Args:
+        appearance: Appearance of the pictures learnt from.
+        measured: Measured features of each picture; pictures without any are left out.
+        names: Name of each picture.
+    """
+    far_shifts = []
+    far_names = []
+    for features, name in zip(measured, names, strict=True):
+        if not features:
+            continue
+        shifts = appearance.shifts(features)
+        if is_far(shifts):
+            far_shifts.append(shifts)
+            far_names.append(name)
+    if not far_names:
+        return None
+    line = (
+        f"unlike the pictures learnt from ({describe_shifts(far_shifts)}), from now on "
+        f"expected: {join_names(far_names)}"
+    )
+    return Unusual(UNLIKE, data_checks.UNLIKE_LEARNT.coded(line), tuple(far_names))
 
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
-    """Return a question where too few pictures calibrate: neither the rate nor the earlier promise holds.
+    """Return a question if a new calibration has too few pictures for the target rate.
+
+    None if there are enough pictures, or at least as many as in the earlier calibration. None, too, if the
+    earlier calibration promised no rate.
 
     Args:
         new: The new calibration.
-        before: The calibration that it replaces.
-        left_out: Number of pictures that the model had learnt from, and of copies.
+        before: The calibration that `new` replaces.
+        left_out: Number of pictures that cannot calibrate: the model has learnt from them, or they are
+            copies.
     """
     needed = min_calibration_size(new.rate)
     if not before.promised or new.unit_count >= min(needed, before.unit_count):
         return None
-    parts = pluralize(new.unit_count, "picture") if not new.has_shared_units else new.describe_pictures()
-    learnt = f", {left_out} others were learnt from or are copies" if left_out else ""
+    pictures = new.describe_pictures() if new.has_shared_units else pluralize(new.unit_count, "picture")
+    unusable = f", {left_out} others were learnt from or are copies" if left_out else ""
     return (
-        f"{parts} can calibrate{learnt}: {new.rate:.1%} needs {needed}, and only "
+        f"{pictures} can calibrate{unusable}: {new.rate:.1%} needs {needed}, and only "
         f"{new.effective_rate:.1%} could be promised, before it was {before.effective_rate:.1%}; more good "
         "pictures that the model has not seen would do"
     )
 
 
 def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.float64]:
-    """Return the scores of clear simulated defects, without the smallest size; empty: none are known."""
+    """Return the scores of the clear simulated defects of all sizes but the smallest.
+
+    Empty if none are known, or if they were measured in another precision.
+
+    Args:
+        defects: Scores of simulated defects; None: not known.
+        precision: Precision of the calibration.
+    """
     if defects is None or defects.precision != precision:
         return np.empty(0)
-    return np.array([score for size in [*defects.scores][1:] for score in defects.clear_scores(size)])
+    larger_sizes = [*defects.scores][1:]  # the first size is the smallest
+    return np.array([score for size in larger_sizes for score in defects.clear_scores(size)])

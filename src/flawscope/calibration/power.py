@@ -21,40 +21,43 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
 from flawscope.types import Facts, Json
 
-Known = TypeVar("Known")
+Value = TypeVar("Value")
 
-SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
-NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
+SIMULATED_DEFECTS = "simulated_defects"  # key of a model's facts
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 % quantile: both tails together are 5 %
 CONTRAST_RANGE = (4.0, 64.0)  # grey levels: from hardly visible to as strong as most real defects
-CLEAR = 16.0  # grey levels: from here on an eye sees it at once
-# Share of the clear defects of a size below which a remark is made
-MIN_DETECTION_RATE = 0.75
-# Share of all defects, faint ones too, below which a model surely is told to see hardly any
-BLIND_BELOW = 0.4
-MIN_DEFECTS = 8  # of fewer neither a share nor a limit is told, nor does a guard decide
-STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expected before a defect is seen
+CLEAR = 16.0  # contrast in grey levels from which on an eye sees a defect at once
+MIN_DETECTION_RATE = 0.75  # below this share of found clear defects a remark is made
+BLIND_BELOW = 0.4  # below this share of found defects, with the faint ones, a model is said to see hardly any
+MIN_DEFECTS = 8  # fewer defects give no share and no limit, and no data check uses them
+EXPECTED_SLOPE = 3.0  # logits an octave of contrast, by which defects become easier to find
+SLOPE_STD = 1.0  # standard deviation of this slope among models
 
 
 def wilson_interval(found: float, count: float) -> tuple[float, float]:
-    """Return the 95 % interval, in 0..1, of a rate from `found` hits in `count` trials; (0, 1) for none.
+    """Return the 95 % interval (low, high), 0..1, of a rate from `found` hits in `count` trials.
 
-    Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
-    load than everything else that describes a model.
+    Without trials it is (0, 1).
+
+    Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
+    # without scipy, which takes longer to load than all else that describes a model
     if not count:
         return 0.0, 1.0
     rate = found / count
-    z2 = NORMAL_QUANTILE**2 / count
-    reach = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
-    return max(0.0, (rate + z2 / 2 - reach) / (1 + z2)), min(1.0, (rate + z2 / 2 + reach) / (1 + z2))
+    z2_by_n = NORMAL_QUANTILE**2 / count
+    half_width = math.sqrt(z2_by_n * (rate * (1 - rate) + z2_by_n / 4))
+    low = (rate + z2_by_n / 2 - half_width) / (1 + z2_by_n)
+    high = (rate + z2_by_n / 2 + half_width) / (1 + z2_by_n)
+    return max(0.0, low), min(1.0, high)
 
 
 def describe_blindness(found: int, count: int) -> str:
-    """Return a remark on a model that finds hardly any simulated defects, otherwise an empty text.
+    """Return a remark on a model that finds hardly any simulated defects; otherwise an empty text.
 
     Args:
         found: Number of simulated defects that the model finds.
-        count: Number of simulated defects; fewer than `MIN_DEFECTS` give no remark.
+        count: Number of all simulated defects; for fewer than `MIN_DEFECTS` there is no remark.
     """
     low, high = wilson_interval(found, count)
     if count < MIN_DEFECTS or high >= BLIND_BELOW:
@@ -70,15 +73,16 @@ class DefectScores:
 
     Attributes:
         scores: Scores of the defects, by size, smallest first.
-        contrasts: Contrasts of the same defects, in grey levels; empty: all are clear.
+        contrasts: Contrasts of the same defects, in grey levels, by size; empty: all are clear.
         pictures: Number of good pictures that carried the defects.
         seconds: Time of the measurement.
         rate: False-alarm rate of the calibration that the scores are compared with.
         threshold: Score threshold of that calibration.
         precision: Precision of the model that gave the scores.
         bounds: Bounds on a defect's size, from the defects that were found.
-        carriers: Names of the good pictures that carry the defects; empty: they were not kept.
-        parts: Good parts that the carrier's part is compared with, where the model decides on parts; None:
+        carriers: Name of the good picture that carries each defect, by size; empty: an earlier version did
+            not store them.
+        parts: If the model decides on parts, the good parts that the carrier's part is compared with. None:
             each picture is decided on alone, by the threshold.
     """
 
@@ -94,7 +98,12 @@ class DefectScores:
     parts: KnownParts | None = field(default=None, compare=False)
 
     def with_calibration(self, calibration: Calibration, parts: KnownParts | None = None) -> DefectScores:
-        """Return the scores at another threshold; `parts`: good parts, of a model that decides on parts."""
+        """Return the scores with the threshold of another calibration.
+
+        Args:
+            calibration: The calibration.
+            parts: Good parts, if the model decides on parts; None: it decides on pictures.
+        """
         rate = calibration.effective_rate if parts is None else parts.calibration.expected_rate
         return replace(self, rate=rate, threshold=calibration.score_threshold, parts=parts)
 
@@ -102,88 +111,104 @@ class DefectScores:
     def is_decided(self) -> bool:
         """Whether it is known which defects the model finds.
 
-        It is not where the model decides on parts and the pictures that carried the defects are unknown.
+        If the model decides on parts, it is only known if the pictures that carried the defects are known.
         """
         return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
-        """Return the number of defects of a size that are called anomalous, and of all of that size.
+        """Count the defects of a size whose contrast c is in the range least <= c < below.
 
         Args:
             size: Name of the size.
-            least: Smallest contrast of the defects that count, in grey levels.
-            below: Contrast, in grey levels, from which on defects do not count.
+            least: Smallest contrast, in grey levels.
+            below: Contrast, in grey levels, that is not reached.
+
+        Returns:
+            The number of these defects that are called anomalous, and the number of all of them.
         """
-        found = [is_found for contrast, is_found in self._answers(size) if least <= contrast < below]
-        return sum(found), len(found)
+        answers = [is_found for contrast, is_found in self._answers(size) if least <= contrast < below]
+        return sum(answers), len(answers)
 
     def clear_scores(self, size: str) -> list[float]:
         """Return the scores of the defects of a size with a clear contrast."""
-        pairs = zip(self._contrasts(size), self.scores[size], strict=True)
-        return [score for contrast, score in pairs if contrast >= CLEAR]
+        contrasts_and_scores = zip(self._contrasts(size), self.scores[size], strict=True)
+        return [score for contrast, score in contrasts_and_scores if contrast >= CLEAR]
 
     def _answers(self, size: str) -> list[tuple[float, bool]]:
         """Return for each defect of a size its contrast, and whether it is called anomalous."""
-        return list(zip(self._contrasts(size), self._found[size], strict=True))
+        return list(zip(self._contrasts(size), self._is_found[size], strict=True))
 
     @cached_property
-    def _found(self) -> dict[str, list[bool]]:
-        """Whether each defect of a size is found: the one place that decides it."""
-        if self.parts is None:
-            return {
-                size: [not score <= self.threshold for score in self.scores[size]] for size in self.scores
-            }
-        found = dict[str, list[bool]]()
+    def _is_found(self) -> dict[str, list[bool]]:
+        """Whether each defect is called anomalous, by size."""
+        answers = dict[str, list[bool]]()
         for size, scores in self.scores.items():
-            pairs = zip(self.carriers[size], scores, strict=True)
-            found[size] = [self.parts.is_found(carrier, score) for carrier, score in pairs]
-        return found
+            if self.parts is None:
+                answers[size] = [not score <= self.threshold for score in scores]  # True for NaN, too
+            else:
+                carriers_and_scores = zip(self.carriers[size], scores, strict=True)
+                answers[size] = [
+                    self.parts.is_found(carrier, score) for carrier, score in carriers_and_scores
+                ]
+        return answers
 
     def _contrasts(self, size: str) -> Sequence[float]:
+        """Return the contrasts of the defects of a size; unknown contrasts count as clear."""
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
 
     def limit(self, size: str, share: float) -> float | None:
-        """Return the contrast, in grey levels, from which on a share of the defects of a size is found.
+        """Return the contrast, in grey levels, at which the chance of finding a defect of a size is `share`.
 
-        It is infinite above `CONTRAST_RANGE`, and 0 below. None where contrasts are unknown, or the defects
-        are fewer than `MIN_DEFECTS`.
+        If this contrast would lie above `CONTRAST_RANGE`, the result is infinite; below, it is 0. None if
+        contrasts are unknown, or if there are fewer than `MIN_DEFECTS` defects.
+
+        Args:
+            size: Name of the size.
+            share: Share of the defects, above 0 and below 1.
         """
-        answers = self._answers(size) if self.contrasts else []
+        if not self.contrasts:
+            return None
+        answers = self._answers(size)
         if len(answers) < MIN_DEFECTS:
             return None
-        middle, slope = _fit_logistic([(math.log2(contrast), found) for contrast, found in answers])
+        middle, slope = _fit_logistic([(math.log2(contrast), is_found) for contrast, is_found in answers])
         octaves = middle + math.log(share / (1 - share)) / slope
-        low, high = (math.log2(level) for level in CONTRAST_RANGE)
-        return 0.0 if octaves < low else math.inf if octaves > high else 2.0**octaves
+        low, high = (math.log2(contrast) for contrast in CONTRAST_RANGE)
+        if octaves < low:
+            return 0.0
+        return math.inf if octaves > high else 2.0**octaves
 
     def describe(self) -> str:
         """Return a line for a person: shares found by size and contrast, and the limits of their meaning."""
-        parts = [self._describe_size(size) for size in self.scores]
-        limits = [(size, limit) for size in self.scores if (limit := self.limit(size, 0.5)) is not None]
-        words = [f"{size} {_limit_in_words(limit)}" for size, limit in limits]
-        (low, high), explained = CONTRAST_RANGE, ""
+        line = ", ".join(self._describe_size(size) for size in self.scores)
+        limits = []
+        for size in self.scores:
+            limit = self.limit(size, 0.5)
+            if limit is not None:
+                limits.append(f"{size} {_limit_in_words(limit)}")
+        if limits:
+            line += f"; half are found from these contrasts on: {join_names(limits)}"
         if self.contrasts:
-            explained = f"; contrasts are grey levels, {low:g} to {CLEAR:g} faint, to {high:g} clear"
+            low, high = CONTRAST_RANGE
+            line += f"; contrasts are grey levels, {low:g} to {CLEAR:g} faint, to {high:g} clear"
         return (
-            f"{', '.join(parts)}"
-            f"{f'; half are found from these contrasts on: {join_names(words)}' if words else ''}"
-            f"{explained}"
-            f"; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, at a false-alarm "
-            f"rate of {self.rate:.1%}; 95 % intervals, of simulated defects; what share of real ones is "
-            "found, only labelled ones tell"
+            f"{line}; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, at a "
+            f"false-alarm rate of {self.rate:.1%}; 95 % intervals, of simulated defects; what share of real "
+            "ones is found, only labelled ones tell"
         )
 
     def count_all(self) -> tuple[int, int]:
-        """Return the number of defects of all sizes that are called anomalous, and of all defects."""
+        """Return the number of defects that are called anomalous, and the number of all defects."""
         counts = [self.count_found(size) for size in self.scores]
         return sum(found for found, _ in counts), sum(count for _, count in counts)
 
     def describe_blindness(self) -> str:
-        """Return a remark where the model finds hardly any of the defects, otherwise an empty text.
+        """Return a remark if the model finds hardly any of the defects; otherwise an empty text.
 
-        Fewer than `MIN_DEFECTS` give no remark.
+        For fewer than `MIN_DEFECTS` defects there is no remark.
         """
-        return describe_blindness(*self.count_all())
+        found, count = self.count_all()
+        return describe_blindness(found, count)
 
     def describe_total(self) -> str | None:
         """Return the share found over all sizes in words; None for fewer than `MIN_DEFECTS` defects."""
@@ -194,23 +219,32 @@ class DefectScores:
         return f"{found} of {count}, faint ones too (95 %: {low:.0%} to {high:.0%})"
 
     def _describe_size(self, size: str) -> str:
-        clear, count = self.count_found(size, CLEAR)
-        low, high = wilson_interval(clear, count)
-        text = f"{clear} of {count} ({low:.0%} to {high:.0%})"
+        """Return the number and share of found defects of a size in words, by faint and clear contrast."""
+        clear_found, clear_count = self.count_found(size, least=CLEAR)
+        low, high = wilson_interval(clear_found, clear_count)
+        clear_text = f"{clear_found} of {clear_count} ({low:.0%} to {high:.0%})"
         if not self.contrasts:
-            return f"{size} {text}"
-        faint, others = self.count_found(size, below=CLEAR)
-        counts = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
+            return f"{size} {clear_text}"
+        faint_found, faint_count = self.count_found(size, below=CLEAR)
+        counts = []
+        if faint_count:
+            counts.append(f"{faint_found} of {faint_count} faint")
+        if clear_count:
+            counts.append(f"{clear_text} clear")
         return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
-        """Return a remark on a model that surely misses many clear defects, otherwise None.
+        """Return a remark on a model that surely misses many clear defects; otherwise None.
 
-        The defects that are not of the smallest size are judged first, then those of the smallest; fewer than
-        `MIN_DEFECTS` give no remark. The share of real defects found does not follow (bench/NOTES.md).
+        First all sizes but the smallest are considered together. If enough of these are found, the smallest
+        size is considered. For fewer than `MIN_DEFECTS` defects there is no remark. The share of real defects
+        that is found cannot be inferred (bench/NOTES.md).
         """
-        for sizes in (list(self.scores)[1:], list(self.scores)[:1]):
-            found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
+        smallest_first = list(self.scores)
+        for sizes in (smallest_first[1:], smallest_first[:1]):
+            counts = [self.count_found(size, least=CLEAR) for size in sizes]
+            found = sum(found_of_size for found_of_size, _ in counts)
+            count = sum(count_of_size for _, count_of_size in counts)
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
                 text = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
@@ -223,19 +257,16 @@ class DefectScores:
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
             interval = list(wilson_interval(found, count))
-            sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
+            entry: Json = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
             if self.carriers:
-                sizes[size]["carriers"] = [*self.carriers[size]]
+                entry["carriers"] = [*self.carriers[size]]
             if self.contrasts:
-                limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
-                finite = {
-                    key: limit if limit is None or math.isfinite(limit) else None
-                    for key, limit in limits.items()
-                }
-                sizes[size] |= {
-                    "contrasts": [round(contrast, 2) for contrast in self.contrasts[size]],
-                    **finite,
-                }
+                entry["contrasts"] = [round(contrast, 2) for contrast in self.contrasts[size]]
+                for share in (0.5, 0.9):
+                    limit = self.limit(size, share)
+                    is_finite = limit is not None and math.isfinite(limit)
+                    entry[f"contrast_{share:.0%}"] = limit if is_finite else None  # JSON has no infinity
+            sizes[size] = entry
         return {
             "sizes": sizes,
             "pictures": self.pictures,
@@ -256,46 +287,67 @@ class DefectScores:
             }
             contrasts = _read_where_known(sizes, "contrasts", float)
             carriers = _read_where_known(sizes, "carriers", str)
-            counts = [*map(len, scores.values())]
-            if any(given and [*map(len, given.values())] != counts for given in (contrasts, carriers)):
-                return None
-            seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
+            defect_counts = [len(size_scores) for size_scores in scores.values()]
+            for by_size in (contrasts, carriers):
+                if by_size and [len(values) for values in by_size.values()] != defect_counts:
+                    return None
+            seconds = float(stored["seconds"])
+            rate = float(stored["rate"])
+            threshold = float(stored["score_threshold"])
+            # the sum is finite only if all three numbers are
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
-            pictures = int(stored["pictures"])
-            precision = str(stored["precision"])
-            return cls(scores, contrasts, pictures, seconds, rate, threshold, precision, carriers=carriers)
+            return cls(
+                scores=scores,
+                contrasts=contrasts,
+                pictures=int(stored["pictures"]),
+                seconds=seconds,
+                rate=rate,
+                threshold=threshold,
+                precision=str(stored["precision"]),
+                carriers=carriers,
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
 
 def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
-    """Fit a logistic curve of found defects over their contrast in octaves.
+    """Fit a logistic curve to the chance of finding a defect, as a function of its contrast in octaves.
 
-    Returns its middle and slope, the most likely ones given `STEEPNESS`. The middle lies beyond the answers
-    where all or none are found.
+    The curve is the most likely one of a grid of middles and slopes. Slopes have a normal prior with mean
+    `EXPECTED_SLOPE` and standard deviation `SLOPE_STD`.
+
+    Args:
+        answers: Contrast in octaves of each defect, and whether the defect is found.
+
+    Returns:
+        The middle: the contrast in octaves at which half of the defects are found; and the slope in logits
+        per octave. If all defects or none are found, the middle lies outside of their contrasts.
     """
-    places = np.array([place for place, _ in answers])
-    found = np.array([is_found for _, is_found in answers])
-    middles = np.linspace(places.min() - 2, places.max() + 2, 121)[:, None, None]
+    octaves = np.array([octave for octave, _ in answers])
+    is_found = np.array([found for _, found in answers])
+    # axes: middles, slopes, defects
+    middles = np.linspace(octaves.min() - 2, octaves.max() + 2, 121)[:, None, None]
     slopes = np.linspace(0.5, 8.0, 31)[None, :, None]
-    logits = slopes * (places - middles) * np.where(found, 1, -1)
-    likelihood = (
-        -np.logaddexp(0, -logits).sum(2) - (slopes[..., 0] - STEEPNESS[0]) ** 2 / 2 / STEEPNESS[1] ** 2
-    )
-    row, column = np.unravel_index(int(likelihood.argmax()), likelihood.shape)
+    logits = slopes * (octaves - middles) * np.where(is_found, 1, -1)
+    log_likelihood = -np.logaddexp(0, -logits).sum(2)
+    log_prior = -((slopes[..., 0] - EXPECTED_SLOPE) ** 2) / 2 / SLOPE_STD**2
+    log_posterior = log_likelihood + log_prior
+    row, column = np.unravel_index(int(log_posterior.argmax()), log_posterior.shape)
     return float(middles[row, 0, 0]), float(slopes[0, column, 0])
 
 
 def _limit_in_words(contrast: float) -> str:
-    if not contrast:
-        return f"below {CONTRAST_RANGE[0]:g}"
-    return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
+    """Return a `DefectScores.limit` in words, such as "below 4" for 0."""
+    lowest, highest = CONTRAST_RANGE
+    if contrast == 0:
+        return f"below {lowest:g}"
+    return f"above {highest:g}" if math.isinf(contrast) else f"{contrast:.0f}"
 
 
 def _read_where_known(
-    sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Known]
-) -> dict[str, tuple[Known, ...]]:
-    """Return the values under a key, by size, of the stored sizes that have this key."""
-    known = {str(size): facts[key] for size, facts in sizes.items() if key in facts}
-    return {size: tuple(map(convert, values)) for size, values in known.items()}
+    sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Value]
+) -> dict[str, tuple[Value, ...]]:
+    """Return the converted values under a key, by size; stored sizes without the key are left out."""
+    values_by_size = {str(size): facts[key] for size, facts in sizes.items() if key in facts}
+    return {size: tuple(map(convert, values)) for size, values in values_by_size.items()}

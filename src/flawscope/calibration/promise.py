@@ -1,12 +1,12 @@
-"""Bounds the false-alarm rate of a single model, and judges whether a promised rate was kept.
+"""Bounds the false-alarm rate of a single model, and judges whether an expected rate was kept.
 
-A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of a
-single model is itself a draw: the share of good units above the k-th largest of K is distributed as
-Beta(k, K + 1 - k), whatever the scores' distribution. The number of false alarms among new good pictures is
-therefore beta-binomial: both the threshold's pictures and the test pictures are drawn.
+A threshold of rank k among K good units has an expected rate of k/(K + 1), the mean over draws of the units.
+The rate of a single model is itself a draw: the share of good units above the k-th largest of K is
+distributed as Beta(k, K + 1 - k), whatever the scores' distribution. The number of false alarms among new
+good pictures is therefore beta-binomial: both the threshold's pictures and the test pictures are drawn.
 
-A person who chooses a threshold by the pictures that it finds has compared many: `simultaneous_bound` holds
-for all thresholds at once.
+A person who chooses a threshold by the pictures that it finds has compared many thresholds:
+`simultaneous_bound` holds for all of them at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.errors import InputError, pluralize
 
 LEVEL = 0.95  # share of models whose rate lies in the interval
-SIGNIFICANCE = 0.05  # of so many models and tests a sound one is called broken, at most
+SIGNIFICANCE = 0.05  # largest share of tests of sound models that call the rate broken
 
 
 class PromiseVerdict(NamedTuple):
@@ -39,9 +39,15 @@ class PromiseVerdict(NamedTuple):
 def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the exact (Clopper-Pearson) interval (low, high), 0..1, of a rate from k hits in n trials.
 
-    It holds the true rate with a probability of at least `level`, whatever the rate and however small n. With
-    n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by quantiles of the
-    beta distribution.
+    The interval contains the true rate with a probability of at least `level`, also for small n. For n = 0 it
+    is (0, 1). It follows from quantiles of the beta distribution.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+
+    Args:
+        k: Number of hits.
+        n: Number of trials.
+        level: Probability, 0..1.
 
     Raises:
         InputError: 0 <= k <= n or 0 < level < 1 does not hold.
@@ -59,94 +65,113 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
 
 
 def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:
-    """Judge by new good pictures whether a promised false-alarm rate was kept.
+    """Judge by new good pictures whether an expected false-alarm rate was kept.
 
-    A sound model is called broken in at most `SIGNIFICANCE` of draws of both its good pictures and the new
-    ones. The new pictures must be as independent as the promise's units: several of one part count once.
+    The rate of a sound model is called broken with a probability of at most `SIGNIFICANCE`, over draws of its
+    good pictures and of the new pictures. The new pictures must be as independent as the units: several
+    pictures of a part count once.
 
     Args:
         alarms: Number of the new good pictures that were called anomalous.
-        pictures: Number of the new good pictures; without any, the promise is kept.
-        rate: Promised rate, `Calibration.expected_rate` or `Promise.rate`.
-        units: Number of good units that it comes from, `Calibration.unit_count` or `Promise.calibrated`.
+        pictures: Number of the new good pictures; if it is 0, the rate is kept.
+        rate: Expected rate, `Calibration.expected_rate` or `Promise.rate`.
+        units: Number of good units that the rate comes from, `Calibration.unit_count` or
+            `Promise.calibrated`.
     """
-    chance = _beta_binomial_tail(alarms, pictures, *_beta(rate, units))
-    return PromiseVerdict(chance, chance < SIGNIFICANCE)
+    a, b = _beta_parameters(rate, units)
+    chance = _beta_binomial_tail(alarms, pictures, a, b)
+    return PromiseVerdict(chance, broken=chance < SIGNIFICANCE)
 
 
 def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
-    """Judge a promise (`judge_promise`) by new good pictures, several of which may be of the same unit.
+    """Judge an expected rate as `judge_promise` does, from pictures of which several may show one unit.
 
-    A unit counts by the share of its pictures that were called anomalous.
+    A unit counts as a fraction of a false alarm: the share of its pictures that were called anomalous.
 
     Args:
         alarms: [N], whether each picture was called anomalous.
         numbers: [N], the unit of each picture.
-        rate: Promised rate.
-        units: Number of good units that the promise comes from.
+        rate: Expected rate.
+        units: Number of good units that the rate comes from.
     """
-    _, unit, sizes = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
-    found = float((np.asarray(alarms, dtype=bool) / sizes[unit]).sum())
-    return judge_promise(math.floor(found + 1e-9), len(sizes), rate, units)
+    _, unit_places, unit_sizes = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
+    alarm_shares = np.asarray(alarms, dtype=bool) / unit_sizes[unit_places]
+    unit_alarms = math.floor(float(alarm_shares.sum()) + 1e-9)  # 1e-9: thirds may add up to less than 1
+    return judge_promise(unit_alarms, len(unit_sizes), rate, units)
 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:
-    """Return the interval, 0..1, that holds the false-alarm rate of a share `LEVEL` of models.
+    """Return the interval, 0..1, that contains a single model's false-alarm rate with probability `LEVEL`.
 
     Args:
-        rate: Rate that the models promise.
-        units: Number of good units that the promise comes from.
+        rate: Expected rate of the models.
+        units: Number of good units that the rate comes from.
     """
-    from scipy import special  # not scipy.stats, which asks for torch
+    from scipy import special  # not scipy.stats, which imports torch
 
-    low, high = special.betaincinv(*_beta(rate, units), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    a, b = _beta_parameters(rate, units)
+    low, high = special.betaincinv(a, b, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def simultaneous_bound(rank: int, units: int) -> float:
-    """Return a bound, 0..1, on the share of new good units above the `rank`-th largest of `units` units.
+    """Return an upper bound, 0..1, on the share of new good units that score above a threshold.
 
-    Rank 1 is the largest. With probability `LEVEL` over draws of the units, the bounds of all ranks hold at
-    once: also that of a rank which a person chose by the pictures that each rank finds.
+    The threshold is the `rank`-th largest score of `units` good units; rank 1 is the largest. With
+    probability `LEVEL` over draws of the units, the bounds of all ranks hold at once. So the bound also holds
+    if a person chose the rank after seeing which pictures each rank finds. For ranks in the lower half of the
+    units it is 1.
 
-    Bates, Candes, Lei, Romano & Sesia, Testing for outliers with conformal p-values, Annals of Statistics 51
-    (2023), the adjustment after Simes with half of the units. It is exact for any number of units, and, where
-    thresholds lie, narrower than the bound of Dvoretzky, Kiefer and Wolfowitz: among 100 units .084 at rank
-    3, not .15 (`tests/calibration/test_promised_rate.py`). In the lower half of the units the bound is 1.
+    Source: Bates, Candes, Lei, Romano & Sesia, Testing for outliers with conformal p-values, Annals of
+    Statistics 51 (2023), the adjustment after Simes with half of the units. It is exact for any number of
+    units. Where thresholds lie, it is narrower than the bound of Dvoretzky, Kiefer and Wolfowitz: .084
+    instead of .15 at rank 3 among 100 units (`tests/calibration/test_promised_rate.py`).
     """
     half = max(1, units // 2)
-    place = units + 1 - rank
-    if place < half:
+    ascending_rank = units + 1 - rank
+    if ascending_rank < half:
         return 1.0
 
-    def falling(top: int) -> float:  # logarithm of top * (top - 1) * ... in `half` factors
+    def log_falling_factorial(top: int) -> float:
+        """Return the logarithm of top * (top - 1) * ..., with `half` factors."""
         return math.lgamma(top + 1) - math.lgamma(top - half + 1)
 
-    return -math.expm1((math.log(1 - LEVEL) + falling(place) - falling(units)) / half)
+    # 1 - ((1 - LEVEL) * f(ascending_rank) / f(units))^(1 / half), f being the falling factorial
+    log_ratio = math.log(1 - LEVEL) + log_falling_factorial(ascending_rank) - log_falling_factorial(units)
+    return -math.expm1(log_ratio / half)
 
 
 def batch_limit(p_values: Sequence[float], rate: float) -> float:
-    """Return the largest p-value at which a batch's pictures can be called defective together; 0: none can.
+    """Return the p-value up to which the pictures of a batch can be called defective; 0: none can.
 
-    On average at most the share `rate` of the pictures called defective is good.
+    On average at most the share `rate` of the pictures that are then called defective is good.
 
-    Benjamini & Hochberg, Journal of the Royal Statistical Society B 57 (1995). Conformal p-values share their
-    good pictures, and depend on each other in the way that the procedure allows (Bates and others, 2023,
-    theorem 2).
+    Source: Benjamini & Hochberg, Journal of the Royal Statistical Society B 57 (1995). Conformal p-values
+    share their good pictures, and depend on each other in the way that the procedure allows (Bates and
+    others, 2023, theorem 2).
     """
-    ordered = np.sort(np.asarray(p_values, dtype=np.float64))
-    allowed = rate * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
-    below = np.flatnonzero(ordered <= allowed + 1e-12)
-    return float(ordered[below[-1]]) if below.size else 0.0
+    ascending = np.sort(np.asarray(p_values, dtype=np.float64))
+    count = len(ascending)
+    limits = rate * np.arange(1, count + 1) / max(count, 1)
+    places = np.flatnonzero(ascending <= limits + 1e-12)  # 1e-12: a p-value may equal its limit
+    return float(ascending[places[-1]]) if places.size else 0.0
 
 
 def describe_rate(rate: float, units: int, noun: str) -> str:
-    """Return a promise in words, with the interval of this model.
+    """Return an expected rate in words, with the interval of this model.
 
     Example: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model between 0 and
     17 %)".
+
+    Args:
+        rate: Expected rate, above 0.
+        units: Number of good units that the rate comes from.
+        noun: Word for the units in the plural.
     """
-    share = f"1 of {round(1 / rate)}" if rate <= 0.5 else f"{rate * (units + 1):.3g} of {units + 1}"
+    if rate <= 0.5:
+        share = f"1 of {round(1 / rate)}"
+    else:
+        share = f"{rate * (units + 1):.3g} of {units + 1}"
     return (
         f"about {share} good {noun} will be called anomalous ({100 * rate:.2g} %; for this one model "
         f"{describe_interval(rate, units)})"
@@ -161,23 +186,30 @@ def units_missing(rate: float, units: int) -> int:
 def describe_missing(rate: float, units: int, of_parts: bool) -> str:
     """Return `units_missing` in words; empty: none are missing.
 
-    Examples: "14 more good pictures"; with `of_parts`, where parts have several pictures, "good pictures of
-    14 more parts".
+    Examples: "14 more good pictures", or "good pictures of 14 more parts" with `of_parts`.
+
+    Args:
+        rate: Target rate, 0..1.
+        units: Number of good units.
+        of_parts: Whether units are parts with several pictures.
     """
     count = units_missing(rate, units)
     if not count:
         return ""
-    return (
-        f"good pictures of {pluralize(count, 'more part')}"
-        if of_parts
-        else pluralize(count, "more good picture")
-    )
+    if of_parts:
+        return f"good pictures of {pluralize(count, 'more part')}"
+    return pluralize(count, "more good picture")
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Return a line that `units` cannot promise a rate, and how many more would; empty: they can."""
+    """Return a phrase that so few good units do not suffice for the rate, and how many more would do.
+
+    Empty if there are enough. The arguments are those of `describe_missing`.
+    """
     missing = describe_missing(rate, units, of_parts)
-    return missing and f"{rate:.1%} cannot be promised from {units}: {missing} would do"
+    if not missing:
+        return ""
+    return f"{rate:.1%} cannot be promised from {units}: {missing} would do"
 
 
 def describe_interval(rate: float, units: int) -> str:
@@ -187,18 +219,20 @@ def describe_interval(rate: float, units: int) -> str:
     return f"between {100 * low:.{digits}f} and {100 * high:.{digits}f} %"
 
 
-def _beta(rate: float, units: int) -> tuple[float, float]:
+def _beta_parameters(rate: float, units: int) -> tuple[float, float]:
+    """Return the parameters a and b of the beta distribution of a single model's rate."""
     rank = rate * (units + 1)
     return rank, units + 1 - rank
 
 
 def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
-    """Return the probability of `successes` or more in `count` trials with a rate drawn from Beta(a, b)."""
+    """Return the probability of `successes` or more in `count` trials, at a rate drawn from Beta(a, b)."""
     from scipy import special
 
     if successes <= 0:
         return 1.0
     k = np.arange(successes, count + 1)
-    ways = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
-    terms = np.exp(ways + special.betaln(k + a, count - k + b) - special.betaln(a, b))
-    return float(min(1.0, terms.sum()))
+    # logarithms of the binomial coefficients "count choose k"
+    log_binomial = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(count - k + 1)
+    probabilities = np.exp(log_binomial + special.betaln(k + a, count - k + b) - special.betaln(a, b))
+    return float(min(1.0, probabilities.sum()))

@@ -26,7 +26,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
 from flawscope.types import Array
 
-SAMPLED_PIXELS = 1 << 20  # of a large map, that its median is taken from
+SAMPLED_PIXELS = 1 << 20  # about the number of pixels from which the median of a large map is taken
 
 
 class Values(NamedTuple):
@@ -42,43 +42,55 @@ class Values(NamedTuple):
         return math.isnan(self.score)
 
 
-LOST = Values(math.nan, math.nan, math.nan)  # its parts are not found, or counted wrong
+LOST = Values(math.nan, math.nan, math.nan)  # a picture whose parts are not found, or counted wrong
 
 
 def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
-    """Return the values of a picture with a map [H, W]; `inside` [H, W] marks the pixels that count."""
-    some = slice(None, None, max(1, math.isqrt(drawn.size // SAMPLED_PIXELS)))
-    counted = drawn[some, some][inside[some, some]]
-    return Values(float(score), float(drawn.max()), float(np.median(counted if counted.size else drawn)))
+    """Return the score of a picture, and the maximum and the median of its map.
+
+    Args:
+        score: Score of the picture.
+        drawn: Map [H, W] of the picture.
+        inside: Mask [H, W] of the pixels whose median is taken. In a large map only every n-th row and
+            column is used. If no pixel remains, the median is that of the whole map.
+    """
+    step = max(1, math.isqrt(drawn.size // SAMPLED_PIXELS))
+    sampled = drawn[::step, ::step][inside[::step, ::step]]
+    median = np.median(sampled if sampled.size else drawn)
+    return Values(float(score), float(drawn.max()), float(median))
 
 
-def worst(several: Iterable[Values]) -> Values:
-    """Return the values of a picture from those of its frames: largest score, largest maximum."""
-    scores, maxima, medians = zip(*several, strict=True)
+def worst(frames: Iterable[Values]) -> Values:
+    """Combine the values of a picture's frames: largest score, largest maximum, median of the medians."""
+    scores, maxima, medians = zip(*frames, strict=True)
     return Values(max(scores), max(maxima), float(np.median(medians)))
 
 
 def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]:
     """Return the rows with their scores, and marked as counted.
 
+    If there are several lights, the rows get the `envelope` of their values, so that the rate holds in each
+    light. A picture that is `LOST` in any light gets no score, and ranks above all scores.
+
     Args:
         rows: N rows.
-        values: [N, lights, 3], the `Values` of each row in each light, the pictures' own first. Of several
-            lights the envelope counts: the rate holds in each. A picture that is `LOST` in a light counts
-            above all scores.
+        values: `Values` of each row in each light, [N, lights, 3]; the picture's own light is the first.
     """
     if not rows:
         return []
-    lost = np.isnan(values[:, :, :2]).any(axis=(1, 2))
-    known = np.flatnonzero(~lost).tolist()
-    units = [rows[k].unit for k in known]
-    found = [replace(row.forgotten(), counted=True, drawn=row.drawn) for row in rows]
-    if not known:
-        return found
-    scores, maxima = (envelope(values[known, :, k], units).tolist() for k in (0, 1))
-    for k, *values_of_row in zip(known, scores, maxima, values[known, 0, 2].tolist(), strict=True):
-        found[k] = replace(found[k], **dict(zip(Values._fields, values_of_row, strict=True)))
-    return found
+    scores, maxima, medians = np.moveaxis(values, 2, 0)  # each [N, lights]
+    is_lost = (np.isnan(scores) | np.isnan(maxima)).any(axis=1)
+    places = np.flatnonzero(~is_lost).tolist()
+    units = [rows[place].unit for place in places]
+    judged_rows = [replace(row.forgotten(), counted=True, drawn=row.drawn) for row in rows]
+    if not places:
+        return judged_rows
+    row_scores = envelope(scores[places], units).tolist()
+    row_maxima = envelope(maxima[places], units).tolist()
+    row_medians = medians[places, 0].tolist()
+    for place, score, maximum, median in zip(places, row_scores, row_maxima, row_medians, strict=True):
+        judged_rows[place] = replace(judged_rows[place], score=score, maximum=maximum, median=median)
+    return judged_rows
 
 
 def calibrate(
@@ -105,25 +117,25 @@ def calibrate(
     Raises:
         InputError: No row has a score.
     """
-    every = counted(rows)
-    known = scored(every)
-    wrong = [row for row in every if row.score is None]
-    if not known:
+    counted_rows = counted(rows)
+    scored_rows = scored(counted_rows)
+    lost_rows = [row for row in counted_rows if row.score is None]
+    if not scored_rows:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
-    scores = [row.score for row in known if row.score is not None]
-    maxima = [math.nan if row.maximum is None else row.maximum for row in known]
-    medians = [math.nan if row.median is None else row.median for row in known]
+    scores = [row.score for row in scored_rows if row.score is not None]
+    maxima = [math.nan if row.maximum is None else row.maximum for row in scored_rows]
+    medians = [math.nan if row.median is None else row.median for row in scored_rows]
     units = list[int]()
     if promised:
-        units = [row.unit for row in (*known, *wrong)]
+        units = [row.unit for row in (*scored_rows, *lost_rows)]
     return Calibration(
         scores=tuple(scores),
         map_maxima=tuple(maxima),
         map_level=float(np.median(medians)),
         rate=rate,
-        miscounted=len(wrong),
+        miscounted=len(lost_rows),
         units=tuple(units),
-        line=_line_sample(every) if promised else NO_LINE,
+        line=_line_sample(counted_rows) if promised else NO_LINE,
         method=method,
         runtime=runtime,
         precision=precision,
@@ -133,21 +145,25 @@ def calibrate(
 
 
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
-    """Return the sample of the rows that were drawn from the line by chance."""
-    lost_of: dict[int, list[bool]] = {}
+    """Count the units that were drawn from the line by chance, and those of them that were lost.
+
+    A unit counts as lost by the share of its pictures that were lost.
+    """
+    losses_by_unit: dict[int, list[bool]] = {}
     for row in rows:
         if row.drawn:
-            lost_of.setdefault(row.unit, []).append(row.is_lost)
-    return LineSample(float(sum(np.mean(pictures) for pictures in lost_of.values())), len(lost_of))
+            losses_by_unit.setdefault(row.unit, []).append(row.is_lost)
+    lost = float(sum(np.mean(losses) for losses in losses_by_unit.values()))
+    return LineSample(lost, units=len(losses_by_unit))
 
 
 def counted(rows: Iterable[Picture]) -> list[Picture]:
-    """Return the rows that decide the threshold, in their order."""
+    """Return the rows on which the threshold depends, in their order."""
     return [row for row in rows if row.counted]
 
 
 def ranking_scores(rows: Iterable[Picture]) -> list[float]:
-    """Return the scores by which counted rows are ranked; infinite for a lost one."""
+    """Return the scores by which counted rows are ranked; infinite for a row without a score."""
     return [math.inf if row.score is None else row.score for row in rows]
 
 

@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from flawscope.errors import InputError
 from flawscope.types import Facts, Json
 
-SIZE_BOUNDS = "size_bounds"  # among a model's facts
-HALF_WAY = 0.5  # of the way from good pictures' level to the mask threshold (bench/NOTES.md)
-RESERVE = 1.1  # factor of each size at least, for what simulated defects do not show
-SHARE = 0.01  # of the defects that may be larger than their bound
+SIZE_BOUNDS = "size_bounds"  # key of a model's facts
+HALF_WAY = 0.5  # share of the way from good pictures' level to the mask threshold (bench/NOTES.md)
+RESERVE = 1.1  # smallest factor of a size: real defects differ from simulated ones
+SHARE = 0.01  # share of the defects that may be larger than their bound
 SIZES = ("length", "width", "area")
 
 
 def doubted_level(level: float, mask_threshold: float) -> float:
-    """Return the map value above which pixels around a region are doubted; `level` is good pictures'."""
+    """Return the map value above which pixels around a region are doubted.
+
+    Args:
+        level: Median map value of good pictures.
+        mask_threshold: Map value above which pixels make a region.
+    """
     return level + HALF_WAY * (mask_threshold - level)
 
 
@@ -31,12 +36,13 @@ def doubted_level(level: float, mask_threshold: float) -> float:
 class SizeBounds:
     """Factors by which a defect may be larger than the doubted area around its region.
 
+    The expected share of defects that are larger than their bound is at most max(`SHARE`, 1 / (`count` + 1)).
+
     Attributes:
         length: Factor of the length, at least `RESERVE`.
         width: Factor of the width, at least `RESERVE`.
         area: Factor of the area, at least `RESERVE`.
-        count: Number of simulated defects that the factors were calibrated on; 0: none. At most 1 defect in
-            `count` + 1 is expected to be larger than its bound; from 99 on, at most `SHARE`.
+        count: Number of simulated defects that the factors were calibrated on; 0: none.
     """
 
     length: float = RESERVE
@@ -50,34 +56,43 @@ class SizeBounds:
 
         Args:
             ratios: For each defect the true length, width and area, each divided by that of the doubted area.
+
+        Returns:
+            The bounds; without defects each factor is `RESERVE`.
         """
-        columns = [sorted(map(float, each)) for each in zip(*ratios, strict=True)]
-        count = len(columns[0]) if columns else 0
-        rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
-        if not rank:
+        # three lists: of lengths, widths and areas
+        ascending_ratios = [sorted(map(float, column)) for column in zip(*ratios, strict=True)]
+        if not ascending_ratios:
             return cls()
-        length, width, area = (max(RESERVE, each[rank - 1]) for each in columns)
+        count = len(ascending_ratios[0])
+        rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
+        length, width, area = (max(RESERVE, column[rank - 1]) for column in ascending_ratios)
         return cls(length, width, area, count)
 
     def to_dict(self) -> Json:
         """Return the factors, rounded to four digits, and `count`, as a model's facts hold them."""
-        return {**{name: round(getattr(self, name), 4) for name in SIZES}, "count": self.count}
+        factors = {name: round(getattr(self, name), 4) for name in SIZES}
+        return {**factors, "count": self.count}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> SizeBounds:
-        """Read the bounds from a model's facts; where these hold none, each factor is `RESERVE`.
+        """Read the bounds from a model's facts. If the facts have none, each factor is `RESERVE`.
 
         Raises:
             InputError: The bounds are damaged.
         """
         stored = facts.get(SIZE_BOUNDS, {})
+        damaged = InputError(f"the model's {SIZE_BOUNDS} are {stored!r:.60}, no factors: fit anew")
         try:
-            found = cls(**stored)
-            if all(RESERVE <= getattr(found, name) < math.inf for name in SIZES) and found.count >= 0:
-                return found
-        except TypeError:
-            pass
-        raise InputError(f"the model's {SIZE_BOUNDS} are {stored!r:.60}, no factors: fit anew")
+            bounds = cls(**stored)
+            is_valid = (
+                all(RESERVE <= getattr(bounds, name) < math.inf for name in SIZES) and bounds.count >= 0
+            )
+        except TypeError:  # other keys, or values that are no numbers
+            raise damaged from None
+        if not is_valid:
+            raise damaged
+        return bounds
 
 
-UNCALIBRATED = SizeBounds()  # of models without simulated defects
+UNCALIBRATED = SizeBounds()  # bounds of a model without simulated defects

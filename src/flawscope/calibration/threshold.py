@@ -5,9 +5,9 @@ All of this comes from good pictures alone. With n calibration scores the p-valu
 alpha with probability at most alpha, whatever the scores' distribution (Vovk, Gammerman & Shafer,
 Algorithmic Learning in a Random World, 2005).
 
-A picture that shows several parts scores as its worst part does, new or left out with all its parts; one with
-a wrong number of parts ranks above all scores. So the guarantee holds for pictures, however their parts
-depend on each other and however many there are.
+A picture that shows several parts has the score of its worst part, whether it is new or left out with all its
+parts. A picture with a wrong number of parts ranks above all scores. So the guarantee holds for pictures,
+however their parts depend on each other and however many there are.
 
 Pictures of one part depend on each other: they form a unit, and units are exchangeable. With K units, of
 which unit k has n_k scores s_ki, the p-value is (1 + sum_k mean_i 1{s_ki >= s}) / (K + 1): each unit weighs
@@ -15,10 +15,10 @@ the same, and a picture of a new unit, drawn by chance, keeps the rate (hierarch
 Lee, Barber & Willett, Distribution-free inference with hierarchical data, 2023). Where each picture is a
 unit, this is the formula above.
 
-Whether a part is found is a matter of the line: people give pictures to a fit of which few are lost. Where a
-larger share of the pictures is lost that were drawn from the line by chance, that share is the line's: the
-lost ones weigh as much among all K, and the others share the rest. The K scores of those that were found stay
-exchangeable, wherever they come from.
+A picture is lost where its part is not found. Of the pictures that people give to a fit, fewer are lost than
+on the line. So pictures that were drawn from the line by chance give the share of lost pictures, if it is
+larger: the lost pictures get this share of the weight of all K units, and the other pictures share the rest.
+The scores of the other pictures stay exchangeable, wherever they come from.
 """
 
 from __future__ import annotations
@@ -43,15 +43,19 @@ from flawscope.errors import InputError, decimal_point, pluralize
 from flawscope.types import Array, Facts, Json
 
 DEFAULT_RATE = 0.05
-OFFERED_RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # that people choose from
+OFFERED_RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # rates that people choose from
 Rate = float | str  # 0.05 or "5%"
-NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-MIN_FOR_SOLE = 5  # units, from which on it can be said that one lies apart from the others
-SOLE_SHARE = 0.5  # of the threshold's height above the middle, which is left without the picture that sets it
-FAR_SEVERITY = 3.0  # of a picture, by many others, from which on it may be as far out as defects are
-FEW_FAR_SEVERITY = 2.6  # the same by few: times n / (n - 4), for n units; see `far_severity`
-DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/threshold.md)
-MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
+NORMAL_MAD = 1.4826  # ratio of standard deviation to median absolute deviation of normal values
+MIN_FOR_SOLE = 5  # fewest units of which one may be said to lie apart from the others
+# Largest share of its height above the median score that the threshold keeps without the picture that sets it
+SOLE_SHARE = 0.5
+FAR_SEVERITY = 3.0  # severity of a picture by many others, from which on it may be as far out as defects are
+FEW_FAR_SEVERITY = 2.6  # for n others, where n is small, n / (n - 4) times this; see `far_severity`
+DEFAULT_OUTLINE = 0.65  # share of the height nearby: chosen on simulated defects (docs/threshold.md)
+# Smallest spread, as a share of the way from good maps' level to their median maximum. Of eight models the
+# spread was 0.13 to 0.36 of it.
+MIN_SPREAD = 0.1
+ROUNDING = 1e-9  # by which sums of weights may be off
 
 
 def parse_false_alarm_rate(value: Rate) -> float:
@@ -67,46 +71,64 @@ def parse_false_alarm_rate(value: Rate) -> float:
 
 
 def far_severity(count: int) -> float:
-    """Return the severity from which on the highest of `count` scores is far out beside the others.
+    """Return the severity above which the highest of `count` scores is far out, compared with the others.
 
-    Chance exceeds it in one of 16 draws of a Gumbel distribution (of maxima), simulated for 5 to 24 scores;
-    for more it is `FAR_SEVERITY`, for fewer than 5 infinite. The spread of few scores is often far too small:
-    the highest of 8 lies 3 spreads above the rest in one of 6 draws.
+    For many scores it is `FAR_SEVERITY`. For few scores it is higher, since their spread is often much too
+    small: by chance, the highest of 8 scores lies 3 spreads above the rest in one of 6 draws. The returned
+    severity is exceeded by chance in one of 16 draws of a Gumbel distribution (of maxima), simulated for 5 to
+    24 scores. For fewer than 5 scores it is infinite.
     """
-    return max(FAR_SEVERITY, FEW_FAR_SEVERITY * count / (count - 4)) if count > 4 else math.inf
+    if count <= 4:
+        return math.inf
+    return max(FAR_SEVERITY, FEW_FAR_SEVERITY * count / (count - 4))
 
 
-def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: int) -> tuple[int, float]:
-    """Return the place of the threshold among falling scores, and the weight above it.
+def _find_threshold(
+    weights: NDArray[np.float64], missing: float, rate: float, units: int
+) -> tuple[int, float]:
+    """Find the lowest score that keeps the rate as a threshold; if none does, the highest score.
+
+    A threshold keeps the rate if the p-value of a score just above it, (1 + weight above it) / (units + 1),
+    is at most the rate.
 
     Args:
-        weights: [n], weights of the scores.
+        weights: Weights [n] of the scores, that of the highest score first.
         missing: Weight of the pictures that rank above all scores.
         rate: Target false-alarm rate, 0..1.
         units: Number of units.
+
+    Returns:
+        The index of the threshold in `weights`, and the weight of all pictures above the threshold.
     """
-    above = np.cumsum([missing, *weights[:-1]])  # [n], of those above each
-    allowed = rate * (units + 1) - 1 + 1e-9
-    place = max(0, int(np.searchsorted(above, allowed, side="right")) - 1)
-    return place, float(above[place])
+    weights_above = np.cumsum([missing, *weights[:-1]])  # [n], weight of all pictures above each score
+    max_weight = rate * (units + 1) - 1 + ROUNDING
+    place = max(0, int(np.searchsorted(weights_above, max_weight, side="right")) - 1)
+    return place, float(weights_above[place])
 
 
 def _spread(
     scores: NDArray[np.float64], maxima: NDArray[np.float64], level: float, threshold: float
 ) -> float:
-    """Return the `Calibration.spread` of scores and map maxima."""
-    deviation = np.abs(scores - np.median(scores))
-    reach = float(np.median(maxima)) - level
-    least = 1e-6 * max(1.0, abs(threshold))
-    return max(NORMAL_MAD * float(np.median(deviation)), MIN_SPREAD * reach, least)
+    """Compute the `Calibration.spread`.
+
+    Args:
+        scores: Scores of good pictures.
+        maxima: Maxima of their maps.
+        level: Median map value of good pictures.
+        threshold: Score threshold.
+    """
+    deviations = np.abs(scores - np.median(scores))
+    level_to_maxima = float(np.median(maxima)) - level
+    min_spread = 1e-6 * max(1.0, abs(threshold))  # the spread is divided by, so it is not 0
+    return max(NORMAL_MAD * float(np.median(deviations)), MIN_SPREAD * level_to_maxima, min_spread)
 
 
 class LineSample(NamedTuple):
     """Units that were drawn from the line by chance.
 
     Attributes:
-        lost: Number of units that are lost; a unit with several pictures counts by the share that is lost.
-        units: Number of units.
+        lost: Number of lost units; a unit with several pictures counts by its share of lost pictures.
+        units: Number of all units.
     """
 
     lost: float = 0.0
@@ -133,16 +155,16 @@ class Calibration:
         method: How the scores were made, for the reader: "leave-one-picture-out", "held out", ...
         runtime: Engine that gave the scores.
         precision: Precision of the model that gave the scores.
-        promised: Whether the good pictures' scores are like those of new ones. False where all pictures show
-            one and the same part, which was compared with itself.
-        miscounted: Number of good pictures, beside those with a score, whose parts were counted wrong: they
-            are called anomalous whatever they score, and count as above all scores.
-        units: [count], number of the unit of each score, then of each miscounted picture; pictures of one
-            part, and near-duplicates, share a unit. Empty: each picture is a unit.
-        line: The units that were drawn from the line by chance: they give the share of the line's pictures
-            that is lost.
-        outline: Height of an outline, as a share of the way from `map_level` to the region's peak nearby; 0:
-            at the mask threshold.
+        promised: Whether the good pictures' scores are like those of new good pictures. They are not if all
+            pictures show the same part, which was compared with itself.
+        miscounted: Number of further good pictures that have no score, because their parts were counted
+            wrong. They are called anomalous, and rank above all scores.
+        units: Unit [count] of each score and then of each miscounted picture. Pictures of one part, and
+            near-duplicates, share a unit. Empty: each picture is a unit.
+        line: Number of units that were drawn from the line by chance, and of lost ones among them. The share
+            of lost pictures on the line is estimated from these.
+        outline: Map value of a region's outline, as a share of the way from `map_level` to the peak of the
+            region nearby; 0: at the mask threshold.
     """
 
     scores: tuple[float, ...]
@@ -161,7 +183,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
             raise InputError("calibration needs at least one good picture, each with a score and a map")
-        if not all(math.isfinite(v) for v in (*self.scores, *self.map_maxima, self.map_level)):
+        if not all(math.isfinite(value) for value in (*self.scores, *self.map_maxima, self.map_level)):
             raise InputError("calibration scores must be finite numbers")
         if not 0 < self.rate < 1:
             raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
@@ -169,7 +191,7 @@ class Calibration:
             raise InputError(f"{self.miscounted} pictures counted wrong make no sense: fit anew")
         if self.units and len(self.units) != self.count:
             raise InputError("calibration needs a unit for each score, or none: fit anew")
-        if len({*self.units}) == len(self.units):  # each picture is one
+        if len({*self.units}) == len(self.units):  # each picture is a unit: stored as empty
             object.__setattr__(self, "units", ())
         if not 0 <= self.outline < 1:
             raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
@@ -186,7 +208,7 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        """Number of good pictures, with the miscounted ones."""
+        """Number of good pictures, including the miscounted pictures."""
         return len(self.scores) + self.miscounted
 
     @property
@@ -201,164 +223,182 @@ class Calibration:
 
     @property
     def effective_rate(self) -> float:
-        """Target rate, or the smallest rate that the units can promise where that is larger.
+        """Target rate, or the smallest rate that the units can promise if that is larger.
 
-        With K units it is 1/(K + 1), and (m + 1)/(K + 1) where m of them were counted wrong.
+        The smallest rate that K units can promise is (m + 1)/(K + 1), where m of them were counted wrong.
         """
         return max(self.rate, (1.0 + self._miscounted_weight) / (self.unit_count + 1))
 
     @property
     def expected_rate(self) -> float:
-        """Expected share of new good pictures above the threshold: at most the target if possible.
+        """Expected share of new good pictures above the threshold: at most the target rate if possible.
 
-        Where each picture is a unit it is k/(n + 1).
+        It is k/(n + 1) if each of n pictures is a unit, and the threshold is the k-th largest score.
         """
-        return (1 + self._score_rank[1]) / (self.unit_count + 1)
+        _, weight_above = self._score_rank
+        return (1 + weight_above) / (self.unit_count + 1)
 
     @property
     def rate_interval(self) -> tuple[float, float]:
-        """Interval, 0..1, that holds the false-alarm rate of this single model with 95 %.
+        """Interval, 0..1, that contains the false-alarm rate of this single model with a probability of 95 %.
 
-        `expected_rate` is the mean of such models.
+        `expected_rate` is the mean of the rates of all models that are calibrated on as many units.
         """
         return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def rate_bound(self) -> float:
-        """Bound, 0..1, on the false-alarm rate of this single model, with 95 % for all thresholds at once.
+        """Upper bound, 0..1, on the false-alarm rate of this single model.
 
-        It also holds for a threshold that was chosen by the pictures that it finds
-        (`promise.simultaneous_bound`).
+        With a probability of 95 % the bounds of all thresholds hold at once. So the bound also holds if a
+        person chose the threshold after seeing which pictures it finds (`promise.simultaneous_bound`).
         """
-        above = int((self._unit_maxima > self.score_threshold).sum())
-        above = max(above, math.ceil(self._score_rank[1] - 1e-9))  # more are lost on the line
-        return simultaneous_bound(above + 1, self.unit_count) if above < self.unit_count else 1.0
+        threshold, weight_above = self._score_rank
+        units_above = int((self._unit_maxima > threshold).sum())
+        # the weight is larger where more parts are lost on the line than in the calibration
+        units_above = max(units_above, math.ceil(weight_above - ROUNDING))
+        if units_above >= self.unit_count:
+            return 1.0
+        return simultaneous_bound(units_above + 1, self.unit_count)
 
     @cached_property
     def _unit_maxima(self) -> NDArray[np.float64]:
-        """Largest score of each unit [K], ascending; infinite where a picture of it was counted wrong."""
-        found: dict[int, float] = {}
+        """Largest score of each unit [K], ascending; infinite where one of its pictures was counted wrong."""
+        maxima: dict[int, float] = {}
         scores = (*self.scores, *[math.inf] * self.miscounted)
         for unit, score in zip(self.units or range(self.count), scores, strict=True):
-            found[unit] = max(score, found.get(unit, -math.inf))
-        return np.sort(np.array([*found.values()], dtype=np.float64))
+            maxima[unit] = max(score, maxima.get(unit, -math.inf))
+        return np.sort(np.array([*maxima.values()], dtype=np.float64))
 
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """Return p-values of raw scores, any shape, among the largest score of each good unit.
+        """Return p-values of raw scores of any shape, compared with the largest score of each good unit.
 
-        They are the `p_values` where each picture is a unit, otherwise never smaller. They judge a batch of
-        pictures of new units.
+        They are for a batch of pictures of new units. They are never smaller than the `p_values`, and equal
+        to these if each picture is a unit.
         """
-        place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
-        by_units = (1.0 + self.unit_count - place) / (self.unit_count + 1.0)
-        at_least = self.p_values(scores)  # more may be lost on the line
-        return np.asarray(np.maximum(by_units, at_least), dtype=np.float64)
+        places = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
+        unit_p_values = (1.0 + self.unit_count - places) / (self.unit_count + 1.0)
+        # `p_values` are larger where more parts are lost on the line than in the calibration
+        return np.asarray(np.maximum(unit_p_values, self.p_values(scores)), dtype=np.float64)
 
     @property
     def pictures_missing(self) -> int:
-        """Number of further units that the target rate needs; 0 where it is met.
-
-        A unit is a good picture of another part.
-        """
+        """Number of further units (good pictures of other parts) that the target rate needs; 0: enough."""
         return units_missing(self.rate, self.unit_count)
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """Weights [count] of the pictures: of those with a score, then of those with parts counted wrong.
+        """Weights [count] of the pictures with a score, then of the miscounted pictures.
 
-        The pictures of a unit have a weight of 1 together, and all pictures `unit_count`. Where a larger
-        share is lost on the line than here, the pictures without a score get that share of the weight.
+        The weights of a unit's pictures add up to 1, so that all weights add up to `unit_count`. If a larger
+        share of pictures is lost on the line than in the calibration, the weights are changed: the miscounted
+        pictures together get this share of the sum, and the other pictures the rest.
         """
         weights = np.ones(self.count)
         if self.units:
-            _, unit, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
-            weights = np.asarray(1.0 / sizes[unit], dtype=np.float64)
-        scored = len(self.scores)
+            _, unit_places, unit_sizes = np.unique(self.units, return_inverse=True, return_counts=True)
+            weights = np.asarray(1.0 / unit_sizes[unit_places], dtype=np.float64)
+        scored_count = len(self.scores)
         total = float(weights.sum())
-        lost = float(weights[scored:].sum())
+        lost = float(weights[scored_count:].sum())
         lost_on_line = total * self.line.lost_share
         if 0 < lost < lost_on_line:
-            weights[:scored] *= (total - lost_on_line) / (total - lost)
-            weights[scored:] *= lost_on_line / lost
+            weights[:scored_count] *= (total - lost_on_line) / (total - lost)
+            weights[scored_count:] *= lost_on_line / lost
         return weights
 
     @property
     def _miscounted_weight(self) -> float:
+        """Weight of all miscounted pictures together."""
         return float(self.weights[len(self.scores) :].sum())
 
     def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
-        """Return the threshold among values, and the weight of all pictures above it.
+        """Return the threshold among values, and the weight of all pictures above it (`_find_threshold`).
 
-        The threshold is the smallest value above which the p-value is at most the rate; where there is none,
-        the largest value.
+        Args:
+            values: Score, or maximum of the map, of each picture with a score.
         """
         falling = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
-        weights = self.weights[falling]
-        place, weight = _ranked(weights, self._miscounted_weight, self.rate, self.unit_count)
-        return float(values[falling[place]]), weight
+        place, weight_above = _find_threshold(
+            self.weights[falling], self._miscounted_weight, self.rate, self.unit_count
+        )
+        return float(values[falling[place]]), weight_above
 
     @cached_property
-    def _score_rank(self) -> tuple[float, float]:  # asked for with every picture
+    def _score_rank(self) -> tuple[float, float]:
+        """Score threshold, and the weight of all pictures above it."""
         return self._rank(self.scores)
 
     @cached_property
     def _mask_rank(self) -> tuple[float, float]:
+        """Mask threshold, and the weight of all pictures whose maps exceed it."""
         return self._rank(self.map_maxima)
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        return self._score_rank[0]
+        threshold, _ = self._score_rank
+        return threshold
 
     @property
     def mask_threshold(self) -> float:
-        """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
+        """Map value above which pixels make a region.
 
-        `outline` sets how much of the region is outlined.
+        As many good pictures have a region as are called anomalous. `outline` sets how much of the region is
+        outlined.
         """
-        return self._mask_rank[0]
+        threshold, _ = self._mask_rank
+        return threshold
 
     @property
     def colour_range(self) -> tuple[float, float]:
         """Map values at the dark and the bright end; the mask threshold lies in the middle."""
-        level = min(self.map_level, self.mask_threshold)
-        reach = max(self.mask_threshold - level, 1e-6 * max(1.0, abs(level)))
-        return level, level + 2.0 * reach
+        dark_end = min(self.map_level, self.mask_threshold)
+        half_range = max(self.mask_threshold - dark_end, 1e-6 * max(1.0, abs(dark_end)))
+        return dark_end, dark_end + 2.0 * half_range
 
     @cached_property
     def spread(self) -> float:
         """Spread of good pictures' scores, in units of the score, above 0.
 
-        It is their median absolute deviation, scaled to the standard deviation of normal scores, and at least
-        a tenth of the way from good maps' level to their median maximum: a single picture, or equal scores,
-        have a spread too.
+        It is their median absolute deviation, scaled to the standard deviation of normally distributed
+        scores. It is at least a tenth of the way from the maps' level to their median maximum, so that a
+        single picture, or equal scores, have a spread, too.
         """
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
     def severity(self, scores: Array | float) -> NDArray[np.float64]:
-        """Return the severity of raw scores, any shape: (score - score threshold) / spread.
+        """Return the severity of raw scores of any shape: (score - score threshold) / spread.
 
-        Above 0 exactly where a picture is anomalous; comparable between sizes, methods and models, and
-        without the p-value's floor.
+        It is above 0 exactly if a picture is anomalous. It can be compared between sizes, methods and models,
+        and also ranks pictures that all have the smallest p-value.
         """
         above = np.asarray(scores, dtype=np.float64) - self.score_threshold
         return np.asarray(above / self.spread, dtype=np.float64)
 
     @cached_property
     def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores [n], ascending, and the weight [n + 1] of all pictures from each place on."""
+        """Scores [n] in ascending order, and sums of weights [n + 1].
+
+        Sum k is the weight of score k, of all higher scores, and of the miscounted pictures, which rank above
+        all scores. The last sum is that of the miscounted pictures alone.
+        """
         scores = np.asarray(self.scores, dtype=np.float64)
-        order = np.argsort(scores, kind="stable")
-        return scores[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
+        ascending = np.argsort(scores, kind="stable")
+        falling_weights = self.weights[ascending[::-1]]
+        return scores[ascending], np.cumsum([self._miscounted_weight, *falling_weights])[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Return conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
-        ordered, at_least = self._ordered
-        place = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
-        return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
+        ascending_scores, weights_from = self._ordered
+        places = np.searchsorted(ascending_scores, np.asarray(scores, dtype=np.float64), side="left")
+        return np.asarray((1.0 + weights_from[places]) / (self.unit_count + 1.0), dtype=np.float64)
 
     def is_anomalous(self, scores: Array | float) -> NDArray[np.bool_]:
-        """Whether the p-value is at most the effective rate: the score is above the threshold, or NaN."""
+        """Whether pictures are anomalous, by raw scores of any shape: those above the threshold, and NaN.
+
+        P-values of anomalous pictures are at most the `effective_rate`.
+        """
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
     def with_rate(self, rate: Rate) -> Calibration:
@@ -368,74 +408,85 @@ class Calibration:
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Return the calibration without the units of the scores at `places`.
 
-        It is unchanged where no other unit has a score.
+        It is unchanged if no score would remain.
         """
-        unit = self.units or tuple(range(self.count))
-        left_out = {unit[place] for place in places}
-        kept = [k for k in range(self.count) if unit[k] not in left_out]
-        counted = [k for k in kept if k < len(self.scores)]
-        if not counted:
+        units = self.units or tuple(range(self.count))
+        removed_units = {units[place] for place in places}
+        rest = [place for place in range(self.count) if units[place] not in removed_units]
+        scored_rest = [place for place in rest if place < len(self.scores)]
+        if not scored_rest:
             return self
-        scores = [self.scores[k] for k in counted]
-        maxima = [self.map_maxima[k] for k in counted]
-        units = [self.units[k] for k in kept] if self.units else []
         return replace(
             self,
-            scores=tuple(scores),
-            map_maxima=tuple(maxima),
-            miscounted=len(kept) - len(counted),
-            units=tuple(units),
+            scores=tuple(self.scores[place] for place in scored_rest),
+            map_maxima=tuple(self.map_maxima[place] for place in scored_rest),
+            miscounted=len(rest) - len(scored_rest),
+            units=tuple(self.units[place] for place in rest) if self.units else (),
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:
-        """Return the place of the score that alone sets the threshold, and the threshold without its unit.
+        """Return the place of the score that sets the threshold alone, and the threshold without its unit.
 
-        That threshold has at most half the height above the middle of the scores. None: no score alone sets
-        the threshold, or the units are fewer than `MIN_FOR_SOLE`.
+        None: no single score sets the threshold alone (`is_sole`), or there are fewer than `MIN_FOR_SOLE`
+        units.
         """
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
-        return (place, without) if self.unit_count >= MIN_FOR_SOLE and self.is_sole(without) else None
+        if self.unit_count < MIN_FOR_SOLE or not self.is_sole(without):
+            return None
+        return place, without
 
     def is_sole(self, without: float) -> bool:
-        """Whether the threshold `without` some scores has at most half the height above the middle."""
-        middle = float(np.median(self.scores))
-        return without - middle <= SOLE_SHARE * (self.score_threshold - middle)
+        """Whether some scores set the threshold alone.
+
+        They do if the threshold without them is at most half as high above the median score.
+
+        Args:
+            without: Score threshold without these scores.
+        """
+        median = float(np.median(self.scores))
+        height = self.score_threshold - median
+        height_without = without - median
+        return height_without <= SOLE_SHARE * height
 
     def far_out(self) -> list[int]:
-        """Return the places of scores that are far out beside those of other units, highest first.
+        """Return the places of the scores that are far out, compared with the other units; the highest first.
 
-        It is the largest number of highest scores, up to a quarter of all, whose lowest is far out beside the
-        rest without all of them. Two that are equally far out do not hide each other.
+        They are the n highest scores, with the largest n (up to a quarter of all) for which the lowest of
+        them is far out when all n are left out. They are left out together, so that two scores that are
+        equally far out do not hide each other.
         """
         return list(self._far_out)
 
     @cached_property
     def _far_out(self) -> list[int]:
-        scores = np.array(self.scores)
-        maxima = np.array(self.map_maxima)
-        count = len(self.scores)
-        falling = np.argsort(-scores, kind="stable")
-        _, unit = np.unique(self.units or range(self.count), return_inverse=True)
-        highest = np.full(unit.max() + 1, count)  # place of each unit's highest score, falling
-        np.minimum.at(highest, unit[falling], np.arange(count))
-        places = highest[unit[falling]]
-        wrong = highest[unit[count:]]
-        scores = scores[falling]
-        maxima = maxima[falling]
+        scored_count = len(self.scores)
+        falling = np.argsort(-np.array(self.scores), kind="stable")
+        scores = np.array(self.scores)[falling]
+        maxima = np.array(self.map_maxima)[falling]
         weights = self.weights[falling]
-        for most in range(max(1, self.count // 4), 0, -1):  # as `without_units`, but for a quarter of all
-            kept = places >= most
-            units = int((highest >= most).sum())
-            if not kept.any():
+        miscounted_weights = self.weights[scored_count:]
+        _, units = np.unique(self.units or range(self.count), return_inverse=True)
+        # by unit, the rank of its highest score (0: the highest of all); behind all ranks if it has no score
+        highest_ranks = np.full(units.max() + 1, scored_count)
+        np.minimum.at(highest_ranks, units[falling], np.arange(scored_count))
+        score_ranks = highest_ranks[units[falling]]  # rank of the highest score in each score's unit
+        miscounted_ranks = highest_ranks[units[scored_count:]]
+        # for each number of scores left out, this is what `without_units` would give, but faster
+        for far_count in range(max(1, self.count // 4), 0, -1):
+            in_rest = score_ranks >= far_count
+            if not in_rest.any():
                 continue
-            missing = float(self.weights[count:][wrong >= most].sum())
-            rest = scores[kept]
-            threshold = float(rest[_ranked(weights[kept], missing, self.rate, units)[0]])
-            spread = _spread(rest, maxima[kept], self.map_level, threshold)
-            if (scores[most - 1] - threshold) / spread > far_severity(units + 1):
-                found: list[int] = falling[:most].tolist()
-                return found
+            rest = scores[in_rest]
+            rest_units = int((highest_ranks >= far_count).sum())
+            missing = float(miscounted_weights[miscounted_ranks >= far_count].sum())
+            place, _ = _find_threshold(weights[in_rest], missing, self.rate, rest_units)
+            threshold = float(rest[place])
+            spread = _spread(rest, maxima[in_rest], self.map_level, threshold)
+            lowest_far_score = scores[far_count - 1]
+            if (lowest_far_score - threshold) / spread > far_severity(rest_units + 1):
+                far_places: list[int] = falling[:far_count].tolist()
+                return far_places
         return []
 
     def with_outline(self, outline: float) -> Calibration:
@@ -445,10 +496,12 @@ class Calibration:
     def outlined(self) -> str:
         """Return a phrase on the marked area: mask threshold and outline."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
-        return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
+        if self.outline:
+            text += f", outlined at {self.outline:.0%} of the height nearby"
+        return text
 
     def promise(self) -> str:
-        """Return a line for a person: the promised rate, and the pictures missing for the target rate."""
+        """Return a line for a person: the expected rate, and the pictures missing for the target rate."""
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
@@ -459,30 +512,36 @@ class Calibration:
             text += f"; {self.miscounted} of them for parts counted wrong or not found"
             if self.miscounted < self.count * self.line.lost_share:
                 text += f", {self.line.lost:g} of {self.line.units} drawn from the line"
-        return "; ".join(filter(None, (text, self._lack)))
+        return self._with_lack(text)
 
-    @property
-    def _lack(self) -> str:
-        return describe_lack(self.rate, self.unit_count, self.has_shared_units)
+    def _with_lack(self, text: str) -> str:
+        """Add to a text how many pictures are missing for the target rate, if any are."""
+        lack = describe_lack(self.rate, self.unit_count, self.has_shared_units)
+        return f"{text}; {lack}" if lack else text
 
     def brief(self) -> str:
-        """Return a short line for a person: the promised rate without its origin."""
+        """Return a short line for a person: the expected rate without its origin."""
         if self.promised:
-            return "; ".join(filter(None, (self.describe_rate(), self._lack)))
-        seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
-        return f"no promise, from {seen}: good pictures of other parts would tell"
+            return self._with_lack(self.describe_rate())
+        return f"no promise, from {self._pictures_of_one_part()}: good pictures of other parts would tell"
 
     def describe_rate(self) -> str:
-        """Return the promised rate in words, with the interval of this model."""
+        """Return the expected rate in words, with the interval of this model."""
         at_most = "at most " if self.has_shared_units else ""
         return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_bounds(self) -> str:
-        """Return `rate_bound` in words at each offered rate that can be promised; empty: none can."""
-        every = map(self.with_rate, OFFERED_RATES if self.promised else ())
-        known = [bound for bound in every if not bound.pictures_missing]
-        each = ", ".join(f"{100 * bound.rate:g} %: at most {100 * bound.rate_bound:.2g} %" for bound in known)
-        return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
+        """Describe the `rate_bound` at each of the `OFFERED_RATES` that can be promised; empty: none can."""
+        if not self.promised:
+            return ""
+        bounds = []
+        for rate in OFFERED_RATES:
+            calibration = self.with_rate(rate)
+            if not calibration.pictures_missing:
+                bounds.append(f"{100 * rate:g} %: at most {100 * calibration.rate_bound:.2g} %")
+        if not bounds:
+            return ""
+        return f"whichever rate is chosen after a look at what it finds, {', '.join(bounds)} (95 %)"
 
     def describe_pictures(self) -> str:
         """Return the number of good pictures in words, and of their units where these are fewer."""
@@ -491,11 +550,15 @@ class Calibration:
 
     def no_promise(self) -> str:
         """Return the reason why a model that is not `promised` promises no rate."""
-        seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
-            f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
-            f"p-value is below {1 / (self.unit_count + 1):.2g}; good pictures of other parts would tell"
+            f"no promise: {self._pictures_of_one_part()}, {self.method}; how many other good parts are above "
+            f"it is not known, and no p-value is below {1 / (self.unit_count + 1):.2g}; good pictures of "
+            "other parts would tell"
         )
+
+    def _pictures_of_one_part(self) -> str:
+        """Return the number of good pictures in words, where all show the same part."""
+        return "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
 
     @property
     def chosen(self) -> Json:
@@ -508,47 +571,55 @@ class Calibration:
 
     @staticmethod
     def read_how(data: Facts) -> Json:
-        """Read fields stored by `to_dict`, for `rows.calibrate`. InputError where they are damaged."""
+        """Read the fields that `to_dict` returned, for `rows.calibrate`. InputError: they are damaged."""
         try:
-            return {name: kind(data[name]) for name, kind in HOW.items()}
+            return {name: convert(data[name]) for name, convert in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"the model's calibration is damaged ({error}): fit or calibrate again"
             ) from None
 
 
+# Fields of a calibration that a file stores, with the function that reads each
 HOW: Mapping[str, Callable[[str], object]]
 HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised": bool, "outline": float}
 
 
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
-    """Return the envelope [N] of values [N, L], in the order of the first column.
+    """Return the envelope [N] of the values of N pictures in L lights.
 
-    The k-th largest value is the largest of the columns' k-th largest values. Where pictures share `units`,
-    and weigh less than others, each has the largest of its own values, which is never below that.
+    The k-th largest value of the envelope is the maximum of the k-th largest values of all lights. The
+    picture with the k-th largest value in the first light gets it. If pictures share units, they have
+    different weights; then each picture gets the largest of its own values instead. Such an envelope is
+    never smaller.
+
+    Args:
+        values: Value of each picture in each light, [N, L].
+        units: Unit of each picture; empty: each picture is a unit.
     """
     if len({*units}) < len(units):
         return np.asarray(values.max(axis=1), dtype=np.float64)
-    ranked = np.sort(values, axis=0).max(axis=1)
-    result = np.empty(len(values))
-    result[np.argsort(values[:, 0], kind="stable")] = ranked
-    return result
+    ascending_envelope = np.sort(values, axis=0).max(axis=1)
+    envelope_values = np.empty(len(values))
+    envelope_values[np.argsort(values[:, 0], kind="stable")] = ascending_envelope
+    return envelope_values
 
 
-# Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
-# 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
-# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_threshold.py).
+# Suspects are far out, not merely the last few percent. Where the logarithms of good scores are normally
+# distributed, a factor of 4 lets about one good picture in 3,000 pass the fence. The quartile of few pictures
+# is uncertain: of 200 pictures one in 1,000 passes, of 20 one in 130 (simulated,
+# tests/calibration/test_threshold.py).
 FENCE_FACTOR = 4.0
 
 
 def upper_fence(scores: Array) -> float:
-    """Return the score beyond which a good picture is suspicious; infinite with fewer than four scores.
+    """Return the score above which a good picture is suspicious; infinite for fewer than four scores.
 
-    On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
-    to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
+    For the logarithms of the scores it is: upper quartile + `FENCE_FACTOR` * (upper quartile - median). This
+    follows Tukey (1977), but uses the upper half alone, so that a long lower tail has no influence.
     """
-    values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
-    if len(values) < 4:
+    log_scores = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
+    if len(log_scores) < 4:
         return math.inf
-    middle, upper = np.quantile(values, [0.5, 0.75])
-    return float(np.exp(upper + FENCE_FACTOR * max(upper - middle, 1e-3)))
+    median, upper_quartile = np.quantile(log_scores, [0.5, 0.75])
+    return float(np.exp(upper_quartile + FENCE_FACTOR * max(upper_quartile - median, 1e-3)))

@@ -58,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.pages.report.agreement import agreement_page, claim_sentence, study_remarks
 
     if not args.sources:
-        if stray := [f"--{name}" for name in ("reference", "model", "out") if getattr(args, name)]:
-            raise InputError(
-                f"{stray[0]} needs a study: name tables of trials, or folders of `predict --out`"
-            )
+        for name in ("reference", "model", "out"):
+            if getattr(args, name):
+                raise InputError(
+                    f"--{name} needs a study: name tables of trials, or folders of `predict --out`"
+                )
         common.show_document(args, {"claim": claim_facts(args.claim)}, lambda: claim_sentence(args.claim))
         return 0
     if args.out:
@@ -72,58 +73,70 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.evaluation.agreement import measure_agreement
     from flawscope.evaluation.trials import read_study
 
-    read = read_study([*map(Path, args.sources)], Path(args.reference) if args.reference else None)
-    model, learnt = _model_facts(args.model, read) if args.model else ([], 0)
-    found = measure_agreement(read.study)
-    remarks = [*study_remarks(read, learnt)]
+    reference = Path(args.reference) if args.reference else None
+    source_study = read_study([*map(Path, args.sources)], reference)
+    model, learnt_count = _model_facts(args.model, source_study) if args.model else ([], 0)
+    agreement = measure_agreement(source_study.study)
+    remarks = [*study_remarks(source_study, learnt_count)]
     document = {
-        "parts": len(read.study.parts),
-        "defective": int(read.study.defective.sum()),
-        "trials": read.study.trials,
-        **asdict(found),
+        "parts": len(source_study.study.parts),
+        "defective": int(source_study.study.defective.sum()),
+        "trials": source_study.study.trials,
+        **asdict(agreement),
         "claim": claim_facts(args.claim),
         "remarks": remarks,
-        "sources": [{"path": str(source.path), "sha256": source.sha256} for source in read.sources],
+        "sources": [{"path": str(source.path), "sha256": source.sha256} for source in source_study.sources],
         "model": dict(model),
     }
-    common.show_document(args, document, lambda: format_agreement(found, args.claim, remarks))
+    common.show_document(args, document, lambda: format_agreement(agreement, args.claim, remarks))
     if args.out:
-        page = report.write_page(args.out, agreement_page(read, found, args.claim, model, remarks))
+        page = report.write_page(
+            args.out, agreement_page(source_study, agreement, args.claim, model, remarks)
+        )
         common.say_unless_quiet(args)(f"page: {page}")
     return 0
 
 
 def claim_facts(rate: float) -> Json:
-    """Return the claimed miss rate, and how many parts it takes by the number of misses among them."""
+    """Return facts on the claim of a miss rate.
+
+    Returns:
+        `miss_rate`, the rate; and `parts_by_misses`: for each number of missed parts, the number of defective
+        parts that are needed to show the rate.
+    """
     from flawscope.evaluation.agreement import parts_needed
     from flawscope.pages.report.agreement import ALLOWED_MISSES
 
-    return {"miss_rate": rate, "parts_by_misses": {k: parts_needed(rate, k) for k in ALLOWED_MISSES}}
+    parts_by_misses = {misses: parts_needed(rate, misses) for misses in ALLOWED_MISSES}
+    return {"miss_rate": rate, "parts_by_misses": parts_by_misses}
 
 
-def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int]:
-    """Return a model's facts with its hash, and how many pictures of the runs it was fitted on."""
+def _model_facts(path: str, source_study: ReadStudy) -> tuple[list[tuple[str, str]], int]:
+    """Return rows of facts on a model, and how many of the study's pictures it has learnt from."""
     from flawscope.artefact.files import file_sha256
     from flawscope.pages.report.words import model_facts
     from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.predictor.router import read_facts
 
-    known = read_facts(path)
-    learnt = {picture.hash for picture in known.pictures}
-    channels = known.channels
-    judged = {name for source in read.sources for name in source.pictures if os.path.isfile(name)}
+    model = read_facts(path)
+    learnt_hashes = {picture.hash for picture in model.pictures}
+    channels = model.channels
+    judged_files = {
+        name for source in source_study.sources for name in source.pictures if os.path.isfile(name)
+    }
     facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
-    for name, manifest in known.manifests.items():
-        facts += [(f"{name}: {what}" if name else what, value) for what, value in model_facts(manifest)]
-    count = 0
-    for name in judged:
+    for product, manifest in model.manifests.items():
+        prefix = f"{product}: " if product else ""
+        facts += [(prefix + title, value) for title, value in model_facts(manifest)]
+    learnt_count = 0
+    for name in judged_files:
         picture = decode(name) if channels is None else channels.read(name)
-        count += pixel_hash(picture) in learnt
-    return facts, count
+        learnt_count += pixel_hash(picture) in learnt_hashes
+    return facts, learnt_count
 
 
-def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> str:
-    """Text of a study, for a person: the main figures."""
+def format_agreement(agreement: Agreement, claim: float, remarks: Iterable[str]) -> str:
+    """Return the text of a study for a person: the main figures, the claimed miss rate and the remarks."""
     from flawscope.pages.report import agreement as words
 
     def line(appraisal: Appraisal) -> str:
@@ -133,9 +146,9 @@ def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> 
             f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
         )
 
-    lines = [line(appraiser) for appraiser in found.appraisers]
-    lines.append(f"all alike in all trials: {words.share_text(found.agreeing)}")
-    lines += [words.shown_sentence(appraiser) for appraiser in found.appraisers]
+    lines = [line(appraiser) for appraiser in agreement.appraisers]
+    lines.append(f"all alike in all trials: {words.share_text(agreement.agreeing)}")
+    lines += [words.shown_sentence(appraiser) for appraiser in agreement.appraisers]
     lines.append(words.claim_sentence(claim))
     lines += [f"warning: {remark}" for remark in remarks]
     lines.append(words.NEW_PICTURES)

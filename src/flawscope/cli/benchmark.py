@@ -19,7 +19,10 @@ from flawscope.methods.options import BENCHMARK
 from flawscope.methods.options.record import records_of
 from flawscope.progress import JobsProgress
 
-TABLES = ("results.json", "results.csv", "results.md")
+JSON_TABLE = "results.json"
+CSV_TABLE = "results.csv"
+MARKDOWN_TABLE = "results.md"
+DEFAULT_DRAWS = 3  # seeds of a grid with `--shots`
 
 if TYPE_CHECKING:
     from flawscope.evaluation.benchmark.cell import CellStore, RunPlan
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="DIR",
-        help="Folder of results; what is done there already is not done again.",
+        help="Folder of results; cells that are done there are not done again.",
     )
     parser.add_argument(
         "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings."
@@ -61,13 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shots",
         metavar="LIST",
-        help="Fit each method on so few good pictures instead of all, such as 1,2,4,8.",
+        help="Numbers of good pictures to fit each method on, instead of all, such as 1,2,4,8.",
     )
     parser.add_argument(
         "--draws",
         type=common.count_parser("draws"),
         metavar="N",
-        help="Draw the pictures of --shots so often, with the seeds 0 to N-1 (default: 3).",
+        help="Draw the pictures of --shots N times, with the seeds 0 to N-1 (default: 3).",
     )
     parser.add_argument(
         "--jobs",
@@ -93,40 +96,42 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is None:
         require_installed("fitting", "torch", "timm", extras="train")
     out = common.prepare_output_folder(args.out)
-    for name in TABLES:
+    for name in (JSON_TABLE, CSV_TABLE, MARKDOWN_TABLE):
         check_replaceable(out / name)
     say = common.say_unless_quiet(args)
     store = CellStore(out)
     with store.lock():
         store.prepare()
-        before = finished_cells(grid, store)
-        left = [cell for cell in grid.cells if cell.name not in before]
-        _say_plan(args, grid, store, len(before))
-        results = _run_cells(args, grid, store, left)
+        finished = finished_cells(grid, store)
+        cells_to_run = [cell for cell in grid.cells if cell.name not in finished]
+        _say_plan(args, grid, store, finished_count=len(finished))
+        results = _run_cells(args, grid, store, cells_to_run)
     if args.json:
         print(json.dumps(results.to_dict(), indent=1, allow_nan=False))
     else:
         print(_summary(results))
-    say(f"wrote {out / 'results.md'}, results.csv and results.json")
+    say(f"wrote {out / MARKDOWN_TABLE}, {CSV_TABLE} and {JSON_TABLE}")
     return _exit_code(results)
 
 
-def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int) -> None:
-    """Print which cells run, and how many are done already."""
+def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, finished_count: int) -> None:
+    """Print which cells the grid has, and how many of them are done already."""
     from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
     say = common.say_unless_quiet(args)
     categories = ", ".join(dict.fromkeys(cell.category for cell in grid.cells))
-    already = f"; {done} done already" if done else ""
-    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{already}")
-    if not args.keep_models or done < len(grid.cells):
+    finished = f"; {finished_count} done already" if finished_count else ""
+    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{finished}")
+    if not args.keep_models or finished_count < len(grid.cells):
         return
     if not all(store.model_path(cell).is_file() for cell in grid.cells):
         say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
 
 
-def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Sequence[Cell]) -> Results:
-    """Run the cells that are left, and write the tables after each; return the results of all."""
+def _run_cells(
+    args: argparse.Namespace, grid: Grid, store: CellStore, cells_to_run: Sequence[Cell]
+) -> Results:
+    """Run the cells that are not done, and write the tables after each cell; return the grid's results."""
     from flawscope.evaluation.benchmark.run import finished_cells, run_grid
     from flawscope.evaluation.benchmark.tables import Results
 
@@ -141,48 +146,59 @@ def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Seq
 
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
     try:
-        with _pool(args, left, live) as (plan, pool):
+        with _pool(args, cells_to_run, live) as (plan, pool):
             run_grid(grid, store, plan, pool, live, write_state)
     except KeyboardInterrupt:
-        done = len(finished_cells(grid, store))
-        of = pluralize(len(grid.cells), "cell")
-        live.print_line(f"stopped with {done} of {of} done; the same call goes on from there")
+        finished_count = len(finished_cells(grid, store))
+        cells = pluralize(len(grid.cells), "cell")
+        live.print_line(f"stopped with {finished_count} of {cells} done; the same call goes on from there")
         raise
     return latest
 
 
 @contextmanager
 def _pool(
-    args: argparse.Namespace, left: Sequence[Cell], live: JobsProgress
+    args: argparse.Namespace, cells_to_run: Sequence[Cell], live: JobsProgress
 ) -> Iterator[tuple[RunPlan, Pool]]:
-    """Yield the plan for the cells that are left, and the processes here or on the cluster that run them."""
+    """Yield the plan of a run, and the pool that runs its cells, on this machine or on the cluster."""
     from flawscope.evaluation.benchmark.cell import RunPlan
     from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
-    if args.cluster is None or not left:
+    if args.cluster is None or not cells_to_run:
         jobs = 1
         threads = 1
-        if left:
-            jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
-        yield (RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step))
+        if cells_to_run:
+            jobs, threads = jobs_and_threads(
+                len(cells_to_run), args.jobs, args.threads, args.device, live.say
+            )
+        yield RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step)
         return
-    fits = {cell.label: _fit_arguments(cell, args.data) for cell in left}
-    most = min(len(left), args.jobs or len(left))
+    arguments_by_label = {cell.label: _fit_arguments(cell, args.data) for cell in cells_to_run}
     with (
         connect.cluster_connection(args.cluster),
         tasks.task_pool(
-            "cell", fits, fit_one.predict_memory, args.data, args.out, live, most, args.threads, args.device
+            "cell",
+            arguments_by_label,
+            fit_one.predict_memory,
+            data=args.data,
+            out=args.out,
+            live=live,
+            most=min(len(cells_to_run), args.jobs or len(cells_to_run)),
+            threads=args.threads,
+            device=args.device,
         ) as pool,
     ):
         yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
-    """The cell's fit, as `fit_one.predict_memory` takes it."""
-    known = {record.name for arguments in fit_one.MEMORY_ARGUMENTS for record in records_of(arguments)}
-    shared = {name: value for name, value in cell.shared.items() if name in (*known, "good")}
-    call = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
-    return {"images": os.path.abspath(root), **call, **shared, **cell.options}
+    """Return the arguments with which `fit_one.predict_memory` predicts the memory of a cell's fit."""
+    needed_names = {"good"}  # names of the options that the memory depends on
+    for arguments in fit_one.MEMORY_ARGUMENTS:
+        needed_names |= {option.name for option in records_of(arguments)}
+    shared_options = {name: value for name, value in cell.shared.items() if name in needed_names}
+    own_options = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
+    return {"images": os.path.abspath(root), **own_options, **shared_options, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
@@ -191,7 +207,8 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
 
     if args.draws and (args.seeds or not args.shots):
         raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
-    seeds = args.seeds or (",".join(map(str, range(args.draws or 3))) if args.shots else "0")
+    seed_count = (args.draws or DEFAULT_DRAWS) if args.shots else 1
+    seeds = args.seeds or ",".join(map(str, range(seed_count)))
     grid = grids.plan_grid(
         args.data,
         categories=args.categories,
@@ -213,15 +230,15 @@ def _write_tables(results: Results, out: Path) -> None:
     from flawscope.evaluation.benchmark.cell import write_json
     from flawscope.evaluation.benchmark.markdown import render
 
-    write_json(out / TABLES[0], results.to_dict())
-    texts = (results.to_csv(), CSV_ENCODING), (render(results), "utf-8")
-    for name, (text, encoding) in zip(TABLES[1:], texts, strict=True):
-        with atomic_write(out / name) as file:
-            file.write(text.encode(encoding))
+    write_json(out / JSON_TABLE, results.to_dict())
+    with atomic_write(out / CSV_TABLE) as file:
+        file.write(results.to_csv().encode(CSV_ENCODING))
+    with atomic_write(out / MARKDOWN_TABLE) as file:
+        file.write(render(results).encode("utf-8"))
 
 
 def _summary(results: Results) -> str:
-    """Table for a terminal: a row for each category and method; averages are in results.md."""
+    """Return a table for a terminal: a row for each category and method, without averages."""
     from flawscope.evaluation.benchmark.tables import METRICS
 
     rows = []
@@ -238,9 +255,10 @@ def _summary(results: Results) -> str:
 
 
 def _exit_code(results: Results) -> int:
-    """Exit code: 1 where a cell failed or pictures were skipped; failures were reported before."""
+    """Report skipped pictures and the number of failed cells; return 1 if there are any, else 0."""
     if results.failed:
         common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]
-    code = common.report_failures(list(dict.fromkeys(skipped)))
+    unique_lines = list(dict.fromkeys(skipped))  # cells of one category skip the same pictures
+    code = common.report_failures(unique_lines)
     return 1 if results.failed or results.grid.unusable else code

@@ -12,7 +12,7 @@ from flawscope.cli.output import fail_on_anomaly, run_facts, say_remarks, totals
 from flawscope.config import flag_of
 from flawscope.errors import InputError
 
-# Options that do not go with --cluster, and why
+# Options that do not go with --cluster, with the reason
 UNSUPPORTED_ON_CLUSTER = {
     "json": "the rows are in the Parquet files below --out",
     "only_anomalous": "nothing is printed or drawn for a picture",
@@ -30,9 +30,9 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise an InputError for options that do not go with `--cluster`."""
     if args.cluster is None:
         return
-    for name, instead in UNSUPPORTED_ON_CLUSTER.items():
+    for name, reason in UNSUPPORTED_ON_CLUSTER.items():
         if getattr(args, name):
-            raise InputError(f"{flag_of(name)} is not for --cluster, {instead}: leave it out")
+            raise InputError(f"{flag_of(name)} is not for --cluster, {reason}: leave it out")
     if not args.out:
         raise InputError("--cluster needs --out, a folder that all nodes reach: add it")
     if args.out.lower().endswith((".csv", ".xlsx", *common.NO_FOLDERS)):
@@ -42,15 +42,19 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_on_cluster(args: argparse.Namespace) -> int:
-    """Predict on a cluster; print no line for every picture."""
+    """Judge pictures on a cluster, write the summary, and print the totals but no lines on single pictures.
+
+    Returns:
+        The exit code.
+    """
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
     from flawscope.pictures.listing import reason_not_judged
     from flawscope.predictor import read_manifest
     from flawscope.results.run import SUMMARY_NAME
 
-    began = time.monotonic()
-    found = predict(
+    start = time.monotonic()
+    results = predict(
         args.model,
         read_manifest(args.model),
         args.pictures,
@@ -64,19 +68,20 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         step=common.progress_for(args),
         say=common.say_unless_quiet(args),
     )
-    facts = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
+    facts = run_facts(args, {"": results.manifest}, results.totals, len(results.unjudged))
     facts |= {"complete": True, "unwritten": {}}
-    facts["not_judged"] = {path: reason_not_judged(path) for path in found.side_files[:]}
-    facts["seconds"] = round(time.monotonic() - began, 3)
+    facts["not_judged"] = {path: reason_not_judged(path) for path in results.side_files[:]}
+    facts["seconds"] = round(time.monotonic() - start, 3)
     FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
-        if found.totals.count:
-            common.say(totals_line(found.totals, found.manifest.calibration))
-            if beyond := found.totals.beyond_line():
-                common.say(beyond)
-        say_remarks(found.side_files, found.totals)
-    code = common.report_failures(found.unjudged)
-    if more := len(found.unjudged) - len(found.unjudged.first):
-        common.say(f"{more:,} of them are not named here: see the column error of the rows")
-    return fail_on_anomaly(code, found.totals) if args.fail_on_anomaly else code
+        if results.totals.count:
+            common.say(totals_line(results.totals, results.manifest.calibration))
+            if line := results.totals.beyond_line():
+                common.say(line)
+        say_remarks(results.side_files, results.totals)
+    code = common.report_failures(results.unjudged)
+    unnamed_count = len(results.unjudged) - len(results.unjudged.first)
+    if unnamed_count:
+        common.say(f"{unnamed_count:,} of them are not named here: see the column error of the rows")
+    return fail_on_anomaly(code, results.totals) if args.fail_on_anomaly else code

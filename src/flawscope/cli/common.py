@@ -50,14 +50,18 @@ if TYPE_CHECKING:
     from flawscope.results.advice import Advice
     from flawscope.types import Json
 
-DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
-
+# Errors of a full disk, or of a user's share of it; EDQUOT is missing on Windows
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
-    """Return the false-alarm rate that a text gives, as a share. ArgumentTypeError: it gives none."""
+    """Parse a false-alarm rate, and return it as a share 0..1.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is no valid rate.
+    """
     from flawscope.calibration.threshold import parse_false_alarm_rate
 
     try:
@@ -66,26 +70,26 @@ def parse_rate(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole_number_parser(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number_parser(noun: str, least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a parser of whole numbers from `least` to `most`.
 
     Args:
-        what: Names the number in the error.
-        least: The smallest number.
-        most: The largest number; None: there is none.
+        noun: Name of the number in the error, such as "a seed".
+        least: The smallest valid number.
+        most: The largest valid number; None: there is no limit.
     """
+    valid_numbers = f"{least} or more" if most is None else f"{least} to {most}"
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            to = "or more" if most is None else f"to {most}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}: write {least} {to}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}: write {valid_numbers}")
         return int(text)
 
     return parse
 
 
 def count_parser(things: str) -> Callable[[str], int]:
-    """Return a parser of numbers from 1. `things` names in the error what is counted."""
+    """Return a parser of numbers from 1; its error names the counted `things`, such as "threads"."""
     return whole_number_parser(f"a number of {things}", 1)
 
 
@@ -93,15 +97,15 @@ def time_parser(unit: str, example: str) -> Callable[[str], float]:
     """Return a parser of times above 0 and below a million.
 
     Args:
-        unit: Unit of the time, for the error.
-        example: Times that are valid, for the error.
+        unit: Unit of the time, such as "minutes", for the error.
+        example: Examples of valid times, for the error.
     """
 
     def parse(text: str) -> float:
         try:
             value = float(decimal_point(text))
         except ValueError:
-            value = 0.0
+            value = 0.0  # refused below, like any number that is not above 0
         if not 0 < value < 1e6:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}: write {example}")
         return value
@@ -129,6 +133,8 @@ class ArgumentSettings(TypedDict, total=False):
 
 
 def _adder(option: str, **settings: Unpack[ArgumentSettings]) -> Add:
+    """Return a function that adds an option to a parser; `settings` are arguments of `add_argument`."""
+
     def add(parser: Options) -> None:
         parser.add_argument(option, **settings)
 
@@ -161,7 +167,7 @@ add_view = _adder(
 )
 add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="Region of interest; a box is in fractions.")
 add_good = _adder(
-    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where names do not tell; or all."
+    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where their names do not say so; or all."
 )
 
 
@@ -173,7 +179,11 @@ def add_scale(parser: Options) -> None:
 
 
 def parse_length(text: str) -> float:
-    """Return the length of a pixel in mm. ArgumentTypeError: the text is not a valid length."""
+    """Parse the length of a pixel in mm.
+
+    Raises:
+        argparse.ArgumentTypeError: The text is not a valid length.
+    """
     from flawscope.pictures.form import positive_length
 
     try:
@@ -184,7 +194,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    """Add `--device` and `--threads`. `threads` is the default number, for the help."""
+    """Add `--device` and `--threads`; `threads` is the text of the help on the default number of threads."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -192,7 +202,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
-    """Add `--threads`. `threads` is the default number, for the help."""
+    """Add `--threads`; `threads` is the text of the help on the default number of threads."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -202,7 +212,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
-    """Add `--engine`, `--device` and `--threads`. `threads` is the default number, for the help."""
+    """Add `--engine`, `--device` and `--threads`; `threads` is the text of the help on the default number."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -212,7 +222,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
-    """Add `--false-alarm-rate`. `default` says in the help which rate holds without it."""
+    """Add `--false-alarm-rate`; `default` is the text of the help on the rate without the option."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -221,22 +231,22 @@ def add_rate(parser: Options, default: str) -> None:
     )
 
 
-def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
+def add_data(parser: Options, *, more_meanings: str = "", required: bool = True) -> None:
     """Add the options of the data set, `--data` and `--category`.
 
     Args:
         parser: Parser, or group of its options.
-        several: Further meanings of `--category`, for the help.
-        required: Whether `--data` must be given.
+        more_meanings: Text of the help on further values of `--category`.
+        required: Whether a call must have `--data`.
     """
     parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
-    text = f"Category to take, where ROOT holds several{several}."
-    parser.add_argument("--category", metavar="NAME", help=text)
+    category_help = f"Category to take, where ROOT holds several{more_meanings}."
+    parser.add_argument("--category", metavar="NAME", help=category_help)
 
 
-def add_settings(parser: Options, presets: str) -> None:
-    """Add the options that `read_settings` reads; `presets` is the help of `--preset`."""
-    parser.add_argument("--preset", help=presets)
+def add_settings(parser: Options, preset_help: str) -> None:
+    """Add the options that `read_settings` reads; `preset_help` is the help of `--preset`."""
+    parser.add_argument("--preset", help=preset_help)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings.")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="Setting that wins over the file."
@@ -244,12 +254,15 @@ def add_settings(parser: Options, presets: str) -> None:
 
 
 def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> Json:
-    """Read the settings of a call: from `--config`, then its options, then `--set`; later ones win.
+    """Read the settings of a call.
+
+    They come from `--config`, then from the options in `flags`, then from `--set`; a later value replaces an
+    earlier one.
 
     Args:
         args: Arguments of the call.
-        flags: Names of the options that are settings; an option that was not given (None) is left out.
-        category: Category whose section of the file counts, too; None: none.
+        flags: Names of the options that are settings; an option that the call lacks (None) is left out.
+        category: Category whose section of the file is read, too; None: no section is read.
     """
     from flawscope.config import merge_settings
 
@@ -258,7 +271,7 @@ def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str 
 
 
 def add_pictures(parser: Options) -> None:
-    """Add the options on how `--out` is written."""
+    """Add the options on the form of the files in `--out`."""
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
@@ -273,7 +286,7 @@ def add_pictures(parser: Options) -> None:
     )
 
 
-# Files that people name, and that are not written
+# Suffixes of files that the program cannot write. If `--out` has one, a file was meant: no folder is made
 NO_FOLDERS = {".parquet", ".ods", ".xls", ".xlsm", ".tsv", ".txt", ".json", ".html", ".pdf", ".xml"}
 
 
@@ -285,10 +298,10 @@ def is_table(out: str) -> bool:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Check before anything is loaded that `--out` can be written, and make its folder.
+    """Check that `--out` can be written, before anything is loaded, and make a results folder.
 
-    Options on written pictures are refused where none are written. A table is written as the one before it,
-    with decimal commas or without.
+    If an earlier table with decimal commas is replaced, `--decimal-comma` is set. Options on files that the
+    call does not write are refused.
     """
     _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
@@ -306,20 +319,22 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def _keep_decimal_commas(args: argparse.Namespace) -> None:
-    """Set `--decimal-comma` where the table that is replaced has decimal commas."""
+    """Set `--decimal-comma` if the table that is to be replaced has decimal commas."""
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import has_decimal_commas
 
     if not args.out or args.out.lower().endswith(".xlsx"):
         return
-    before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
-    args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
+    earlier_table = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
+    args.decimal_comma = args.decimal_comma or has_decimal_commas(earlier_table)
 
 
 def check_results_folder(path: str, *names: str) -> None:
-    """Make the folder of a run, and check before the work that its files can be written.
+    """Make the results folder of a run, and check that its files and those of an earlier run can be written.
 
-    Checked are the main files and those of the given names. All files of an earlier run must be replaceable.
+    Args:
+        path: The results folder.
+        names: Files to check, beside the tables, the summary and the report.
     """
     from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
@@ -328,17 +343,20 @@ def check_results_folder(path: str, *names: str) -> None:
     output.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
-def keep_other_results(
+def check_earlier_results(
     args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
 ) -> None:
-    """Raise InputError where `--out` holds results of another product, or only of other pictures.
+    """Check that results in `--out` are of the same product, and of at least one of the same pictures.
 
-    With `--force`, and for a table, nothing is checked.
+    Nothing is checked with `--force`, or if `--out` is a table.
 
     Args:
         args: Arguments of the call.
         product: The model's product, as `results.json` names it.
         pictures: Files to judge; None: they are not known yet.
+
+    Raises:
+        InputError: `--out` holds other results.
     """
     from flawscope.results.run import earlier_paths, earlier_product
 
@@ -350,11 +368,12 @@ def keep_other_results(
         raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
     if not pictures:
         return
-    judged = earlier_paths(Path(args.out))
-    given = {os.path.abspath(path) for path in pictures}
-    if judged and given.isdisjoint(os.path.abspath(path) for path in judged):
-        others = f"{pluralize(len(judged), 'other picture')}, such as {judged[0]}"
-        raise InputError(f"--out {args.out} holds results of {others}: {remedy}")
+    earlier_pictures = earlier_paths(Path(args.out))
+    new_paths = {os.path.abspath(path) for path in pictures}
+    if earlier_pictures and new_paths.isdisjoint(map(os.path.abspath, earlier_pictures)):
+        example = earlier_pictures[0]
+        other_pictures = f"{pluralize(len(earlier_pictures), 'other picture')}, such as {example}"
+        raise InputError(f"--out {args.out} holds results of {other_pictures}: {remedy}")
 
 
 def add_force(parser: Options) -> None:
@@ -366,19 +385,19 @@ def add_force(parser: Options) -> None:
     )
 
 
-def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
-    """Add the options on metrics and on where the figures go; `out` is the help of `--out`."""
+def add_figures(parser: Options, out_help: str, metavar: str = "DIR") -> None:
+    """Add the options on metrics and on where the figures go; `out_help` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="Compute pixel metrics at the pictures' size, too."
     )
-    parser.add_argument("--out", metavar=metavar, help=out)
+    parser.add_argument("--out", metavar=metavar, help=out_help)
     add_force(parser)
 
 
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
-    """Return a model's seed and the reader of its parts' names, with which its data set is split as before.
+    """Return a model's seed and the reader of its parts' names; without parts, the reader is None.
 
-    The reader is None where pictures are not grouped into parts.
+    A data set that is opened with both is split as it was for the fit.
 
     Raises:
         InputError: The model is damaged, or its views have different seeds.
@@ -398,8 +417,8 @@ def say(line: str) -> None:
     write_line(line)
 
 
-def next_step(step: Advice) -> str:
-    """Return the lines that advise a step, none longer than `ADVICE_WIDTH` unless a word is."""
+def format_advice(step: Advice) -> str:
+    """Return the text that advises a step, in lines of at most `ADVICE_WIDTH` characters."""
     return textwrap.fill(
         f"next: {step.line()}",
         ADVICE_WIDTH,
@@ -415,7 +434,7 @@ def say_unless_quiet(args: argparse.Namespace) -> Say:
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """Print a line of the result on stdout. `flush` passes it on at once, where stdout is no terminal."""
+    """Print a line of the result on stdout; with `flush`, write it at once to a file or pipe, too."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:
@@ -423,17 +442,27 @@ def show(line: str, *, flush: bool = False) -> None:
 
 
 def show_document(args: argparse.Namespace, document: object, lines: Callable[[], str]) -> None:
-    """Print a result at once, before steps that may fail: with `--json` as one document, else as `lines`."""
+    """Print a result at once, so that it is not lost if a later step fails.
+
+    Args:
+        args: Arguments of the call.
+        document: The result for JSON, which is printed with `--json`.
+        lines: Returns the result as text, which is printed without `--json`.
+    """
     show(as_json(document) if args.json else lines(), flush=True)
 
 
 def as_json(document: object) -> str:
-    """Return a document as JSON. ValueError: it holds a number that is not finite."""
+    """Return a document as JSON.
+
+    Raises:
+        ValueError: The document holds a number that is not finite.
+    """
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-# Seconds of each stage, of 30 pictures and 8 new ones on one core: only how they compare counts. Stages that
-# a call does not have count as done when the next one begins
+# Seconds of each stage, measured with 30 pictures and 8 new ones on one core. Only their proportions are
+# used. A stage that a call skips counts as done when the next stage begins
 FIT = Plan(
     "fit",
     (
@@ -457,31 +486,33 @@ UPDATE = Plan(
     ),
 )
 CALIBRATE = Plan("calibrate", (("reading pictures", 0.1), ("calibration", 3)))
-_progress: list[TerminalProgress] = []  # of the running command
+_running_displays: list[TerminalProgress] = []  # the display of the running command, or none
 
 
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
-    """Return the callback that shows the command's progress on the terminal, with `--quiet` none.
+    """Return a callback that shows the command's progress on the terminal; with `--quiet` it shows nothing.
+
+    A command has one display, which is made at the first call of this function: later plans are ignored.
 
     Args:
         args: Arguments of the call.
-        plan: Stages of the command, where its progress has a total.
+        plan: Stages of the command, for a progress in percent of the whole; None: each stage has its own.
     """
     if args.quiet:
         return ignore_progress
-    if not _progress:
-        _progress.append(TerminalProgress(alive=True, plan=plan))
-    return _progress[0]
+    if not _running_displays:
+        _running_displays.append(TerminalProgress(alive=True, plan=plan))
+    return _running_displays[0]
 
 
 def stop_progress() -> None:
     """End the display of progress: the command has ended, or waits for input."""
-    while _progress:
-        _progress.pop().stop()
+    while _running_displays:
+        _running_displays.pop().stop()
 
 
 def require_torch(model: str) -> None:
-    """Raise InputError where a model file needs torch and it is not installed."""
+    """Raise InputError if a model file needs torch, and torch is not installed."""
     from flawscope.artefact.files import TRAINED_SUFFIX
 
     if model.lower().endswith(TRAINED_SUFFIX):
@@ -509,7 +540,7 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
-    """Return the names of the model's products that a call changes: `--product`, else all.
+    """Return the names of the products that a call changes: that of `--product`; without it, all.
 
     Raises:
         InputError: The model has no product of this name.
@@ -520,11 +551,11 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
-    """Return the model's `stream`, which judges pictures one after the other.
+    """Return the model's function `stream`, which judges pictures one after the other.
 
     Args:
         model: Model of one product or of several.
-        product: Product that all pictures show, for a joint model; None: it is recognised in each.
+        product: For a joint model, the product that all pictures show; None: it is recognised in each.
 
     Raises:
         InputError: The model has no such product.
@@ -533,7 +564,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
         return model.stream
     if not model.kind:
         raise InputError("--product is for joint models: leave it out")
-    model.product(product)
+    model.product(product)  # raises InputError if the model lacks it
     return partial(model.stream, product=product)
 
 
@@ -551,80 +582,88 @@ def prepare_output_folder(path: str) -> Path:
     return folder
 
 
-MAX_ALIKE = 5  # most pictures, skipped for one reason, with a line each
+MAX_LINES_OF_REASON = 5  # if more pictures are skipped for one reason, they share a line
 
 
-def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
+def report_failures(
+    failures: Sequence[str], *, already_reported: bool = False, total: int | None = None
+) -> int:
     """Report skipped pictures and masks, and return the exit code.
 
     Args:
-        failures: A line for each.
-        named: Whether each was reported before.
-        total: Number of all pictures; None: it is not known, and some were used.
+        failures: A line for each skipped picture or mask.
+        already_reported: Whether the lines were printed before; if so, only their number is reported.
+        total: Number of all pictures; None: it is not known, but some were not skipped.
 
     Returns:
-        1 where there are failures, else 0.
+        1 if there are failures, else 0.
     """
-    typed = [line if isinstance(line, Failure) else Failure(line) for line in failures]
-    if not named:
-        _say_failures(typed)
-    skipped = sum(failure.kind != MASK for failure in typed)
-    if skipped:
-        were = "was" if skipped == 1 else "were"
-        others = "" if total is not None and skipped >= total else "; the others are done"
-        say(f"{pluralize(skipped, 'picture')} {were} skipped{others}")
-    return 1 if typed else 0
+    typed_failures = [line if isinstance(line, Failure) else Failure(line) for line in failures]
+    if not already_reported:
+        _say_failures(typed_failures)
+    skipped_count = sum(failure.kind != MASK for failure in typed_failures)
+    if skipped_count:
+        were = "was" if skipped_count == 1 else "were"
+        rest = "" if total is not None and skipped_count >= total else "; the others are done"
+        say(f"{pluralize(skipped_count, 'picture')} {were} skipped{rest}")
+    return 1 if typed_failures else 0
 
 
 def _say_failures(failures: Sequence[Failure]) -> None:
-    """Report each failure; pictures that cannot be read for one reason together, where they are many."""
-    alike: dict[str, list[str]] = {}  # names of pictures by the reason for which they are not read
+    """Report each failure on a line; many pictures that cannot be read for the same reason share a line."""
+    unread_names_by_reason: dict[str, list[str]] = {}
     for failure in failures:
         if failure.kind == UNREAD:
-            alike.setdefault(failure.reason, []).append(failure.name)
+            unread_names_by_reason.setdefault(failure.reason, []).append(failure.name)
         else:
-            what = "mask not used" if failure.kind == MASK else "skipped"
-            say(f"{what}: {' '.join(failure.split())}")
-    for reason, names in alike.items():
-        if len(names) > MAX_ALIKE:
-            shown = join_names(names, len(names))
-            say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {shown}")
+            outcome = "mask not used" if failure.kind == MASK else "skipped"
+            say(f"{outcome}: {' '.join(failure.split())}")
+    for reason, names in unread_names_by_reason.items():
+        if len(names) > MAX_LINES_OF_REASON:
+            all_names = join_names(names, len(names))
+            say(f"skipped: cannot read {pluralize(len(names), 'picture')}: {reason}: {all_names}")
             continue
         for name in names:
             say(f"skipped: cannot read picture {name}: {reason}")
 
 
-def left_out_line(result: Evaluation, by: str) -> str:
-    """Return the line on pictures left out since `by` learnt from them, with numbers by kind."""
-    which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
-    return f"left out, because {by} was fitted or calibrated on them: {which}"
+def left_out_line(result: Evaluation, learner: str) -> str:
+    """Return a line with the numbers of pictures, by kind, that an evaluation left out.
+
+    Args:
+        result: The evaluation.
+        learner: Who has learnt from these pictures, such as "the model".
+    """
+    counts = ", ".join(f"{count} {kind}" for kind, count in result.left_out.items())
+    return f"left out, because {learner} was fitted or calibrated on them: {counts}"
 
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Align columns for reading; numbers to the right."""
+    """Return a table as text. Columns of numbers are aligned to the right, the others to the left."""
     rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
-    for place, title in enumerate(header):
-        values = [row[place] for row in rows_of_text]
+    for column, title in enumerate(header):
+        values = [row[column] for row in rows_of_text]
         columns.append(_align_column(title, values))
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def _align_column(title: str, values: Sequence[str]) -> list[str]:
-    """Cells of a column, its title and a line first, all of one width."""
+    """Return the cells of a column, padded to one width: its title, a rule, then the values."""
     width = max(len(text) for text in (title, *values))
-    is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
-    align = str.rjust if is_of_numbers else str.ljust
+    # a cell counts as a number if it is empty, is n/a, or begins with a digit or a sign
+    has_only_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
+    align = str.rjust if has_only_numbers else str.ljust
     return [align(text, width) for text in (title, "-" * width, *values)]
 
 
 # --------------------------------------------------- --category all|objects|textures|a,b: one after the other
 
-SEVERAL_HELP = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `--category`'s help
+SEVERAL_HELP = "; all, objects, textures (MVTec AD's) or names with commas: "  # for the help of `--category`
 
 
-def asks_several(args: argparse.Namespace) -> bool:
-    """Whether `--category` is a group or a list of categories, not the name of one."""
+def has_several_categories(args: argparse.Namespace) -> bool:
+    """Return whether `--category` is a group or a list of categories, not the name of one."""
     from flawscope.datasets.layouts import names_several
 
     return bool(args.category) and names_several(args.data, args.category)
@@ -635,10 +674,10 @@ def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str,
 
     Args:
         args: Arguments of the call.
-        files: Files that are written for each category, such as "models"; empty: none are.
+        files: Word for the files that are written, one for each category, such as "models"; empty: none are.
 
     Raises:
-        InputError: A category is missing; or files are written for each, and `--out` is a file's name.
+        InputError: A category is missing; or files are written, and `--out` names a single one.
     """
     from flawscope.datasets.layouts import present_categories
 
@@ -653,36 +692,41 @@ def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str,
 def run_for_each(
     names: Sequence[str], work: Callable[[str], int], *, debug: bool
 ) -> tuple[int, dict[str, str]]:
-    """Call `work` with each name. A failure is reported and does not stop the others.
+    """Call `work` with each name. A failure is reported and does not stop the other calls.
+
+    Args:
+        names: Names to call with.
+        work: Called with a name, does its work and returns the exit code.
+        debug: Whether an unforeseen error is raised instead of reported (`reason_of`).
 
     Returns:
-        The highest exit code that `work` returned, 1 where one failed; and by name why it failed.
+        The highest exit code, where a failed call counts as 1; and the reason of each failure, by the name.
     """
     codes = []
-    failed = {}
+    reason_by_name = {}
     for name in names:
         try:
             codes.append(work(name))
         except Exception as error:
-            failed[name] = reason_of(error, debug=debug)
-            say(f"{name}: failed: {failed[name]}")
+            reason_by_name[name] = reason_of(error, debug=debug)
+            say(f"{name}: failed: {reason_by_name[name]}")
             codes.append(1)
-    return max(codes), failed
+    return max(codes), reason_by_name
 
 
-def _without_rights(path: str | bytes) -> str:
-    """Return the first file or folder of a path that cannot be entered.
+def _innermost_visible(path: str | bytes) -> str:
+    """Return the path, or its nearest parent folder that this user can see.
 
-    The path itself may not be there: nothing below a folder without rights can be seen.
+    Files in a folder that this user may not enter seem not to exist; the returned path is then the folder.
     """
-    where = os.fsdecode(path)
-    while not os.path.lexists(where) and os.path.dirname(where) not in ("", where):
-        where = os.path.dirname(where)
-    return where
+    visible = os.fsdecode(path)
+    while not os.path.lexists(visible) and os.path.dirname(visible) not in ("", visible):
+        visible = os.path.dirname(visible)
+    return visible
 
 
 def reason_of(error: Exception, *, debug: bool = False) -> str:
-    """Return the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
+    """Return the reason of a failure in one line; if `debug`, raise an unforeseen error again instead."""
     if isinstance(error, FlawscopeError):
         return one_line_message(error)
     if isinstance(error, MemoryError):
@@ -690,21 +734,21 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
     if debug:
         raise error
     if isinstance(error, OSError):
-        return _reason_of_system(error)
-    return _reason_unforeseen(error)
+        return _system_reason(error)
+    return _unforeseen_reason(error)
 
 
-def _reason_of_system(error: OSError) -> str:
-    """Reason that the computer gives: a full disk, lacking rights, no folder for temporary files."""
+def _system_reason(error: OSError) -> str:
+    """Return the reason of an OSError, with a remedy for a full disk, missing rights or a missing /tmp."""
     if error.errno in DISK_FULL:
-        where = error.filename or "the output"
-        return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
+        output = error.filename or "the output"
+        return f"cannot write {output}: {error.strerror}; free some space or send it elsewhere"
     if isinstance(error, PermissionError) and error.filename:
-        return f"{_without_rights(error.filename)}: {error.strerror}; give this user the rights to it"
+        return f"{_innermost_visible(error.filename)}: {error.strerror}; give this user the rights to it"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`'s words
         return "no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
-    return _reason_unforeseen(error)
+    return _unforeseen_reason(error)
 
 
-def _reason_unforeseen(error: Exception) -> str:
+def _unforeseen_reason(error: Exception) -> str:
     return f"unexpected {message_with_type(error)}; --debug shows where"

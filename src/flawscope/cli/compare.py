@@ -36,64 +36,72 @@ def run(args: argparse.Namespace) -> int:
 
     from flawscope.evaluation.comparison import compare
 
-    a, b = (_open_model(args, path) for path in (args.a, args.b))
-    found = compare(a, b, dataset, names=_model_names(args.a, args.b), step=step)
-    common.show_document(args, found.to_dict(), lambda: format_comparison(found))
-    return common.report_failures(found.failures)
+    a = _open_model(args, args.a)
+    b = _open_model(args, args.b)
+    comparison = compare(a, b, dataset, names=_model_names(args.a, args.b), step=step)
+    common.show_document(args, comparison.to_dict(), lambda: format_comparison(comparison))
+    return common.report_failures(comparison.failures)
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Open the data set, split as for fitting A; `compare` leaves out pictures that B has learnt from."""
+    """Open the data set, split as for the fit of A; `compare` leaves out pictures that B has learnt from."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
-    first, _ = (read_manifest(path) for path in (args.a, args.b))
-    seed, group = common.seed_and_group(first)
+    manifest = read_manifest(args.a)
+    read_manifest(args.b)  # raises InputError for a wrong file before pictures are read
+    seed, group = common.seed_and_group(manifest)
     return open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
 
 
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:
     """Open a model; `--engine` holds for exported models only."""
     engine = args.engine if suffix_of(path) == EXPORTED_SUFFIX else None
-    return common.load_single(argparse.Namespace(**{**vars(args), "engine": engine}), path)
+    call = argparse.Namespace(**{**vars(args), "engine": engine})
+    return common.load_single(call, path)
 
 
 def _model_names(a: str, b: str) -> tuple[str, str]:
-    """The files' names, or their paths where the names are the same."""
-    names = os.path.basename(a), os.path.basename(b)
-    return (a, b) if names[0] == names[1] else names
+    """Return the names of two model files, or their paths if the names are the same."""
+    name_a = os.path.basename(a)
+    name_b = os.path.basename(b)
+    return (a, b) if name_a == name_b else (name_a, name_b)
 
 
-def format_comparison(found: Comparison) -> str:
+def format_comparison(comparison: Comparison) -> str:
     """Return the text of a comparison: both models, the table of differences and remarks."""
     from flawscope.evaluation.comparison import describe_model
 
-    first = found.evaluations[0]
+    first = comparison.evaluations[0]
     overview = [f"{first.category}: {first.counts()}"]
-    for letter, name, predictor in zip("AB", found.names, found.predictors, strict=True):
+    for letter, name, predictor in zip("AB", comparison.names, comparison.predictors, strict=True):
         facts = describe_model(predictor)
         size = "x".join(str(side) for side in facts["size"])
         overview.append(f"{letter}: {name}, {facts['method']} {size}, {facts['runtime']}")
     header = ("", "A", "B", "B - A", "95 % interval", "better")
-    parts = [
+    paragraphs = [
         "\n".join(overview),
-        common.format_table([_difference_row(difference) for difference in found.differences], header),
+        common.format_table([_difference_row(difference) for difference in comparison.differences], header),
         "better: where the interval leaves out zero; of twenty such lines one does so by chance",
-        found.sentence(),
+        comparison.sentence(),
     ]
-    both = [*zip("AB", found.evaluations, strict=True)]
-    parts += ["\n".join(f"{which}: {line}" for which, evaluation in both for line in evaluation.remarks)]
-    parts += [f"warning: {which}: {evaluation.mismatch}" for which, evaluation in both if evaluation.mismatch]
+    remarks = []
+    warnings = []
+    for letter, evaluation in zip("AB", comparison.evaluations, strict=True):
+        remarks += [f"{letter}: {line}" for line in evaluation.remarks]
+        if evaluation.mismatch:
+            warnings.append(f"warning: {letter}: {evaluation.mismatch}")
+    paragraphs += ["\n".join(remarks), *warnings]
     if first.left_out:
-        parts.append(common.left_out_line(first, "a model"))
-    return "\n\n".join(filter(None, parts))
+        paragraphs.append(common.left_out_line(first, "a model"))
+    return "\n\n".join(filter(None, paragraphs))
 
 
 def _difference_row(difference: Difference) -> tuple[str, ...]:
-    interval = (
-        ""
-        if difference.interval is None
-        else f"{difference.interval[0]:+.4f} to {difference.interval[1]:+.4f}"
-    )
+    """Return the cells of a difference: its label, both values, B - A, the interval, the better model."""
+    interval = ""
+    if difference.interval is not None:
+        low, high = difference.interval
+        interval = f"{low:+.4f} to {high:+.4f}"
     values = f"{difference.a:.4f}", f"{difference.b:.4f}", f"{difference.difference:+.4f}"
     return difference.label, *values, interval, difference.better.upper()

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--still",
         metavar="FOLDER",
         help="Frames of one part that lies still, about 30, from the running camera: measures noise, light, "
-        "movement, focus and white pixels, names faults and what they cost.",
+        "movement, focus and white pixels, names faults and their effects.",
     )
     parser.add_argument(
         "--again",
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a folder of pictures, or the camera, and print what was found; return the exit code."""
+    """Check a folder of pictures, or the camera, and print the findings; return the exit code."""
     if args.still or args.again:
         return _check_camera(args)
     if not args.data:
@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    """Check a data set. Where an alignment fails, its error is raised after all else was shown."""
+    """Check a data set, print and write the findings, and return the exit code.
+
+    Raises:
+        InputError: The data set cannot be read; or its parts cannot be aligned, after all else was printed.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
@@ -92,104 +96,110 @@ def _check_data(args: argparse.Namespace) -> int:
         common.say(group_remark)
     progress = partial(step, "check")
     report = check(dataset, near=not args.no_near, group=args.group, progress=progress)
-    aligned = None
-    problem = None
+    alignment = None
+    alignment_error = None
     if args.align:
         try:
-            aligned = _check_alignment(args, dataset, step)
-        except InputError as error:  # the rest is told and shown all the same
-            problem = error
+            alignment = _check_alignment(args, dataset, step)
+        except InputError as error:  # raised below, after the other findings are printed
+            alignment_error = error
     if args.out:
-        _write_page(args.out, dataset, report, aligned)
+        _write_page(args.out, dataset, report, alignment)
     steps = [] if args.align else advise_before(dataset)
-    _show_checks(args, report, aligned, steps)
-    if problem is not None:
-        raise problem
-    is_aligned = aligned is None or not aligned.problem
-    return 0 if report.ok and is_aligned else 1
+    _show_checks(args, report, alignment, steps)
+    if alignment_error is not None:
+        raise alignment_error
+    is_alignment_good = alignment is None or not alignment.problem
+    return 0 if report.ok and is_alignment_good else 1
 
 
-def _write_page(out: str, dataset: Dataset, report: CheckReport, aligned: Alignment | None) -> None:
+def _write_page(out: str, dataset: Dataset, report: CheckReport, alignment: Alignment | None) -> None:
     from flawscope.pages.report import write_page
     from flawscope.pages.report.pages import check_page
 
-    write_page(out, check_page(dataset, report, aligned))
+    write_page(out, check_page(dataset, report, alignment))
 
 
 def _show_checks(
-    args: argparse.Namespace, report: CheckReport, aligned: Alignment | None, steps: Sequence[Advice]
+    args: argparse.Namespace, report: CheckReport, alignment: Alignment | None, steps: Sequence[Advice]
 ) -> None:
-    """Print what was found and advised, with `--json` as one document."""
+    """Print the findings and the advised steps; with `--json`, as one document."""
     if args.json:
         document = report.to_dict()
-        if aligned is not None:
-            document["alignment"] = aligned.to_dict()
+        if alignment is not None:
+            document["alignment"] = alignment.to_dict()
         document["advice"] = [step._asdict() for step in steps]
         common.show(common.as_json(document))
         return
     lines = list(report.lines())
-    if aligned is not None:
-        lines += aligned.lines()
+    if alignment is not None:
+        lines += alignment.lines()
     common.show("\n".join(lines))
     for step in steps:
-        common.show(common.next_step(step))
+        common.show(common.format_advice(step))
 
 
 def _check_camera(args: argparse.Namespace) -> int:
-    """Measure frames of a still part, and how well a model's score repeats."""
+    """Measure frames of a still part, and how well a model's score repeats; return 1 for faults, else 0."""
     if args.data:
         raise InputError("--data checks a data set, --still and --again a camera: check one at a time")
     if bool(args.again) != bool(args.model):
         raise InputError("--again needs --model, which judges its pictures, and --model needs --again")
-    reports: dict[str, StillReport | Repeatability] = {}
+    report_by_option: dict[str, StillReport | Repeatability] = {}
     if args.still:
-        reports["still"] = _measure_still_frames(args)
+        report_by_option["still"] = _measure_still_frames(args)
     if args.again:
-        reports["again"] = _measure_repeatability(args)
+        report_by_option["again"] = _measure_repeatability(args)
     if args.json:
-        common.show(common.as_json({name: report.to_dict() for name, report in reports.items()}))
+        common.show(common.as_json({name: report.to_dict() for name, report in report_by_option.items()}))
     else:
-        for report in reports.values():
+        for report in report_by_option.values():
             common.show("\n".join(report.lines()))
-    has_faults = any(report.is_fault for report in reports.values())
+    has_faults = any(report.is_fault for report in report_by_option.values())
     return 1 if has_faults else 0
 
 
 def _measure_still_frames(args: argparse.Namespace) -> StillReport:
+    """Measure the frames of `--still`."""
     from flawscope.pictures.listing import list_pictures
     from flawscope.pictures.still_frames import check_still_frames
 
     step = common.progress_for(args)
-    return check_still_frames(
-        list_pictures(args.still), lambda done, total: step("still frames", done, total)
-    )
+    return check_still_frames(list_pictures(args.still), partial(step, "still frames"))
 
 
 def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
+    """Judge the pictures of `--again`, and measure how far their severities spread."""
     from flawscope.evaluation.repeatability import Repeatability
     from flawscope.pictures.listing import list_pictures
     from flawscope.predictor.router import load
 
     severities = list[float]()
-    for _, judged in load(args.model).stream(list_pictures(args.again)):
-        if isinstance(judged, InputError):
-            raise judged
-        severities.append(judged.severity)
+    for _, result in load(args.model).stream(list_pictures(args.again)):
+        if isinstance(result, InputError):
+            raise result
+        severities.append(result.severity)
     return Repeatability.of(severities)
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
-    """Find the parts in all pictures by a reference from the good ones."""
+    """Find the parts in all pictures of a data set, by a reference from the good pictures."""
     from flawscope.results.alignment import Alignment
 
-    good = [item.path for item in dataset.train]
-    others = [item.path for item in dataset.test]
-    root = dataset.root
-    say = lambda done, all_: step("alignment", done, all_)  # noqa: E731
-    return Alignment.learn(good, others, args.align, root, say, several=args.several)
+    return Alignment.learn(
+        good=[item.path for item in dataset.train],
+        others=[item.path for item in dataset.test],
+        kind=args.align,
+        root=dataset.root,
+        progress=partial(step, "alignment"),
+        several=args.several,
+    )
 
 
 # --------------------------------------------------------------------------------------------------- the demo
+
+
+DEMO_DEFECTS_PER_KIND = 4  # few: the demo shall end within a minute
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -219,16 +229,24 @@ def demo(args: argparse.Namespace) -> int:
     from flawscope.synthesis.demo import dataset
 
     if args.category not in dataset.CATEGORIES:
-        known = ", ".join(dataset.CATEGORIES)
-        raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
+        categories = ", ".join(dataset.CATEGORIES)
+        raise InputError(
+            f"--category {args.category}: there is no such drawn category; choose of {categories}"
+        )
     if not args.only_draw:
-        fit_one.require_training()  # whose extra brings what a report needs, too
+        # first, since the remedy in its error also installs the libraries of the report
+        fit_one.require_training()
         report.require_libraries()
     out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"
     common.say(f"drawing a data set of category {args.category} in {root}")
-    # few defects: all of it is to be over within a minute
-    dataset.draw_dataset(root, category=args.category, train=args.train, bad_per_kind=4, seed=args.seed)
+    dataset.draw_dataset(
+        root,
+        category=args.category,
+        train=args.train,
+        bad_per_kind=DEMO_DEFECTS_PER_KIND,
+        seed=args.seed,
+    )
     if args.only_draw:
         print(root / args.category)
         return 0
@@ -251,7 +269,7 @@ def demo(args: argparse.Namespace) -> int:
     common.say(
         "\nNext, as it is typed here; in the last one, name a folder with 20 good pictures of yours or more:"
     )
-    program = _program_as_typed()
+    program = _program_words()
     for words in (
         ["predict", model, str(root / args.category / "test"), "--out", str(out / "found")],
         ["info", model],
@@ -261,22 +279,23 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _program_as_typed() -> str:
+def _program_words() -> str:
     """Return the words that start this program from the current folder.
 
-    They are its name where it is on the path, else the path to it.
+    They are its name, if the shell finds it by that; else its path.
     """
-    started = Path(sys.argv[0])
-    if not started.stem.startswith("flawscope"):  # by `python -m flawscope`
-        return f"{_from_here(Path(sys.executable))} -m flawscope"
-    on_path = shutil.which(started.name)
-    if on_path is not None and started.exists() and started.samefile(on_path):
-        return started.stem
-    return _from_here(started)
+    program = Path(sys.argv[0])
+    if not program.stem.startswith("flawscope"):  # started by `python -m flawscope`
+        return f"{_shell_path(Path(sys.executable))} -m flawscope"
+    found_program = shutil.which(program.name)
+    if found_program is not None and program.exists() and program.samefile(found_program):
+        return program.stem
+    return _shell_path(program)
 
 
-def _from_here(path: Path) -> str:
-    """Return a path for a shell, relative where it lies below the current folder."""
-    whole = Path(os.path.abspath(path))
-    here = Path.cwd()
-    return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))
+def _shell_path(path: Path) -> str:
+    """Return a path quoted for a shell, relative where it lies below the current folder."""
+    absolute = Path(os.path.abspath(path))
+    folder = Path.cwd()
+    shown_path = absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute
+    return shlex.quote(str(shown_path))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flawscope.results.run import ResultsFolder, WriteErrors
     from flawscope.types import Facts, Json
 
-    Documents = Mapping[str, Json]  # of `evaluate --json`, by category
+    Documents = Mapping[str, Json]  # documents of `evaluate --json` by category
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="Model file; for several categories the folder of CATEGORY.safetensors, or a joint model.",
     )
-    common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
+    common.add_data(parser, more_meanings=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
     common.add_good(parser)
     common.add_rate(parser, "the model's")
     common.add_figures(
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if is_router(args.model):
         return _run_each(args)
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         if not Path(args.model).is_dir():
             raise InputError(
                 f"--category {args.category} measures a model for each category: give the folder of "
@@ -80,10 +80,11 @@ def run(args: argparse.Namespace) -> int:
         _check_table(args)
         return _run_several(args, common.selected_categories(args))
 
-    def show(found: Evaluation) -> None:
-        common.show_document(args, found.to_dict(), lambda: format_evaluation(found))
+    def show(evaluation: Evaluation) -> None:
+        common.show_document(args, evaluation.to_dict(), lambda: format_evaluation(evaluation))
 
-    return common.report_failures(evaluate_model(args, show)[1])
+    _, failures = evaluate_model(args, show)
+    return common.report_failures(failures)
 
 
 def evaluate_model(
@@ -96,9 +97,9 @@ def evaluate_model(
 
     Args:
         args: Arguments of the call.
-        show: Gets the evaluation before steps that may fail, such as on a full disk.
-        predictor: The model, where it is open already.
-        dataset: The data set, where it is open already.
+        show: Called with the evaluation before files are written, since writing may fail.
+        predictor: The model; None: the one that the call names is loaded.
+        dataset: The data set; None: the one that the call names is opened.
 
     Returns:
         The evaluation; and the pictures that could not be judged or drawn.
@@ -107,12 +108,12 @@ def evaluate_model(
 
     step = common.progress_for(args)
     if _results_folder(args):
-        common.require_torch(args.model)  # whose extra brings what a report needs, too
+        common.require_torch(args.model)  # first, since its remedy also installs what a report needs
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     dataset = dataset or _open_dataset(args, manifest)
     common.check_output(args)
-    common.keep_other_results(args, manifest.category, [item.path for item in dataset.test])
+    common.check_earlier_results(args, manifest.category, [item.path for item in dataset.test])
     predictor = predictor or common.load_single(args, args.model)
     result = _measure(args, predictor, dataset, step)
     if show:
@@ -127,7 +128,7 @@ def evaluate_model(
 
 
 def _results_folder(args: argparse.Namespace) -> Path | None:
-    """The folder of `--out`; None: there is none, or a table alone."""
+    """Return the results folder of `--out`; None: the call has no output, or only a table."""
     return Path(args.out) if args.out and not common.is_table(args.out) else None
 
 
@@ -142,14 +143,22 @@ def _open_dataset(args: argparse.Namespace, model: Manifest | ModelFacts) -> Dat
 def _measure(
     args: argparse.Namespace, predictor: Predictor, dataset: Dataset, step: ProgressCallback
 ) -> Evaluation:
+    """Evaluate a model, with the additional measurements that the call asks for."""
     from flawscope.evaluation.evaluation import evaluate
 
-    how: Json = {"full_resolution": args.full_resolution, "robust": args.robustness}
+    models_with_fewer: Sequence[Predictor] = ()
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 
-        how["fewer"] = fit_fewer(predictor, dataset, step)
-    return evaluate(predictor, dataset, step=step, **how)
+        models_with_fewer = fit_fewer(predictor, dataset, step)
+    return evaluate(
+        predictor,
+        dataset,
+        step=step,
+        full_resolution=args.full_resolution,
+        robust=args.robustness,
+        fewer=models_with_fewer,
+    )
 
 
 def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset, manifest: Manifest) -> None:
@@ -162,7 +171,7 @@ def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset,
     if args.json or args.quiet:
         return
     for advice in advise_after(result, manifest):
-        common.say(common.next_step(advice))
+        common.say(common.format_advice(advice))
 
 
 def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> None:
@@ -184,14 +193,25 @@ def _write_results(
     dataset: Dataset,
     step: ProgressCallback,
 ) -> list[str]:
-    """Write the results folder, figures and tables first; return the pictures that could not be drawn."""
+    """Write the results folder, figures and tables first.
+
+    Returns:
+        Lines on pictures that could not be drawn, and on files that could not be written.
+    """
     from flawscope.evaluation.result import all_results
     from flawscope.results.run import ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item, _ in all_results(result)]
-    form = {**_table_form(args, result, predictor), "decimal_comma": args.decimal_comma}
-    results = ResultsFolder(folder, dataset.root, say, inputs=inputs, maps=args.maps or "png16", **form)
+    results = ResultsFolder(
+        folder,
+        dataset.root,
+        say,
+        inputs=inputs,
+        maps=args.maps or "png16",
+        decimal_comma=args.decimal_comma,
+        **_table_form(args, result, predictor),
+    )
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())
@@ -205,9 +225,9 @@ def _write_results(
             results.add_to_workbook(evaluation)
         results.workbook.close(_totals(args, result), part_rows)
     with unwritten.collect("report"):
-        path = results.own.path(report.REPORT_NAME)
-        name = os.path.basename(args.model)
-        report.write_report(path, result, predictor, dataset, model=name, step=step)
+        path = results.output.path(report.REPORT_NAME)
+        model_name = os.path.basename(args.model)
+        report.write_report(path, result, predictor, dataset, model=model_name, step=step)
         say(f"report: {path}")
     return [*results.pictures.failures, *unwritten.lines()]
 
@@ -218,7 +238,7 @@ def _write_tables(
     """Write the tables of pictures and of parts, and a JSON file for each picture.
 
     Returns:
-        The rows of parts; none where only pictures are judged.
+        The rows of the table of parts, the heading first; [] if only pictures are judged.
     """
     from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
@@ -234,25 +254,34 @@ def _write_tables(
         results.table.close()
     if not result.judged_parts:
         return []
-    rows = [*part_rows((part.prediction for part in result.judged_parts), products=False)]
+    parts = [part.prediction for part in result.judged_parts]
+    rows = [*part_rows(parts, has_products=False)]
     with unwritten.collect("table"):
-        write_table(results.own.path(PARTS_TABLE_NAME), rows, decimal_comma=args.decimal_comma)
+        write_table(results.output.path(PARTS_TABLE_NAME), rows, decimal_comma=args.decimal_comma)
     return rows
 
 
 def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> Json:
     """Return the form of the tables, as `TableWriter` takes it."""
-    parts = predictor.parts()
-    found = {"kinds": result.names_kinds, "aligned": result.aligned, "model": os.path.basename(args.model)}
-    return {**found, **({"part_of": parts.name_part} if parts else {})}
+    form: Json = {
+        "kinds": result.names_kinds,
+        "aligned": result.aligned,
+        "model": os.path.basename(args.model),
+    }
+    if parts := predictor.parts():
+        form["part_of"] = parts.name_part
+    return form
 
 
 def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
-    """Return the totals of a workbook by their names."""
-    found = [("Model", os.path.basename(args.model)), ("Method", result.method), ("Product", result.category)]
-    found.append(("Pictures", result.counts()))
-    found += [("Measured", line) for line in _decision_lines(result)]
-    return found
+    """Return the titles and values of a workbook's totals."""
+    return [
+        ("Model", os.path.basename(args.model)),
+        ("Method", result.method),
+        ("Product", result.category),
+        ("Pictures", result.counts()),
+        *(("Measured", line) for line in _decision_lines(result)),
+    ]
 
 
 def format_evaluation(result: Evaluation) -> str:
@@ -260,18 +289,38 @@ def format_evaluation(result: Evaluation) -> str:
     from flawscope.evaluation.promise import describe_promise
     from flawscope.evaluation.result import METRIC_NAMES
 
-    rows = [(METRIC_NAMES.get(k, k), f"{v:.4f}") for k, v in result.metrics.items() if v is not None]
-    table = [common.format_table(rows, ("metric, 1 at best", "value"))] if rows else []
-    parts = [
+    metric_rows = []
+    for key, value in result.metrics.items():
+        if value is not None:
+            metric_rows.append((METRIC_NAMES.get(key, key), f"{value:.4f}"))
+    metrics = [common.format_table(metric_rows, ("metric, 1 at best", "value"))] if metric_rows else []
+    paragraphs = [
         f"{result.category}: {result.method}, {result.counts()} in {format_duration(result.seconds)}",
         "\n".join(_decision_lines(result)),
-        "\n".join([*table, *result.remarks]),
+        "\n".join([*metrics, *result.remarks]),
+        "\n".join(describe_promise(result.false_alarms)),
+        _kinds_table(result),
     ]
-    parts += ["\n".join(lines)] if (lines := describe_promise(result.false_alarms)) else []
-    kinds = [
-        (kind, v["images"], v["anomalous"], f"{v['mean_score']:.4g}", f"{v['median_severity']:+.1f}")
-        for kind, v in result.kinds.items()
-    ]
+    if result.parts:
+        paragraphs.append(_parts_text(result.parts))
+    if result.robustness:
+        light_rows = [_light_row(robustness) for robustness in result.robustness]
+        header = ("light", "false alarms", "defects found", "image AUROC")
+        paragraphs.append(common.format_table(light_rows, header))
+    if result.mismatch:
+        paragraphs.append(f"warning: {result.mismatch}")
+    if result.left_out:
+        paragraphs.append(common.left_out_line(result, "the model"))
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _kinds_table(result: Evaluation) -> str:
+    """Return the table of an evaluation with a row for each kind of pictures."""
+    rows = []
+    for kind, figures in result.kinds.items():
+        mean_score = f"{figures['mean_score']:.4g}"
+        median_severity = f"{figures['median_severity']:+.1f}"
+        rows.append((kind, figures["images"], figures["anomalous"], mean_score, median_severity))
     header = (
         "kind",
         f"{result.noun}s",
@@ -279,22 +328,13 @@ def format_evaluation(result: Evaluation) -> str:
         "mean score",
         "median severity (anomalous: above 0)",
     )
-    parts.append(common.format_table(kinds, header))
-    if result.parts:
-        parts.append(_parts_text(result.parts))
-    if result.robustness:
-        lights = [_light_row(robustness) for robustness in result.robustness]
-        parts.append(common.format_table(lights, ("light", "false alarms", "defects found", "image AUROC")))
-    if result.mismatch:
-        parts.append(f"warning: {result.mismatch}")
-    if result.left_out:
-        parts.append(common.left_out_line(result, "the model"))
-    return "\n\n".join(filter(None, parts))
+    return common.format_table(rows, header)
 
 
 def _decision_lines(result: Evaluation) -> Iterator[str]:
-    """Yield what became of the defects and of the good pictures, each with its interval."""
-    if (defects := result.defects)["images"]:
+    """Yield a line on the found defects and a line on the false alarms, each with its 95 % interval."""
+    defects = result.defects
+    if defects["images"]:
         low, high = defects["interval"]
         noun = "defective parts" if result.parts else "defects"
         yield f"{_found_text(defects)} {noun} found (95 %: {low:.0%} to {high:.0%} of such {noun})"
@@ -304,10 +344,11 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     low, high = alarms["interval"]
     promise = "no promise"
     if alarms["expected"] is not None:
-        kept = "broken, see below" if alarms["broken"] else "kept"
-        promise = f"promise of {alarms['expected']:.1%} {kept}"
+        outcome = "broken, see below" if alarms["broken"] else "kept"
+        promise = f"promise of {alarms['expected']:.1%} {outcome}"
+    alarm_count = round(alarms["measured"] * alarms["images"])
     yield (
-        f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
+        f"false alarms: {alarm_count} of "
         f"{pluralize(alarms['images'], f'good {result.noun}')} "
         f"(95 %: {low:.0%} to {high:.0%} of such); {promise}"
     )
@@ -317,33 +358,36 @@ def _found_text(defects: Mapping[str, object]) -> str:
     return f"{defects['found']} of {defects['images']}"
 
 
-def _parts_text(parts_found: Json) -> str:
-    low, high = parts_found["interval"]
+def _parts_text(statistics: Json) -> str:
+    """Return the text on the decisions on parts, from `part_statistics`."""
+    low, high = statistics["interval"]
     text = (
-        f"{parts_found['promise']}\n"
-        f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
+        f"{statistics['promise']}\n"
+        f"parts: {statistics['false_alarms']} of {statistics['good']} good called anomalous "
         f"(95 % interval {low:.1%} to {high:.1%})"
     )
-    if parts_found["broken"]:
+    if statistics["broken"]:
         text += ", more than promised"
-    text += f", {parts_found['found']} of {parts_found['defective']} defective found"
-    if parts_found["incomplete"]:
-        text += f", {parts_found['incomplete']} incomplete"
-    if parts_found["auroc"] is not None:
-        text += f", AUROC {parts_found['auroc']:.4f}"
+    text += f", {statistics['found']} of {statistics['defective']} defective found"
+    if statistics["incomplete"]:
+        text += f", {statistics['incomplete']} incomplete"
+    if statistics["auroc"] is not None:
+        text += f", AUROC {statistics['auroc']:.4f}"
     return text
 
 
 def _light_row(robustness: Robustness) -> tuple[str, ...]:
-    def rate(count: int, total: int) -> str:
+    """Return the cells of a light: its name, false alarms, defects found, image AUROC."""
+
+    def rate_text(count: int, total: int) -> str:
         return f"{count / total:.1%} ({count} of {total})" if total else "n/a"
 
-    area = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
+    auroc_text = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
     return (
         robustness.light.name,
-        rate(robustness.false_alarms, robustness.good),
-        rate(robustness.found, robustness.defective),
-        area,
+        rate_text(robustness.false_alarms, robustness.good),
+        rate_text(robustness.found, robustness.defective),
+        auroc_text,
     )
 
 
@@ -351,20 +395,24 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
 
 
 def _run_each(args: argparse.Namespace) -> int:
-    """Evaluate each product of a model of several, and how it is recognised; or views and parts."""
+    """Evaluate a model of several products or views; return the exit code.
+
+    Further measures are, for products, how well each is recognised; for views, how well parts are judged.
+    """
     from flawscope.datasets import find_categories
 
     model = common.load_model(args, args.model)
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
-        names = common.selected_categories(args) if common.asks_several(args) else (args.category,)
+        is_group = common.has_several_categories(args)
+        names = common.selected_categories(args) if is_group else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
         raise InputError(f"{args.data} has none of the products {', '.join(model.products)}: give another")
     for name in names:
-        model.product(name)
+        model.product(name)  # raises InputError if the model lacks it
     _check_table(args)
     return _run_several(args, names, model, datasets)
 
@@ -373,9 +421,10 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
     """Return the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets.dataset import split_by_view
 
-    if (pattern := model.views) is None:
+    pattern = model.views
+    if pattern is None:
         return {}
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         raise InputError("the model is of one product's views: name one --category")
     dataset = _open_dataset(args, model.facts)
     splits = ("test", "train") if dataset.drawn_split else ("test",)
@@ -383,23 +432,24 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
-    """Count a product's test pictures, and those that the router takes for another product.
+    """Count a product's test pictures, and those that the model takes for another product.
 
     Returns:
-        `pictures`, the number of them; `mistaken`, numbers by the other product, or by none.
+        `pictures`, the number of readable test pictures; and `mistaken`, the numbers of those taken for
+        another product, by that product, which may be "none of these".
     """
     from flawscope.results.prediction import Prediction
 
     paths = [os.fspath(picture.item.path) for picture in result.pictures]
-    shown = [
-        recognition for _, recognition in model.recognise(paths) if not isinstance(recognition, InputError)
-    ]
-    mistaken = Counter(
-        recognition.product or Prediction.NO_PRODUCT_NAME
-        for recognition in shown
-        if recognition.product != name
-    )
-    return {"pictures": len(shown), "mistaken": dict(mistaken)}
+    picture_count = 0
+    mistaken = Counter[str]()
+    for _, recognition in model.recognise(paths):
+        if isinstance(recognition, InputError):
+            continue
+        picture_count += 1
+        if recognition.product != name:
+            mistaken[recognition.product or Prediction.NO_PRODUCT_NAME] += 1
+    return {"pictures": picture_count, "mistaken": dict(mistaken)}
 
 
 def _run_several(
@@ -408,13 +458,13 @@ def _run_several(
     model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluate several models, or a model of several, and print and write one table, averages last.
+    """Evaluate several models, or a model of several; print and write one table with the averages last.
 
     Args:
         args: Arguments of the call.
-        names: Categories, products or views.
-        model: Model of several; None: each category has a model of its own.
-        datasets: Data sets by view, of a router of views; empty for others.
+        names: Names of the categories, products or views.
+        model: Model of several products or views; None: each category has a model of its own.
+        datasets: Data sets by view, if the model is of views; else empty.
 
     Returns:
         The exit code.
@@ -430,109 +480,138 @@ def _run_several(
     if folder:
         output = OutputFiles(common.prepare_output_folder(args.out))
         output.check(TABLE_NAME)
-    found: dict[str, Json] = {}
+    document_by_category: dict[str, Json] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 
-    def work(name: str) -> int:
-        alone = {"category": name, "out": str(folder / name) if folder else None}
+    def evaluate_category(name: str) -> int:
+        changes = {"category": name, "out": str(folder / name) if folder else None}
         if model is None:
-            alone["model"] = str(_model_path(args.model, name))
-        call = argparse.Namespace(**{**vars(args), **alone})
+            changes["model"] = str(_model_path(args.model, name))
+        call = argparse.Namespace(**{**vars(args), **changes})
         predictor = None if model is None else model.products[name]
-        result, failures = evaluate_model(call, None, predictor, datasets.get(name))
-        found[name] = result.to_dict()
+        result, failures = evaluate_model(call, predictor=predictor, dataset=datasets.get(name))
+        document_by_category[name] = result.to_dict()
         if model is not None and not datasets:
-            found[name]["products"] = _recognition(model, name, result)
+            document_by_category[name]["products"] = _recognition(model, name, result)
         if datasets:
             pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
         say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
-    code, failed = common.run_for_each(names, work, debug=args.debug)
-    if not found:
+    code, reason_by_name = common.run_for_each(names, evaluate_category, debug=args.debug)
+    if not document_by_category:
         return code
     kind = "category" if model is None else model.kind
-    document = {"categories": found, "mean": _means(found), "failed": failed}
-    unread = list[Failure]()
+    document = {
+        "categories": document_by_category,
+        "mean": _means(document_by_category),
+        "failed": reason_by_name,
+    }
+    unread_failures = list[Failure]()
     if model is not None and datasets:
-        document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
-    common.show_document(args, document, lambda: _several_text(document, kind))
+        parts = judge_parts(model, pictures, unread_failures)
+        document["parts"] = part_statistics(model, parts)
+    common.show_document(args, document, lambda: _categories_text(document, kind))
     if args.out:
-        rows = _several_rows(document, kind)
+        rows = _category_rows(document, kind)
         path = output.path(TABLE_NAME) if folder else Path(args.out)
         write_table(path, rows, decimal_comma=args.decimal_comma)
-    return max(code, common.report_failures(unread))
+    return max(code, common.report_failures(unread_failures))
 
 
 def _check_table(args: argparse.Namespace) -> None:
+    """Check the options on output, unless `--out` is a folder: folders of categories are checked later."""
     if not args.out or common.is_table(args.out):
         common.check_output(args)
 
 
 def _model_path(folder: str, category: str) -> Path:
-    """The category's model file, the trained one first."""
+    """Return a category's model file in a folder; the fitted model comes before an exported one.
+
+    Raises:
+        InputError: The folder has no model of the category.
+    """
     for suffix in MODEL_SUFFIXES:
-        if (path := Path(folder) / f"{category}{suffix}").is_file():
+        path = Path(folder) / f"{category}{suffix}"
+        if path.is_file():
             return path
     raise InputError(f"{folder} has no {category}{MODEL_SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _means(found: Documents) -> dict[str, float | None]:
-    """Mean of each metric over the categories that have it; None where none has."""
-    known: dict[str, list[float]] = {}
-    for document in found.values():
+def _means(documents: Documents) -> dict[str, float | None]:
+    """Return the mean of each metric over the categories that have it; None if no category has it."""
+    values_by_metric: dict[str, list[float]] = {}
+    for document in documents.values():
         for metric, value in document["metrics"].items():
-            values = known.setdefault(metric, [])
+            values = values_by_metric.setdefault(metric, [])
             if value is not None:
                 values.append(value)
-    return {metric: sum(values) / len(values) if values else None for metric, values in known.items()}
+    return {
+        metric: sum(values) / len(values) if values else None for metric, values in values_by_metric.items()
+    }
 
 
-def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
-    """Number of pictures that were taken for another product, or for none."""
-    return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
+def _count_mistaken(documents: Documents, names: Iterable[str]) -> int:
+    """Return the number of pictures of these products that were taken for another product, or for none."""
+    total = 0
+    for name in names:
+        counts_by_wrong_product = documents[name]["products"]["mistaken"]
+        total += sum(counts_by_wrong_product.values())
+    return total
 
 
-def _several_text(document: Facts, kind: str) -> str:
-    """Text for a person: the table of the papers' metrics, and the decisions on parts."""
-    from flawscope.evaluation.benchmark.tables import METRICS
+def _categories_text(document: Facts, kind: str) -> str:
+    """Return the text of several evaluations: the table of the papers' metrics, and decisions on parts.
 
-    found = document["categories"]
-    has_products = kind == "product"
-
-    def cells(metrics: Mapping[str, float | None]) -> list[str]:
-        values = [metrics.get(name) for name in METRICS]
-        return ["n/a" if value is None else f"{value:.4f}" for value in values]
-
-    def mistaken(names: Sequence[str]) -> str:
-        judged = sum(found[name]["products"]["pictures"] for name in names)
-        return f"{_count_mistaken(found, names)} of {judged}"
-
-    header = [kind, *METRICS.values(), "false alarms", "defects found"]
-    rows: list[list[str]] = []
-    for name, figures in found.items():
-        rate = figures["false_alarms"]["measured"]
-        alarms = "" if rate is None else f"{rate:.1%}"
-        shown = _found_text(figures["defects"]) if figures["defects"]["images"] else ""
-        rows.append([name, *cells(figures["metrics"]), alarms, shown])
-    rows.append([f"mean of {len(found)}", *cells(document["mean"]), "", ""])
-    if has_products:
-        header.append("mistaken")
-        for row, name in zip(rows, found, strict=False):
-            row.append(mistaken([name]))
-        rows[-1].append(mistaken(list(found)))
-    texts = [common.format_table(rows, header)]
-    texts += [f"{name}: {line}" for name, figures in found.items() for line in figures["remarks"]]
-    texts += [
-        f"{name}: {_parts_text(figures['parts'])}" for name, figures in found.items() if figures.get("parts")
-    ]
+    Args:
+        document: The document of `evaluate --json`.
+        kind: "category", "product" or "view".
+    """
+    document_by_category = document["categories"]
+    texts = [_metrics_table(document, kind)]
+    for name, category_document in document_by_category.items():
+        texts += [f"{name}: {line}" for line in category_document["remarks"]]
+    for name, category_document in document_by_category.items():
+        if category_document.get("parts"):
+            texts.append(f"{name}: {_parts_text(category_document['parts'])}")
     if document.get("parts"):
         texts.append(_parts_text(document["parts"]))
     return "\n\n".join(texts)
 
 
-def _several_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
-    found = document["categories"]
+def _metrics_table(document: Facts, kind: str) -> str:
+    """Return the table of metrics with a row for each category, and the means last."""
+    from flawscope.evaluation.benchmark.tables import METRICS
+
+    document_by_category = document["categories"]
+
+    def metric_cells(metrics: Mapping[str, float | None]) -> list[str]:
+        values = [metrics.get(name) for name in METRICS]
+        return ["n/a" if value is None else f"{value:.4f}" for value in values]
+
+    def mistaken_cell(names: Iterable[str]) -> str:
+        total = sum(document_by_category[name]["products"]["pictures"] for name in names)
+        return f"{_count_mistaken(document_by_category, names)} of {total}"
+
+    header = [kind, *METRICS.values(), "false alarms", "defects found"]
+    rows: list[list[str]] = []
+    for name, category_document in document_by_category.items():
+        rate = category_document["false_alarms"]["measured"]
+        alarms = "" if rate is None else f"{rate:.1%}"
+        defects = _found_text(category_document["defects"]) if category_document["defects"]["images"] else ""
+        rows.append([name, *metric_cells(category_document["metrics"]), alarms, defects])
+    mean_row = [f"mean of {len(document_by_category)}", *metric_cells(document["mean"]), "", ""]
+    if kind == "product":
+        header.append("mistaken")
+        for row, name in zip(rows, document_by_category, strict=True):
+            row.append(mistaken_cell([name]))
+        mean_row.append(mistaken_cell(document_by_category))
+    return common.format_table([*rows, mean_row], header)
+
+
+def _category_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
+    """Yield the rows of the table of several evaluations: a heading, a row for each category, the means."""
+    document_by_category = document["categories"]
     has_products = kind == "product"
 
     metrics = list(document["mean"])
@@ -541,16 +620,16 @@ def _several_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
     if has_products:
         heading.append("mistaken")
     yield heading
-    for name, figures in found.items():
-        row = [name, figures["method"], figures["images"]]
-        row += [figures["metrics"].get(metric) for metric in metrics]
-        row += [figures["false_alarms"][key] for key in ("measured", "expected", "images")]
-        row += [figures["defects"][key] for key in ("found", "images")]
+    for name, category_document in document_by_category.items():
+        row = [name, category_document["method"], category_document["images"]]
+        row += [category_document["metrics"].get(metric) for metric in metrics]
+        row += [category_document["false_alarms"][key] for key in ("measured", "expected", "images")]
+        row += [category_document["defects"][key] for key in ("found", "images")]
         if has_products:
-            row.append(_count_mistaken(found, [name]))
+            row.append(_count_mistaken(document_by_category, [name]))
         yield row
-    last = [f"mean of {len(found)}", "", "", *document["mean"].values()]
-    last += [""] * len(counts)
+    no_counts = [""] * len(counts)
+    mean_row = [f"mean of {len(document_by_category)}", "", "", *document["mean"].values(), *no_counts]
     if has_products:
-        last.append(_count_mistaken(found, list(found)))
-    yield last
+        mean_row.append(_count_mistaken(document_by_category, document_by_category))
+    yield mean_row

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 
-MAX_SUSPECTS = 20  # that are listed
+MAX_LISTED_SUSPECTS = 20
 add_arguments = fit_options.add_arguments
 
 
@@ -28,32 +28,39 @@ def run(args: argparse.Namespace) -> int:
     args = _read_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
         return _report_accepted(args)
-    args.each_view = router.wants_each_view(args)
+    args.each_view = router.decide_each_view(args)
     if args.joint or args.each_view or _updates_joint_model(args):
         return router.fit(args)
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         return fit_several.run(args)
     return _fit_one(args)
 
 
 def _read_call(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of its file. InputError where options do not go together."""
-    args = fit_options.with_call_of_file(args)
-    args = fit_options.with_file(args, _category_of_file(args))
-    if args.cluster is not None:
-        connect.check_address(args.cluster)
-    if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
+    """Return the call with the options of `--config`; set `call_digest`, and `has_test` to True.
+
+    Raises:
+        InputError: Options do not go together, or an option of the file is wrong.
+    """
+    with_output = fit_options.with_call_of_file(args)
+    call = fit_options.with_file(with_output, _category_of_file(with_output))
+    if call.cluster is not None:
+        connect.check_address(call.cluster)
+    if call.evaluate and (call.joint or call.each_view or common.has_several_categories(call)):
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
-    if args.json and not args.evaluate:
+    if call.json and not call.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
-    args.call_digest = questions.digest_call(args)
-    args.has_test = True
-    return args
+    call.call_digest = questions.digest_call(call)
+    call.has_test = True
+    return call
 
 
 def _category_of_file(args: argparse.Namespace) -> str | None:
-    """The category whose options of `--config` hold for the whole call; None: those for all do."""
-    if args.joint or common.asks_several(args):
+    """Return the category whose section of `--config` is read for the whole call.
+
+    The result is None if no section is read, but only the options for all categories.
+    """
+    if args.joint or common.has_several_categories(args):
         return None
     if args.category or not args.config:
         return args.category or None
@@ -61,7 +68,7 @@ def _category_of_file(args: argparse.Namespace) -> str | None:
 
 
 def _report_accepted(args: argparse.Namespace) -> int:
-    """Evaluate a model whose questions were accepted, where `--evaluate` asks for it."""
+    """Evaluate a model whose questions were accepted, if `--evaluate` asks for it; return the exit code."""
     from flawscope.predictor import Predictor
 
     failures = _evaluate(args, Predictor.opened(args.out)) if args.evaluate else []
@@ -75,21 +82,22 @@ def _updates_joint_model(args: argparse.Namespace) -> bool:
 
 
 def _fit_one(args: argparse.Namespace) -> int:
-    """Fit one model, say what it is and how to go on, and evaluate it where the call asks for it."""
+    """Fit one model, print its facts and the next steps, and evaluate it if `--evaluate` asks for it."""
     from flawscope.artefact import files
 
     files.check_writable(args.out, ".safetensors")
     say = common.say_unless_quiet(args)
 
-    def tell(line: str) -> None:
+    def say_without_details(line: str) -> None:
         if args.verbose or not isinstance(line, Detail):
             say(line)
 
     if args.cluster is None:
-        predictor = fit_one.fit_and_save(args, tell, common.progress_for(args, _plan(args)))
+        step = common.progress_for(args, _plan(args))
+        predictor = fit_one.fit_and_save(args, say_without_details, step)
     else:
-        predictor = fit_several.fit_in_task(args, tell)
-    out = questions.written(args.out, args.update)
+        predictor = fit_several.fit_in_task(args, say_without_details)
+    out = questions.saved_path(args.out, args.update)
     _say_fitted(args, predictor, out)
     failures = list(predictor.failures)
     if args.evaluate:
@@ -98,14 +106,14 @@ def _fit_one(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan | None:
-    """Stages of a fit of PatchCore; None: a search, another method or several views have others."""
+    """Return the stages of a fit; None for a search, several views, or a method other than PatchCore."""
     if args.auto is not None or args.part is not None or args.method not in (None, "patchcore"):
         return None
     return common.UPDATE if args.update else common.FIT
 
 
 def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:
-    """Print the model's promised rate, its file and the next steps."""
+    """Print the model's expected false-alarm rate, its file and the next steps."""
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.results.advice import advice
 
@@ -118,13 +126,13 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
     speed = "" if seconds is None else f", {seconds:.2g} s a view here"
     size = f"{out.stat().st_size / 2**20:.1f} MiB"
     say(f"wrote {out} ({size}{speed}); `flawscope info {out} --verbose` says the rest")
-    few = advice(
+    advice_on_few = advice(
         rate=predictor.calibration.rate,
         missing=lacking(manifest, is_update),
         learnt=learnt_by_default(args, manifest),
     )
-    for step in [*advise_blind(manifest), *few]:
-        say(common.next_step(step))
+    for step in [*advise_blind(manifest), *advice_on_few]:
+        say(common.format_advice(step))
     for line in next_steps(args, out):
         say(line)
 
@@ -143,12 +151,13 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 
 
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
-    """Return lines on a fit: the promised rate, simulated defects, and what stands out.
+    """Return lines on a fit: the expected rate, simulated defects, and suspicious pictures.
 
     Args:
         predictor: The fitted model.
-        verbose: Whether to say also what the rate comes from, which `info` says, too.
-        updated: Whether the model was updated: what it finds was reported before.
+        verbose: Whether to give the long text on the rate, as `info` does, which says how it was measured.
+        updated: Whether the model was updated; then there is no line on simulated defects, which was reported
+            when it was fitted.
     """
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
@@ -156,10 +165,12 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     manifest = predictor.manifest
     promise = promise_of(manifest)
     calibration = manifest.calibration
-    short = not verbose and not promise.by_part
-    # what the rate lacks stands among the next steps
-    brief = calibration.describe_rate() if calibration.promised else calibration.brief()
-    lines = [brief if short else promise.text]
+    if verbose or promise.by_part:
+        lines = [promise.text]
+    elif calibration.promised:
+        lines = [calibration.describe_rate()]  # the next steps say which pictures the rate lacks
+    else:
+        lines = [calibration.brief()]
     if not updated:
         lines += describe_found(manifest)
     lines += describe_suspects(manifest)
@@ -167,62 +178,71 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
 
 def describe_suspects(manifest: Manifest) -> list[str]:
-    """Lines on the good pictures that deserve a look, each once, with one reason."""
+    """Return lines on suspicious good pictures, each with the reason; [] if there are none."""
     from flawscope.calibration.outliers import HIGH, WORDS
 
     suspects = manifest.suspects
     if not suspects:
         return []
-    dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
+    dropped_names = {row.name for row in manifest.pictures if row.role == "dropped"}
     count = pluralize(len(suspects), "picture")
-    head = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
-    lines = [f"{head}, most suspicious first:"]
-    lines += [
-        f"  {suspect.line()}{', left out' * (suspect.name in dropped)}" for suspect in suspects[:MAX_SUSPECTS]
-    ]
-    if len(suspects) > MAX_SUSPECTS:
-        lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")
-    if any(suspect.reason == HIGH and suspect.name not in dropped for suspect in suspects):
+    heading = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
+    lines = [f"{heading}, most suspicious first:"]
+    for suspect in suspects[:MAX_LISTED_SUSPECTS]:
+        left_out = ", left out" if suspect.name in dropped_names else ""
+        lines.append(f"  {suspect.line()}{left_out}")
+    if len(suspects) > MAX_LISTED_SUSPECTS:
+        lines.append(f"  and {len(suspects) - MAX_LISTED_SUSPECTS} more")
+    if any(suspect.reason == HIGH and suspect.name not in dropped_names for suspect in suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
 
 
 def lacking(manifest: Manifest, updated: bool) -> str:
-    """Words how much more the requested rate needs; empty: nothing.
+    """Return words on the good pictures that are still needed for the requested rate; empty: none are.
 
     Args:
-        manifest: Of the fitted model.
-        updated: Whether the model was updated: its new pictures count only where they are a fair sample.
+        manifest: Manifest of the fitted model.
+        updated: Whether the model was updated; then further pictures count only if they are a fair sample.
     """
     from flawscope.artefact.rates import promise_of
 
     missing = promise_of(manifest).describe_missing()
-    return f"{missing} that nobody chose, by --update and --fair" if missing and updated else missing
+    if missing and updated:
+        return f"{missing} that nobody chose, by --update and --fair"
+    return missing
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Return how many good pictures a method learnt from by default, where they are few; else 0.
+    """Return the number of training pictures if the preset `accurate` is worth its time for so few; else 0.
 
-    They are few where the method has a preset `accurate` that is worth its time with so many. After an
-    update, and where the call chose another preset, it is 0, too.
+    The result is also 0 after an update, and if the call chose a preset.
     """
-    plain = args.update is None and args.preset in (None, "default")
+    if args.update is not None or args.preset not in (None, "default"):
+        return 0
     count = sum(picture.role == "train" for picture in manifest.pictures)
-    return count if plain and registry.wants_accurate(manifest.method, count) else 0
+    return count if registry.wants_accurate(manifest.method, count) else 0
 
 
 def next_steps(args: argparse.Namespace, out: Path) -> list[str]:
-    """Lines with the commands that come next."""
-    which = ["--category", args.category] if args.category else []
-    which += ["--good", args.good] if args.good else []
-    tested = [args.data, *which] if args.has_test else ["GOOD_AND_BAD"]  # good ones alone test nothing
-    why = "shows what was measured, with pictures" if args.evaluate else "measures on good and bad ones"
-    steps = (
-        (["predict", out, "NEW_PICTURES", "--out", "found"], "judges pictures"),
-        (["evaluate", out, "--data", *tested, "--out", "results"], why),
-        (
-            ["export", out, "--out", out.with_suffix(".onnx")],
-            "makes a copy for computers that only judge: less to install",
-        ),
+    """Return lines with commands that use the model in the file `out`."""
+    if args.has_test:
+        data = [args.data]
+        data += ["--category", args.category] if args.category else []
+        data += ["--good", args.good] if args.good else []
+    else:
+        data = ["GOOD_AND_BAD"]  # the pictures of the fit are all good, and would measure no misses
+    predict = ["predict", out, "NEW_PICTURES", "--out", "found"]
+    evaluate = ["evaluate", out, "--data", *data, "--out", "results"]
+    export = ["export", out, "--out", out.with_suffix(".onnx")]
+    evaluate_use = (
+        "shows what was measured, with pictures" if args.evaluate else "measures on good and bad ones"
     )
-    return ["go on with:", *(f"  flawscope {shlex.join(map(str, words))}   {what}" for words, what in steps)]
+    lines = ["go on with:"]
+    for words, use in (
+        (predict, "judges pictures"),
+        (evaluate, evaluate_use),
+        (export, "makes a copy for computers that only judge: less to install"),
+    ):
+        lines.append(f"  flawscope {shlex.join(map(str, words))}   {use}")
+    return lines

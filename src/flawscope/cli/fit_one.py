@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Settings that have a flag with every method
 COMMON_FLAGS = (*names_of(SETTING), "seen")
-MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends on
+MEMORY_ARGUMENTS = (Reading, Seeing)  # records of the arguments that the memory of a fit depends on
 
 
 class FitSettings(NamedTuple):
@@ -52,50 +52,59 @@ class FitSettings(NamedTuple):
 
 
 def read_fit_settings(args: argparse.Namespace) -> FitSettings:
-    """Read the settings of a call. InputError for a wrong one, before torch is loaded."""
+    """Read the settings of a call, before torch is loaded.
+
+    Raises:
+        InputError: A setting is wrong, or an update cannot have it.
+    """
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
+    # the category whose section of the `--config` file is read
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
-    options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
-    _check_update(args, options)
-    method, preset, seen = registry.take_choices(options)
-    method = registry.default_method_name(method, preset)
+    settings = {name: value for name, value in options.items() if name not in fit_options.file_options()}
+    _check_update(args, settings)
+    requested_method, preset, seen = registry.take_choices(settings)  # removes these from `settings`
+    method = registry.default_method_name(requested_method, preset)
     if not args.update:
         try:
-            registry.configure(registry.method(method), preset, options)
+            registry.configure(registry.method(method), preset, settings)
         except InputError as error:
             raise InputError(fit_options.name_setting_as_flag(args, str(error))) from None
-    return FitSettings(method, preset, seen, options)
+    return FitSettings(method, preset, seen, settings)
 
 
 def _check_update(args: argparse.Namespace, settings: Json) -> None:
-    """Raise an InputError for settings that an update keeps, and for options of an update without one."""
+    """Check that `--update` has no settings that it cannot change, and that `--fair` has `--update`.
+
+    Raises:
+        InputError: The call has such settings or options.
+    """
     if not args.update:
         if args.fair:
             raise InputError("--fair is for --update: leave it out")
         return
-    given = [name for name, value in settings.items() if value is not None]
-    given += [option.name for option in FIT_OPTIONS if option.kept_by_update and getattr(args, option.name)]
-    if given:
-        names = ", ".join(fit_options.written(args, name) for name in given)
-        raise InputError(f"--update keeps the model's own settings: leave out {names}")
+    names = [name for name, value in settings.items() if value is not None]
+    names += [option.name for option in FIT_OPTIONS if option.kept_by_update and getattr(args, option.name)]
+    if names:
+        options = ", ".join(fit_options.written_form(args, name) for name in names)
+        raise InputError(f"--update keeps the model's own settings: leave out {options}")
 
 
 def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> Predictor:
-    """Fit one model, or add to one, and write it to `--out`."""
+    """Fit one model, or add to the model of `--update`; write the result to `--out` and return it."""
     from flawscope.artefact import model_file
     from flawscope.artefact.files import checkpoint_path, training_log_path
 
-    call = read_fit_settings(args)
+    fit_settings = read_fit_settings(args)
     checkpoint = None
     require_training()
     old = model_file.read(args.update) if args.update else None
-    if old is None and registry.method(call.method).learns_in_steps:
+    if old is None and registry.method(fit_settings.method).learns_in_steps:
         checkpoint = checkpoint_path(args.out)
     with report_kept_steps(checkpoint):
-        predictor = fit_model(args, call, old, say, step)
+        predictor = fit_model(args, fit_settings, old, say, step)
         questions.save(predictor, args.out, args.call_digest, args.update)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -104,54 +113,83 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
 
 
 def predict_memory(fit: Mapping[str, object]) -> int | None:
-    """`preparation.predict_peak_memory` of a fit, for a process that may load torch.
+    """Return the peak memory of a fit in bytes, as `predict_peak_memory` does; None: it is unknown.
 
-    `good` names the folder of good pictures, as `open_dataset` takes it.
+    This loads torch.
+
+    Args:
+        fit: Arguments of `predict_peak_memory`, of which `images` may be the folder of a data set; and
+            `good`, the names of its folders of good pictures, as `open_dataset` takes them.
     """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
 
-    given: Json = {"good": None, **fit}
-    images = given.pop("images")
-    good = given.pop("good")
+    arguments: Json = {**fit}
+    images = arguments.pop("images")
+    good = arguments.pop("good", None)
     if good is not None:
-        images = open_dataset(images, given.get("category"), group=given.get("group"), good=good)
-    return predict_peak_memory(images, **given)
+        images = open_dataset(images, arguments.get("category"), group=arguments.get("group"), good=good)
+    return predict_peak_memory(images, **arguments)
 
 
 def fit_arguments(
-    args: argparse.Namespace, call: FitSettings, records: Iterable[type[DataclassInstance]] = ARGUMENTS
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    records: Iterable[type[DataclassInstance]] = ARGUMENTS,
 ) -> Json:
-    """Arguments of `fit`: those of these records that were given, and the settings of the method."""
-    given: Json = {}
-    for arguments in records:
-        for option in records_of(arguments):
+    """Return the keyword arguments of `fitting.fit` for a call; options that the call lacks are left out.
+
+    Args:
+        args: Arguments of the call.
+        fit_settings: Settings of the method.
+        records: Records of the arguments to take.
+    """
+    arguments: Json = {}
+    for record in records:
+        for option in records_of(record):
             value = getattr(args, option.name)
             if value is None or value is False:
                 continue
-            given[option.argument] = option.switched if option.value == SWITCH else value
-    return {**given, "method": call.method, "preset": call.preset, "seen": call.seen, **call.settings}
+            # a switch that is given stands for the value `switched`
+            arguments[option.argument] = option.switched if option.value == SWITCH else value
+    choices = {"method": fit_settings.method, "preset": fit_settings.preset, "seen": fit_settings.seen}
+    return {**arguments, **choices, **fit_settings.settings}
 
 
-def memory_arguments(args: argparse.Namespace, call: FitSettings) -> Json:
-    """Arguments of a fit that its memory depends on."""
-    return fit_arguments(args, call, MEMORY_ARGUMENTS)
+def memory_arguments(args: argparse.Namespace, fit_settings: FitSettings) -> Json:
+    """Return the arguments of a fit that its memory depends on."""
+    return fit_arguments(args, fit_settings, MEMORY_ARGUMENTS)
 
 
 def require_training() -> None:
-    """InputError where what fits is not installed."""
+    """Raise an InputError if the libraries for fitting are not installed."""
     require_installed("fitting", "torch", "timm", extras="train")
 
 
 def fit_model(
-    args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
+    args: argparse.Namespace,
+    fit_settings: FitSettings,
+    old: Artefact | None,
+    say: Say,
+    step: ProgressCallback,
 ) -> Predictor:
-    """Fit one model, or add to `old`."""
+    """Fit one model, or add to an old one.
+
+    `args.has_test` is set: whether the data have test pictures.
+
+    Args:
+        args: Arguments of the call.
+        fit_settings: Settings of the call.
+        old: Model to add to; None: a new one is fitted.
+        say: Prints a remark.
+        step: Shows the progress.
+    """
     if old is not None:
         from flawscope.artefact.model_mapping import ModelMapping
 
-        return add_to_models(args, call, ModelMapping.of(old), say, step).products[""]
-    dataset = _open_training_data(args, call, old=None)
+        updated = add_to_models(args, fit_settings, ModelMapping.of(old), say, step)
+        return updated.products[""]
+    dataset = _open_training_data(args, fit_settings, old=None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view
@@ -160,13 +198,14 @@ def fit_model(
         dataset = split_by_view(dataset, pattern, "train", "validation")[view]
     _say_training_data(args, dataset, say)
     is_pose_unknown = not (args.align or args.several or args.channels)
-    if is_pose_unknown and not args.auto:  # a search asks it, too
+    if is_pose_unknown and not args.auto:  # the search of --auto gives this advice itself
         _advise_before(dataset, say)
     _prepare_torch(args)
     try:
-        predictor = _fit_new(args, call, dataset, {"say": say, "step": step})
+        predictor = _fit_new(args, fit_settings, dataset, say, step)
     except ConflictError as error:
-        text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
+        first_conflict = error.conflicts[0]
+        text = first_conflict.describe(lambda name: fit_options.written_form(args, name))
         raise InputError(text) from None
     if is_pose_unknown:
         _advise_untried(predictor, dataset, say)
@@ -174,13 +213,16 @@ def fit_model(
 
 
 def add_to_models(
-    args: argparse.Namespace, call: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
+    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
 ) -> Model:
-    """Add to the model of one product, or to those of the views of a part."""
+    """Return the model, of one product or of a part's views, with new good pictures added.
+
+    `args.has_test` is set: whether the data have test pictures.
+    """
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
 
-    dataset = _open_training_data(args, call, old)
+    dataset = _open_training_data(args, fit_settings, old)
     args.has_test = bool(dataset.test)
     _say_training_data(args, dataset, say)
     _prepare_torch(args)
@@ -199,15 +241,23 @@ def add_to_models(
 
 
 def _prepare_torch(args: argparse.Namespace) -> None:
-    """Set threads and memory of torch, which is loaded after all is checked."""
+    """Load torch, and set its threads and its use of memory. Loading is slow: check the call first."""
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(args.threads)
     reuse_freed_memory()
 
 
-def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelMapping | None) -> Dataset:
-    """Open the data set, split as the model's seed and parts say."""
+def _open_training_data(
+    args: argparse.Namespace, fit_settings: FitSettings, old: ModelMapping | None
+) -> Dataset:
+    """Open the data set of a fit; the model's seed splits it, and pictures of one part stay together.
+
+    Args:
+        args: Arguments of the call.
+        fit_settings: Settings of the call, which have the seed of a new model.
+        old: Model that is added to; None: a new one is fitted.
+    """
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
     from flawscope.pictures.listing import relative_names
@@ -215,11 +265,12 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 
     if old is None:
         group = name_reader(args.group, args.part, args.view)
-        seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
+        method = registry.method(fit_settings.method)
+        seed = registry.configure(method, fit_settings.preset, fit_settings.settings).seed
     else:
         _check_extends(old)
-        seed, known = common.seed_and_group(old.facts)
-        group = group_reader(args.group) or known
+        seed, model_group = common.seed_and_group(old.facts)
+        group = group_reader(args.group) or model_group
     if args.only_view is not None:
         group = args.only_view[0].part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
@@ -229,28 +280,29 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 
 
 def _check_extends(old: ModelMapping) -> None:
-    """Raise an InputError where a model's method cannot be added to."""
-    able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
+    """Raise an InputError if the method of a model cannot learn more pictures later."""
+    extendable = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
     for product in old.products.values():
         if registry.method(product.manifest.method).extends:
             continue
         raise InputError(
-            f"--update is for {able}: put the new pictures to the good ones and fit "
+            f"--update is for {extendable}: put the new pictures to the good ones and fit "
             f"{product.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
         )
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
-    """Print how many pictures are learnt from, and remarks on them."""
-    kept = sum(not item.anomalous for item in dataset.test) if dataset.drawn_split else 0
-    others = f"; {kept} more are kept for `evaluate`" if kept else ""
-    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
+    """Print the number of training pictures, and remarks on them."""
+    test_count = sum(not item.anomalous for item in dataset.test) if dataset.drawn_split else 0
+    test_pictures = f"; {test_count} more are kept for `evaluate`" if test_count else ""
+    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{test_pictures}")
     say(Detail(f"folders: {dataset.layout} layout"))
     for line in training_remarks(dataset, args.group):
         say(line)
 
 
 def _advise_before(dataset: Dataset, say: Say) -> None:
+    """Print the steps that are advised before a fit."""
     from flawscope.evaluation.next_steps import advise_before
 
     for advice in advise_before(dataset):
@@ -258,7 +310,7 @@ def _advise_before(dataset: Dataset, say: Say) -> None:
 
 
 def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
-    """Print the steps that a search did not try; nothing where there was no search."""
+    """Print advised steps that the search of `--auto` did not try; nothing if there was no search."""
     from flawscope.artefact.tried import Choice
     from flawscope.evaluation.next_steps import advise_untried
 
@@ -266,44 +318,52 @@ def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
     if choice is None:
         return
     for advice in advise_untried(choice, dataset):
-        say(common.next_step(advice))
+        say(common.format_advice(advice))
 
 
-def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:
+def _fit_new(
+    args: argparse.Namespace, fit_settings: FitSettings, dataset: Dataset, say: Say, step: ProgressCallback
+) -> Predictor:
+    """Fit a new model; with `--auto`, search for the best options first."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting import auto, fitting
 
-    given = {**fit_arguments(args, call), **how}
+    arguments = {**fit_arguments(args, fit_settings), "say": say, "step": step}
     if args.auto is None:
-        return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **given)
+        return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **arguments)
     if args.minutes is not None:
         raise InputError("--auto has minutes of its own: leave out --minutes")
-    given |= {"minutes": args.auto, "resume": False}
-    return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **given)
+    arguments |= {"minutes": args.auto, "resume": False}
+    return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **arguments)
 
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """Add to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
+    """Give a KeyboardInterrupt that leaves the block a message on the steps kept in the checkpoint.
+
+    Args:
+        checkpoint: File of the checkpoint; None: the method saves none, and the KeyboardInterrupt stays as
+            it is.
+    """
     from flawscope.methods.training.state_file import checkpoint_progress
 
     try:
         yield
     except KeyboardInterrupt:
-        steps = None if checkpoint is None else checkpoint_progress(checkpoint)
-        if steps is None:
+        progress = None if checkpoint is None else checkpoint_progress(checkpoint)
+        if progress is None:
             raise
-        done, total = steps
+        done, total = progress
         text = f"interrupted: step {done:,} of {total:,} kept; go on with --resume"
         raise KeyboardInterrupt(text) from None
 
 
 def only_category(root: str) -> str | None:
-    """Return the category of a data root that has a single one; None where it has none or several."""
+    """Return the only category of a data root; None if it has none or several."""
     from flawscope.datasets import find_categories
 
-    found = find_categories(root)
-    return found[0] if len(found) == 1 else None
+    categories = find_categories(root)
+    return categories[0] if len(categories) == 1 else None
 
 
 def _good_pictures(dataset: Dataset) -> list[Path]:
@@ -312,7 +372,11 @@ def _good_pictures(dataset: Dataset) -> list[Path]:
 
 
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
-    """Yield remarks on the training pictures, by their names. InputError: `group` matches no name."""
+    """Yield remarks on the training pictures: on their names, and on files beside them.
+
+    Raises:
+        InputError: The pattern `group` matches no name.
+    """
     from flawscope.datasets.dataset import group_warning
     from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in
@@ -320,16 +384,20 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     paths = _good_pictures(dataset)
     if not paths:
         return
-    if found := group_warning(paths, group):
-        yield found
+    if warning := group_warning(paths, group):
+        yield warning
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    unread = list[str]()
-    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
+    unread_files = list[str]()
+    # masks, and files with facts on a picture, lie beside the pictures
+    side_files = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
     for path in not_pictures_in(folder):
-        of = beside if path.suffix.lower() in COMPANION_SUFFIXES else unread
-        of.append(path.relative_to(folder).as_posix())
-    if unread:
-        files = pluralize(len(unread), "file")
-        yield f"not learnt from: {files} of formats that are not read: {join_names(unread)}"
-    yield from file_remarks(beside)
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in COMPANION_SUFFIXES:
+            side_files.append(name)
+        else:
+            unread_files.append(name)
+    if unread_files:
+        files = pluralize(len(unread_files), "file")
+        yield f"not learnt from: {files} of formats that are not read: {join_names(unread_files)}"
+    yield from file_remarks(side_files)
     yield from picture_remarks(dataset)

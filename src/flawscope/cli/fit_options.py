@@ -32,74 +32,79 @@ from flawscope.methods.options import FIT_OPTIONS, names_of, record
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-# Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
+# Options for the whole call that may stand in the file, above `categories`
 CALL_IN_FILE = names_of(file=record.WHOLE)
-OF_THE_CALL = frozenset((*CALL_IN_FILE, *names_of(file=record.NOWHERE), "only_view"))
-AUTO_MINUTES = 10  # unless told
-# Settings of every method, and the file's own
+# All options for the whole call, which no category can have of its own
+CALL_OPTIONS = frozenset((*CALL_IN_FILE, *names_of(file=record.NOWHERE), "only_view"))
+AUTO_MINUTES = 10  # of `--auto` without a number
+HELP_WIDTH = 96  # characters in a line of the settings of methods
+# Settings that a file may have beside those of a single method
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
-# `--help-all` alone shows them
-RARE = frozenset(option.name for option in FIT_OPTIONS if option.rare)
-# How this command adds the options that it shares with others
-SHARED: Mapping[str, Mapping[str, str]]
-SHARED = {
-    "data": {"several": "; a,b or all"},
+RARE_OPTIONS = frozenset(option.name for option in FIT_OPTIONS if option.rare)  # shown by `--help-all` alone
+# Arguments of `common.add_NAME` for the options that this command shares with others
+SHARED_OPTIONS: Mapping[str, Mapping[str, str]]
+SHARED_OPTIONS = {
+    "data": {"more_meanings": "; a,b or all"},
     "rate": {"default": "5%%"},
-    "settings": {"presets": "Named settings: default, small, accurate, paper; quick."},
+    "settings": {"preset_help": "Named settings: default, small, accurate, paper; quick."},
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    groups = {}
+    group_by_name = {}
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
-        groups[name] = parser.add_argument_group(name)
-        add_options(groups[name], [option for option in FIT_OPTIONS if option.group == name], SHARED)
-    method_flags = _add_method_flags(groups[record.METHOD])
-    # values that no option gives: `router.fit` sets the first, `with_file` the others
+        group_by_name[name] = parser.add_argument_group(name)
+        options = [option for option in FIT_OPTIONS if option.group == name]
+        add_options(group_by_name[name], options, SHARED_OPTIONS)
+    method_options = _add_method_flags(group_by_name[record.METHOD])
+    # no option sets these: `router.fit` sets `only_view`, `with_file` the others
     parser.set_defaults(only_view=None, typed=None, filed=())
-    texts = {action: action.help for action in parser._actions if action.dest in RARE | method_flags}
-    parser.register("action", "help_all", partial(_HelpAll, texts))
+    hidden_help = {
+        action: action.help for action in parser._actions if action.dest in RARE_OPTIONS | method_options
+    }
+    parser.register("action", "help_all", partial(_HelpAll, hidden_help))
     parser.add_argument(
         "--help-all", action="help_all", help="Show all options, and the settings of methods."
     )
-    for action in texts:
+    for action in hidden_help:
         action.help = argparse.SUPPRESS
 
 
 class _HelpAll(argparse.Action):
-    """Prints the help with all options, and the settings that `--set` and a file take."""
+    """Prints the help with all options, and the settings for `--set` and for a file.
+
+    Args:
+        hidden_help: Help of the options that `--help` hides.
+        option_strings: Strings of the option, from argparse.
+        dest: Name of the option's value, from argparse.
+        help: Help of the option, from argparse.
+    """
 
     def __init__(
         self,
-        texts: Mapping[argparse.Action, str | None],
+        hidden_help: Mapping[argparse.Action, str | None],
         option_strings: Sequence[str],
         dest: str,
         help: str | None = None,
     ):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
-        self._texts = texts
+        self._hidden_help = hidden_help
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        for action, text in self._texts.items():
+        for action, text in self._hidden_help.items():
             action.help = text
         print(parser.format_help())
         print("settings, for --set KEY=VALUE and --config FILE (configs/ explains them)")
         for method in registry.loadable_methods():
-            values = asdict(method.config())
-            explanation = (
-                f"{name}={'' if values[name] is None else values[name]}"
-                for name in sorted(setting_names(method.config))
-            )
-            print(
-                textwrap.fill(
-                    f"{method.name}: {' '.join(explanation)}",
-                    96,
-                    initial_indent="  ",
-                    subsequent_indent="    ",
-                )
-            )
+            defaults = asdict(method.config())
+            settings = []
+            for name in sorted(setting_names(method.config)):
+                default = "" if defaults[name] is None else defaults[name]
+                settings.append(f"{name}={default}")
+            line = f"{method.name}: {' '.join(settings)}"
+            print(textwrap.fill(line, HELP_WIDTH, initial_indent="  ", subsequent_indent="    "))
         parser.exit()
 
 
@@ -108,30 +113,33 @@ def add_options(
     options: Iterable[record.FitOption],
     shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Add options of a fit to a command's help; options that several commands share come from `common`.
+    """Add options of a fit to a command. Options that commands share are added by `common.add_NAME`.
 
     Args:
         group: Parser, or group of its options.
         options: Options to add.
-        shared: Arguments of `common.add_NAME`, by the name of the shared options.
+        shared: Arguments of `common.add_NAME`, by the NAME.
     """
     added = set[str]()
-    words = _help_words()
-    exclusive: dict[str, common.Options] = {"": group}
+    value_by_word = _help_words()
+    subgroups: dict[str, common.Options] = {"": group}  # by `FitOption.exclusive`
     for option in options:
         if option.shared in added:
             continue
         if option.shared:
             added.add(option.shared)
-            getattr(common, f"add_{option.shared}")(group, **shared.get(option.shared, {}))
+            add_shared = getattr(common, f"add_{option.shared}")
+            add_shared(group, **shared.get(option.shared, {}))
             continue
-        if option.exclusive not in exclusive:
-            exclusive[option.exclusive] = group.add_mutually_exclusive_group()
-        exclusive[option.exclusive].add_argument(flag_of(option.name), **_argument(option, words))
+        if option.exclusive not in subgroups:
+            subgroups[option.exclusive] = group.add_mutually_exclusive_group()
+        subgroups[option.exclusive].add_argument(
+            flag_of(option.name), **_argument_settings(option, value_by_word)
+        )
 
 
 def _help_words() -> dict[str, object]:
-    """Words that the help of options names in braces."""
+    """Return the values that replace words in braces in the help of options, by the word."""
     names = registry.names()
     methods = registry.loadable_methods()
     return {
@@ -141,8 +149,8 @@ def _help_words() -> dict[str, object]:
     }
 
 
-def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
-    """Return how argparse reads an option."""
+def _argument_settings(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
+    """Return the arguments of `add_argument` for an option; `words` are those of `_help_words`."""
     text = option.help
     for word, value in words.items():
         text = text.replace(f"{{{word}}}", str(value))
@@ -150,90 +158,100 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.A
         return {"action": "store_true", "help": text}
     if option.value == record.YES_OR_NO:
         return {"action": argparse.BooleanOptionalAction, "help": text}
-    how: common.ArgumentSettings = {"metavar": option.metavar, "help": text}
+    settings: common.ArgumentSettings = {"metavar": option.metavar, "help": text}
     if option.choices:
-        how["choices"] = option.choices
+        settings["choices"] = option.choices
     if option.value == record.NUMBER:
-        how["type"] = int
+        settings["type"] = int
     if option.value in (record.MINUTES, record.OPTIONAL_MINUTES):
-        how["type"] = common.parse_minutes
+        settings["type"] = common.parse_minutes
     if option.value == record.OPTIONAL_MINUTES:
-        how["nargs"], how["const"] = "?", AUTO_MINUTES
-    return how
+        settings["nargs"] = "?"
+        settings["const"] = AUTO_MINUTES
+    return settings
 
 
 def _add_method_flags(group: common.Options) -> set[str]:
     """Add the options that single methods have; return their names."""
     flags = _method_flags()
-    for flag_, (metavar, text) in flags.items():
-        group.add_argument(flag_, metavar=metavar, help=text)
-    return {flag_.removeprefix("--").replace("-", "_") for flag_ in flags}
+    for flag, (metavar, text) in flags.items():
+        group.add_argument(flag, metavar=metavar, help=text)
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
-    """Return metavar and help of the flags of single methods; the help names the methods."""
-    found: dict[str, tuple[str, str]] = {}
+    """Return metavar and help of the flags that only some methods have, by flag.
+
+    The help has a sentence for each of these methods.
+    """
+    flags: dict[str, tuple[str, str]] = {}  # metavar and help, by flag
     for method in registry.loadable_methods():
         for option in method.options:
-            text = f"{option.help} ({method.name})."
-            metavar, known = found.get(option.flag, (option.metavar, ""))
-            found[option.flag] = metavar, f"{known} {text}" if known else text
-    return found
+            sentence = f"{option.help} ({method.name})."
+            metavar, earlier_help = flags.get(option.flag, (option.metavar, ""))
+            flags[option.flag] = metavar, f"{earlier_help} {sentence}" if earlier_help else sentence
+    return flags
 
 
 # ------------------------------------------------------------------------------------------------ in a file
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Return the call with the options of `CALL_IN_FILE` that `--config` has.
+    """Return the call completed by those options of `CALL_IN_FILE` that only the file of `--config` has.
 
-    InputError: there is no output.
+    Raises:
+        InputError: Neither the command line nor the file names an output.
     """
     values = read_config(args.config) if args.config else {}
-    typed = _typed(args)
-    copied = argparse.Namespace(**{**vars(args), "typed": typed})
+    typed_names = _typed_names(args)
+    call = argparse.Namespace(**{**vars(args), "typed": typed_names})
     for name in CALL_IN_FILE:
-        if name not in typed and values.get(name) is not None:
-            setattr(copied, name, _read(args.config, name, values[name]))
-    if copied.out is None:
+        if name not in typed_names and values.get(name) is not None:
+            setattr(call, name, _parse_file_value(args.config, name, values[name]))
+    if call.out is None:
         raise InputError("there is no file for the model: give --out MODEL, or `out: MODEL` in --config FILE")
-    return copied
+    return call
 
 
-def _typed(args: argparse.Namespace) -> frozenset[str]:
-    """Names of the options that stand on the command line."""
-    if args.typed is not None:
+def _typed_names(args: argparse.Namespace) -> frozenset[str]:
+    """Return the names of the options that stand on the command line."""
+    if args.typed is not None:  # stored by `with_call_of_file`, before it added options of a file
         return frozenset(args.typed)
     return frozenset(name for name in _actions() if getattr(args, name) not in (None, False, []))
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Return the call with the options of `--config` for this category; None: those for all.
+    """Return the call completed by the options that only the file of `--config` has, for a category.
+
+    Args:
+        args: Arguments of the call.
+        category: The category; None: only the file's options for all categories are read.
 
     Raises:
-        InputError: the file or `--set` has an unknown name, or one that stands elsewhere; a wrong value.
+        InputError: The file or `--set` has an unknown name, a name that belongs elsewhere, or a wrong value.
     """
-    typed = _typed(args)
+    typed_names = _typed_names(args)
     for name in parse_assignments(args.set):
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
     values = _read_category(args.config, category) if args.config else {}
-    copied = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
-    for name in file_options() & values.keys():
-        if name not in typed and values[name] is not None:
-            setattr(copied, name, _read(args.config, name, values[name]))
-    if copied.channels and "{" in copied.channels:
-        copied.part, copied.view = _parse_template(copied)
-        copied.channels = None
-    return copied
+    filed_names = frozenset(values.keys() - typed_names)
+    call = argparse.Namespace(**{**vars(args), "typed": typed_names, "filed": filed_names})
+    for name in file_options() & filed_names:
+        if values[name] is not None:
+            setattr(call, name, _parse_file_value(args.config, name, values[name]))
+    if call.channels and "{" in call.channels:
+        call.part, call.view = _parse_template(call)
+        call.channels = None
+    return call
 
 
 def _read_category(file: str, category: str | None) -> Json:
-    """Options and settings of a file for a category, without those of the whole call."""
+    """Read the options and settings of a file for a category, without those of the whole call."""
     values = read_config(file, category)
-    of_all = read_config(file)
+    shared_values = read_config(file)
     for name in CALL_IN_FILE:
-        if values.pop(name, None) != of_all.get(name):
+        if values.pop(name, None) != shared_values.get(name):  # the category's section sets it
             raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
     _check_names(file, values)
     return values
@@ -241,72 +259,77 @@ def _read_category(file: str, category: str | None) -> Json:
 
 @cache
 def file_options() -> frozenset[str]:
-    """Names of the options that may stand in a file and are no settings of a method."""
-    return frozenset(_actions().keys() - OF_THE_CALL - _settings())
+    """Return the names of the options that may stand in a file and are no settings of a method."""
+    return frozenset(_actions().keys() - CALL_OPTIONS - _settings())
 
 
-def written(args: argparse.Namespace, name: str) -> str:
-    """Names a setting or an option as it was given: `--min-defect`, or `min_defect` of the file."""
+def written_form(args: argparse.Namespace, name: str) -> str:
+    """Return a setting or option as the user wrote it: `--min-defect`, or `min_defect of FILE`."""
     return f"{name} of {args.config}" if name in args.filed else flag_of(name)
 
 
 def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
-    """Names the setting that an error begins with as its flag, where that was typed."""
-    found = re.match(r"setting (\w+)", text)
-    if found is None or getattr(args, found[1], None) is None:
+    """Return an error's text; a setting at its beginning is written as the user wrote it in the call."""
+    match = re.match(r"setting (\w+)", text)
+    if match is None:
         return text
-    return written(args, found[1]) + text[found.end() :]
+    setting = match[1]
+    if getattr(args, setting, None) is None:
+        return text
+    return written_form(args, setting) + text[match.end() :]
 
 
 def _check_names(file: str | None, values: Mapping[str, object]) -> None:
-    known = file_options() | _settings()
+    """Raise an InputError for a name of a file that is neither a setting nor an option for files."""
+    valid_names = file_options() | _settings()
     for name in values:
-        if name in known:
+        if name in valid_names:
             continue
-        if name in OF_THE_CALL and name in _actions():
+        if name in CALL_OPTIONS and name in _actions():
             raise InputError(f"config {file}: {name} is for the command line: write {flag_of(str(name))}")
-        raise InputError(
-            f"config {file}: unknown setting {redact_value(name)}; {suggest_name(str(name), sorted(known))}"
-        )
+        suggestion = suggest_name(str(name), sorted(valid_names))
+        raise InputError(f"config {file}: unknown setting {redact_value(name)}; {suggestion}")
 
 
 def _settings() -> frozenset[str]:
-    names: Iterable[str] = (
-        name for method in registry.loadable_methods() for name in sorted(setting_names(method.config))
-    )
-    return frozenset(names) | COMMON_SETTINGS
+    """Return the names of the settings of all methods."""
+    names = COMMON_SETTINGS
+    for method in registry.loadable_methods():
+        names |= frozenset(setting_names(method.config))
+    return names
 
 
 @cache
 def _actions() -> dict[str, argparse.Action]:
+    """Return argparse's actions of the command `fit`, by the name of the option."""
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
     return {action.dest: action for action in parser._actions if action.default is not argparse.SUPPRESS}
 
 
-def _read(file: str, name: str, value: object) -> object:
-    """Read a value of the file as the command line reads it."""
+def _parse_file_value(file: str, name: str, value: object) -> object:
+    """Parse the value of an option in the file as on the command line; a list stands for text with commas."""
     action = _actions()[name]
-    where = f"config {file}: {name}"
-    if action.nargs == 0:
+    place = f"config {file}: {name}"
+    if action.nargs == 0:  # a switch, which has no value on the command line
         try:
             return convert_value(value, bool)
         except TypeError:
-            raise InputError(f"{where}: {redact_value(value)} is not true or false") from None
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, dict | list) for part in parts):
-        raise InputError(f"{where}: {redact_value(value)} is no value of {flag_of(name)}: write it as there")
-    text = ",".join(map(str, parts))
+            raise InputError(f"{place}: {redact_value(value)} is not true or false") from None
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, dict | list) for item in items):
+        raise InputError(f"{place}: {redact_value(value)} is no value of {flag_of(name)}: write it as there")
+    text = ",".join(map(str, items))
     if action.choices is not None and text not in action.choices:
-        raise InputError(f"{where}: {text} is none of {', '.join(map(str, action.choices))}")
+        raise InputError(f"{place}: {text} is none of {', '.join(map(str, action.choices))}")
     try:
         return action.type(text) if callable(action.type) else text
     except (argparse.ArgumentTypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from None
+        raise InputError(f"{place}: {error}") from None
 
 
 def _parse_template(args: argparse.Namespace) -> tuple[str, str | None]:
-    """Patterns of --part and --view that `--channels {part}_{light}.png` stands for."""
+    """Return the patterns of --part and --view for `--channels` with a template like {part}_{light}.png."""
     from flawscope.calibration.parts import PartPattern
 
     if args.part or args.view or args.group:

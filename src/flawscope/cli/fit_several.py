@@ -1,4 +1,4 @@
-"""Fits several models from one call of `flawscope fit`: of categories, or of a router's products or views."""
+"""Fits several models in one call of `flawscope fit`: of categories, or of a router's products or views."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.types import Json
 
-Result = TypeVar("Result")  # of a call that runs on a node
+Result = TypeVar("Result")  # value of a function that runs on a node
 POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
-HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of an outcome's figures
+HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # titles of `Outcome.figures`
 
 
 class Outcome(NamedTuple):
@@ -32,55 +32,66 @@ class Outcome(NamedTuple):
     Attributes:
         figures: The main figures, cells of a table.
         lines: Lines for a person.
-        failed: Line on the failure; empty: it did not fail.
-        skipped: Pictures that could not be used.
-        asked: The model's file, where it has an open question; else empty.
+        failed: Line on the failure; empty: the fit did not fail.
+        skipped: Pictures that could not be used, a line each.
+        open_model: The model's file, if the model has an open question; else empty.
     """
 
     figures: Sequence[str]
     lines: Sequence[str] = ()
     failed: str = ""
     skipped: Sequence[str] = ()
-    asked: str = ""
+    open_model: str = ""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit a model for each category.
+    """Fit a model for each category, and return the exit code.
 
-    A failure is reported and does not stop the others; the exit code is 1 then.
+    A failure is reported and does not stop the other fits; the exit code is 1 then.
     """
     names = common.selected_categories(args, "models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
     calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
-    files = {
-        name: "failed" if outcome.failed else Path(calls[name].out).name for name, outcome in outcomes.items()
-    }
-    rows = [(name, files[name], *outcome.figures) for name, outcome in outcomes.items()]
-    common.say_unless_quiet(args)(common.format_table(rows, ("category", "model", *HEADER)))
-    return exit_code(outcomes)
+    rows = []
+    for name, outcome in outcomes.items():
+        file = "failed" if outcome.failed else Path(calls[name].out).name
+        rows.append((name, file, *outcome.figures))
+    say = common.say_unless_quiet(args)
+    say(common.format_table(rows, ("category", "model", *HEADER)))
+    return report_outcomes(outcomes)
 
 
-def exit_code(outcomes: Mapping[str, Outcome]) -> int:
-    """Report skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
-    code = common.report_failures([line for outcome in outcomes.values() for line in outcome.skipped])
-    asked = [questions.report(outcome.asked) for outcome in outcomes.values() if outcome.asked]
-    return 1 if any(outcome.failed for outcome in outcomes.values()) else code or max(asked, default=0)
+def report_outcomes(outcomes: Mapping[str, Outcome]) -> int:
+    """Report skipped pictures and open questions of several fits, and return the exit code.
+
+    The exit code is 1 if a fit failed or pictures were skipped; else 2 if a model has an open question; else
+    0.
+    """
+    skipped = [line for outcome in outcomes.values() for line in outcome.skipped]
+    skipped_code = common.report_failures(skipped)
+    question_code = 0
+    for outcome in outcomes.values():
+        if outcome.open_model:
+            question_code = max(question_code, questions.report(outcome.open_model))
+    has_failed = any(outcome.failed for outcome in outcomes.values())
+    return 1 if has_failed else skipped_code or question_code
 
 
 def fit_each(
     args: argparse.Namespace, calls: Mapping[str, argparse.Namespace], folder: str, kind: str
 ) -> dict[str, Outcome]:
-    """Fit by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
+    """Fit a model for each call, and write each to its own file.
 
-    With `--resume`, existing files are kept.
+    The fits run one after the other; with `--cluster`, at the same time on its nodes. With `--resume`,
+    existing files are kept.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
-        folder: Folder of the files, which is made.
-        kind: The word for what is fitted, such as "category".
+        folder: Folder of the files; it is made if it is missing.
+        kind: Noun for the models in messages, such as "category" or "view".
 
     Returns:
         The outcome of each fit by the model's name, in the order of the calls.
@@ -92,10 +103,10 @@ def fit_each(
     fit_one.require_training()
     common.prepare_output_folder(folder)
     say(f"{pluralize(len(names), kind)}, in {args.out}: {', '.join(names)}")
-    found: dict[str, Outcome] = {}
+    outcome_by_name: dict[str, Outcome] = {}
 
-    def take(name: str, outcome: Outcome) -> None:
-        found[name] = outcome
+    def add_outcome(name: str, outcome: Outcome) -> None:
+        outcome_by_name[name] = outcome
         for line in outcome.lines:
             say(line)
         if outcome.failed:
@@ -105,14 +116,15 @@ def fit_each(
         if args.cluster is None:
             for number, (name, call) in enumerate(calls.items(), start=1):
                 say(f"{name}: {number} of {len(names)}")
-                take(name, _fit_call(call, common.progress_for(args)))
+                add_outcome(name, _fit_call(call, common.progress_for(args)))
         else:
-            _fit_each_on_cluster(args, calls, folder, take, say)
+            _fit_each_on_cluster(args, calls, folder, add_outcome, say)
     except KeyboardInterrupt as error:
-        running = [name for name in names if name not in found][: None if args.cluster else 1]
+        unfinished = [name for name in names if name not in outcome_by_name]
+        running = unfinished if args.cluster else unfinished[:1]  # here, only one fit runs at a time
         text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
-        raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
-    return {name: found[name] for name in names}
+        raise KeyboardInterrupt(f"{len(outcome_by_name)} of {len(names)} models done; {text}") from None
+    return {name: outcome_by_name[name] for name in names}
 
 
 def category_call(args: argparse.Namespace, name: str, folder: str, **changes: object) -> argparse.Namespace:
@@ -124,68 +136,76 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **changes: o
         folder: Folder of the models.
         **changes: Further arguments, which replace the command's.
     """
-    out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
-    changes = {"called": name, "category": name, "out": out, "cluster": None, **changes}
-    return argparse.Namespace(**{**vars(args), **changes})
+    file_name = f"{name.replace('/', '%2F')}.safetensors"
+    model_changes = {
+        "called": name,
+        "category": name,
+        "out": str(Path(folder) / file_name),
+        "cluster": None,
+    }
+    return argparse.Namespace(**{**vars(args), **model_changes, **changes})
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    began = time.monotonic()
+    """Fit one of several models, unless an existing file is accepted or kept. The outcome holds any error."""
+    start = time.monotonic()
     try:
         if call.force and questions.accept(call.out, call.call_digest):
-            return _kept_outcome(call, "accepted")
-        if _is_kept(call):
-            return _kept_outcome(call, "kept, it is there already")
-        # of a method that does not learn in steps --resume goes on with the next one
-        resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
-        own_call = argparse.Namespace(**{**vars(call), "resume": resume})
-        predictor = fit_one.fit_and_save(own_call, discard, step)
+            return _unfitted_outcome(call, "accepted")
+        if _is_done(call):
+            return _unfitted_outcome(call, "kept, it is there already")
+        # with --resume, a fit goes on from its checkpoint if the method learns in steps; else it begins anew
+        method = registry.method(fit_one.read_fit_settings(call).method)
+        model_call = argparse.Namespace(**{**vars(call), "resume": call.resume and method.learns_in_steps})
+        predictor = fit_one.fit_and_save(model_call, discard, step)
     except Exception as error:
-        took = format_duration(time.monotonic() - began)
-        return _failure(call.called, common.reason_of(error, debug=call.debug), took)
-    return _fitted_outcome(call, predictor, format_duration(time.monotonic() - began))
+        duration = format_duration(time.monotonic() - start)
+        return _failure(call.called, common.reason_of(error, debug=call.debug), duration)
+    return _fitted_outcome(call, predictor, format_duration(time.monotonic() - start))
 
 
-def _kept_outcome(call: argparse.Namespace, what: str) -> Outcome:
-    """Return the outcome of a call whose model is there already. `what` says why it was not fitted."""
+def _unfitted_outcome(call: argparse.Namespace, reason: str) -> Outcome:
+    """Return the outcome of a call whose model exists already; `reason` is why it was not fitted."""
     from flawscope.predictor import read_manifest
 
-    return Outcome(_figures(read_manifest(call.out), ""), [f"{call.called}: {what}"])
+    return Outcome(_figures(read_manifest(call.out), duration=""), [f"{call.called}: {reason}"])
 
 
-def _fitted_outcome(call: argparse.Namespace, predictor: Predictor, took: str) -> Outcome:
+def _fitted_outcome(call: argparse.Namespace, predictor: Predictor, duration: str) -> Outcome:
+    """Return the outcome of a call whose model was fitted."""
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
 
     manifest = predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
-    lines = [f"{call.called}: {pictures} in {took}; {promise_of(manifest).text}"]
-    if not call.each_view:  # else its views decide together
+    lines = [f"{call.called}: {pictures} in {duration}; {promise_of(manifest).text}"]
+    if not call.each_view:  # views decide together: what the model of one finds alone says little
         lines += [f"  {line}" for line in describe_found(manifest)]
     lines += [f"  {line}" for line in manifest.notes]
     lines += [f"  question: {line}" for line in manifest.questions]
-    is_alone = not (call.joint or call.each_view)  # else they are asked once, for the one file
+    # questions of models that are joined are reported once, for the joint file
+    has_own_file = not (call.joint or call.each_view)
     return Outcome(
-        _figures(manifest, took),
+        _figures(manifest, duration),
         lines,
         skipped=predictor.failures,
-        asked=call.out if is_alone and manifest.questions else "",
+        open_model=call.out if has_own_file and manifest.questions else "",
     )
 
 
-def _is_kept(call: argparse.Namespace) -> bool:
+def _is_done(call: argparse.Namespace) -> bool:
     return call.resume and Path(call.out).is_file()
 
 
-def _figures(manifest: Manifest, took: str) -> list[str]:
-    """Main figures of a model."""
+def _figures(manifest: Manifest, duration: str) -> list[str]:
+    """Return a model's main figures, as `HEADER` names them."""
     calibration = manifest.calibration
     alarms = f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise"
-    return [str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}", alarms, took]
+    return [str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}", alarms, duration]
 
 
-def _failure(name: str, reason: str, took: str = "") -> Outcome:
-    return Outcome(["", "", "", took], failed=f"{name}: failed: {reason}")
+def _failure(name: str, reason: str, duration: str = "") -> Outcome:
+    return Outcome(["", "", "", duration], failed=f"{name}: failed: {reason}")
 
 
 # --------------------------------------------------------------------------------------------- on a cluster
@@ -195,31 +215,35 @@ def _fit_each_on_cluster(
     args: argparse.Namespace,
     calls: Mapping[str, argparse.Namespace],
     folder: str,
-    take: Callable[[str, Outcome], None],
+    add_outcome: Callable[[str, Outcome], None],
     say: Say,
 ) -> None:
-    """Fit by several calls on a cluster.
+    """Fit a model for each call in tasks of a cluster.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
         folder: Folder of the files.
-        take: Gets each name with its outcome, kept models first.
+        add_outcome: Called with the name and the outcome of each fit when it ends; first for models that
+            exist already.
         say: Prints a remark.
     """
 
-    def take_result(name: str, result: Outcome | FlawscopeError) -> None:
-        if isinstance(result, FlawscopeError):
-            if args.debug and result.__cause__:  # with the traceback of the node's process
-                raise result
-            result = _failure(name, one_line_message(result))
-        take(name, result)
+    def add_result(name: str, result: Outcome | FlawscopeError) -> None:
+        if not isinstance(result, FlawscopeError):
+            add_outcome(name, result)
+            return
+        if args.debug and result.__cause__:  # the cause has the traceback of the node's process
+            raise result
+        add_outcome(name, _failure(name, one_line_message(result)))
 
-    left = {name: call for name, call in calls.items() if not _is_kept(call)}
+    calls_to_run = {}
     for name, call in calls.items():
-        if name not in left:
-            take(name, _fit_call(call, ignore_progress))
-    _fit_on_cluster(args, left, _fit_call, folder, take_result, say)
+        if _is_done(call):
+            add_outcome(name, _fit_call(call, ignore_progress))
+        else:
+            calls_to_run[name] = call
+    _fit_on_cluster(args, calls_to_run, _fit_call, folder, add_result, say)
 
 
 def _fit_on_cluster(
@@ -227,40 +251,51 @@ def _fit_on_cluster(
     calls: Mapping[str, argparse.Namespace],
     function: Callable[[argparse.Namespace, ProgressCallback], Result],
     out: str,
-    take: Callable[[str, Result | FlawscopeError], None],
+    add_result: Callable[[str, Result | FlawscopeError], None],
     say: Say,
 ) -> None:
-    """Call `function(call, step)` for each call in a task of the cluster.
+    """Run `function(call, step)` for each call, each in a task of the cluster; wait until all have ended.
 
     Args:
         args: Arguments of the command.
         calls: Arguments of each fit, by the model's name.
         function: Fits a model.
         out: Folder of the results.
-        take: Gets each name when its call ends, with the value or the FlawscopeError that was raised.
+        add_result: Called when a task ends, with its name and its result: the function's value, or the
+            FlawscopeError that it raised.
         say: Prints a remark.
     """
     if not calls:
         return
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-    fits = {name: _peak_arguments(call) for name, call in calls.items()}
-    how = len(calls), args.threads, args.device
+    arguments_by_name = {name: _peak_arguments(call) for name, call in calls.items()}
     with (
         connect.cluster_connection(args.cluster),
-        tasks.task_pool("fit", fits, fit_one.predict_memory, args.data, out, live, *how) as pool,
+        tasks.task_pool(
+            "fit",
+            arguments_by_name,
+            fit_one.predict_memory,
+            data=args.data,
+            out=out,
+            live=live,
+            most=len(calls),
+            threads=args.threads,
+            device=args.device,
+        ) as pool,
     ):
         for name, call in calls.items():
             call.threads = pool.resources.threads
             pool.start(name, function, call)
         while pool.running:
-            for name, found in pool.ended(POLL_INTERVAL):
+            for name, result in pool.ended(POLL_INTERVAL):
                 live.job_stages.pop(name, None)
-                take(name, cast("Result | FlawscopeError", found))  # that of the function
+                # the pool does not know the type of the function's value
+                add_result(name, cast("Result | FlawscopeError", result))
             live.show()
 
 
 class TaskFit(NamedTuple):
-    """Outcome of the fit of one model, with what the model's file does not say.
+    """Outcome of a fit in a task, beside the model's file.
 
     Attributes:
         lines: Lines for a person.
@@ -274,13 +309,17 @@ class TaskFit(NamedTuple):
 
 
 def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit:
+    """Fit one model in a task."""
     lines: list[str] = []
     predictor = fit_one.fit_and_save(call, lines.append, step)
     return TaskFit(lines, predictor.failures, call.has_test)
 
 
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
-    """Fit one model, whole, in a task of the cluster, and open it."""
+    """Fit one model in a single task of the cluster, and open it.
+
+    `args.has_test` is set: whether the data have test pictures.
+    """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor
 
@@ -288,27 +327,28 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out = os.path.abspath(args.out)
     call = argparse.Namespace(**{**vars(args), "out": out, "cluster": None})
-    in_steps = registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
+    method = registry.method(fit_one.read_fit_settings(call).method)
+    checkpoint = checkpoint_path(out) if method.learns_in_steps else None
     name = args.category or Path(os.path.abspath(args.data)).name
-    made: list[TaskFit] = []
+    fits: list[TaskFit] = []  # `add_fit` adds the only one
 
-    def take(_: str, result: TaskFit | FlawscopeError) -> None:
+    def add_fit(_name: str, result: TaskFit | FlawscopeError) -> None:
         if isinstance(result, FlawscopeError):
             raise result
         for line in result.lines:
             say(line)
-        made.append(result)
+        fits.append(result)
 
-    with fit_one.report_kept_steps(checkpoint_path(out) if in_steps else None):
-        _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
+    with fit_one.report_kept_steps(checkpoint):
+        _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), add_fit, say)
     predictor = Predictor.opened(out, device="cpu")
-    (fit,) = made
+    (fit,) = fits
     predictor.failures = fit.failures
     args.has_test = fit.has_test
     return predictor
 
 
 def _peak_arguments(call: argparse.Namespace) -> Json:
-    """The fit, as `fit_one.predict_memory` takes it."""
-    given = fit_one.memory_arguments(call, fit_one.read_fit_settings(call))
-    return {"images": os.path.abspath(call.data), "good": call.good, **given}
+    """Return the arguments with which `fit_one.predict_memory` predicts the memory of a fit."""
+    arguments = fit_one.memory_arguments(call, fit_one.read_fit_settings(call))
+    return {"images": os.path.abspath(call.data), "good": call.good, **arguments}

@@ -1,4 +1,4 @@
-"""Teach a model to name kinds of defects, by labelled pictures: what it finds stays the same."""
+"""Teach a model to name kinds of defects, by labelled pictures: its scores and regions stay the same."""
 
 from __future__ import annotations
 
@@ -46,35 +46,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Teach a model kinds of defects, and write it; return 1 where pictures were skipped, else 0."""
+    """Teach a model kinds of defects, and write it; return 1 if pictures were skipped, else 0."""
     from flawscope.datasets.layouts import open_defects
     from flawscope.predictor.kinds import learn_kinds
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
-    defective = open_defects(args.data, args.category, good=args.good)  # before a model is opened
-    if not defective:
+    items = open_defects(args.data, args.category, good=args.good)  # before a model is opened
+    if not items:
         raise InputError(f"{args.data} has no defective pictures: give a data set with a folder of each kind")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
     if len(names) > 1:
         raise InputError(f"--data has kinds of one product: name it with --product, {' or '.join(names)}")
+    (name,) = names
     step = common.progress_for(args)
-    learnt = learn_kinds(model.products[names[0]], _examples(defective), args.error, step, len(defective))
-    model.with_product(names[0], learnt.model).save(out)
-    kinds = learnt.model.manifest.kinds
+    outcome = learn_kinds(model.products[name], _examples(items), args.error, step, len(items))
+    model.with_product(name, outcome.model).save(out)
+    kinds = outcome.model.manifest.kinds
     assert kinds is not None
-    for line in (
-        [] if args.quiet else [kinds.describe(), kinds.describe_left_out(), *learnt.notes, f"wrote {out}"]
-    ):
-        common.say(line)
-    return common.report_failures(learnt.failures)
+    say = common.say_unless_quiet(args)
+    for line in (kinds.describe(), kinds.describe_left_out(), *outcome.notes, f"wrote {out}"):
+        say(line)
+    return common.report_failures(outcome.failures)
 
 
 def _examples(items: list[Item]) -> Iterator[Example]:
-    """Yield labelled pictures, each with its mask where it has one.
+    """Yield an example for each picture and kind: the picture, the kind, and the mask if there is one.
 
-    A picture with labels, in a folder that names no kind, comes once for each name of its labels.
+    The kind is the name of the picture's folder. If that names no kind, but the picture has labels with
+    names, there is an example for each of these names.
     """
     from flawscope.datasets.labels import PictureLabels
     from flawscope.datasets.masks import union_masks
@@ -82,14 +83,15 @@ def _examples(items: list[Item]) -> Iterator[Example]:
     from flawscope.predictor.kinds import Example
 
     for item in items:
-        by_kind: dict[str, list[Mask]] = {}
+        masks_by_kind: dict[str, list[Mask]] = {}
         for mask in item.masks:
             if isinstance(mask, PictureLabels) and says_only_bad(item.kind):
-                for name, shape in zip(mask.kinds, mask.shapes, strict=True):
-                    by_kind.setdefault(name or item.kind, []).append(replace(mask, shapes=(shape,)))
+                for label, shape in zip(mask.kinds, mask.shapes, strict=True):
+                    kind = label or item.kind
+                    masks_by_kind.setdefault(kind, []).append(replace(mask, shapes=(shape,)))
             else:
-                by_kind.setdefault(item.kind, []).append(mask)
-        if not by_kind:
+                masks_by_kind.setdefault(item.kind, []).append(mask)
+        if not masks_by_kind:
             yield Example(item.path, item.kind)
-        for name, masks in by_kind.items():
-            yield Example(item.path, name, partial(union_masks, masks))
+        for kind, masks in masks_by_kind.items():
+            yield Example(item.path, kind, partial(union_masks, masks))

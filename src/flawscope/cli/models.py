@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope.artefact import files
 from flawscope.cli import common, questions
@@ -28,19 +28,20 @@ if TYPE_CHECKING:
 
 # Facts of a model that `info` says first (`pages.report.words.model_facts`)
 MAIN_FACTS = ("method", "decision", "simulated defects found")
+SHORTEST_GAP = 2  # spaces between the titles and values of `info`
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `flawscope info` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
-    parser.add_argument("--verbose", action="store_true", help="Say also all that the model file holds.")
+    parser.add_argument("--verbose", action="store_true", help="Print all that the model file holds.")
     parser.add_argument("--self-test", action="store_true", help="Run the stored samples on this machine.")
     parser.add_argument("--json", action="store_true", help="Print the whole manifest.")
     common.add_engine(parser)
 
 
 def info(args: argparse.Namespace) -> int:
-    """Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
+    """Print the facts of a model: method, settings, threshold, origin of its weights and pictures."""
     from flawscope.predictor.router import read_facts
 
     facts = read_facts(args.model)
@@ -55,28 +56,36 @@ def info(args: argparse.Namespace) -> int:
     from flawscope.artefact.certificate import Certificate
     from flawscope.predictor.router import load
 
-    found = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
-    results = {"": found} if isinstance(found, Certificate) else found
-    for name, result in results.items():
-        of = f"{name}: " if name else ""
-        common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.describe()}")
-    return 0 if all(result.passed for result in results.values()) else 1
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    result = model.self_test()
+    certificate_by_product = {"": result} if isinstance(result, Certificate) else result
+    for name, certificate in certificate_by_product.items():
+        prefix = f"{name}: " if name else ""
+        outcome = "passed" if certificate.passed else "FAILED"
+        common.say(f"{prefix}self-test {outcome}: {certificate.describe()}")
+    return 0 if all(certificate.passed for certificate in certificate_by_product.values()) else 1
 
 
 def _facts_document(facts: ModelFacts) -> Json:
-    """The manifest of a model of one product, or those of all products or views."""
+    """Return the document of `info --json`.
+
+    The document of a model of one product is its manifest; that of another model has the manifests of all
+    products or views, by name.
+    """
     if not facts.kind:
         return facts.manifests[""].to_dict()
     document: Json = {"products": {name: manifest.to_dict() for name, manifest in facts.manifests.items()}}
-    return document if facts.views is None else {**document, "views": asdict(facts.views)}
+    if facts.views is not None:
+        document["views"] = asdict(facts.views)
+    return document
 
 
 def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
-    """Return the lines of `info` on a model; of several products or views, for each.
+    """Return the lines of `info` on a model; for a joint model, lines on each product or view.
 
     Args:
         facts: Facts of the model.
-        verbose: Whether to give all that the model file holds.
+        verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.artefact.rates import promise_of
 
@@ -99,25 +108,26 @@ def manifest_lines(
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, of a model of one view that decides with others.
-        verbose: Whether to give all that the model file holds.
+        parts: Good parts with which the models of all views were calibrated together; None: the model is not
+            of a view.
+        verbose: Whether to return all facts that the model file holds.
     """
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
     facts = model_facts(manifest, parts)
     rows = [("product", manifest.category)] if manifest.category else []
-    rows += [(what, value) for what, value in facts if what in MAIN_FACTS]
+    rows += [(title, value) for title, value in facts if title in MAIN_FACTS]
     rows.append(("self-test", f"{pluralize(len(manifest.samples), 'sample')}, which --self-test runs here"))
     rows += [("exported", line) for line in certificate_lines(manifest.facts)]
     rows += [("question", line) for line in manifest.questions]
     if parts is None:
         rows += [("next", advice.line()) for advice in advise_blind(manifest)]
     if verbose:
-        rows += [(what, value) for what, value in facts if what not in MAIN_FACTS]
+        rows += [(title, value) for title, value in facts if title not in MAIN_FACTS]
         rows += _further_rows(manifest)
-    width = max(len(what) for what, _ in rows) + 2
-    return [f"{what:<{width}}{value}" for what, value in rows]
+    width = max(len(title) for title, _ in rows) + SHORTEST_GAP
+    return [f"{title:<{width}}{value}" for title, value in rows]
 
 
 def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
@@ -130,7 +140,7 @@ def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def certificate_lines(facts: Mapping[str, object]) -> list[str]:
-    """Lines on the model's certificates, by engine."""
+    """Return a line on each certificate of an exported model: how well an engine's answers match torch's."""
     from flawscope.artefact.certificate import certificates_from_facts
 
     try:
@@ -154,9 +164,9 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="Take the pictures as good, also where they are too few to promise what the model did, show "
-        "nothing, are as far out as defects are, or lie in folders whose names do not say so; after a "
-        "question: accept what the same call wrote.",
+        help="Use the pictures although they are too few for the model's rate, show nothing, differ as much "
+        "as defects do, or lie in folders that are not named as good; after a question: accept the model "
+        "that the same call wrote.",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -172,23 +182,22 @@ def calibrate(args: argparse.Namespace) -> int:
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
     _check_calibration_call(args)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    lines = list[str]()
-    failures = list[str]()
-    model = _calibrate_products(args, model, pictures, lines, failures)
-    questions.save(model, out, call, args.model)
-    out = questions.written(out, args.model)
+    calibrated = _calibrate_products(args, model, pictures)
+    questions.save(calibrated.model, out, call_digest, args.model)
+    saved_path = questions.saved_path(out, args.model)
     say = common.say_unless_quiet(args)
-    for line in [*lines, f"wrote {out}"]:
+    for line in [*calibrated.lines, f"wrote {saved_path}"]:
         say(line)
-    return common.report_failures(failures) or questions.report(out, args.model)
+    return common.report_failures(calibrated.failures) or questions.report(saved_path, args.model)
 
 
 def _check_calibration_call(args: argparse.Namespace) -> None:
+    """Raise an InputError if a call asks for nothing, or `--good` is the folder of a review."""
     from flawscope.datasets.layouts import is_review
 
     if args.good is None and args.false_alarm_rate is None:
@@ -204,7 +213,7 @@ def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     """List the good pictures that a call names.
 
     Raises:
-        InputError: Their folders' names do not say that they are good, and `force` is not set.
+        InputError: The names of their folders do not say that they are good, and `force` is not set.
     """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
@@ -215,37 +224,51 @@ def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     return pictures
 
 
+class _CalibratedModel(NamedTuple):
+    """Outcome of a calibration.
+
+    Attributes:
+        model: The model with its new thresholds.
+        lines: Remarks on each product.
+        failures: Pictures that could not be used, a line each.
+    """
+
+    model: Predictor | Router
+    lines: list[str]
+    failures: list[str]
+
+
 def _calibrate_products(
-    args: argparse.Namespace,
-    model: Predictor | Router,
-    pictures: Sequence[PictureSource],
-    lines: list[str],
-    failures: list[str],
-) -> Predictor | Router:
-    """Calibrate the products, or views, that a call names, and return the new model.
+    args: argparse.Namespace, model: Predictor | Router, pictures: Sequence[PictureSource]
+) -> _CalibratedModel:
+    """Calibrate the products, or views, that a call names.
 
     Args:
         args: Arguments of the call.
         model: Model to calibrate.
-        pictures: New good pictures; none: its own scores give the thresholds.
-        lines: Gets the remarks on each product.
-        failures: Gets the pictures that cannot be used.
+        pictures: New good pictures; if there are none, thresholds come from the scores in the model file.
     """
     names = common.product_names(model, args)
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
         raise InputError("the views decide together, at one false-alarm rate: leave out --product")
-    given = _pictures_by_product(model, names, pictures)
+    pictures_by_product = _pictures_by_product(model, names, pictures)
     plan = common.CALIBRATE if len(names) == 1 else None
+    new_model = model
+    lines = []
+    failures = list[str]()
     for name in names:
         before = model.products[name]
-        after = _calibrate_product(args, before, given.get(name), plan)
-        if name not in given:
-            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
+        after = _calibrate_product(args, before, pictures_by_product.get(name), plan)
+        if name not in pictures_by_product:
+            prefix = f"{name}: " if name else ""
+            lines.append(prefix + after.calibration.promise())
         else:
-            lines += _describe_calibration(before, after, name if len(given) > 1 else "")
+            lines += _describe_calibration(before, after, name if len(pictures_by_product) > 1 else "")
         failures += after.failures
-        model = model.with_product(name, after)
-    return model.with_looks_of_views(given) if {*given} == {*model.products} else model
+        new_model = new_model.with_product(name, after)
+    if pictures_by_product.keys() == model.products.keys():
+        new_model = new_model.with_looks_of_views(pictures_by_product)
+    return _CalibratedModel(new_model, lines, failures)
 
 
 def _calibrate_product(
@@ -254,7 +277,7 @@ def _calibrate_product(
     pictures: Sequence[PictureSource] | None,
     plan: Plan | None,
 ) -> Predictor:
-    """Give a product the call's rate, and new thresholds where it has pictures."""
+    """Return a product's model with the call's rate, and with thresholds from its pictures, if it has any."""
     if args.false_alarm_rate is not None:
         predictor = predictor.with_rate(args.false_alarm_rate)
     if pictures is None:
@@ -264,39 +287,48 @@ def _calibrate_product(
 
 
 def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
-    """Return lines on the rates that a model promised before and promises now, and on what is new to note.
+    """Return lines on the false-alarm rates before and after a calibration, and the new notes.
 
     Args:
         before: Model before the calibration.
-        after: Model after it.
-        product: Name of the product; empty: the model has only one.
+        after: Model after the calibration.
+        product: Name of the product; empty: only one product is calibrated.
     """
-    of = f"{product}, " if product else ""
+    prefix = f"{product}, " if product else ""
+    new_notes = after.manifest.notes[len(before.manifest.notes) :]
     return [
-        f"{of}before: {before.calibration.promise()}",
-        f"{of}now:    {after.calibration.promise()}",
-        *after.manifest.notes[len(before.manifest.notes) :],
+        f"{prefix}before: {before.calibration.promise()}",
+        f"{prefix}now:    {after.calibration.promise()}",
+        *new_notes,
     ]
 
 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Return the good pictures of each product, or view, that is calibrated on them.
+    """Sort new good pictures by the product, or view, that they show.
+
+    Args:
+        model: Model to calibrate.
+        names: Products or views to calibrate.
+        pictures: Pictures of one product, or of any views.
 
     Raises:
-        InputError: The call names no product, or no part would have good pictures of all views.
+        InputError: Several products are to be calibrated, and no option says which one the pictures show; or
+            no part has good pictures of all views.
     """
     if not pictures:
         return {}
     if len(names) == 1:
-        given = {names[0]: [*pictures]}
+        (name,) = names
+        pictures_by_product = {name: [*pictures]}
     elif model.views is not None:
-        given = model.sort_by_view(pictures)
+        pictures_by_product = model.sort_by_view(pictures)
     else:
         raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
-    model.facts.check_whole_parts({name: relative_names(sources) for name, sources in given.items()})
-    return given
+    file_names = {name: relative_names(sources) for name, sources in pictures_by_product.items()}
+    model.facts.check_whole_parts(file_names)
+    return pictures_by_product
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -329,8 +361,8 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="Take --pictures as good, whatever they are called; after a question: accept what the same call "
-        "wrote.",
+        help="Take --pictures as good, whatever their names are; after a question: accept the model that the "
+        "same call wrote.",
     )
     common.add_threads(parser)
     common.add_quiet(parser)
@@ -344,8 +376,8 @@ def export(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
+    call_digest = questions.digest_call(args)
+    if args.force and questions.accept(out, call_digest):
         return 0
     failures: list[str] = []
     if read_facts(args.model).kind:
@@ -356,12 +388,12 @@ def export(args: argparse.Namespace) -> int:
         _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
-        questions.save(load(out), out, call, args.model)
+        questions.save(load(out), out, call_digest, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of one product. `failures` gets the pictures that cannot be used."""
+    """Export a model of one product; add lines on pictures that cannot be used to `failures`."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -373,7 +405,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Export a model of several products. `failures` gets the pictures that cannot be used."""
+    """Export a model of several products; add lines on pictures that cannot be used to `failures`."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 
@@ -382,44 +414,52 @@ def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]
 
 
 def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
+    """Return arguments that both kinds of export share; an export adds unusable pictures to `failures`."""
     step = common.progress_for(args)
     return {"precision": args.precision, "threads": args.threads, "failures": failures, "step": step}
 
 
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
-    """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
+    """Return the pictures of `--pictures` by product; empty without the option.
+
+    Where each product has a folder, its pictures are those in the folder, as in `fit`. If any product has
+    none, the model recognises the product of each picture.
+    """
     from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.router import load
 
     if not args.pictures:
         return {}
     model = load(args.model)
-    by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
-    if by_product.keys() <= {*find_categories(args.pictures)}:
-        return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in by_product}
-    for source, shown in model.recognise(list_pictures(args.pictures)):
-        if not isinstance(shown, InputError) and shown.product:
-            by_product[shown.product].append(source)
-    return by_product
+    pictures_by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
+    if pictures_by_product.keys() <= {*find_categories(args.pictures)}:
+        return {
+            name: [item.path for item in open_dataset(args.pictures, name).train]
+            for name in pictures_by_product
+        }
+    for source, recognition in model.recognise(list_pictures(args.pictures)):
+        if not isinstance(recognition, InputError) and recognition.product:
+            pictures_by_product[recognition.product].append(source)
+    return pictures_by_product
 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:
-    """Print the certificates of a model, or of each product of a joint one."""
+    """Print the certificates of a model, or of each product of a joint model."""
     from flawscope.artefact.certificate import certificates_from_facts
 
     say = common.say_unless_quiet(args)
-    engines = ""
+    prefixes = {name: f"{name}: " if name else "" for name in manifests}
+    is_compared_with_openvino = False
     for name, manifest in manifests.items():
         for certificate in certificates_from_facts(manifest.facts):
-            common.show(f"{name}: {certificate.describe()}" if name else certificate.describe())
-            engines += certificate.runtime
-    if "openvino" not in engines:
+            common.show(prefixes[name] + certificate.describe())
+            is_compared_with_openvino = is_compared_with_openvino or "openvino" in certificate.runtime
+    if not is_compared_with_openvino:
         say("OpenVINO is not installed here: not compared with it")
     say(f"wrote {args.out}")
     for name, manifest in manifests.items():
         if manifest.calibration.precision != "fp32":
-            promise = manifest.calibration.promise()
-            say(f"{name}: {promise}" if name else promise)
+            say(prefixes[name] + manifest.calibration.promise())
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:
@@ -431,18 +471,24 @@ def backbones(args: argparse.Namespace) -> int:
     """List the feature extractors whose weights are on this machine, and how to get the others."""
     from flawscope.methods.features.weights import DEFAULT_BACKBONE, PACKAGED, cached_models
 
-    rows = []
+    documents = []
     for name, packaged in PACKAGED.items():
-        at_hand = packaged.find() is not None
-        rows.append((name, "yes" if at_hand else "no", packaged.licence, packaged.install))
-    rows += [(name, "yes", "see the model's page", "in the local hub cache") for name in cached_models()]
+        is_at_hand = packaged.find() is not None
+        documents.append(
+            {"name": name, "at_hand": is_at_hand, "licence": packaged.licence, "from": packaged.install}
+        )
+    for name in cached_models():
+        licence = "see the model's page"
+        documents.append(
+            {"name": name, "at_hand": True, "licence": licence, "from": "in the local hub cache"}
+        )
     if args.json:
-        documents = []
-        for name, yes_or_no, licence, source in rows:
-            document = {"name": name, "at_hand": yes_or_no == "yes", "licence": licence, "from": source}
-            documents.append(document)
         print(json.dumps(documents, indent=1))
         return 0
+    rows = []
+    for document in documents:
+        at_hand = "yes" if document["at_hand"] else "no"
+        rows.append((document["name"], at_hand, document["licence"], document["from"]))
     print(common.format_table(rows, ("backbone", "at hand", "licence", "from")))
     print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")
     print(

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from flawscope.types import Facts, Json
 
 
-MOST_NAMED = 20  # files in a line
+MAX_NAMED_FILES = 20  # in a line
 STDIN = "-"  # argument that means stdin, and the name of a picture from it
+ANOMALY_EXIT_CODE = 3  # with `--fail-on-anomaly`
+UNSURE_EXIT_CODE = 4
+HEAD_SIZE = 64  # first bytes of stdin, which tell a picture from text
 
 
 @dataclass
@@ -47,9 +50,9 @@ class PictureInputs:
 
     Attributes:
         sources: Files, or the content of one picture.
-        total: Number of inputs; 0 where paths come one by one from stdin.
+        total: Number of inputs; 0: it is not known, since paths come one by one from stdin.
         side_files: Files that are no pictures, and masks.
-        errors: Reasons by the sources that do not exist.
+        errors: Why a source is no picture, by the source; only such sources have an entry.
     """
 
     sources: Iterable[PictureSource]
@@ -66,9 +69,9 @@ class PictureInputs:
 
 
 def collect_inputs(specs: list[str]) -> PictureInputs:
-    """List the inputs that the arguments mean.
+    """List the inputs that the arguments of a call mean: files, folders, patterns, or `-` alone.
 
-    An argument that means none becomes a source with an error, reported in its place.
+    An argument that means no picture becomes a source with an error; it is reported when its turn comes.
 
     Raises:
         InputError: No argument means a picture.
@@ -81,34 +84,43 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
         return _read_stdin(sys.stdin.buffer)
     if STDIN in specs:
         raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
-    sources: dict[Path, None] = {}  # each once
-    beside: list[str] = []
-    wrong: dict[Path, str] = {}
+    sources: dict[Path, None] = {}  # an ordered set
+    side_files: list[str] = []
+    errors: dict[Path, str] = {}
     for spec in specs:
         try:
-            inputs, others = list_inputs(spec)
+            pictures, other_files = list_inputs(spec)
         except InputError as error:
-            inputs = [Path(spec)]
-            others = []
-            wrong[Path(spec)] = str(error)
-        sources |= dict.fromkeys(inputs)
-        beside += map(os.fspath, others)
-    masks = find_masks(path for path in sources if is_picture(path) and path not in wrong)
-    for path in masks:  # of pictures that other arguments mean, as when a shell expands *.png
-        del sources[path]
-        beside.append(os.fspath(path))
-    if len(wrong) == len(sources):
-        raise InputError(next(iter(wrong.values()), f"no picture to judge, only {join_names(beside)}"))
-    return PictureInputs([*sources], len(sources), beside, errors=wrong)
+            pictures = [Path(spec)]
+            other_files = []
+            errors[Path(spec)] = str(error)
+        sources |= dict.fromkeys(pictures)
+        side_files += map(os.fspath, other_files)
+    # masks may be among the arguments, as when a shell expands *.png
+    masks = find_masks(path for path in sources if is_picture(path) and path not in errors)
+    for mask in masks:
+        del sources[mask]
+        side_files.append(os.fspath(mask))
+    if errors and len(errors) == len(sources):
+        first_error = next(iter(errors.values()))
+        raise InputError(first_error)
+    if not sources:
+        raise InputError(f"no picture to judge, only {join_names(side_files)}")
+    return PictureInputs([*sources], len(sources), side_files, errors)
 
 
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
-    """Read stdin: one picture, or paths, one a line."""
+    """Read stdin, which holds the bytes of one picture, or a path on each line.
+
+    Raises:
+        InputError: Stdin holds neither.
+    """
     from flawscope.pictures.decoding import is_encoded
     from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
-    head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
-    if b"\0" not in head or head.startswith(UTF_16_MARKS):
+    head = stream.peek(HEAD_SIZE)[:HEAD_SIZE] if isinstance(stream, io.BufferedReader) else b""
+    is_text = b"\0" not in head or head.startswith(UTF_16_MARKS)
+    if is_text:
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in text_lines(stream))
         return PictureInputs(Path(unquoted(line)) for line in lines if line.strip())
     if not is_encoded(head):
@@ -119,40 +131,47 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
     return PictureInputs([stream.read()], 1)
 
 
-def file_remarks(beside: Sequence[str]) -> Iterator[str]:
-    """Yield a remark on masks and files that are no pictures."""
+def file_remarks(side_files: Sequence[str]) -> Iterator[str]:
+    """Yield a remark on files beside the pictures, if there are any, such as masks."""
     from flawscope.pictures.decoding import is_picture
 
-    if beside:
-        among = ", masks among them" if any(map(is_picture, beside[:])) else ""
-        files = pluralize(len(beside), "file")
-        yield f"{files} beside the pictures not looked at{among}: {join_names(beside, MOST_NAMED)}"
+    if side_files:
+        masks = ", masks among them" if any(map(is_picture, side_files)) else ""
+        files = pluralize(len(side_files), "file")
+        names = join_names(side_files, MAX_NAMED_FILES)
+        yield f"{files} beside the pictures not looked at{masks}: {names}"
 
 
 # ------------------------------------------------------------------------------------------------- results
 
 
-def prediction_line(found: Prediction) -> str:
+def prediction_line(prediction: Prediction) -> str:
     """Return the line for a picture: decision, severity, score, p-value, path and remarks."""
     from flawscope.results.findings import severity_text
     from flawscope.results.prediction import NEAR_WORDS, Prediction
 
-    p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
-    recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
-    product = [f"{found.product_name}{p_value}"] if recognised else []
-    kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
-    noticed = [finding.words for finding in found.findings]
-    near = [NEAR_WORDS] if found.near else []
-    words_beside = product + [text for text in kinds if text] + near + noticed
-    remarks = "".join(f"  ({words})" for words in words_beside)
+    remarks = []
+    if prediction.product_name not in ("", Prediction.NO_PRODUCT_NAME):
+        p_value = prediction.product_p_value
+        remarks.append(prediction.product_name + ("" if p_value is None else f", p {p_value:.3f}"))
+    if prediction.is_anomalous and prediction.region_kinds:
+        strongest_region = prediction.regions[0]
+        remarks.append(strongest_region.kinds_text)
+    if prediction.near:
+        remarks.append(NEAR_WORDS)
+    remarks += [finding.words for finding in prediction.findings]
+    remarks_text = "".join(f"  ({remark})" for remark in remarks if remark)
     return (
-        f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
-        f"p {found.p_value:.3f}  {found.path}{remarks}"
+        f"{prediction.decision:<10} severity {severity_text(prediction.severity):<7} "
+        f"score {prediction.score:<9.4g} p {prediction.p_value:.3f}  {prediction.path}{remarks_text}"
     )
 
 
 def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
-    """Print a line of JSON, or a line for a person; for a person unjudged inputs are reported elsewhere."""
+    """Print the line of an input: JSON, or text for a person.
+
+    Without JSON, nothing is printed for an input that was not judged: `Output` reports it as skipped.
+    """
     from flawscope.results.table import Unjudged
 
     if as_json:
@@ -164,16 +183,18 @@ def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) ->
 class Output:
     """Prints and writes results as the call asks.
 
-    A file that cannot be written is reported, and judging and writing go on.
+    A file that cannot be written is reported; the run goes on.
 
     Args:
-        args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
-        root: Folder that inputs outside the working folder share; None: not known.
-        inputs: All inputs, where they are known; None where they come one by one.
-        table_form: As `TableWriter` takes it: kinds, products, aligned, part_of, model.
-        parts: Groups pictures into parts, each of which waits until all its views are there; None: only
-            pictures are decided on.
-        count: Gets each prediction when it is printed, with the decision on its part.
+        args: Arguments of the call: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
+        root: Common folder of the inputs outside the working folder; None: it is not known.
+        inputs: All inputs; None: they come one by one, and are not known yet.
+        table_form: Columns of the tables, as `TableWriter` takes them: kinds, products, aligned, part_of,
+            model.
+        parts: Groups pictures into parts; pictures wait until all views of their part are there. None: there
+            are no decisions on parts.
+        count: Called with each prediction when it is printed; if there are parts, the prediction has the
+            decision on its part.
     """
 
     def __init__(
@@ -195,12 +216,12 @@ class Output:
         self.parts = parts
         self.count = count
         self.products = table_form.get("products", False)
-        # sources of pictures whose part is not decided yet, by its name and their paths
-        self._waiting: dict[str, dict[str, PictureSource]] = {}
-        self._is_grouped = inputs is not None  # `PartCollector.group` has put the pictures of a part together
-        self._part = ""  # of the last picture
-        self.total = 0  # inputs
-        self.flush_each = inputs is None  # somebody may wait for every line
+        # sources of the pictures whose part is not decided yet: by part, then by the picture's path
+        self._waiting_sources: dict[str, dict[str, PictureSource]] = {}
+        self._is_grouped = inputs is not None  # whether the pictures of a part follow each other
+        self._last_part = ""  # name of the last picture's part
+        self.total = 0  # number of inputs
+        self.flush_each = inputs is None  # who sends the paths may wait for each answer
         self.decided_parts: list[PartPrediction] = []
         self.unwritten = WriteErrors(common.say)
         self.failures: list[str] = []
@@ -223,7 +244,7 @@ class Output:
             )
             self.table = self.results.table
             if args.labels:
-                self.labels = LabelWriter(args.labels, self.results.own)
+                self.labels = LabelWriter(args.labels, self.results.output)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         """Print and write an input, or keep it until its part is decided."""
@@ -232,24 +253,28 @@ class Output:
         if self.parts is None or isinstance(result, Unjudged):
             self._report(result, source)
             return
-        part = self.parts.name_part(str(result.path))
-        if self._is_grouped and part != self._part:
-            self.decide_incomplete()  # of the parts before no more pictures come
-        self._part = part
-        copied = replace(result, map=result.map.copy())  # a view into a batch would keep all of it
+        path = str(result.path)
+        part_name = self.parts.name_part(path)
+        if self._is_grouped and part_name != self._last_part:
+            self.decide_incomplete()  # the earlier parts get no more pictures
+        self._last_part = part_name
+        # copied, since the map is a view: it would keep the maps of the whole batch in memory
+        own_map = replace(result, map=result.map.copy())
         try:
-            decided = self.parts.add(copied)
+            decided_part = self.parts.add(own_map)
         except InputError as error:
-            self._report(Unjudged(str(result.path), str(error)), source)
+            self._report(Unjudged(path, str(error)), source)
             return
-        self._waiting.setdefault(part, {})[str(result.path)] = source
-        if decided is not None:
-            self._report_part(decided)
+        self._waiting_sources.setdefault(part_name, {})[path] = source
+        if decided_part is not None:
+            self._report_part(decided_part)
 
     def decide_incomplete(self) -> None:
-        """Print and write the parts that lack views: no more pictures of them come."""
-        for found in self.parts.decide_incomplete() if self.parts else ():
-            self._report_part(found)
+        """Decide on the parts that lack views, and print and write them; call it when no more views come."""
+        if self.parts is None:
+            return
+        for part in self.parts.decide_incomplete():
+            self._report_part(part)
 
     def _report(self, result: Prediction | Unjudged, source: PictureSource) -> None:
         """Print and write an input, and count its prediction."""
@@ -260,7 +285,7 @@ class Output:
         if is_shown:
             show_result(result, as_json=self.args.json, flush=self.flush_each)
         if isinstance(result, Unjudged):
-            self._fail(result.error)
+            self._add_failure(result.error)
         if self.table:
             with self.unwritten.collect("row"):
                 self.table.add_result(result)
@@ -299,39 +324,42 @@ class Output:
         if self.labels:
             self.labels.add(result)
 
-    def _fail(self, error: str) -> None:
+    def _add_failure(self, error: str) -> None:
+        """Keep the reason why an input was not judged; if `flush_each`, print it at once."""
         self.failures.append(error)
         if self.flush_each:
             common.say(f"skipped: {error}")
 
-    def _report_part(self, found: PartPrediction) -> None:
+    def _report_part(self, part: PartPrediction) -> None:
         """Print and write a part's pictures, then print the part."""
         from flawscope.results.table import Unjudged
 
-        sources = self._waiting.pop(found.part)
-        for picture in found.pictures().values():
+        sources = self._waiting_sources.pop(part.part)
+        for picture in part.pictures().values():
             self._report(picture, sources.pop(str(picture.path)))
-        for path, source in sources.items():  # another product's, and gone when it was judged anew
+        # sources that are left had to be judged again, for another product, and could not be read any more
+        for path, source in sources.items():
             self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
-        views = {
-            view: replace(prediction, map=prediction.map[:0]) for view, prediction in found.views.items()
+        views_without_maps = {
+            view: replace(prediction, map=prediction.map[:0]) for view, prediction in part.views.items()
         }
-        self.decided_parts.append(replace(found, views=views))
-        if found.decision != "good" or not self.args.only_anomalous:
-            line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
+        self.decided_parts.append(replace(part, views=views_without_maps))
+        if part.decision != "good" or not self.args.only_anomalous:
+            line = json.dumps(part.to_dict(), allow_nan=False) if self.args.json else part.line()
             common.show(line, flush=self.flush_each)
 
     def finish(self, facts: Json, levels: Levels | None = None) -> None:
         """Write the final files, and say where they are.
 
         Args:
-            facts: Facts on the run; their `complete` is true only where all was judged and written.
-            levels: Levels at which deep pictures are shown.
+            facts: Facts on the run; if there is a results folder, `complete` and `unwritten` are set in them.
+            levels: Levels at which pictures with more than 8 bits are shown.
         """
         from flawscope.results.result_workbook import run_totals
 
         rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
-        for table in (self.table, self.results.workbook if self.results else None):
+        workbook = self.results.workbook if self.results else None
+        for table in (self.table, workbook):
             if table is None:
                 continue
             with self.unwritten.collect("table"):
@@ -344,38 +372,47 @@ class Output:
     def _finish_folder(
         self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
     ) -> None:
-        """Write the final files of the results folder; its summary says what could not be written."""
+        """Write the final files of the results folder; set `complete` and `unwritten` in the facts.
+
+        Args:
+            results: The results folder.
+            facts: Facts on the run, for the summary.
+            levels: Levels at which pictures with more than 8 bits are shown.
+            part_rows: Rows of the table of parts, the heading first.
+        """
         if self.parts:
             self._write_parts_table(results, part_rows)
         if self.labels:
             with self.unwritten.collect("file of labels"):
                 self.labels.finish()
-        undrawn = results.pictures.failures
-        self.failures += undrawn
+        overlay_failures = results.pictures.failures
+        self.failures += overlay_failures
         if facts["complete"]:  # after Ctrl-C nobody waits for a page
             with self.unwritten.collect("page"):
                 self._write_page(results, facts, levels)
         with self.unwritten.collect("summary"):
-            counts = dict(self.unwritten.counts)
-            if undrawn:
-                counts["overlay"] = len(undrawn)
-            facts |= {"complete": facts["complete"] and not counts, "unwritten": counts}
+            unwritten_counts = dict(self.unwritten.counts)
+            if overlay_failures:
+                unwritten_counts["overlay"] = len(overlay_failures)
+            is_complete = facts["complete"] and not unwritten_counts
+            facts |= {"complete": is_complete, "unwritten": unwritten_counts}
             results.write_summary(facts)
-        missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
-        what = "rows" if missing else "a row for every input"
+        lacks_rows = self.unwritten.counts["row"] or self.unwritten.counts["table"]
+        rows_text = "rows" if lacks_rows else "a row for every input"
         say = common.say_unless_quiet(self.args)
-        say(f"results in {self.args.out}: {what} in {' and '.join(results.tables)}")
+        say(f"results in {self.args.out}: {rows_text} in {' and '.join(results.tables)}")
 
     def _write_parts_table(self, results: ResultsFolder, rows: list[Sequence[object]]) -> None:
+        """Write the CSV table of parts from `part_rows`."""
         from flawscope.results.excel import write_table
         from flawscope.results.run import PARTS_TABLE_NAME
 
         with self.unwritten.collect("table"):
-            path = results.own.path(PARTS_TABLE_NAME)
+            path = results.output.path(PARTS_TABLE_NAME)
             write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
-        """Write the page beside the table, where the libraries that it needs are installed."""
+        """Write the page beside the table; if a library for it is missing, only report that."""
         from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
@@ -386,53 +423,57 @@ class Output:
         except InputError as error:
             say(f"no page: {error}")
             return
-        path = results.own.path(report.REPORT_NAME)
+        path = results.output.path(report.REPORT_NAME)
         table = read_table(results.out / TABLE_NAME)
         step = common.progress_for(self.args)
-        parts = self.decided_parts
-        report.write_page(path, predictions_page(table, results.shown, facts, levels, step, parts=parts))
+        page = predictions_page(table, results.severest, facts, levels, step, parts=self.decided_parts)
+        report.write_page(path, page)
         say(f"page: {path}")
 
     @property
-    def folder_is_complete(self) -> bool:
+    def has_complete_folder(self) -> bool:
         """Whether there is a results folder, with all files written."""
         return self.results is not None and not self.unwritten.counts
 
-    @property
-    def exit_code(self) -> int:
-        """Exit code: 1 where an input was not judged, or a result not written."""
-        code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
+    def report_failures(self) -> int:
+        """Report skipped inputs; return 1 if an input was not judged or a result not written, else 0."""
+        code = common.report_failures(self.failures, already_reported=self.flush_each, total=self.total)
         return code or int(bool(self.unwritten.counts))
 
 
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     """Return the exit code of `--fail-on-anomaly`.
 
-    It is 3 where a picture is anomalous. It is 4 where none is, and some are within tolerance, or called good
-    beyond what the rate is promised for. Else it is that of the run.
+    The code is, by the first of these rules that holds: 3 if a picture is anomalous; `code` if that is not 0;
+    4 if a picture is within tolerance, or is called good although the false-alarm rate does not hold for it;
+    0.
+
+    Args:
+        code: Exit code of the run without `--fail-on-anomaly`.
+        totals: Counts of the run.
     """
     if totals.anomalous:
-        return 3
+        return ANOMALY_EXIT_CODE
     is_unsure = totals.tolerated or totals.beyond_promise
-    return 4 if is_unsure and not code else code
+    return UNSURE_EXIT_CODE if is_unsure and not code else code
 
 
-def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[object]]:
-    """Yield the rows of the table of parts, its heading first. `products` adds a column of products."""
+def part_rows(parts: Iterable[PartPrediction], has_products: bool) -> Iterator[Sequence[object]]:
+    """Yield the rows of the table of parts, the heading first; `has_products` adds the products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
-    if products:
+    if has_products:
         heading.append("product")
     yield heading
-    for part in found:
+    for part in parts:
         missing = " ".join(part.missing)
         row = [part.part, part.decision, part.p_value, part.score, part.worst, missing, part.severity]
-        if products:
+        if has_products:
             row.append(part.product_name)
         yield row
 
 
 class Summary:
-    """Summary of a run of a model, of one product or of several."""
+    """Facts on a model, of one product or of several, and counts of the pictures that it judges in a run."""
 
     def __init__(self, model: Predictor | Router):
         from flawscope.pictures.levels import widest
@@ -441,81 +482,95 @@ class Summary:
         self.kind = model.kind
         self.products = model.facts.is_joint
         self.manifests = {name: product.manifest for name, product in model.products.items()}
-        self.product = _product_of(self.manifests, self.kind)
-        seen = [manifest.preprocess for manifest in self.manifests.values()]
-        self.levels = widest([levels for preprocess in seen if (levels := preprocess.levels) is not None])
+        self.product = _join_product_names(self.manifests, self.kind)
+        preprocesses = [manifest.preprocess for manifest in self.manifests.values()]
+        all_levels = [preprocess.levels for preprocess in preprocesses if preprocess.levels is not None]
+        self.levels = widest(all_levels)
         self.parts = model.parts()
-        has_kinds = any(manifest.kinds is not None for manifest in self.manifests.values())
-        aligned = any(preprocess.reference is not None for preprocess in seen)
         self.table_form: TableForm = {
-            "kinds": has_kinds,
+            "kinds": any(manifest.kinds is not None for manifest in self.manifests.values()),
             "products": self.products,
-            "aligned": aligned,
+            "aligned": any(preprocess.reference is not None for preprocess in preprocesses),
         }
         if self.parts:
             self.table_form["part_of"] = self.parts.name_part
-        self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
+        self.tolerances: Tolerances | None = None  # rules of `--tolerances`
         rates = [manifest.calibration.expected_rate for manifest in self.manifests.values()]
         self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
-    def add(self, found: Prediction) -> None:
-        """Count a picture's prediction, and keep its p-value among the units of its product's model."""
-        self.totals.add(found)
-        if (manifest := self.manifests.get(found.product_name)) is not None:
-            self.p_values.append(float(manifest.calibration.unit_p_values(found.score)))
+    def add(self, prediction: Prediction) -> None:
+        """Count a picture's prediction, and keep its p-value (`Calibration.unit_p_values`)."""
+        self.totals.add(prediction)
+        manifest = self.manifests.get(prediction.product_name)
+        if manifest is not None:
+            self.p_values.append(float(manifest.calibration.unit_p_values(prediction.score)))
 
     def batch(self, rate: float) -> Json:
         """Return facts on the pictures that can be called defective together at a false discovery rate.
 
+        Args:
+            rate: The false discovery rate.
+
         Returns:
-            `rate`; `p_value`, the largest of a defective picture; `defective` and `pictures`, their numbers;
-            `least`, the smallest p-value that there can be; `promised`, whether the model promises its rate.
+            `rate`; `p_value`, up to which pictures are called defective; `defective`, the number of these;
+            `pictures`, the number of all; `least`, the smallest p-value that a picture can have; `promised`,
+            whether the model promises its false-alarm rate.
         """
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
+        # each model's smallest p-value, that of a score above all its good units; the largest of these holds
+        # for all products
         least = max(1 / (manifest.calibration.unit_count + 1) for manifest in self.manifests.values())
-        called = sum(p <= limit for p in self.p_values)
-        found = {"rate": rate, "p_value": limit, "defective": called, "pictures": len(self.p_values)}
-        return {**found, "least": least, "promised": self.promised}
+        return {
+            "rate": rate,
+            "p_value": limit,
+            "defective": sum(p_value <= limit for p_value in self.p_values),
+            "pictures": len(self.p_values),
+            "least": least,
+            "promised": self.promised,
+        }
 
-    def facts(self, args: argparse.Namespace, unjudged: int) -> Json:
-        """Return the facts of the run for `results.json`. `unjudged` counts inputs that were not judged."""
-        found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
+    def facts(self, args: argparse.Namespace, unjudged_count: int) -> Json:
+        """Return the facts of the run for `results.json`; the arguments are those of `run_facts`."""
+        facts = run_facts(args, self.manifests, self.totals, unjudged_count, self.kind)
         if self.parts is not None:
-            found |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
+            facts |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
         if self.tolerances is not None:
-            found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
+            facts |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
-            found["none_of_these"] = self.totals.unrecognised
-            for name, facts in found["products"].items():
-                facts["pictures"] = self.totals.pictures_by_product[name]
-                facts["anomalous"] = self.totals.anomalous_by_product[name]
-        return found
+            facts["none_of_these"] = self.totals.unrecognised
+            for name, product_facts in facts["products"].items():
+                product_facts["pictures"] = self.totals.pictures_by_product[name]
+                product_facts["anomalous"] = self.totals.anomalous_by_product[name]
+        return facts
 
-    def line(self, parts: Sequence[PartPrediction] = ()) -> str:
-        """Return lines with the number of anomalous pictures, the promised rate, and a legend.
+    def totals_text(self, parts: Sequence[PartPrediction] = ()) -> str:
+        """Return lines with the number of anomalous pictures, the expected false-alarm rate, and a legend.
 
-        Where the model decides on parts, the lines count these.
+        Args:
+            parts: The decided parts; if the model decides on parts, these are counted, not the pictures.
         """
         if self.parts is not None:
-            return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond()}"
+            return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond_text()}"
         if not self.kind:
-            tolerates = self.tolerances is not None
-            return totals_line(self.totals, self.manifests[""].calibration, tolerates) + self._beyond()
+            calibration = self.manifests[""].calibration
+            totals = totals_line(self.totals, calibration, has_tolerances=self.tolerances is not None)
+            return totals + self._beyond_text()
         by_product = f": {self.totals.lines()}" if self.products else ""
-        of = pluralize(self.totals.count, "picture")
-        return f"{self.totals.anomalous} of {of} anomalous{by_product}{self._beyond()}"
+        pictures = pluralize(self.totals.count, "picture")
+        return f"{self.totals.anomalous} of {pictures} anomalous{by_product}{self._beyond_text()}"
 
-    def _beyond(self) -> str:
-        """Line on pictures for which the rate is not promised, after a line's end; empty: there are none."""
-        return f"\n{line}" if (line := self.totals.beyond_line()) else ""
+    def _beyond_text(self) -> str:
+        """Return a line break and the line on pictures for which the rate does not hold; "" without any."""
+        line = self.totals.beyond_line()
+        return f"\n{line}" if line else ""
 
 
-def _product_of(manifests: Mapping[str, Manifest], kind: str) -> str:
-    """Names of a model's products, or of its views."""
+def _join_product_names(manifests: Mapping[str, Manifest], kind: str) -> str:
+    """Return the names of a model's products or views; for a model of one product, its category."""
     return ", ".join(name if kind else manifest.category for name, manifest in manifests.items())
 
 
@@ -523,7 +578,7 @@ def run_facts(
     args: argparse.Namespace,
     manifests: Mapping[str, Manifest],
     totals: MismatchDetector,
-    unjudged: int,
+    unjudged_count: int,
     kind: str = "",
 ) -> Json:
     """Return the facts of a run, for `results.json`.
@@ -532,40 +587,38 @@ def run_facts(
         args: Arguments of the call.
         manifests: Manifests of the model's products or views by name; a single product has the name "".
         totals: Counts of the judged pictures.
-        unjudged: Number of inputs that were not judged.
+        unjudged_count: Number of inputs that were not judged.
         kind: "product" or "view"; empty: the model has a single product.
     """
     from flawscope._version import __version__
 
-    each = {}
-    known = {name: manifest.calibration for name, manifest in manifests.items()}
-    for name, calibration in known.items():
-        each[name] = {
+    calibration_by_name = {name: manifest.calibration for name, manifest in manifests.items()}
+    rates_by_name = {}
+    promises = []
+    for name, calibration in calibration_by_name.items():
+        rates_by_name[name] = {
             "target_rate": calibration.rate,
             "expected_rate": calibration.expected_rate,
             "score_threshold": calibration.score_threshold,
             "mask_threshold": calibration.mask_threshold,
             "promised": calibration.promised,
         }
-    products_facts: Json = {f"{kind}s": each} if kind else each[""]
-    product = _product_of(manifests, kind)
-    methods = dict.fromkeys(manifest.method for manifest in manifests.values())
-    promises = [
-        f"{name}: {calibration.brief()}" if kind else calibration.brief()
-        for name, calibration in known.items()
-    ]
-    expected_rate = max(calibration.expected_rate for calibration in known.values())
-    promised = all(calibration.promised for calibration in known.values())
+        promises.append(f"{name}: {calibration.brief()}" if kind else calibration.brief())
+    rates: Json = {f"{kind}s": rates_by_name} if kind else rates_by_name[""]
+    product = _join_product_names(manifests, kind)
+    methods = dict.fromkeys(manifest.method for manifest in manifests.values())  # an ordered set
+    expected_rate = max(calibration.expected_rate for calibration in calibration_by_name.values())
+    promised = all(calibration.promised for calibration in calibration_by_name.values())
     return {
         "model": os.path.basename(args.model),
         "category": product,
         "product": product,
         "method": ", ".join(methods),
-        "inputs": totals.count + unjudged,
+        "inputs": totals.count + unjudged_count,
         "judged": totals.count,
         "anomalous": totals.anomalous,
-        "unjudged": unjudged,
-        **products_facts,
+        "unjudged": unjudged_count,
+        **rates,
         "expected_rate": expected_rate,
         "promise": "; ".join(promises),
         "promised": promised,
@@ -582,60 +635,64 @@ LEGEND = (
 )
 
 
-def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
-    """Return lines with the number of anomalous pictures, the promised rate, and a legend of the numbers.
+def totals_line(totals: MismatchDetector, calibration: Calibration, has_tolerances: bool = False) -> str:
+    """Return lines with the number of anomalous pictures, the expected rate, and a legend of the numbers.
 
     Args:
         totals: Counts of the run.
         calibration: Calibration of the model.
-        tolerances: Whether tolerances are applied.
+        has_tolerances: Whether tolerances are applied.
     """
-    within = f", {totals.tolerated} within tolerance" if tolerances else ""
+    tolerated = f", {totals.tolerated} within tolerance" if has_tolerances else ""
     pictures = pluralize(totals.count, "picture")
-    return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}\n{LEGEND}"
+    return f"{totals.anomalous} of {pictures} anomalous{tolerated}\n{calibration.brief()}\n{LEGEND}"
 
 
 def batch_line(batch: Facts) -> str:
-    """Line on the pictures that can be called defective together, from `Summary.batch`."""
-    of = f"of {pluralize(batch['pictures'], 'picture')}"
+    """Return the line on the pictures that can be called defective together; `batch` is `Summary.batch()`."""
+    pictures = pluralize(batch["pictures"], "picture")
     if batch["defective"]:
         return (
-            f"{batch['defective']} {of} can be called defective, those of p {batch['p_value']:.3g} or less: "
-            f"on average at most {batch['rate']:.1%} of them are good, if each picture shows another part"
+            f"{batch['defective']} of {pictures} can be called defective, those of p {batch['p_value']:.3g} "
+            f"or less: on average at most {batch['rate']:.1%} of them are good, if each picture shows "
+            "another part"
         )
     if not batch["promised"]:
         return "the model promises nothing: no picture can be called defective at a false discovery rate"
     return (
-        f"none {of} can be called defective at a false discovery rate of {batch['rate']:.1%}: p is "
+        f"none of {pictures} can be called defective at a false discovery rate of {batch['rate']:.1%}: p is "
         f"{batch['least']:.2g} at least, more good pictures in the model would lower that"
     )
 
 
-def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
-    """Line with the number of anomalous and incomplete parts, and the promised rate."""
+def parts_line(parts: Sequence[PartPrediction], promise: str) -> str:
+    """Return the line with the numbers of anomalous and incomplete parts, and the expected rate."""
     from flawscope.results.part import ANOMALOUS
     from flawscope.results.prediction import INCOMPLETE
 
-    counts = Counter(part.decision for part in decided)
+    counts = Counter(part.decision for part in parts)
     incomplete = f", {counts[INCOMPLETE]} incomplete" if counts[INCOMPLETE] else ""
-    of = pluralize(len(decided), "part")
-    return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"
+    return f"{counts[ANOMALOUS]} of {pluralize(len(parts), 'part')} anomalous{incomplete}; {promise}"
 
 
-def say_remarks(beside: Sequence[str], totals: MismatchDetector) -> None:
-    """Names pictures that were passed over, and prints remarks on other files beside them.
+def say_remarks(side_files: Sequence[str], totals: MismatchDetector) -> None:
+    """Print remarks on files beside the pictures, and a warning if the pictures do not fit the model.
 
-    A warning follows where the pictures are unlike those learnt.
+    Args:
+        side_files: Files that were not judged; a `TruncatedList` names only the first.
+        totals: Counts of the run.
     """
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import reason_not_judged
 
-    named = [path for path in beside[:] if is_picture(path)]
-    for path in named:
-        common.say(f"not judged: {path}: {reason_not_judged(path)}")
-    for line in file_remarks([path for path in beside[:] if not is_picture(path)]):
+    named_files = side_files[:]  # of a `TruncatedList`, only the files that it names
+    for path in named_files:
+        if is_picture(path):
+            common.say(f"not judged: {path}: {reason_not_judged(path)}")
+    for line in file_remarks([path for path in named_files if not is_picture(path)]):
         common.say(line)
-    if more := len(beside) - len(beside[:]):
-        common.say(f"{pluralize(more, 'file')} more beside the pictures are not named here")
-    if line := totals.warning():
-        common.say(f"warning: {line}")
+    unnamed_count = len(side_files) - len(named_files)
+    if unnamed_count:
+        common.say(f"{pluralize(unnamed_count, 'file')} more beside the pictures are not named here")
+    if warning := totals.warning():
+        common.say(f"warning: {warning}")

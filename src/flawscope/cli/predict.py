@@ -61,21 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         choices=("coco", "labelstudio", "yolo", "labelme"),
-        help="Write what is marked as labels with scores into --out DIR, too, to correct in a labelling "
-        "tool; `evaluate` and `fit --seen` read what it exports.",
+        help="Write the marked regions as labels with scores into --out DIR, too, to correct in a labelling "
+        "tool; `evaluate` and `fit --seen` read its exports.",
     )
     common.add_scale(parser)
     parser.add_argument(
         "--tolerances",
         metavar="FILE.yaml",
         help="Rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
-        "keeps them is told as within tolerance.",
+        "keeps them is reported as within tolerance.",
     )
     parser.add_argument(
         "--fail-on-anomaly",
         action="store_true",
         help="Exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
-        "called good and the rate is not promised for them.",
+        "called good though the false-alarm rate does not apply to them.",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
     parser.add_argument(
@@ -98,30 +98,35 @@ def run(args: argparse.Namespace) -> int:
     predictor = _load_model(args)
     summary = output.Summary(predictor)
     stream = common.stream_of(predictor, args.product)
-    common.keep_other_results(args, summary.product, inputs.paths)
+    common.check_earlier_results(args, summary.product, inputs.paths)
     if args.false_discovery_rate is not None and summary.parts:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
         stream = _apply_tolerances(args, predictor, stream, summary)
     _group_by_part(inputs, summary)
-    written = _open_results(args, inputs, summary)
-    facts = _judge_and_finish(args, inputs, stream, written, summary, step)
+    results = _open_results(args, inputs, summary)
+    facts = _judge_and_finish(args, inputs, stream, results, summary, step)
     if not args.quiet:
-        _say_summary(args, inputs, written, summary, facts)
-    code = written.exit_code
+        _say_summary(args, inputs, results, summary, facts)
+    code = results.report_failures()
     if not args.quiet:
-        _advise_review(args, written, summary)
-    return _exit_code(args, written, summary, code)
+        _advise_review(args, results, summary)
+    return _exit_code(args, results, summary, code)
 
 
 def _check_call(args: argparse.Namespace) -> None:
+    """Raise an InputError for options that do not go together."""
     if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
         raise InputError("--labels needs a folder for its files: add --out DIR")
     cluster_predict.check_options(args)
 
 
 def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:
-    """List the pictures. InputError where `--labels` cannot be written beside them."""
+    """List the pictures of the call.
+
+    Raises:
+        InputError: There are no pictures, or two would share a file of `--labels`.
+    """
     from flawscope.results.labels import require_own_files
 
     inputs = output.collect_inputs(args.pictures)
@@ -143,7 +148,7 @@ def _load_model(args: argparse.Namespace) -> Predictor | Router:
 def _apply_tolerances(
     args: argparse.Namespace, predictor: Predictor | Router, stream: Stream, summary: output.Summary
 ) -> Stream:
-    """Return the stream whose predictions are held against the rules of `--tolerances`."""
+    """Read the rules of `--tolerances` into the summary; return the stream with the rules applied."""
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.tolerance import Tolerances
 
@@ -169,7 +174,7 @@ def _open_results(
 
 
 def _group_by_part(inputs: output.PictureInputs, summary: output.Summary) -> None:
-    """Reorder the inputs, where they are known, so that pictures of one part follow each other."""
+    """Reorder the inputs so that pictures of one part follow each other; unknown inputs stay as they are."""
     if summary.parts is not None and inputs.paths:
         inputs.sources = summary.parts.group(inputs.paths)
 
@@ -178,100 +183,99 @@ def _judge_and_finish(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
     stream: Stream,
-    written: output.Output,
+    results: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> Json:
-    """Judge the inputs, and write the final files, after Ctrl-C, too. Return the facts of the run."""
+    """Judge the inputs, write the final files (also after Ctrl-C), and return the facts of the run."""
     from flawscope.pictures.listing import reason_not_judged
 
-    began = time.monotonic()
-    complete = False
+    start = time.monotonic()
+    is_complete = False
     try:
-        _judge(inputs, stream, written, summary, step)
-        complete = True
+        _judge(inputs, stream, results, summary, step)
+        is_complete = True
     except KeyboardInterrupt:
-        of = f" of {inputs.total:,}" if inputs.total else ""
-        kept = f"; their results are in {args.out}" if args.out else ""
-        judged = pluralize(summary.totals.count + len(written.failures), "input")
-        raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
+        done = pluralize(summary.totals.count + len(results.failures), "input")
+        total = f" of {inputs.total:,}" if inputs.total else ""
+        place = f"; their results are in {args.out}" if args.out else ""
+        raise KeyboardInterrupt(f"interrupted after {done}{total}{place}") from None
     finally:
-        written.decide_incomplete()
-        facts = summary.facts(args, unjudged=len(written.failures))
+        results.decide_incomplete()
+        facts = summary.facts(args, unjudged_count=len(results.failures))
         if args.false_discovery_rate is not None:
             facts["batch"] = summary.batch(args.false_discovery_rate)
-        facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        facts |= {"complete": is_complete, "seconds": round(time.monotonic() - start, 3)}
         facts["not_judged"] = {path: reason_not_judged(path) for path in inputs.side_files}
-        written.finish(facts, summary.levels)
+        results.finish(facts, summary.levels)
     return facts
 
 
 def _say_summary(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
-    written: output.Output,
+    results: output.Output,
     summary: output.Summary,
     facts: Json,
 ) -> None:
-    """Say, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
+    """Print the totals of a run, the line on all pictures together, and remarks on files left out."""
     if not args.json and summary.totals.count:
-        common.say(summary.line(written.decided_parts))
+        common.say(summary.totals_text(results.decided_parts))
     if "batch" in facts:
         common.say(output.batch_line(facts["batch"]))
     output.say_remarks(inputs.side_files, summary.totals)
 
 
-def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
-    """Say how flagged pictures, and good ones near the threshold, are reviewed.
+def _advise_review(args: argparse.Namespace, results: output.Output, summary: output.Summary) -> None:
+    """Print the command that reviews flagged pictures and good ones near the threshold.
 
-    It says nothing where there are none, or where the results folder is not complete.
+    Nothing is printed if there are no such pictures, or if the results folder is not complete.
     """
-    near = summary.totals.near
-    if not written.folder_is_complete or not (summary.totals.anomalous or near):
+    near_count = summary.totals.near
+    if not results.has_complete_folder or not (summary.totals.anomalous or near_count):
         return
-    words = shlex.join(["flawscope", "review", args.out])
-    verb = "comes" if near == 1 else "come"
-    beside = f"; {near} near the threshold, called good, {verb} after them" if near else ""
-    common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from{beside}")
+    command = shlex.join(["flawscope", "review", args.out])
+    verb = "comes" if near_count == 1 else "come"
+    near = f"; {near_count} near the threshold, called good, {verb} after them" if near_count else ""
+    common.say(f"next: {command}   sorts flagged pictures into good and defective, to learn from{near}")
 
 
-def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
+def _exit_code(args: argparse.Namespace, results: output.Output, summary: output.Summary, code: int) -> int:
     """Return the exit code of the run.
 
     Args:
         args: Arguments of the call.
-        written: Output of the run.
+        results: Output of the run.
         summary: Summary of the run.
-        code: 1 where an input was not judged, or a result not written; else 0.
+        code: 1 if an input was not judged, or a result not written; else 0.
     """
     if not args.fail_on_anomaly:
         return code
-    if written.parts and any(part.decision != "good" for part in written.decided_parts):
-        return 3
-    if not written.parts and summary.totals.anomalous:
-        return 3
+    if results.parts and any(part.decision != "good" for part in results.decided_parts):
+        return output.ANOMALY_EXIT_CODE
     return output.fail_on_anomaly(code, summary.totals)
 
 
 def _judge(
     inputs: output.PictureInputs,
     stream: Stream,
-    written: output.Output,
+    results: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
-    """Judge the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
+    """Judge the inputs; Ctrl-C takes effect only after an input is counted, and its row and files written."""
     from flawscope.results.table import Unjudged
 
-    answers = stream(inputs.sources, batch=None if inputs.total else 1)
+    batch_size = None if inputs.total else 1  # paths come one by one from stdin, and are answered at once
+    answers = stream(inputs.sources, batch=batch_size)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
-        with defer_interrupts("") as interrupted:
+        with defer_interrupts("") as interrupted:  # "": Ctrl-C shows no line
             if isinstance(result, InputError):
-                why = inputs.errors.get(Path(name)) or failure_of(result)
-                written.add(Unjudged(name, why), source)
+                reason = inputs.errors.get(Path(name)) or failure_of(result)
+                results.add(Unjudged(name, reason), source)
             else:
-                written.add(replace(result, path=name), source)
+                results.add(replace(result, path=name), source)
         if interrupted.is_set():
             raise KeyboardInterrupt
         if inputs.total:

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn, TypedDict, Unpack
 
 from flawscope._version import __version__
 from flawscope.cli.common import reason_of, stop_progress
-from flawscope.cli.questions import tell_questions
+from flawscope.cli.questions import say_open_questions
 from flawscope.cli.words import clean_words
 from flawscope.errors import InputError, install_command
 from flawscope.progress import write_line
@@ -48,13 +48,18 @@ COMMAND_GROUPS: dict[str, dict[str, str]] = {
         "backbones": "feature extractors at hand",
     },
 }
-OTHER_GROUP = "station and line"  # title of the commands of other packages
+PACKAGE_GROUP_TITLE = "station and line"  # for the commands of other packages in the overview
 COMMANDS = {name: text for group in COMMAND_GROUPS.values() for name, text in group.items()}
-COMMAND_GROUP = "flawscope.commands"  # of entry points: dicts of other packages, help and module by name
-# commands of packages that may be missing
-PACKAGES = {"serve": "flawscope-station", "station": "flawscope-station", "plc-table": "flawscope-line"}
-# words that people type for a command
-OTHER_WORDS = {
+# Group of entry points by which other packages add commands: dictionaries name -> (help, module)
+ENTRY_POINT_GROUP = "flawscope.commands"
+# Commands with the packages that add them, which may be missing
+PACKAGE_OF_COMMAND = {
+    "serve": "flawscope-station",
+    "station": "flawscope-station",
+    "plc-table": "flawscope-line",
+}
+# Words that people type for a command
+SYNONYMS = {
     "train": "fit",
     "learn": "fit",
     "test": "evaluate",
@@ -70,7 +75,9 @@ OTHER_WORDS = {
     "web": "serve",
     "start": "serve",
 }
+# Modules of commands that have no module of their own name
 MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
+INTERRUPT_EXIT_CODE = 130  # as shells have it: 128, and the number of SIGINT
 
 
 class Command(NamedTuple):
@@ -95,10 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
-        _flush()  # a full disk or a closed pipe shows here, not after the exit code
+        _flush()  # so that a full disk or a closed pipe raises its error here, not after the exit code
         return code
-    except KeyboardInterrupt as error:  # its text may say what was kept
-        return _report_error(str(error) or "interrupted; nothing was left half-written", 130)
+    except KeyboardInterrupt as error:  # its text, if any, says which results exist
+        text = str(error) or "interrupted; nothing was left half-written"
+        return _report_error(text, INTERRUPT_EXIT_CODE)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 1
     except Exception as error:
@@ -106,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        is_input = isinstance(error, InputError | PermissionError)
-        return _report_error(reason_of(error), 2 if is_input else 1)
+        is_input_error = isinstance(error, InputError | PermissionError)
+        return _report_error(reason_of(error), 2 if is_input_error else 1)
     finally:
         stop_progress()
         _discard_unprinted()
@@ -125,19 +133,19 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     parser, run = load_command(_find_command(name))
     args = parser.parse_call(rest)
-    tell_questions(args)
-    missing = _missing_folders(getattr(args, "out", None))
+    say_open_questions(args)
+    new_folders = _missing_folders(getattr(args, "out", None))
     try:
         return int(run(args))
     except BaseException:
-        for folder in missing:
-            with suppress(OSError):  # it holds something, or was not made
+        for folder in new_folders:
+            with suppress(OSError):  # the folder holds results, or was not made
                 folder.rmdir()
         raise
 
 
 def _missing_folders(out: str | os.PathLike[str] | None) -> list[Path]:
-    """Folders that a call would have to make for its output, the innermost first."""
+    """Return the folders of the output path that do not exist yet, the innermost first."""
     if out is None:
         return []
     folders = [Path(out), *Path(out).parents]
@@ -145,89 +153,92 @@ def _missing_folders(out: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def _find_command(name: str) -> Command:
-    """A command of this package, or of another one. InputError where there is none."""
+    """Return the command of this name, of this package or another.
+
+    Raises:
+        InputError: There is no such command, or its package is not installed.
+    """
     if name in COMMANDS:
-        return _own_command(name)
-    others = _other_commands()
-    if name in others:
-        return others[name]
-    if name in PACKAGES:
-        remedy = install_command(package=PACKAGES[name])
-        raise InputError(
-            f"{name} is a command of {PACKAGES[name]}, which is not installed: install it: {remedy}"
-        )
-    if name in OTHER_WORDS:
-        near = f": did you mean {OTHER_WORDS[name]}?"
+        return _library_command(name)
+    package_commands = _load_package_commands()
+    if name in package_commands:
+        return package_commands[name]
+    if name in PACKAGE_OF_COMMAND:
+        package = PACKAGE_OF_COMMAND[name]
+        remedy = install_command(package=package)
+        raise InputError(f"{name} is a command of {package}, which is not installed: install it: {remedy}")
+    if name in SYNONYMS:
+        suggestion = f": did you mean {SYNONYMS[name]}?"
     else:
-        near = _suggestion(name, [*COMMANDS, *others])
-    raise InputError(f"there is no command {name}{near}; see `flawscope --help`")
+        suggestion = _suggestion(name, [*COMMANDS, *package_commands])
+    raise InputError(f"there is no command {name}{suggestion}; see `flawscope --help`")
 
 
-def _other_commands() -> dict[str, Command]:
-    """Commands of other packages, as these register them: help and module by name."""
+def _load_package_commands() -> dict[str, Command]:
+    """Return the commands that other packages register, by name."""
     from importlib.metadata import entry_points
 
-    commands = {}
-    for entry in sorted(entry_points(group=COMMAND_GROUP), key=operator.attrgetter("name")):
-        for name, facts in entry.load().items():
-            commands[name] = Command(name, *facts)
-    return commands
+    command_by_name = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=operator.attrgetter("name")):
+        for name, (text, module) in entry.load().items():
+            command_by_name[name] = Command(name, text, module)
+    return command_by_name
 
 
 def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
-    """A command's parser, and the function that runs it."""
+    """Import a command's module; return the command's parser, and the function that runs it."""
     module = importlib.import_module(command.module)
-    if add := getattr(module, f"{command.name}_arguments", None):  # of a module with several
+    add_arguments = getattr(module, f"{command.name}_arguments", None)
+    if add_arguments is not None:  # a module of several commands
         run = getattr(module, command.name)
-        text = run.__doc__
+        description = run.__doc__
     else:
-        add = module.add_arguments
+        add_arguments = module.add_arguments
         run = module.run
-        text = module.__doc__
+        description = module.__doc__
     parser = Parser(
         prog=f"flawscope {command.name}",
-        description=text,
+        description=description,
         formatter_class=HelpFormatter,
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="help", help="Show this help.")
-    add(parser)
+    add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     return parser, run
 
 
-def _own_command(name: str) -> Command:
+def _library_command(name: str) -> Command:
     return Command(name, COMMANDS[name], f"flawscope.cli.{MODULES.get(name, name)}")
 
 
 def commands() -> dict[str, Command]:
-    """Commands by name, those of other packages last."""
-    return {name: _own_command(name) for name in COMMANDS} | _other_commands()
+    """Return all commands by name, those of other packages last."""
+    library_commands = {name: _library_command(name) for name in COMMANDS}
+    return library_commands | _load_package_commands()
 
 
 def overview() -> str:
-    """Text of `flawscope --help`: the commands by groups, those of other packages last."""
-    others = {name: command.help for name, command in _other_commands().items()}
-    width = max(map(len, (*COMMANDS, *others))) + 2
+    """Return the text of `flawscope --help`: the commands by groups, those of other packages last."""
+    help_by_package_command = {name: command.help for name, command in _load_package_commands().items()}
+    width = max(map(len, (*COMMANDS, *help_by_package_command))) + 2
     lines = [
         "usage: flawscope COMMAND ...",
         "",
         "Learns what good parts look like and shows where a new picture differs.",
     ]
-    for title, group in {**COMMAND_GROUPS, OTHER_GROUP: others}.items():
+    for title, group in {**COMMAND_GROUPS, PACKAGE_GROUP_TITLE: help_by_package_command}.items():
         if not group:
             continue
         lines += ["", f"{title}:"]
         lines += [f"  {name:<{width}}{text}" for name, text in group.items()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "`flawscope COMMAND --help` shows more. Start with:",
-            "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",
-            "  flawscope predict model.safetensors NEW_PICTURES --out results",
-        ]
-    )
+    lines += [
+        "",
+        "`flawscope COMMAND --help` shows more. Start with:",
+        "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",
+        "  flawscope predict model.safetensors NEW_PICTURES --out results",
+    ]
+    return "\n".join(lines)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -256,18 +267,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read the words of a call. InputError: there is no such option, or a word looks like one."""
-        known = list(_option_strings(self))
-        given = clean_words(words)
-        for word in given:
-            option = word.partition("=")[0]
-            if word == "--":
+        """Parse the words of a call.
+
+        Raises:
+            InputError: An option is unknown, the name of a file looks like an option, or argparse objects.
+        """
+        options = list(_option_strings(self))
+        cleaned_words = clean_words(words)
+        for word in cleaned_words:
+            if word == "--":  # all words after it are arguments
                 break
-            if option.startswith("--") and option not in known:
-                self.error(f"there is no option {option}{_suggestion(option, known)}")
-            if word.startswith("-") and len(word) > 1 and option not in known and os.path.lexists(word):
+            option, _, _ = word.partition("=")
+            if option in options:
+                continue
+            if option.startswith("--"):
+                self.error(f"there is no option {option}{_suggestion(option, options)}")
+            if word.startswith("-") and word != "-" and os.path.lexists(word):
                 self.error(f"{word} would be an option; the file of this name is ./{word}")
-        return self.parse_args(given)
+        return self.parse_args(cleaned_words)
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError with argparse's message and the command whose help shows the options."""
@@ -279,31 +296,32 @@ def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _option_strings(verb)
+            for subparser in action.choices.values():
+                yield from _option_strings(subparser)
 
 
-def _suggestion(word: str, known: Iterable[str]) -> str:
+def _suggestion(word: str, names: Iterable[str]) -> str:
+    """Return a question with the name that is most similar to a word; empty if none is similar."""
     import difflib
 
-    near = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean {near[0]}?" if near else ""
+    matches = difflib.get_close_matches(word, names, n=1)
+    return f": did you mean {matches[0]}?" if matches else ""
 
 
 def _escape_unprintable() -> None:
-    """Make stdout and stderr escape characters that their encoding lacks, such as in file names."""
+    """Make stdout and stderr write escapes for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # it was closed: `>&-`
+    if sys.stdout is not None:  # None: the shell closed it, by `>&-`
         sys.stdout.flush()
 
 
 def _discard_unprinted() -> None:
-    """Discard output that cannot be printed: at exit, Python would try again and fail with its own lines."""
+    """Discard output that cannot be printed: else Python would try again at exit, and print its own error."""
     try:
         _flush()
     except OSError:
@@ -312,5 +330,6 @@ def _discard_unprinted() -> None:
 
 
 def _report_error(text: str, code: int) -> int:
+    """Print an error on one line of stderr; return the exit code `code`."""
     write_line(f"flawscope: {' '.join(text.split())}")
     return code

@@ -1,7 +1,8 @@
 """Open questions of model files, and the model that is written with them.
 
-A question waits for a person while the computed model is written with it. Every command that uses the file
-reports its questions first. The same call with `--force` accepts them without computing again.
+A model with a question is written, and waits for an answer. Every command that uses the file reports
+its questions first. The call that wrote the model, given again with `--force`, accepts them and computes
+nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
     from flawscope.types import Json
 
-# arguments that change nothing in what is computed
-OTHER = (*(option.name for option in FIT_OPTIONS if not option.computes), "typed", "filed")
-WRITTEN = ("out",)  # arguments that name what is written
-# Arguments that name files or folders which are read. A pattern of names or a device is none.
-PATHS = (*(option.name for option in FIT_OPTIONS if option.names_files), "model", "pictures")
+# Arguments that change nothing in what is computed
+UNCOUNTED_ARGUMENTS = (*(option.name for option in FIT_OPTIONS if not option.computes), "typed", "filed")
+OUTPUT_ARGUMENTS = ("out",)  # arguments that name files to write
+# Arguments that name files or folders to read; a pattern of names, or a device, names no file
+INPUT_ARGUMENTS = (*(option.name for option in FIT_OPTIONS if option.names_files), "model", "pictures")
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "
@@ -39,96 +40,111 @@ REMEDY = (
 
 
 def digest_call(args: argparse.Namespace) -> str:
-    """Return the digest of a call: its arguments, and names, sizes and times of the files that these name.
+    """Return the digest (hex) of a call, by which the same call is known again.
 
-    Files that the call writes itself do not count.
+    The digest is made from the arguments, and from names, sizes and times of the files that they name. Files
+    that the call writes itself do not count.
     """
-    given = {name: value for name, value in vars(args).items() if name not in OTHER}
-    text = json.dumps([given, _files_of_call(given)], default=str, sort_keys=True)
+    arguments = {name: value for name, value in vars(args).items() if name not in UNCOUNTED_ARGUMENTS}
+    text = json.dumps([arguments, _files_of_call(arguments)], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files that arguments name, or that lie in folders which they name."""
-    roots = {given[name] for name in PATHS if isinstance(given.get(name), str)}
+def _files_of_call(arguments: Json) -> list[tuple[str, int, int]]:
+    """Return path, size and time (ns) of each file that the arguments name, and of each in a named folder."""
+    roots = {arguments[name] for name in INPUT_ARGUMENTS if isinstance(arguments.get(name), str)}
     paths = set[str]()
     for root in roots:
-        for found in glob(root) or [root]:
-            paths.update(_files(found))
-    call_paths = _own_paths(given)
+        for root_path in glob(root) or [root]:
+            paths.update(_list_files(root_path))
+    output_paths = _output_paths(arguments)
     files = []
     for path in sorted(paths):
-        is_own = any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in call_paths)
-        if is_own and path not in roots:  # it only lies in a folder that is read
+        is_output = any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in output_paths)
+        if is_output and path not in roots:  # an earlier output that lies in a folder of inputs
             continue
-        with suppress(OSError):
+        with suppress(OSError):  # a missing file is reported by the command
             facts = os.stat(path)
             files.append((path, facts.st_size, facts.st_mtime_ns))
     return files
 
 
-def _own_paths(given: Json) -> list[str]:
-    """Paths that a call writes itself."""
-    paths = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
-    beside = [str(_beside(path)) for path in paths]
-    return paths + beside
+def _output_paths(arguments: Json) -> list[str]:
+    """Return the absolute paths of the files and folders that a call may write."""
+    paths = [os.path.abspath(arguments[name]) for name in OUTPUT_ARGUMENTS if arguments.get(name)]
+    open_paths = [str(_open_path(path)) for path in paths]
+    return paths + open_paths
 
 
-def _files(path: str) -> Iterator[str]:
+def _list_files(path: str) -> Iterator[str]:
+    """Yield a file's path, or the paths of all files in a folder and its subfolders."""
     if not os.path.isdir(path):
         yield path
-    for folder, _, names in os.walk(path):
+    for folder, _, names in os.walk(path):  # nothing is yielded for a file
         yield from (os.path.join(folder, name) for name in names)
 
 
 def save(
-    model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
+    model: Predictor | Router, path: str | os.PathLike[str], call_digest: str, source: str | None = None
 ) -> None:
-    """Write a model, with the digest of the call where a question is open.
+    """Write a model; if it has an open question, store the digest of the call in it.
+
+    A model with an open question does not replace the model that it was made from: if `path` is the `source`,
+    the new model is written to a file beside the old one (`saved_path`).
 
     Args:
         model: Model to write.
         path: File to write.
-        call: Digest of the call (`digest_call`).
-        source: Model file that this one was made from. A model with a question does not replace it and is
-            written beside it (`written`).
+        call_digest: Digest of the call (`digest_call`).
+        source: Model file that the model was made from; None: it was fitted.
     """
     from flawscope.artefact.model_file import ASKED_CALL
 
-    asked = any(product.questions for product in model.products.values())
+    has_questions = any(product.questions for product in model.products.values())
     for name, product in model.products.items():
         if product.questions:
-            product.manifest.facts[ASKED_CALL] = call
+            product.manifest.facts[ASKED_CALL] = call_digest
             model = model.with_product(name, product)
-    model.save(_beside(path) if asked and _same_file(path, source) else path)
+    must_keep_source = has_questions and _is_same_file(path, source)
+    model.save(_open_path(path) if must_keep_source else path)
 
 
-def written(path: str | os.PathLike[str], source: str | None) -> Path:
-    """The file that `save` wrote."""
-    beside = _beside(path)
-    return beside if _same_file(path, source) and beside.is_file() else Path(path)
+def saved_path(path: str | os.PathLike[str], source: str | None) -> Path:
+    """Return the file that `save` wrote for these arguments."""
+    open_path = _open_path(path)
+    return open_path if _is_same_file(path, source) and open_path.is_file() else Path(path)
 
 
-def _beside(path: str | os.PathLike[str]) -> Path:
+def _open_path(path: str | os.PathLike[str]) -> Path:
+    """Return the file, NAME-open, for a model with an open question that must not replace NAME."""
     return Path(path).with_stem(f"{Path(path).stem}-open")
 
 
-def _same_file(path: str | os.PathLike[str], source: str | None) -> bool:
+def _is_same_file(path: str | os.PathLike[str], source: str | None) -> bool:
     return source is not None and os.path.exists(path) and Path(path).samefile(source)
 
 
-def accept(path: str | os.PathLike[str], call: str) -> bool:
-    """Accept the model that the same call wrote with an open question; False: there is none."""
+def accept(path: str | os.PathLike[str], call_digest: str) -> bool:
+    """Accept the model that the same call wrote with an open question.
+
+    Args:
+        path: Model file that the call names.
+        call_digest: Digest of the call (`digest_call`).
+
+    Returns:
+        Whether there was such a model.
+    """
     from flawscope.artefact.model_file import ASKED_CALL
     from flawscope.predictor.router import accept_questions, load
 
-    for file in (Path(path), _beside(path)):
-        asked = {
+    for file in (Path(path), _open_path(path)):
+        asked_calls = {
             manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions
         }
-        if asked != {call}:
+        if asked_calls != {call_digest}:
             continue
-        accept_questions(load(file, device="cpu"))[0].save(path)
+        model, _ = accept_questions(load(file, device="cpu"))
+        model.save(path)
         if file != Path(path):
             file.unlink()
         common.say(f"accepted: {path}, as it was computed before")
@@ -137,17 +153,18 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Return the open questions of a model file that are not in the file which it was made from."""
-    known = [] if source is None else open_questions(source)
-    return [line for line in open_questions(path) if line not in known]
+    """Return the open questions of a model file that `source`, the file it was made from, does not have."""
+    source_questions = [] if source is None else open_questions(source)
+    return [line for line in open_questions(path) if line not in source_questions]
 
 
 def report(path: str | os.PathLike[str], source: str | None = None) -> int:
-    """Say that a model was written with open questions, and return the exit code.
+    """Print the open questions of a written model, and return the exit code: `EXIT_CODE` or 0.
 
     Args:
         path: The written model file.
-        source: Model file that it was made from (`save`); None: it was fitted.
+        source: Model file that the model was made from; None: it was fitted. Questions that `source` has,
+            too, are not printed.
     """
     lines = new_questions(path, source)
     for line in lines:
@@ -158,7 +175,7 @@ def report(path: str | os.PathLike[str], source: str | None = None) -> int:
 
 
 def open_questions(path: str | os.PathLike[str]) -> list[str]:
-    """Open questions of a model file, with the product's name where there are several."""
+    """Return the open questions of a model file; in a joint model, each begins with the product's name."""
     return [
         f"{name}: {line}" if name else line
         for name, manifest in _manifests(path).items()
@@ -166,10 +183,12 @@ def open_questions(path: str | os.PathLike[str]) -> list[str]:
     ]
 
 
-def tell_questions(args: argparse.Namespace) -> None:
-    """Print a line for each model of a call that has an open question."""
-    given = [getattr(args, name, None) for name in ("model", "models", "update")]
-    paths = [path for source in given for path in (source if isinstance(source, list) else [source])]
+def say_open_questions(args: argparse.Namespace) -> None:
+    """Print a line for each model file of a call that has an open question."""
+    paths: list[object] = []
+    for name in ("model", "models", "update"):
+        value = getattr(args, name, None)
+        paths += value if isinstance(value, list) else [value]
     for path in paths:
         if not isinstance(path, str) or not Path(path).is_file():
             continue
@@ -178,10 +197,10 @@ def tell_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Return the manifests of a model file's products; none for another file, which the command reports."""
+    """Return the manifests of a model file by product; empty if the file cannot be read."""
     from flawscope.predictor.router import read_facts
 
     try:
         return read_facts(path).manifests
-    except (InputError, OSError):
+    except (InputError, OSError):  # the command reports the error
         return {}

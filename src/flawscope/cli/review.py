@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     results = Path(args.results)
     pictures = read_review_pictures(results, every=args.all)
-    out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
+    results_folder = results if results.is_dir() else results.parent
+    out = Path(args.out) if args.out else results_folder / REVIEW_FOLDER
     common.prepare_output_folder(str(out))
     session = ReviewSession(pictures, out)
     if session.replaced:
@@ -61,15 +62,15 @@ def run(args: argparse.Namespace) -> int:
             f"undecided again: {count} under the path of a decided one, and another by its pixels: "
             f"{join_names(session.replaced)}; the earlier copies stay in {out}"
         )
-    review = ReviewServer(session, Path(args.results).resolve().name, args.port)
-    common.say(f"review: {review.url}")
+    server = ReviewServer(session, Path(args.results).resolve().name, args.port)
+    common.say(f"review: {server.url}")
     common.say("end it in the page or with Ctrl-C; what is decided is kept, the same call goes on with it")
     if not args.no_browser and _has_screen():
-        webbrowser.open(review.url)
+        webbrowser.open(server.url)
     try:
-        review.serve()
+        server.serve()
     except KeyboardInterrupt:
-        common.say("")
+        common.say("")  # ends the line in which the terminal shows ^C
     if not args.quiet:
         for line in next_steps(session):
             common.say(line)
@@ -77,28 +78,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _has_screen() -> bool:
-    """Whether there is a screen: without one a browser that runs in the terminal might be opened there."""
-    known = sys.platform in ("win32", "darwin")
-    return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """Return whether there is a screen for a browser; if not, a browser in the terminal might be opened."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def next_steps(session: ReviewSession) -> Iterator[str]:
-    """Yield lines: a count of the decisions, and how to go on."""
+    """Yield lines for a person: the numbers of decisions, then commands that use the decided pictures."""
     from flawscope.pages.review.session import DEFECT, GOOD
 
     tally = session.tally()
     out = session.out
-    done = sum(tally.values())
-    every = len(session.pictures)
-    sorts = f"{tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
-    yield f"{done} of {pluralize(every, 'picture')} decided: {sorts}"
+    decided_count = sum(tally.values())
+    pictures = pluralize(len(session.pictures), "picture")
+    yield f"{decided_count} of {pictures} decided: {tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
     if tally[GOOD]:
         yield f"good pictures are in {out / GOOD}; PatchCore learns them, and looks at the defects, with"
         yield f"  flawscope fit --update MODEL --data {out} --out NEW.safetensors"
         yield "  (other methods: put them to the good pictures and fit anew)"
     if tally[DEFECT]:
-        masks = pluralize(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")
+        mask_count = len(list((out / "masks" / DEFECT).glob("*.png")))
+        masks = pluralize(mask_count, "mask")
         yield f"defects are in {out / DEFECT}, {masks} outlined by the model beside it: look at these; then"
         yield f"  flawscope fit --method prnet --seen {out / DEFECT} --data GOOD --out NEW.safetensors"
-    if done:
+    if decided_count:
         yield "then, on pictures that neither has seen: flawscope compare MODEL NEW.safetensors --data ROOT"

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.calibration.parts import PartPattern
     from flawscope.datasets import Dataset
-    from flawscope.predictor.router import Router
+    from flawscope.predictor.router import Model, Router
 
-Calls = dict[str, argparse.Namespace]
+Calls = dict[str, argparse.Namespace]  # arguments of each fit, by the name of its model
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fit a model of each product or view, or add to those of a router, and join all in one file.
+    """Fit a model for each product or view, or add to the models of `--update`; join all in one file.
 
-    Where a fit fails, the others are kept beside the file, for `--resume`.
+    If a fit fails, the other models stay in a folder beside the file, for `--resume`.
+
+    Returns:
+        The exit code.
     """
     from flawscope.artefact import files
     from flawscope.predictor.router import read_fitted
@@ -38,7 +41,7 @@ def fit(args: argparse.Namespace) -> int:
     say = common.say_unless_quiet(args)
     old = read_fitted(args.update) if args.update else None
     if old is not None:
-        _check_extended(args, old)
+        _check_update(args, old)
         if old.views is not None:
             return _update_views(args, old, out)
     folder = Path(f"{out}.parts")
@@ -50,47 +53,60 @@ def fit(args: argparse.Namespace) -> int:
         kind = "view"
         calls = _view_calls(args, folder, pattern)
     _check_calls(args, old, calls)
-    with _kept_models(folder):
-        _write_known_models(old, calls)
+    with _models_folder(folder):
+        _write_old_models(old, calls)
         outcomes = fit_several.fit_each(args, calls, str(folder), kind)
     rows = [(name, *outcome.figures) for name, outcome in outcomes.items()]
     say(common.format_table(rows, (kind, *fit_several.HEADER)))
     if any(outcome.failed for outcome in outcomes.values()):
         return _report_unwritten(out, folder, outcomes)
     model = _join_models(args, old, calls, pattern)
-    questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
+    saved_path = _save(args, model, out, kind)
     shutil.rmtree(folder)
+    return fit_several.report_outcomes(outcomes) or questions.report(saved_path, args.update)
+
+
+def _save(args: argparse.Namespace, model: Model, out: Path, kind: str) -> Path:
+    """Write a model of several products or views, print its promise and its file, and return the file."""
+    questions.save(model, out, args.call_digest, args.update)
+    path = questions.saved_path(out, args.update)
+    say = common.say_unless_quiet(args)
     if parts := model.parts():
         say(parts.promise())
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
-    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+    say(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
+    return path
 
 
 def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
-    """Add to the models of the views of a part, each the pictures of its view."""
+    """Update the model of each view with the new good pictures of that view, and write the models.
+
+    Returns:
+        The exit code.
+    """
     say = common.say_unless_quiet(args)
-    call = fit_one.read_fit_settings(args)
+    fit_settings = fit_one.read_fit_settings(args)
     fit_one.require_training()
-    model = fit_one.add_to_models(args, call, old, say, common.progress_for(args))
-    questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
-    if parts := model.parts():
-        say(parts.promise())
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), 'view')}")
+    model = fit_one.add_to_models(args, fit_settings, old, say, common.progress_for(args))
+    saved_path = _save(args, model, out, "view")
     failures = [line for product in model.products.values() for line in product.failures]
-    return common.report_failures(failures) or questions.report(out, args.update)
+    return common.report_failures(failures) or questions.report(saved_path, args.update)
 
 
 def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
-    """Say that the joint model is not written, since a fit failed; return the exit code."""
-    kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
-    common.say(f"{out} is not written{kept}")
-    return fit_several.exit_code(outcomes)
+    """Report that the joint model is not written, since a fit failed; return the exit code."""
+    remedy = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
+    common.say(f"{out} is not written{remedy}")
+    return fit_several.report_outcomes(outcomes)
 
 
 def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
-    """Raise an InputError, before anything is fitted, for a call that the joint model cannot have."""
+    """Raise an InputError if the models of the calls could not be joined; nothing is fitted yet.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of `--update`; None: all models are new.
+        calls: Arguments of each fit, by the model's name.
+    """
     from flawscope.artefact.model_facts import check_same_parts
 
     for call in calls.values():
@@ -98,19 +114,19 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
         if args.joint and call.channels:
             raise InputError(
                 "--joint tells products apart by one view of a picture: leave out "
-                f"{fit_options.written(call, 'channels')}"
+                f"{fit_options.written_form(call, 'channels')}"
             )
     fit_one.require_training()
-    if all(call.update is not None for call in calls.values()):  # their parts were compared before
+    if all(call.update is not None for call in calls.values()):  # no model is new
         return
-    patterns = [_own_part(args, call) for call in calls.values()]
+    patterns = [_part_patterns(args, call) for call in calls.values()]
     if old is not None:
         patterns += [product.manifest.facts.get("part") for product in old.products.values()]
     check_same_parts(patterns)
 
 
-def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Write the models of a router that are added to, each where its call reads it."""
+def _write_old_models(old: ModelMapping | None, calls: Calls) -> None:
+    """Write the old models that get new pictures, each to the file that its call names as `--update`."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -123,13 +139,13 @@ def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
 def _join_models(
     args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
-    """Join the fitted models, and those of a router that were not added to.
+    """Join the fitted models with those models of `--update` that got no new pictures.
 
     Args:
         args: Arguments of the command.
-        old: Models of the router that is added to; None: it is new.
+        old: Models of `--update`; None: all models are new.
         calls: Arguments of each fit, by the model's name.
-        pattern: Pattern of the parts, where the models are of views; else None.
+        pattern: Pattern of parts and views, where the models are of views; None: they are of products.
     """
     from flawscope.artefact import model_file
     from flawscope.artefact.model_mapping import ModelMapping
@@ -139,14 +155,16 @@ def _join_models(
     for name, call in calls.items():
         products[name] = model_file.read(call.out)
     if pattern is None:
-        return open_joined(ModelMapping(products, _describe(args, old, products, calls)), args.device)
+        recognition = _describe_products(args, old, products, calls)
+        return open_joined(ModelMapping(products, recognition), args.device)
     joined = open_joined(ModelMapping(products, views=pattern), args.device)
-    views = _views_of(args, pattern, common.seed_and_group(joined.facts)[0])
-    return joined.with_looks_of_views({view: _train_paths(model) for view, model in views.items()})
+    seed, _ = common.seed_and_group(joined.facts)
+    datasets = _open_views(args, pattern, seed)
+    return joined.with_looks_of_views(_train_paths_by_view(datasets))
 
 
-def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
-    """InputError where a model cannot be added to as the call says."""
+def _check_update(args: argparse.Namespace, old: ModelMapping) -> None:
+    """Raise an InputError if the call cannot add to the models of `--update`."""
     if not old.kind:
         raise InputError(f"cannot use model {args.update}: it is a model of one product, leave out --joint")
     if args.joint and old.views is not None:
@@ -156,47 +174,55 @@ def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
         )
 
 
-def _own_part(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, str] | None:
-    """The patterns of part and view that a new model decides by; None: it decides on pictures."""
+def _part_patterns(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, str] | None:
+    """Return the patterns of part and view, if a new model decides on parts; None: it decides on pictures."""
     if call.part is None or args.each_view:
         return None
     return {"part": call.part, "view": call.view}
 
 
 @contextmanager
-def _kept_models(folder: Path) -> Iterator[None]:
-    """Make the folder that keeps models until all are there, and remove it where it keeps none."""
+def _models_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of models that wait to be joined; after the block, remove it if it is empty."""
     folder.mkdir(exist_ok=True)
     try:
         yield
     finally:
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # the folder is not empty
             folder.rmdir()
 
 
-def _call(
+def _model_call(
     args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
-    """The call that fits the model of a product or view, or adds to the one that there is."""
+    """Return the call that fits the model of a product or view; if `old` has the model, the call adds to it.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of `--update`; None: all models are new.
+        folder: Folder of the models.
+        name: Name of the product or view.
+        **changes: Arguments that replace the command's.
+    """
     call = fit_several.category_call(args, name, str(folder), **changes)
-    is_known = old is not None and name in old.products
-    call.update = f"{call.out}.before" if is_known else None
+    has_old_model = old is not None and name in old.products
+    call.update = f"{call.out}.before" if has_old_model else None
     return call
 
 
 def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
-    """The call that fits each product.
+    """Return the call that fits each product, by the product's name.
 
-    The products are the categories that `--category` names, one or several; without it all categories of the
-    data.
+    The products are the categories that `--category` names; without the option, all categories of the data.
 
     Raises:
-        InputError: The data have no categories, a category is missing, or `--update` leaves open which.
+        InputError: The data have no categories; a category is missing; or `--update` is given without
+            `--category`, and the data have several.
     """
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
 
-    if common.asks_several(args):
+    if common.has_several_categories(args):
         names = common.selected_categories(args)
     elif args.category:
         names = present_categories(args.data, args.category, "--category")
@@ -204,96 +230,117 @@ def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: P
         names = tuple(find_categories(args.data))
         if not names or (args.update and len(names) > 1):
             raise InputError(f"name the products in {args.data} with --category: one, several, or all")
-    return {name: _call(fit_options.with_file(args, name), old, folder, name) for name in names}
+    return {name: _model_call(fit_options.with_file(args, name), old, folder, name) for name in names}
 
 
 def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
-    """The pattern of views that have a model each; None: the models are of products. InputError."""
+    """Return the pattern of parts and views, if each view gets a model; None: each product gets one.
+
+    Raises:
+        InputError: `--each-view` does not go with other options.
+    """
     from flawscope.calibration.parts import PartPattern
 
-    if args.each_view and (args.part is None or args.group):
+    if not args.each_view:
+        return None
+    if args.part is None or args.group:
         raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
-    if args.each_view and (args.joint or args.update or common.asks_several(args)):
+    if args.joint or args.update or common.has_several_categories(args):
         raise InputError(
             "--each-view is for one product: leave out --joint and --update, name one --category"
         )
-    return PartPattern(args.part, args.view) if args.each_view else None
+    return PartPattern(args.part, args.view)
 
 
-def wants_each_view(args: argparse.Namespace) -> bool:
+def decide_each_view(args: argparse.Namespace) -> bool:
     """Return whether each view of a part gets a model of its own.
 
-    The call decides. Where it does not, each view gets one if the good pictures of all views look different;
-    a line then says this.
+    `--each-view` and `--no-each-view` decide. Without these options, each view gets a model if good pictures
+    of the views look different from each other; a line is then printed.
     """
     if args.each_view is not None:
         return bool(args.each_view)
-    if args.part is None or _asks_for_one_model(args) or common.asks_several(args):
+    if args.part is None or _excludes_each_view(args) or common.has_several_categories(args):
         return False
     from flawscope.calibration.parts import PartPattern
     from flawscope.fitting.view_models import different_views_line, views_differ
 
-    views = _views_of(args, PartPattern(args.part, args.view), _seed_of_call(args))
-    if not views_differ({view: _train_paths(model) for view, model in views.items()}):
+    datasets = _open_views(args, PartPattern(args.part, args.view), _seed_of_call(args))
+    if not views_differ(_train_paths_by_view(datasets)):
         return False
-    common.say_unless_quiet(args)(different_views_line([*views], "--no-each-view: one model for all"))
+    say = common.say_unless_quiet(args)
+    say(different_views_line([*datasets], "--no-each-view: one model for all"))
     return True
 
 
-def _asks_for_one_model(args: argparse.Namespace) -> bool:
-    """Whether an option fits one model for all views, or one for several products."""
-    # a search has minutes for one model, and `--evaluate` measures one
+def _excludes_each_view(args: argparse.Namespace) -> bool:
+    """Return whether the call has an option that does not go with a model for each view."""
+    # `--auto` searches for one model, and `--evaluate` measures one
     return any((args.group, args.joint, args.update, args.auto, args.evaluate))
 
 
-def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
-    """Return the good pictures of each view.
+def _open_views(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
+    """Open the data set, and return the good pictures of each view.
 
     Raises:
-        InputError: No name shows a part, or none shows the same part twice.
+        InputError: No file name shows a part, or no two names show the same part.
     """
     from flawscope.datasets import open_dataset
-    from flawscope.fitting.view_models import views_of
+    from flawscope.fitting.view_models import split_good_by_view
 
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
-    return views_of(dataset, pattern)
+    return split_good_by_view(dataset, pattern)
 
 
-def _train_paths(dataset: Dataset) -> list[Path]:
-    return [item.path for item in dataset.train]
+def _train_paths_by_view(datasets: Mapping[str, Dataset]) -> dict[str, list[Path]]:
+    return {view: [item.path for item in dataset.train] for view, dataset in datasets.items()}
 
 
 def _seed_of_call(args: argparse.Namespace) -> int:
-    settings = fit_one.read_fit_settings(args)
-    return int(registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed)
+    """Return the seed by which a call splits its data set."""
+    fit_settings = fit_one.read_fit_settings(args)
+    method = registry.method(fit_settings.method)
+    config = registry.configure(method, fit_settings.preset, fit_settings.settings)
+    return int(config.seed)
 
 
 def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) -> Calls:
-    """The call that fits each view."""
-    views = _views_of(args, pattern, _seed_of_call(args))
+    """Return the call that fits each view, by the view's name."""
+    datasets = _open_views(args, pattern, _seed_of_call(args))
     changes = {"category": args.category, "part": None, "view": None, "group": pattern.part}
-    return {view: _call(args, None, folder, view, only_view=(pattern, view), **changes) for view in views}
+    return {
+        view: _model_call(args, None, folder, view, only_view=(pattern, view), **changes) for view in datasets
+    }
 
 
-def _describe(
+def _describe_products(
     args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
 ) -> DescriptorModel:
-    """Return the network that recognises products, with descriptors of the learnt pictures."""
+    """Return the model that recognises products, with descriptors of the training pictures.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of `--update`, whose network for descriptors is kept; None: all models are new.
+        products: Models of all products.
+        names: Products whose training pictures are described; pictures that are described in `old` are not
+            read again.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
 
-    network = None if old is None else old.recognition
-    network = network or joining.descriptor_model(products)
-    found = {}
+    old_network = None if old is None else old.recognition
+    network = old_network or joining.descriptor_model(products)
+    description_by_product = {}
     for name in names:
-        before = () if old is None or name not in old.products else old.products[name].manifest.pictures
+        old_model = None if old is None else old.products.get(name)
+        old_pictures = () if old_model is None else old_model.manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
-        found[name] = joining.describe_product(
+        description_by_product[name] = joining.describe_product(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
-            described=[picture.hash for picture in before],
+            described=[picture.hash for picture in old_pictures],
             device=args.device,
             step=common.progress_for(args),
         )
-    return joining.with_products(network, found)
+    return joining.with_products(network, description_by_product)

@@ -9,39 +9,45 @@ from collections.abc import Iterable, Sequence
 from flawscope.errors import InputError
 from flawscope.pictures.text_files import QUOTES, unquoted
 
-_VALUE = re.compile(r"(--[A-Za-z][\w-]*=)(.*)", re.DOTALL)
-_HOME = re.compile(r"~(?=$|[/\\])")
+_VALUE = re.compile(r"(--[A-Za-z][\w-]*=)(.*)", re.DOTALL)  # an option with its value in one word
+_HOME = re.compile(r"~(?=$|[/\\])")  # not ~name, which is another user's folder
 
 
 def clean_words(words: Iterable[str]) -> list[str]:
-    """Return the words of a call without quotes that shells left, and with the home folder for a first `~`.
+    """Return the words of a call, without quotes that shells left in them, and with `~` replaced.
 
-    Shells replace `~` where a word begins, not behind the = of an option, and cmd nowhere.
+    A `~` at the beginning of a word or of an option's value stands for the home folder. Shells replace it
+    only at the beginning of a word, and cmd never does.
 
     Raises:
-        InputError: cmd, which knows no single quotes, cut a text at its spaces.
+        InputError: The shell, such as cmd, does not know single quotes, and cut a quoted text at its spaces.
     """
-    given = [*words]
-    _refuse_cut(given)
-    return [_cleaned(word) for word in given]
+    all_words = [*words]
+    _check_quotes(all_words)
+    return [_clean_word(word) for word in all_words]
 
 
-def _cleaned(word: str) -> str:
+def _clean_word(word: str) -> str:
+    """Return a word without quotes and with `~` replaced; in --option=value, only the value changes."""
     match = _VALUE.fullmatch(word)
     option, value = match.groups() if match else ("", word)
-    value = unquoted(value)
-    if _HOME.match(value) and not os.path.lexists(value):
-        value = os.path.expanduser(value)
-    return f"{option}{value}"
+    text = unquoted(value)
+    if _HOME.match(text) and not os.path.lexists(text):
+        text = os.path.expanduser(text)
+    return f"{option}{text}"
 
 
-def _refuse_cut(words: Sequence[str]) -> None:
-    for place, word in enumerate(words):
+def _check_quotes(words: Sequence[str]) -> None:
+    """Raise an InputError if a word begins with a quote that only a later word closes."""
+    for first, word in enumerate(words):
         value = word.partition("=")[2] if word.startswith("--") else word
-        closing = QUOTES.get(value[:1])
-        if closing is None or value[0] == '"' or value[1:].endswith(closing):
+        opening = value[:1]
+        closing = QUOTES.get(opening)
+        # double quotes are known to every shell
+        if closing is None or opening == '"' or value[1:].endswith(closing):
             continue
-        for last in range(place + 1, len(words)):
+        for last in range(first + 1, len(words)):
             if words[last].endswith(closing):
-                whole = " ".join([value, *words[place + 1 : last + 1]])[1:-1]
-                raise InputError(f'{value[0]} is no quote of this shell, which cut the text: write "{whole}"')
+                quoted_text = " ".join([value, *words[first + 1 : last + 1]])
+                text = quoted_text[1:-1]
+                raise InputError(f'{opening} is no quote of this shell, which cut the text: write "{text}"')

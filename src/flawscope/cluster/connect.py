@@ -26,18 +26,25 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of a change that does not concern us
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # errors arrive as exceptions, too
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nodes tell of tasks that are tried again, on stdout
-    "RAY_task_oom_retries": "5",  # else a task that takes more memory than there is would begin for ever
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # keep apart the lines of nodes that try tasks again
+    "RAY_task_oom_retries": "5",  # by default a task that needs too much memory begins again without end
 }
-CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: listens on 127.0.0.1 alone, on any OS
-CONNECT_TIMEOUT = 10.0  # seconds for somebody to answer at an address
+CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: Ray listens on 127.0.0.1 alone, on any OS
+CONNECT_TIMEOUT = 10.0  # seconds until an address must answer
 CONNECT_ATTEMPTS = 5  # the head forks a process for a ray:// client, which gRPC now and then kills
+# Texts of errors of such a process
 TRANSIENT_ERRORS = "Starting Ray client server failed", "psutil.ZombieProcess", "psutil.NoSuchProcess"
+MAX_ERROR_LENGTH = 300  # characters of a line from Ray
+STDERR = 2  # its file descriptor
 RESUME_HINT = "the same call goes on where this one stopped"
 
 
 def check_address(address: str) -> None:
-    """Raise InputError for an unknown `--cluster`, or a missing Ray, before anything is loaded."""
+    """Check the value of `--cluster`, before anything is loaded.
+
+    Raises:
+        InputError: The value is not valid, or Ray is not installed.
+    """
     if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", address):
         raise InputError(
             f"--cluster {address}: write auto (the cluster that runs here), local (this machine alone), or "
@@ -48,22 +55,22 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def cluster_connection(address: str) -> Iterator[None]:
-    """Connect for the length of the block; a cluster that is started here ends with it.
+    """Connect to a cluster for the length of the block. A cluster that is started here ends with the block.
 
     Args:
         address: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (a cluster is
             started here, with all cores), or an address.
 
     Raises:
-        InputError: There is no such cluster, or it has other versions of Ray or Python.
+        InputError: The cluster cannot be reached, or it has other versions of Ray or Python.
         FlawscopeError: The cluster was lost.
     """
     check_address(address)
-    for name, value in RAY_ENVIRONMENT.items():  # read when Ray is imported
+    for name, value in RAY_ENVIRONMENT.items():  # Ray reads them at its import
         os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():  # by the program that calls: not ours to end
+    if ray.is_initialized():  # by the program that calls this, which must end its own connection
         raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
     try:
         _connect(address)
@@ -75,15 +82,19 @@ def cluster_connection(address: str) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    """Connect to the cluster, or start a cluster on this machine; raise InputError where that fails."""
+    """Connect to the cluster, or start a cluster on this machine; try again after transient errors.
+
+    Raises:
+        InputError: The connection failed.
+    """
     import ray
 
     options: Json = {}
     if address == "local":
         options = {"num_cpus": usable_cores(), "include_dashboard": False}
-    for left in reversed(range(CONNECT_ATTEMPTS)):
+    for attempt in range(1, CONNECT_ATTEMPTS + 1):
         try:
-            if ":" in address:  # Ray itself tries for two minutes
+            if ":" in address:  # fail at once if nothing answers: Ray would try for two minutes
                 host, port = address.removeprefix("ray://").rsplit(":", 1)
                 socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
             with _silent_stderr(), _loopback_only(address == "local"):
@@ -91,53 +102,60 @@ def _connect(address: str) -> None:
             break
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             ray.shutdown()
-            if not left or not any(sign in str(error) for sign in TRANSIENT_ERRORS):
+            is_transient = any(text in str(error) for text in TRANSIENT_ERRORS)
+            if attempt == CONNECT_ATTEMPTS or not is_transient:
                 raise InputError(_connection_error(address, error)) from None
-    # Ray prints on stdout that it begins tasks of lost nodes again, and has no setting for it
+    # Ray would print on stdout that it restarts tasks of lost nodes; no setting prevents that
     worker: Any = importlib.import_module("ray._private.worker")
     worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
 
 def _connection_error(address: str, error: BaseException) -> str:
+    """Return the message for a failed connection, with a remedy."""
     if address == "auto":
         return (
             "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
             "or take --cluster local"
         )
-    reason = "its Python or Ray is of another version" if "ersion" in str(error) else last_line(error)
+    is_version_error = "version" in str(error).lower()
+    reason = "its Python or Ray is of another version" if is_version_error else last_line(error)
     return f"--cluster {address}: cannot connect: {reason}; check the address, and that it can be reached"
 
 
 @contextmanager
 def _loopback_only(enabled: bool) -> Iterator[None]:
-    """Make Ray listen on 127.0.0.1 alone: anybody who reaches its ports could run code here."""
+    """Within the block, make Ray listen on 127.0.0.1 alone when it starts; if not `enabled`, change nothing.
+
+    Anybody who can reach Ray's ports can run code on this machine.
+    """
     if not enabled:
         yield
         return
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    before = os.environ.get(CLUSTER_VARIABLE)
-    known = constants.ENABLE_RAY_CLUSTER
-    os.environ[CLUSTER_VARIABLE], constants.ENABLE_RAY_CLUSTER = ("0", False)  # for Ray's processes, and here
+    old_variable = os.environ.get(CLUSTER_VARIABLE)
+    old_constant = constants.ENABLE_RAY_CLUSTER
+    os.environ[CLUSTER_VARIABLE] = "0"  # for the processes that Ray starts
+    constants.ENABLE_RAY_CLUSTER = False  # for this process, which has read the variable already
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = known
+        constants.ENABLE_RAY_CLUSTER = old_constant
         del os.environ[CLUSTER_VARIABLE]
-        if before is not None:
-            os.environ[CLUSTER_VARIABLE] = before
+        if old_variable is not None:
+            os.environ[CLUSTER_VARIABLE] = old_variable
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Discard the output of Ray's processes on stderr while they start."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    """Within the block, discard all output on stderr, also that of Ray's processes."""
+    stderr_copy = os.dup(STDERR)
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), STDERR)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr_copy, STDERR)
+        os.close(stderr_copy)
 
 
 # ------------------------------------------------------------------------------------------------- its nodes
@@ -147,11 +165,11 @@ class Node(NamedTuple):
     """Resources that a machine offers to tasks.
 
     Attributes:
-        name: Its network address.
+        name: Network address.
         cpus: Number of cores.
-        gpus: Number of graphics cards.
+        gpus: Number of GPUs.
         memory: Memory in bytes.
-        id: Ray's name of the machine.
+        id: Ray's id of the machine.
     """
 
     name: str
@@ -161,9 +179,16 @@ class Node(NamedTuple):
     id: str = ""
 
     def capacity(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """Return the number of tasks that fit at once; each needs this many cores, GPUs and bytes."""
-        asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
-        return min(int(has // each) for has, each in asked if each)
+        """Return the number of tasks that can run on the node at once.
+
+        Args:
+            threads: Number of cores for a task, at least 1.
+            gpus: Number of GPUs for a task.
+            memory: Bytes for a task; 0: memory sets no limit.
+        """
+        resources = ((self.cpus, threads), (self.gpus, gpus), (self.memory, memory))
+        limits = [int(available // needed) for available, needed in resources if needed]
+        return min(limits)
 
 
 class TaskResources(NamedTuple):
@@ -171,7 +196,7 @@ class TaskResources(NamedTuple):
 
     Attributes:
         threads: Number of threads, with a core each.
-        gpus: Number of graphics cards.
+        gpus: Number of GPUs.
         nodes: The machines that have these resources.
     """
 
@@ -181,28 +206,44 @@ class TaskResources(NamedTuple):
 
     @property
     def max_memory(self) -> int:
-        """Bytes of memory that a task can ask for."""
+        """Largest memory in bytes that a task can have: that of the largest node."""
         return max(node.memory for node in self.nodes)
 
     def max_concurrency(self, peak: int = 0) -> int:
-        """Return the number of tasks of `peak` bytes that fit on the nodes at once."""
-        return sum(node.capacity(self.threads, self.gpus, min(peak, self.max_memory)) for node in self.nodes)
+        """Return the number of tasks that can run on all nodes at once.
+
+        Args:
+            peak: Bytes for a task, at most `max_memory` of which count; 0: memory sets no limit.
+        """
+        memory = min(peak, self.max_memory)
+        return sum(node.capacity(self.threads, self.gpus, memory) for node in self.nodes)
 
 
 def list_nodes() -> list[Node]:
-    """Return the machines of this connection that are alive and take tasks; raise InputError for none."""
+    """Return the machines of the cluster that are alive and have a core for tasks.
+
+    Raises:
+        InputError: There is no such machine.
+    """
     import ray
 
-    found = []
-    for node in ray.nodes():
-        has = node["Resources"]
-        if node["Alive"] and has.get("CPU"):
-            memory = int(has.get("memory", 0))
-            name = node["NodeManagerAddress"]
-            found.append(Node(name, has["CPU"], has.get("GPU", 0.0), memory, node["NodeID"]))
-    if not found:
+    nodes = []
+    for facts in ray.nodes():
+        resources = facts["Resources"]
+        if not facts["Alive"] or not resources.get("CPU"):
+            continue
+        nodes.append(
+            Node(
+                name=facts["NodeManagerAddress"],
+                cpus=resources["CPU"],
+                gpus=resources.get("GPU", 0.0),
+                memory=int(resources.get("memory", 0)),
+                id=facts["NodeID"],
+            )
+        )
+    if not nodes:
         raise InputError("the cluster has no node that takes tasks: add one with a core at least")
-    return found
+    return nodes
 
 
 def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str) -> TaskResources:
@@ -211,59 +252,87 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
     Args:
         nodes: The nodes that take tasks.
         count: Number of tasks.
-        threads: Threads of a task; None: the most with which all tasks can run at once, but at least
-            `FIT_THREADS`.
-        device: cuda: each task has a graphics card. auto: likewise, if some node has one.
+        threads: Threads of a task; None: the largest number with which all tasks can run at once, but at
+            least `FIT_THREADS`.
+        device: Device of the tasks. With cuda, each task gets a GPU. With auto, each gets one if any node has
+            one. With any other, none gets one.
 
     Raises:
         InputError: No node has these resources.
     """
-    gpus = int(device.startswith("cuda") or (device == "auto" and any(node.gpus >= 1 for node in nodes)))
-    usable = [node for node in nodes if node.gpus >= gpus]
-    if not usable:
+    has_gpu_node = any(node.gpus >= 1 for node in nodes)
+    needs_gpu = device.startswith("cuda") or (device == "auto" and has_gpu_node)
+    gpus = 1 if needs_gpu else 0
+    usable_nodes = [node for node in nodes if node.gpus >= gpus]
+    if not usable_nodes:
         raise InputError(f"--device {device}: no node of the cluster has a graphics card; give --device cpu")
-    max_threads = max(1, max(int(node.cpus) for node in usable))
-    if threads is None:
-        counts = range(max_threads, FIT_THREADS, -1)
-        more = (n for n in counts if sum(node.capacity(n, gpus) for node in usable) >= count)
-        threads = next(more, min(FIT_THREADS, max_threads))
-    if threads > max_threads:
-        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max_threads} or fewer")
-    return TaskResources(threads, gpus, tuple(node for node in usable if node.capacity(threads, gpus)))
+    max_threads = max(1, max(int(node.cpus) for node in usable_nodes))
+    task_threads = _spread_threads(usable_nodes, count, gpus, max_threads) if threads is None else threads
+    if task_threads > max_threads:
+        cores = pluralize(task_threads, "core")
+        raise InputError(f"no node has {cores}: give --threads {max_threads} or fewer")
+    fitting_nodes = tuple(node for node in usable_nodes if node.capacity(task_threads, gpus))
+    return TaskResources(task_threads, gpus, fitting_nodes)
+
+
+def _spread_threads(nodes: Sequence[Node], count: int, gpus: int, max_threads: int) -> int:
+    """Return the largest number of threads with which `count` tasks can run at once.
+
+    The number is at least `FIT_THREADS`, but never more than `max_threads`.
+    """
+    for threads in range(max_threads, FIT_THREADS, -1):
+        if sum(node.capacity(threads, gpus) for node in nodes) >= count:
+            return threads
+    return min(FIT_THREADS, max_threads)
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
-    """Raise InputError, with a remedy, where a node does not see a file or folder."""
+    """Check that all nodes see a file or folder.
+
+    Raises:
+        InputError: A node does not see it; the message ends in `remedy`.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where = os.path.abspath(path)
+    absolute_path = os.path.abspath(path)
     nodes = list_nodes()
-    sees = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
-    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
-    seen = ray.get([sees.options(scheduling_strategy=place).remote(where) for place in places])
-    for node in (node for node, found in zip(nodes, seen, strict=True) if not found):
-        raise InputError(f"node {node.name} does not see {where}: {remedy}")
+    exists = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
+    strategies = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+    refs = [exists.options(scheduling_strategy=strategy).remote(absolute_path) for strategy in strategies]
+    for node, is_seen in zip(nodes, ray.get(refs), strict=True):
+        if not is_seen:
+            raise InputError(f"node {node.name} does not see {absolute_path}: {remedy}")
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise InputError where a node does not see a temporary file that is written to this folder."""
+    """Check that all nodes see this folder, and not another folder of the same name.
+
+    A temporary file in the folder shows which one a node sees.
+
+    Raises:
+        InputError: A node does not see this folder.
+    """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
         require_shared(probe.name, "give an --out that all nodes see under the same path")
 
 
 def prepare_node(version: str, folder: str) -> None:
-    """Prepare a node's process for a task: relative paths begin in `folder`, if it exists there.
+    """Prepare a node's process for a task: check its version, and change to the folder of the command.
+
+    Args:
+        version: Version of flawscope that the command has.
+        folder: Folder where relative paths begin; it need not exist on the node.
 
     Raises:
-        InputError: The command has another `version` of flawscope than this node.
+        InputError: This node has another version.
     """
     if version != __version__:
         raise InputError(
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
             "same there"
         )
-    with suppress(OSError):  # absolute paths are enough
+    with suppress(OSError):  # the folder may be missing here: absolute paths still work
         os.chdir(folder)
 
 
@@ -271,25 +340,27 @@ def prepare_node(version: str, folder: str) -> None:
 
 
 class ProgressQueue:
-    """Ray queue of messages from tasks to this process; it runs on this process's node, and ends with it."""
+    """Ray queue of messages from tasks to this process. It runs on the node of this process."""
 
     def __init__(self) -> None:
         import ray
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        node_id = ray.get_runtime_context().get_node_id()
+        this_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
 
     def put(self, *message: object) -> None:
         """Send a message, without waiting."""
         self.queue.actor.put_nowait.remote(message)
 
     def get(self) -> list[tuple[str, str, int, int]]:
-        """Return all messages since the last call; an empty list where the queue is lost."""
-        with suppress(Exception):
+        """Remove and return all messages: label, stage, done, total; [] if the queue is lost."""
+        try:
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
-        return []
+        except Exception:
+            return []
 
 
 def task_result(ref: ObjectRef) -> object:
@@ -304,12 +375,18 @@ def task_result(ref: ObjectRef) -> object:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        cause = error_of_task(error)
-        raise cause from (None if cause is error.cause else error)
+        task_error = error_of_task(error)
+        if task_error is error.cause:  # an expected error, whose message is enough
+            raise task_error from None
+        raise task_error from error  # an unforeseen error: --debug shows the node's traceback
 
 
 def error_of_task(error: RayTaskError) -> FlawscopeError:
-    """Make an error for a person from a RayTaskError, whose cause a function raised on a node."""
+    """Turn an error raised on a node into one with a message for the user.
+
+    Args:
+        error: Ray's error; its `cause` is the error that the function raised.
+    """
     cause = error.cause
     if isinstance(cause, FlawscopeError):
         return cause
@@ -321,9 +398,14 @@ def error_of_task(error: RayTaskError) -> FlawscopeError:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error's text, where Ray names the cause."""
+    """Return the last line of an error's text without the name of the error's class.
+
+    In this line Ray names the cause.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = re.sub(r"^\w+(Error|Exception): ", "", lines[-1]) if lines else ""  # of its cause
-    return said[:300] or type(error).__name__
+    if not lines:
+        return type(error).__name__
+    cause = re.sub(r"^\w+(Error|Exception): ", "", lines[-1])
+    return cause[:MAX_ERROR_LENGTH] or type(error).__name__

@@ -1,11 +1,12 @@
 """The folder of results that every machine of a run sees, and the list of the pictures to judge.
 
-The list is written and read in pieces: no worker holds the whole of it.
+The list is written and read in parts, so that no process holds the whole list.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,27 +35,31 @@ class FileStore:
         self.root = Path(os.path.abspath(root))
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file or folder of this name."""
+        """Return whether there is a file or folder of this name."""
         return (self.root / name).exists()
 
     def list_names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, without order; none where the folder is missing."""
+        """Return the names of the files in a folder, unordered; [] if the folder is missing."""
         with self._report_errors(folder):
             return os.listdir(self.root / folder) if self.exists(folder) else []
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes; raise FlawscopeError where it cannot be read."""
+        """Return a file's bytes; raise FlawscopeError if it cannot be read."""
         with self._report_errors(name):
             return (self.root / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file; raise FlawscopeError where that fails, and keep an earlier file of this name."""
+        """Write a file. If that fails, raise FlawscopeError, and keep an earlier file of this name."""
         with self.create(name) as file:
             file.write(data)
 
     @contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file that exists once the block ends; raise FlawscopeError where it cannot be written."""
+        """Open a file to write; it gets its name when the block has ended without an error.
+
+        Raises:
+            FlawscopeError: The file cannot be written.
+        """
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +69,7 @@ class FileStore:
             yield file
 
     def is_within(self, folder: str | os.PathLike[str]) -> bool:
-        """Whether the store lies in a folder, or is it."""
+        """Return whether the store's root is this folder, or lies in it."""
         return self.root.resolve().is_relative_to(Path(folder).resolve())
 
     @contextmanager
@@ -72,9 +77,9 @@ class FileStore:
         try:
             yield
         except OSError as error:
-            where = self.root / name
+            path = self.root / name
             raise FlawscopeError(
-                f"cannot read {where}: {error.strerror}; check that it can be reached"
+                f"cannot read {path}: {error.strerror}; check that it can be reached"
             ) from None
 
 
@@ -95,13 +100,20 @@ class Entry(NamedTuple):
 
 @dataclass
 class TruncatedList(Sequence[str]):
-    """List that counts texts and keeps only the first `MAX_REMEMBERED`; `len` is the count of all."""
+    """List that counts all texts and keeps only the first `MAX_REMEMBERED`.
+
+    `len()` counts all texts; indices and slices reach only the kept ones.
+
+    Attributes:
+        total: Number of all texts.
+        first: The first texts.
+    """
 
     total: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, *texts: str) -> None:
-        """Count the texts, and keep them while there is room."""
+        """Count the texts, and keep them while there are fewer than `MAX_REMEMBERED`."""
         self.total += len(texts)
         self.first += texts[: MAX_REMEMBERED - len(self.first)]
 
@@ -124,7 +136,7 @@ class ListingInfo:
         inputs: Number of inputs.
         roots: Folders that nodes must see.
         beside: Files beside the pictures, such as masks, which are not judged.
-        digest: SHA-256 (hex) of the list of paths on stdin; empty: the inputs were named in the call.
+        digest: SHA-256 (hex) of the list of paths on stdin; empty: the paths are in the call, not on stdin.
     """
 
     inputs: int = 0
@@ -134,14 +146,15 @@ class ListingInfo:
 
 
 def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = None) -> ListingInfo:
-    """List the pictures, in the order in which `predict` judges them, as `LISTING` in the store.
+    """Write the list of the pictures, in the order in which `predict` judges them, to `LISTING` in the store.
 
-    Each path is listed once, where it comes first. Of stdin each line is listed, as with `predict`.
+    A path that is repeated in the call is listed once; one that is repeated on stdin is listed each time, as
+    with `predict`.
 
     Args:
         specs: Files, folders, patterns, or `-` alone.
         store: The folder of results.
-        stream: Stdin.
+        stream: Stdin; None: it is not read.
 
     Raises:
         InputError: There is no picture among the inputs.
@@ -153,14 +166,17 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
     info = ListingInfo()
     first_error = ""
     has_pictures = False
-    schema = pyarrow.schema({"path": pyarrow.binary(), "error": pyarrow.string()})  # names need not be text
+    # paths are bytes: a file name may hold bytes that are no text
+    schema = pyarrow.schema({"path": pyarrow.binary(), "error": pyarrow.string()})
     with store.create(LISTING) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        entries = _entries(specs, stream, info)
+        entries = _list_entries(specs, stream, info)
         while chunk := list(islice(entries, ROW_GROUP_SIZE)):
-            first_error = first_error or next((row.error for row in chunk if row.error), "")
-            has_pictures = has_pictures or not all(row.error for row in chunk)
-            columns = [[os.fsencode(row.path) for row in chunk], [row.error for row in chunk]]
-            writer.write_table(pyarrow.table(columns, schema=schema))
+            paths = [os.fsencode(entry.path) for entry in chunk]
+            errors = [entry.error for entry in chunk]  # "" for a picture
+            if not first_error:
+                first_error = next((error for error in errors if error), "")
+            has_pictures = has_pictures or not all(errors)
+            writer.write_table(pyarrow.table([paths, errors], schema=schema))
             info.inputs += len(chunk)
         if not has_pictures:
             raise InputError(first_error or "no pictures given; name a picture or a folder")
@@ -168,37 +184,42 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
 
 
 def read(store: FileStore, start: int, stop: int) -> list[Entry]:
-    """Read the entries `start` to `stop`, exclusive, of the listing in the store."""
+    """Read the entries of the listing in the store from `start` to before `stop`."""
     from pyarrow import parquet
 
-    groups = range(start // ROW_GROUP_SIZE, -(-stop // ROW_GROUP_SIZE))
+    first_group = start // ROW_GROUP_SIZE
+    end_group = math.ceil(stop / ROW_GROUP_SIZE)
     with open(store.root / LISTING, "rb") as file:
-        table = parquet.ParquetFile(file).read_row_groups([*groups])
-    table = table.slice(start - groups.start * ROW_GROUP_SIZE, stop - start)
-    columns = (table.column(name).to_pylist() for name in ("path", "error"))
-    return [Entry(os.fsdecode(path), error) for path, error in zip(*columns, strict=True)]
+        table = parquet.ParquetFile(file).read_row_groups([*range(first_group, end_group)])
+    first_row = start - first_group * ROW_GROUP_SIZE
+    rows = table.slice(first_row, length=stop - start)
+    paths = rows.column("path").to_pylist()
+    errors = rows.column("error").to_pylist()
+    return [Entry(os.fsdecode(path), error) for path, error in zip(paths, errors, strict=True)]
 
 
 # --------------------------------------------------------------------------------------- the meant pictures
 
 
-def _entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingInfo) -> Iterator[Entry]:
+def _list_entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingInfo) -> Iterator[Entry]:
+    """Yield the inputs that the arguments mean; fill in `roots`, `beside` and `digest` of `info`."""
     if list(specs) == [STDIN] and stream is not None:
         yield from map(Entry, _note_roots(_stdin_paths(stream, info), info))
         return
+    # masks may be among the arguments, as when a shell expands *.png
     files = (Path(spec) for spec in specs if is_picture(spec) and os.path.isfile(spec))
-    masks = {os.fspath(path) for path in find_masks(files)}  # as when a shell expands *.png
-    seen = set[str]()
+    masks = {os.fspath(path) for path in find_masks(files)}
+    listed_paths = set[str]()
     for spec in specs:
         if os.fspath(Path(spec)) in masks:
             info.beside.add(spec)
             continue
         try:
             for path in _note_roots(_paths_of_spec(spec, info), info):
-                if path not in seen:
-                    seen.add(path)
+                if path not in listed_paths:
+                    listed_paths.add(path)
                     yield Entry(path)
-        except InputError as error:  # as in `predict`, the others are judged
+        except InputError as error:  # as in `predict`, the other arguments are judged
             yield Entry(spec, str(error))
 
 
@@ -211,7 +232,11 @@ def stdin_digest(stream: IO[bytes]) -> str:
 
 
 def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
-    """Yield the paths on stdin, one a line, and note their digest; raise InputError if it is no text."""
+    """Yield the paths on stdin, one from each line; at the end, set `info.digest`.
+
+    Raises:
+        InputError: Stdin is no text.
+    """
     digest = hashlib.sha256()
     for line in text_lines(stream):
         digest.update(line)
@@ -226,6 +251,7 @@ def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
 
 
 def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
+    """Yield the pictures that an argument means; add the files beside them to `info.beside`."""
     for path, is_beside in iter_inputs(spec):
         if is_beside:
             info.beside.add(os.fspath(path))
@@ -234,19 +260,31 @@ def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
 
 
 def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
-    """Yield the paths; note as roots their common folder, and the working folder for relative paths."""
-    common: list[str] = []
+    """Yield the paths, and add the folders that nodes must see to `info.roots`.
+
+    These are the common folder of the absolute paths, and, if there are relative paths, the working folder.
+    """
+    common_path = ""
     while chunk := list(islice(paths, ROW_GROUP_SIZE)):
-        absolute = [path for path in chunk if os.path.isabs(path)]
-        if absolute:  # the first and the last in order decide what they have in common
-            common = [os.path.commonpath([*common, min(absolute), max(absolute)])]
-        if len(absolute) < len(chunk) and (here := str(Path.cwd())) not in info.roots:
-            info.roots.append(here)
+        absolute_paths = [path for path in chunk if os.path.isabs(path)]
+        if absolute_paths:
+            # in sorted order, a prefix common to the first and the last path is common to all
+            first_and_last = [min(absolute_paths), max(absolute_paths)]
+            known_paths = [common_path] if common_path else []
+            common_path = os.path.commonpath([*known_paths, *first_and_last])
+        if len(absolute_paths) < len(chunk):
+            _add_root(info, str(Path.cwd()))
         yield from chunk
-    if common and (root := _nearest_folder(common[0])) not in info.roots:
+    if common_path:
+        _add_root(info, _nearest_folder(common_path))
+
+
+def _add_root(info: ListingInfo, root: str) -> None:
+    if root not in info.roots:
         info.roots.append(root)
 
 
 def _nearest_folder(path: str) -> str:
     """Return the path, or the nearest folder above it that exists."""
-    return next(os.fspath(folder) for folder in (Path(path), *Path(path).parents) if folder.is_dir())
+    folders = (Path(path), *Path(path).parents)
+    return next(os.fspath(folder) for folder in folders if folder.is_dir())

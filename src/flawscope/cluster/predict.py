@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from flawscope.artefact.files import file_sha256
+from flawscope.artefact.files import TRAINED_SUFFIX, file_sha256
 from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
 from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList
@@ -36,13 +36,16 @@ from flawscope.results.run import SUMMARY_NAME
 from flawscope.types import Facts
 
 SHARD_SIZE = 1_000  # pictures of a shard
-SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end
-MAX_SHARDS = 2_000  # or the number of workers, if that is larger; of more pictures shards grow
-SHARD_RETRIES = 5  # of a shard whose process was lost
+# Shards that each worker gets at least, so that all are busy to the end: with few pictures shards are smaller
+SHARDS_PER_WORKER = 24
+# Most shards, or the number of workers if that is larger: with very many pictures shards are larger
+MAX_SHARDS = 2_000
+SHARD_RETRIES = 5  # for a shard whose process was lost
 MAX_READERS = 16  # shards that are read at a time
 MIB = 2**20
 PROCESS_MEMORY = 512 * MIB  # of a worker (measured: 373 to 516 MiB with torch, 87 with ONNX Runtime)
-GPU_PROCESS_MEMORY = 3 * 1024 * MIB  # with CUDA's libraries
+GPU_PROCESS_MEMORY = 3 * 1024 * MIB  # of a worker with CUDA's libraries
+MODEL_COPIES = 3  # in a worker's memory: as read, as checked, and in use
 BYTES_PER_PIXEL = 512  # of a network's input, with all that the network computes from it
 
 
@@ -53,8 +56,8 @@ class Results:
     Attributes:
         totals: Counts, and the latest pictures' mismatch with the model.
         manifest: The model's manifest, with the false-alarm rate of the call.
-        side_files: Files beside the pictures, not read.
-        unjudged: Reasons why inputs were not judged.
+        side_files: Files beside the pictures, which were not read.
+        unjudged: A line for each input that was not judged, with the reason.
     """
 
     totals: MismatchDetector
@@ -80,11 +83,11 @@ def predict(
 ) -> Results:
     """Judge any number of pictures on a cluster.
 
-    The rows have the same values as those of `flawscope predict` with the same `threads`. `out/parts` holds
-    them as Parquet, in the listing's order, with each picture's height, width and `shifts`.
+    The results are rows of Parquet files in `out/parts`, in the listing's order, with each picture's height,
+    width and `shifts`. They have the same values as those of `flawscope predict` with the same `threads`.
 
     A second call with the same arguments continues where the first one stopped: it keeps the listing and
-    judges the missing shards. Neither this process nor a worker holds more than a part of the listing.
+    judges the missing shards. Neither this process nor a worker holds the whole listing in memory.
 
     Args:
         model: A model file. Nodes need not see it.
@@ -92,10 +95,10 @@ def predict(
         pictures: Files, folders, patterns, or `-` alone. All nodes must reach the pictures.
         where: auto, local, or an address, as for `--cluster`.
         out: Folder of the results, which all nodes reach under this name.
-        false_alarm_rate: Another target than the model's, 0.05 or "5%".
+        false_alarm_rate: Target rate, such as 0.05 or "5%"; None: the model's.
         engine: The engine of an .onnx model, as for `flawscope.load`.
         device: auto, cpu or cuda; with GPUs each worker has one.
-        threads: Threads of a worker, which has as many cores. One scales best.
+        threads: Threads of a worker, which gets as many cores. Workers of one thread each are fastest in all.
         stdin: The list of paths where `pictures` is `-`.
         step: Called with the number of judged inputs.
         say: Called with lines for a person.
@@ -112,30 +115,41 @@ def predict(
     if false_alarm_rate is not None:
         manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
     store = FileStore(out)
-    relative = not all(map(os.path.isabs, pictures))
+    has_relative_paths = not all(map(os.path.isabs, pictures))
     call = {
         "model": [file_sha256(model)],
         "pictures": list(pictures),
-        "folder": str(Path.cwd()) if relative else "",  # elsewhere these would be other pictures
+        "folder": str(Path.cwd()) if has_relative_paths else "",  # relative paths begin here
         "false-alarm-rate": None if false_alarm_rate is None else manifest.calibration.rate,
         "engine": engine,
         "device": device,
         "threads": threads,
     }
-    run = _read_earlier_run(store, call, stdin)
-    info = run.listing if run else listing.write(pictures, store, stdin)
-    if run is None or run.missing_shards(store):
-        with connect.cluster_connection(where):
-            run = _judge_missing(store, run, call, info, model, manifest, step, say)
-    else:
+    earlier_run = _read_earlier_run(store, call, stdin)
+    info = earlier_run.listing if earlier_run else listing.write(pictures, store, stdin)
+    if earlier_run is not None and not earlier_run.missing_shards(store):
+        run = earlier_run
         say(f"{pluralize(run.shards, 'part')} are there: nothing is left to do")
-    return _collect_results(
-        store, run, Results(MismatchDetector(manifest.calibration.expected_rate), manifest)
-    )
+    else:
+        with connect.cluster_connection(where):
+            run = _judge_missing(store, earlier_run, call, info, model, manifest, step, say)
+    return _collect_results(store, run, manifest)
 
 
 def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[bytes] | None) -> Run | None:
-    """Read this call's run from the folder, None if there is none; raise InputError for another run."""
+    """Read this call's run from the folder of results.
+
+    Args:
+        store: The folder of results.
+        call: Arguments of the call, by name.
+        stdin: The list of paths, where the call names `-`.
+
+    Returns:
+        The run; None: the folder has no run yet.
+
+    Raises:
+        InputError: The folder has results of another call or command.
+    """
     if not store.exists(RUN_FILE):
         for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
@@ -145,13 +159,13 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
                 )
         return None
     run = Run.read(store)
-    other = [name for name, value in call.items() if run.call.get(name) != value]
-    if not other and run.listing.digest and stdin:
-        other = ["list of paths on stdin"] * (listing.stdin_digest(stdin) != run.listing.digest)
-    for name in other:
+    difference = next((name for name, value in call.items() if run.call.get(name) != value), "")
+    if not difference and run.listing.digest and stdin and listing.stdin_digest(stdin) != run.listing.digest:
+        difference = "list of paths on stdin"
+    if difference:
         raise InputError(
-            f"--out {store.root} holds a run with another {name}: give the same call, which goes on there, "
-            "or choose another --out"
+            f"--out {store.root} holds a run with another {difference}: give the same call, which goes on "
+            "there, or choose another --out"
         )
     return run
 
@@ -159,33 +173,46 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
     """Return the number of pictures in a shard.
 
-    It is `SHARD_SIZE`, or less to give each worker `SHARDS_PER_WORKER` shards, or more to have at most about
-    `MAX_SHARDS` shards. It is a multiple of `batch`, the batch size of `flawscope predict`: pictures that are
-    computed together there are computed together here, else the last digits of a score may differ.
+    The number is `SHARD_SIZE`, with two exceptions: it is smaller where `SHARD_SIZE` gives a worker fewer
+    than `SHARDS_PER_WORKER` shards, and larger where it gives more than about `MAX_SHARDS` shards in all.
+
+    Args:
+        inputs: Number of inputs.
+        workers: Number of workers.
+        batch: Batch size of `flawscope predict`. The shard's size is a multiple of it, so that the same
+            pictures are computed together: in another batch the last digits of a score may differ.
     """
-    few = -(-inputs // (SHARDS_PER_WORKER * workers))
-    wanted = max(min(few, SHARD_SIZE), -(-inputs // max(MAX_SHARDS, workers)), 1)
-    return -(-wanted // batch) * batch
+    size_for_workers = _divide_up(inputs, SHARDS_PER_WORKER * workers)
+    min_size = _divide_up(inputs, max(MAX_SHARDS, workers))
+    size = max(min(size_for_workers, SHARD_SIZE), min_size, 1)
+    return _divide_up(size, batch) * batch
+
+
+def _divide_up(dividend: int, divisor: int) -> int:
+    """Return the quotient of whole numbers, rounded up."""
+    return -(-dividend // divisor)
 
 
 def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
-    """Return the bytes that a worker is expected to need.
+    """Return the memory in bytes that a worker is expected to need.
 
-    They are its process, three copies of the model (read, checked, held), and the computation of a batch.
+    The memory is the sum for the process, copies of the model, and the computation of a batch.
 
     Args:
         manifest: The model's manifest.
         model_bytes: Size of the model file.
-        gpu: Whether the worker computes on a graphics card.
+        gpu: Whether the worker computes on a GPU.
     """
     height, width = manifest.preprocess.network_size
-    process = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
-    return process + 3 * model_bytes + _batch_size(manifest) * height * width * BYTES_PER_PIXEL
+    process_bytes = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
+    batch_bytes = _batch_size(manifest) * height * width * BYTES_PER_PIXEL
+    return process_bytes + MODEL_COPIES * model_bytes + batch_bytes
 
 
 def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
     """Return the number of pictures that are computed together."""
-    return batch_size_for(manifest.preprocess.network_size, LARGE_BATCH if on_gpu else SMALL_BATCH)
+    largest_batch = LARGE_BATCH if on_gpu else SMALL_BATCH
+    return batch_size_for(manifest.preprocess.network_size, largest_batch)
 
 
 # ------------------------------------------------------------------------------------------- on the cluster
@@ -201,20 +228,34 @@ def _judge_missing(
     step: ProgressCallback,
     say: Say,
 ) -> Run:
-    """Judge the missing shards on the cluster; first write the run's file if there is none."""
-    is_exported = not os.fspath(model).lower().endswith(".safetensors")
+    """Judge the missing shards on the cluster.
+
+    Args:
+        store: The folder of results.
+        run: The run to continue; None: a new run begins, and its file is written.
+        call: Arguments of the call, by name.
+        info: Facts about the listing.
+        model: The model file.
+        manifest: The manifest of the model.
+        step: Called with the number of judged inputs.
+        say: Called with lines for a person.
+
+    Returns:
+        The continued or the new run.
+    """
+    is_exported = not os.fspath(model).lower().endswith(TRAINED_SUFFIX)
     device = call["device"]
     if is_exported and device == "auto":
-        device = "cpu"  # an exported model runs there unless a GPU is asked for
+        device = "cpu"  # as in `predict`: an exported model runs on a GPU only with `--device cuda`
     resources = connect.allocate(connect.list_nodes(), count=1, threads=call["threads"], device=device)
-    memory = min(
-        _worker_memory(manifest, Path(model).stat().st_size, bool(resources.gpus)), resources.max_memory
-    )
+    has_gpu = bool(resources.gpus)
+    needed_memory = _worker_memory(manifest, Path(model).stat().st_size, has_gpu)
+    memory = min(needed_memory, resources.max_memory)
     workers = max(1, resources.max_concurrency(memory))
-    device_kind = "cuda" if resources.gpus else "cpu"
+    device_kind = "cuda" if has_gpu else "cpu"
     if run is None:
-        # larger batches are torch's alone
-        batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not is_exported)
+        # only torch on a GPU computes larger batches
+        batch = _batch_size(manifest, on_gpu=has_gpu and not is_exported)
         run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
@@ -225,18 +266,18 @@ def _judge_missing(
     missing = run.missing_shards(store)
     say(
         f"{pluralize(workers, 'worker')} on {pluralize(len(resources.nodes), 'node')}, "
-        f"{pluralize(resources.threads, 'thread')} each{' and a GPU' if resources.gpus else ''}; "
+        f"{pluralize(resources.threads, 'thread')} each{' and a GPU' if has_gpu else ''}; "
         f"{len(missing):,} of {pluralize(run.shards, 'part')} to judge, up to "
         f"{pluralize(run.size, 'picture')} each"
     )
-    needs = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
-    counts_as_they_end = judge_shards(Job.upload(str(store.root), model), missing, needs)
-    _report_progress(counts_as_they_end, run.count_inputs(missing), step)
+    task_resources = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
+    counts = judge_shards(Job.upload(str(store.root), model), missing, task_resources)
+    _report_progress(counts, run.count_inputs(missing), step)
     return run
 
 
 def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, object]) -> Iterator[int]:
-    """Judge shards by tasks, which wait for room on the nodes, also on nodes that join later.
+    """Judge shards by tasks. A task waits until a node has room for it; nodes may join later.
 
     Args:
         job: Arguments of the tasks.
@@ -251,25 +292,31 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, objec
     """
     import ray
 
+    # max_calls=0: a process lives on after a task, and keeps its model for the next
     task = ray.remote(max_calls=0)(shards.judge_shard).options(max_retries=SHARD_RETRIES, **resources)
-    waiting = {task.remote(job, shard): shard for shard in missing}
-    while waiting:
-        for ref in ray.wait([*waiting])[0]:
-            shard = waiting.pop(ref)
+    waiting_shard_by_ref = {task.remote(job, shard): shard for shard in missing}
+    while waiting_shard_by_ref:
+        ended_refs, _ = ray.wait([*waiting_shard_by_ref])
+        for ref in ended_refs:
+            shard = waiting_shard_by_ref.pop(ref)
             try:
                 count = connect.task_result(ref)
-                assert isinstance(count, int)
-                yield count
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                store = FileStore(job.out)
-                entries = Run.read(store).entries(store, shard)
-                first = printable(entries[0].path)
-                last = printable(entries[-1].path)
-                raise FlawscopeError(
-                    f"processes that judge part {shard} end again and again: a picture from {first} to "
-                    f"{last} does so, or the node has not enough memory; look for it with `flawscope "
-                    "predict` there"
-                ) from None
+                raise _crash_error(job, shard) from None
+            assert isinstance(count, int)
+            yield count
+
+
+def _crash_error(job: Job, shard: int) -> FlawscopeError:
+    """Return the error for a shard whose processes end again and again; it names the shard's pictures."""
+    store = FileStore(job.out)
+    entries = Run.read(store).entries(store, shard)
+    first = printable(entries[0].path)
+    last = printable(entries[-1].path)
+    return FlawscopeError(
+        f"processes that judge part {shard} end again and again: a picture from {first} to {last} does so, "
+        "or the node has not enough memory; look for it with `flawscope predict` there"
+    )
 
 
 def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback) -> None:
@@ -280,33 +327,39 @@ def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback)
             done += count
             step("prediction", done, inputs)
     except KeyboardInterrupt:
-        of = f"{done:,} of {pluralize(inputs, 'input')}"
-        raise KeyboardInterrupt(f"interrupted after {of}; {connect.RESUME_HINT}") from None
+        progress = f"{done:,} of {pluralize(inputs, 'input')}"
+        raise KeyboardInterrupt(f"interrupted after {progress}; {connect.RESUME_HINT}") from None
 
 
 def _failure(path: str, error: str) -> Failure:
-    """Return the reason why an input was not judged, of the kind that the writing node recorded."""
-    beginning = unread_failure(path, "")
-    return unread_failure(path, error[len(beginning) :]) if error.startswith(beginning) else Failure(error)
+    """Return the failure of an input, from the text of the error that the node wrote.
+
+    A text that begins as those of `unread_failure` says that the picture could not be read.
+    """
+    beginning = unread_failure(path, reason="")
+    if error.startswith(beginning):
+        return unread_failure(path, error.removeprefix(beginning))
+    return Failure(error)
 
 
-def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
-    """Add up the written shards in order; the totals are the same as those of a single process."""
+def _collect_results(store: FileStore, run: Run, manifest: Manifest) -> Results:
+    """Add up the written shards, in order: so the totals are those that a single process would have."""
     from pyarrow import compute
 
-    results.side_files = run.listing.beside
+    totals = MismatchDetector(manifest.calibration.expected_rate)
+    results = Results(totals, manifest, side_files=run.listing.beside)
     with ThreadPoolExecutor(MAX_READERS) as pool:
         for table in pool.map(partial(shards.read_shard, store), range(run.shards)):
             errors = table.column("error")
-            totals = results.totals
             unjudged = table.filter(compute.not_equal(errors, "")).select(["path", "error"])
-            results.unjudged.add(*(_failure(**row) for row in unjudged.to_pylist()))
+            failures = [_failure(**row) for row in unjudged.to_pylist()]
+            results.unjudged.add(*failures)
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")
             for codes in judged.column("beyond_promise").to_pylist():
                 totals.beyond_promise.update(codes or ())
-            judged = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
-            totals.severities.extend(judged.column("severity").to_pylist())
-            totals.shifts.extend(tuple(shift) for shift in judged.column("shifts").to_pylist() if shift)
+            latest = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
+            totals.severities.extend(latest.column("severity").to_pylist())
+            totals.shifts.extend(tuple(shift) for shift in latest.column("shifts").to_pylist() if shift)
     return results

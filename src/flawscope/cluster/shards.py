@@ -1,12 +1,13 @@
 """A run of `predict` on a cluster, and its shards.
 
-A shard is a piece of the listing. A task judges it, and writes it whole as a Parquet file.
+A shard is a range of the listing. A task judges it, and writes its results as one Parquet file.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import socket
 import tempfile
@@ -41,13 +42,13 @@ PARTS_FOLDER = "parts"
 
 @dataclass(frozen=True)
 class Run:
-    """Contents of `run.json` in a folder of results: tasks read it, and the same call can continue.
+    """Contents of `run.json` in a folder of results. Tasks read it, and so does a call that continues a run.
 
     Attributes:
         call: Arguments of the call, by name.
         listing: Facts about the listing.
         size: Number of pictures in a shard.
-        device: cpu or cuda.
+        device: Kind of device that all scores are computed on, cpu or cuda.
     """
 
     call: Json
@@ -57,27 +58,32 @@ class Run:
 
     @classmethod
     def read(cls, store: FileStore) -> Run:
-        """Read the file; raise InputError if it is not of a run on a cluster."""
+        """Read the file.
+
+        Raises:
+            InputError: The file is not of a run on a cluster.
+        """
         try:
             document = json.loads(store.read(RUN_FILE))
             document["listing"]["beside"] = TruncatedList(**document["listing"]["beside"])
-            return cls(**{**document, "listing": ListingInfo(**document["listing"])})
+            document["listing"] = ListingInfo(**document["listing"])
+            return cls(**document)
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{store.root / RUN_FILE} is not of a run on a cluster: choose another --out"
             ) from None
 
     def write(self, store: FileStore) -> None:
-        """Write the file; raise FlawscopeError where that fails."""
+        """Write the file; raise FlawscopeError if that fails."""
         store.write(RUN_FILE, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @property
     def shards(self) -> int:
         """Number of all shards."""
-        return -(-self.listing.inputs // self.size)
+        return math.ceil(self.listing.inputs / self.size)
 
     def entries(self, store: FileStore, shard: int) -> list[Entry]:
-        """Read the shard's part of the listing."""
+        """Read the inputs of a shard from the listing."""
         start = shard * self.size
         return listing.read(store, start, min(start + self.size, self.listing.inputs))
 
@@ -87,8 +93,8 @@ class Run:
 
     def missing_shards(self, store: FileStore) -> list[int]:
         """Return the numbers of the shards that are not written."""
-        there = set(store.list_names(PARTS_FOLDER))
-        return [shard for shard in range(self.shards) if Path(shard_path(shard)).name not in there]
+        written_names = set(store.list_names(PARTS_FOLDER))
+        return [shard for shard in range(self.shards) if Path(shard_path(shard)).name not in written_names]
 
 
 def shard_path(shard: int) -> str:
@@ -97,10 +103,10 @@ def shard_path(shard: int) -> str:
 
 
 def read_shard(store: FileStore, shard: int) -> Table:
-    """Read a written shard as a pyarrow table, without the rows of a picture's parts.
+    """Read a written shard as a pyarrow table with a row for each input.
 
-    The columns are path, decision, severity, error, shifts, and the codes of findings for which the
-    false-alarm rate does not hold.
+    Rows of single parts in a picture are left out. The columns are path, decision, severity, error, shifts,
+    and `beyond_promise`: codes of the findings for which the false-alarm rate does not hold.
 
     Raises:
         FlawscopeError: The file cannot be read, or is damaged.
@@ -149,13 +155,15 @@ class Job:
         import numpy as np
         import ray
 
-        return cls(out, Path(model).name, file_sha256(model), ray.put(np.fromfile(model, np.uint8)))
+        digest = file_sha256(model)
+        content = ray.put(np.fromfile(model, np.uint8))
+        return cls(out, Path(model).name, digest, content)
 
     def local_model(self) -> Path:
-        """Return the model's path on this node's disk, where it is written once for each user."""
+        """Return the path of a copy of the model on this node's disk; write it if it is not there yet."""
         import ray
 
-        user = getattr(os, "getuid", lambda: "")()
+        user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has no user ids
         folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / self.model
@@ -166,9 +174,9 @@ class Job:
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judge and write a shard, unless a lost process has written it already.
+    """Judge a shard and write it, unless a process that was lost afterwards has written it already.
 
-    This is called as a task. The process keeps the model for the next task.
+    This runs as a task. Its process keeps the model for the next task.
 
     Returns:
         The number of inputs in the shard.
@@ -177,7 +185,7 @@ def judge_shard(job: Job, shard: int) -> int:
         store, run, predictor = _open_run(job)
         entries = run.entries(store, shard)
         if not store.exists(shard_path(shard)):
-            _judge_entries(store, run, predictor, shard, entries)
+            _judge_entries(store, predictor, shard, entries)
         return len(entries)
     except MemoryError:
         raise FlawscopeError("a worker has not enough memory for this model") from None
@@ -185,7 +193,7 @@ def judge_shard(job: Job, shard: int) -> int:
 
 @lru_cache(maxsize=1)
 def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
-    """Open a run on a node: its folder of results, its `run.json`, and its model.
+    """Open a run on a node, and return its folder of results, its `run.json`, and its model.
 
     Raises:
         InputError: The node has another version, or does not see a folder that the run needs.
@@ -207,7 +215,7 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
                 f"node {node} does not see {root}: put the pictures where all nodes reach them, under this "
                 "path"
             )
-    prepare_node(job.version, run.call["folder"])  # relative paths of the call hold from there
+    prepare_node(job.version, run.call["folder"])  # relative paths of the call begin there
     predictor = load(
         job.local_model(),
         engine=run.call["engine"],
@@ -219,25 +227,15 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
     return store, run, predictor
 
 
-def _judge_entries(
-    store: FileStore, run: Run, predictor: Predictor, shard: int, entries: Sequence[Entry]
-) -> None:
+def _judge_entries(store: FileStore, predictor: Predictor, shard: int, entries: Sequence[Entry]) -> None:
+    """Judge the inputs of a shard, and write its file."""
     rows: list[Json] = []
-    # an input that is no picture has no bytes
-    judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
-    for entry, (_, result) in zip(entries, judged, strict=True):
+    # an input that is no picture is replaced by empty bytes, for which the stream yields an error
+    sources = [b"" if entry.error else Path(entry.path) for entry in entries]
+    for entry, (_, result) in zip(entries, predictor.stream(sources), strict=True):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            named = replace(result, path=path)
-            height, width = result.geometry.picture_size
-            more = {
-                "height": height,
-                "width": width,
-                "shifts": [*map(float, result.shifts)],
-                "beyond_promise": codes_beyond_promise(result),
-            }
-            first, *others = map(asdict, ResultRow.rows(named))
-            rows += [first | more, *others]
+            rows += _prediction_rows(replace(result, path=path))
         else:
             text = entry.error or str(result)
             reason = printable(" ".join(text.split()))
@@ -250,22 +248,39 @@ def _judge_entries(
     store.write(shard_path(shard), encode_shard(rows, columns))
 
 
+def _prediction_rows(prediction: Prediction) -> list[Json]:
+    """Return the row of a picture, with the columns of a shard, then a row for each of several parts."""
+    picture_row, *part_rows = map(asdict, ResultRow.rows(prediction))
+    picture_row["height"], picture_row["width"] = prediction.geometry.picture_size
+    picture_row["shifts"] = [*map(float, prediction.shifts)]
+    picture_row["beyond_promise"] = codes_beyond_promise(prediction)
+    return [picture_row, *part_rows]
+
+
 def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encode a shard's Parquet file.
 
-    It has the columns of `predict --out FILE.csv`, the picture's size in pixels, its shifts from the training
-    pictures (`appearance.FEATURES`), and for a good picture the codes of findings for which the false-alarm
-    rate does not hold.
+    The file has the columns of `predict --out FILE.csv`, and four more: height and width of the picture in
+    pixels; `shifts`, its distances from the training pictures (`appearance.FEATURES`); and `beyond_promise`,
+    for a good picture the codes of findings for which the false-alarm rate does not hold.
+
+    Args:
+        rows: Rows by column; a missing value is null.
+        columns: Columns of the table `predict --out FILE.csv`.
     """
     import pyarrow
     from pyarrow import parquet
 
-    kinds = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
-    schema = pyarrow.schema(list(kinds.items()))
-    for column in ("height", "width"):
-        schema = schema.append(pyarrow.field(column, pyarrow.int32()))
-    schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
-    schema = schema.append(pyarrow.field("beyond_promise", pyarrow.list_(pyarrow.string())))
+    type_by_column = {
+        name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns
+    }
+    type_by_column |= {
+        "height": pyarrow.int32(),
+        "width": pyarrow.int32(),
+        "shifts": pyarrow.list_(pyarrow.float64()),
+        "beyond_promise": pyarrow.list_(pyarrow.string()),
+    }
+    schema = pyarrow.schema(list(type_by_column.items()))
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ from flawscope.datasets.labels import FormSummary, PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
 from flawscope.datasets.layouts import open_dataset
 from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_doubt
-from flawscope.datasets.masks import GroundTruth, read_any_mask
+from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
 from flawscope.pictures.appearance import pixel_format
@@ -44,9 +45,10 @@ _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
-MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
-BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks sum up for people
-MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
+MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes of findings that remarks sum up for people
+MIN_SPREAD = 1.0  # spread of grey levels in the thumbnail; a picture with less shows nothing
+MAX_RATIO_DIFFERENCE = 0.01  # a mask whose sides' ratio differs by more has another shape than its picture
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
 
@@ -71,7 +73,7 @@ class CheckReport:
     """Findings of a check: `lines` writes them for people, `to_dict` for programs.
 
     Attributes:
-        remarks: Remarks that a fit makes on the findings whose codes are in `BY_REMARKS`.
+        remarks: Lines that sum up the findings whose codes are in `BY_REMARKS`; a fit has the same remarks.
     """
 
     root: str
@@ -93,10 +95,10 @@ class CheckReport:
     def totals(self) -> dict[str, int]:
         """Number of findings by severity.
 
-        Each of `remarks` counts as a note, in place of the findings that it sums up.
+        Each remark counts as one note; the findings that it sums up are not counted.
         """
-        spoken = [finding.severity for finding in self.findings if finding.code not in BY_REMARKS]
-        totals = {severity: spoken.count(severity) for severity in SEVERITIES}
+        severities = [finding.severity for finding in self.findings if finding.code not in BY_REMARKS]
+        totals = {severity: severities.count(severity) for severity in SEVERITIES}
         totals["note"] += len(self.remarks)
         return totals
 
@@ -110,7 +112,11 @@ class CheckReport:
             sizes.append({"width": width, "height": height, "pictures": count})
         modes = [{"mode": mode, "pictures": count} for mode, count in self.modes]
         forms = [_form_document(form) for form in self.forms]
-        findings = [asdict(finding) | {"others": list(finding.others)} for finding in self.findings]
+        findings = []
+        for finding in self.findings:
+            fields = asdict(finding)
+            fields["others"] = list(finding.others)
+            findings.append(fields)
         return {
             "root": self.root,
             "category": self.category,
@@ -129,32 +135,39 @@ class CheckReport:
         """Return the report as lines of text for people."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
-        for split, kind, number in self.counts:
-            place = f"{SPLIT_WORDS[split]:<15} " if len(splits) > 1 else ""
-            text.append(f"  {place}{kind:<20} {number:>6}")
+        for split, kind, count in self.counts:
+            purpose = f"{SPLIT_WORDS[split]:<15} " if len(splits) > 1 else ""
+            text.append(f"  {purpose}{kind:<20} {count:>6}")
         if self.sizes:
+            modes = ", ".join(f"{mode} ({count})" for mode, count in self.modes)
             text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
-            text.append(f"  pixels: {', '.join(f'{m} ({n})' for m, n in self.modes)}")
-        totals = ", ".join(pluralize(n, s) for s, n in self.totals.items() if n)
+            text.append(f"  pixels: {modes}")
+        totals = ", ".join(pluralize(count, severity) for severity, count in self.totals.items() if count)
         return [*text, *self.finding_lines(), totals or "nothing found"]
 
     def finding_lines(self) -> list[str]:
-        """Return the findings as lines for people; of each code the first `MAX_SHOWN` are spelt out."""
+        """Return the findings as lines for people, then the remarks.
+
+        For each code, the first `MAX_SHOWN` findings are spelt out, and the others are counted. For a code of
+        near-duplicates with more findings than that, only the first is spelt out.
+        """
         text = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             if finding.code not in BY_REMARKS:
                 groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
-            few = 1 if code.startswith("nearly") and len(group) > MAX_SHOWN else MAX_SHOWN
-            text += [finding.line() for finding in group[:few]]
-            if len(group) > few:
-                text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
+            has_many_near_duplicates = code.startswith("nearly") and len(group) > MAX_SHOWN
+            line_count = 1 if has_many_near_duplicates else MAX_SHOWN
+            text += [finding.line() for finding in group[:line_count]]
+            if len(group) > line_count:
+                text.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
         text += [f"note: {line}" for line in self.remarks]
         return text
 
 
 def _form_document(form: ReadForm) -> Json:
+    """Return a form as values that JSON can hold."""
     return {
         "pixels": form.pixels,
         "marks": form.marks,
@@ -182,22 +195,24 @@ def check(
         InputError: There is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    seen = list(_check_pictures(dataset, progress))
-    readable = [picture for picture in seen if picture.digest]
+    pictures = list(_check_pictures(dataset, progress))
+    readable = [picture for picture in pictures if picture.digest]
     sizes = Counter(picture.size for picture in readable)
     modes = Counter(picture.mode for picture in readable if picture.mode)
-    findings = [finding for picture in seen for finding in picture.faults]
-    findings += _shows_nothing(dataset, readable)
+    findings = [finding for picture in pictures for finding in picture.faults]
+    findings += _blank_pictures(dataset, readable)
     findings += exact_copies(dataset, readable)
     parts = None
     if near:
-        nearly, parts = near_duplicate_findings(dataset, readable, group)
-        findings += nearly
+        near_findings, parts = near_duplicate_findings(dataset, readable, group)
+        findings += near_findings
     findings += _mixed_findings(dataset, readable, sizes, modes)
-    findings += _reduced(sizes)
+    findings += _size_reduction(sizes)
     findings += _set_findings(dataset)
-    findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
-    findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
+    # without a search for near-duplicates, each picture counts as a part
+    part_numbers = range(len(dataset.train)) if parts is None else parts.numbers
+    findings += _too_few_pictures(part_numbers)
+    findings.sort(key=_finding_order)
     counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
     return CheckReport(
         root=str(dataset.root),
@@ -207,71 +222,106 @@ def check(
         sizes=tuple(counted_sizes),
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
-        forms=tuple(_forms(seen)),
+        forms=tuple(_forms(pictures)),
         remarks=() if parts is None else tuple(parts.remarks),
     )
 
 
+def _finding_order(finding: Finding) -> tuple[object, ...]:
+    """Return the key that sorts findings: errors first, then by code, then by subject."""
+    return SEVERITIES.index(finding.severity), finding.code, natural_key(finding.subject)
+
+
 def _set_findings(dataset: Dataset) -> Iterator[Finding]:
-    """Yield findings on labels, names and files, without a look at the pictures."""
+    """Yield findings on labels, names and files, for which no picture is read."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
         yield from _unused_pictures(dataset, dataset.truth)
-    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
-        yield from look(dataset)
+    yield from _doubtful_training_pictures(dataset)
+    yield from _masks_missing(dataset)
+    yield from _other_files(dataset)
+    yield from _nothing_to_test(dataset)
 
 
-def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Yield the finding that a fit reduces the pictures to its default size; `sizes` are (width, height)."""
-    found = reduction_remark([(height, width) for width, height in sizes.elements()])
-    if found:
-        yield Finding("note", "reduced", ".", *found)
+def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
+    """Yield a finding if a fit would reduce the pictures to its default size.
+
+    Args:
+        sizes: Number of pictures of each size (width, height).
+    """
+    remark = reduction_remark([(height, width) for width, height in sizes.elements()])
+    if remark:
+        message, remedy = remark
+        yield Finding("note", "reduced", ".", message, remedy)
 
 
 def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
+    """Yield split, kind and number of pictures; in each split the kinds of good pictures come first."""
+
+    def order(group: tuple[bool, str]) -> tuple[object, ...]:
+        anomalous, kind = group
+        return anomalous, natural_key(kind)
+
     for split, items in dataset.splits.items():
-        kinds = Counter((item.anomalous, item.kind) for item in items)
-        for (_, kind), number in sorted(kinds.items(), key=lambda e: (e[0][0], natural_key(e[0][1]))):
-            yield split, kind, number
+        counts = Counter((item.anomalous, item.kind) for item in items)
+        for anomalous, kind in sorted(counts, key=order):
+            yield split, kind, counts[anomalous, kind]
 
 
-def _forms(seen: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
-    by_form: dict[tuple[str, str], list[Item]] = {}
-    for picture in seen:
-        pixels = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
-        if picture.digest:
-            by_form.setdefault((pixels, describe_marks(picture.item)), []).append(picture.item)
-    for (pixels, marks), items in sorted(by_form.items(), key=lambda form: -len(form[1])):
-        yield ReadForm(pixels, marks, items[0], len(items))
+def _forms(pictures: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
+    """Yield the forms of the pictures that could be read, most frequent first."""
+    items_by_form: dict[tuple[str, str], list[Item]] = {}
+    for picture in pictures:
+        if picture.digest:  # empty where the picture could not be read
+            pixels = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
+            marks = describe_marks(picture.item)
+            items_by_form.setdefault((pixels, marks), []).append(picture.item)
+    forms = [
+        ReadForm(pixels, marks, items[0], len(items)) for (pixels, marks), items in items_by_form.items()
+    ]
+    yield from sorted(forms, key=lambda form: form.pictures, reverse=True)
 
 
-def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
-    """Return a text with the first `most` sizes (width, height, pictures), and the number of the others."""
-    named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
-    return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
+def _sizes_text(sizes: Sequence[tuple[int, int, int]], limit: int) -> str:
+    """Return a text with the first `limit` sizes, and how many others there are.
+
+    Args:
+        sizes: Width, height and number of pictures of each size.
+        limit: Number of sizes that are spelt out.
+    """
+    text = ", ".join(f"{width}x{height} ({count})" for width, height, count in sizes[:limit])
+    return f"{text} and {len(sizes) - limit} more" if len(sizes) > limit else text
 
 
-def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Sort by frequency, most frequent first, equally frequent ones by value."""
-    return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
+def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
+    """Return values with their counts, most frequent first; equally frequent values are sorted."""
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 # ------------------------------------------------------------------------------------- one picture at a time
 
 
 def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[CheckedPicture]:
-    jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
+    """Yield the facts of each picture, in the order of the splits; two threads read the pictures."""
+    # the split of each of `items`
+    splits = [split for split, items in dataset.splits.items() for _ in items]
+    items = [item for items in dataset.splits.values() for item in items]
     with ThreadPoolExecutor(2) as pool:
         try:
-            for done, seen in enumerate(pool.map(lambda job: _check_picture(dataset, *job), jobs), start=1):
+            pictures = pool.map(partial(_check_picture, dataset), splits, items)
+            for done, picture in enumerate(pictures, start=1):
                 if progress:
-                    progress(done, len(jobs))
-                yield seen
+                    progress(done, len(items))
+                yield picture
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
+    """Read a picture and its masks, and return its facts and faults.
+
+    If the picture cannot be read, this fault is the only one, and there are no facts.
+    """
     subject = dataset.relative(item.path)
     channels = ""
     try:
@@ -281,27 +331,38 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     size = (picture.shape[1], picture.shape[0])
     look = Look.of(picture)
     faults = list(_mask_faults(dataset, item, size))
-    plain = spread_of(look) < MIN_SPREAD
-    if plain:
+    is_plain = spread_of(look) < MIN_SPREAD
+    if is_plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
     if channels:
         message = f"has {channels}"
         faults.append(Finding("note", "channels", subject, message, "fit with --channels all"))
-    mode = "" if plain else f"{pixel_format(picture)}{channels and f' ({channels})'}"
+    mode = "" if is_plain else pixel_format(picture)
+    if channels and not is_plain:
+        mode += f" ({channels})"
     return CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
-    """Finding of an unreadable file, without the path that the error repeats; reason and remedy apart."""
+    """Return the finding of an unreadable file.
+
+    Args:
+        code: Code of the finding.
+        subject: Subject of the finding, in place of the path.
+        path: The file.
+        error: Error of reading it, whose message is "PATH: REASON; REMEDY".
+    """
     if isinstance(error, PermissionError):
         return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
-    reason, _, remedy = one_line_message(error).rpartition(f"{path}: ")[2].partition("; ")
+    _, _, message = one_line_message(error).rpartition(f"{path}: ")
+    reason, _, remedy = message.partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
 
 def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
-    marked = False
+    """Yield the faults of a picture's masks; `size` is the picture's (width, height)."""
+    is_marked = False
     for path in item.masks:
         subject = dataset.relative(path)
         try:
@@ -311,28 +372,30 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
             return
         height, width = mask.shape
         if (width, height) != size:
-            yield _mask_size(subject, (width, height), size)
+            yield _mask_size(subject, size=(width, height), picture_size=size)
         elif doubt := turn_doubt(item.path, [path], mask.shape):
             yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
-        marked = marked or bool(mask.any())
-        if most := marks_most(mask):
-            yield Finding(
-                "warning", "mask-most", subject, most, "make what is defective white, the rest black"
-            )
-    if item.masks and not marked:
+        is_marked = is_marked or bool(mask.any())
+        if message := marks_most(mask):
+            remedy = "make what is defective white, the rest black"
+            yield Finding("warning", "mask-most", subject, message, remedy)
+    if item.masks and not is_marked:
         subject = dataset.relative(item.masks[0])
         message = "nothing is marked, although the picture counts as defective"
         yield Finding("warning", "mask-empty", subject, message, "mark the defect or move the picture")
 
 
 def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int]) -> Finding:
-    """Finding of a mask that has another size (width, height) than its picture."""
+    """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
-    stretched = abs(width * picture_size[1] - height * picture_size[0]) > 0.01 * height * picture_size[0]
-    shape = ", and another shape" if stretched else ""
-    pixels = f"{picture_size[0]}x{picture_size[1]}"
-    message = f"the mask has {width}x{height} pixels, its picture {pixels}{shape}"
-    severity = "error" if stretched else "warning"
+    picture_width, picture_height = picture_size
+    # width / height of the mask and of the picture, both multiplied by both heights: whole numbers
+    ratio = width * picture_height
+    picture_ratio = picture_width * height
+    is_other_shape = abs(ratio - picture_ratio) > MAX_RATIO_DIFFERENCE * picture_ratio
+    shape = ", and another shape" if is_other_shape else ""
+    message = f"the mask has {width}x{height} pixels, its picture {picture_width}x{picture_height}{shape}"
+    severity = "error" if is_other_shape else "warning"
     return Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
 
 
@@ -340,33 +403,56 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
 
 
 def _mixed_findings(
-    dataset: Dataset, seen: Sequence[CheckedPicture], sizes: Counter[tuple[int, int]], modes: Counter[str]
+    dataset: Dataset,
+    pictures: Sequence[CheckedPicture],
+    sizes: Counter[tuple[int, int]],
+    modes: Counter[str],
 ) -> Iterator[Finding]:
+    """Yield a finding if pictures have different sizes, and another if they have different modes.
+
+    If most pictures have the same size, the first finding names the pictures of other sizes.
+
+    Args:
+        dataset: The data set.
+        pictures: Pictures that could be read.
+        sizes: Number of pictures of each size (width, height).
+        modes: Number of pictures of each mode.
+    """
     if len(sizes) > 1:
-        ranked = [(*size, n) for size, n in _by_frequency(sizes)]
-        ((usual, count),) = sizes.most_common(1)
-        others = [picture.item.path for picture in seen if picture.size != usual and 2 * count > len(seen)]
-        message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
+        ranked_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
+        ((usual_size, usual_count),) = sizes.most_common(1)
+        other_paths = []
+        if 2 * usual_count > len(pictures):  # most pictures have the usual size
+            other_paths = [picture.item.path for picture in pictures if picture.size != usual_size]
+        message = f"{len(sizes)} picture sizes: {_sizes_text(ranked_sizes, limit=4)}"
         remedy = "use one camera setting, or expect other scores"
-        yield Finding("warning", "mixed-sizes", ".", message, remedy, tuple(map(dataset.relative, others)))
+        others = tuple(map(dataset.relative, other_paths))
+        yield Finding("warning", "mixed-sizes", ".", message, remedy, others)
     if len(modes) > 1:
-        named = ", ".join(f"{mode} ({n})" for mode, n in _by_frequency(modes))
-        yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
+        mode_counts = ", ".join(f"{mode} ({count})" for mode, count in _by_frequency(modes))
+        message = f"different kinds of pixels: {mode_counts}"
+        yield Finding("warning", "mixed-modes", ".", message, "store all alike")
 
 
-def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Yield findings of good pictures that show nothing beside the others; `fit` remarks on them, too."""
-    good = [picture for picture in seen if picture.split == "train" and picture.look is not None]
-    for picture in (good[k] for k in find_blank_pictures([picture.look for picture in good])):
-        if not any(fault.code == "plain" for fault in picture.faults):
+def _blank_pictures(dataset: Dataset, pictures: Sequence[CheckedPicture]) -> Iterator[Finding]:
+    """Yield findings of good pictures that show nothing in comparison with the others.
+
+    `fit` has a remark on them, too.
+    """
+    good = [picture for picture in pictures if picture.split == "train" and picture.look is not None]
+    for number in find_blank_pictures([picture.look for picture in good]):
+        picture = good[number]
+        is_reported = any(fault.code == "plain" for fault in picture.faults)
+        if not is_reported:
             subject = dataset.relative(picture.item.path)
             yield Finding("warning", "plain", subject, f"shows {NOTHING}", "remove it if it is a mishap")
 
 
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
+    """Yield findings of defects without a mask; one finding where no defect has a mask."""
     bad = [item for item in dataset.test if item.anomalous]
     if bad and not dataset.has_masks:
-        reasons = count_reasons(item.unmarked for item in bad if item.left_out)
+        reasons = count_reasons(item.unmarked for item in bad if item.left_out)  # of unusable marks
         message = "no masks of the defects: there will be figures per picture, none per pixel"
         message += f" ({reasons})" if reasons else ""
         yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
@@ -383,8 +469,8 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
 def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Yield faults of files from labelling tools."""
     yield from _boxes_finding(dataset)
-    for form, read in truth.labels.summaries().items():
-        yield _form_finding(dataset, form, read)
+    for form, summary in truth.labels.summaries().items():
+        yield _form_finding(dataset, form, summary)
     for path, reason in truth.labels.unreadable.items():
         message = f"could not be read ({reason})"
         yield Finding("error", "labels-unreadable", dataset.relative(path), message, "export it again")
@@ -403,6 +489,7 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 
 def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the finding that some defects are marked by boxes."""
     masks = [mask for item in dataset.test for mask in item.masks]
     boxes = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
     if boxes:
@@ -411,32 +498,34 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("note", "boxes", ".", message, remedy)
 
 
-def _form_finding(dataset: Dataset, form: str, read: FormSummary) -> Finding:
-    """Return the finding that counts the read and the left-out marks of a form's files."""
-    subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
-    kinds = _counted(read.kinds)
+def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
+    """Return the finding on the label files of one form: how many marks were read, and how many left out."""
+    files, kinds = summary.files, summary.kinds
+    subject = dataset.relative(files[0]) if len(files) == 1 else "."
     message = (
-        f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
-        f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
+        f"{pluralize(len(files), 'file')} of {form}: {pluralize(kinds.total(), 'mark')} in "
+        f"{pluralize(summary.pictures, 'picture')}"
     )
-    about = _counted(read.about)
-    if about:
-        message += f"; of whole pictures: {about}"
-    left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
+    if kind_counts := _count_words(kinds):
+        message += f" ({kind_counts})"
+    if picture_labels := _count_words(summary.about):
+        message += f"; of whole pictures: {picture_labels}"
+    left_out = join_names([f"{reason} {count}" for reason, count in summary.left_out.most_common()])
     return Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
 
 
-def _counted(words: Counter[str]) -> str:
-    return join_names([f"{word} {n}" for word, n in words.most_common() if word])
+def _count_words(words: Counter[str]) -> str:
+    """Return words with their counts as a text, most frequent first; empty words are left out."""
+    return join_names([f"{word} {count}" for word, count in words.most_common() if word])
 
 
 def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Findings of files that might be labels and are read as none, one for each suffix."""
-    by_suffix: dict[str, list[str]] = {}
+    """Yield a finding on files that might be labels but have no known form, one for each suffix."""
+    names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
         if path.name != SATURATION_FILE:
-            by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
-    for suffix, names in by_suffix.items():
+            names_by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
+    for suffix, names in names_by_suffix.items():
         more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
         message = f"is read as no labels{more}"
         yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
@@ -444,7 +533,10 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
 
 def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Yield findings of pictures and masks below the category's folder that are in no split."""
-    used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
+    used: set[Mask] = set()
+    for items in dataset.splits.values():
+        for item in items:
+            used |= {item.path, *item.masks}
     for path in seem_masks(truth.pictures):
         message = "looks like a mask, but is no picture's by its name: it counts as a picture"
         remedy = "name it a_mask.png of a.png, or remove it"
@@ -455,86 +547,100 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         remedy = "they are passed over; if they are defects, give the folder another name"
         yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, overlays)
     for path, picture in truth.masks.items():
-        is_in_good = any(map(says_good, path.relative_to(dataset.root).parts[:-1]))
-        if path not in used and picture is None and not is_in_good:  # empty masks of good ones are usual
+        folders = path.relative_to(dataset.root).parent.parts
+        is_of_good = any(map(says_good, folders))  # good pictures may have empty masks
+        if path not in used and picture is None and not is_of_good:
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"
             yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
-    unused = [path.relative_to(dataset.root).parent for path in truth.pictures if path not in used]
-    for folder, number in Counter(unused).items():
-        message = f"{pluralize(number, 'picture')} not used"
+    unused_folders = [path.relative_to(dataset.root).parent for path in truth.pictures if path not in used]
+    for folder, count in Counter(unused_folders).items():
+        message = f"{pluralize(count, 'picture')} not used"
         yield Finding("note", "unused", folder.as_posix(), message, "move what should take part")
 
 
-def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the finding of training pictures that the user named good, and that names or lists do not."""
-    if dataset.reviewed or not dataset.drawn_split:  # opening others refuses these
+def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the finding of training pictures that the user calls good, but names or lists do not."""
+    if dataset.reviewed or not dataset.drawn_split:  # a data set with its own split has no such pictures
         return
-    labels = dataset.truth.labels if dataset.truth else None
-    learnt = [item.path for item in dataset.train]
-    if doubtful := [*map(dataset.relative, read_class_labels(dataset.root, learnt, labels).doubtful())]:
+    label_files = dataset.truth.labels if dataset.truth else None
+    training_pictures = [item.path for item in dataset.train]
+    labels = read_class_labels(dataset.root, training_pictures, label_files)
+    doubtful = [dataset.relative(path) for path in labels.doubtful()]
+    if doubtful:
         message = f"{pluralize(len(doubtful), 'picture')} to learn from not called good as others are: "
+        message += join_names(doubtful)
         remedy = "leave out what is defective"
         others = tuple(doubtful[1:])
-        yield Finding(
-            "warning", "called-otherwise", doubtful[0], message + join_names(doubtful), remedy, others
-        )
+        yield Finding("warning", "called-otherwise", doubtful[0], message, remedy, others)
 
 
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
-    """Yield findings of unread files: by folder those that may show a part, in one those beside pictures."""
-    unknown: dict[tuple[str, str], list[Path]] = {}
-    beside: list[str] = []
+    """Yield findings of files that are not read.
+
+    The usual companions of pictures, such as text files, are one finding together. For all other files, which
+    may be pictures, there is a finding for each folder and suffix.
+    """
+    unknown_files: dict[tuple[str, str], list[Path]] = {}  # by folder and suffix
+    companions: list[str] = []
     used = _files_used(dataset)
     for path in not_pictures_in(dataset.root):
         if path in used:
             continue
         suffix = path.suffix.lower()
         if suffix in COMPANION_SUFFIXES:
-            beside.append(dataset.relative(path))
+            companions.append(dataset.relative(path))
         else:
-            unknown.setdefault((dataset.relative(path.parent), suffix), []).append(path)
-    for (folder, suffix), paths in unknown.items():
+            unknown_files.setdefault((dataset.relative(path.parent), suffix), []).append(path)
+    for (folder, suffix), paths in unknown_files.items():
         kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
         message = f"{pluralize(len(paths), 'file')} {kind}: {join_names([path.name for path in paths])}"
-        other = OTHER_FILES.get(suffix)
-        remedy = other.remedy.format(other.several) if other else "convert pictures to PNG or JPEG"
+        file_kind = OTHER_FILES.get(suffix)
+        remedy = "convert pictures to PNG or JPEG"
+        if file_kind:
+            remedy = file_kind.remedy.format(file_kind.several)
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
-    if beside:
-        message = f"{pluralize(len(beside), 'file')} beside the pictures: {join_names(beside)}"
-        yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
+    if companions:
+        message = f"{pluralize(len(companions), 'file')} beside the pictures: {join_names(companions)}"
+        yield Finding("note", "beside", ".", message, "they are not looked at", tuple(companions))
 
 
 def _files_used(dataset: Dataset) -> set[Path]:
-    """Return the files that mark pictures, or describe whole ones."""
+    """Return the files that mark something in pictures, or have labels of whole pictures."""
     used = {Path(mask) for items in dataset.splits.values() for item in items for mask in item.masks}
     if dataset.truth:
-        for form in dataset.truth.labels.summaries().values():
-            if form.about:
-                used.update(form.files)
+        for summary in dataset.truth.labels.summaries().values():
+            if summary.about:
+                used.update(summary.files)
     return used
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """Yield the finding of too few parts; `numbers` holds the part's number of each good picture."""
-    count = len({*numbers})
-    if count < PICTURES_FOR_5_PERCENT:
-        least = f"no false-alarm rate below {1 / (count + 1):.1%}"
-        shown = f" of {pluralize(count, 'part')}" if count < len(numbers) else ""
-        message = f"only {pluralize(len(numbers), 'picture')}{shown} to learn from: {least}"
+    """Yield a finding if there are too few parts to learn from.
+
+    Args:
+        numbers: For each good picture the number of its part.
+    """
+    part_count = len({*numbers})
+    if part_count < PICTURES_FOR_5_PERCENT:
+        limit = f"no false-alarm rate below {1 / (part_count + 1):.1%}"
+        of_parts = f" of {pluralize(part_count, 'part')}" if part_count < len(numbers) else ""
+        message = f"only {pluralize(len(numbers), 'picture')}{of_parts} to learn from: {limit}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
 
 
 def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
-    kinds = {item.anomalous for item in dataset.test}
-    if kinds == {True, False}:
+    """Yield the finding that the test split has no good pictures, no defective ones, or neither."""
+    has_good = any(not item.anomalous for item in dataset.test)
+    has_defects = any(item.anomalous for item in dataset.test)
+    if has_good and has_defects:
         return
     message = "no test pictures"
     remedy = "without them nothing can be evaluated"
-    if kinds:
-        message = f"no {'good' if True in kinds else 'defective'} test pictures"
+    if has_good or has_defects:
+        message = f"no {'good' if has_defects else 'defective'} test pictures"
     elif dataset.layout == "folder":
         good, bad = _folder_names(dataset)
         message = "only good pictures"
@@ -543,7 +649,12 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:
-    """Return names for folders of good and of defective pictures, in the data set's words."""
-    names = [dataset.category, *(part for item in dataset.train[:1] for part in item.path.parts[:-1])]
+    """Return names for the folders of good and of defective pictures.
+
+    The first is a name in the data set that says good, if there is one; the second is its opposite.
+    """
+    names = [dataset.category]
+    if dataset.train:
+        names += dataset.train[0].path.parent.parts
     good = next((name for name in reversed(names) if says_good(name)), "good")
     return good, opposite(good)

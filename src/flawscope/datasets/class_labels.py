@@ -3,10 +3,10 @@
 The sources are the picture's own name, lists beside it or above, and the labels that labelling tools give
 whole pictures.
 
-The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
-to tell good from defective, or known to tell something else, or it is a question. Questions are also two
-classes of one picture, pictures without a label beside others that have one, and files that seem to describe
-the pictures and are not understood.
+Nothing is guessed. A column that sorts the pictures into groups has known words (`pictures.folder_words`)
+that separate good from defective, or that mean something else; otherwise the user is asked. The user is also
+asked about a picture with two classes, about pictures without a label beside others that have one, and about
+files that seem to describe the pictures and are not understood.
 """
 
 from __future__ import annotations
@@ -59,7 +59,13 @@ MAX_WORDS = 40  # characters of a value that a question shows
 
 
 class ClassLabel(NamedTuple):
-    """Class of a picture by one source, and the words that tell it, which `--good` may name."""
+    """Class of a picture by one source.
+
+    Attributes:
+        picture_class: The class.
+        words: Words of the source that state the class; `--good` may name them.
+        source: Name of the source.
+    """
 
     picture_class: PictureClass
     words: str
@@ -67,7 +73,7 @@ class ClassLabel(NamedTuple):
 
     @property
     def is_open_name(self) -> bool:
-        """Whether it is a word in a file's name whose meaning is unknown."""
+        """Whether the label is a word in a file's name whose meaning is unknown."""
         return self.source == NAME and self.picture_class is PictureClass.UNKNOWN
 
 
@@ -78,7 +84,8 @@ class ClassLabels:
     Attributes:
         by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
         unread: Files that seem to describe the pictures, and are not understood.
-        split_columns: Split of each picture by the source that states it; empty where no list states splits.
+        split_columns: For each source that states splits, the split of each picture; empty where no list
+            states splits.
     """
 
     by_picture: dict[Path, list[ClassLabel]] = field(default_factory=dict)
@@ -86,20 +93,26 @@ class ClassLabels:
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
-        """Return the labels of pictures in a folder of good ones, without unknown words that occur once.
+        """Return the labels of pictures that lie in a folder of good ones.
 
-        Such a word stands in a single file's name: its picture counts as good.
+        A word of unknown meaning that is in the name of a single file is left out: this picture counts as
+        good.
         """
-        found = {path: self.by_picture.get(path, []) for path in pictures}
-        words = Counter(label.words for labels in found.values() for label in labels if label.is_open_name)
-        of_good: dict[Path, list[ClassLabel]] = {}
-        for path, labels in found.items():
-            of_good[path] = [label for label in labels if not label.is_open_name or words[label.words] > 1]
-        return ClassLabels(of_good, self.unread)
+        labels_by_picture = {path: self.by_picture.get(path, []) for path in pictures}
+        # how often each word of unknown meaning occurs
+        word_counts = Counter(
+            label.words for labels in labels_by_picture.values() for label in labels if label.is_open_name
+        )
+        labels_left: dict[Path, list[ClassLabel]] = {}
+        for path, labels in labels_by_picture.items():
+            labels_left[path] = [
+                label for label in labels if not label.is_open_name or word_counts[label.words] > 1
+            ]
+        return ClassLabels(labels_left, self.unread)
 
     @property
     def has_unknown(self) -> bool:
-        """Whether a label is there whose meaning is unknown or unclear."""
+        """Whether there is a label whose meaning is unknown or unclear, apart from `UNMARKED`."""
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
             label.picture_class in unclear and label.words != UNMARKED
@@ -109,37 +122,43 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the only labels are words in files' names whose meaning is unknown."""
+        """Whether there are no labels other than words of unknown meaning in files' names."""
         return not self.unread and all(
             label.is_open_name for labels in self.by_picture.values() for label in labels
         )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Return the pictures' splits by a list; empty where no list states splits.
+        """Return the split of each picture, from the first list that states a split for every picture.
+
+        Empty where no list states one for all.
 
         Args:
-            pictures: Pictures whose splits are wanted.
-            asks: Whether to raise a question where a list states the splits of some pictures alone.
+            pictures: Pictures whose splits are returned.
+            asks: Whether a list that states the splits of only some pictures raises a question.
 
         Raises:
-            InputError: A list states the splits of some pictures alone, and `asks` is set.
+            InputError: A list states the splits of only some pictures, and `asks` is True.
         """
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
             splits = [split_said(value) for value in values]
             if all(splits):
+                # all have a split; `if` is for the type checker
                 return {path: split for path, split in zip(pictures, splits, strict=True) if split}
             if any(values) and asks:
                 raise _split_question(source, values)
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
-        """Return the class that all labels of a picture agree on.
+        """Return the class that the labels of a picture agree on.
 
-        It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
+        UNCLEAR if they state different classes, UNKNOWN if none states a known class.
         """
-        found = {label.picture_class for label in self.by_picture.get(picture, ())} - {PictureClass.UNKNOWN}
-        return PictureClass.UNCLEAR if len(found) > 1 else next(iter(found), PictureClass.UNKNOWN)
+        classes = {label.picture_class for label in self.by_picture.get(picture, ())}
+        known_classes = classes - {PictureClass.UNKNOWN}
+        if len(known_classes) > 1:
+            return PictureClass.UNCLEAR
+        return next(iter(known_classes), PictureClass.UNKNOWN)
 
     def defect_source(self, picture: Path) -> str:
         """Return the source that calls a picture defective; empty where none does."""
@@ -147,16 +166,21 @@ class ClassLabels:
         return next((label.source for label in labels if label.picture_class is PictureClass.BAD), "")
 
     def is_labelled(self, picture: Path) -> bool:
-        """Whether a label says something of a picture, whether or not its meaning is known."""
+        """Whether a picture has a label other than `UNMARKED`, of known or unknown meaning."""
         return any(label.words != UNMARKED for label in self.by_picture.get(picture, ()))
 
-    def is_named(self, picture: Path, wanted: set[str]) -> bool:
-        """Whether a label of a picture has one of the `wanted` names, which are folded."""
+    def is_named(self, picture: Path, names: set[str]) -> bool:
+        """Whether a label of a picture is one of `names`, or has all words of one of them.
+
+        Args:
+            picture: The picture.
+            names: Names in the form that `fold` returns.
+        """
         for label in self.by_picture.get(picture, ()):
-            if fold(label.words) in wanted:
+            if fold(label.words) in names:
                 return True
             label_words = set(split_words(label.words))
-            for name in wanted:
+            for name in names:
                 words = set(split_words(name))
                 if words and words <= label_words:
                     return True
@@ -170,91 +194,109 @@ class ClassLabels:
     @property
     def is_complete(self) -> bool:
         """Whether each picture is either good or defective, and some are defective."""
-        found = {self.class_of(picture) for picture in self.by_picture}
-        is_known = not self.has_unknown and not self.unread
-        return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
+        if self.has_unknown or self.unread:
+            return False
+        classes = {self.class_of(picture) for picture in self.by_picture}
+        return classes in ({PictureClass.BAD}, {PictureClass.GOOD, PictureClass.BAD})
 
     def is_doubtful(self) -> bool:
         """Whether some pictures may be defective.
 
-        They may be where a picture is called defective, or good and defective both; where the meaning of a
-        label or of a file is unknown; or where some pictures of a folder are called good and the others have
-        no label.
+        This is so in each of these cases: a picture is called defective, or both good and defective; the
+        meaning of a label or of a file is unknown; some pictures of a folder are called good, and the others
+        have no label.
         """
+        # a label or a file is not understood; the class UNKNOWN below means that nothing is said of a picture
         if self.unread or self.has_unknown:
             return True
-        by_folder: dict[Path, set[PictureClass]] = {}
+        classes_by_folder: dict[Path, set[PictureClass]] = {}
         for picture in self.by_picture:
-            by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
-        found = {label for several in by_folder.values() for label in several}
-        if found & {PictureClass.BAD, PictureClass.UNCLEAR}:
+            classes_by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
+        classes = set().union(*classes_by_folder.values())
+        if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
-        return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
+        # some pictures of a folder are called good, and nothing is said of the others
+        return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
 
     def doubtful(self) -> list[Path]:
         """Return the pictures that may be defective; empty where `is_doubtful` is false.
 
-        These are the pictures called defective or unclear, or, where there are none, those without a known
-        class.
+        These are the pictures whose class is defective or unclear; if there are none, the pictures without a
+        known class.
         """
         if not self.is_doubtful():
             return []
-        called = [
-            path
-            for path in self.by_picture
-            if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)
-        ]
-        return called or [path for path in self.by_picture if self.class_of(path) is PictureClass.UNKNOWN]
+        classes = {path: self.class_of(path) for path in self.by_picture}
+        maybe_bad = (PictureClass.BAD, PictureClass.UNCLEAR)
+        called_bad = [path for path, picture_class in classes.items() if picture_class in maybe_bad]
+        if called_bad:
+            return called_bad
+        return [path for path, picture_class in classes.items() if picture_class is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
-        """Return the kind of a defect, by words of its labels; empty without any.
+        """Return the kind of a defect, by the words of the picture's labels; empty without labels.
 
-        Words that state a kind are taken before words that only say "defective"; an answer such as "1" or
-        "yes" counts as "defect".
+        A label that says "defective" is preferred to one of unknown meaning, and words that state a kind to
+        words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
         """
-        others = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
-        others.sort(
-            key=lambda label: (label.picture_class is not PictureClass.BAD, says_only_bad(label.words))
-        )
-        words = others[0].words if others else ""
+
+        def order(label: ClassLabel) -> tuple[bool, bool]:  # `min` takes False before True
+            is_not_bad = label.picture_class is not PictureClass.BAD
+            return is_not_bad, says_only_bad(label.words)
+
+        labels = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
+        if not labels:
+            return ""
+        words = min(labels, key=order).words
         is_answer = to_number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
-        """Return the question which pictures below `root` are good, with the words by which to name them."""
+        """Return the question, as an error, which pictures below `root` are good.
+
+        The question lists the words by which a user can name pictures, and ends with `remedy`.
+        """
+        # number of pictures by (words, meaning)
         counts = Counter(self._describe(picture, root) for picture in self.by_picture)
-        order = sorted(counts, key=lambda key: natural_key(key[0]))
-        listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
+        groups = sorted(counts, key=lambda group: natural_key(group[0]))
+        choices = [f"{words} ({counts[words, meaning]}, {meaning})" for words, meaning in groups]
         if self.unread:
-            listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
-        line = f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}"
+            choices.append(f"{join_names(self.unread)} may tell, and cannot be understood")
+        line = f"{root}: which pictures are good? {join_names(choices, 12)}: {remedy}"
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Return words that name a picture, and their meaning with its source."""
+        """Return a picture's label or folder name, and what it says, in words such as "good by its name"."""
         labels = self.by_picture[picture]
-        found = self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
-            said = read_words(folder.name) if folder.name else Said.UNKNOWN
-            why = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
-            return folder.as_posix(), why
-        if found is PictureClass.UNCLEAR:
+            meaning = read_words(folder.name) if folder.name else Said.UNKNOWN
+            if meaning in (Said.GOOD, Said.BAD):
+                return folder.as_posix(), f"{meaning.value} by its name"
+            return folder.as_posix(), Said.UNKNOWN.value
+        picture_class = self.class_of(picture)
+        if picture_class is PictureClass.UNCLEAR:
             sources = " and ".join(sorted({label.source for label in labels}))
             return labels[0].words, f"unclear by {sources}"
-        telling = next((label for label in labels if label.picture_class is found), labels[0])
-        if telling.words == UNMARKED:
+        agreeing = [label for label in labels if label.picture_class is picture_class]
+        label = agreeing[0] if agreeing else labels[0]
+        if label.words == UNMARKED:
             return UNMARKED, "nothing is said"
-        shown = telling.words if len(telling.words) <= MAX_WORDS else f"{telling.words[:MAX_WORDS]}..."
-        return shown, f"{found.value} by {telling.source}".strip()
+        words = label.words if len(label.words) <= MAX_WORDS else f"{label.words[:MAX_WORDS]}..."
+        return words, f"{picture_class.value} by {label.source}".strip()
 
 
 def _split_question(source: str, values: Iterable[str]) -> InputError:
-    """Return the question which good pictures are for training, by a column that states some splits alone."""
+    """Return the question, as an error, which good pictures are for training.
+
+    Args:
+        source: List that states the splits of only some pictures.
+        values: Value of the list for each picture; empty: it has none.
+    """
     counts = Counter(value or "none" for value in values)
-    named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
+    splits = join_names([f"{value} ({count})" for value, count in counts.most_common()])
     line = (
-        f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
+        f"{source}: which good pictures are to learn from? Its splits are {splits}: write train, "
         "validation or test for each, or remove the column"
     )
     return InputError(data_checks.WHICH_TO_LEARN.coded(line))
@@ -273,51 +315,64 @@ def read_class_labels(
     Args:
         root: Folder of the data set.
         pictures: Pictures below `root`.
-        files: Label files below `root`, where they were found already; else they are searched for.
-        by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
-            defective where something is marked whose kind is not good. Pictures without a mark are
-            `UNMARKED`.
+        files: Label files below `root`; None: they are searched for.
+        by_marks: Whether marks give pictures a class, because nothing else says which pictures are good. A
+            picture is defective if something is marked whose kind is not good. Pictures without a mark get
+            the label `UNMARKED`.
         with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
     """
-    found = ClassLabels({picture: [] for picture in pictures})
+    class_labels = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
-    every = [files]
+    all_files = [files]
     if with_files_above:
-        every += _files_above(root, pictures)
+        all_files += _files_above(root, pictures)
     if by_marks:
-        _add_marks(found, root, pictures, every)
-    for label in every:
-        _add_lists(found, label)
-    found.unread = files.not_understood()
+        _add_marks(class_labels, root, pictures, all_files)
+    for label_files in all_files:
+        _add_lists(class_labels, label_files)
+    class_labels.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).by_picture.items():
-        found.by_picture[picture] += labels
-    return found
+        class_labels.by_picture[picture] += labels
+    return class_labels
 
 
-def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
-    """Add the classes that marks give the pictures, where any picture is marked.
+def _add_marks(
+    class_labels: ClassLabels, root: Path, pictures: Sequence[Path], all_files: Iterable[LabelFiles]
+) -> None:
+    """Label all pictures by the marks in them; add no labels if no picture is marked.
 
-    A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
+    A marked picture is defective, but good if only good parts are marked in it. The other pictures get the
+    label `UNMARKED`.
+
+    Args:
+        class_labels: Labels of the pictures, to which these labels are added.
+        root: Folder of the data set.
+        pictures: Pictures below `root`.
+        all_files: Label files.
     """
-    marked = _marked_by_masks(root, pictures)
-    for file in files:
-        marked |= {path: marks for path, marks in file.marked().items() if path in found.by_picture}
-    if not marked:
+    # by picture: source, kinds of marks, and whether one of them is a defect
+    marks_of = _marked_by_masks(root, pictures)
+    for label_files in all_files:
+        for path, marks in label_files.marked().items():
+            if path in class_labels.by_picture:
+                marks_of[path] = marks
+    if not marks_of:
         return
-    for picture, labels in found.by_picture.items():
-        if picture not in marked:
+    for picture, labels in class_labels.by_picture.items():
+        if picture not in marks_of:
             labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
             continue
-        source, kinds, is_defect = marked[picture]
+        source, kinds, is_defect = marks_of[picture]
         picture_class = PictureClass.BAD if is_defect else PictureClass.GOOD
-        labels.append(ClassLabel(picture_class, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
+        _, _, source_name = source.rpartition("/")
+        labels.append(ClassLabel(picture_class, ", ".join(kinds) or "marked", source_name))
 
 
-def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
-    """Add the labels that files give whole pictures.
+def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
+    """Add the labels of whole pictures that label files state.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
@@ -326,43 +381,48 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
     for source, texts in files.class_texts().items():
-        given = {files.given[path]: values for path, values in texts.items()}
-        of_pictures = {path: values for path, values in given.items() if path in found.by_picture}
+        picture_texts = {}
+        for path, values in texts.items():
+            picture = files.caller_path[path]
+            if picture in class_labels.by_picture:
+                picture_texts[picture] = values
         if source in files.unsure_sources:
-            _add_unsure_source(found, source, of_pictures)
+            _add_unsure_source(class_labels, source, picture_texts)
         else:
-            _add_source(found, source, of_pictures)
+            _add_source(class_labels, source, picture_texts)
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return pictures whose masks mark something, in the form that `LabelFiles.marked` returns.
+    """Return the marks of each picture whose mask marks something.
 
-    A mask that cannot be read may mark something.
+    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask
+    that cannot be read counts as marking something.
     """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
-    if len(files) == len(pictures):  # all are pictures
+    if len(files) == len(pictures):  # all files are pictures: there are no masks
         return {}
-    known = {*pictures}
-    found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
+    picture_set = {*pictures}
+    marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
     for mask, picture in find_masks(files).items():
-        if picture is not None and picture in known and _marks(mask):
-            found[picture] = ("masks", ("marked",), True)
-    return found
+        if picture is not None and picture in picture_set and _is_marked(mask):
+            marks_of[picture] = ("masks", ("marked",), True)
+    return marks_of
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Return the files in folders of masks that lie beside a folder called images."""
+    """Return the files in folders of masks beside `folder`; empty unless its name is like images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():
-            if masked_folder(name) == "":
+            if masked_folder(name) == "":  # a folder of masks that names no other folder
                 files += picture_files_in(path)
     return files
 
 
-def _marks(mask: Path) -> bool:
+def _is_marked(mask: Path) -> bool:
+    """Whether a mask marks something, or cannot be read."""
     try:
         return bool(read_mask(mask).any())
     except (InputError, OSError, MemoryError):
@@ -371,72 +431,89 @@ def _marks(mask: Path) -> bool:
 
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
     """Read the labels in the names of pictures; the files themselves are not read."""
-    found = ClassLabels({picture: [] for picture in pictures})
+    class_labels = ClassLabels({picture: [] for picture in pictures})
     by_folder: dict[Path, list[Path]] = {}
     for picture in pictures:
         by_folder.setdefault(picture.parent, []).append(picture)
-    for beside in by_folder.values():
-        for picture, name in zip(beside, read_names([path.stem for path in beside]), strict=True):
+    for neighbours in by_folder.values():  # a name is read beside the other names of its folder
+        names = read_names([path.stem for path in neighbours])
+        for picture, name in zip(neighbours, names, strict=True):
             if name.words:
-                found.by_picture[picture].append(ClassLabel(name.picture_class, name.words, NAME))
-    return found
+                label = ClassLabel(name.picture_class, name.words, NAME)
+                class_labels.by_picture[picture].append(label)
+    return class_labels
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yield label files and lists of the two folders above `root`, and of label folders beside it."""
-    whole = Path(os.path.abspath(root))
-    for levels, folder in enumerate(whole.parents[:2], start=1):
+    """Yield the lists in each of the two folders above `root`, with those in label folders beside `root`.
+
+    A folder that cannot be read is passed over: it may belong to somebody else.
+    """
+    absolute_root = Path(os.path.abspath(root))
+    for levels, folder in enumerate(absolute_root.parents[:2], start=1):
         try:
-            inside = [folder]
+            folders = [folder]
             if levels == 1:
-                others = subfolders(folder)
-                inside += [
-                    subfolder
-                    for name, subfolder in others.items()
-                    if is_mask_folder(name) and subfolder != whole
-                ]
-            paths = [path for subfolder in inside for path in _small_lists(subfolder)]
-        except (InputError, OSError):  # others' folders
+                for name, neighbour in subfolders(folder).items():
+                    if is_mask_folder(name) and neighbour != absolute_root:
+                        folders.append(neighbour)
+            paths = [path for list_folder in folders for path in _small_lists(list_folder)]
+        except (InputError, OSError):
             continue
         if paths:
             yield LabelFiles(folder, pictures, paths, levels)
 
 
 def _small_lists(folder: Path) -> list[Path]:
-    """Files directly in a folder that may be lists, and are not large."""
-    entries = [entry for entry in list_entries(folder) if Path(entry.name).suffix.lower() in SUFFIXES]
-    return [folder / e.name for e in entries if e.is_file() and e.stat().st_size <= MAX_LIST_BYTES]
+    """Return the files directly in a folder that may be lists and have at most `MAX_LIST_BYTES`."""
+    paths = []
+    for entry in list_entries(folder):
+        may_be_list = Path(entry.name).suffix.lower() in SUFFIXES
+        if may_be_list and entry.is_file() and entry.stat().st_size <= MAX_LIST_BYTES:
+            paths.append(folder / entry.name)
+    return paths
 
 
-def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Add the labels of a file, or of a tool's files of one picture each."""
-    known: list[Column] = []
-    unknown: list[tuple[ColumnSubject, Column]] = []
+def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
+    """Add the labels of a source: a file, or all files of a tool that writes one file for each picture.
+
+    Args:
+        class_labels: Labels of the pictures, to which these labels are added.
+        source: Name of the source.
+        texts: Headers and texts of each picture.
+    """
+    class_columns: list[Column] = []
+    open_columns: list[tuple[ColumnSubject, Column]] = []
     for header, values in join_classes(_columns_of(texts), source, texts).items():
         subject = column_subject(header)
         if is_split(subject, values):
-            _add_splits(found, "lists of splits" if header == LISTED else source, values)
+            _add_splits(class_labels, "lists of splits" if header == LISTED else source, values)
             continue
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:
-            known.append(column)
-        elif is_open(subject, values, len(found.by_picture)):
-            unknown.append((subject, unknown_column(header, values)))
-    complete = next((column for column in known if column.is_complete(len(texts))), None)
-    if complete is not None:  # it has the classes: others are asked about where they sort its good ones
-        unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
-    known += [column for _, column in unknown]
-    for column in known:
-        _add_column(found, column, source)
+            class_columns.append(column)
+        elif is_open(subject, values, len(class_labels.by_picture)):
+            open_columns.append((subject, unknown_column(header, values)))
+    complete = next((column for column in class_columns if column.is_complete(len(texts))), None)
+    for subject, column in open_columns:
+        # if another column is complete, an open one matters only where it divides the good pictures
+        if complete is None or _divides_good(complete, subject, column):
+            class_columns.append(column)
+    for column in class_columns:
+        _add_column(class_labels, column, source)
 
 
-def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
+def _divides_good(complete: Column, subject: ColumnSubject, column: Column) -> bool:
     """Whether a column of unknown meaning divides the pictures that a complete column calls good."""
     return subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)
 
 
 def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
-    """Return the texts by the column's name and the picture."""
+    """Return the texts by column and picture.
+
+    Args:
+        texts: Pairs of header and text of each picture.
+    """
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, values in texts.items():
         for header, text in values:
@@ -444,31 +521,37 @@ def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]
     return columns
 
 
-def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
-    splits = found.split_columns.setdefault(source, {})
-    for picture, own in values.items():
-        if own[0]:
-            splits[picture] = own[0]
+def _add_splits(class_labels: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
+    """Add the splits that a column states; if a picture has several texts, the first is taken."""
+    splits = class_labels.split_columns.setdefault(source, {})
+    for picture, texts in values.items():
+        split = texts[0]
+        if split:
+            splits[picture] = split
 
 
-def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Add the labels of a list above the pictures' folder that names pictures without this folder.
+def _add_unsure_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
+    """Add the labels of a list that lies above the pictures' folder and does not name this folder.
 
-    It may be of another lot whose pictures have the same names; where it calls some defective it decides
-    nothing.
+    The list may belong to other pictures with the same names. If it calls any picture defective, all of its
+    labels count as unclear.
     """
-    unsure = ClassLabels({picture: [] for picture in found.by_picture}, split_columns=found.split_columns)
-    _add_source(unsure, source, texts)
-    classes = {label.picture_class for labels in unsure.by_picture.values() for label in labels}
-    decides = PictureClass.BAD in classes
-    for picture, labels in unsure.by_picture.items():
-        if decides:
-            where = f"{source} one folder above"
-            labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]
-        found.by_picture[picture] += labels
+    pictures = class_labels.by_picture
+    # labels of this list alone; its splits go straight into `class_labels`
+    list_labels = ClassLabels({path: [] for path in pictures}, split_columns=class_labels.split_columns)
+    _add_source(list_labels, source, texts)
+    classes = {label.picture_class for labels in list_labels.by_picture.values() for label in labels}
+    if PictureClass.BAD not in classes:
+        for picture, labels in list_labels.by_picture.items():
+            pictures[picture] += labels
+        return
+    place = f"{source} one folder above"
+    for picture, labels in list_labels.by_picture.items():
+        pictures[picture] += [ClassLabel(PictureClass.UNCLEAR, label.words, place) for label in labels]
 
 
-def _add_column(found: ClassLabels, column: Column, source: str) -> None:
+def _add_column(class_labels: ClassLabels, column: Column, source: str) -> None:
+    """Add the labels of a column, for those pictures that have words in it."""
     for picture, (picture_class, words) in column.by_picture.items():
         if words:
-            found.by_picture[picture].append(ClassLabel(picture_class, words, source))
+            class_labels.by_picture[picture].append(ClassLabel(picture_class, words, source))

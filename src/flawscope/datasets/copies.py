@@ -15,19 +15,19 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, clusters, compare_pictures
 from flawscope.pictures.units import Units, check_group, group_reader, named_rows, units_of
 
-MIN_COPIED = 3  # copies in a folder of those in another, from which on they are one finding
+MIN_COPIED = 3  # if two folders have this many pictures in common or more, the copies are one finding
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Fault of a data set. `code` names it for machines; paths are relative to the category's folder."""
+    """Fault of a data set; paths are relative to the category's folder."""
 
     severity: str  # "error", "warning" or "note"
-    code: str
-    subject: str
+    code: str  # name of the kind of fault, for programs
+    subject: str  # picture, file or folder that has the fault; "." for the data set as a whole
     message: str
     remedy: str
-    others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
+    others: tuple[str, ...] = ()  # further pictures that take part, such as the copies
 
     def line(self) -> str:
         """Return severity, subject, message and remedy as one line for people."""
@@ -37,102 +37,122 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """Facts that are kept of a picture."""
+    """Facts of a picture; if it cannot be read, only split, item and faults are set."""
 
     split: str
     item: Item
     size: tuple[int, int] = (0, 0)  # width, height
-    mode: str = ""  # empty where a picture without content has no telling mode
-    digest: str = ""
+    mode: str = ""  # kind of pixels; empty where the picture shows nothing
+    digest: str = ""  # hash of the pixels
     look: Look | None = None
     faults: tuple[Finding, ...] = ()
 
 
-def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
-    """Yield findings of pictures that are the same pixel for pixel; one for all that folders share."""
-    groups: dict[str, list[CheckedPicture]] = {}
-    for picture in seen:
+def exact_copies(dataset: Dataset, pictures: list[CheckedPicture]) -> Iterator[Finding]:
+    """Yield findings of pictures that are the same pixel for pixel.
+
+    If `MIN_COPIED` or more groups of copies lie in the same folders, they are one finding.
+    """
+    groups: dict[str, list[CheckedPicture]] = {}  # pictures by hash of their pixels
+    for picture in pictures:
         groups.setdefault(picture.digest, []).append(picture)
-    by_folders: dict[tuple[str, ...], list[Finding]] = {}
+    findings_by_folders: dict[tuple[str, ...], list[Finding]] = {}
     for group in groups.values():
         if len(group) > 1:
             folders = tuple(dataset.relative(picture.item.path.parent) for picture in group)
-            by_folders.setdefault(folders, []).append(_copies_finding(dataset, group, near=False))
-    sizes = Counter(dataset.relative(picture.item.path.parent) for picture in seen)
-    for folders, found in by_folders.items():
-        has_repeats = len({*folders}) < len(folders)
-        if len(found) < MIN_COPIED or has_repeats or len({finding.code for finding in found}) > 1:
-            yield from found
+            finding = _copies_finding(dataset, group, near=False)
+            findings_by_folders.setdefault(folders, []).append(finding)
+    picture_counts = Counter(dataset.relative(picture.item.path.parent) for picture in pictures)
+    for folders, findings in findings_by_folders.items():
+        has_copies_within_folder = len({*folders}) < len(folders)
+        has_different_codes = len({finding.code for finding in findings}) > 1
+        if len(findings) < MIN_COPIED or has_copies_within_folder or has_different_codes:
+            yield from findings
         else:
-            yield _copied_folder(folders, found, sizes)
+            yield _copied_folder(folders, findings, picture_counts)
 
 
-def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapping[str, int]) -> Finding:
-    """Join findings of copies that lie in the same folders; `sizes` counts the pictures of each folder."""
-    copy = min(folders[1:], key=lambda name: sizes[name])
+def _copied_folder(
+    folders: Sequence[str], findings: Sequence[Finding], picture_counts: Mapping[str, int]
+) -> Finding:
+    """Join several findings, whose pictures lie in the same folders, into one finding.
+
+    Args:
+        folders: Folders of the pictures, the same for each finding.
+        findings: Findings of one code.
+        picture_counts: Number of pictures in each folder.
+    """
+    copy = min(folders[1:], key=lambda name: picture_counts[name])  # the smallest folder
     others = join_names([name for name in folders if name != copy])
-    if len(found) == sizes[copy]:
+    if len(findings) == picture_counts[copy]:
         message = f"the folder is a copy of {others}"
     else:
-        message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
-    first = found[0]
+        message = f"{len(findings)} of its {picture_counts[copy]} pictures are in {others}, too"
+    first = findings[0]
     remedy = first.remedy if first.severity == "error" else "take one of them out"
-    names = tuple(name for finding in found for name in (finding.subject, *finding.others))
+    names = tuple(name for finding in findings for name in (finding.subject, *finding.others))
     return Finding(first.severity, first.code, copy, message, remedy, names)
 
 
 def near_duplicate_findings(
-    dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
+    dataset: Dataset, pictures: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
-    """Find nearly the same pictures among the training pictures, and between splits.
+    """Find near-duplicates among the training pictures, and between splits.
 
     Args:
         dataset: Data set whose pictures were checked.
-        seen: All checked pictures; those that could not be read have no `look` and are left out.
+        pictures: All checked pictures; those that could not be read have no `look` and are left out.
         group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
 
     Returns:
-        The findings, and the training pictures grouped into parts as a fit groups them.
+        The findings, and the training pictures with their parts, as a fit groups them.
     """
-    known = [picture for picture in seen if picture.look is not None]
-    learnt = [picture for picture in known if picture.split == "train"]
-    names = relative_names([picture.item.path for picture in learnt])
+    readable = [picture for picture in pictures if picture.look is not None]
+    training = [picture for picture in readable if picture.split == "train"]
+    names = relative_names([picture.item.path for picture in training])
     check_group(names, group)
-    units = units_of(named_rows(names, [picture.look for picture in learnt]), part_of=group_reader(group))
-    found = []
+    rows = named_rows(names, [picture.look for picture in training])
+    units = units_of(rows, part_of=group_reader(group))
+    findings = []
     for numbers in units.near_duplicates:
-        found.append(_copies_finding(dataset, [learnt[k] for k in numbers], near=True))
+        findings.append(_copies_finding(dataset, [training[k] for k in numbers], near=True))
     for numbers in units.unsure:
-        first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)
+        first, *others = (dataset.relative(training[k].item.path) for k in numbers)
         message = f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
         remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
-        found.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
-    for alike in _near_duplicates_in_splits(dataset, known):
-        found.append(_copies_finding(dataset, alike, near=True))
-    return found, units
+        findings.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
+    for near_duplicates in _near_duplicates_in_splits(dataset, readable):
+        findings.append(_copies_finding(dataset, near_duplicates, near=True))
+    return findings, units
 
 
 def _near_duplicates_in_splits(
-    dataset: Dataset, known: Sequence[CheckedPicture]
+    dataset: Dataset, readable: Sequence[CheckedPicture]
 ) -> Iterator[list[CheckedPicture]]:
-    """Yield pictures that are nearly the same and lie in several splits; of exact copies the first."""
-    first_of = {picture.digest: picture for picture in reversed(known)}
-    once = list(first_of.values())[::-1]
-    if not {picture.split for picture in once} - {"train"}:
+    """Yield groups of pictures that are nearly the same and lie in several splits.
+
+    Only the first of exact copies is compared: `exact_copies` reports them.
+    """
+    first_by_digest: dict[str, CheckedPicture] = {}
+    for picture in readable:
+        first_by_digest.setdefault(picture.digest, picture)
+    pictures = list(first_by_digest.values())
+    if all(picture.split == "train" for picture in pictures):
         return
-    bank = np.flatnonzero([picture.split != "test" for picture in once])
-    compared = compare_pictures([picture.look for picture in once if picture.look is not None], bank)
+    # only pairs with a picture outside of the test split are searched for
+    bank = np.flatnonzero([picture.split != "test" for picture in pictures])
+    compared = compare_pictures([picture.look for picture in pictures if picture.look is not None], bank)
     for numbers in clusters(compared.copies):
-        alike = [once[k] for k in numbers]
-        if _are_apart(dataset, alike):
-            yield alike
+        near_duplicates = [pictures[k] for k in numbers]
+        if _are_in_several_splits(dataset, near_duplicates):
+            yield near_duplicates
 
 
-def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
-    """Whether pictures lie in several splits.
+def _are_in_several_splits(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
+    """Whether pictures lie in several splits, and this is a fault of the data set.
 
-    A split that the program draws itself is nobody's fault: good pictures that are nearly the same as learnt
-    ones are not tested with (`evaluation.unlearnt`).
+    It is no fault if the program made the split and all of the pictures are good: an evaluation leaves out
+    near-duplicates of pictures learnt from (`evaluation.unlearnt`).
     """
     if dataset.drawn_split and not any(picture.item.anomalous for picture in group):
         return False
@@ -140,15 +160,22 @@ def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
 
 
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
-    """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
+    """Return the finding of pictures that are the same, or nearly so.
+
+    Args:
+        dataset: The data set.
+        group: The pictures; the first is the subject of the finding.
+        near: Whether they are near-duplicates; else they are the same pixel for pixel.
+    """
     splits = list(dict.fromkeys(picture.split for picture in group))
     among = " and ".join(f"among those {SPLIT_WORDS[split]}" for split in splits)
-    # good pictures alone have no splits
+    # a data set without test pictures is one folder of good pictures
     place = among if dataset.test and len(splits) == 1 else "in the folder"
-    words = _near_words if near else _exact_words
-    severity, code, message, remedy = words(dataset, group, among, place)
+    describe = _near_words if near else _exact_words
+    words = describe(dataset, group, among, place)
     first, *others = (dataset.relative(picture.item.path) for picture in group)
-    return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
+    message = f"{words.message} ({join_names(others, 3)})"
+    return Finding(words.severity, words.code, first, message, words.remedy, tuple(others))
 
 
 class _Words(NamedTuple):
@@ -166,10 +193,10 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
     Args:
         dataset: The data set.
         group: The pictures.
-        among: Their splits, in words.
-        place: Folder or split in which all of them lie, in words.
+        among: Splits of the pictures in words, such as "among those to learn from".
+        place: Split or folder that all of them lie in, in words.
     """
-    if _are_apart(dataset, group):
+    if _are_in_several_splits(dataset, group):
         message = f"nearly the same picture is {among}"
         remedy = "keep pictures of one part together"
         return _Words("warning", "nearly-in-two-splits", message, remedy)
@@ -180,7 +207,7 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
 
 def _exact_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, place: str) -> _Words:
     """Return the words for pictures that are the same pixel for pixel; arguments as in `_near_words`."""
-    if _are_apart(dataset, group) and not dataset.drawn_split:
+    if _are_in_several_splits(dataset, group) and not dataset.drawn_split:
         remedy = "remove it from one of them, or every figure is too good"
         return _Words("error", "in-two-splits", f"the same picture is {among}", remedy)
     if len({picture.item.anomalous for picture in group}) > 1:

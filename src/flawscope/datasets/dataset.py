@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
@@ -27,8 +27,8 @@ class Item:
     """Picture of a data set.
 
     Attributes:
-        masks: Ground truth; of several masks (MVTec LOCO) the defect is the union.
-        left_out: Why marks in label files cannot be used.
+        masks: Masks of the defect; if there are several (MVTec LOCO), the defect is their union.
+        left_out: Reasons why marks in label files cannot be used.
     """
 
     path: Path
@@ -53,15 +53,15 @@ class Dataset:
     """Category of a data set, with its pictures by split.
 
     Attributes:
-        root: Its own folder, in which all pictures and masks lie.
-        category: Its name.
+        root: Folder of the category, in which all pictures and masks lie.
+        category: Name of the category.
         layout: mvtec, mvtec2, loco, btad, visa, realiad, folder or review.
         train: Good pictures to learn from.
         test: Good and defective pictures.
         validation: Good pictures; MVTec LOCO and MVTec AD 2 have some.
-        drawn_split: Whether the program drew the split, because the data set has none of its own. A model of
-            another data set is tested on all of it.
-        good_kinds: Kinds of marks that somebody named as marks of good parts.
+        drawn_split: Whether the program made the split, because the data set has none of its own. A model
+            that learnt from other data is tested on all pictures.
+        good_kinds: Kinds of marks that the user named as marks of good parts.
     """
 
     root: Path
@@ -75,7 +75,10 @@ class Dataset:
 
     @property
     def reviewed(self) -> bool:
-        """Whether `review` wrote it: its good pictures were flagged before, and are no fair sample."""
+        """Whether `review` wrote the data set: a model called its good pictures anomalous before.
+
+        So they are no fair sample of good pictures.
+        """
         return self.layout == "review"
 
     @property
@@ -86,12 +89,12 @@ class Dataset:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds in the test set: good ones first, then in natural order."""
-        kinds = {item.kind: item.anomalous for item in self.test}
-        return tuple(sorted(kinds, key=lambda kind: (kinds[kind], natural_key(kind))))
+        is_defect = {item.kind: item.anomalous for item in self.test}
+        return tuple(sorted(is_defect, key=lambda kind: (is_defect[kind], natural_key(kind))))
 
     @cached_property
     def truth(self) -> GroundTruth | None:
-        """Ground truth below the folder, searched for once; None where the folder is not there."""
+        """Ground truth below the folder, searched for once; None where the folder does not exist."""
         return GroundTruth(self.root, good_kinds=self.good_kinds) if self.root.is_dir() else None
 
     @property
@@ -100,37 +103,54 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def relative(self, path: Mask) -> str:
-        """Path as the reports show it: relative to the category's folder, with forward slashes."""
-        path = Path(path)
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        """Return a path as reports show it: relative to the category's folder, with forward slashes.
+
+        A path outside of the folder is returned in full.
+        """
+        full_path = Path(path)
+        if not full_path.is_relative_to(self.root):
+            return full_path.as_posix()
+        return full_path.relative_to(self.root).as_posix()
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Split a data set by the views of a part; `splits` names the splits that are used.
+    """Divide a data set by the views of its parts; return a data set for each view, by the view's name.
+
+    Args:
+        dataset: The data set.
+        pattern: Pattern of names that states the view.
+        splits: Names of the splits that are used; the others are empty in the result.
 
     Raises:
         InputError: A name states no view.
     """
-    found: dict[str, dict[str, list[Item]]] = {}
+    items_of_view: dict[str, dict[str, list[Item]]] = {}
     for split in splits:
         for item in dataset.splits[split]:
             view = pattern.parse(dataset.relative(item.path)).view
-            found.setdefault(view, {name: [] for name in dataset.splits})[split].append(item)
-    of_view = {}
-    for view in sorted(found):
-        train, validation, test = (tuple(items) for items in found[view].values())
-        of_view[view] = replace(dataset, train=train, validation=validation, test=test)
-    return of_view
+            if view not in items_of_view:
+                items_of_view[view] = {name: [] for name in dataset.splits}
+            items_of_view[view][split].append(item)
+    dataset_of_view = {}
+    for view, items in sorted(items_of_view.items()):
+        dataset_of_view[view] = replace(
+            dataset,
+            train=tuple(items["train"]),
+            validation=tuple(items["validation"]),
+            test=tuple(items["test"]),
+        )
+    return dataset_of_view
 
 
 def category_of(root: Path) -> str:
-    """Return the name of a category's folder, also where the path is relative, such as "."."""
-    return Path(os.path.abspath(root)).name  # "." has a name too
+    """Return the name of a category's folder, even if the path is relative, such as "."."""
+    return Path(os.path.abspath(root)).name
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
     """Join reasons with their counts, most frequent first; empty reasons are left out."""
-    return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
+    counts = Counter(filter(None, reasons))
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
 
 
 SPLIT_WORDS = {  # purpose of a split's pictures, in words
@@ -141,7 +161,7 @@ SPLIT_WORDS = {  # purpose of a split's pictures, in words
 
 
 def split_of(folders: Iterable[str]) -> str | None:
-    """Return the split that the first folder with a split's name states; None where no folder states any."""
+    """Return the split of the first folder whose name states one; None where no name does."""
     return next(filter(None, map(split_said, folders)), None)
 
 
@@ -151,7 +171,8 @@ class SplitSettings(NamedTuple):
     Attributes:
         seed: Seed of the hash that chooses the parts for testing.
         share: Share of the good pictures that is held out for testing.
-        part_of: Finds a picture's part in its name; parts stay whole. None where names state no part.
+        part_of: Function that returns a picture's part by its name; all pictures of a part go into the same
+            split. None where names state no part.
     """
 
     seed: int
@@ -170,9 +191,8 @@ def split_dataset(
 ) -> Dataset:
     """Make a data set with a split from good and defective pictures.
 
-    Where the folders or a list state a split of each good picture, these splits are used. Else about
-    `settings.share` of the good pictures are held out for testing, in whole parts (`held_out`). All defective
-    pictures are for testing.
+    If folders or a list state the split of every good picture, these splits are used. Otherwise a share of
+    the good pictures is held out for testing (`held_out`). All defective pictures are for testing.
 
     Args:
         root: Folder of the category.
@@ -180,97 +200,111 @@ def split_dataset(
         good: Folder of the good pictures; `root` where several folders hold them.
         paths: Good pictures.
         bad: Defective pictures.
-        settings: Settings of a drawn split.
-        listed: Split of each good picture by a list; empty where there is no list.
+        settings: Settings of the split where none is stated.
+        listed: Split of each good picture as a list states it; empty where there is no list.
 
     Raises:
         InputError: There is no good picture.
     """
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
-    splits = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
-    if "train" in splits and all(splits):
-        learnt, apart, tested = _items_by_split(paths, splits)
-        return Dataset(root, category_of(root), layout, learnt, (*tested, *bad), apart)
-    held = _held_paths(good, paths, settings)
+    category = category_of(root)
+    splits = [listed.get(path) or split_of(path.relative_to(root).parent.parts) for path in paths]
+    if "train" in splits and all(splits):  # each picture has a split, and some are to learn from
+        items = _items_by_split(paths, splits)
+        test = (*items["test"], *bad)
+        return Dataset(root, category, layout, tuple(items["train"]), test, tuple(items["validation"]))
+    test_paths = _held_out_paths(good, paths, settings)
     kind = "good" if good == root else good.name
-    train = tuple(Item(path, kind, anomalous=False) for path in paths if path not in held)
-    test = [Item(path, kind, anomalous=False) for path in paths if path in held]
-    test += bad
-    return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
+    train = [Item(path, kind, anomalous=False) for path in paths if path not in test_paths]
+    good_tests = [Item(path, kind, anomalous=False) for path in paths if path in test_paths]
+    return Dataset(root, category, layout, tuple(train), (*good_tests, *bad), drawn_split=True)
 
 
-def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iterator[tuple[Item, ...]]:
-    """Yield the good pictures of each of `SPLITS`, in their order."""
-    found: dict[str, list[Item]] = {split: [] for split in SPLITS}
+def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> dict[str, list[Item]]:
+    """Return the good pictures by their split; pictures of a split that is not in `SPLITS` are left out."""
+    items_by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for path, split in zip(paths, splits, strict=True):
-        if split in found:
-            found[split].append(Item(path, "good", anomalous=False))
-    return map(tuple, found.values())
+        if split in items_by_split:
+            items_by_split[split].append(Item(path, "good", anomalous=False))
+    return items_by_split
 
 
-def _held_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
-    """Return the pictures held out for testing, in whole parts, from the folder `good` that holds all."""
-    common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
+def _held_out_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
+    """Return the good pictures that are held out for testing; the folder `good` holds all of them."""
     names = [path.relative_to(good).as_posix() for path in paths]
+    # a fit groups pictures by names that start below their common folder
+    common = os.path.commonpath([path.parent for path in paths])
     parts = name_parts([path.relative_to(common).as_posix() for path in paths], settings.part_of)
     return {paths[k] for k in held_out(names, settings.share, settings.seed, parts)}
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:
-    """Choose indices of about the `share` of names: the parts with the smallest seeded hash.
+    """Choose about a share of names, part by part, and return their indices.
 
-    The choice depends on each part alone, not on its place in the list, on the machine or on where the
-    folder lies; pictures added later move only as many others as the share grows by. At least one part is
-    held out where there are two and `share` is above 0, and at least one is left. A part that would bring
-    the number far above the share is passed over.
+    The parts with the smallest seeded hash are chosen. So the choice does not depend on the order of the
+    list, on the machine, or on where the folder lies, and changes little if pictures are added later. A part
+    is passed over if it would bring the number of chosen names far above the share. If there are at least two
+    parts and `share` is above 0, at least one part is chosen, and at least one is left.
 
     Args:
         names: Names of the pictures, relative to their common folder.
         share: Share of the names to choose, 0 to 1.
         seed: Seed of the hash.
-        parts: Part of each name; None: the name is a part of its own. Empty: every name is a part of its own.
+        parts: Part of each name; where it is None, the name is a part of its own. Empty: each name is one.
     """
-    least = 1 if share > 0 else 0
-    count = min(max(int(len(names) * share + 0.5), least), len(names) - 1)
-    members: dict[str | PartKey, list[int]] = {}
-    for k, (name, part) in enumerate(zip_longest(names, parts)):
+    rounded_count = int(len(names) * share + 0.5)
+    at_least = 1 if share > 0 else 0
+    count = min(max(rounded_count, at_least), len(names) - 1)
+    members: dict[str | PartKey, list[int]] = {}  # indices of the names, by part
+    for k, (name, part) in enumerate(zip_longest(names, parts)):  # `parts` may be empty
         members.setdefault(part or name, []).append(k)
 
     ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
-    taken = _take_parts(ordered, count, most=max(2 * count, len(names) // 3))
-    if count > 0 and not taken and len(ordered) > 1:
-        taken = [min(ordered, key=len)]
-    return {k for part_members in taken for k in part_members}
+    limit = max(2 * count, len(names) // 3)  # largest number of names to choose
+    chosen_parts = _choose_parts(ordered, count, limit)
+    if count > 0 and not chosen_parts and len(ordered) > 1:  # each part alone is above the limit
+        chosen_parts = [min(ordered, key=len)]
+    return {k for part_members in chosen_parts for k in part_members}
 
 
-def _take_parts(parts: Sequence[list[int]], count: int, most: int) -> list[list[int]]:
-    """Take parts in their order until they have `count` members, never more than `most`, and never all."""
-    taken: list[list[int]] = []
+def _choose_parts(parts: Sequence[list[int]], count: int, limit: int) -> list[list[int]]:
+    """Choose parts in their order until these have `count` members together.
+
+    A part is passed over if the sum would exceed `limit`. At least one part is left.
+
+    Args:
+        parts: Members of each part.
+        count: Number of members to choose.
+        limit: Largest number of members to choose.
+    """
+    chosen_parts: list[list[int]] = []
     for members in parts:
-        held = sum(map(len, taken))
-        if held >= count or len(taken) == len(parts) - 1:
+        chosen_count = sum(map(len, chosen_parts))
+        if chosen_count >= count or len(chosen_parts) == len(parts) - 1:
             break
-        if held + len(members) <= most:
-            taken.append(members)
-    return taken
+        if chosen_count + len(members) <= limit:
+            chosen_parts.append(members)
+    return chosen_parts
 
 
 def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
-    text = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
-    text = unicodedata.normalize("NFC", text)  # macOS may spell the same name otherwise
-    return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    """Return a hash of a part's name that is the same on each machine."""
+    name = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
+    composed_name = unicodedata.normalize("NFC", name)  # macOS may store letters and accents apart
+    data = f"{seed}:{composed_name}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
-    """Return a warning where a pattern for parts says nothing about the files; else an empty text.
+    """Return a warning if a pattern does not group pictures into parts; else an empty text.
 
-    The pattern says nothing where it matches the same text in all names, a different text in each, or nothing
-    in some.
+    The pattern does not group them if it matches the same text in all names, a different text in each name,
+    or nothing in some names.
 
     Args:
         paths: Pictures that the pattern is meant for.
-        pattern: Regular expression of `--group`; None for none.
+        pattern: Regular expression of `--group`; None where there is none.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.
@@ -280,17 +314,17 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
     names = [path.relative_to(common).as_posix() for path in paths]
-    numbers = group_numbers(names, pattern)
-    given = f"--group '{pattern}'"
+    numbers = group_numbers(names, pattern)  # number of each picture's part
+    option = f"--group '{pattern}'"
     example = paths[0].name
-    without = [name for name in names if part_of(name) is None]
-    if without:
+    unmatched = [name for name in names if part_of(name) is None]
+    if unmatched:
         return (
-            f"{given} matches {len(names) - len(without)} of {len(names)} names, and nothing in "
-            f"{join_names(without, 3)}: each of these counts as a part"
+            f"{option} matches {len(names) - len(unmatched)} of {len(names)} names, and nothing in "
+            f"{join_names(unmatched, 3)}: each of these counts as a part"
         )
     if len(set(numbers)) == 1:
-        return f"{given} matches the same text in all names, such as {example}: all count as one part"
+        return f"{option} matches the same text in all names, such as {example}: all count as one part"
     if len(set(numbers)) == len(numbers):
-        return f"{given} matches another text in each name, such as {example}: each counts as a part"
+        return f"{option} matches another text in each name, such as {example}: each counts as a part"
     return ""

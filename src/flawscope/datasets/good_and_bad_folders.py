@@ -1,7 +1,7 @@
 """Reads which of a data set's folders hold good pictures, by their names, and asks where these do not say.
 
-What the name of a single folder says is read by `pictures.folder_words`; here each is read beside its
-neighbours and below those above it.
+`pictures.folder_words` reads the name of a single folder. Here the neighbours of a folder and the folders
+above it decide, too.
 """
 
 from __future__ import annotations
@@ -19,107 +19,128 @@ NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good a
 
 
 class FolderTree:
-    """Meaning of the names of picture folders, each read beside its neighbours and below its parents.
+    """Meanings of the names of picture folders, which depend on neighbouring folders and on those above.
 
     Attributes:
-        counts: Number of pictures by the folder's parts below `root`.
-        said: Meaning of each folder's name. UNCLEAR also for a folder below a folder of good pictures that is
-            not known to be good.
+        root: Folder that holds the tree.
+        counts: Number of pictures directly in each folder, by the names of the folders from `root` to it.
+        meaning_of: Meaning of each folder, by the same names. If a folder lies in a folder of good pictures
+            but is not known to be good, its meaning is UNCLEAR.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
         """Read the folders of `paths` below `root`; `of_root` is the meaning of the root's own name."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
-        self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
+        self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names of the subfolders, by folder
         for parts in self.counts:
             for depth, name in enumerate(parts):
-                self._inside.setdefault(parts[:depth], set()).add(name)
-        self.said: dict[tuple[str, ...], Said] = {(): of_root}
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            of_above = self.said[above]
-            found = read_side_by_side(
-                sorted(names),
-                above,
-                beside_pictures=self.counts[above] > 0,
-                are_good=of_above is Said.GOOD,
+                self._subfolders.setdefault(parts[:depth], set()).add(name)
+        self.meaning_of: dict[tuple[str, ...], Said] = {(): of_root}
+        for parent in self._parents_from_top():
+            parent_meaning = self.meaning_of[parent]
+            meanings = read_side_by_side(
+                sorted(self._subfolders[parent]),
+                parent,
+                beside_pictures=self.counts[parent] > 0,
+                are_good=parent_meaning is Said.GOOD,
             )
-            for name, said in found.items():
-                self.said[(*above, name)] = _said_below(of_above, said)
+            for name, meaning in meanings.items():
+                self.meaning_of[(*parent, name)] = _meaning_below(parent_meaning, meaning)
+
+    def _parents_from_top(self) -> list[tuple[str, ...]]:
+        """Return the folders that have subfolders, those at the top first."""
+        return sorted(self._subfolders, key=lambda parts: (len(parts), parts))
 
     @property
-    def found(self) -> set[Said]:
-        """Meanings of the folders of pictures."""
-        return {self.said[parts] for parts in self.counts}
+    def meanings(self) -> set[Said]:
+        """Meanings of the folders that hold pictures directly."""
+        return {self.meaning_of[parts] for parts in self.counts}
 
     def has_unknown(self, known: Iterable[str]) -> bool:
-        """Whether a folder at the top says nothing, and has none of the known names."""
-        names = {fold(name) for name in known}
-        return any(
-            len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in names
-            for parts, said in self.said.items()
-        )
+        """Whether a folder directly in the root says neither good nor bad, and its name is not in `known`."""
+        known_names = {fold(name) for name in known}
+        for parts, meaning in self.meaning_of.items():
+            is_at_top = len(parts) == 1
+            is_open = meaning not in (Said.GOOD, Said.BAD)
+            if is_at_top and is_open and fold(parts[0]) not in known_names:
+                return True
+        return False
 
-    def pictures(self, said: Said) -> list[Path]:
+    def pictures(self, meaning: Said) -> list[Path]:
         """Return the pictures whose folder has this meaning."""
-        return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
+        pictures = []
+        for path in self._paths:
+            parts = path.relative_to(self.root).parent.parts
+            if self.meaning_of[parts] is meaning:
+                pictures.append(path)
+        return pictures
 
     def question(self, remedy: str = NAME_GOOD) -> InputError:
-        """Return the question which folders hold good pictures.
+        """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
-        It lists all folders where one is unclear, else the folders side by side where the meanings differ.
+        If the meaning of a folder is unclear, the question lists all folders. Otherwise it lists only the
+        subfolders of one folder: the first from the top in which subfolders have different meanings.
         """
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            here = {self.said[(*above, name)] for name in names}
-            here |= {self.said[above]} if self.counts[above] else set()
-            is_plain = here <= {Said.SORTED} or here in ({Said.GOOD}, {Said.BAD})
-            if Said.UNCLEAR not in self.found and not is_plain:
-                return folders_question(self.root, self._grouped(above), remedy, self.said)
-        return folders_question(self.root, self.counts, remedy, self.said)
+        if Said.UNCLEAR in self.meanings:
+            return folders_question(self.root, self.counts, remedy, self.meaning_of)
+        for parent in self._parents_from_top():
+            meanings = {self.meaning_of[(*parent, name)] for name in self._subfolders[parent]}
+            if self.counts[parent]:
+                meanings.add(self.meaning_of[parent])
+            have_one_meaning = meanings in ({Said.SORTED}, {Said.GOOD}, {Said.BAD})
+            if not have_one_meaning:
+                counts = self._count_by_subfolder(parent)
+                return folders_question(self.root, counts, remedy, self.meaning_of)
+        return folders_question(self.root, self.counts, remedy, self.meaning_of)
 
-    def _grouped(self, above: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        here = Counter[tuple[str, ...]]()
-        for parts, number in self.counts.items():
-            if parts[: len(above)] == above:
-                here[parts[: len(above) + 1]] += number
-        return here
+    def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+        """Count the pictures below each subfolder of a folder, and those directly in the folder."""
+        counts = Counter[tuple[str, ...]]()
+        depth = len(parent)
+        for parts, count in self.counts.items():
+            if parts[:depth] == parent:
+                counts[parts[: depth + 1]] += count
+        return counts
 
 
-def _said_below(above: Said, said: Said) -> Said:
-    """Return the meaning of a folder named `said` below one that means `above`."""
-    if Said.UNCLEAR in (above, said):
+def _meaning_below(parent_meaning: Said, meaning: Said) -> Said:
+    """Return the meaning of a folder, by the meaning of the folder above it and of its own name."""
+    if Said.UNCLEAR in (parent_meaning, meaning):
         return Said.UNCLEAR
-    if above is Said.GOOD:
-        return Said.GOOD if said in (Said.GOOD, Said.SORTED) else Said.UNCLEAR
-    if above is Said.BAD:  # folders in it are kinds
-        return Said.UNCLEAR if said is Said.GOOD else Said.BAD
-    if above is Said.UNKNOWN:
-        return said if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN
-    return said
+    if parent_meaning is Said.GOOD:
+        return Said.GOOD if meaning in (Said.GOOD, Said.SORTED) else Said.UNCLEAR
+    if parent_meaning is Said.BAD:  # folders below it are kinds of defects
+        return Said.UNCLEAR if meaning is Said.GOOD else Said.BAD
+    if parent_meaning is Said.UNKNOWN:
+        return meaning if meaning in (Said.GOOD, Said.BAD) else Said.UNKNOWN
+    return meaning
 
 
 def folders_question(
     root: Path,
     counts: Mapping[tuple[str, ...], int],
     remedy: str,
-    said: Mapping[tuple[str, ...], Said],
+    meaning_of: Mapping[tuple[str, ...], Said],
 ) -> InputError:
     """Return the question which folders hold good pictures, as an error.
 
     Args:
         root: Folder that holds the folders.
-        counts: Number of pictures by the folder's parts below `root`.
+        counts: Number of pictures in each folder, by the names of the folders from `root` to it.
         remedy: End of the question: how to answer it.
-        said: Meaning of the folders' names.
+        meaning_of: Meaning of each folder, by the same names.
     """
-    words = {
+    texts = {
         Said.GOOD: ", good by its name",
         Said.BAD: ", not good by its name",
         Said.UNCLEAR: ", unclear by its name",
     }
-    listed = []
+    folders = []
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        why = words.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
-        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{why})")
-    line = f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}"
+        name = "/".join(parts) or "."
+        meaning = meaning_of.get(parts, Said.UNKNOWN)
+        meaning_text = texts.get(meaning, "") if parts else ""
+        folders.append(f"{name} ({counts[parts]}{meaning_text})")
+    line = f"{root}: which folders hold good pictures? {join_names(folders, 12)}: {remedy}"
     return InputError(data_checks.WHICH_FOLDERS.coded(line))

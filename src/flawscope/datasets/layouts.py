@@ -52,8 +52,8 @@ DEFECT_FOLDER = "defect"
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Return the names of the categories in `root`, in natural order.
 
-    These are its subfolders that are data sets of a known layout, or its own name where it is one category
-    itself. Empty for any other folder, such as a bare folder of pictures.
+    A category is a subfolder that has a known layout. If `root` itself is a category, its name is returned.
+    Empty where there is none, for example for a bare folder of pictures.
 
     Raises:
         InputError: The folder is missing or cannot be read.
@@ -76,50 +76,56 @@ def open_dataset(
 ) -> Dataset:
     """Open the data set in `root`, or its one `category`.
 
-    `root` holds categories or is one, in the layout of MVTec AD (also MPDD, and VisA converted to it), MVTec
-    AD 2, MVTec LOCO, BTAD, VisA or Real-IAD. Or it has a folder of good and perhaps one of bad pictures. Or
-    it is a bare folder of good pictures, and then no pictures are left to test. Or it is a folder that
-    `review` wrote, or the good pictures in such a folder (`Dataset.reviewed`). Defective pictures without a
-    mask get theirs from label files below the category's folder (`labels.LabelFiles`).
+    `root` may be:
 
-    Names that have no known meaning lead to a question: folders by their names, and pictures by their own
-    names, by lists and by labels of whole pictures. `good` answers it.
+    - a category, or a folder of categories, in the layout of MVTec AD (also MPDD, and VisA converted to it),
+      MVTec AD 2, MVTec LOCO, BTAD, VisA or Real-IAD;
+    - a folder that holds a folder of good pictures, and perhaps a folder of bad pictures;
+    - a bare folder of good pictures: then there are no test pictures;
+    - a folder that `review` wrote, or the folder of good pictures in it (`Dataset.reviewed`).
+
+    Defective pictures without a mask are marked by label files below the category's folder
+    (`labels.LabelFiles`).
+
+    If the meaning of a word is not known, an error asks which pictures are good, and `good` answers it. Such
+    words may be in the names of folders and pictures, in lists, and in labels of whole pictures.
 
     Args:
         root: Folder of the data set.
-        category: Name of the category; None where there is one.
-        seed: Seed of a drawn split.
-        test_share: Share of the good pictures held out for testing where the layout fixes no split. They are
-            chosen by a seeded hash of their names (`dataset.held_out`).
-        group: Regular expression on names: pictures for which it matches the same text show one part and stay
-            together. Or a function that returns the part for a name.
-        good: Names of the folders of good pictures, with commas; `.` for pictures directly in the folder; or
-            words of names and lists. The other pictures are defective. `all`: all pictures are good.
+        category: Name of the category; None if there is only one.
+        seed: Seed of the split if the layout has none of its own.
+        test_share: Share of the good pictures held out for testing if the layout has no split of its own.
+            They are chosen by a seeded hash of their names (`dataset.held_out`).
+        group: Regular expression on names, or a function that returns the part for a name. Pictures for which
+            the expression matches the same text show one part, and stay together.
+        good: Names of the folders of good pictures, with commas; `.` means pictures directly in `root`. Words
+            of names and lists can be given, too. The other pictures are defective. `all`: all are good.
 
     Raises:
         InputError: The folder is missing, empty or cannot be read; it holds several categories and `category`
-            names none; there is no such category; or a name has no known meaning. The message is one line.
+            is None; there is no such category; or a name has no known meaning. The message is one line.
     """
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
-    # a bad pattern is reported whatever the layout
+    # before the layout is known, because a bad pattern is an error in every layout
     part_of = group_reader(group) if group is None or isinstance(group, str) else group
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
-    found = _layout_of(folder) or "bare"
+    layout = _layout_of(folder) or "bare"
     settings = SplitSettings(seed, test_share, part_of)
     if good is not None:
-        if found not in ("folder", "bare", *_MVTEC_LIKE):
-            raise InputError(f"{folder}: the {found} layout says which pictures are good; leave --good out")
+        if layout not in ("folder", "bare", *_MVTEC_LIKE):
+            raise InputError(f"{folder}: the {layout} layout says which pictures are good; leave --good out")
         return open_named(folder, good, settings)
-    if found in _MVTEC_LIKE:
-        return _open_split(folder, found)
-    if found == "review":
+    if layout in _MVTEC_LIKE:
+        return _open_split(folder, layout)
+    if layout == "review":
         return _open_review(folder)
-    return _OPEN[found](folder, settings)
+    open_layout = _OPENERS[layout]
+    return open_layout(folder, settings)
 
 
-# of layouts without a split of their own, where one is drawn
-_OPEN: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
+# functions that open the layouts without a fixed split
+_OPENERS: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
     "visa": open_visa,
     "realiad": open_realiad,
     "folder": open_folder,
@@ -132,8 +138,8 @@ def open_defects(
 ) -> list[Item]:
     """Return the defective pictures of a data set, as `open_dataset` finds them.
 
-    In people's own folders each folder whose name does not say good is a kind of defect: nothing is learnt as
-    good, so that nobody need say which folders are good.
+    In a user's own folders, each folder whose name does not say good is a kind of defect. It need not be
+    asked which folders are good, because the caller does not use good pictures.
 
     Raises:
         InputError: As in `open_dataset`.
@@ -142,10 +148,11 @@ def open_defects(
     if good is None and _layout_of(folder) in (None, "folder"):
         truth = GroundTruth(folder)
         tree = FolderTree(folder, truth.pictures)
-        if Said.UNCLEAR in tree.found:
+        if Said.UNCLEAR in tree.meanings:
             raise tree.question()
         items = kinds_in(folder, truth)
-        if items and all(item.kind for item in items):
+        has_kinds = all(item.kind for item in items)
+        if items and has_kinds:
             return items
     return [item for item in open_dataset(root, category, good=good).test if item.anomalous]
 
@@ -153,43 +160,46 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the requested categories in the order of the tables, and those of them that are not in `root`.
+    """Return all requested categories in the order of the tables, and those of them that are missing.
 
     Args:
         root: Folder of the categories.
-        text: `all`, or names with commas; `textures` and `objects` stand for MVTec AD's.
+        text: `all`, or names with commas; `textures` and `objects` mean those of MVTec AD.
         option: Name of the command's option, for the error.
 
     Raises:
         InputError: There are no categories, or none of the requested ones.
     """
     words = split_names(text, option, "name some, or leave it out for all")
-    found = find_categories(root)
-    if not found:
+    categories = find_categories(root)
+    if not categories:
         raise InputError(
             f"{root}: no category to work with: give a folder of categories with train/good and test/KIND, "
             "or one such category"
         )
-    asked: set[str] = set()
+    requested: set[str] = set()
     for word in words:
         if word == ALL_CATEGORIES:
-            asked |= {*found}
+            requested |= {*categories}
         else:
-            asked |= {*CATEGORY_GROUPS.get(word, (word,))}
-    known = dict.fromkeys([*MVTEC, *found])
-    order = {name: place for place, name in enumerate(known)}
-    rows = tuple(sorted(asked, key=lambda name: order.get(name, len(order))))
-    missing = tuple(row for row in rows if row not in found)
+            requested |= {*CATEGORY_GROUPS.get(word, (word,))}
+    names_in_order = dict.fromkeys([*MVTEC, *categories])
+    position_of = {name: position for position, name in enumerate(names_in_order)}
+    last = len(position_of)  # unknown names come last
+    rows = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
+    missing = tuple(row for row in rows if row not in categories)
     if len(missing) == len(rows):
-        raise _unknown_category(root, words[0], f"none of {option} {text} is there", found)
+        raise _unknown_category(root, words[0], f"none of {option} {text} is there", categories)
     return rows, missing
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Return the categories that `text` names, as `select_categories`; every one must be there.
+    """Return the requested categories that are in `root`, in the order of the tables.
+
+    The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`, or a named category is not there.
+        InputError: As in `select_categories`; or a category is missing whose own name is in `text`.
     """
     rows, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
@@ -199,24 +209,27 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
 
 
 def names_several(root: str | os.PathLike[str], text: str) -> bool:
-    """Whether a requested category means more than the one of that name."""
+    """Whether a value of `--category` means several categories, as `all` or `textures` do."""
     if "," not in text and text != ALL_CATEGORIES and text not in CATEGORY_GROUPS:
         return False
     return text not in find_categories(root)
 
 
-def _unknown_category(root: str | os.PathLike[str], word: str, what: str, found: list[str]) -> InputError:
-    return InputError(f"{root}: {what}; {suggest_name(word, found)}")
+def _unknown_category(
+    root: str | os.PathLike[str], word: str, reason: str, categories: list[str]
+) -> InputError:
+    """Return the error for a missing category `word`, with the categories that it may mean."""
+    return InputError(f"{root}: {reason}; {suggest_name(word, categories)}")
 
 
 # ---------------------------------------------------------------------------- which folder, which layout
 
-# train/good, test/KIND, ground_truth/KIND; read by the same code
+# layouts with train/good, test/KIND and ground_truth/KIND
 _MVTEC_LIKE = ("mvtec", "mvtec2", "btad", "loco")
 
 
 def _layout_of(folder: Path) -> str | None:
-    """Layout of one category by its subfolders' names; None for any other folder."""
+    """Return the layout of a category; None for a folder that is not a category."""
     if is_visa(folder):
         return "visa"
     if is_realiad(folder):
@@ -229,13 +242,19 @@ def _layout_of(folder: Path) -> str | None:
         return _layout_of_split(folder, good[0])
     if subfolder(folder, *GOOD) is not None:
         return "folder"
-    # such as screw_ok beside screw_nok
-    said = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
-    return "folder" if {Said.GOOD, Said.BAD} <= {*said.values()} else None
+    # names such as screw_ok say good or bad only beside others such as screw_nok
+    meaning_of = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
+    has_good_and_bad = {Said.GOOD, Said.BAD} <= {*meaning_of.values()}
+    return "folder" if has_good_and_bad else None
 
 
 def _layout_of_split(folder: Path, good: Path) -> str:
-    """Layout of a category with a folder train, by the splits beside it and the folder of good pictures."""
+    """Return the layout of a category that has a folder train.
+
+    Args:
+        folder: Folder of the category.
+        good: Folder of good pictures in train.
+    """
     if subfolder(folder, "test_public") is not None:
         return "mvtec2"
     if subfolder(folder, "validation") is not None:
@@ -244,30 +263,42 @@ def _layout_of_split(folder: Path, good: Path) -> str:
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:
-    """The subfolder of a split: of its name, else the first whose name says it."""
-    named = subfolder(folder, split)
-    every = subfolders(folder).items() if named is None else ()
-    return next((path for name, path in every if split_said(name) == split), named)
+    """Return the subfolder named `split`, else the first whose name means this split; None without any."""
+    same_name = subfolder(folder, split)
+    if same_name is not None:
+        return same_name
+    return next((path for name, path in subfolders(folder).items() if split_said(name) == split), None)
 
 
 def _categories(root: Path) -> dict[str, Path]:
-    found = {}
+    """Return the folders of the categories in `root` by name.
+
+    Folders that cannot be read, such as lost+found, are left out; if one is named, `_named_category` raises.
+    """
+    categories = {}
     for name, path in subfolders(root).items():
         try:
             if _layout_of(path):
-                found[name] = path
-        except InputError:  # lost+found and the like; asked for by name it is an error
+                categories[name] = path
+        except InputError:
             continue
-    return found
+    return categories
 
 
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
-    """Return the folder of the one category, or of the named one.
+    """Return the folder of the named category, or of the only one.
 
-    It is `root` where that holds no category, or where `good` says which of its pictures are good.
+    The folder is `root` itself if `root` is a category or holds no category, or if `good` says which of its
+    pictures are good.
+
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None: none is named.
+        good: Value of `--good`; None: it is not given.
 
     Raises:
-        InputError: The named category is not there, or several are there and none is named.
+        InputError: There is no such category; or there are several, and none is named; or there is one next
+            to folders of other pictures, and neither `category` nor `good` is given.
     """
     if _layout_of(root) is not None:
         if category is None or category == category_of(root):
@@ -284,28 +315,33 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
     if not categories:
         return root
     ((name, folder),) = categories.items()
-    beside = _pictures_beside(root, name)
-    if not beside:
+    other_folders = _pictures_beside(root, name)
+    if not other_folders:
         return folder
     if good is not None:
         return root
     raise InputError(
-        f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
-        f"it alone with --category {name}, or name the folders of good pictures with --good"
+        f"{root}: {name} is a data set by its folders, beside pictures in {join_names(other_folders)}: "
+        f"choose it alone with --category {name}, or name the folders of good pictures with --good"
     )
 
 
 def _pictures_beside(root: Path, category: str) -> list[str]:
-    """Return the names of the other folders beside a category's that hold pictures."""
+    """Return the names of folders in `root` that hold pictures, without the category's own folder."""
     folders = subfolders(root).items()
     return [name for name, path in folders if name != category and _has_pictures(path)]
 
 
 def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -> Path:
+    """Return the folder of the category named `category`.
+
+    Raises:
+        InputError: There is no such category, or its folder cannot be read.
+    """
     if category in categories:
         return categories[category]
     if category in subfolders(root):
-        _layout_of(root / category)  # raises if the folder cannot be read
+        _layout_of(root / category)  # InputError where the folder cannot be read
     if not categories:
         raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
     raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
@@ -317,24 +353,31 @@ def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: 
     Args:
         root: Folder of the categories.
         categories: Folders of the categories by name.
-        are_sorted: Whether each is a folder of good and perhaps of bad pictures; all may show one product.
+        are_sorted: Whether each category is a folder with good and perhaps bad pictures, so that all of them
+            may show the same product.
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
     if are_sorted:
-        known = dict.fromkeys(path.name for folder in categories.values() for path in good_folders(folder))
-        answer = f"--good {shlex.quote(','.join(known))}"
+        folders = [path.name for folder in categories.values() for path in good_folders(folder)]
+        answer = f"--good {shlex.quote(','.join(dict.fromkeys(folders)))}"
         message += f" or, where all show one product, name the folders of good pictures: {answer}"
     return InputError(message)
 
 
 def _has_pictures(folder: Path) -> bool:
+    """Whether a folder holds pictures other than masks; False if it cannot be read, such as lost+found."""
     try:
         return not is_mask_folder(folder.name) and any(map(is_picture, walk_files(folder)))
-    except InputError:  # lost+found and the like
+    except InputError:
         return False
 
 
 def _require_entries(root: str | os.PathLike[str]) -> Path:
+    """Return `root` as a path.
+
+    Raises:
+        InputError: The folder is empty, is missing or cannot be read.
+    """
     folder = Path(root)
     if not list_entries(folder):
         raise InputError(f"{folder}: the folder is empty; give a folder with pictures")
@@ -347,36 +390,37 @@ def _require_entries(root: str | os.PathLike[str]) -> Path:
 def _open_split(root: Path, layout: str) -> Dataset:
     """Open MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
 
-    Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set is opened; the
-    private ones have no ground truth.
+    Defective pictures of all splits are for testing. For MVTec AD 2, the public test set is opened, because
+    the private ones have no ground truth.
     """
     train = _split_folder(root, "train")
     test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
-    assert train is not None  # _layout_of has seen it
+    assert train is not None  # `_layout_of` requires it
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     splits = [split for split in (train, validation, test) if split is not None]
     trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # in an export for classification each split has the same kinds; else it is not known which are good
-    known = {name for split in splits if split != train for name in subfolders(split)}
-    has_unknown = trees[train].has_unknown(known)
-    if has_unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
+    # a kind in train of unknown meaning is accepted if other splits have it, too, as exports for
+    # classification do; otherwise it is not known which kinds are good
+    other_kinds = {name for split in splits if split != train for name in subfolders(split)}
+    has_unknown = trees[train].has_unknown(other_kinds)
+    if has_unknown or any(Said.UNCLEAR in tree.meanings for tree in trees.values()):
         raise split_question(root, truth.pictures)
-    learnt = _good_items(trees[train], labels)
-    if not learnt:
+    train_items = _good_items(trees[train], labels)
+    if not train_items:
         raise InputError(
             f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}"
         )
-    items: list[Item] = []
+    test_items: list[Item] = []
     for split, tree in trees.items():
-        items += _test_items(tree, truth, split == test)
-    held = _good_items(trees[validation], labels) if validation else ()
-    return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
+        test_items += _test_items(tree, truth, is_test=split == test)
+    validation_items = _good_items(trees[validation], labels) if validation else ()
+    return Dataset(root, category_of(root), layout, train_items, tuple(test_items), validation_items)
 
 
 def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator[Item]:
-    """Yield the defective pictures of a split; of the test split also the good ones."""
+    """Yield the defective pictures of a split; with `is_test`, its good pictures, too."""
     good = {*tree.pictures(Said.GOOD)}
     for kind, folder in subfolders(tree.root).items():
         for path in truth.pictures_in(folder):
@@ -387,44 +431,57 @@ def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator
 
 
 def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
-    good = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
-    return tuple(Item(path, path.relative_to(tree.root).parts[0], anomalous=False) for path in good)
+    """Return the good pictures of a split.
+
+    Raises:
+        InputError: As `good_pictures`.
+    """
+    paths = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
+    items = []
+    for path in paths:
+        kind = path.relative_to(tree.root).parts[0]
+        items.append(Item(path, kind, anomalous=False))
+    return tuple(items)
 
 
 def is_review(root: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds pictures that a review chose: they were flagged before."""
+    """Whether a folder, or the folder that holds it, is one that `review` wrote."""
     folder = Path(os.path.abspath(root))
-    return any((place / REVIEW_FILE).is_file() for place in (folder, folder.parent))
+    return (folder / REVIEW_FILE).is_file() or (folder.parent / REVIEW_FILE).is_file()
 
 
 def confirmed_good(root: Path) -> set[Path]:
     """Return the good pictures of a review whose last two decisions are both "good"."""
-    said: dict[str, list[str]] = {}
+    decisions_of: dict[str, list[str]] = {}
     with open(root / REVIEW_FILE, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
-            said.setdefault(row.get("copy") or "", []).append(row.get("decision") or "")
-    return {root / "good" / copy for copy, words in said.items() if words[-2:] == ["good", "good"]}
+            decisions_of.setdefault(row.get("copy") or "", []).append(row.get("decision") or "")
+    confirmed = set()
+    for name, decisions in decisions_of.items():
+        if decisions[-2:] == ["good", "good"]:
+            confirmed.add(root / "good" / name)
+    return confirmed
 
 
 def _review_folder(folder: Path) -> Path:
-    """Return the folder of the whole review, which holds the decisions, also for its folder of good pictures.
+    """Return the folder of the review if `folder` is its folder of good pictures; else `folder`.
 
     Raises:
         InputError: `folder` holds the review's defects, which would be taken for good pictures.
     """
-    whole = Path(os.path.abspath(folder)).parent
-    if (folder / REVIEW_FILE).is_file() or not (whole / REVIEW_FILE).is_file():
+    parent = Path(os.path.abspath(folder)).parent
+    if (folder / REVIEW_FILE).is_file() or not (parent / REVIEW_FILE).is_file():
         return folder
     name = category_of(folder).casefold()
     if name == DEFECT_FOLDER:
         raise InputError(f"{folder}: a review called these pictures defects; give {folder.parent}")
-    return whole if name in GOOD else folder
+    return parent if name in GOOD else folder
 
 
 def _open_review(root: Path) -> Dataset:
-    """Open a review: pictures that were flagged, and since then decided to be good or defective.
+    """Open a review: pictures that a model called anomalous, and that a person then called good or defective.
 
-    The good pictures are for learning and for testing: evaluation leaves out those that a model knows.
+    The good pictures are in both splits: an evaluation leaves out those that the model learnt from.
     """
     good = subfolder(root, *GOOD)
     bad = subfolder(root, DEFECT_FOLDER)

@@ -24,51 +24,59 @@ def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
     """Yield good pictures in which something is marked, each with its mask or labels."""
     if dataset.truth is None:
         return
-    every = [item for items in dataset.splits.values() for item in items]
-    yield from dataset.truth.marked(item.path for item in every if not item.anomalous)
+    all_items = [item for items in dataset.splits.values() for item in items]
+    yield from dataset.truth.marked(item.path for item in all_items if not item.anomalous)
 
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
-    """Return why a mask may be drawn on the picture as it is stored, not as it is shown; empty without doubt.
+    """Return why a mask may fit the picture as it is stored, not as it is shown; empty without a doubt.
 
-    There is a doubt where the picture is stored turned, and has the size of the mask either way.
+    There is a doubt if the picture is stored turned, the mask is not, and the mask has the size of the
+    picture as it is shown and as it is stored.
 
     Args:
         picture: The picture's file.
-        masks: Its masks.
-        size: Height and width of the mask.
+        masks: Masks of the picture.
+        size: Height and width of the masks.
     """
     turn = stored_turn(picture)
-    fits_both = turn not in TRANSPOSING or size[0] == size[1]
-    doubtful = (
-        mask.is_doubtful if isinstance(mask, PictureLabels) else fits_both and stored_turn(mask) == 1
-        for mask in masks
-    )
-    if turn == 1 or not any(doubtful):  # a mask may be turned like it
+    if turn == 1:  # stored upright
         return ""
-    return (
-        f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, upright is taken"
-    )
+    height, width = size
+    # turned by 180 degrees or mirrored, or square: the picture has the same size as stored and as shown
+    fits_both = turn not in TRANSPOSING or height == width
+    for mask in masks:
+        if isinstance(mask, PictureLabels):
+            is_doubtful = mask.is_doubtful
+        else:
+            is_doubtful = fits_both and stored_turn(mask) == 1
+        if is_doubtful:
+            return (
+                f"is stored turned (EXIF orientation {turn}): its mask fits upright and as stored, "
+                "upright is taken"
+            )
+    return ""
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on masks of test pictures that may mark something else than they should.
+    """Yield remarks on masks of test pictures that may be inverted or turned, and those of `good_remarks`.
 
-    Files that cannot be read are left out: the code that reads them reports it.
+    Files that cannot be read are left out: the code that uses them reports it.
     """
-    most = list[str]()
+    inverted = list[str]()
     turned = list[str]()
-    for item in (item for item in dataset.test if item.anomalous and item.masks):
+    marked_items = [item for item in dataset.test if item.anomalous and item.masks]
+    for item in marked_items:
         with suppress(InputError, OSError, MemoryError):
             mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)
             if marks_most(mask):
-                most.append(dataset.relative(item.path))
+                inverted.append(dataset.relative(item.path))
             if turn_doubt(item.path, item.masks, mask.shape):
                 turned.append(dataset.relative(item.path))
-    if most:
+    if inverted:
         yield data_checks.INVERTED_MASK.coded(
-            f"more than half is marked as defect in {join_names(most)}: is the mask inverted? It should be "
-            "black where the part is good"
+            f"more than half is marked as defect in {join_names(inverted)}: is the mask inverted? "
+            "It should be black where the part is good"
         )
     if turned:
         yield data_checks.TURNED_MASK.coded(
@@ -87,27 +95,28 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yield remarks on label files that cannot be used, on unused pictures, and on pictures that seem masks.
+    """Yield remarks on unusable label files, on pictures that seem to be masks, and on unused pictures.
 
-    Unused pictures lie beside the folders of good and of defective ones.
+    Unused pictures are those in neither a folder of good nor of defective pictures.
     """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)
-    every = [item.path for items in dataset.splits.values() for item in items]
-    seeming = [dataset.relative(path) for path in seem_masks(every)]
-    if seeming:
-        names = join_names(seeming)
+    pictures = [item.path for items in dataset.splits.values() for item in items]
+    mask_like = [dataset.relative(path) for path in seem_masks(pictures)]
+    if mask_like:
+        names = join_names(mask_like)
         line = f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
         yield data_checks.LOOK_LIKE_MASKS.coded(line)
-    photographs = [dataset.relative(path) for path in find_photographs(every)]
+    photographs = [dataset.relative(path) for path in find_photographs(pictures)]
     if photographs:
         line = f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
         yield data_checks.NAMED_LIKE_MASKS.coded(line)
     if dataset.layout == "folder" and dataset.truth is not None:
-        yield from _beside_remarks(dataset, {*every})
+        yield from _unused_remarks(dataset, {*pictures})
 
 
 def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
+    """Yield remarks on label files that cannot be used, and on overlays."""
     for path, reason in truth.labels.unreadable.items():
         line = f"{path} could not be read ({reason}), nothing in it counts: export it again"
         yield data_checks.UNREADABLE_LABELS.coded(line)
@@ -120,31 +129,34 @@ def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
         yield data_checks.OVERLAYS.coded(line)
 
 
-def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
-    beside = [path for path in pictures_in(dataset.root) if path not in used]
-    folders = Counter(dataset.relative(path.parent) for path in beside)
-    if folders:
-        named = join_names([f"{name} ({number})" for name, number in folders.items()])
-        line = f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
+def _unused_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
+    """Yield the remark on folders with pictures that are not in `used`."""
+    unused = [path for path in pictures_in(dataset.root) if path not in used]
+    counts = Counter(dataset.relative(path.parent) for path in unused)
+    if counts:
+        folders = join_names([f"{name} ({count})" for name, count in counts.items()])
+        line = (
+            f"not used, beside the folders of good and defective pictures: {folders}; --good names good ones"
+        )
         yield data_checks.NOT_USED.coded(line)
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
-    """Ask about good pictures to learn from in which something is marked; with `force` yield a remark.
+    """Refuse to learn from good pictures in which something is marked; with `force` yield a remark instead.
 
-    Pictures that a review decided on are not asked about.
+    Pictures of a review are always accepted.
 
     Args:
         dataset: Data set whose good pictures are looked at.
-        force: Whether the user says that they are good.
+        force: Whether the user confirms that they are good.
 
     Raises:
-        InputError: Something is marked in good pictures, and `force` is not set.
+        InputError: Something is marked in good pictures, and `force` is False.
     """
     if dataset.reviewed or dataset.truth is None:
         return
-    learnt = [item.path for item in (*dataset.train, *dataset.validation)]
-    pairs = [*dataset.truth.marked(learnt)]
+    paths = [item.path for item in (*dataset.train, *dataset.validation)]
+    pairs = [*dataset.truth.marked(paths)]
     if not pairs:
         return
     text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
@@ -155,13 +167,17 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
-    """Join the names of pictures with those of their masks, each picture once."""
-    first = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
-    return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
+    """Return a text with the names of pictures, each once with one mask."""
+    # by picture; if a picture has several masks, the last one is named
+    mask_of = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
+    names = []
+    for picture, mask in mask_of.items():
+        names.append(f"{dataset.relative(picture)} (in {dataset.relative(mask)})")
+    return join_names(names)
 
 
 def describe_marks(item: Item) -> str:
-    """Return the form of a picture's marks: the tool, or where the mask lies and how it is stored."""
+    """Return in words how a picture is marked: the form of labels, or place and storage of the mask."""
     if not item.masks:
         return "no mask" if item.anomalous else "good"
     forms = []
@@ -175,6 +191,7 @@ def describe_marks(item: Item) -> str:
 
 
 def _place(mask: Path, picture: Path) -> str:
+    """Return where a mask lies as seen from its picture, in words."""
     if mask.parent == picture.parent:
         return "beside the picture"
     return "in a folder below" if mask.is_relative_to(picture.parent) else "in another folder"

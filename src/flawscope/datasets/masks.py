@@ -33,12 +33,13 @@ Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a la
 class GroundTruth:
     """Pictures below a folder, and their marks.
 
-    The marks come from masks below the folder or in the folders `beside`, else from label files below it.
+    A picture's marks come from its masks; if it has none, from label files below the folder.
 
     Attributes:
-        masks: Picture of every mask, or None.
-        overlays: Copies of pictures with something drawn in, each with its picture; they are no pictures.
-        labels: Label files.
+        masks: Picture of every mask; None where no picture belongs to it.
+        overlays: Copies of pictures with something painted in, each with its original.
+        pictures: Pictures below the folder, without masks and overlays.
+        labels: Label files below the folder.
     """
 
     def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
@@ -50,35 +51,37 @@ class GroundTruth:
             good_kinds: Kinds of marks in label files that are no defects.
         """
         files = picture_files_in(root, own=True)
-        every = dict.fromkeys(files)
+        all_files = dict.fromkeys(files)  # in order, each file once
         for folder in beside:
-            every |= dict.fromkeys(picture_files_in(folder))
-        self.masks = find_masks(every)
-        shown = [path for path in files if path not in self.masks]
-        self.overlays = _find_overlays(shown)
-        self.pictures = [path for path in shown if path not in self.overlays]
+            all_files |= dict.fromkeys(picture_files_in(folder))
+        self.masks = find_masks(all_files)
+        pictures = [path for path in files if path not in self.masks]
+        self.overlays = _find_overlays(pictures)
+        self.pictures = [path for path in pictures if path not in self.overlays]
         self.labels = LabelFiles(root, self.pictures, good_kinds=good_kinds)
-        self._of: dict[Path, list[Path]] = {}
+        self._masks_of: dict[Path, list[Path]] = {}
         for mask, picture in self.masks.items():
             if picture is not None:
-                self._of.setdefault(picture, []).append(mask)
+                self._masks_of.setdefault(picture, []).append(mask)
 
     def pictures_in(self, folder: Path | None) -> list[Path]:
-        """The pictures below a folder, in natural order."""
-        return [path for path in self.pictures if folder is not None and path.is_relative_to(folder)]
+        """Return the pictures below a folder, in natural order; none for the folder None."""
+        if folder is None:
+            return []
+        return [path for path in self.pictures if path.is_relative_to(folder)]
 
     def is_masks(self, folder: Path) -> bool:
         """Whether a folder holds masks and no picture."""
         return not self.pictures_in(folder) and any(mask.is_relative_to(folder) for mask in self.masks)
 
     def find(self, picture: Path) -> tuple[Mask, ...]:
-        """Return the masks of a picture, or its labels."""
-        return tuple(self._of.get(picture, ())) or self.labels.find(picture)
+        """Return the masks of a picture; where it has none, its marks in label files."""
+        return tuple(self._masks_of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
-        """Yield pictures in which something is marked, and the mask or labels that mark it.
+        """Yield each mask, or labels, that marks something, with its picture.
 
-        A mask that cannot be read marks nothing.
+        A mask that cannot be read counts as marking nothing.
         """
         for picture in pictures:
             with suppress(InputError, OSError, MemoryError):
@@ -87,53 +90,67 @@ class GroundTruth:
                         yield picture, mask
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
-        """Why marks of a picture without a mask cannot be used."""
-        return () if picture in self._of else self.labels.left_out(picture)
+        """Return why marks of a picture in label files cannot be used; empty for a picture with a mask."""
+        return () if picture in self._masks_of else self.labels.left_out(picture)
 
 
 def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """Find pictures called overlays that are copies of others with something drawn in, with their originals.
+    """Return overlays, each with its original: copies of pictures with something painted in.
 
-    A picture is called an overlay by its folder or by its name.
+    The name of a file or of its folder may say that it is an overlay. Such files of a folder are overlays if
+    more than half of them are changed copies of a picture.
     """
-    named: dict[str, list[Path]] = {}
+    originals_by_name: dict[str, list[Path]] = {}
+    # paths with the names of their originals, by folder and by whether the file's own name says overlay
     suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
     for path in pictures:
-        by_name = _OVERLAY_NAME.fullmatch(fold(path.stem))
-        if by_name or _OVERLAY_FOLDER.fullmatch(fold(path.parent.name)):
-            name = by_name[1] if by_name else fold(path.stem)
-            suspects.setdefault((path.parent, by_name is not None), []).append((path, name))
+        name = fold(path.stem)
+        name_match = _OVERLAY_NAME.fullmatch(name)
+        if name_match:
+            suspects.setdefault((path.parent, True), []).append((path, name_match[1]))
+        elif _OVERLAY_FOLDER.fullmatch(fold(path.parent.name)):
+            suspects.setdefault((path.parent, False), []).append((path, name))
         else:
-            named.setdefault(fold(path.stem), []).append(path)
-    found: dict[Path, Path] = {}
-    for alike in suspects.values():
-        pairs = [
-            (path, other)
-            for path, name in alike
-            for other in named.get(name, ())
-            if _is_drawn_on(path, other)
-        ]
-        if 2 * len({path for path, _ in pairs}) > len(alike):
-            found |= pairs
-    return found
+            originals_by_name.setdefault(name, []).append(path)
+    overlays: dict[Path, Path] = {}
+    for group in suspects.values():
+        original_of: dict[Path, Path] = {}
+        for path, name in group:
+            for original in originals_by_name.get(name, ()):
+                if _is_drawn_on(path, original):
+                    original_of[path] = original
+        are_most_copies = 2 * len(original_of) > len(group)
+        if are_most_copies:
+            overlays |= original_of
+    return overlays
 
 
-def _is_drawn_on(path: Path, other: Path) -> bool:
-    """Whether `path` shows the picture `other` with changes in places: most of its textured pixels are equal.
+def _is_drawn_on(path: Path, original: Path) -> bool:
+    """Whether `path` shows the picture `original` with changes in some places.
 
-    Even areas do not count, because different photographs may share them.
+    It does if most of the textured pixels are equal. Even areas do not count, because different photographs
+    may have them in common.
     """
     try:
-        drawn, plain = (
-            np.asarray(open_upright(file, str(file)).convert("RGB"), np.int16) for file in (path, other)
-        )
+        pixels = _read_rgb(path)
+        original_pixels = _read_rgb(original)
     except InputError:
         return False
-    if drawn.shape != plain.shape:
+    if pixels.shape != original_pixels.shape:
         return False
-    textured = np.diff(plain, axis=1).any(2)
-    changed = np.abs(drawn - plain).max(2)[:, 1:][textured]
-    return changed.size > 0 and float(np.mean(changed <= OVERLAY_LEVELS)) > OVERLAY_SHARE
+    # a textured pixel differs from its left neighbour; the first column, which has none, is left out
+    is_textured = np.diff(original_pixels, axis=1).any(2)
+    changes = np.abs(pixels - original_pixels).max(2)[:, 1:]
+    textured_changes = changes[is_textured]
+    if textured_changes.size == 0:
+        return False
+    equal_share = float(np.mean(textured_changes <= OVERLAY_LEVELS))
+    return equal_share > OVERLAY_SHARE
+
+
+def _read_rgb(path: Path) -> NDArray[np.int16]:
+    """Return a picture as [H, W, 3]; int16, so that pixels can be subtracted."""
+    return np.asarray(open_upright(path, str(path)).convert("RGB"), np.int16)
 
 
 def union_masks(
@@ -141,44 +158,47 @@ def union_masks(
     size: tuple[int, int],
     picture: str | None = None,
 ) -> NDArray[np.bool_]:
-    """Return the union of a picture's masks, [H, W] bool of the picture's `size`.
+    """Return the union of a picture's masks, [H, W] bool.
 
     Args:
-        masks: Masks: files, labels or arrays; arrays count where they are not 0.
+        masks: Files, labels or arrays; a pixel of an array is marked if it is not 0.
         size: Height and width of the picture.
-        picture: Name of the picture in the error, where the masks have no path.
+        picture: Name of the picture for the error; None: the error names the mask's file.
 
     Raises:
         InputError: A mask cannot be read, or has another size.
     """
-    whole = np.zeros(size, np.bool_)
+    union = np.zeros(size, np.bool_)
     for mask in masks:
         name = f"mask {source_name(mask)}" if picture is None else f"the mask of {picture}"
-        whole |= require_size(
-            mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask), size, name
-        )
-    return whole
+        pixels = mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask)
+        union |= require_size(pixels, size, name)
+    return union
 
 
 def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
-    """Read a mask, [H, W] bool.
+    """Return a mask, [H, W] bool, read from a file or made from a picture's labels.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file or the labels cannot be read.
     """
     return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 
 def require_size(mask: Array, size: tuple[int, int], name: str) -> Array:
-    """Return the mask if it has its picture's size (H, W).
+    """Return the mask if it has the size of its picture.
+
+    Args:
+        mask: The mask, [H, W].
+        size: Height and width of the picture.
+        name: What to call the mask in the error.
 
     Raises:
-        InputError: It has another size.
+        InputError: The mask has another size.
     """
-    if mask.shape != tuple(size):
-        found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
-        raise InputError(
-            f"cannot use {name}: it is {found}, its picture {size[1]}x{size[0]}; "
-            + ("turn it like its picture" if mask.shape == (size[1], size[0]) else "make them agree")
-        )
-    return mask
+    height, width = size
+    if mask.shape == (height, width):
+        return mask
+    mask_size = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))  # width first, further axes last
+    remedy = "turn it like its picture" if mask.shape == (width, height) else "make them agree"
+    raise InputError(f"cannot use {name}: it is {mask_size}, its picture {width}x{height}; {remedy}")

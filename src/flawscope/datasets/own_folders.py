@@ -1,8 +1,8 @@
 """Opens people's own folders: good beside bad, or a bare folder of pictures; and asks which of them are good.
 
 A picture is good or defective by the name of its folder (`pictures.folder_words`), by its own name, and by
-lists and labelling tools (`class_labels`). Where these differ, or cover some pictures alone, it is a
-question.
+lists and labelling tools (`class_labels`). If these contradict each other, or cover only some pictures, the
+user is asked.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from flawscope.datasets.class_labels import (
     MAX_LIST_BYTES,
+    NAME,
     ClassLabels,
     read_class_labels,
     read_name_labels,
@@ -60,9 +61,9 @@ ALL_GOOD = "all"  # names of folders of good pictures: every one
 
 
 def open_bare(root: Path, settings: SplitSettings) -> Dataset:
-    """Open a folder of good pictures alone, or of pictures each of which is called good or defective.
+    """Open a folder of only good pictures, or of pictures that labels call good or defective.
 
-    A folder with signs of a split or of defects is refused, not trained on.
+    If folders' names hint at a split or at defects, and labels do not settle it, an error refuses the folder.
     """
     paths = pictures_in(root)
     if not paths:
@@ -78,85 +79,99 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def _no_pictures(root: Path) -> InputError:
-    others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
-    other_files = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
+    """Return the error for a folder without pictures, with the most frequent suffixes of its files."""
+    suffix_counts = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
+    other_files = join_names([f"{count} {suffix}" for suffix, count in suffix_counts.most_common(3)])
     only = f", only {other_files}" if other_files else ""
     return InputError(
         f"{root}: no pictures and no known layout{only}; known formats: "
-        f"{known_formats()}{other_remedies(others)}"
+        f"{known_formats()}{other_remedies(suffix_counts)}"
     )
 
 
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
-    """Raise InputError where folders hint at a split, and nothing says which of its pictures are good."""
+    """Raise InputError if the names of some folders state a split.
+
+    The error depends on the pictures: if all lie in folders of splits and have several kinds, or doubtful
+    labels, it asks which are good. Otherwise it asks for a known layout.
+    """
     folders = [path.relative_to(root).parent.parts for path in paths]
-    of_a_split = [parts for parts in folders if split_of(parts)]
-    if not of_a_split:
+    split_folders = [parts for parts in folders if split_of(parts)]
+    if not split_folders:
         return
-    if len(of_a_split) == len(folders):
-        if len({_kind_folders(parts) for parts in folders}) > 1:
+    if len(split_folders) == len(folders):
+        has_several_kinds = len({_kind_folders(parts) for parts in folders}) > 1
+        if has_several_kinds:
             raise split_question(root, paths)
-        if labels.is_doubtful():  # marks decide, or it is a question
+        if labels.is_doubtful():
             raise labels.question(root, NAME_GOOD)
     reason = "the name hints at a split, but the folders around it follow no known layout"
-    hint = "/".join(of_a_split[0])
+    hint = "/".join(split_folders[0])
     raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
 
 
 def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
-    """Open pictures each of which a name or a list calls good or defective.
+    """Open pictures that all are called good or defective by a name or a list.
 
     Raises:
-        InputError: None is good, or a folder whose name says "bad" has a good one.
+        InputError: No picture is called good, or one lies in a folder whose name says "bad".
     """
     good = [path for path in labels.by_picture if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
     pictures = {*truth.pictures}  # without overlays
-    called_good = {*good}
-    test = []
+    good_set = {*good}
+    defects = []
     for path in labels.by_picture:
-        if path in pictures and path not in called_good:
-            test.append(defect_item(path, labels.kind(path), truth))
-    learnt = [path for path in good if path in pictures]
-    return split_dataset(root, "folder", root, learnt, test, settings, labels.splits(learnt))
+        if path in pictures and path not in good_set:
+            defects.append(defect_item(path, labels.kind(path), truth))
+    good_pictures_left = [path for path in good if path in pictures]
+    splits = labels.splits(good_pictures_left)
+    return split_dataset(root, "folder", root, good_pictures_left, defects, settings, splits)
 
 
 def _is_called_bad(root: Path, path: Path) -> bool:
-    """Whether a folder of a picture, or the root, says that it is not good."""
+    """Whether the name of a picture's folder, or of the root, says "not good"."""
     folders = path.parent.relative_to(root).parts
     return any(says_good(name) is False for name in (category_of(root), *folders))
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
-    """Open good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks lie beside or inside.
+    """Open a folder with good/ and bad/, or names like these, such as ok/ and nok/.
 
-    Other folders are not used beside a folder whose name says only "bad"; else they are a question.
+    The subfolders of bad/ are kinds of defects. Masks lie beside bad/ or in it. If a folder's name says only
+    "bad", folders of unknown meaning are left out; otherwise the user is asked about them.
     """
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
-    folders = _folders_by_said(tree)
-    names = [name for several in folders.values() for name in several]
+    folders = _folders_by_meaning(tree)
+    names = [name for same_meaning in folders.values() for name in same_meaning]
     has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
-    if Said.UNCLEAR in tree.found or (has_unknown and not any(map(says_only_bad, names))):
+    has_bad_folder = any(map(says_only_bad, names))
+    if Said.UNCLEAR in tree.meanings or (has_unknown and not has_bad_folder):
         raise tree.question()
-    paths_of = subfolders(root)
-    test = [item for name in folders[Said.BAD] for item in defects_in(paths_of[name], truth)]
+    path_of = subfolders(root)
+    defects = [item for name in folders[Said.BAD] for item in defects_in(path_of[name], truth)]
     paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
-    # without defects there is no test: every good picture is for training
-    share = settings if test else settings._replace(share=0)
-    good = folders[Said.GOOD]
-    alone = root / good[0] if len(good) == 1 else root
-    return split_dataset(root, "folder", alone, paths, test, share, labels.splits(paths))
+    good_names = folders[Said.GOOD]
+    good_folder = root / good_names[0] if len(good_names) == 1 else root
+    splits = labels.splits(paths)
+    return split_dataset(root, "folder", good_folder, paths, defects, _test_share(settings, defects), splits)
 
 
-def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
-    """Names of the folders in the root, in natural order, by their meaning."""
-    folders: dict[Said, list[str]] = {said: [] for said in Said}
+def _test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
+    """Return the settings of the split; without defects, with a share of 0: nothing could be tested."""
+    return settings if defects else settings._replace(share=0)
+
+
+def _folders_by_meaning(tree: FolderTree) -> dict[Said, list[str]]:
+    """Return the names of the folders directly in the root by meaning, in natural order."""
+    folders: dict[Said, list[str]] = {meaning: [] for meaning in Said}
     for name in sorted({parts[0] for parts in tree.counts if parts}, key=natural_key):
-        folders[tree.said[(name,)]].append(name)
+        meaning = tree.meaning_of[(name,)]
+        folders[meaning].append(name)
     return folders
 
 
@@ -164,120 +179,155 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Open a folder whose good pictures the user named.
 
     They are named by their folders, by words in names and lists, or by the kinds of marks around good parts.
-    A picture called defective stays defective, unless its folder's name says "good" and is named, or its word
-    is named.
+    If a label calls a picture of a named folder defective, it is defective, unless the folder's name says
+    "good" or the user named the label's word.
 
     Args:
         root: Folder of the pictures.
         names: Value of `--good`: names with commas, or `all`.
-        settings: Settings of the drawn split.
+        settings: Settings of the split.
 
     Raises:
-        InputError: Nothing has one of the names.
+        InputError: No picture has one of the names.
     """
-    named = split_names(names, "--good", "name folders of good pictures, or all")
-    truth = GroundTruth(root, good_kinds=named)
-    if named == (ALL_GOOD,):
+    good_names = split_names(names, "--good", "name folders of good pictures, or all")
+    truth = GroundTruth(root, good_kinds=good_names)
+    if good_names == (ALL_GOOD,):
         labels = read_class_labels(root, truth.pictures, truth.labels)
         return _all_good(root, truth.pictures, settings, labels.splits(truth.pictures, asks=False))
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
-    choice = _NamedGood(root, named, truth.pictures, labels)
+    choice = _NamedGood(root, good_names, truth.pictures, labels)
     choice.refuse_unknown()
     good = list[Path]()
-    test = list[Item]()
+    defects = list[Item]()
     for path in truth.pictures:
         if choice.is_good(path):
             good.append(path)
         else:
-            test.append(defect_item(path, choice.kind(path), truth))
+            defects.append(defect_item(path, choice.kind(path), truth))
     if not good:
         raise labels.question(root, NAME_GOOD)
-    own_folder = root / named[0]
-    alone = own_folder if len(named) == 1 and own_folder.is_dir() and named != (".",) else root
-    share = settings if test else settings._replace(share=0)
-    found = split_dataset(root, "folder", alone, good, test, share, labels.splits(good))
-    return replace(found, good_kinds=named)
+    good_folder = root
+    if len(good_names) == 1 and good_names != (".",) and (root / good_names[0]).is_dir():
+        good_folder = root / good_names[0]
+    split_settings = _test_share(settings, defects)
+    dataset = split_dataset(root, "folder", good_folder, good, defects, split_settings, labels.splits(good))
+    return replace(dataset, good_kinds=good_names)
 
 
 class _NamedGood:
-    """Chooses the pictures that --good names: by their folders, else by words in names and lists.
+    """Chooses the pictures that --good names, by their folders or by words in names and lists.
 
     Attributes:
-        named: Names in --good.
+        good_names: Names in --good.
     """
 
-    def __init__(self, root: Path, named: Sequence[str], pictures: Iterable[Path], labels: ClassLabels):
+    def __init__(self, root: Path, good_names: Sequence[str], pictures: Iterable[Path], labels: ClassLabels):
         self._root = root
-        self.named = named
+        self.good_names = good_names
         self._labels = labels
         self._folders = {path: path.relative_to(root).parent for path in pictures}
-        self._there = {name for folder in self._folders.values() for name in _names_of(folder)}
-        self._folded = {fold(name) for name in named}
-        self._words = self._folded - {fold(name) for name in self._there}  # that name no folder
+        self._folder_names = {name for folder in self._folders.values() for name in _names_of(folder)}
+        self._folded_names = {fold(name) for name in good_names}
+        # names in --good that are no folder's: they are words of names and lists
+        self._words = self._folded_names - {fold(name) for name in self._folder_names}
 
     def refuse_unknown(self) -> None:
-        """Raise InputError where no picture has one of the names."""
-        for name in self.named:
-            folded = fold(name)
-            if folded not in self._words:
+        """Raise InputError if a name in --good is neither a folder's nor a label's."""
+        for name in self.good_names:
+            folded_name = fold(name)
+            if folded_name not in self._words:
                 continue
-            if any(self._labels.is_named(path, {folded}) for path in self._folders):
+            if any(self._labels.is_named(path, {folded_name}) for path in self._folders):
                 continue
-            suggested = suggest_name(name, sorted(self._there | self._labels.words, key=natural_key))
-            raise InputError(f"{self._root}: --good {name}: no pictures there; {suggested}")
+            choices = sorted(self._folder_names | self._labels.words, key=natural_key)
+            suggestion = suggest_name(name, choices)
+            raise InputError(f"{self._root}: --good {name}: no pictures there; {suggestion}")
 
     def is_good(self, path: Path) -> bool:
-        """Whether a picture is named, by its folder unless something calls it defective, or by a word."""
-        folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded]
+        """Whether --good names a picture.
+
+        A picture is named if one of its labels is in --good; or if one of its folders is in --good, and no
+        label calls the picture defective.
+        """
+        folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded_names]
         if folders and not self._is_called_defective(path, folders):
             return True
         return self._labels.is_named(path, self._words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
-        """Whether something calls a picture of named folders defective, and no folder's name says good."""
+        """Whether labels call a picture defective although --good names a folder of it.
+
+        A label that calls the picture defective does not count if a folder's name says good.
+
+        Args:
+            path: The picture.
+            folders: Names of its folders that are in --good.
+        """
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # labels of unknown meaning may mark the defective pictures among those directly in the folder
+        # of pictures directly in the root, those with a label of unknown meaning may be the defective ones
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
-        """Kind of a picture that is not named, by its folders, its labels, or the data set's name."""
+        """Return the kind of a defective picture, from its folders, else its labels, else the root's name."""
         return _kind_of(self._folders[path].parts) or self._labels.kind(path) or category_of(self._root)
 
 
 def _all_good(
     root: Path, paths: Sequence[Path], settings: SplitSettings, splits: Mapping[Path, str]
 ) -> Dataset:
-    return split_dataset(root, "folder", root, paths, [], settings._replace(share=0), splits)
+    """Make a data set of only good pictures, of which none is held out for testing.
+
+    Args:
+        root: Folder of the pictures.
+        paths: The pictures.
+        settings: Settings of the split.
+        splits: Split of each picture as a list states it; empty where there is no list.
+    """
+    return split_dataset(root, "folder", root, paths, [], _test_share(settings, []), splits)
 
 
 def _names_of(folder: Path) -> set[str]:
-    """Return the names that mean a folder: each folder's of its path below the root, and the whole path."""
+    """Return the names by which --good may name a folder.
+
+    These are its path and the name of each folder on the path; "." for the root.
+
+    Args:
+        folder: The folder, relative to the root.
+    """
     return {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
 
 
 def good_folders(folder: Path) -> list[Path]:
-    """Subfolders of good pictures; first of all the one that published data sets have."""
-    first = subfolder(folder, *GOOD)
+    """Return the subfolders of good pictures; one with a name of published data sets comes first."""
+    published_folder = subfolder(folder, *GOOD)
     path_of = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
-    said = read_side_by_side([*path_of])
-    folders = [] if first is None else [first]
-    folders += [path for name, path in path_of.items() if said[name] is Said.GOOD]
+    meaning_of = read_side_by_side([*path_of])
+    folders = [] if published_folder is None else [published_folder]
+    folders += [path for name, path in path_of.items() if meaning_of[name] is Said.GOOD]
     return list(dict.fromkeys(folders))
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Return the pictures of folders of good ones.
+    """Return pictures of folders of good ones, after a check that no label calls one of them defective.
+
+    Args:
+        root: Folder of the data set, or of its split.
+        paths: Pictures below `root` in folders whose names say good.
+        labels: Labels of the pictures.
+        remedy: End of the error on a defective picture; empty for the usual one.
 
     Raises:
-        InputError: A picture's name, or a list, calls one defective, or has an unknown meaning for one.
+        InputError: A picture's name, or a list, calls a picture defective, or has a word of unknown meaning.
     """
     for path in paths:
-        if source := labels.defect_source(path):
+        source = labels.defect_source(path)
+        if source:
             folder = path.relative_to(root).parts[0]
-            by = "its name" if source == "name" else source
-            remedy = remedy or f"move it, or name {folder} with --good where its pictures are good"
-            line = f"{path}: not good by {by}, within {folder}; {remedy}"
+            source_words = "its name" if source == NAME else source
+            advice = remedy or f"move it, or name {folder} with --good where its pictures are good"
+            line = f"{path}: not good by {source_words}, within {folder}; {advice}"
             raise InputError(data_checks.DEFECT_IN_GOOD_FOLDER.coded(line))
     good_labels = labels.of_good(paths)
     if good_labels.has_unknown:
@@ -286,68 +336,86 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
 
 
 def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Defective pictures in a folder and its subfolders, which are their kinds.
+    """Return the pictures in a folder of defects and its subfolders, whose names are the kinds.
 
-    Folders of good pictures are left out.
+    Subfolders of good pictures are left out.
     """
     items = []
     for path in truth.pictures_in(folder):
-        parts = path.relative_to(folder).parts[:-1]
+        parts = path.relative_to(folder).parent.parts
         if not any(map(says_good, parts)):
-            kind = next((p for p in parts if not is_picture_folder(p) and not split_said(p)), folder.name)
+            kinds = _kind_names(parts)
+            kind = kinds[0] if kinds else folder.name
             items.append(defect_item(path, kind, truth))
     return items
 
 
-def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Return the pictures below a folder, without those in folders of good ones, each with its kind.
+def _kind_names(folders: Sequence[str]) -> list[str]:
+    """Return the names of folders that may state a kind, without those of splits and names like images."""
+    return [name for name in folders if not is_picture_folder(name) and not split_said(name)]
 
-    The kind is the one that the picture's folders state; empty where they state none.
+
+def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
+    """Return the pictures below a folder, each with the kind that its folders state.
+
+    Pictures in folders of good ones are left out. The kind is empty where the folders state none.
     """
     items = []
     for path in truth.pictures_in(folder):
-        parts = path.relative_to(folder).parts[:-1]
+        parts = path.relative_to(folder).parent.parts
         if not any(map(says_good, parts)):
             items.append(defect_item(path, _kind_of(parts), truth))
     return items
 
 
 def _kind_of(folders: Sequence[str]) -> str:
-    """Return the kind of a defect: a folder's name that states a kind, else one that says "defective"."""
-    named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
-    telling = [name for name in named if read_words(name) is not Said.SORTED]
-    return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
+    """Return the kind of a defect: the first of its folders' names that states a kind.
+
+    If no name does, it is the last name that says only "defective"; empty without such a name.
+    """
+    names = [name for name in _kind_names(folders) if read_words(name) is not Said.SORTED]
+    for name in names:
+        if not says_only_bad(name):
+            return name
+    return names[-1] if names else ""
 
 
 def refuse_unknown(
     root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
-    """Ask, by an InputError, where pictures below `root` are not known to be good.
+    """Raise a question, as an InputError, where pictures below `root` are not known to be good.
 
-    They are known to be good where all of their folders' names say so, or say only how good pictures are
-    sorted (`FolderTree`), and no name or list says otherwise of a picture (`ClassLabels.is_doubtful`).
+    They are known to be good if both are true: the names of all folders say good, or say only how pictures
+    are sorted (`FolderTree`); and no picture is made doubtful by its name or a list
+    (`ClassLabels.is_doubtful`).
 
     Args:
         root: Folder of the pictures.
         paths: Pictures below `root`.
         remedy: End of the error's text.
-        labels: Labels of the pictures, where they were read already.
+        labels: Labels of the pictures; None: they are read here.
+
+    Raises:
+        InputError: The question which pictures, or which folders, are good.
     """
-    paths = list(paths)
+    pictures = list(paths)
     if labels is None:
-        labels = read_class_labels(root, paths, by_marks=True)
+        labels = read_class_labels(root, pictures, by_marks=True)
     category = category_of(root)
-    tree = FolderTree(root, paths, Said.GOOD if says_good(category) else Said.SORTED)
-    if tree.found == {Said.GOOD}:
-        labels = labels.of_good(paths)
-    is_known = tree.found in ({Said.GOOD}, {Said.SORTED}, set())
-    if labels.is_doubtful() and (is_known or not labels.is_silent):
+    meaning_of_root = Said.GOOD if says_good(category) else Said.SORTED
+    tree = FolderTree(root, pictures, meaning_of_root)
+    if tree.meanings == {Said.GOOD}:
+        labels = labels.of_good(pictures)
+    # an empty set: there are no pictures
+    are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
+    # if folders are unclear and words have an unknown meaning, it is plainer to ask about the folders
+    if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(category) or (category and is_mistake(category)):
-        raise folders_question(
-            root.parent, Counter({(category,): len(paths)}), remedy, {(category,): read_words(category)}
-        )
-    if not is_known:
+        folder: tuple[str, ...] = (category,)
+        meaning_of = {folder: read_words(category)}
+        raise folders_question(root.parent, {folder: len(pictures)}, remedy, meaning_of)
+    if not are_folders_good:
         raise tree.question(remedy)
 
 
@@ -357,58 +425,70 @@ def refuse_unknown_names(
     read: Mapping[str, Callable[[], bytes]] = MappingProxyType({}),
     remedy: str = NAME_GOOD,
 ) -> None:
-    """Ask, by an InputError, where pictures of a zip are not known to be good.
+    """Raise a question, as an InputError, where pictures of a zip are not known to be good.
 
-    They are known by their paths, their names and the lists beside them.
+    The pictures' folders, their names and the lists beside them say whether they are good.
 
     Args:
         name: Name of the zip.
-        inside: Paths of its files, with forward slashes; those that lead out of it are passed over.
-        read: Functions that read a file, by its path: lists are read.
+        inside: Paths of the files in the zip, with forward slashes. Paths that lead out of it are left out.
+        read: For each path a function that returns the content of the file; it is called for lists.
         remedy: End of the error's text.
+
+    Raises:
+        InputError: The question which pictures, or which folders, are good.
     """
     pictures = list[PurePosixPath]()
-    others = list[str]()
+    other_files = list[str]()
     for inner in dict.fromkeys(inside):
         path = PurePosixPath(inner)
-        if {"..", "/"} & {*path.parts} or ":" in inner:
+        leads_out = {"..", "/"} & {*path.parts} or ":" in inner
+        if leads_out:
             continue
         if is_picture(path):
             pictures.append(path)
         else:
-            others.append(inner)
-    if not others:
-        virtual = [Path(name, path) for path in pictures]
-        refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
+            other_files.append(inner)
+    if not other_files:
+        paths_in_zip = [Path(name, path) for path in pictures]
+        refuse_unknown(Path(name), paths_in_zip, remedy, read_name_labels(paths_in_zip))
         return
-    with TemporaryDirectory() as unpacked:
-        root = Path(unpacked, "in", "pictures")
-        _unpack_lists(root, others, read)
+    with TemporaryDirectory() as folder:
+        root = Path(folder, "in", "pictures")  # lists are searched for in the two folders above, too
+        _unpack_lists(root, other_files, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
-    named = {Path(name, path.relative_to(root)): said for path, said in labels.by_picture.items()}
-    refuse_unknown(Path(name), named, remedy, ClassLabels(named, unread=labels.unread))
+    labels_in_zip = {}
+    for unpacked_path, picture_labels in labels.by_picture.items():
+        labels_in_zip[Path(name, unpacked_path.relative_to(root))] = picture_labels
+    refuse_unknown(Path(name), labels_in_zip, remedy, ClassLabels(labels_in_zip, unread=labels.unread))
 
 
 def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[[], bytes]]) -> None:
-    """Write files of a zip below `root`: possible lists with their content, the others empty.
+    """Write files of a zip below `root`: possible lists with their content, all others empty.
 
-    Lists beyond `MAX_LIST_BYTES` in total are written empty, too: then their names alone count.
+    Lists beyond `MAX_LIST_BYTES` in total are written empty, too, so that only their names count.
+
+    Args:
+        root: Folder to write to, which does not exist yet.
+        paths: Paths of the files in the zip.
+        read: For each path a function that returns the content of the file.
     """
     root.mkdir(parents=True)
-    left = MAX_LIST_BYTES
+    bytes_left = MAX_LIST_BYTES
     for path in paths:
-        may_tell = path in read and PurePosixPath(path).suffix.lower() in SUFFIXES
-        content = read[path]() if may_tell else b""
-        left -= len(content)
+        may_be_list = path in read and PurePosixPath(path).suffix.lower() in SUFFIXES
+        content = read[path]() if may_be_list else b""
+        bytes_left -= len(content)
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(content if left >= 0 else b"")
+        (root / path).write_bytes(content if bytes_left >= 0 else b"")
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
-    """Return the question which kinds of a split data set are good."""
-    counts = Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths)
-    tops = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
-    return folders_question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
+    """Return the question, as an error, which kinds of a data set with splits are good."""
+    counts = Counter(_kind_folders(path.relative_to(root).parent.parts) for path in paths)
+    top_meanings = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
+    meaning_of = {parts: top_meanings[parts[0]] for parts in counts if parts}
+    return folders_question(root, counts, NAME_GOOD, meaning_of)
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:

@@ -42,39 +42,47 @@ def is_realiad(folder: Path) -> bool:
 
 
 def visa_table(root: Path) -> Path | None:
-    """The authors' split of VisA; None where it does not lie beside or in the category."""
-    bases = (root.absolute().parent, root.absolute())
-    return next((base / VISA_TABLE for base in bases if (base / VISA_TABLE).is_file()), None)
+    """Return the file of the authors' split of VisA; None where it is neither beside nor in the category."""
+    folder = root.absolute()
+    paths = (folder.parent / VISA_TABLE, folder / VISA_TABLE)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def realiad_table(root: Path) -> Path | None:
-    """The authors' split of a category of Real-IAD, all five views; None where it does not lie there."""
-    name = f"{root.absolute().name}.json"
-    near = (root.absolute().parent, root.absolute().parent.parent)
-    places = [base / REALIAD_TABLES / inner / name for base in near for inner in (REALIAD_TABLES, "")]
-    return next((place for place in places if place.is_file()), None)
+    """Return the file of the authors' split of a category of Real-IAD; None where there is none.
+
+    Its folder is beside the category or one level above; the file with all five views is meant.
+    """
+    folder = root.absolute()
+    name = f"{folder.name}.json"
+    for parent in (folder.parent, folder.parent.parent):
+        tables = parent / REALIAD_TABLES
+        for path in (tables / REALIAD_TABLES / name, tables / name):
+            if path.is_file():
+                return path
+    return None
 
 
 def open_visa(root: Path, settings: SplitSettings) -> Dataset:
-    """Open VisA with the authors' split where its file is there, else with a seeded split.
+    """Open VisA with the authors' split if its file is there, else with a seeded split.
 
-    The seeded split holds out some of the normal pictures; all anomalous ones are for testing.
+    The seeded split holds out some of the normal pictures. All anomalous pictures are for testing.
     """
     table = visa_table(root)
     if table is not None:
         return _open_by_table(root, "visa", table, _visa_rows)
     normal = _find_descendant(root, "Data", "Images", "Normal")
     anomaly = _find_descendant(root, "Data", "Images", "Anomaly")
-    assert normal is not None  # is_visa has seen it
+    assert normal is not None  # `is_visa` requires it
     truth = GroundTruth(root)
     bad = [defect_item(path, path.parent.name, truth) for path in truth.pictures_in(anomaly)]
     return split_dataset(root, "visa", normal, truth.pictures_in(normal), bad, settings)
 
 
 def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
-    """Open Real-IAD with the authors' split where its file is there, else with a seeded split.
+    """Open Real-IAD with the authors' split if its file is there, else with a seeded split.
 
-    The seeded split holds out whole good parts; all defective pictures are for testing.
+    The seeded split holds out all pictures of some good parts. All defective pictures are for testing.
     """
     table = realiad_table(root)
     if table is not None:
@@ -82,16 +90,18 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
     bad = []
     for path in picture_files_in(root / "NG"):
         mask = path.with_suffix(".png")
-        if path != mask:  # masks are the PNG files
+        is_mask = path == mask  # Real-IAD's masks are PNG files, its pictures JPEG files
+        if not is_mask:
             kind = path.relative_to(root / "NG").parts[0]
-            bad.append(Item(path, kind, anomalous=True, masks=(mask,) if mask.is_file() else ()))
-    whole_parts = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
+            masks = (mask,) if mask.is_file() else ()
+            bad.append(Item(path, kind, anomalous=True, masks=masks))
+    specimen_settings = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
-    return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)
+    return split_dataset(root, "realiad", good, pictures_in(good), bad, specimen_settings)
 
 
 class SplitRow(NamedTuple):
-    """Picture of the authors' split; paths from the category's folder."""
+    """Picture of the authors' split; its paths are relative to the category's folder."""
 
     split: str
     kind: str
@@ -101,28 +111,28 @@ class SplitRow(NamedTuple):
 
 
 def _open_by_table(
-    root: Path, layout: str, table: Path, rows: Callable[[Path, str], Iterable[SplitRow]]
+    root: Path, layout: str, table: Path, read_rows: Callable[[Path, str], Iterable[SplitRow]]
 ) -> Dataset:
     """Open a category with the authors' split.
 
+    Args:
+        root: Folder of the category.
+        layout: Name of the layout.
+        table: File of the split.
+        read_rows: Function that reads the rows of a category, called as `read_rows(table, category)`.
+
     Raises:
-        InputError: The file is no such split, or does not fit the category.
+        InputError: The file is not such a split, or does not fit the category.
     """
     category = category_of(root)
-
-    def inside(name: str) -> Path:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{name} does not lie in {category}/")
-        return root.joinpath(*path.parts)
-
     items: dict[str, list[Item]] = {"train": [], "test": []}
     try:
-        for row in rows(table, category):
+        for row in read_rows(table, category):
             if row.anomalous and row.split == "train":
                 raise ValueError(f"{row.picture}: an anomalous picture to train on")
-            masks = (inside(row.mask),) if row.anomalous and row.mask else ()
-            items[row.split].append(Item(inside(row.picture), row.kind, row.anomalous, masks))
+            path = _path_within(root, row.picture)
+            masks = (_path_within(root, row.mask),) if row.anomalous and row.mask else ()
+            items[row.split].append(Item(path, row.kind, row.anomalous, masks))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise InputError(f"{table}: not a split of {layout} ({message_with_type(error)}); {REMEDY}") from None
     if not items["train"]:
@@ -133,39 +143,74 @@ def _open_by_table(
     return Dataset(root, category, layout, tuple(items["train"]), tuple(items["test"]))
 
 
+def _path_within(root: Path, name: str) -> Path:
+    """Return the full path of a file in a category, from its path in the table.
+
+    Raises:
+        ValueError: The name leads out of the category.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name} does not lie in {category_of(root)}/")
+    return root.joinpath(*path.parts)
+
+
 def _visa_rows(table: Path, category: str) -> Iterable[SplitRow]:
-    """Rows of the category, good pictures first; paths in the file begin with the category."""
+    """Return the rows of a category of VisA, good pictures first.
 
-    def inside(text: str) -> str:
-        first, _, rest = text.strip().replace("\\", "/").partition("/")
-        if first != category:
-            raise ValueError(f"{text} does not lie in {category}/")
-        return rest
-
-    def row(values: dict[str, str]) -> SplitRow:
-        anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
-        picture = inside(values["image"])
-        mask = values["mask"] and inside(values["mask"])
-        return SplitRow(values["split"].strip(), PurePosixPath(picture).parent.name, anomalous, picture, mask)
-
+    Raises:
+        ValueError, KeyError, AttributeError, csv.Error: The file is no split of VisA.
+        OSError: The file cannot be read.
+    """
     with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row(values) for values in csv.DictReader(stream) if values["object"] == category]
+        rows = [_visa_row(row, category) for row in csv.DictReader(stream) if row["object"] == category]
     return sorted(rows, key=lambda row: (row.anomalous, natural_key(row.picture)))
 
 
+def _visa_row(values: dict[str, str], category: str) -> SplitRow:
+    """Return a row of VisA's table, with paths relative to the category's folder."""
+    anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
+    picture = _without_category(values["image"], category)
+    # empty: the picture has no mask
+    mask = values["mask"] and _without_category(values["mask"], category)
+    kind = PurePosixPath(picture).parent.name
+    return SplitRow(values["split"].strip(), kind, anomalous, picture, mask)
+
+
+def _without_category(text: str, category: str) -> str:
+    """Return a path of VisA's table without its first part, the category.
+
+    Raises:
+        ValueError: The path does not begin with the category.
+    """
+    first, _, rest = text.strip().replace("\\", "/").partition("/")
+    if first != category:
+        raise ValueError(f"{text} does not lie in {category}/")
+    return rest
+
+
 def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
+    """Yield the rows of a category of Real-IAD; its table holds only this category.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: The file is no split of Real-IAD.
+        OSError: The file cannot be read.
+    """
     document = json.loads(table.read_bytes())
-    normal = document["meta"]["normal_class"]
-    for name in ("train", "test"):
-        for row in document[name]:
+    normal_class = document["meta"]["normal_class"]
+    for split in ("train", "test"):
+        for row in document[split]:
             kind = row["anomaly_class"]
             picture = row["image_path"].replace("\\", "/")
             mask = row.get("mask_path")
-            yield SplitRow(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
+            if mask:
+                mask = mask.replace("\\", "/")
+            yield SplitRow(split, kind, kind != normal_class, picture, mask)
 
 
 def _find_descendant(folder: Path, *names: str) -> Path | None:
-    here: Path | None = folder
+    """Return the folder at the path `names` below `folder`; None where it does not exist."""
+    descendant: Path | None = folder
     for name in names:
-        here = subfolder(here, name) if here is not None else None
-    return here
+        descendant = subfolder(descendant, name) if descendant is not None else None
+    return descendant

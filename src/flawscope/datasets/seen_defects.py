@@ -37,38 +37,44 @@ def choose_seen(
     """Return the defective pictures that `--seen` names.
 
     Args:
-        seen: A number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a text
-            file with one picture a line, in the data set's test pictures or in such a folder.
-        dataset: Data set of a number or of listed pictures; None where there is none.
-        seed: Seed of the draw.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are taken.
+        seen: One of three: a number of pictures, which are chosen at random from the test pictures; a folder,
+            as `list_seen` reads it; or a text file with one path a line. Listed pictures are among the test
+            pictures, or in folders of defects.
+        dataset: Data set that has the test pictures; None if there is none.
+        seed: Seed of the random choice.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are taken.
 
     Raises:
-        InputError: There are too few to draw from, or a listed picture has no mask although masks are used.
+        InputError: There are too few pictures to choose from; or masks are used, and a listed picture has
+            none.
     """
     text = str(seen).strip()
     if text.isdecimal():
         return draw_seen(dataset, int(text), seed, say, masked=masked)
     path = Path(text if isinstance(seen, int) else seen)
-    if os.path.isfile(path):  # also of names that no file can have
+    # `Path.is_file` would raise OSError for a name that no file can have
+    if os.path.isfile(path):
         return _read_list(path, dataset, masked)
-    if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
+    if not text or not os.path.isdir(path):  # an empty text would mean the working folder
         raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
     return list_seen(path, dataset.category if dataset else None, say, masked=masked)
 
 
 def _usable(items: Iterable[Item], say: Say, masked: bool) -> list[Item]:
-    """Return the defective pictures; where masks are used, those with a mask alone.
+    """Return the defective pictures; with `masked`, only those with a mask.
 
-    `say` gets a line on the defective pictures without a mask.
+    `say` is called with a line on the defective pictures without a mask.
     """
     defective = [item for item in items if item.anomalous]
-    usable = [item for item in defective if item.masks or not masked]
-    if usable and (others := len(defective) - len(usable)):
-        of = pluralize(len(defective), "defective picture")
+    if not masked:
+        return defective
+    usable = [item for item in defective if item.masks]
+    unusable_count = len(defective) - len(usable)
+    if usable and unusable_count:
+        pictures = pluralize(len(defective), "defective picture")
         reasons = count_reasons(item.unmarked for item in defective)
-        say(f"note: {others} of {of} cannot be learnt from: {reasons}")
+        say(f"note: {unusable_count} of {pictures} cannot be learnt from: {reasons}")
     return usable
 
 
@@ -83,83 +89,102 @@ def draw_seen(
     """Draw `count` defective test pictures, as evenly over the kinds as their numbers allow.
 
     Args:
-        dataset: Data set to draw from; None has no pictures.
+        dataset: Data set to choose from; None: there are no pictures.
         count: Number of pictures.
-        seed: Seed of the draw.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are drawn.
+        seed: Seed of the random choice.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are chosen.
 
     Raises:
         InputError: There are too few defective test pictures.
     """
-    items = _usable(dataset.test, say if count else discard, masked) if dataset else []
+    items: list[Item] = []
+    if dataset:
+        items = _usable(dataset.test, say if count else discard, masked)
     if count > len(items):
-        where = dataset.root if dataset else "a list of pictures"
+        source = dataset.root if dataset else "a list of pictures"
+        with_mask = " with a mask" if masked else ""
         raise InputError(
-            f"cannot draw {pluralize(count, 'seen defect')}: {where} has "
-            f"{pluralize(len(items), 'defective test picture')}{' with a mask' * masked}; give a smaller "
-            "number, or a folder"
+            f"cannot draw {pluralize(count, 'seen defect')}: {source} has "
+            f"{pluralize(len(items), 'defective test picture')}{with_mask}; "
+            "give a smaller number, or a folder"
         )
     rng = Stream.SEEN_DEFECTS.rng(seed)
-    of_kind = _sorted_by_kind(items)
-    kinds = [*of_kind]
-    waiting = {}
-    for kind, pictures_of_kind in of_kind.items():
-        waiting[kind] = [pictures_of_kind[int(k)] for k in rng.permutation(len(pictures_of_kind))]
-    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
-    drawn: list[Item] = []
-    while len(drawn) < count:
-        drawn += [waiting[kind].pop() for kind in order if waiting[kind]]
-    return sorted(drawn[:count], key=lambda item: natural_key(item.path))
+    items_by_kind = _sort_by_kind(items)
+    kinds = [*items_by_kind]
+    shuffled_by_kind = {}
+    for kind, kind_items in items_by_kind.items():
+        shuffled_by_kind[kind] = [kind_items[int(k)] for k in rng.permutation(len(kind_items))]
+    kind_order = [kinds[int(k)] for k in rng.permutation(len(kinds))]
+    # each round takes one picture of each kind; the last round may take too many, which are cut off
+    chosen: list[Item] = []
+    while len(chosen) < count:
+        chosen += [shuffled_by_kind[kind].pop() for kind in kind_order if shuffled_by_kind[kind]]
+    return sorted(chosen[:count], key=lambda item: natural_key(item.path))
 
 
-def _sorted_by_kind(items: Iterable[Item]) -> dict[str, list[Item]]:
-    """Items of each kind, kinds and items in natural order."""
-    found: dict[str, list[Item]] = {}
+def _sort_by_kind(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """Return the items of each kind; kinds and items are in natural order."""
+    items_by_kind: dict[str, list[Item]] = {}
     for item in sorted(items, key=lambda item: natural_key(item.path)):
-        found.setdefault(item.kind, []).append(item)
-    return {kind: found[kind] for kind in sorted(found, key=natural_key)}
+        items_by_kind.setdefault(item.kind, []).append(item)
+    return {kind: items_by_kind[kind] for kind in sorted(items_by_kind, key=natural_key)}
 
 
 def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     """Return the defective pictures that a text file lists.
 
-    Paths start from the working folder, from the file's folder, or from the data set.
+    Paths are relative to the working folder, to the file's folder, or to the data set.
+
+    Args:
+        path: The file.
+        dataset: Data set that may have the pictures; None if there is none.
+        masked: Whether each picture must have a mask.
+
+    Raises:
+        InputError: The file cannot be read or lists no picture; or a listed picture is missing, is not
+            defective, or has no mask although it must.
     """
-    known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
+    test_items = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent]
     if dataset:
         roots.append(dataset.root)
     items: dict[Path, Item] = {}
     for line in _read_lines(path):
-        found = next((root / line for root in roots if os.path.isfile(root / line)), None)
-        if found is None:
+        picture = next((root / line for root in roots if os.path.isfile(root / line)), None)
+        if picture is None:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
-        full = found.resolve()
-        item = known.get(full) or _defective_picture(found)
+        resolved = picture.resolve()
+        item = test_items.get(resolved) or _find_defective_picture(picture)
         if item is None or not item.anomalous:
             raise InputError(f"{path} names {line}, which is not among the defective pictures: drop the line")
         if masked:
             _require_mask(path, line, item)
-        items[full] = item
+        items[resolved] = item
     if not items:
         raise InputError(f"{path} names no picture: write one path a line")
     return list(items.values())
 
 
 def _require_mask(path: Path, line: str, item: Item) -> None:
-    """Raise InputError where a picture that a line of a list names has no mask."""
+    """Raise InputError if a listed picture has no mask.
+
+    Args:
+        path: The list, for the error.
+        line: Line of the list that names the picture, for the error.
+        item: The picture.
+    """
     if item.masks:
         return
-    why = f" ({', '.join(item.left_out)})" if item.left_out else ""
-    raise InputError(f"{path} names {line}, which has no mask{why}: put one beside it, or drop the line")
+    reason = f" ({', '.join(item.left_out)})" if item.left_out else ""
+    raise InputError(f"{path} names {line}, which has no mask{reason}: put one beside it, or drop the line")
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Return the paths in a text file, without quotes and remarks.
+    """Return the paths in a text file, without quotes around them and without comment lines (#).
 
     Raises:
-        InputError: It cannot be read, or is no text.
+        InputError: The file cannot be read, or is not a text.
     """
     try:
         lines = read_text(path).splitlines()
@@ -167,17 +192,19 @@ def _read_lines(path: Path) -> list[str]:
         reason = str(error)
         if isinstance(error, OSError):
             reason += "; give a text file of paths"
-        elif path.suffix.lower() in TABLE_SUFFIXES or is_picture(path):  # not to be saved as UTF-8
+        # the error's own remedy, to save the file as UTF-8, fits neither a table nor a picture
+        elif path.suffix.lower() in TABLE_SUFFIXES or is_picture(path):
             reason = "it is no text; give a text file of paths, or a folder of pictures"
         raise InputError(f"cannot read the list {path}: {reason}") from None
     unquoted_lines = [unquoted(line.strip()) for line in lines]
     return [line for line in unquoted_lines if line and not line.startswith("#")]
 
 
-def _defective_picture(path: Path) -> Item | None:
-    """A picture among the defective ones of its folder, or None."""
-    full = path.resolve()
-    return next((item for item in _defective_pictures(path.parent) if item.path.resolve() == full), None)
+def _find_defective_picture(path: Path) -> Item | None:
+    """Return the picture at `path` if it counts as defective in its folder, else None."""
+    resolved = path.resolve()
+    items = _defective_pictures(path.parent)
+    return next((item for item in items if item.path.resolve() == resolved), None)
 
 
 def list_seen(
@@ -187,16 +214,16 @@ def list_seen(
     *,
     masked: bool = True,
 ) -> list[Item]:
-    """Return the defective pictures of a data set's test, or of any folder of pictures.
+    """Return the defective test pictures of a data set, or the pictures of a folder of defects.
 
-    Masks lie in the folder, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`),
-    or in label files below the folder or the data set that holds it.
+    Masks lie in the folder itself, or in a folder like `masks` beside it or one level above
+    (`pictures.mask_files`). Marks may also be in label files below the folder, or in those of its data set.
 
     Args:
         folder: Folder of the pictures.
-        category: Category of the data set; None where there is one.
-        say: Gets a line on defective pictures without a usable mask.
-        masked: Whether masks are used: then only pictures with masks are returned.
+        category: Category of the data set; None if it has only one.
+        say: Called with a line for a person on defective pictures without a usable mask.
+        masked: Whether masks are used, so that only pictures with masks are returned.
 
     Raises:
         InputError: There is no picture that can be used.
@@ -210,7 +237,8 @@ def list_seen(
         except InputError as error:
             if len(categories) > 1:
                 raise
-            reason = str(error)  # the folder "test" of a data set looks like half a data set
+            # The folder may still hold defects: a data set's folder "test" looks like a data set, too.
+            reason = str(error)
     if not _usable(items, discard, masked):
         items = _defective_pictures(root)
     usable = _usable(items, say, masked)
@@ -223,34 +251,41 @@ def list_seen(
 
 
 def _defective_pictures(root: Path) -> list[Item]:
-    """Return the pictures below a folder that holds defects alone, with their masks and labels.
+    """Return the pictures below a folder that holds only defects, with their masks and labels.
 
-    Masks and labels lie below the folder, in folders of masks beside it and above, and, where it is part of a
-    data set (such as its folder bad/), in label files there. Nothing else beside it is searched.
+    Masks and labels lie below the folder, and in folders of masks beside the folder and beside its parent. If
+    the folder is part of a data set, as bad/ is, label files directly in the data set are used, too.
+
+    Raises:
+        InputError: The name of a folder below does not say whether its pictures are defective.
     """
-    full = root.resolve()
-    beside = _masks_beside(full)
-    truth = GroundTruth(full, beside)
-    if find_categories(full.parent) == [full.parent.name]:
-        files = [path for folder in (full, *beside) for path in walk_files(folder)]
-        files += [full.parent / entry.name for entry in list_entries(full.parent) if entry.is_file()]
-        below = [path for path in files if path.is_relative_to(full.parent)]
-        truth.labels = LabelFiles(full.parent, truth.pictures, below)
-    items = defects_in(full, truth)
+    folder = root.resolve()
+    parent = folder.parent
+    mask_folders = _masks_beside(folder)
+    truth = GroundTruth(folder, mask_folders)
+    is_in_dataset = find_categories(parent) == [parent.name]
+    if is_in_dataset:
+        files = [path for searched in (folder, *mask_folders) for path in walk_files(searched)]
+        files += [parent / entry.name for entry in list_entries(parent) if entry.is_file()]
+        files_below = [path for path in files if path.is_relative_to(parent)]
+        truth.labels = LabelFiles(parent, truth.pictures, files_below)
+    items = defects_in(folder, truth)
     paths = [item.path for item in items]
-    tree = FolderTree(full, paths, Said.BAD)
-    if Said.UNCLEAR in tree.found:  # such as false alarms
+    tree = FolderTree(folder, paths, Said.BAD)
+    if Said.UNCLEAR in tree.meanings:  # such as a folder named "false alarms"
         raise tree.question("leave out what is not defective")
-    labels = read_class_labels(full, paths, truth.labels)
+    labels = read_class_labels(folder, paths, truth.labels)
     defective = [item for item in items if labels.class_of(item.path) is not PictureClass.GOOD]
     return [replace(item, kind=item.path.parent.name) for item in defective]
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Folders of masks that may belong to a folder's pictures: beside it, and beside its parent."""
-    found = []
-    for above in (folder.parent, folder.parent.parent):
-        for name, path in subfolders(above).items():
-            if masked_folder(name) in ("", fold(folder.name)) and not folder.is_relative_to(path):
-                found.append(path)
-    return found
+    """Return folders of masks that may belong to a folder's pictures: beside it, and beside its parent."""
+    mask_folders = []
+    for parent in (folder.parent, folder.parent.parent):
+        for name, path in subfolders(parent).items():
+            # "masks", or "bad_masks" for the folder bad
+            fits_name = masked_folder(name) in ("", fold(folder.name))
+            if fits_name and not folder.is_relative_to(path):
+                mask_folders.append(path)
+    return mask_folders

@@ -23,11 +23,11 @@ R = TypeVar("R")
 
 
 class FlawscopeError(Exception):
-    """Foreseen error. The command line ends with exit code 1."""
+    """Foreseen error, after which the command line ends with exit code 1."""
 
 
 class InputError(FlawscopeError, ValueError):
-    """Wrong call, configuration or file. Exit code 2."""
+    """Wrong call, configuration or file, after which the command line ends with exit code 2."""
 
 
 class CheckpointError(InputError):
@@ -39,7 +39,11 @@ class ExcludedPictureError(InputError):
 
 
 def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
-    """Compile the pattern of an option. InputError where it is not a regular expression."""
+    """Compile the pattern of the option `flag`.
+
+    Raises:
+        InputError: The pattern is not a regular expression.
+    """
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -47,39 +51,41 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest known name, or else all known names."""
+    """Return the end of an error about an unknown name: "did you mean ...?", or all known names."""
     import difflib
 
     names = list(known)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none'}"
+    nearest = difflib.get_close_matches(word, names, n=1)
+    if nearest:
+        return f"did you mean {nearest[0]}?"
+    return f"known: {', '.join(names) or 'none'}"
 
 
 def pluralize(number: int, noun: str) -> str:
     """Format a count: 1 picture, 2 pictures, 1,000 pictures."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    ending = "" if number == 1 else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def check_one_each(count: int, **parallel: Sized) -> None:
     """Check that sequences have an entry for each picture.
 
     Args:
-        count: Number of the pictures.
-        **parallel: The sequences, by the singular noun of their entries: `name=names`.
+        count: Number of pictures.
+        **parallel: The sequences, each under the singular noun of its entries, such as `name=names`.
 
     Raises:
         InputError: A sequence has another number of entries.
     """
     for noun, entries in parallel.items():
         if len(entries) != count:
-            given = pluralize(len(entries), noun)
-            wanted = pluralize(count, "picture")
-            raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
+            entry_count = pluralize(len(entries), noun)
+            picture_count = pluralize(count, "picture")
+            raise InputError(f"{entry_count} for {picture_count}: give one {noun} for each picture")
 
 
-# kinds of failures: a picture is skipped; it is counted without its mask
-UNREAD = "unread"
-MASK = "mask"
+UNREAD = "unread"  # kind of failure: a picture cannot be read, and is skipped
+MASK = "mask"  # kind of failure: a mask cannot be used, and its picture is counted without it
 
 
 class Failure(str):
@@ -87,8 +93,8 @@ class Failure(str):
 
     Attributes:
         kind: `UNREAD`, `MASK`, or "" for any other kind.
-        name: Name of the picture that cannot be read; "" in any other failure.
-        reason: Reason why it cannot be read, and the remedy; "" in any other failure.
+        name: Name of the picture that cannot be read; "" for other kinds.
+        reason: Reason why the picture cannot be read, and the remedy; "" for other kinds.
     """
 
     kind: str
@@ -97,11 +103,11 @@ class Failure(str):
 
     def __new__(cls, text: str, kind: str = "", name: str = "", reason: str = "") -> Self:
         """Return a text with the attributes of a failure."""
-        made = super().__new__(cls, text)
-        made.kind = kind
-        made.name = name
-        made.reason = reason
-        return made
+        failure = super().__new__(cls, text)
+        failure.kind = kind
+        failure.name = name
+        failure.reason = reason
+        return failure
 
 
 def unread_failure(name: str, reason: str) -> Failure:
@@ -115,14 +121,15 @@ def mask_failure(error: InputError) -> Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return an error as a failure on one line, of the kind of the failure that the error was made of."""
+    """Return the failure that an error describes, with its text on one line.
+
+    If the text of the error is a failure already, kind, name and reason are kept.
+    """
     text = one_line_message(error)
-    reason = error.args[0] if error.args else None
-    return (
-        Failure(text, reason.kind, reason.name, reason.reason)
-        if isinstance(reason, Failure)
-        else Failure(text)
-    )
+    source = error.args[0] if error.args else None
+    if isinstance(source, Failure):
+        return Failure(text, source.kind, source.name, source.reason)
+    return Failure(text)
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:
@@ -132,29 +139,33 @@ def join_names(names: Sequence[str], limit: int = 5) -> str:
 
 
 def one_line_message(error: BaseException) -> str:
-    """Return the text of an error on one line, or its type's name where it has none.
+    """Return the text of an error on one line; if the text is empty, the name of the error's type.
 
-    The text of an error that is not a FlawscopeError is cut after 300 characters.
+    The text is cut after 300 characters, except for a FlawscopeError.
     """
     text = " ".join(str(error).split())
-    return (text if isinstance(error, FlawscopeError) else text[:300]) or type(error).__name__
+    if not isinstance(error, FlawscopeError):
+        text = text[:300]
+    return text or type(error).__name__
 
 
 def message_with_type(error: BaseException) -> str:
-    """Return the text of an error on one line, with its type's name in front unless flawscope's own."""
-    kind = type(error).__name__
+    """Return the text of an error on one line; unless it is a FlawscopeError, after its type's name."""
+    type_name = type(error).__name__
     text = one_line_message(error)
-    return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
+    if isinstance(error, FlawscopeError) or text == type_name:
+        return text
+    return f"{type_name}: {text}"
 
 
 def missing_library_error(
     feature: str, *libraries: str, extras: str, package: str = "flawscope"
 ) -> InputError:
-    """Return the error for libraries that a feature lacks, with the command that installs them.
+    """Return the error for missing libraries that a feature needs, with the command that installs them.
 
     Args:
         feature: Name of the feature.
-        libraries: Names of the libraries on the index.
+        *libraries: Names of the libraries on the index.
         extras: Extras of `package` that bring the libraries, separated by commas.
         package: The distribution to install.
     """
@@ -163,13 +174,16 @@ def missing_library_error(
 
 
 def require_installed(feature: str, *libraries: str, extras: str, package: str = "flawscope") -> None:
-    """Raise `missing_library_error` where libraries are missing, without importing them.
+    """Check that libraries are installed, without importing them.
 
     Args:
         feature: Name of the feature.
-        libraries: Names of the libraries' modules.
+        *libraries: Names of the libraries' modules.
         extras: Extras of `package` that bring the libraries, separated by commas.
         package: The distribution to install.
+
+    Raises:
+        InputError: A library is missing (`missing_library_error`).
     """
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
@@ -196,11 +210,11 @@ def runs_from_checkout() -> bool:
 def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
     """Return the command that installs missing libraries.
 
-    In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
-    flawscope came from: on a public index the name may be somebody else's.
+    In a checkout, it names the checkout's folders. Elsewhere, it adds that the package comes from the place
+    that flawscope was installed from, because on a public index the name may belong to somebody else.
 
     Args:
-        libraries: Names on the index, for a package that is not flawscope's.
+        *libraries: Names on the index, for a package that is not flawscope's.
         extras: Extras of the package that bring the libraries, separated by commas.
         package: The distribution to install.
     """
@@ -209,23 +223,29 @@ def install_command(*libraries: str, extras: str = "", package: str = "flawscope
     suffix = f"[{extras}]" if extras else ""
     if not runs_from_checkout():
         return f'pip install "{package}{suffix}", from where flawscope came from'
-    words = [f'"{SOURCE_FOLDERS[package]}{suffix}"' if extras else SOURCE_FOLDERS[package]]
+    folder = SOURCE_FOLDERS[package]
+    words = [f'"{folder}{suffix}"' if extras else folder]
     if package == "flawscope" and NEEDS_WEIGHTS & set(extras.split(",")):
         words.insert(0, SOURCE_FOLDERS["flawscope-weights"])
     return f"pip install {' '.join(words)} in flawscope's checkout"
 
 
-_WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?\s*")
+# A number with a decimal comma: not 1,000, which may be a thousand
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?\s*")
 
 
 def decimal_point(text: str) -> str:
-    """Return a number's text with a point for its decimal comma: 0,05. 1,000 may be a thousand and stays."""
-    return text.replace(",", ".") if _WITH_COMMA.fullmatch(text) else text
+    """Return a number's text with a point in place of its decimal comma: 0.05 for 0,05.
+
+    Any other text is returned as it is, and so is 1,000, which may be a thousand.
+    """
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
 
 
 # --------------------------------------------------------------------------------------- wrong arguments
 
-_WORDS = {
+# Words for types in errors, by the types' names
+_TYPE_WORDS = {
     "NoneType": "None",
     "bool": "True or False",
     "int": "a whole number",
@@ -246,7 +266,8 @@ _WORDS = {
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that makes a function refuse arguments that do not fit its annotations.
 
-    The error is one line that names the argument.
+    For such an argument, the function raises an InputError of one line that names it. For a wrong number or
+    wrong names of arguments, it raises a TypeError, as without the decorator.
 
     Args:
         unchecked: Names of arguments that the function checks by itself.
@@ -254,16 +275,16 @@ def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def checked(*given: P.args, **named: P.kwargs) -> R:
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             signature, hints = _annotations(function)
             try:
-                bound = signature.bind(*given, **named)
+                bound = signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{function.__name__}() {error}") from None
             for name, value in bound.arguments.items():
                 if name in hints and name not in unchecked:
                     require_type(name, value, hints[name])
-            return function(*given, **named)
+            return function(*args, **kwargs)
 
         return checked
 
@@ -272,42 +293,58 @@ def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R
 
 @functools.cache
 def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, dict[str, object]]:
+    """Return a function's signature, and its parameters' annotations; *args and **kwargs are left out."""
     import inspect
 
     signature = inspect.signature(function)
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     hints = typing.get_type_hints(function)
-    one_each = {name for name, of in signature.parameters.items() if of.kind not in several}
-    return signature, {name: hint for name, hint in hints.items() if name in one_each}
+    variadic_kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameter_hints = {}
+    for name, parameter in signature.parameters.items():
+        if name in hints and parameter.kind not in variadic_kinds:
+            parameter_hints[name] = hints[name]
+    return signature, parameter_hints
 
 
 def require_type(name: str, value: object, hint: object) -> None:
-    """Raise an InputError, which names the value, where it does not fit an annotation.
+    """Check that a value, and each element of it if it is a list or a dict, fits an annotation.
 
-    Every element of a list is checked. True is not a number.
+    True does not count as a number.
 
     Args:
         name: Name of the value.
         value: The value.
         hint: The annotation.
+
+    Raises:
+        InputError: The value, or an element of it, does not fit.
     """
     wrong = _wrong_part(_Part(name, value, hint))
     if wrong is not None:
-        words = list(dict.fromkeys(_WORDS.get(kind, kind) for kind in _type_names(wrong.hint)))
-        text = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-        raise InputError(f"{wrong.name} is {describe_value(wrong.value)}; give {text}")
+        words = list(dict.fromkeys(_TYPE_WORDS.get(kind, kind) for kind in _type_names(wrong.hint)))
+        *first_words, last_word = words
+        choices = f"{', '.join(first_words)} or {last_word}" if first_words else last_word
+        raise InputError(f"{wrong.name} is {describe_value(wrong.value)}; give {choices}")
 
 
 def describe_value(value: object) -> str:
-    """Return words for a wrong argument: None, 5, 'text', or "a tuple" for its type."""
-    if value is None or (isinstance(value, bool | int | float | str) and len(repr(value)) <= 40):
+    """Return words for a wrong argument: a short value as Python writes it, else its type, as "a tuple"."""
+    is_simple = value is None or isinstance(value, bool | int | float | str)
+    if is_simple and len(repr(value)) <= 40:
         return repr(value)
-    kind = type(value).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+    type_name = type(value).__name__
+    article = "an" if type_name[0].lower() in "aeiou" else "a"
+    return f"{article} {type_name}"
 
 
 class _Part(NamedTuple):
-    """Argument, or an element of it such as paths[3], and the annotation that it should fit."""
+    """Argument, or an element of one, and the annotation that it should fit.
+
+    Attributes:
+        name: Name of the argument; of an element such as `paths[3]`.
+        value: The argument, or the element.
+        hint: The annotation.
+    """
 
     name: str
     value: object
@@ -315,7 +352,7 @@ class _Part(NamedTuple):
 
 
 def _wrong_part(part: _Part) -> _Part | None:
-    """Return the argument, or its first element, that is of a wrong type; None where all fit."""
+    """Return the argument if its type does not fit, else the first element that does not; None if all fit."""
     origin = typing.get_origin(part.hint)
     choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
@@ -325,7 +362,7 @@ def _wrong_part(part: _Part) -> _Part | None:
         return None if is_choice else part
     kind = origin or part.hint
     if not isinstance(kind, type):
-        return None  # such as Any
+        return None  # an annotation that is no type, such as Any, fits everything
     if _is_own_protocol(kind):
         return None if _has_members(part.value, kind) else part
     if not _is_of(part.value, kind):
@@ -338,15 +375,19 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Return the wrong part of an argument that must fit one of several annotations; None where it fits.
+    """Return what does not fit in an argument with several possible annotations; None if it fits one.
 
-    The part is an element of a wrong type, or else the whole argument.
+    If the argument fits an annotation in all but an element, this element is returned; else the argument.
     """
-    wrong = [_wrong_part(part._replace(hint=hint)) for hint in typing.get_args(part.hint)]
-    if None in wrong:
-        return None
-    elements = [error for error in wrong if error is not None and error.name != part.name]
-    return elements[0] if elements else part
+    wrong_elements = []
+    for hint in typing.get_args(part.hint):
+        wrong = _wrong_part(part._replace(hint=hint))
+        if wrong is None:
+            return None
+        is_element = wrong.name != part.name
+        if is_element:
+            wrong_elements.append(wrong)
+    return wrong_elements[0] if wrong_elements else part
 
 
 def _elements(part: _Part) -> Iterator[_Part]:
@@ -361,31 +402,42 @@ def _elements(part: _Part) -> Iterator[_Part]:
 
 
 def _is_own_protocol(kind: type) -> bool:
+    """Whether a type is one of flawscope's protocols."""
     return getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope")
 
 
 def _has_members(value: object, protocol: type) -> bool:
+    """Whether a value has the public methods and attributes of a protocol."""
     names = [*vars(protocol), *protocol.__annotations__]
     return all(hasattr(value, name) for name in names if not name.startswith("_"))
 
 
 def _is_of(value: object, kind: type) -> bool:
+    """Whether a value is of a type, as a user understands it.
+
+    True is not a number, and a text is not a list. A tuple counts as a list, and NumPy's numbers as numbers.
+    """
     if isinstance(value, bool):
         return kind in (bool, object)
     if kind is bool:
-        return type(value).__name__ == "bool"  # numpy's
-    if kind in (int, float):
-        return isinstance(value, numbers.Integral if kind is int else numbers.Real)
+        return type(value).__name__ == "bool"  # NumPy's bool
+    if kind is int:
+        return isinstance(value, numbers.Integral)
+    if kind is float:
+        return isinstance(value, numbers.Real)
+    if kind is list:
+        return isinstance(value, list | tuple)
     if isinstance(value, str | bytes) and kind in (Sequence, Collection, Iterable):
         return False
-    return isinstance(value, list | tuple if kind is list else kind)
+    return isinstance(value, kind)
 
 
 def _type_names(hint: object) -> list[str]:
+    """Return the names of the types, or the values, that an annotation allows."""
     origin = typing.get_origin(hint)
-    inner = typing.get_args(hint)
+    arguments = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return [name for argument in inner for name in _type_names(argument)]
+        return [name for argument in arguments for name in _type_names(argument)]
     if origin is typing.Literal:
-        return [repr(choice) for choice in inner]
+        return [repr(choice) for choice in arguments]
     return [getattr(origin or hint, "__name__", str(hint))]

@@ -26,7 +26,7 @@ class DataCheck:
     Attributes:
         code: Code that is printed at the end of the line, such as FS-G12.
         kind: Consequence of the check.
-        line: The printed line in all its forms, with `...` in place of names and numbers.
+        line: All forms of the printed line, with `...` in place of names and numbers.
         remedy: Advice for a person, in Markdown.
     """
 
@@ -45,6 +45,17 @@ CHECKS: dict[str, DataCheck] = {}
 
 
 def _check(number: int, kind: CheckKind, *line: str, remedy: str) -> DataCheck:
+    """Add a check to `CHECKS`, and return it.
+
+    Args:
+        number: Number in the check's code.
+        kind: Consequence of the check.
+        *line: Forms of the printed line.
+        remedy: Advice for a person.
+
+    Raises:
+        ValueError: Another check has the number.
+    """
     check = DataCheck(f"FS-G{number:02d}", kind, line, remedy)
     if check.code in CHECKS:
         raise ValueError(f"{check.code} is the code of another data check")

@@ -19,11 +19,11 @@ from flawscope.evaluation.metrics import confidence_interval_rate
 from flawscope.types import Array
 
 CONFIDENCE = 0.95
-LEAST_CLAIM = 1e-6  # below it more parts are needed than scipy counts
+LEAST_CLAIM = 1e-6  # of a smaller rate scipy cannot count the parts that are needed
 ACCEPTABLE = "acceptable"
 MARGINAL = "marginal"
 UNACCEPTABLE = "unacceptable"
-# AIAG's limits: acceptable up to the first, marginal up to the second
+# AIAG's limits: a rate is acceptable as far as the first value, marginal as far as the second
 LIMITS = {"effectiveness": (0.90, 0.80), "miss_rate": (0.02, 0.05), "false_alarm_rate": (0.05, 0.10)}
 # good agreement above the first, poor below the second
 GOOD_KAPPA = 0.75
@@ -34,7 +34,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Share:
-    """Share `number` of `of`, its rate 0..1, and the ends of its 95 % interval."""
+    """Share of parts or decisions: `number` of `of`, the rate 0..1, and the ends of its 95 % interval."""
 
     number: int
     of: int
@@ -44,21 +44,27 @@ class Share:
 
     @classmethod
     def of_parts(cls, flags: ArrayLike) -> Share:
-        """Share of parts [N] for which the flag is set, with the exact interval."""
+        """Return the share of parts [N] for which the flag is set, with the exact interval."""
         number = int(np.sum(flags))
         size = np.size(flags)
-        return cls(number, size, number / size, *confidence_interval_rate(number, size, CONFIDENCE))
+        low, high = confidence_interval_rate(number, size, CONFIDENCE)
+        return cls(number, size, rate=number / size, low=low, high=high)
 
     @classmethod
     def of_decisions(cls, flags: Flags) -> Share:
-        """Share of decisions [N, R] on N parts in R trials for which the flag is set.
+        """Return the share of decisions for which the flag is set.
 
-        The rate is at most the share of parts for which it is set at least once, and at least that for which
-        it always is: the interval reaches from the lower end of the one to the upper end of the other, each
-        exact. With one trial it is Clopper and Pearson's.
+        The interval's lower end is that of the share of parts for which the flag is set in every trial. Its
+        upper end is that of the share of parts for which the flag is set in at least one trial. With one
+        trial it is the exact interval (Clopper and Pearson).
+
+        Args:
+            flags: [N, R], decisions on N parts in R trials.
         """
-        always, ever = (cls.of_parts(flag) for flag in (flags.all(axis=1), flags.any(axis=1)))
-        return cls(int(flags.sum()), flags.size, float(flags.mean()), always.low, ever.high)
+        always = cls.of_parts(flags.all(axis=1))
+        at_least_once = cls.of_parts(flags.any(axis=1))
+        rate = float(flags.mean())
+        return cls(int(flags.sum()), flags.size, rate, low=always.low, high=at_least_once.high)
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,14 @@ class Appraisal:
     Attributes:
         effectiveness: Parts that are decided rightly in every trial.
         repeatability: Parts that are decided alike in every trial; None with one trial.
-        miss_rate: Decisions on defective parts that call them good.
-        false_alarm_rate: Decisions on good parts that call them defective.
+        miss_rate: Decisions on defective parts that call the part good.
+        false_alarm_rate: Decisions on good parts that call the part defective.
         ever_missed: Defective parts that are missed at least once.
         misses_at_most: Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts.
         counts: Decisions by reference (rows) and decision, good first.
-        kappas: Against the reference, Cohen's over all decisions and Fleiss' as the average over trials;
-            between the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials
-            as raters. None where chance alone explains all agreement.
+        kappas: Four kappas by their names. Against the reference: Cohen's over all decisions, and Fleiss' as
+            the average over trials. Between the trials: Cohen's as the average over pairs of trials (Light,
+            1971), and Fleiss' with trials as raters. None where chance alone explains all agreement.
         grades: Grades of the rates, by AIAG's limits.
         grade: The worst of the grades.
     """
@@ -123,8 +129,8 @@ class Agreement:
         appraisers: Figures of each appraiser.
         agreeing: Parts that all appraisers decide alike in all trials.
         agreeing_rightly: Parts that they also decide rightly.
-        between: Cohen's kappa of each pair of appraisers, after their names.
-        fleiss: Kappa of all decisions, each by a rater of its own; None with a single decision a part.
+        between: For each pair of appraisers, both names and Cohen's kappa.
+        fleiss: Fleiss' kappa with each trial of each appraiser as a rater; None with one decision per part.
     """
 
     appraisers: tuple[Appraisal, ...]
@@ -136,60 +142,79 @@ class Agreement:
 
 def measure_agreement(study: Study) -> Agreement:
     """Compute the figures of a study."""
-    together = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
-    alike = (together == together[:, :1]).all(axis=1)
+    decisions = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
+    first_decisions = decisions[:, 0]
+    is_unanimous = (decisions == first_decisions[:, None]).all(axis=1)
     between = []
     for first, second in itertools.combinations(study.decisions, 2):
         counts = cross_tabulate(study.decisions[first], study.decisions[second])
         between.append((first, second, cohens_kappa(counts)))
     return Agreement(
         appraisers=tuple(_appraise(name, study) for name in study.decisions),
-        agreeing=Share.of_parts(alike),
-        agreeing_rightly=Share.of_parts(alike & (together[:, 0] == study.defective)),
+        agreeing=Share.of_parts(is_unanimous),
+        agreeing_rightly=Share.of_parts(is_unanimous & (first_decisions == study.defective)),
         between=tuple(between),
-        fleiss=fleiss_kappa(_count_raters(together)),
+        fleiss=fleiss_kappa(_count_raters(decisions)),
     )
 
 
 def _appraise(name: str, study: Study) -> Appraisal:
-    called = study.decisions[name]
+    """Return the figures of the appraiser `name`."""
+    decisions = study.decisions[name]  # [N, R]
     truth = study.defective
-    counts = cross_tabulate(np.broadcast_to(truth[:, None], called.shape), called)
-    with_truth = [_count_raters(np.stack([trial, truth], axis=1)) for trial in called.T]
+    truth_of_decision = np.broadcast_to(truth[:, None], decisions.shape)
+    counts = cross_tabulate(truth_of_decision, decisions)
+    is_always_found = decisions[truth].all(axis=1)
+    ever_missed = Share.of_parts(~is_always_found)
+    repeatability = None
+    if study.trials > 1:
+        is_repeated = (decisions == decisions[:, :1]).all(axis=1)
+        repeatability = Share.of_parts(is_repeated)
+    is_always_right = (decisions == truth[:, None]).all(axis=1)
     rates = {
-        "effectiveness": Share.of_parts((called == truth[:, None]).all(axis=1)),
-        "miss_rate": Share.of_decisions(~called[truth]),
-        "false_alarm_rate": Share.of_decisions(called[~truth]),
+        "effectiveness": Share.of_parts(is_always_right),
+        "miss_rate": Share.of_decisions(~decisions[truth]),
+        "false_alarm_rate": Share.of_decisions(decisions[~truth]),
     }
-    missed = Share.of_parts(~called[truth].all(axis=1))
     grades = {rate: grade(rate, share.rate) for rate, share in rates.items()}
+    # Fleiss' kappa against the truth: in each trial the appraiser and the truth are two raters
+    ratings_of_trials = [_count_raters(np.stack([trial, truth], axis=1)) for trial in decisions.T]
     return Appraisal(
         name=name,
         **rates,
-        repeatability=Share.of_parts((called == called[:, :1]).all(axis=1)) if study.trials > 1 else None,
-        ever_missed=missed,
-        misses_at_most=one_sided_bound(missed.number, missed.of),
+        repeatability=repeatability,
+        ever_missed=ever_missed,
+        misses_at_most=one_sided_bound(ever_missed.number, ever_missed.of),
         counts=counts.tolist(),
         kappas={
             "cohen_reference": cohens_kappa(counts),
-            "fleiss_reference": _average([fleiss_kappa(ratings) for ratings in with_truth]),
-            "cohen_repeats": _average_over_pairs(called),
-            "fleiss_repeats": fleiss_kappa(_count_raters(called)),
+            "fleiss_reference": _average([fleiss_kappa(ratings) for ratings in ratings_of_trials]),
+            "cohen_repeats": _average_over_pairs(decisions),
+            "fleiss_repeats": fleiss_kappa(_count_raters(decisions)),
         },
         grades=grades,
+        # the worst grade, which comes last in the list
         grade=max(grades.values(), key=[ACCEPTABLE, MARGINAL, UNACCEPTABLE].index),
     )
 
 
-def _average_over_pairs(called: Flags) -> float | None:
-    """Return Cohen's kappa of decisions [N, R] as the average over the pairs of trials."""
-    values = called.astype(np.float64)
-    total = len(called)
+def _average_over_pairs(decisions: Flags) -> float | None:
+    """Return the average of Cohen's kappa over all pairs of trials of decisions [N, R].
+
+    None with one trial, or where the kappa of a pair is None. The formula is that of `cohens_kappa`; the
+    pairs of a trial with all earlier ones are computed at once.
+    """
+    values = decisions.astype(np.float64)
+    total = len(decisions)
     kappas = list[float]()
-    sums = values.sum(axis=0)
+    sums = values.sum(axis=0)  # parts called defective in each trial
     for k in range(1, len(sums)):
-        agreed = total - sums[k] - sums[:k] + 2 * values[:, k] @ values[:, :k]
-        chance = (total - sums[k]) * (total - sums[:k]) + sums[k] * sums[:k]
+        earlier_sums = sums[:k]
+        both_defective = values[:, k] @ values[:, :k]
+        # parts that both trials call defective, or both call good
+        agreed = total - sums[k] - earlier_sums + 2 * both_defective
+        # number of agreements expected by chance, multiplied by total
+        chance = (total - sums[k]) * (total - earlier_sums) + sums[k] * earlier_sums
         if (chance == total**2).any():
             return None
         kappas += ((total * agreed - chance) / (total**2 - chance)).tolist()
@@ -197,78 +222,104 @@ def _average_over_pairs(called: Flags) -> float | None:
 
 
 def _average(kappas: Sequence[float | None]) -> float | None:
-    known = [kappa for kappa in kappas if kappa is not None]
-    return sum(known) / len(known) if known and len(known) == len(kappas) else None
+    """Return the mean of kappas; None without any, or where one of them is None."""
+    values = [kappa for kappa in kappas if kappa is not None]
+    has_undefined = len(values) < len(kappas)
+    if not values or has_undefined:
+        return None
+    return sum(values) / len(values)
 
 
-def _count_raters(called: Flags) -> NDArray[np.int64]:
-    """Return the numbers of raters [N, 2] that call each part good and defective, of calls [N, raters]."""
-    defective = called.sum(axis=1)
-    return np.stack([called.shape[1] - defective, defective], axis=1)
+def _count_raters(decisions: Flags) -> NDArray[np.int64]:
+    """Return [N, 2]: how many raters call each part good, and how many defective.
+
+    Args:
+        decisions: [N, raters], True: the rater calls the part defective.
+    """
+    defective = decisions.sum(axis=1)
+    return np.stack([decisions.shape[1] - defective, defective], axis=1)
 
 
 def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
-    """Counts [2, 2] of the pairs of two sets of flags of the same shape; rows are a, columns b."""
-    return np.bincount((2 * a.astype(np.int64) + b).ravel(), minlength=4).reshape(2, 2)
+    """Return a table [2, 2]: how often each pair of values occurs in `a` (rows) and `b` (columns).
+
+    Both have the same shape; False comes first.
+    """
+    pair_numbers = 2 * a.astype(np.int64) + b  # row * 2 + column
+    return np.bincount(pair_numbers.ravel(), minlength=4).reshape(2, 2)
 
 
 def cohens_kappa(table: Array) -> float | None:
     """Return Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
 
-    It is None where both raters always give the same single answer. Source: Cohen, Educational and
-    Psychological Measurement 20 (1960).
+    None where both raters always give the same single answer. Source: Cohen, Educational and Psychological
+    Measurement 20 (1960).
     """
     total = int(table.sum())
     agreed = int(np.trace(table))
-    chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
-    return None if chance == total**2 else (total * agreed - chance) / (total**2 - chance)
+    chance = int(table.sum(axis=0) @ table.sum(axis=1))  # agreements expected by chance, times total
+    if chance == total**2:
+        return None
+    return (total * agreed - chance) / (total**2 - chance)
 
 
 def fleiss_kappa(counts: Array) -> float | None:
-    """Return Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
+    """Return Fleiss' kappa, -1..1.
 
-    It is None with fewer than two raters, or where all give the same single answer. Source: Fleiss,
-    Psychological Bulletin 76 (1971).
+    None with fewer than two raters, or where all ratings are the same. Source: Fleiss, Psychological Bulletin
+    76 (1971).
+
+    Args:
+        counts: [N, K], how many raters put each of N subjects into each of K categories.
     """
     subjects = len(counts)
     raters = int(counts[0].sum())
-    shares = counts.sum(axis=0) / (subjects * raters)
-    expected = float((shares**2).sum())
+    ratings = subjects * raters
+    shares = counts.sum(axis=0) / ratings
     if raters < 2 or np.count_nonzero(shares) < 2:
         return None
-    observed = (int((counts**2).sum()) - subjects * raters) / (subjects * raters * (raters - 1))
+    expected = float((shares**2).sum())
+    # share of the pairs of raters that agree, over all subjects
+    observed = (int((counts**2).sum()) - ratings) / (ratings * (raters - 1))
     return (observed - expected) / (1 - expected)
 
 
 def grade(name: str, rate: float) -> str:
     """Grade a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
-    first, second = LIMITS[name]
-    sign = 1 if first < second else -1  # of effectiveness more is better
-    if sign * rate <= sign * first:
+    acceptable, marginal = LIMITS[name]
+    sign = 1 if acceptable < marginal else -1  # -1 turns effectiveness, where higher is better, around
+    if sign * rate <= sign * acceptable:
         return ACCEPTABLE
-    return MARGINAL if sign * rate <= sign * second else UNACCEPTABLE
+    return MARGINAL if sign * rate <= sign * marginal else UNACCEPTABLE
 
 
 def grade_kappa(kappa: float | None) -> str:
-    """Grade a kappa by AIAG's limits: good, fair or poor; unknown where there is none."""
+    """Grade a kappa by AIAG's limits: good, fair or poor; unknown for None."""
     if kappa is None:
         return "unknown"
-    return "good" if kappa > GOOD_KAPPA else "poor" if kappa < POOR_KAPPA else "fair"
+    if kappa > GOOD_KAPPA:
+        return "good"
+    return "poor" if kappa < POOR_KAPPA else "fair"
 
 
 def one_sided_bound(k: int, n: int) -> float:
-    """Rate 0..1 that is not exceeded, as sure as `CONFIDENCE`, where k of n independent parts came up."""
-    return confidence_interval_rate(k, n, 2 * CONFIDENCE - 1)[1]
+    """Return the upper bound of a rate 0..1 with the confidence `CONFIDENCE`, after k events in n parts.
+
+    The parts are independent.
+    """
+    # a two-sided 90 % interval leaves 5 % above it
+    _, high = confidence_interval_rate(k, n, 2 * CONFIDENCE - 1)
+    return high
 
 
 def parts_needed(rate: float, misses: int = 0) -> int:
-    """Return the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
+    """Return the least number of parts that prove a rate of at most `rate`, with confidence `CONFIDENCE`.
 
-    It is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % without a miss.
+    This is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % and no miss.
 
     Args:
         rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.
-        misses: Number of these parts that may be missed.
+        misses: Number of misses among these parts that are allowed.
 
     Raises:
         InputError: The rate lies outside of its range.
@@ -277,10 +328,16 @@ def parts_needed(rate: float, misses: int = 0) -> int:
         raise InputError(f"the rate of a claim is {rate:g}, expected {LEAST_CLAIM:f} and more, below 1")
     from scipy.special import bdtr
 
-    low, high = misses, misses + 1  # at low too few
-    while bdtr(misses, high, rate) > 1 - CONFIDENCE:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if bdtr(misses, middle, rate) > 1 - CONFIDENCE else (low, middle)
-    return high
+    def are_too_few(count: int) -> bool:
+        return bool(bdtr(misses, count, rate) > 1 - CONFIDENCE)
+
+    too_few, enough = misses, misses + 1
+    while are_too_few(enough):
+        too_few, enough = enough, 2 * enough
+    while enough - too_few > 1:  # bisection
+        middle = (too_few + enough) // 2
+        if are_too_few(middle):
+            too_few = middle
+        else:
+            enough = middle
+    return enough

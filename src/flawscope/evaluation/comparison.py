@@ -8,7 +8,7 @@ Bootstrap, 1993).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.rates import promise_of
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.evaluation.decided import Decided
+from flawscope.evaluation.decided import Decided, JudgedPart
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
@@ -45,7 +45,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Metric of both models. `difference` is b - a, `interval` its 95 % interval; None: there is none."""
+    """Values of one metric for both models, and how much they differ.
+
+    Attributes:
+        name: Name of the metric.
+        a: Value of the first model.
+        b: Value of the second model.
+        interval: 95 % interval of b - a; None where no interval can be found.
+    """
 
     name: str
     a: float
@@ -55,26 +62,31 @@ class Difference:
 
     @property
     def label(self) -> str:
-        """The metric's name for a person."""
+        """Name of the metric for a person."""
         return RATE_LABELS.get(self.name) or METRIC_NAMES.get(self.name) or self.name.replace("_", " ")
 
     @property
     def difference(self) -> float:
-        """The metric of b less that of a."""
+        """Metric of b less the metric of a."""
         return self.b - self.a
 
     @property
     def better(self) -> str:
-        """Name of the better model, "a" or "b", where the interval leaves out zero; else empty.
+        """Name of the better model, "a" or "b"; empty where chance is enough to explain the difference.
 
-        Empty means that chance is enough to explain the difference.
+        Chance is enough where there is no interval, or zero lies in it.
         """
-        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+        if self.interval is None:
             return ""
-        return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
+        low, high = self.interval
+        if low <= 0 <= high:
+            return ""
+        is_b_higher = low > 0
+        is_b_better = not is_b_higher if self.name in LOWER_IS_BETTER else is_b_higher
+        return "b" if is_b_better else "a"
 
     def to_dict(self) -> Json:
-        """Return the values by name, as JSON knows them."""
+        """Return the values by name, as values that JSON can hold."""
         return {
             "a": self.a,
             "b": self.b,
@@ -103,26 +115,36 @@ class Pair(NamedTuple):
 
     @property
     def right(self) -> str:
-        """Name of the model that is right where they differ, "a" or "b"."""
+        """Name of the model that is right, "a" or "b"; for pairs in which they decide differently."""
         return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
     def to_dict(self) -> Json:
-        """Return the truth, both decisions and whether they differ, as JSON knows them."""
+        """Return the truth, both decisions and whether they differ, as values that JSON can hold."""
+        return {
+            "path": self.name,
+            "kind": self.a.kind,
+            "defective": self.a.anomalous,
+            "a": _decision_document(self.a),
+            "b": _decision_document(self.b),
+            "changed": self.changed,
+        }
 
-        def of(found: Decided) -> Json:
-            decision = "anomalous" if found.is_anomalous else "good"
-            numbers = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
-            return {**numbers, "decision": decision}
 
-        truth = {"kind": self.a.kind, "defective": self.a.anomalous}
-        return {"path": self.name, **truth, "a": of(self.a), "b": of(self.b), "changed": self.changed}
+def _decision_document(decided: Decided) -> Json:
+    """Return a model's figures and decision on a picture or part."""
+    return {
+        "score": decided.score,
+        "p_value": decided.p_value,
+        "severity": decided.severity,
+        "decision": "anomalous" if decided.is_anomalous else "good",
+    }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of models a and b on the pictures, or parts, that both were evaluated on.
+    """Comparison of models a and b on the pictures that both were evaluated on.
 
-    It is on parts where a model decides on parts.
+    Where a model decides on parts, the parts are compared.
 
     Attributes:
         names: Names of the models, for a person.
@@ -143,11 +165,16 @@ class Comparison:
 
     @cached_property
     def changed(self) -> tuple[Pair, ...]:
-        """Decisions in which the models differ: those where b is wrong come first."""
-        found = [pair for pair in self.pairs if pair.changed]
-        return tuple(
-            sorted(found, key=lambda pair: (pair.right == "b", -abs(pair.a.severity - pair.b.severity)))
-        )
+        """Pairs in which the models decide differently.
+
+        Those where b is wrong come first; among them, those whose severities differ most.
+        """
+
+        def order(pair: Pair) -> tuple[bool, float]:  # False comes first
+            is_b_right = pair.right == "b"
+            return is_b_right, -abs(pair.a.severity - pair.b.severity)
+
+        return tuple(sorted((pair for pair in self.pairs if pair.changed), key=order))
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -158,15 +185,19 @@ class Comparison:
         return f"<Comparison A {self.names[0]}, B {self.names[1]}: {self.sentence()}>"
 
     def sentence(self) -> str:
-        """Sentence on the changes from a to b."""
-        b, a = (sum(pair.right == which for pair in self.changed) for which in "ba")
-        of = pluralize(len(self.pairs), self.noun)
+        """Return a sentence on the changes from a to b."""
+        total = pluralize(len(self.pairs), self.noun)
         if not self.changed:
-            return f"both decide alike on {of}"
-        return f"they decide differently on {len(self.changed)} of {of}: A is right on {a} of these, B on {b}"
+            return f"both decide alike on {total}"
+        a_right = sum(pair.right == "a" for pair in self.changed)
+        b_right = len(self.changed) - a_right
+        return (
+            f"they decide differently on {len(self.changed)} of {total}: A is right on {a_right} of these, "
+            f"B on {b_right}"
+        )
 
     def to_dict(self) -> Json:
-        """The document that `compare --json` prints."""
+        """Return the document that `compare --json` prints."""
         models = []
         for name, predictor, evaluation in zip(self.names, self.predictors, self.evaluations, strict=True):
             model: Json = {"name": name}
@@ -193,7 +224,7 @@ class Comparison:
 
 
 def describe_model(predictor: Predictor) -> Json:
-    """Facts of a model that a comparison shows."""
+    """Return the facts of a model that a comparison shows, as values that JSON can hold."""
     manifest = predictor.manifest
     promise = promise_of(predictor.manifest)
     return {
@@ -218,11 +249,11 @@ def compare(
     seed: int = 0,
     step: ProgressCallback = ignore_progress,
 ) -> Comparison:
-    """Evaluate both models on the test pictures that neither of them has seen.
+    """Evaluate both models on the test pictures that neither of them learnt from.
 
-    The models may be of different methods, sizes and runtimes. Pictures that either was fitted or calibrated
-    on are left out for both. Where one decides on parts and the other on pictures, a part is anomalous to the
-    latter where one of its pictures is.
+    The models may be of different methods, sizes and runtimes. Pictures that either model was fitted or
+    calibrated on are left out for both. If one model decides on parts and the other on pictures, parts are
+    compared: the second model calls a part anomalous if it calls one of the part's pictures anomalous.
 
     Args:
         a: The first model.
@@ -236,21 +267,23 @@ def compare(
     Raises:
         InputError: There is nothing to test.
     """
-    learnt = {p.hash for model in (a, b) for p in model.manifest.pictures}
-    is_drawn = dataset.drawn_split
-    dataset = leave_out_learnt_parts(a, dataset, learnt, step)
+    hashes_of = [{picture.hash for picture in model.manifest.pictures} for model in (a, b)]
+    tested = leave_out_learnt_parts(a, dataset, hashes_of[0] | hashes_of[1], step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
+        """Evaluate model 0 (a) or 1 (b) on some of the test pictures."""
+
         def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
 
-        other_hashes = {p.hash for p in (b, a)[which].manifest.pictures}
-        tested = replace(dataset, test=items)
-        return evaluate((a, b)[which], tested, leave_out=other_hashes, step=report_step)
+        other_hashes = hashes_of[1 - which]
+        model = (a, b)[which]
+        return evaluate(model, replace(tested, test=items), leave_out=other_hashes, step=report_step)
 
+    learnt_from = len(tested.train) if dataset.drawn_split else 0
     first, second = (
-        replace(evaluation, learnt_from=len(dataset.train) if is_drawn else 0)
-        for evaluation in _evaluate_same_pictures(evaluate_model, dataset.test)
+        replace(evaluation, learnt_from=learnt_from)
+        for evaluation in _evaluate_same_pictures(evaluate_model, tested.test)
     )
     pairs = _pairs(first, second)
     noun = "part" if first.parts or second.parts else "picture"
@@ -263,64 +296,86 @@ def _evaluate_same_pictures(
 ) -> tuple[Evaluation, Evaluation]:
     """Evaluate both models on the pictures that both can judge.
 
-    Rarely only one can, such as where a score overflows: then the first model is evaluated again.
+    The second model gets the pictures that the first can judge. If the second cannot judge some of them, for
+    example because a score overflows, the first model is evaluated again without these.
+
+    Args:
+        evaluate_model: Function of the model's number, 0 or 1, and the pictures to evaluate it on.
+        items: Test pictures.
+
+    Raises:
+        InputError: The pictures changed during the evaluations.
     """
     first = evaluate_model(0, items)
-    known = {item.path: item for item in items}  # of a model of parts their truth is that of the part
-    second = evaluate_model(1, tuple(known[seen.item.path] for seen in first.pictures))
+    # where parts are decided on, the items in `first.pictures` have the part's truth, not the picture's own
+    item_of = {item.path: item for item in items}
+    second = evaluate_model(1, tuple(item_of[picture.item.path] for picture in first.pictures))
     if second.images < first.images:
-        again = evaluate_model(0, tuple(known[seen.item.path] for seen in second.pictures))
-        first = replace(again, left_out=first.left_out)
+        common_items = tuple(item_of[picture.item.path] for picture in second.pictures)
+        first = replace(evaluate_model(0, common_items), left_out=first.left_out)
     if second.images != first.images:
         raise InputError("the pictures changed while they were compared: compare again")
     return first, second
 
 
 def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
-    """Pairs the decisions of both models."""
-    if bool(first.parts) == bool(second.parts):
-        a, b = first.decided, second.decided
-    else:
-        a, b = (
-            evaluation.decided if evaluation.parts else _decided_by_pictures(evaluation, first, second)
-            for evaluation in (first, second)
-        )
-    others = {other.name: other for other in b}
-    both = [picture for picture in a if picture.name in others]
-    if not both:
+    """Return the decisions of both models on the same pictures, or parts.
+
+    Raises:
+        InputError: The models decide on different parts.
+    """
+    first_decided, second_decided = first.decided, second.decided
+    if first.parts and not second.parts:
+        second_decided = _decided_by_pictures(second, first.judged_parts)
+    elif second.parts and not first.parts:
+        first_decided = _decided_by_pictures(first, second.judged_parts)
+    second_by_name = {decided.name: decided for decided in second_decided}
+    pairs = []
+    for decided in first_decided:
+        if decided.name in second_by_name:
+            pairs.append(Pair(decided, second_by_name[decided.name]))
+    if not pairs:
         raise InputError(
             "the models decide on no part in common: their names tell other parts; compare models that were "
             "fitted with the same --part and --view"
         )
-    return tuple(Pair(picture, others[picture.name]) for picture in both)
+    return tuple(pairs)
 
 
-def _decided_by_pictures(judged: Evaluation, *both: Evaluation) -> list[Decided]:
-    """Decisions of a model of pictures on the parts of the other model: by the worst picture."""
-    pictures = {picture.item.path: picture.prediction for picture in judged.pictures}
-    found = list[Decided]()
-    for part in (part for evaluation in both for part in evaluation.judged_parts):
-        shown = [pictures[Path(str(view.path))] for view in part.prediction.views.values()]
-        worst = max(shown, key=lambda prediction: prediction.severity)
-        found.append(
+def _decided_by_pictures(evaluation: Evaluation, parts: Iterable[JudgedPart]) -> list[Decided]:
+    """Return decisions on parts by a model that decides on pictures: those on each part's worst picture.
+
+    Args:
+        evaluation: Evaluation of a model that decides on pictures.
+        parts: Parts that another model decided on.
+    """
+    prediction_of = {picture.item.path: picture.prediction for picture in evaluation.pictures}
+    decisions = list[Decided]()
+    for part in parts:
+        predictions = [prediction_of[Path(str(view.path))] for view in part.prediction.views.values()]
+        worst = max(predictions, key=lambda prediction: prediction.severity)
+        decisions.append(
             Decided(
                 part.prediction.part,
                 part.kind,
                 part.anomalous,
-                worst.severity,  # comparable between pictures of several views
-                worst.severity,
-                worst.p_value,
-                any(prediction.is_anomalous for prediction in shown),
+                score=worst.severity,  # scores of different views are not comparable, severities are
+                severity=worst.severity,
+                p_value=worst.p_value,
+                is_anomalous=any(prediction.is_anomalous for prediction in predictions),
             )
         )
-    return found
+    return decisions
 
 
 # ------------------------------------------------------------------------------------------------ differences
 
 
 def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """The pictures that decide each rate, as far as there are any."""
+    """Return, by a rate's name, which pictures it is measured on, [N] bool.
+
+    A rate without pictures is left out.
+    """
     groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
     return {name: members for name, members in groups.items() if members.any()}
 
@@ -328,7 +383,16 @@ def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
 def _values(
     evaluation: Evaluation, anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], scores: Floats
 ) -> dict[str, float | None]:
-    """The rates of an evaluation's decisions, and its metrics, those of pictures for these alone."""
+    """Return the rates of decisions, and the metrics of an evaluation, by their names.
+
+    The image metrics are those of `decisions` and `scores`, which may be of parts.
+
+    Args:
+        evaluation: Evaluation of the model.
+        anomalous: [N], whether each picture or part is defective.
+        decisions: [N], whether the model calls it anomalous.
+        scores: [N], the model's score of it.
+    """
     rates = {name: float(decisions[members].mean()) for name, members in _groups(anomalous).items()}
     image = image_metrics(anomalous, scores)
     return {
@@ -344,9 +408,16 @@ def _values(
 def _resampled_rates(
     anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], times: NDArray[np.integer]
 ) -> dict[str, Floats]:
-    """The rates of each resample; good and defective ones are drawn in their own numbers."""
+    """Return the rates of each resample by their names, [B] each.
+
+    Args:
+        anomalous: [N], whether each picture is defective.
+        decisions: [N], whether each picture is called anomalous.
+        times: [B, N], how often each resample has each picture (`bootstrap_counts`).
+    """
     rates: dict[str, Floats] = {}
     for name, members in _groups(anomalous).items():
+        # each resample has as many members as the test set (`bootstrap_counts`)
         rates[name] = times[:, members] @ decisions[members] / members.sum()
     return rates
 
@@ -354,59 +425,89 @@ def _resampled_rates(
 def _differences(
     evaluations: tuple[Evaluation, Evaluation], pairs: Sequence[Pair], resamples: int, seed: int
 ) -> list[Difference]:
-    """Differences of the rates, and of every metric that a and b have."""
+    """Return the differences of the rates, and of every metric that both models have.
+
+    Both models are resampled with the same pictures, or parts.
+
+    Args:
+        evaluations: Evaluations of both models.
+        pairs: Pictures or parts with both decisions.
+        resamples: Resamples of the bootstrap; pixel metrics have half as many.
+        seed: Seed of the bootstrap.
+    """
     anomalous = np.array([pair.a.anomalous for pair in pairs])
     times = bootstrap_counts(anomalous, resamples, seed)
-    pictures = times
-    if any(compared.parts for compared in evaluations):  # pixels are those of pictures
-        truth = np.array([picture.item.anomalous for picture in evaluations[0].pictures])
-        pictures = bootstrap_counts(truth, resamples, seed)
-    has_both = min(anomalous.sum(), (~anomalous).sum()) >= 2
+    picture_times = times
+    if any(evaluation.parts for evaluation in evaluations):  # pixel metrics are over pictures, not parts
+        is_defective = np.array([picture.item.anomalous for picture in evaluations[0].pictures])
+        picture_times = bootstrap_counts(is_defective, resamples, seed)
+    has_two_of_each_class = min(anomalous.sum(), (~anomalous).sum()) >= 2
+    decided_of = ([pair.a for pair in pairs], [pair.b for pair in pairs])
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
-    for evaluation, decided in zip(
-        evaluations, ([pair.a for pair in pairs], [pair.b for pair in pairs]), strict=True
-    ):
-        decisions = np.array([prediction.is_anomalous for prediction in decided])
-        scores = np.array([prediction.score for prediction in decided])
+    for evaluation, decided in zip(evaluations, decided_of, strict=True):
+        decisions = np.array([picture.is_anomalous for picture in decided])
+        scores = np.array([picture.score for picture in decided])
         values.append(_values(evaluation, anomalous, decisions, scores))
-        rates = _resampled_rates(anomalous, decisions, times)
-        if has_both:
-            rates |= bootstrap_images(anomalous, scores, decisions, times)
-        resampled.append(rates | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
+        resampled_values = _resampled_rates(anomalous, decisions, times)
+        if has_two_of_each_class:
+            resampled_values |= bootstrap_images(anomalous, scores, decisions, times)
+        resampled_values |= _bootstrap_pixels(evaluation, picture_times[: resamples // 2])
+        resampled.append(resampled_values)
     differences = []
-    for name, a, b in _known_of_both(values):
-        differences.append(Difference(name, a, b, *_interval(name, resampled)))
+    for name, a, b in _common_metrics(*values):
+        interval, note = _interval(name, *resampled)
+        differences.append(Difference(name, a, b, interval, note))
     return differences
 
 
-def _known_of_both(values: Sequence[Mapping[str, float | None]]) -> Iterator[tuple[str, float, float]]:
-    """Yield the names of metrics that both models have, with their values."""
-    first, second = values
-    for name, value in first.items():
-        other = second.get(name)
-        if value is None or other is None or np.isnan([value, other]).any():
-            continue  # such as of pixels, where there are no masks
-        yield name, value, other
+def _common_metrics(
+    first: Mapping[str, float | None], second: Mapping[str, float | None]
+) -> Iterator[tuple[str, float, float]]:
+    """Yield the names of metrics that both models have, with both values.
+
+    A metric is None or NaN where it is undefined, such as a pixel metric without masks.
+    """
+    for name, a in first.items():
+        b = second.get(name)
+        if a is not None and b is not None and not np.isnan([a, b]).any():
+            yield name, a, b
 
 
-def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
-    """Interval of b - a, and how it was found or why there is none."""
+def _interval(
+    name: str, first: Mapping[str, Floats], second: Mapping[str, Floats]
+) -> tuple[tuple[float, float] | None, str]:
+    """Return the interval (low, high) of b - a, and how it was found; or None, and why there is none.
+
+    Args:
+        name: Name of the metric.
+        first: Metrics of a in each resample.
+        second: Metrics of b in each resample.
+    """
     if name not in METRIC_NAMES and name not in RATE_LABELS:
         return None, "no interval: not computed"
-    if not all(name in metrics for metrics in resampled):
+    if name not in first or name not in second:
         return None, "no interval: too few pictures"
-    differences = resampled[1][name] - resampled[0][name]
-    if (found := percentile_interval(differences, len(differences))) is not None:
-        return (found.low, found.high), f"paired {found.method}"
+    differences = second[name] - first[name]
+    interval = percentile_interval(differences, len(differences))
+    if interval is not None:
+        return (interval.low, interval.high), f"paired {interval.method}"
+    # `percentile_interval` returns None where a value is NaN, or where all values are equal
     is_constant = not np.isnan(differences).any()
     return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
 
 
 def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """Pixel metrics of every resample; each model's are counted at its own size and thresholds."""
-    known = np.array([seen.truth is not None for seen in evaluation.pictures])
+    """Return the pixel metrics of every resample by their names, [B] each.
+
+    Each model has its own map size and thresholds. Empty where fewer than two pictures have a region.
+
+    Args:
+        evaluation: Evaluation of the model, with N pictures.
+        times: [B, N], how often each resample has each picture.
+    """
+    has_truth = np.array([picture.truth is not None for picture in evaluation.pictures])
     counts = count_pixels(evaluation.pictures)
     if counts is None or int((counts.regions > 0).sum()) < 2:
         return {}
-    return bootstrap_pixels(counts, times[:, known])
+    return bootstrap_pixels(counts, times[:, has_truth])

@@ -21,8 +21,8 @@ class JudgedPart(NamedTuple):
 
     Attributes:
         prediction: The model's decision.
-        anomalous: Whether the part is defective: whether any of its pictures is.
-        kind: Kind of its first defective picture, else of its first.
+        anomalous: Whether the part is truly defective: any of its pictures is.
+        kind: Kind of the part's first defective picture; of a good part, of its first picture.
     """
 
     prediction: PartPrediction
@@ -40,8 +40,8 @@ class Decided(NamedTuple):
 
     Attributes:
         name: Path of the picture, or name of the part.
-        kind: Its true kind.
-        anomalous: Whether it is truly defective.
+        kind: True kind of the picture or part.
+        anomalous: Whether the picture or part is truly defective.
         score: Score of the model.
         severity: Severity by the model.
         p_value: p-value by the model.
@@ -60,34 +60,44 @@ class Decided(NamedTuple):
 def judge_parts(
     predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[Failure]
 ) -> tuple[JudgedPart, ...]:
-    """Decide on the parts that pictures show. Empty where the model decides on pictures alone.
+    """Return the decisions on the parts that pictures show; empty if the model decides on single pictures.
 
     Args:
         predictor: The model.
         pictures: Items with the model's predictions.
-        failures: Gets a line for each picture whose part is not known.
+        failures: List to which a failure is added for each picture whose part is not known.
     """
-    if (parts := predictor.parts()) is None:
+    collector = predictor.parts()
+    if collector is None:
         return ()
-    items = dict[str | None, Item]()
-    decisions = list[PartPrediction | None]()
+    item_of = dict[str | None, Item]()
+    parts = list[PartPrediction]()
     for item, prediction in pictures:
-        items[prediction.path] = item
+        item_of[prediction.path] = item
         try:
-            decisions.append(parts.add(prediction))
+            completed_part = collector.add(prediction)
         except InputError as error:
             failures.append(failure_of(error))
-    found = [*filter(None, decisions), *parts.decide_incomplete()]
-    return tuple(_with_truth(part, [items[view.path] for view in part.views.values()]) for part in found)
+            continue
+        if completed_part:
+            parts.append(completed_part)
+    parts += collector.decide_incomplete()
+    judged = []
+    for part in parts:
+        items = [item_of[view.path] for view in part.views.values()]
+        judged.append(_with_truth(part, items))
+    return tuple(judged)
 
 
-def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
-    kinds = [item.kind for item in shown if item.anomalous]
-    return JudgedPart(found, bool(kinds), (kinds or [shown[0].kind])[0])
+def _with_truth(part: PartPrediction, items: Sequence[Item]) -> JudgedPart:
+    """Return the decision on a part, with the truth; `items` are the part's pictures."""
+    defect_kinds = [item.kind for item in items if item.anomalous]
+    kind = defect_kinds[0] if defect_kinds else items[0].kind
+    return JudgedPart(part, anomalous=bool(defect_kinds), kind=kind)
 
 
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
-    """Return the decisions: on the parts, if there are any, else on the pictures."""
+    """Return the decisions on the parts; without parts, on the pictures."""
     if not parts:
         return [
             _decided(str(item.path), item.kind, item.anomalous, prediction) for item, prediction in pictures
@@ -95,24 +105,34 @@ def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[
     return [_decided(part.prediction.part, part.kind, part.anomalous, part.prediction) for part in parts]
 
 
-def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPrediction) -> Decided:
-    return Decided(name, kind, anomalous, found.score, found.severity, found.p_value, found.is_anomalous)
+def _decided(name: str, kind: str, anomalous: bool, prediction: Prediction | PartPrediction) -> Decided:
+    return Decided(
+        name,
+        kind,
+        anomalous,
+        score=prediction.score,
+        severity=prediction.severity,
+        p_value=prediction.p_value,
+        is_anomalous=prediction.is_anomalous,
+    )
 
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
-    """Return the pictures with the decision on their parts and the truth of these.
+    """Return the pictures, each with the decision on its part and with the truth of its part.
 
-    Each picture of a defective part has the part's kind, whatever the picture shows.
+    Each picture of a defective part counts as defective and has the part's kind, whatever the picture shows.
+    Pictures that belong to no part are returned as they are.
     """
-    by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
+    part_and_prediction_by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:
         for prediction in part.prediction.pictures().values():
-            by_path[prediction.path] = part, prediction
-    found = list[Judged]()
+            part_and_prediction_by_path[prediction.path] = part, prediction
+    judged = list[Judged]()
     for item, prediction in pictures:
-        if prediction.path not in by_path:
-            found.append((item, prediction))
+        if prediction.path not in part_and_prediction_by_path:
+            judged.append((item, prediction))
             continue
-        part, decided = by_path[prediction.path]
-        found.append((replace(item, kind=part.kind, anomalous=part.anomalous), decided))
-    return found
+        part, part_prediction = part_and_prediction_by_path[prediction.path]
+        part_item = replace(item, kind=part.kind, anomalous=part.anomalous)
+        judged.append((part_item, part_prediction))
+    return judged

@@ -59,18 +59,27 @@ OnPrediction = Callable[[Item, Prediction], None]
 
 @dataclass
 class _TestPictures:
-    """Test pictures with a prediction (`kept`), left out, or unreadable."""
+    """Test pictures, sorted by what came of them.
 
-    kept: PictureStore
+    Attributes:
+        store: Pictures with a prediction.
+        failures: Reasons why pictures could not be judged, or masks not be used.
+        left_out: Pictures that the model learnt from.
+        unjudged: Pictures that could not be judged, each with the reason.
+        mask_counts: Counts of `DEFECT_PIXELS` and `MASK_COUNTS`.
+        unmarked: For each defective picture without a usable mask the reason.
+    """
+
+    store: PictureStore
     failures: list[Failure] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
-    marked: Counter[str] = field(default_factory=Counter)  # counts of `DEFECT_PIXELS` and `MASK_COUNTS`
-    unmarked: list[str] = field(default_factory=list)  # why defective pictures have no usable mask
+    mask_counts: Counter[str] = field(default_factory=Counter)
+    unmarked: list[str] = field(default_factory=list)
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
-    """Mask [H, W] bool of the pixels that count, at the size of a prediction's map.
+    """Return the pixels that count, [H, W] bool at the size of a prediction's map.
 
     They show the picture, not a letterbox's border, and lie inside the model's region of interest.
     """
@@ -91,91 +100,93 @@ def evaluate(
 ) -> Evaluation:
     """Score the test pictures and compute the metrics.
 
-    Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
-    their name. Where the data set has no split of its own, every other picture is tested. A defective picture
-    without a mask counts for image metrics only. For pixel metrics only `valid_pixels` count. Maps lie in a
-    temporary file (in TMPDIR).
+    Pictures that the model was fitted or calibrated on are left out. They are found by their decoded pixels,
+    so their names do not matter. If the data set has no split of its own, all other pictures are tested. A
+    defective picture without a mask counts for image metrics only. Pixel metrics are over `valid_pixels`
+    only. Maps are kept in a temporary file (in TMPDIR).
 
     Args:
         predictor: Model to evaluate.
         dataset: Data set whose test pictures are judged.
-        full_resolution: Whether to compute pixel metrics at the pictures' own size too, named `full_*`.
-            Slower.
-        robust: Whether to judge every picture in other light and out of focus too (`robustness`), or the
-            lights to do so in: 20 times the work, or as many times as there are lights.
+        full_resolution: Whether to compute pixel metrics at the pictures' own size too, which is slower.
+            Their names are `full_*`.
+        robust: Whether to judge every picture in other light and out of focus too (`robustness`), which takes
+            20 times as long. A collection of lights is used in place of the usual ones.
         leave_out: Hashes (`decoding.pixel_hash`) of further pictures to leave out.
-        fewer: Models like it of fewer good pictures (`fitting.fewer_pictures.fit_fewer`), for the learning
-            curve.
-        take: Called with every item and its prediction, to write pictures.
+        fewer: Models for the learning curve: fitted like `predictor`, but to fewer good pictures
+            (`fitting.fewer_pictures.fit_fewer`).
+        take: Called with every item and its prediction, for example to write pictures.
         step: Called with the progress.
 
     Raises:
         InputError: There is nothing to test.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     _check_dataset(dataset)
-    learnt = set(leave_out)
-    learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
-    is_drawn = dataset.drawn_split
-    dataset = leave_out_learnt_parts(predictor, dataset, learnt, step)
-    _check_tests(predictor, dataset, changes_light=bool(robust))
-    seen = _predict_all(predictor, dataset, learnt, take, step)
-    kept = seen.kept
-    if not kept.items:
-        raise _nothing_evaluated(dataset, seen.failures)
+    learnt_hashes = set(leave_out)
+    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)  # calibration learns, too
+    tested = leave_out_learnt_parts(predictor, dataset, learnt_hashes, step)
+    _check_tests(predictor, tested, changes_light=bool(robust))
+    results = _predict_all(predictor, tested, learnt_hashes, take, step)
+    store = results.store
+    if not store.items:
+        raise _nothing_evaluated(tested, results.failures)
     explanations: Json = {}
-    shown = [*zip(kept.items, kept.predictions, strict=True)]
-    judged = judge_parts(predictor, shown, seen.failures)
-    if judged:
-        shown = as_parts_say(shown, judged)
-        kept.items = [item for item, _ in shown]
-        kept.predictions = [prediction for _, prediction in shown]
+    pictures = [*zip(store.items, store.predictions, strict=True)]
+    parts = judge_parts(predictor, pictures, results.failures)
+    if parts:
+        pictures = as_parts_say(pictures, parts)
+        store.items = [item for item, _ in pictures]
+        store.predictions = [prediction for _, prediction in pictures]
         explanations["image_metrics"] = "of parts, which the model decides on"
-    decided = decided_on(shown, judged)
-    metrics = _image_metrics(decided, predictor, explanations) | _pixel_metrics(kept, predictor, explanations)
-    metrics |= loco_metrics(kept, dataset, explanations)
+    decided = decided_on(pictures, parts)
+    metrics = _image_metrics(decided, predictor, explanations)
+    metrics |= _pixel_metrics(store, predictor, explanations)
+    metrics |= loco_metrics(store, tested, explanations)
     if full_resolution:
-        metrics |= _full_resolution_metrics(kept, explanations)
-    left_out_kinds = Counter(item.kind for item in seen.left_out)
+        metrics |= _full_resolution_metrics(store, explanations)
+    left_out_kinds = Counter(item.kind for item in results.left_out)
     return Evaluation(
-        category=dataset.category,
+        category=tested.category,
         product=predictor.manifest.category,
         method=predictor.manifest.method,
-        metrics=_known_metrics(metrics),
-        false_alarms=_false_alarm_statistics(shown, decided, predictor, dataset.train),
+        metrics=_nan_to_none(metrics),
+        false_alarms=_false_alarm_statistics(pictures, decided, predictor, tested.train),
         defects=_defect_statistics(decided),
-        kinds=_kind_statistics(decided, dataset),
-        images=len(kept),
-        defect_pixels=_counts_of(seen.marked, DEFECT_PIXELS),
-        masks=_counts_of(seen.marked, MASK_COUNTS),
+        kinds=_kind_statistics(decided, tested),
+        images=len(store),
+        defect_pixels=_counts_of(results.mask_counts, DEFECT_PIXELS),
+        masks=_counts_of(results.mask_counts, MASK_COUNTS),
         left_out=dict(left_out_kinds),
-        learnt_from=len(dataset.train) if is_drawn else 0,
-        without_mask=kept.without_mask,
-        unmarked=dict(Counter(seen.unmarked)),
-        seconds=time.perf_counter() - began,
-        mismatch=_mismatch_warning(kept, predictor),
+        learnt_from=len(tested.train) if dataset.drawn_split else 0,
+        without_mask=store.without_mask,
+        unmarked=dict(Counter(results.unmarked)),
+        seconds=time.perf_counter() - start,
+        mismatch=_mismatch_warning(store, predictor),
         labels=explanations,
-        parts=part_statistics(predictor, judged),
-        learning_curve=learning_curve(predictor, fewer, shown, step),
-        robustness=robustness(predictor, dataset, lights=_lights_of(robust), leave_out=leave_out, step=step),
-        failures=tuple(seen.failures),
-        judged_parts=judged,
-        pictures=kept.pictures,
-        left_out_items=tuple(seen.left_out),
-        unjudged=tuple(seen.unjudged),
+        parts=part_statistics(predictor, parts),
+        learning_curve=learning_curve(predictor, fewer, pictures, step),
+        robustness=robustness(predictor, tested, lights=_lights_of(robust), leave_out=leave_out, step=step),
+        failures=tuple(results.failures),
+        judged_parts=parts,
+        pictures=store.pictures,
+        left_out_items=tuple(results.left_out),
+        unjudged=tuple(results.unjudged),
     )
 
 
 def _check_dataset(dataset: object) -> None:
-    if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
+    """Raise InputError for a path, which `fit` takes but `evaluate` does not, and for other types."""
+    if isinstance(dataset, str | os.PathLike):
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     require_type("dataset", dataset, Dataset)
 
 
 def _nothing_evaluated(dataset: Dataset, failures: Sequence[str]) -> InputError:
-    why = failures[0] if failures else "the model was fitted on all of them"
+    """Return the error that no test picture can be evaluated, with the first failure as the reason."""
+    reason = failures[0] if failures else "the model was fitted on all of them"
     count = pluralize(len(dataset.test), "test picture")
-    return InputError(f"none of {count} of {dataset.root} can be evaluated: {why}")
+    return InputError(f"none of {count} of {dataset.root} can be evaluated: {reason}")
 
 
 def _check_tests(predictor: Predictor, dataset: Dataset, changes_light: bool) -> None:
@@ -190,88 +201,112 @@ def _check_tests(predictor: Predictor, dataset: Dataset, changes_light: bool) ->
 
 
 def _lights_of(robust: bool | Collection[Light]) -> Collection[Light]:
-    """The lights in which every picture is judged, too."""
+    """Return the lights in which every picture is judged, too."""
     if isinstance(robust, bool):
         return LIGHTS if robust else ()
     return robust
 
 
 def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
+    """Return the counts of some names, 0 for those without."""
     return {name: counts[name] for name in names}
 
 
-def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return the metrics as numbers, or None for NaN."""
-    known: dict[str, float | None] = {}
-    for name, value in values.items():
-        known[name] = None if value is None or np.isnan(value) else float(value)
-    return known
+def _nan_to_none(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the metrics with None in place of NaN."""
+    values: dict[str, float | None] = {}
+    for name, value in metrics.items():
+        values[name] = None if value is None or np.isnan(value) else float(value)
+    return values
 
 
 def _predict_all(
     predictor: Predictor,
     dataset: Dataset,
-    learnt: Collection[str],
+    learnt_hashes: Collection[str],
     take: OnPrediction | None,
     step: ProgressCallback,
 ) -> _TestPictures:
-    seen = _TestPictures(PictureStore(lambda geometry: valid_pixels(predictor, geometry)))
-    results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
-    for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
+    """Predict the test pictures, and read their ground truth.
+
+    Args:
+        predictor: The model.
+        dataset: Data set of the test pictures.
+        learnt_hashes: Hashes of the pictures to leave out.
+        take: Called with every item and its prediction; None for nothing.
+        step: Called with the progress.
+    """
+    results = _TestPictures(PictureStore(lambda geometry: valid_pixels(predictor, geometry)))
+    stream = predictor.stream([item.path for item in dataset.test], leave_out=learnt_hashes)
+    for done, (item, (_, result)) in enumerate(zip(dataset.test, stream, strict=True), start=1):
         step("evaluation", done, len(dataset.test))
         if isinstance(result, ExcludedPictureError):
-            seen.left_out.append(item)
+            results.left_out.append(item)
             continue
         if isinstance(result, InputError):
-            seen.failures.append(failure_of(result))
-            seen.unjudged.append((item, str(result)))
+            results.failures.append(failure_of(result))
+            results.unjudged.append((item, str(result)))
             continue
         try:
-            truth = _ground_truth(item, result, predictor, seen.marked)
-            seen.unmarked += [item.unmarked or "masks that mark nothing"] if truth is None else []
+            truth = _ground_truth(item, result, predictor, results.mask_counts)
+            if truth is None:
+                results.unmarked.append(item.unmarked or "masks that mark nothing")
         except InputError as error:
-            seen.failures.append(mask_failure(error))
-            seen.unmarked.append("masks that cannot be used")
+            results.failures.append(mask_failure(error))
+            results.unmarked.append("masks that cannot be used")
             truth = None
-        seen.kept.append(item, result, truth)
+        results.store.append(item, result, truth)
         if take:
             take(item, result)
-    return seen
+    return results
 
 
 def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """Return the union of the item's masks at the network's size, and count its pixels, regions and masks.
+    """Return the union of a picture's masks, [H, W] bool at the network's size.
 
-    It is all False for a good picture, and None where nothing is marked.
+    It is all False for a good picture, and None for a defective picture in which nothing is marked.
 
     Args:
         item: Picture with its masks.
         result: The model's prediction of it.
         predictor: The model.
-        counts: Gets the numbers.
+        counts: Counts of `DEFECT_PIXELS` and `MASK_COUNTS`, to which those of this picture are added.
+
+    Raises:
+        InputError: A mask cannot be used.
     """
     geometry = result.geometry
     if not item.anomalous:
         return np.zeros(geometry.size, dtype=bool)
     if not item.masks:
         return None
-    marked = union_masks(item.masks, geometry.picture_size)
-    every = int(np.count_nonzero(marked))
-    if not every:
+    mask = union_masks(item.masks, geometry.picture_size)
+    marked_count = int(np.count_nonzero(mask))
+    if marked_count == 0:
         counts["empty"] += 1
         return None
-    visible = marked & geometry.warp_mask(valid_pixels(predictor, geometry))
-    inside = int(np.count_nonzero(visible))
-    counts.update(all=every, outside=every - inside, pictures_outside=inside == 0, pictures=1)
-    truth, regions, lost = shrink_mask(marked, visible, geometry)
-    counts.update(regions=regions, lost=lost == regions > 0, lost_regions=lost if lost < regions else 0)
+    visible_mask = mask & geometry.warp_mask(valid_pixels(predictor, geometry))
+    visible_count = int(np.count_nonzero(visible_mask))
+    counts["pictures"] += 1
+    counts["all"] += marked_count
+    counts["outside"] += marked_count - visible_count
+    counts["pictures_outside"] += visible_count == 0  # adds 1 if no marked pixel is visible
+    truth, region_count, lost_count = shrink_mask(mask, visible_mask, geometry)
+    counts["regions"] += region_count
+    if lost_count < region_count:
+        counts["lost_regions"] += lost_count
+    elif region_count:  # all regions are lost
+        counts["lost"] += 1
     return truth
 
 
 def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
-    """Metrics of decisions on pictures, or parts; writes into `explanations` which thresholds they have."""
+    """Return the image metrics of decisions on pictures or parts, by their names.
+
+    How their thresholds were chosen is added to `explanations`.
+    """
     anomalous = np.array([picture.anomalous for picture in decided])
     image = metrics.image_metrics(anomalous, np.array([picture.score for picture in decided]))
     explanations["image_f1"] = _best_threshold_label("score", image.f1_threshold)
@@ -286,94 +321,112 @@ def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanation
     }
 
 
-def _best_threshold_label(what: str, threshold: float) -> str | None:
-    """Label of a best F1; None where there is none, with pictures of one kind only."""
+def _best_threshold_label(name: str, threshold: float) -> str | None:
+    """Return a text on the threshold of the best F1; None where no F1 exists.
+
+    Args:
+        name: What is compared with the threshold: "score" or "mask".
+        threshold: Threshold of the best F1; NaN where no F1 exists.
+    """
     if not np.isfinite(threshold):
         return None
-    return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
+    return f"best {name} threshold, chosen on test labels: {threshold:.6g}"
 
 
 def _false_alarm_statistics(
-    shown: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
+    pictures: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
 ) -> Json:
-    good = [picture.is_anomalous for picture in decided if not picture.anomalous]
-    alarms = sum(good)
-    total = len(good)
-    low, high = metrics.confidence_interval_rate(alarms, total)
+    """Return the figures of `Evaluation.false_alarms`.
+
+    Args:
+        pictures: Test pictures with their predictions.
+        decided: Decisions on pictures or parts.
+        predictor: The model.
+        train: Training pictures.
+    """
+    is_alarm = [picture.is_anomalous for picture in decided if not picture.anomalous]
+    alarm_count = sum(is_alarm)
+    good_count = len(is_alarm)
+    low, high = metrics.confidence_interval_rate(alarm_count, good_count)
     promise = promise_of(predictor.manifest)
-    found: Json = {
+    good_pictures = [(item, prediction) for item, prediction in pictures if not item.anomalous]
+    statistics: Json = {
         "target": promise.wanted if promise.by_part else predictor.calibration.effective_rate,
         "expected": promise.rate if promise.is_made else None,
-        "measured": alarms / total if total else None,
-        "images": total,
+        "measured": alarm_count / good_count if good_count else None,
+        "images": good_count,
         "interval": [low, high],
     }
-    good_pictures = [(item, prediction) for item, prediction in shown if not item.anomalous]
-    found |= check_promise(predictor, train, good_pictures)
-    return found
+    statistics |= check_promise(predictor, train, good_pictures)
+    return statistics
 
 
 def _defect_statistics(decided: Sequence[Decided]) -> Json:
-    called = [picture.is_anomalous for picture in decided if picture.anomalous]
-    interval = metrics.confidence_interval_rate(sum(called), len(called))
-    return {"images": len(called), "found": sum(called), "interval": [*interval]}
+    """Return the figures of `Evaluation.defects`."""
+    is_detected = [picture.is_anomalous for picture in decided if picture.anomalous]
+    interval = metrics.confidence_interval_rate(sum(is_detected), len(is_detected))
+    return {"images": len(is_detected), "found": sum(is_detected), "interval": [*interval]}
 
 
 def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> Json:
-    """Figures of the parts. Empty where the model decides on pictures alone."""
-    if (parts := predictor.parts()) is None:
+    """Return the figures of the parts; empty where the model decides on pictures alone."""
+    collector = predictor.parts()
+    if collector is None:
         return {}
-    anomalous = np.array([part.anomalous for part in judged], bool)
-    decisions = np.array([part.prediction.is_anomalous for part in judged], bool)
-    incomplete = sum(part.prediction.decision == INCOMPLETE for part in judged)
-    good = int(np.count_nonzero(~anomalous))
-    alarms = int(np.count_nonzero(decisions & ~anomalous))
+    is_defective = np.array([part.anomalous for part in judged], bool)
+    is_flagged = np.array([part.prediction.is_anomalous for part in judged], bool)
     scores = np.array([part.prediction.score for part in judged])
-    auroc = metrics.image_metrics(anomalous, scores).auroc
-    verdict = parts.judge_promise(alarms, good)
-    low, high = metrics.confidence_interval_rate(alarms, good)
+    good_count = int(np.count_nonzero(~is_defective))
+    alarm_count = int(np.count_nonzero(is_flagged & ~is_defective))
+    auroc = metrics.image_metrics(is_defective, scores).auroc
+    verdict = collector.judge_promise(alarm_count, good_count)
+    low, high = metrics.confidence_interval_rate(alarm_count, good_count)
     return {
-        "good": good,
-        "false_alarms": alarms,
+        "good": good_count,
+        "false_alarms": alarm_count,
         "interval": [low, high],
-        "promise": parts.promise(),
+        "promise": collector.promise(),
         "broken": None if verdict is None else verdict.broken,
-        "defective": len(judged) - good,
-        "found": int(np.count_nonzero(decisions & anomalous)),
-        "incomplete": incomplete,
+        "defective": len(judged) - good_count,
+        "found": int(np.count_nonzero(is_flagged & is_defective)),
+        "incomplete": sum(part.prediction.decision == INCOMPLETE for part in judged),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
 
-def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
-    """Warning about pictures that do not belong to the model, judged by good ones if these are enough."""
-    good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
+def _mismatch_warning(store: PictureStore, predictor: Predictor) -> str:
+    """Return a warning if the pictures seem to be of another product than the model's; else an empty text.
+
+    Only the good pictures are looked at if there are enough of them, else all pictures.
+    """
     rate = predictor.calibration.expected_rate
-    enough = len(good) >= MIN_WARNING_PICTURES
-    mismatch = (
-        MismatchDetector(rate, "good test pictures")
-        if enough
-        else MismatchDetector(rate, "test pictures", defective=True)
-    )
-    for prediction in good if enough else kept.predictions:
-        mismatch.add(prediction)
-    return mismatch.warning()
+    predictions = []
+    for item, prediction in zip(store.items, store.predictions, strict=True):
+        if not item.anomalous:
+            predictions.append(prediction)
+    detector = MismatchDetector(rate, "good test pictures")
+    if len(predictions) < MIN_WARNING_PICTURES:
+        predictions = store.predictions
+        detector = MismatchDetector(rate, "test pictures", defective=True)
+    for prediction in predictions:
+        detector.add(prediction)
+    return detector.warning()
 
 
-def _pixel_metrics(kept: PictureStore, predictor: Predictor, explanations: Json) -> dict[str, float]:
-    """Pixel metrics; writes into `explanations` how each was measured."""
-    predicted_masks = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
-    found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, predicted_masks)
+def _pixel_metrics(store: PictureStore, predictor: Predictor, explanations: Json) -> dict[str, float]:
+    """Return pixel metrics by their names; add to `explanations` how each was measured."""
+    predicted_masks = LazySequence(lambda i: store.prediction_with_map(i).mask, len(store))
+    values, best_threshold = _compute_pixel_metrics(store.maps, store.truths, store.valid, predicted_masks)
     threshold = predictor.calibration.mask_threshold
     outline = predictor.calibration.outline
     maps_label = (
         "maps at network size, masks resized by nearest neighbour; one that would keep no pixel keeps the "
         "nearest one"
     )
-    if any(valid is not None for valid in kept.valid):
+    if any(valid is not None for valid in store.valid):
         maps_label += "; only pixels of the picture inside the region of interest count"
     regions_label = "8-connected regions over the whole test set, FPR up to 0.3"
-    masks = [mask for item in kept.items for mask in item.masks]
+    masks = [mask for item in store.items for mask in item.masks]
     if any(isinstance(mask, PictureLabels) and mask.boxes for mask in masks):
         regions_label += "; some masks are boxes, which cover more than the defect"
     threshold_label = f"mask threshold fixed by calibration: {threshold:.6g}"
@@ -381,9 +434,9 @@ def _pixel_metrics(kept: PictureStore, predictor: Predictor, explanations: Json)
         threshold_label += f"; regions outlined at {outline:.0%} of the height nearby"
     explanations["pixel_metrics"] = maps_label
     explanations["au_pro"] = regions_label
-    explanations["pixel_f1"] = _best_threshold_label("mask", best)
+    explanations["pixel_f1"] = _best_threshold_label("mask", best_threshold)
     explanations["pixel_f1_calibrated"] = threshold_label
-    return found
+    return values
 
 
 def _compute_pixel_metrics(
@@ -392,7 +445,14 @@ def _compute_pixel_metrics(
     valid: Sequence[NDArray[np.bool_] | None],
     predicted_masks: Sequence[NDArray[np.bool_]],
 ) -> tuple[dict[str, float], float]:
-    """Pixel metrics by their names, and the threshold of the best F1."""
+    """Return pixel metrics by their names, and the threshold of the best F1.
+
+    Args:
+        maps: Anomaly map [H, W] of each picture.
+        truths: [H, W] of each picture, defective pixels; None: the picture does not count.
+        valid: [H, W] of each picture, pixels that count; None: all.
+        predicted_masks: [H, W] of each picture, pixels that the model calls defective.
+    """
     pixel = metrics.pixel_metrics(maps, truths, valid=valid)
     figures = {
         "pixel_auroc": pixel.auroc,
@@ -410,61 +470,71 @@ def _segmentation_f1(
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
-    """Return the F1 of the marked pixels of all pictures together; NaN without pixels of both classes.
+    """Return the F1 over the pixels of all pictures together; NaN without pixels of both classes.
 
     It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
 
     Args:
-        predicted_masks: [H, W] of each picture, pixels that the model marks.
+        predicted_masks: [H, W] of each picture, pixels that the model calls defective.
         truths: [H, W] of each picture, defective pixels; None: the picture does not count.
         valid: [H, W] of each picture, pixels that count; None: all.
     """
-    hits = called = defective = counting = 0
+    hit_count = predicted_count = defective_count = pixel_count = 0
     for i in range(len(truths)):
-        if (truth := truths[i]) is not None:
-            counted = ... if (inside := valid[i]) is None else inside
-            found = predicted_masks[i][counted]
-            true = truth[counted]
-            hits += int((found & true).sum())
-            called += int(found.sum())
-            defective += int(true.sum())
-            counting += true.size
-    return 2 * hits / (called + defective) if 0 < defective < counting else float("nan")
+        truth = truths[i]
+        if truth is None:
+            continue
+        is_valid = valid[i]
+        predicted = predicted_masks[i] if is_valid is None else predicted_masks[i][is_valid]
+        defective = truth if is_valid is None else truth[is_valid]
+        hit_count += int((predicted & defective).sum())
+        predicted_count += int(predicted.sum())
+        defective_count += int(defective.sum())
+        pixel_count += defective.size
+    if not 0 < defective_count < pixel_count:
+        return float("nan")
+    return 2 * hit_count / (predicted_count + defective_count)
 
 
-def _full_resolution_metrics(kept: PictureStore, explanations: Json) -> dict[str, float]:
-    """Pixel metrics at the pictures' own size; writes into `explanations` how they were measured."""
+def _full_resolution_metrics(store: PictureStore, explanations: Json) -> dict[str, float]:
+    """Return pixel metrics at the pictures' own size by their names; add a remark to `explanations`."""
     explanations["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:
-        known = kept.truths[i] is not None
-        return union_masks(kept.items[i].masks, kept.predictions[i].geometry.picture_size) if known else None
+        if store.truths[i] is None:
+            return None
+        return union_masks(store.items[i].masks, store.predictions[i].geometry.picture_size)
 
-    def valid(i: int) -> NDArray[np.bool_]:
-        geometry = kept.predictions[i].geometry
-        inside = kept.valid[i]
-        return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
+    def valid_pixels_of(i: int) -> NDArray[np.bool_]:
+        geometry = store.predictions[i].geometry
+        valid = store.valid[i]
+        if valid is None:
+            valid = np.ones(geometry.size, np.bool_)
+        return geometry.warp_mask(valid)
 
-    maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
-    predicted_masks = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
-    truths = LazySequence(truth, len(kept))
-    inside = LazySequence(valid, len(kept))
-    found, _ = _compute_pixel_metrics(maps, truths, inside, predicted_masks)
-    return {f"full_{name}": value for name, value in found.items()}
+    count = len(store)
+    values, _ = _compute_pixel_metrics(
+        maps=LazySequence(lambda i: store.prediction_with_map(i).picture_map(), count),
+        truths=LazySequence(truth, count),
+        valid=LazySequence(valid_pixels_of, count),
+        predicted_masks=LazySequence(lambda i: store.prediction_with_map(i).picture_mask(), count),
+    )
+    return {f"full_{name}": value for name, value in values.items()}
 
 
 def _kind_statistics(decided: Sequence[Decided], dataset: Dataset) -> dict[str, Json]:
-    found: dict[str, Json] = {}
+    """Return the figures of `Evaluation.kinds`, in the data set's order of kinds."""
+    statistics: dict[str, Json] = {}
     for kind in dataset.kinds:
-        chosen = [picture for picture in decided if picture.kind == kind]
-        if not chosen:
+        pictures = [picture for picture in decided if picture.kind == kind]
+        if not pictures:
             continue
-        scores = [picture.score for picture in chosen]
-        severities = [picture.severity for picture in chosen]
-        found[kind] = {
-            "images": len(chosen),
-            "anomalous": sum(picture.is_anomalous for picture in chosen),
+        scores = [picture.score for picture in pictures]
+        severities = [picture.severity for picture in pictures]
+        statistics[kind] = {
+            "images": len(pictures),
+            "anomalous": sum(picture.is_anomalous for picture in pictures),
             "mean_score": float(np.mean(scores)),
             "median_severity": float(np.median(severities)),
         }
-    return found
+    return statistics

@@ -27,62 +27,78 @@ if TYPE_CHECKING:
 def shrink_mask(
     marked: NDArray[np.bool_], visible: NDArray[np.bool_], geometry: Geometry
 ) -> tuple[NDArray[np.bool_], int, int]:
-    """Resize a mask [Hp, Wp] to the network's size, nearest as the papers do.
+    """Resize a mask to the network's size by nearest neighbour, as the papers do.
 
-    One that would keep no pixel keeps the nearest one of each of its regions: else a defective picture would
-    count as a good one.
+    If all regions would vanish, one pixel of each region is set: otherwise a defective picture would count as
+    a good one.
 
-    Returns also how many 8-connected regions are `visible` [Hp, Wp], and how many nearest resizing loses.
+    Args:
+        marked: Mask [Hp, Wp] bool at the picture's size.
+        visible: Pixels of the mask that the network sees and that count, [Hp, Wp] bool.
+        geometry: Geometry of the picture.
+
+    Returns:
+        The mask at the network's size, the number of 8-connected regions in `visible`, and how many of these
+        regions nearest-neighbour resizing loses.
     """
     from scipy.ndimage import find_objects, label  # slow to import
 
     truth = geometry.mask_to_network(marked)
-    regions, count = label(visible, structure=np.ones((3, 3)))
-    left = np.unique(geometry.inverse().warp_labels(regions))
-    lost = count - int(np.count_nonzero(left))
-    if lost == count:
-        for number, window in enumerate(find_objects(regions), start=1):
-            y, x = np.nonzero(regions[window] == number)
+    height, width = truth.shape
+    labelled, region_count = label(visible, structure=np.ones((3, 3)))
+    numbers_left = np.unique(geometry.inverse().warp_labels(labelled))
+    # 0, the background, is no region
+    lost_count = region_count - int(np.count_nonzero(numbers_left))
+    if lost_count == region_count:
+        for number, (rows, columns) in enumerate(find_objects(labelled), start=1):
+            y, x = np.nonzero(labelled[rows, columns] == number)
+            # index of the region's pixel that is nearest to its centre of mass
             middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
-            row = y[middle] + window[0].start + 0.5
-            column = x[middle] + window[1].start + 0.5
-            at_x, at_y, *_ = geometry.to_network((column, row, column, row))
-            truth[min(int(at_y), truth.shape[0] - 1), min(int(at_x), truth.shape[1] - 1)] = True
-    return truth, count, lost
+            centre_y = y[middle] + rows.start + 0.5
+            centre_x = x[middle] + columns.start + 0.5
+            network_x, network_y, *_ = geometry.to_network((centre_x, centre_y, centre_x, centre_y))
+            truth[min(int(network_y), height - 1), min(int(network_x), width - 1)] = True
+    return truth, region_count, lost_count
 
 
-Regions = list[tuple[NDArray[np.bool_], float]]  # of a picture: each with its saturation
+Regions = list[tuple[NDArray[np.bool_], float]]  # regions of a picture, each with its saturation
 
 
-def _saturated_regions(kept: PictureStore, configs: dict[int, Json]) -> list[Regions | None]:
-    """Regions of each picture; None where it has no usable mask."""
-    found: list[Regions | None] = []
-    for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
-        if truth is None:  # its masks may be damaged
-            found.append(None)
+def _saturated_regions(store: PictureStore, configs: dict[int, Json]) -> list[Regions | None]:
+    """Return the regions of each picture; None for a picture without a usable mask."""
+    regions_of_pictures: list[Regions | None] = []
+    for item, prediction, truth in zip(store.items, store.predictions, store.truths, strict=True):
+        if truth is None:
+            regions_of_pictures.append(None)
             continue
         regions = [_saturated_region(Path(mask), prediction.geometry, configs) for mask in item.masks]
-        found.append([region for region in regions if region])
-    return found
+        regions_of_pictures.append([region for region in regions if region])
+    return regions_of_pictures
 
 
 def _of_kind_or_good(
-    items: Sequence[Item], regions: Sequence[Regions | None], kind: str
+    items: Sequence[Item], regions_of_pictures: Sequence[Regions | None], kind: str
 ) -> list[Regions | None]:
-    """Regions of the good pictures and of one kind of defect; None for all others."""
-    found: list[Regions | None] = []
-    for item, regions_of_item in zip(items, regions, strict=True):
-        found.append(regions_of_item if item.kind == kind or not item.anomalous else None)
-    return found
+    """Return the regions of each picture; None for pictures with another kind of defect than `kind`."""
+    selected: list[Regions | None] = []
+    for item, regions in zip(items, regions_of_pictures, strict=True):
+        is_selected = item.kind == kind or not item.anomalous
+        selected.append(regions if is_selected else None)
+    return selected
 
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
-    """Compute MVTec LOCO's sPRO, where its saturation file lies beside the data; else return none.
+    """Return the area under the sPRO curve of MVTec LOCO for each limit, by the metric's name.
+
+    Empty for other data, or without LOCO's saturation file.
 
     Args:
         kept: Evaluated pictures.
-        dataset: Their data set.
-        explanations: Gets how it was measured, or why not.
+        dataset: Data set of the pictures.
+        explanations: Remarks by metric, to which is added how the metric was measured, or why it was not.
+
+    Raises:
+        InputError: The saturation file or a mask cannot be used.
     """
     if dataset.layout != "loco":
         return {}
@@ -90,31 +106,35 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> di
     if not path.is_file():
         explanations["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
         return {}
-    regions = _read_saturated_regions(path, kept)
+    regions_of_pictures = _read_saturated_regions(path, kept)
     explanations["au_spro"] = (
         "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
         "maps at network size, saturation scaled with the area"
     )
     kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
-    areas: dict[str, list[float]] = {}
+    areas_by_metric: dict[str, list[float]] = {}
     for kind in kinds:
-        own_regions = _of_kind_or_good(kept.items, regions, kind)
-        for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
-            if not np.isnan(value):  # a kind without masks has none
-                areas.setdefault(f"au_spro_{limit:g}", []).append(value)
-    most = max(map(len, areas.values()), default=0)
-    if most < len(kinds):
+        regions = _of_kind_or_good(kept.items, regions_of_pictures, kind)
+        for limit, value in metrics.au_spro(kept.maps, regions, valid=kept.valid).items():
+            if not np.isnan(value):  # NaN for a kind without masks
+                areas_by_metric.setdefault(f"au_spro_{limit:g}", []).append(value)
+    measured_count = max(map(len, areas_by_metric.values()), default=0)
+    if measured_count < len(kinds):
         explanations["au_spro"] += (
-            f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
+            f"; of {measured_count} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
         )
-    return {name: float(np.mean(values)) for name, values in areas.items()}
+    return {name: float(np.mean(values)) for name, values in areas_by_metric.items()}
 
 
-def _read_saturated_regions(path: Path, kept: PictureStore) -> list[Regions | None]:
-    """Regions of each picture with their saturations, by LOCO's file."""
+def _read_saturated_regions(path: Path, store: PictureStore) -> list[Regions | None]:
+    """Return the regions of each picture with the saturations of LOCO's file.
+
+    Raises:
+        InputError: The file is not LOCO's, or a mask cannot be used.
+    """
     try:
         configs = {config["pixel_value"]: config for config in json.loads(path.read_text(encoding="utf-8"))}
-        return _saturated_regions(kept, configs)
+        return _saturated_regions(store, configs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
 
@@ -124,18 +144,27 @@ def _saturated_region(
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Return a region at the network's size, and its saturation in pixels there.
 
-    It is None where the region lies outside of the view or marks nothing.
+    None where the region lies outside of the view or marks nothing.
+
+    Args:
+        path: Mask of the region, whose pixel value names its entry in `configs`.
+        geometry: Geometry of the picture.
+        configs: Entries of LOCO's saturation file by pixel value.
+
+    Raises:
+        InputError: The mask cannot be read, or has another size than the picture.
     """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
     visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))
-    scaled, *_ = shrink_mask(values > 0, visible, geometry)
-    if not scaled.any():
+    region, _, _ = shrink_mask(values > 0, visible, geometry)
+    if not region.any():
         return None
     config = configs[int(values.max())]
+    scale_y, scale_x = geometry.scale
     saturation = metrics.saturation_pixels(
-        int(scaled.sum()),
+        int(region.sum()),
         config["saturation_threshold"],
         relative=config["relative_saturation"],
-        scale=geometry.scale[0] * geometry.scale[1],
+        scale=scale_y * scale_x,
     )
-    return scaled, saturation
+    return region, saturation

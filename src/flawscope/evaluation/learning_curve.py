@@ -1,4 +1,4 @@
-"""Says how many good pictures are enough: models of fewer ones judge the same test pictures."""
+"""Measures how many good pictures are enough: models of fewer good pictures judge the same test pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.results.prediction import Prediction
 
 RESAMPLES = 1000
-TAILS = (0.025, 0.975)
+TAILS = (0.025, 0.975)  # quantiles that bound a 95 % interval
 
 
 class Scored(NamedTuple):
@@ -33,36 +33,47 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """Return the AUROC less that of another model on the same pictures, with its 95 % interval.
+        """Return the AUROC less the AUROC of another model on the same pictures, with an interval.
 
-        The interval comes from a paired bootstrap over good and over defective pictures.
+        Returns:
+            The difference, and the lower and upper end of its 95 % interval, from a paired bootstrap over
+            good and over defective pictures.
         """
         rng = np.random.default_rng(seed)
-        times = [
-            rng.multinomial(scores.size, np.full(scores.size, 1 / scores.size), RESAMPLES) for scores in self
-        ]
-        gains = self._resampled(*times) - other._resampled(*times)
-        low, high = np.quantile(gains, TAILS)
+        good_times = _resample_counts(self.good.size, rng)
+        defective_times = _resample_counts(self.defective.size, rng)
+        own_aurocs = self._resampled_auroc(good_times, defective_times)
+        other_aurocs = other._resampled_auroc(good_times, defective_times)
+        low, high = np.quantile(own_aurocs - other_aurocs, TAILS)
         return self.auroc() - other.auroc(), float(low), float(high)
 
-    def _resampled(self, good_times: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _resampled_auroc(
+        self, good_times: NDArray[np.int64], defective_times: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Return the AUROC in each resample [R].
 
         Args:
-            good_times: [R, N], how often the resample draws each good picture.
-            times: [R, M], how often it draws each defective picture.
+            good_times: [R, N], how often each resample has each good picture.
+            defective_times: [R, M], how often each resample has each defective picture.
         """
-        above = self.defective[:, None] > self.good
-        wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
-        won = ((times @ wins) * good_times).sum(1)
-        return np.asarray(won / (self.good.size * self.defective.size))
+        is_above = self.defective[:, None] > self.good
+        is_equal = self.defective[:, None] == self.good
+        wins = is_above + 0.5 * is_equal  # [M, N]
+        # pairs in which the defective picture scores higher, each as often as the resample has the pair
+        win_sums = ((defective_times @ wins) * good_times).sum(1)
+        return np.asarray(win_sums / (self.good.size * self.defective.size))
+
+
+def _resample_counts(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return how often each of `RESAMPLES` resamples has each of `size` pictures, [R, size]."""
+    return rng.multinomial(size, np.full(size, 1 / size), RESAMPLES)
 
 
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
-    """Return the smallest number of pictures from which no larger number is surely better.
+    """Return the smallest number of pictures that is enough: no larger number is surely better.
 
-    Surely better means that the 95 % interval of the gain lies above zero. None: the largest number is surely
-    better than all others, and more may be better still.
+    Surely better means that the 95 % interval of the gain lies above zero. None where only the largest number
+    is left: more pictures may be better still.
 
     Args:
         scored: Scores of the same pictures, by the number of pictures learnt from.
@@ -70,9 +81,16 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
     """
     numbers = sorted(scored)
     for k, number in enumerate(numbers[:-1]):
-        if all(scored[more].gain_over(scored[number], seed)[1] <= 0 for more in numbers[k + 1 :]):
+        larger_numbers = numbers[k + 1 :]
+        if not any(_is_surely_better(scored[larger], scored[number], seed) for larger in larger_numbers):
             return number
     return None
+
+
+def _is_surely_better(first: Scored, second: Scored, seed: int) -> bool:
+    """Whether the interval of the gain of `first` over `second` lies above zero."""
+    _, low, _ = first.gain_over(second, seed)
+    return low > 0
 
 
 @dataclass(frozen=True)
@@ -82,8 +100,8 @@ class LearningCurve:
     Near-duplicates are one unit.
 
     Attributes:
-        figures: AUROC by that number, smallest number first.
-        enough: Number that is enough (`enough`); None: more may do better still.
+        figures: AUROC by the number of units, smallest number first.
+        enough: Number of units that is enough (`enough`); None: more may do better still.
     """
 
     figures: Mapping[int, float]
@@ -91,7 +109,7 @@ class LearningCurve:
 
     @classmethod
     def of(cls, compared: Mapping[int, Scored]) -> LearningCurve:
-        """Compare models, by the number of units that each has learnt from."""
+        """Return the curve of models, by the number of units that each learnt from."""
         figures = {number: compared[number].auroc() for number in sorted(compared)}
         return cls(figures, enough(compared))
 
@@ -102,33 +120,42 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Return the image AUROC of a model, and of models of fewer good pictures.
+    """Return the image AUROC of a model, and of models that were fitted to fewer good pictures.
 
-    None: there are none, or no test pictures of both kinds that all of them can judge.
+    None where `fewer` is empty, or where all models together can judge no good or no defective picture.
 
     Args:
         model: The model.
-        fewer: Models like it of fewer good pictures.
+        fewer: Models fitted like `model`, but to fewer good pictures.
         judged: Test pictures with the model's predictions.
         step: Called with the progress.
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
-    scores = {}
-    for count in fewer:
-        scores[_number_learnt(count)] = _score(count, [item.path for item, _ in judged], advance)
-    scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
-    is_judged = ~np.isnan([*scores.values()]).any(axis=0)
+    paths = [item.path for item, _ in judged]
+    scores_by_number = {}
+    for smaller_model in fewer:
+        scores_by_number[_learnt_unit_count(smaller_model)] = _score(smaller_model, paths, advance)
+    scores_by_number[_learnt_unit_count(model)] = np.array([prediction.score for _, prediction in judged])
+    is_judged = ~np.isnan([*scores_by_number.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
     good = is_judged & ~is_defective
     defective = is_judged & is_defective
-    if len(scores) < 2 or not good.any() or not defective.any():
+    if len(scores_by_number) < 2 or not good.any() or not defective.any():
         return None
-    compared = {n: Scored(score[good], score[defective]) for n, score in scores.items()}
-    return LearningCurve.of(compared)
+    scored = {}
+    for number, scores in scores_by_number.items():
+        scored[number] = Scored(scores[good], scores[defective])
+    return LearningCurve.of(scored)
 
 
 def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
-    """Scores of pictures; NaN where one cannot be judged."""
+    """Return the score of each picture; NaN for a picture that cannot be judged.
+
+    Args:
+        model: The model.
+        paths: The pictures.
+        advance: Called after each picture, to report the progress.
+    """
     scores = []
     for _, result in model.stream(paths):
         scores.append(np.nan if isinstance(result, InputError) else result.score)
@@ -138,13 +165,14 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 
 def describe(curve: LearningCurve) -> str:
     """Return a line for a person: how many good pictures are enough, and the AUROC by their number."""
-    every = max(curve.figures)
-    summary = f"{curve.enough} good pictures of different parts do as well as {every}"
+    largest = max(curve.figures)
+    summary = f"{curve.enough} good pictures of different parts do as well as {largest}"
     if curve.enough is None:
-        summary = f"more good pictures of different parts may do better still than {every}"
+        summary = f"more good pictures of different parts may do better still than {largest}"
     areas = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
     return f"{summary}, by these test pictures: image AUROC {areas}"
 
 
-def _number_learnt(model: Predictor) -> int:
+def _learnt_unit_count(model: Predictor) -> int:
+    """Return the number of units that a model learnt from."""
     return len({*learnt_units(model.manifest.pictures).values()})

@@ -27,132 +27,152 @@ from flawscope.views.congealing import poses_needed, spread_numbers
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
 
-MEASURED = 40  # missed defects whose sizes are measured
+MAX_MEASURED = 40  # missed defects whose sizes are measured
 ADVISED_RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
-LOOKED_AT = 9  # pictures that tell how parts lie: one more than it takes
+POSE_PICTURES = 9  # pictures that show how parts lie: one more than are needed
 
 
 def advise_before(dataset: Dataset) -> list[Advice]:
-    """Steps before a fit, by how the parts lie."""
-    return advice(lies=_poses_needed([item.path for item in dataset.train]))
+    """Return the steps advised before a fit; they depend on how the parts lie."""
+    return advice(lies=_pose_kind_needed([item.path for item in dataset.train]))
 
 
 def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
-    """Return the steps after a search by the poses of the parts that it found and had no time to try.
+    """Return the steps advised after a search that found poses of the parts but had no time to try them.
 
-    For a search that did not look for poses, they are looked for here.
+    If the search did not look for poses, they are looked for here.
     """
-    if not any(trial.flags for trial in choice.trials):
+    has_looked_for_poses = any(trial.flags for trial in choice.trials)
+    if not has_looked_for_poses:
         return advise_before(dataset)
-    waiting = {trial.flags for trial in choice.trials if not trial.was_ended}
-    return advice(lies=next((kind for kind in LIES if f"--align {kind}" in waiting), None))
+    untried_flags = {trial.flags for trial in choice.trials if not trial.was_ended}
+    untried_kinds = [kind for kind in LIES if f"--align {kind}" in untried_flags]
+    return advice(lies=untried_kinds[0] if untried_kinds else None)
 
 
 def advise_blind(manifest: Manifest) -> list[Advice]:
-    """Return the steps for a model that hardly sees simulated defects.
+    """Return the steps advised for a model that hardly sees simulated defects.
 
-    There are none where it sees them, or where they are too few.
+    Empty where the model sees them, or where too few were simulated to say.
     """
     tried = decided_defects(manifest)
-    blind = "" if tried is None else tried.describe_blindness()
-    return advice(remedies=_remedies(manifest), blind=blind) if blind else []
+    blindness = "" if tried is None else tried.describe_blindness()
+    return advice(remedies=_remedies(manifest), blind=blindness) if blindness else []
 
 
 def _remedies(manifest: Manifest) -> list[str]:
-    """List what may help a model to see defects, by how it sees its pictures and what it learnt from."""
+    """Return what may help a model to see defects; it depends on the model's settings and pictures."""
     choice = Choice.from_facts(manifest.facts)
-    how = manifest.preprocess
-    learnt = {row.unit for row in manifest.pictures if row.role == TRAIN}
-    accurate = registry.method(manifest.method).presets.get("accurate", {})
+    learnt_units = {row.unit for row in manifest.pictures if row.role == TRAIN}
+    accurate_settings = registry.method(manifest.method).presets.get("accurate", {})
+    is_less_accurate = any(manifest.config.get(name) != value for name, value in accurate_settings.items())
     return remedies(
-        learnt=len(learnt),
+        learnt=len(learnt_units),
         pictures=known_sizes(manifest.facts),
-        network=how.network_size if how.tile is None and how.reference is None else None,
-        accurate=any(manifest.config.get(name) != value for name, value in accurate.items()),
+        network=_full_picture_size(manifest.preprocess),
+        accurate=is_less_accurate,
         tried=choice is not None and choice.has_tried,
     )
 
 
+def _full_picture_size(preprocess: Preprocess) -> tuple[int, int] | None:
+    """Return the network's size if it gets full pictures; None if it gets tiles or aligned parts."""
+    if preprocess.tile is None and preprocess.reference is None:
+        return preprocess.network_size
+    return None
+
+
 def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
-    """Advise a higher false-alarm rate where the threshold is what hides the defects."""
+    """Return the advice to allow more false alarms if the threshold hides the defects; else None."""
     decided = [(picture.anomalous, picture.is_anomalous, picture.p_value) for picture in result.decided]
     rates = [rate for rate in ADVISED_RATES if rate > manifest.calibration.rate]
     return looser_rate(decided, rates, result.metrics.get("image_auroc"))
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
-    """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
+    """Return the steps advised after an evaluation; empty where none would help.
+
+    They depend on the defects that were missed, and on the promise.
+    """
+    preprocess = manifest.preprocess
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
-    how = manifest.preprocess
-    sole = _sole_picture(manifest)
-    is_whole = how.tile is None and how.reference is None
+    measured = missed[:MAX_MEASURED]
     defective = [picture for picture in result.decided if picture.anomalous]
-    hidden = sum(picture.prediction.score > sole[1] for picture in missed)
-    sizes = [picture.prediction.geometry.picture_size for picture in missed[:MEASURED]]
+    sole_picture, threshold_without = _sole_picture(manifest)
 
     def lies_elsewhere() -> bool:
-        return how.reference is None and _poses_needed(_posed_pictures(result)) is not None
+        """Whether parts lie differently from picture to picture, and the model does not align them."""
+        return preprocess.reference is None and _pose_kind_needed(_posed_pictures(result)) is not None
 
     return advice(
         rate=manifest.calibration.rate,
         missing=promise_of(manifest).describe_missing(),
-        marks=_mark_lengths(missed[:MEASURED]),
-        pictures=sizes,
-        network=how.network_size if is_whole else None,
+        marks=_mark_lengths(measured),
+        pictures=[picture.prediction.geometry.picture_size for picture in measured],
+        network=_full_picture_size(preprocess),
         defects=len(defective),
         missed=sum(not picture.is_anomalous for picture in defective),
         lies_elsewhere=lies_elsewhere,
-        sole=sole[0],
-        hidden=hidden,
+        sole=sole_picture,
+        hidden=sum(picture.prediction.score > threshold_without for picture in missed),
         looser=_looser_rate(result, manifest),
         remedies=_remedies(manifest),
     )
 
 
 def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
-    """Length of the largest piece of each missed defect that is marked, in pixels of the pictures."""
+    """Return the length of the largest marked piece of each missed defect, in pixels of the pictures.
+
+    Defects without a mark are left out.
+    """
     lengths = []
     for picture in missed:
         if picture.truth is None or not picture.truth.any():
             continue
         size = picture.prediction.geometry.picture_size
-        factor = math.sqrt(math.prod(size) / picture.truth.size)  # the mask has the map's size
-        length = largest_sizes(connected_parts(picture.truth)[1])[0]
-        lengths.append(factor * float(length))
+        # pixels of the picture per pixel of the mask, along one side; the mask has the map's size
+        scale = math.sqrt(math.prod(size) / picture.truth.size)
+        _, pieces = connected_parts(picture.truth)
+        greatest_length = largest_sizes(pieces)[0]
+        lengths.append(scale * float(greatest_length))
     return lengths
 
 
 def _posed_pictures(result: Evaluation) -> list[Path]:
     """Return the good test pictures, which show how parts lie.
 
-    Where they are too few, all pictures count: parts with defects lie like the others.
+    Where they are too few, all pictures are returned: parts with defects lie like the others.
     """
     good = [picture.item.path for picture in result.pictures if not picture.item.anomalous]
-    if len(good) >= LOOKED_AT:
+    if len(good) >= POSE_PICTURES:
         return good
     return [picture.item.path for picture in result.pictures]
 
 
-def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
-    """Return `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
-    how = Preprocess()
-    small = []
-    for number in spread_numbers(len(shown), LOOKED_AT):
-        with suppress(InputError):  # the command names it
-            small.append(how.small(how.decode(shown[number])))
-    lying = poses_needed(small)
-    return None if lying is None else lying.kind
+def _pose_kind_needed(pictures: Sequence[PictureSource]) -> PoseKind | None:
+    """Return the kind of alignment that the pictures need; None where the parts lie alike.
+
+    Some of the pictures are looked at. Pictures that cannot be read are left out.
+    """
+    preprocess = Preprocess()
+    small_pictures = []
+    for number in spread_numbers(len(pictures), POSE_PICTURES):
+        with suppress(InputError):  # the command that reads the picture reports it
+            small_pictures.append(preprocess.small(preprocess.decode(pictures[number])))
+    needed = poses_needed(small_pictures)
+    return None if needed is None else needed.kind
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Return the name of the good picture that alone sets the threshold, and the threshold without it.
 
-    They are "" and infinity where there is none.
+    Where no single picture sets the threshold: an empty name and infinity.
     """
     calibration = manifest.calibration
-    by_pictures = calibration.promised and stored_part_pattern(manifest) is None
-    found = calibration.sole_threshold() if by_pictures else None
-    if found is None:
+    if not calibration.promised or stored_part_pattern(manifest) is not None:
         return "", math.inf
-    row, threshold = found
+    sole = calibration.sole_threshold()
+    if sole is None:
+        return "", math.inf
+    row, threshold = sole
     return scored(manifest.pictures)[row].name, threshold

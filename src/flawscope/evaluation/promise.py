@@ -22,7 +22,9 @@ from flawscope.types import Facts, Json
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
-SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a whole are a reason
+# If at least this share of the good pictures looks different as a whole, this may be why the promise is
+# broken
+SHIFTED_SHARE = 0.2
 
 
 def check_promise(
@@ -39,7 +41,7 @@ def check_promise(
         Empty where there are no pictures, or nothing was promised; else these values by their names.
 
         - `expected_interval`: Ends of the interval that this model's false-alarm rate should lie in.
-        - `alarms`: Number of false alarms; of parts, where the model decides on parts.
+        - `alarms`: Number of false alarms; if the promise is about parts, number of parts with one.
         - `pictures`: Number of good pictures.
         - `chance`, `broken`: Results of `judge_pictures`.
         - `reasons`: Sentences on why the promise may be broken.
@@ -50,13 +52,15 @@ def check_promise(
         return {}
     is_alarm = [prediction.is_anomalous for _, prediction in good]
     good_items = [item for item, _ in good]
-    learnt = [read_look(item.path) for item in train]
-    shown = [read_look(item.path) for item in good_items]
-    part_numbers = _units(predictor, shown, [item.path for item in good_items])
+    train_looks = [read_look(item.path) for item in train]
+    test_looks = [read_look(item.path) for item in good_items]
+    part_numbers = _unit_numbers(predictor, test_looks, [item.path for item in good_items])
     chance, broken = judge_pictures(is_alarm, part_numbers, promise.rate, promise.calibrated)
-    copy_numbers = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    near_duplicate_numbers = _near_duplicates_of(train_looks, test_looks)
+    same_source_numbers = _of_same_sources(train, good_items)
+    copy_numbers = sorted({*near_duplicate_numbers, *same_source_numbers})
     alarm_count = _count_units(part_numbers, is_alarm) if promise.by_part else sum(is_alarm)
-    reasons = list(_reasons(predictor, train, learnt, good)) if broken else []
+    reasons = list(_reasons(predictor, train, train_looks, good)) if broken else []
     return {
         "expected_interval": [*promise.interval],
         "alarms": alarm_count,
@@ -69,12 +73,17 @@ def check_promise(
 
 
 def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
-    """Number of units, such as parts, with a false alarm."""
+    """Return the number of units, such as parts, with a false alarm.
+
+    Args:
+        units: Number of each picture's unit.
+        alarms: Whether each picture is a false alarm.
+    """
     return len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
 
 
 def describe_promise(found: Facts) -> list[str]:
-    """Return lines for a person; empty where the promise was kept and there is no remark.
+    """Return lines for a person on a broken promise, and on near-duplicates; empty without either.
 
     Args:
         found: `false_alarms` of an evaluation.
@@ -86,7 +95,8 @@ def describe_promise(found: Facts) -> list[str]:
             "of such tests. Why it may be:"
         )
         lines += [f"  {reason}" for reason in found["reasons"]]
-    if copies := found.get("copies_of_training"):
+    copies = found.get("copies_of_training")
+    if copies:
         lines.append(
             f"nearly the same as pictures learnt from, and so little evidence of new parts: "
             f"{len(copies)} of {pluralize(found['pictures'], 'good test picture')}: {join_names(copies)}"
@@ -97,21 +107,30 @@ def describe_promise(found: Facts) -> list[str]:
 def _reasons(
     predictor: Predictor,
     train: Sequence[Item],
-    learnt: Sequence[Look | None],
+    train_looks: Sequence[Look | None],
     good: Sequence[tuple[Item, Prediction]],
 ) -> Iterator[str]:
-    shown = named_rows([item.path.name for item in train], learnt)
-    copies = len(learnt) - len({*units_of(shown).numbers})
-    if copies and not predictor.calibration.has_shared_units:
+    """Yield sentences on why the promise may be broken, the surest reason first.
+
+    Args:
+        predictor: The model.
+        train: Training pictures.
+        train_looks: Thumbnail of each training picture; None: it cannot be read.
+        good: Good test pictures with the model's predictions.
+    """
+    rows = named_rows([item.path.name for item in train], train_looks)
+    unit_count = len({*units_of(rows).numbers})
+    copy_count = len(train) - unit_count
+    if copy_count and not predictor.calibration.has_shared_units:
         yield (
-            f"{copies} of {pluralize(len(learnt), 'training picture')} are near-duplicates of others, which "
-            "the model counted as parts of their own: fit anew, or name the parts with --group"
+            f"{copy_count} of {pluralize(len(train), 'training picture')} are near-duplicates of others, "
+            "which the model counted as parts of their own: fit anew, or name the parts with --group"
         )
-    shifted = sum(is_far(prediction.shifts) for _, prediction in good)
-    if shifted >= max(1, SHIFTED_SHARE * len(good)):
+    shifted_count = sum(is_far(prediction.shifts) for _, prediction in good)
+    if shifted_count >= max(1, SHIFTED_SHARE * len(good)):
         yield (
-            f"{shifted} of the good test pictures look otherwise as a whole than those learnt from (light, "
-            "camera, place): calibrate on pictures of that day, or fit with --light"
+            f"{shifted_count} of the good test pictures look otherwise as a whole than those learnt from "
+            "(light, camera, place): calibrate on pictures of that day, or fit with --light"
         )
     yield (
         "they show good parts of another day, batch, light or camera: learn from some of them, or calibrate "
@@ -119,26 +138,44 @@ def _reasons(
     )
 
 
-def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
-    """Numbers [N] of the units of pictures: those of one part, by the model's rule, and near-duplicates."""
+def _unit_numbers(predictor: Predictor, looks: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
+    """Return for each picture the number of its unit.
+
+    Pictures of one part are one unit, and so are near-duplicates. The model has the rule that finds the part
+    in a picture's name.
+    """
     collector = predictor.parts()
-    group = predictor.manifest.facts.get("group")
-    part_of = group_reader(group) if collector is None else collector.pattern.part_key
-    return units_of(named_rows(relative_names(list(paths)), shown), part_of=part_of).numbers
+    if collector is None:
+        part_of = group_reader(predictor.manifest.facts.get("group"))
+    else:
+        part_of = collector.pattern.part_key
+    rows = named_rows(relative_names(list(paths)), looks)
+    return units_of(rows, part_of=part_of).numbers
 
 
-def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:
-    """Numbers of the pictures shown that are near-duplicates of pictures learnt from."""
-    bank = [look for look in learnt if look is not None]
-    asked = [k for k, look in enumerate(shown) if look is not None]
-    looks = [look for look in shown if look is not None]
-    pairs = near_duplicates(bank + looks, np.arange(len(bank)))
-    return sorted({asked[j - len(bank)] for i, j, _ in pairs if i < len(bank) <= j})
+def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence[Look | None]) -> set[int]:
+    """Return the indices of the test pictures that are near-duplicates of training pictures.
+
+    Args:
+        train_looks: Thumbnail of each training picture; None: it cannot be read, and is left out.
+        test_looks: Thumbnail of each test picture; None as above.
+    """
+    bank = [look for look in train_looks if look is not None]
+    readable_numbers = [k for k, look in enumerate(test_looks) if look is not None]
+    readable_looks = [look for look in test_looks if look is not None]
+    pairs = near_duplicates(bank + readable_looks, np.arange(len(bank)))
+    numbers = set()
+    for smaller, larger, _ in pairs:
+        # the training pictures come first in the list that was searched
+        is_train_and_test = smaller < len(bank) <= larger
+        if is_train_and_test:
+            numbers.add(readable_numbers[larger - len(bank)])
+    return numbers
 
 
-def _made_of_the_same(train: Sequence[Item], shown: Sequence[Item]) -> list[int]:
-    """Numbers of the pictures shown whose names say that a training picture was made from the same one."""
-    items = [*train, *shown]
-    sources = same_sources([item.path.name for item in items])
-    learnt = set(sources[: len(train)]) - {None}
-    return [k for k, source in enumerate(sources[len(train) :]) if source in learnt]
+def _of_same_sources(train: Sequence[Item], test: Sequence[Item]) -> list[int]:
+    """Return the indices of test pictures whose names say that a training picture has the same source."""
+    sources = same_sources([item.path.name for item in (*train, *test)])
+    train_sources = set(sources[: len(train)]) - {None}
+    test_sources = sources[len(train) :]
+    return [k for k, source in enumerate(test_sources) if source in train_sources]

@@ -10,21 +10,28 @@ import numpy as np
 from flawscope.errors import InputError, pluralize
 
 MIN_PICTURES = 3
-MIN_DISTANCE = 3.0  # standard deviations between scores and threshold: closer, and decisions change
+MIN_DISTANCE = 3.0  # standard deviations between mean and threshold below which decisions change by chance
 
 
 @dataclass(frozen=True)
 class Repeatability:
-    """Severities of pictures of one part: scores above the threshold, in units of good pictures' spread."""
+    """Severities of pictures of one part.
+
+    A severity is the distance of a score above the threshold, in units of the spread of good pictures.
+    """
 
     severities: tuple[float, ...]
 
     @classmethod
     def of(cls, severities: Sequence[float]) -> Repeatability:
-        """Return the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
+        """Return the figures of severities.
+
+        Raises:
+            InputError: The severities are fewer than `MIN_PICTURES`.
+        """
         if len(severities) < MIN_PICTURES:
-            given = pluralize(len(severities), "picture")
-            raise InputError(f"{given} of the part: put it in five times, with a picture each")
+            pictures = pluralize(len(severities), "picture")
+            raise InputError(f"{pictures} of the part: put it in five times, with a picture each")
         return cls(tuple(severities))
 
     @property
@@ -49,11 +56,12 @@ class Repeatability:
 
     @property
     def is_fault(self) -> bool:
-        """Whether the mean lies too near the threshold, or the decisions differ."""
-        return self.distance < MIN_DISTANCE or 0 < self.anomalous < len(self.severities)
+        """Whether the mean lies too near the threshold, or the decisions on the pictures differ."""
+        decisions_differ = 0 < self.anomalous < len(self.severities)
+        return self.distance < MIN_DISTANCE or decisions_differ
 
     def lines(self) -> list[str]:
-        """Text for people."""
+        """Return the figures as lines for people; where there is a fault, a line with "!" has the advice."""
         count = len(self.severities)
         text = [
             f"{pluralize(count, 'picture')} of one part: severity {self.mean:+.2f} in the mean, "
@@ -70,7 +78,7 @@ class Repeatability:
         return text
 
     def to_dict(self) -> dict[str, object]:
-        """Return the figures, as JSON knows them."""
+        """Return the figures as values that JSON can hold."""
         return {
             "severities": [*self.severities],
             "mean": self.mean,

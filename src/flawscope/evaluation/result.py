@@ -41,8 +41,8 @@ class EvaluatedPicture(NamedTuple):
     Attributes:
         item: The picture, with its kind and masks.
         prediction: The model's prediction.
-        truth: Its ground truth, [H, W] bool at the map's size: all False for a good picture, None where a
-            defective one has no mask.
+        truth: Ground truth, [H, W] bool at the map's size: all False for a good picture, None for a defective
+            picture without a usable mask.
         valid: Pixels that count, [H, W] bool; None: all.
     """
 
@@ -72,8 +72,10 @@ class LazySequence(Sequence[T], Generic[T]):
     @overload
     def __getitem__(self, place: slice) -> list[T]: ...
     def __getitem__(self, place: int | slice) -> T | list[T]:
-        chosen = range(self._count)[place]
-        return self._get(chosen) if isinstance(chosen, int) else [self._get(k) for k in chosen]
+        index = range(self._count)[place]  # resolves negative indices, and slices into ranges
+        if isinstance(index, int):
+            return self._get(index)
+        return [self._get(k) for k in index]
 
 
 class PictureStore:
@@ -82,31 +84,47 @@ class PictureStore:
     Items and predictions lie in memory, the maps in a temporary file, which the system removes.
 
     Args:
-        valid: Returns for a geometry the pixels that count, [H, W] bool at the network's size.
+        valid: Function of a picture's geometry that returns the pixels that count, [H, W] bool at the
+            network's size.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
         self.items: list[Item] = []
         self.predictions: list[Prediction] = []  # without maps
-        self._places: list[tuple[int, tuple[int, ...]]] = []  # of the maps: offset in bytes, and shape
-        self._packed_truths: list[bytes | None] = []  # the truths
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this)
+        self._map_places: list[tuple[int, tuple[int, ...]]] = []  # offset in bytes, and shape of each map
+        self._packed_truths: list[bytes | None] = []  # compressed bits; None: no ground truth
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (open as long as the store exists)
+        # kept by geometry, which most pictures have in common
         self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
-        """Append a picture. FlawscopeError where the disk is full."""
+        """Append a picture.
+
+        Args:
+            item: The picture.
+            prediction: The model's prediction with its map.
+            truth: Ground truth, [H, W] bool; None: the picture has none.
+
+        Raises:
+            FlawscopeError: The map cannot be written, for example because the disk is full.
+        """
         try:
-            place = self._file.seek(0, os.SEEK_END)
-            rest = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            offset = self._file.seek(0, os.SEEK_END)
+            # memory of the map as bytes
+            unwritten = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
+            while unwritten:  # an unbuffered file may write a part
+                count = self._file.write(unwritten)
+                unwritten = unwritten[count:]
         except OSError as error:
             folder = tempfile.gettempdir()
             raise FlawscopeError(
                 f"cannot keep anomaly maps in {folder}: {error.strerror}; free some space, or set TMPDIR"
             ) from None
-        self._places.append((place, prediction.map.shape))
-        self._packed_truths.append(None if truth is None else zlib.compress(np.packbits(truth).tobytes(), 1))
+        packed_truth = None
+        if truth is not None:
+            packed_truth = zlib.compress(np.packbits(truth).tobytes(), level=1)
+        self._map_places.append((offset, prediction.map.shape))
+        self._packed_truths.append(packed_truth)
         self.items.append(item)
         self.predictions.append(replace(prediction, map=np.empty((0, 0), np.float32)))
 
@@ -121,11 +139,7 @@ class PictureStore:
     @property
     def pictures(self) -> Sequence[EvaluatedPicture]:
         """All pictures, each with its item, prediction, map, ground truth and valid pixels."""
-        return self._column(
-            lambda i: EvaluatedPicture(
-                self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i)
-            )
-        )
+        return self._column(self._picture)
 
     @property
     def maps(self) -> Sequence[NDArray[np.float32]]:
@@ -134,12 +148,12 @@ class PictureStore:
 
     @property
     def truths(self) -> Sequence[NDArray[np.bool_] | None]:
-        """Ground truth [H, W] of all pictures; None: the picture has none."""
+        """Ground truth [H, W] of all pictures; None for a picture without ground truth."""
         return self._column(self._truth)
 
     @property
     def valid(self) -> Sequence[NDArray[np.bool_] | None]:
-        """Pixels [H, W] that count, of all pictures; None: all of the picture's."""
+        """Pixels [H, W] that count, of all pictures; None where all pixels of a picture count."""
         return self._column(self._valid_of)
 
     def prediction_with_map(self, index: int) -> Prediction:
@@ -147,30 +161,42 @@ class PictureStore:
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
+        """Return a sequence with the value `get(index)` for every picture, computed on access."""
         return LazySequence(get, len(self))
+
+    def _picture(self, index: int) -> EvaluatedPicture:
+        return EvaluatedPicture(
+            self.items[index],
+            self.prediction_with_map(index),
+            self._truth(index),
+            self._valid_of(index),
+        )
 
     def _valid_of(self, index: int) -> NDArray[np.bool_] | None:
         return self._valid(self.predictions[index].geometry)
 
     def _map(self, index: int) -> NDArray[np.float32]:
-        offset, shape = self._places[index]
-        mapped = np.memmap(self._file, np.float32, "r", offset, shape)
-        return np.array(mapped)  # the mapping itself would hold an open file
+        """Read a map from the file."""
+        offset, shape = self._map_places[index]
+        mapped = np.memmap(self._file, np.float32, mode="r", offset=offset, shape=shape)
+        return np.array(mapped)  # a copy, because the mapping keeps a file open
 
     def _truth(self, index: int) -> NDArray[np.bool_] | None:
+        """Unpack the ground truth of a picture; None for a picture without ground truth."""
         packed = self._packed_truths[index]
-        size = self.predictions[index].geometry.size
         if packed is None:
             return None
-        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-        return np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(np.bool_)
+        height, width = self.predictions[index].geometry.size
+        packed_bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+        bits = np.unpackbits(packed_bits, count=height * width)
+        return bits.reshape(height, width).astype(np.bool_)
 
 
 def _none_if_all_true(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return None if mask.all() else mask
 
 
-METRIC_NAMES = {  # of the metrics, for a person
+METRIC_NAMES = {  # names of the metrics, for people
     "image_auroc": "image AUROC",
     "image_ap": "image AP",
     "image_f1": "image F1, best score threshold (test labels)",
@@ -198,41 +224,42 @@ class Evaluation:
         category: Category that was evaluated.
         product: Product that the model was fitted to, which may have another name.
         method: Method of the model.
-        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds
-            chosen with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed
-            before, of pixels the SegF1 of MVTec AD 2 (there at the pictures' own size,
-            `full_pixel_f1_calibrated`).
-        false_alarms: Of pictures, or of parts where the model decides on those, as are the image metrics,
-            `defects` and `kinds`: target, expected (k/(n + 1), what n good ones promise; None: none),
-            measured, images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise`
-            finds, with expected_interval, in which the rate of this one model lies with 95 %.
-        defects: Of defective test pictures: images, found, and the interval of the share that is found, as
-            above.
+        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best F1 over all
+            thresholds, chosen with the test's own labels. `*_f1_calibrated` is the F1 at the thresholds that
+            calibration fixed before. For pixels it is the SegF1 of MVTec AD 2, which the authors compute at
+            the pictures' own size (`full_pixel_f1_calibrated`).
+        false_alarms: False alarms on good test pictures: the rates target, expected (k/(n + 1) by n good
+            pictures of the calibration; None without a promise) and measured; images, the number of good
+            pictures; interval of the measured rate (95 %, Clopper-Pearson); and what `check_promise` returns.
+            As in the image metrics, `defects` and `kinds`, parts count where the model decides on parts.
+        defects: Defective test pictures: images, their number; found, the number called anomalous; interval
+            of this share, as above.
         kinds: Per kind of test picture the number, how many were called anomalous, the mean score, and the
             median severity, which is comparable between models.
         images: Number of pictures that counted.
-        defect_pixels: Of the masks at the pictures' own size: all, and outside of the pixels that count (the
-            region of interest, and a crop); pictures_outside: with all of their defect there, which still
-            count for the image metrics.
+        defect_pixels: Pixels of the masks at the pictures' own size: all, and outside of the pixels that
+            count (the region of interest, and a crop). pictures_outside: number of pictures with all of their
+            defect outside, which still count for the image metrics.
         left_out: Test pictures whose pixels the model was fitted or calibrated on, by kind.
         without_mask: Defective pictures without a usable mask.
         seconds: Time that the evaluation took.
-        learnt_from: Pictures of a data set without a split of its own that the model was fitted or calibrated
-            on; all others were tested. 0 where the data set has a split.
+        learnt_from: Number of pictures of the data set that the model was fitted or calibrated on, if the
+            data set has no split of its own: all others were tested. 0 if it has a split.
         unmarked: Defective pictures without a usable mask, by the reason.
         failures: Pictures that could not be judged, each with its reason.
-        masks: Numbers of the defective pictures' masks: with a mask that marks something; with one that marks
-            nothing; with one that loses all pixels in nearest resizing to the map's size (lost: the nearest
-            pixel is taken); the regions of all masks, and those that lose all pixels beside others that keep
-            some.
-        mismatch: One line if model and pictures do not seem to belong together, judged by the good ones where
-            there are some; empty otherwise.
+        masks: Numbers of defective pictures by their masks. `pictures`: something is marked. `empty`: nothing
+            is marked. `lost`: the mask would lose all pixels when it is resized to the map's size, and keeps
+            the nearest ones. And numbers of regions of all masks. `regions`: all. `lost_regions`: those that
+            lose all pixels while other regions of the same mask keep some.
+        mismatch: One line if model and pictures do not seem to belong together, judged by the good pictures
+            if there are enough; empty otherwise.
         labels: Remarks on single figures.
-        parts: Of a model that decides on parts the number of good and defective ones, of false alarms (with
-            the 95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else
-            empty.
-        learning_curve: How many good pictures are enough, where the call asked for it and it can be said.
-        robustness: Decisions on the same pictures in other light, where the call asked for them.
+        parts: For a model that decides on parts, the number of good and defective parts, of false alarms
+            (with the 95 % interval of their rate) and of defective parts found, the promise, and the AUROC;
+            else empty.
+        learning_curve: How many good pictures are enough; None where the call did not ask, or too few
+            pictures were tested to say it.
+        robustness: Decisions on the same pictures in other light; empty where the call did not ask.
         judged_parts: The parts, for the report.
         pictures: Every picture that counted, for the report.
         left_out_items: Pictures that were left out.
@@ -272,29 +299,19 @@ class Evaluation:
 
     @cached_property
     def decided(self) -> list[Decided]:
-        """Decisions with the truth: the parts, where the model decides on those, else the pictures."""
-        shown = (
-            ((picture.item, picture.prediction) for picture in self.pictures) if not self.judged_parts else ()
-        )
-        return decided_on(shown, self.judged_parts)
+        """Decisions with the truth: on parts if the model decides on parts, else on pictures."""
+        if self.judged_parts:  # before `pictures`, whose maps would be read from the file
+            return decided_on((), self.judged_parts)
+        return decided_on(((picture.item, picture.prediction) for picture in self.pictures), ())
 
     @property
     def remarks(self) -> list[str]:
-        """Says which defects the pixel metrics do not cover, or not wholly.
-
-        The learning curve follows: how many good pictures are enough.
-        """
+        """Lines for people: defects that the pixel metrics do not fully cover, and the learning curve."""
         masks = self.masks
         pixels = self.defect_pixels
         lines = []
         if self.without_mask:
-            of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
-            reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]
-            why = f"; {', '.join(reasons)}" if {*self.unmarked} - {"no mask"} else ""
-            which = f"of the other {masks['pictures']}" if masks["pictures"] else "not measured"
-            lines.append(
-                f"{self.without_mask} of {of} without a usable mask: the pixel metrics are {which}{why}"
-            )
+            lines.append(self._without_mask_remark())
         if masks["lost"]:
             lines.append(
                 f"{masks['lost']} of {pluralize(masks['pictures'], 'mask')} so small that no pixel is left "
@@ -317,18 +334,35 @@ class Evaluation:
             lines.append(describe_curve(self.learning_curve))
         return lines
 
+    def _without_mask_remark(self) -> str:
+        """Return the remark on defective pictures without a usable mask.
+
+        The reasons are listed if there are others than "no mask".
+        """
+        with_mask = self.masks["pictures"]
+        pictures = pluralize(with_mask + self.without_mask, "defective picture")
+        measured = f"of the other {with_mask}" if with_mask else "not measured"
+        line = f"{self.without_mask} of {pictures} without a usable mask: the pixel metrics are {measured}"
+        has_other_reasons = bool({*self.unmarked} - {"no mask"})
+        if has_other_reasons:
+            reasons = sorted(self.unmarked.items(), key=lambda entry: -entry[1])
+            line += "; " + ", ".join(f"{reason}: {count}" for reason, count in reasons)
+        return line
+
     def counts(self) -> str:
-        """Say how many pictures were tested, and how many others of the folder were learnt from."""
+        """Return a text with the number of tested pictures, and the number of those that were learnt from."""
         good = self.false_alarms["images"]
-        text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
+        tested = f"{good} good, {self.images - good} defective"
         if self.parts:
-            defective = pluralize(self.defects["images"], "defective part")
-            text = f"{pluralize(self.images, 'test picture')} ({pluralize(good, 'good part')}, {defective}"
-        return f"{text}; {self.learnt_from} others were learnt from)" if self.learnt_from else f"{text})"
+            defective_parts = pluralize(self.defects["images"], "defective part")
+            tested = f"{pluralize(good, 'good part')}, {defective_parts}"
+        if self.learnt_from:
+            tested += f"; {self.learnt_from} others were learnt from"
+        return f"{pluralize(self.images, 'test picture')} ({tested})"
 
     @property
     def aligned(self) -> bool:
-        """Whether the parts were looked for in the pictures."""
+        """Whether the model searched the pictures for parts."""
         return any(picture.prediction.parts.searched for picture in self.pictures)
 
     @property
@@ -337,9 +371,12 @@ class Evaluation:
         return any(picture.prediction.region_kinds for picture in self.pictures)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
+        """Return a table with a row for each test picture, including pictures that did not count.
 
-        Needs pandas; InputError where it is missing.
+        Its columns are path, kind, defective, and the columns of `results.csv`.
+
+        Raises:
+            InputError: pandas is missing.
         """
         try:
             import pandas
@@ -347,8 +384,8 @@ class Evaluation:
             raise missing_library_error("to_dataframe()", "pandas", extras="pandas") from None
         columns = table_columns(kinds=self.names_kinds, aligned=self.aligned)
         rows = []
-        for item, said in all_results(self):
-            row = ResultRow.from_result(said)
+        for item, result in all_results(self):
+            row = ResultRow.from_result(result)
             values = {name: getattr(row, name) for name in columns}
             path = values.pop("path") or str(item.path)
             rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
@@ -361,26 +398,28 @@ class Evaluation:
                 parts.append(f"{label} {value:.4f}")
         if self.without_mask and self.metrics.get("au_pro") is not None:
             defective = self.masks["pictures"] + self.without_mask
+            # the last part is the AU-PRO
             parts[-1] += f" of {self.masks['pictures']} of {defective} defective pictures"
         return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
-        metrics = [
-            (METRIC_NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()
-        ]
-        kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
-        tables = (
+        """Return HTML for notebooks: the metrics, and the worst mistakes with picture and heat map."""
+        metrics = []
+        for name, value in self.metrics.items():
+            metrics.append((METRIC_NAMES.get(name, name), "n/a" if value is None else f"{value:.4f}"))
+        kinds = [(kind, str(row["images"]), str(row["anomalous"])) for kind, row in self.kinds.items()]
+        elements = [
             table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
             table(metrics, ("metric", "value")),
             table([("false alarms", _false_alarm_text(self))]),
             table([("note", line) for line in self.remarks]),
             table(kinds, ("kind", "pictures", "called anomalous")),
-        )
-        return f"<div>{''.join((*tables, *map(_picture_html, _worst_mistakes(self))))}</div>"
+        ]
+        elements += [_picture_html(picture) for picture in _worst_mistakes(self)]
+        return f"<div>{''.join(elements)}</div>"
 
     def to_dict(self) -> Json:
-        """The document that `evaluate --json` prints."""
+        """Return the document that `evaluate --json` prints."""
         document: Json = {
             "category": self.category,
             "product": self.product,
@@ -414,39 +453,51 @@ class Evaluation:
 
 
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
-    """Yield every test picture, in natural order of the paths, also those that did not count."""
-    unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
-    unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
-    indices = {picture.item: k for k, picture in enumerate(result.pictures)}
-    items = [*unjudged, *indices]
+    """Yield every test picture with its prediction, or with the reason why it did not count.
+
+    They come in natural order of the paths.
+    """
+    unjudged = {}
+    for item in result.left_out_items:
+        unjudged[item] = Unjudged(str(item.path), LEFT_OUT_REASON)
+    for item, reason in result.unjudged:
+        unjudged[item] = Unjudged(str(item.path), reason)
+    index_of = {picture.item: k for k, picture in enumerate(result.pictures)}
+    items = [*unjudged, *index_of]
     for item in sorted(items, key=lambda item: natural_key(item.path)):
         if item in unjudged:
             yield item, unjudged[item]
         else:
-            yield item, result.pictures[indices[item]].prediction
+            yield item, result.pictures[index_of[item]].prediction
 
 
 def _false_alarm_text(result: Evaluation) -> str:
-    """Number of false alarms, with the 95 % interval of their rate."""
-    known = result.false_alarms
-    if known["measured"] is None:
+    """Return a text with the number of false alarms and the 95 % interval of their rate."""
+    statistics = result.false_alarms
+    if statistics["measured"] is None:
         return "not measured: no good test pictures"
-    (low, high), count = known["interval"], round(known["measured"] * known["images"])
-    of = pluralize(known["images"], "good picture")
-    expected = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
-    return f"{count} of {of} ({low:.1%} to {high:.1%}, {expected})"
+    low, high = statistics["interval"]
+    good_count, expected_rate = statistics["images"], statistics["expected"]
+    alarm_count = round(statistics["measured"] * good_count)
+    expected = "no promise" if expected_rate is None else f"expected {expected_rate:.1%}"
+    pictures = pluralize(good_count, "good picture")
+    return f"{alarm_count} of {pictures} ({low:.1%} to {high:.1%}, {expected})"
 
 
 def _picture_html(picture: EvaluatedPicture) -> str:
-    """Element with a picture and the fault of its decision."""
+    """Return an HTML element: the picture, its kind, and the mistake if the decision was wrong."""
     mistake = "" if picture.outcome == RIGHT else f", {picture.outcome}"
     return prediction_html(picture.prediction, f"{picture.item.kind}{mistake}")
 
 
 def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
-    def margin(index: int) -> float:
-        picture = result.pictures[index]
-        return abs(picture.prediction.severity) * (-1 if picture.outcome == RIGHT else 1)
+    """Return up to `NOTEBOOK_PICTURES` pictures: the clearest mistakes, then the closest right decisions."""
 
-    order = sorted(range(len(result.pictures)), key=lambda index: -margin(index))
-    return [result.pictures[index] for index in order[:NOTEBOOK_PICTURES]]
+    def mistake_size(index: int) -> float:
+        """Return the distance from the threshold, negative if the decision is right."""
+        picture = result.pictures[index]
+        distance = abs(picture.prediction.severity)
+        return -distance if picture.outcome == RIGHT else distance
+
+    indices = sorted(range(len(result.pictures)), key=lambda index: -mistake_size(index))
+    return [result.pictures[index] for index in indices[:NOTEBOOK_PICTURES]]

@@ -34,11 +34,11 @@ class Robustness:
 
     Attributes:
         light: The light.
-        good: Number of good pictures, or parts where the model decides on those.
-        false_alarms: Number of these that are called anomalous.
+        good: Number of good pictures; of good parts where the model decides on parts.
+        false_alarms: Number of good pictures, or parts, that are called anomalous.
         defective: Number of defective pictures, or parts.
-        found: Number of these that are called anomalous.
-        image_auroc: 0..1; None without pictures of both kinds.
+        found: Number of defective pictures, or parts, that are called anomalous.
+        image_auroc: AUROC, 0..1; None without both good and defective pictures.
     """
 
     light: Light
@@ -50,16 +50,16 @@ class Robustness:
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """Share of the good pictures called anomalous, 0..1; None without good ones."""
+        """Share of the good pictures called anomalous, 0..1; None without good pictures."""
         return self.false_alarms / self.good if self.good else None
 
     @property
     def found_rate(self) -> float | None:
-        """Share of the defective pictures called anomalous, 0..1; None without defective ones."""
+        """Share of the defective pictures called anomalous, 0..1; None without defective pictures."""
         return self.found / self.defective if self.defective else None
 
     def to_dict(self) -> Json:
-        """Return the fields, the light's name and both rates, as JSON knows them."""
+        """Return the fields, the light's name and both rates as values that JSON can hold."""
         rates = {"false_alarm_rate": self.false_alarm_rate, "found_rate": self.found_rate}
         return {"name": self.light.name, **asdict(self), **rates}
 
@@ -72,10 +72,10 @@ def robustness(
     leave_out: Collection[str] = (),
     step: ProgressCallback = ignore_progress,
 ) -> tuple[Robustness, ...]:
-    """Judge every test picture in each of `lights`.
+    """Judge every test picture in each of `lights`, and count the decisions in each light.
 
-    Pictures that the model was fitted or calibrated on are left out, and those that cannot be judged in every
-    light.
+    Pictures that the model was fitted or calibrated on are left out. So are pictures that cannot be judged in
+    one of the lights.
 
     Args:
         predictor: The model.
@@ -84,19 +84,23 @@ def robustness(
         leave_out: Hashes (`decoding.pixel_hash`) of further pictures to leave out.
         step: Called with the progress.
     """
-    left_out = set(leave_out)
-    left_out.update(picture.hash for picture in predictor.manifest.pictures)
-    dataset = leave_out_learnt_parts(predictor, dataset, left_out)
-    advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
+    learnt_hashes = set(leave_out)
+    learnt_hashes.update(picture.hash for picture in predictor.manifest.pictures)
+    test = leave_out_learnt_parts(predictor, dataset, learnt_hashes).test
+    advance = ProgressCounter(step, "robustness", len(test) * len(lights))
     items: list[Item] = []
 
-    def pictures() -> Iterator[Array]:
-        for item in dataset.test:
+    def pictures_in_lights() -> Iterator[Array]:
+        """Yield each picture in all lights, one after the other, and add the picture to `items`.
+
+        Pictures to leave out are passed over.
+        """
+        for item in test:
             try:
                 picture = decode(item.path)
             except (InputError, MemoryError):
                 picture = None
-            if picture is None or pixel_hash(picture) in left_out:
+            if picture is None or pixel_hash(picture) in learnt_hashes:
                 for _ in lights:
                     advance()
                 continue
@@ -104,53 +108,56 @@ def robustness(
             for light in lights:
                 yield light(picture)
 
-    answers: list[Prediction | None] = []  # without maps; all lights of a picture, then those of the next one
-    for _, result in predictor.stream(pictures()):
+    # in the order of `pictures_in_lights`, without maps; None: the picture cannot be judged in this light
+    predictions: list[Prediction | None] = []
+    for _, result in predictor.stream(pictures_in_lights()):
         advance()
         if isinstance(result, InputError) or not np.isfinite(result.score):
-            answers.append(None)
+            predictions.append(None)
         else:
-            answers.append(replace(result, map=result.map[:0].copy()))
-    rows = [answers[k * len(lights) : (k + 1) * len(lights)] for k in range(len(items))]
-    found = []
-    for place, light in enumerate(lights):
-        shown = _judged_in_every_light(items, rows, place)
-        decided = decided_on(shown, judge_parts(predictor, shown, []))
-        found.append(_count_decisions(light, decided))
-    return tuple(found)
+            # with an empty map, because maps of all pictures in all lights would fill the memory
+            predictions.append(replace(result, map=result.map[:0].copy()))
+    count = len(lights)
+    # a row for each picture, with its predictions in all lights
+    rows = [predictions[k * count : (k + 1) * count] for k in range(len(items))]
+    results = []
+    for column, light in enumerate(lights):
+        pictures = _judged_in_every_light(items, rows, column)
+        parts = judge_parts(predictor, pictures, failures=[])
+        decided = decided_on(pictures, parts)
+        results.append(_count_decisions(light, decided))
+    return tuple(results)
 
 
 def _judged_in_every_light(
-    items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], place: int
+    items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], column: int
 ) -> list[Judged]:
-    """Return the pictures that were judged in every light, with their predictions in one.
+    """Return the pictures that could be judged in every light, with their predictions in one of the lights.
 
     Args:
         items: The pictures.
         rows: Predictions of each picture in all lights; None: it could not be judged.
-        place: Place of the one light in a row.
+        column: Index of that light in a row.
     """
-    shown = list[Judged]()
+    pictures = list[Judged]()
     for item, row in zip(items, rows, strict=True):
-        answer = row[place]
-        if answer is not None and None not in row:
-            shown.append((item, replace(answer, path=str(item.path))))
-    return shown
+        prediction = row[column]
+        if prediction is not None and None not in row:
+            pictures.append((item, replace(prediction, path=str(item.path))))
+    return pictures
 
 
 def _count_decisions(light: Light, decided: Sequence[Decided]) -> Robustness:
     """Count the decisions in one light."""
-    anomalous, called = (
-        np.array([getattr(picture, name) for picture in decided], bool)
-        for name in ("anomalous", "is_anomalous")
-    )
+    is_defective = np.array([picture.anomalous for picture in decided], bool)
+    is_flagged = np.array([picture.is_anomalous for picture in decided], bool)
     scores = np.array([picture.score for picture in decided], np.float64)
-    both = bool(anomalous.any()) and not anomalous.all()
+    has_both_classes = bool(is_defective.any()) and not is_defective.all()
     return Robustness(
         light,
-        good=int((~anomalous).sum()),
-        false_alarms=int((called & ~anomalous).sum()),
-        defective=int(anomalous.sum()),
-        found=int((called & anomalous).sum()),
-        image_auroc=float(metrics.auroc(anomalous, scores)) if both else None,
+        good=int((~is_defective).sum()),
+        false_alarms=int((is_flagged & ~is_defective).sum()),
+        defective=int(is_defective.sum()),
+        found=int((is_flagged & is_defective).sum()),
+        image_auroc=float(metrics.auroc(is_defective, scores)) if has_both_classes else None,
     )

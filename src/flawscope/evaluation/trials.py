@@ -65,7 +65,7 @@ class Source(NamedTuple):
     Attributes:
         path: The file.
         sha256: Digest of its content.
-        run: Time when it was written, and the model that wrote it.
+        run: Time when the file was written, and facts of the model that wrote it.
         pictures: Pictures that were judged.
     """
 
@@ -85,10 +85,11 @@ class Source(NamedTuple):
             facts: `results.json` of a run of `predict`; None: the file is a table.
             pictures: Pictures that the run judged.
         """
-        written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
-        keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
-        described = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
-        return cls(path, file_sha256(path), ", ".join([written, *described]), tuple(pictures))
+        words = [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))]
+        for key in ("model", "method", "score_threshold", "tolerances", "flawscope"):
+            if facts and facts.get(key):
+                words.append(f"{key.replace('_', ' ')} {facts[key]}")
+        return cls(path, file_sha256(path), run=", ".join(words), pictures=tuple(pictures))
 
 
 class ReadStudy(NamedTuple):
@@ -97,8 +98,8 @@ class ReadStudy(NamedTuple):
     Attributes:
         study: The study.
         sources: The files.
-        same_pictures: Number of parts by model that got the identical score in two trials, and were not
-            inspected anew.
+        same_pictures: For each model, the number of parts with the identical score in two trials, which means
+            that the same picture was judged twice. A model without such parts is left out.
     """
 
     study: Study
@@ -110,25 +111,25 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
     """Read a study.
 
     Args:
-        paths: tables of trials, .csv, with the columns part, appraiser, trial and decision; folders of
-            `predict --out`, each one trial of its model, of pictures that are named by the part.
-        reference: a table, .csv, with the columns part and reference; or a folder of pictures that are named
-            by the part, the good ones in `good` or another such word. None: the tables of trials have a
-            column `reference`.
+        paths: Tables of trials, .csv, with the columns part, appraiser, trial and decision; or folders of
+            `predict --out`. Each folder is a trial of its model, and its pictures are named by the part.
+        reference: A table, .csv, with the columns part and reference; or a folder of pictures that are named
+            by the part, with the good pictures in a folder `good` (or another word for it). None if the
+            tables of trials have a column `reference`.
 
     Raises:
-        InputError: a file cannot be read, or the study is not complete; the line says which part.
+        InputError: A file cannot be read, or the study is not complete; the line says which part.
     """
     truth, sources = _read_reference(reference)
     trials: list[Trial] = []
-    runs: Counter[str] = Counter()  # of each model
+    run_counts: Counter[str] = Counter()  # number of runs read so far, by model
     for path in paths:
         if path.is_dir():
             facts = _read_facts(path)
             table = read_table(path / TABLE_NAME)
             model = str(facts.get("model") or path.name)
-            runs[model] += 1
-            trials += _results_trials(path, table, model, str(runs[model]))
+            run_counts[model] += 1
+            trials += _results_trials(path, table, model, trial=str(run_counts[model]))
             sources.append(Source.of(path / TABLE_NAME, facts, (row.path for row in table)))
             continue
         rows = [*_read_rows(path, TRIAL_COLUMNS)]
@@ -140,7 +141,10 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
 
 
 def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
-    """Whether each part is defective, and the file that says so; empty where the tables of trials say it."""
+    """Return whether each part is defective, by its name, and the file that says so.
+
+    Both are empty without a reference. If it is a folder, the list of files is empty.
+    """
     if reference is None:
         return {}, []
     if reference.is_dir():
@@ -151,7 +155,7 @@ def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Sourc
 
 
 def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Trial]:
-    """Yield the decisions in rows of a table that people filled in."""
+    """Yield the decisions in a table that people filled in; each row comes with its place, for errors."""
     for place, row in rows:
         part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
         yield Trial(part, appraiser, trial, _parse_word(decision, place), place)
@@ -165,8 +169,8 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
         truth: Whether each part is defective, by its name.
 
     Raises:
-        InputError: There is no trial or no reference, a part is unknown, all are of one class, or a part is
-            inspected twice in a trial or not in every trial.
+        InputError: There is no trial or no reference, a part is not in the reference, the reference has parts
+            of one class only, or a part is inspected twice in a trial or not in every trial.
     """
     if not trials:
         raise InputError("there is no decision in what was named: add rows to the table of trials")
@@ -175,29 +179,32 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
             "nothing says which parts are defective: name --reference FILE.csv|FOLDER, or add a column "
             "reference to the table of trials"
         )
-    trials = _with_one_spelling(trials)
-    by_key = _index_trials(trials, truth)
-    if len(classes := set(truth.values())) < 2:
+    spelled_trials = _with_one_spelling(trials)
+    by_key = _index_trials(spelled_trials, truth)
+    classes = set(truth.values())
+    if len(classes) < 2:
         only = "defective" if True in classes else "good"
         raise InputError(f"the reference has {only} parts alone ({len(truth):,}): {ENOUGH}")
-    labels = _trials_by_appraiser(trials)
+    trial_names = _trials_by_appraiser(spelled_trials)
     parts = sorted(truth, key=natural_key)
-    _check_complete(by_key, labels, parts)
+    _check_complete(by_key, trial_names, parts)
     decisions = {}
-    for name, names_of_trials in labels.items():
-        rows = [[by_key[name, trial, part].defective for trial in names_of_trials] for part in parts]
-        decisions[name] = np.array(rows)
-    return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
+    for appraiser, names in trial_names.items():
+        # a row for each part, a column for each trial
+        rows = [[by_key[appraiser, trial, part].defective for trial in names] for part in parts]
+        decisions[appraiser] = np.array(rows)
+    defective = np.array([truth[part] for part in parts])
+    return Study(tuple(parts), defective, decisions)
 
 
 def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials in which each appraiser's name has one spelling: Ann and ann are one."""
-    spelled: dict[str, str] = {}
-    found = []
+    """Return the trials with one spelling of each appraiser's name, the first: Ann and ann are one person."""
+    first_spellings: dict[str, str] = {}
+    spelled_trials = []
     for trial in trials:
-        name = spelled.setdefault(trial.appraiser.casefold(), trial.appraiser)
-        found.append(trial._replace(appraiser=name))
-    return found
+        name = first_spellings.setdefault(trial.appraiser.casefold(), trial.appraiser)
+        spelled_trials.append(trial._replace(appraiser=name))
+    return spelled_trials
 
 
 TrialKey = tuple[str, str, str]  # appraiser, trial, part
@@ -209,7 +216,7 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
     Raises:
         InputError: A part is unknown, or inspected twice in a trial.
     """
-    found: dict[TrialKey, Trial] = {}
+    by_key: dict[TrialKey, Trial] = {}
     for trial in trials:
         if trial.part not in truth:
             raise InputError(
@@ -217,58 +224,74 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
                 "or leave it out here"
             )
         key = (trial.appraiser, trial.trial, trial.part)
-        if key in found:
+        if key in by_key:
             raise InputError(
                 f"{trial.place}: {trial.appraiser} decides on part {trial.part} twice in trial {trial.trial} "
-                f"(first in {found[key].place}): number the trials"
+                f"(first in {by_key[key].place}): number the trials"
             )
-        found[key] = trial
-    return found
+        by_key[key] = trial
+    return by_key
 
 
 def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
-    """Names of each appraiser's trials, in order. InputError: one has more than another."""
-    names: dict[str, set[str]] = {}
+    """Return the names of each appraiser's trials, in natural order.
+
+    Raises:
+        InputError: An appraiser has more trials than another.
+    """
+    trials_of_appraiser: dict[str, set[str]] = {}
     for trial in trials:
-        names.setdefault(trial.appraiser, set()).add(trial.trial)
-    labels = {name: sorted(trial_names, key=natural_key) for name, trial_names in names.items()}
-    if len({len(trial_names) for trial_names in labels.values()}) > 1:
-        counts = join_names(
-            [f"{name} in {pluralize(len(trial_names), 'trial')}" for name, trial_names in labels.items()]
-        )
+        trials_of_appraiser.setdefault(trial.appraiser, set()).add(trial.trial)
+    ordered_trials = {
+        appraiser: sorted(trial_set, key=natural_key) for appraiser, trial_set in trials_of_appraiser.items()
+    }
+    trial_counts = {len(trial_list) for trial_list in ordered_trials.values()}
+    if len(trial_counts) > 1:
+        counts = []
+        for appraiser, trial_list in ordered_trials.items():
+            counts.append(f"{appraiser} in {pluralize(len(trial_list), 'trial')}")
         raise InputError(
-            f"parts are inspected by {counts}: every appraiser needs as many trials as the others"
+            f"parts are inspected by {join_names(counts)}: every appraiser needs as many trials as the others"
         )
-    return labels
+    return ordered_trials
 
 
 def _check_complete(
-    found: Mapping[TrialKey, Trial], labels: Mapping[str, Sequence[str]], parts: Sequence[str]
+    by_key: Mapping[TrialKey, Trial], trial_names: Mapping[str, Sequence[str]], parts: Sequence[str]
 ) -> None:
-    """Raise an InputError where an appraiser has not decided on a part in one of the trials."""
+    """Raise InputError where an appraiser has not decided on each part in each trial."""
     missing = []
-    for name, trial_names in labels.items():
-        missing += [key for key in product([name], trial_names, parts) if key not in found]
+    for appraiser, names in trial_names.items():
+        missing += [key for key in product([appraiser], names, parts) if key not in by_key]
     if not missing:
         return
-    name, trial, part = missing[0]
+    appraiser, trial, part = missing[0]
     more = f", and {len(missing) - 1:,} more are missing" if missing[1:] else ""
     raise InputError(
-        f"{name} has not decided on part {part} in trial {trial}{more}: inspect it, or take the part out "
-        "of the study"
+        f"{appraiser} has not decided on part {part} in trial {trial}{more}: inspect it, "
+        "or take the part out of the study"
     )
 
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
-    scores: dict[tuple[str, str], list[str]] = {}
+    """Count, for each model, the parts that have the identical score in two trials.
+
+    Trials without a score, those of people, are left out.
+    """
+    scores: dict[tuple[str, str], list[str]] = {}  # by model and part
     for trial in trials:
         if trial.score:
             scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
-    return dict(Counter(name for (name, _), of in scores.items() if len(set(of)) < len(of)))
+    counts = Counter[str]()
+    for (appraiser, _), part_scores in scores.items():
+        has_equal_scores = len(set(part_scores)) < len(part_scores)
+        if has_equal_scores:
+            counts[appraiser] += 1
+    return dict(counts)
 
 
 def _read_facts(folder: Path) -> Json:
-    """Facts of a run of `predict`; empty where there are none."""
+    """Return the facts of a run of `predict`; empty where they cannot be read."""
     with suppress(OSError, ValueError):
         facts = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
         return facts if isinstance(facts, dict) else {}
@@ -276,19 +299,31 @@ def _read_facts(folder: Path) -> Json:
 
 
 def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, trial: str) -> Iterator[Trial]:
-    """Yield decisions of a run, on parts in several views where its model decides on these."""
-    place = str(folder / TABLE_NAME)
-    rows = [(place, Path(row.path).stem, row.decision, str(row.score), row.error) for row in table]
-    if (parts := folder / PARTS_TABLE_NAME).is_file():
-        rows = [
-            (where, row["part"], row["decision"], row.get("score", ""), "")
-            for where, row in _read_rows(parts, ("part", "decision"))
-        ]
+    """Yield the decisions of a run: those of its table of parts if there is one, else those on pictures.
+
+    Args:
+        folder: Folder of the run.
+        table: Rows of the run's table of pictures.
+        appraiser: Name of the model.
+        trial: Name of the trial.
+
+    Raises:
+        InputError: A part was not judged, or the table of parts cannot be read.
+    """
+    rows: list[tuple[str, str, str, str, str]] = []  # place, part, decision, score, error
+    parts_table = folder / PARTS_TABLE_NAME
+    if parts_table.is_file():
+        for place, values in _read_rows(parts_table, ("part", "decision")):
+            rows.append((place, values["part"], values["decision"], values.get("score", ""), ""))
+    else:
+        place = str(folder / TABLE_NAME)
+        for row in table:
+            rows.append((place, Path(row.path).stem, row.decision, str(row.score), row.error))
     for place, part, decision, score, error in rows:
         if error or decision == "incomplete":
-            why = error or "a view is missing"
+            reason = error or "a view is missing"
             raise InputError(
-                f"{place}: part {part} was not judged ({why}): inspect it again, or leave it out"
+                f"{place}: part {part} was not judged ({reason}): inspect it again, or leave it out"
             )
         yield Trial(part, appraiser, trial, _parse_word(decision, place), place, score)
 
@@ -297,39 +332,57 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
 
 
 def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    """Add the parts in rows of a table to `truth`.
+
+    Args:
+        truth: Whether each part is defective, by its name; it is extended.
+        rows: Place of each row, for errors, and its values by column.
+
+    Raises:
+        InputError: A part is good in one row and defective in another.
+    """
     for place, row in rows:
         part = row["part"]
-        defective = _parse_word(row["reference"], place)
-        if truth.setdefault(part, defective) != defective:
+        is_defective = _parse_word(row["reference"], place)
+        if truth.setdefault(part, is_defective) != is_defective:
             raise InputError(f"{place}: part {part} is good in one row and defective in another: correct it")
 
 
 def _reference_folder(folder: Path) -> dict[str, bool]:
-    found: dict[str, Path] = {}
-    for path in list_inputs(folder)[0]:
-        if (first := found.setdefault(path.stem, path)) != path:
-            raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
-    pictures = [*found.values()]
+    """Return whether each part of a folder of pictures is defective, by the part's name.
+
+    Labels in the folder are used first, then the names of its folders, then lists beside or above it.
+
+    Raises:
+        InputError: Two pictures have one part's name, or it is not known which pictures are good.
+    """
+    picture_of: dict[str, Path] = {}
+    paths, *_ = list_inputs(folder)
+    for path in paths:
+        first_path = picture_of.setdefault(path.stem, path)
+        if first_path != path:
+            raise InputError(f"{first_path} and {path} have one part's name: name pictures by the part")
+    pictures = [*picture_of.values()]
     labels = read_class_labels(folder, pictures, with_files_above=False)
     if labels.is_complete:
-        return _classes(found, labels)
-    folder_of = {part: path.relative_to(folder).parts[:-1] for part, path in found.items()}
+        return _defective_by_part(picture_of, labels)
+    folder_of = {part: path.relative_to(folder).parent.parts for part, path in picture_of.items()}
     tree = None
-    if () not in folder_of.values():
+    if () not in folder_of.values():  # no picture lies directly in the folder
         tree = FolderTree(folder, pictures)
-        if Said.UNCLEAR not in tree.found and not labels.has_unknown:
-            return {part: tree.said[parts] is not Said.GOOD for part, parts in folder_of.items()}
+        if Said.UNCLEAR not in tree.meanings and not labels.has_unknown:
+            return {part: tree.meaning_of[parts] is not Said.GOOD for part, parts in folder_of.items()}
     # Lists beside the folder count last: the table of trials is often among them.
     labels = read_class_labels(folder, pictures)
     if labels.is_complete:
-        return _classes(found, labels)
+        return _defective_by_part(picture_of, labels)
     if tree is None:
         raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
     raise tree.question("call their folders good and defective")
 
 
-def _classes(pictures: Mapping[str, Path], labels: ClassLabels) -> dict[str, bool]:
-    """Whether each part is defective, by its name, as the labels of its picture say."""
+def _defective_by_part(pictures: Mapping[str, Path], labels: ClassLabels) -> dict[str, bool]:
+    """Return whether each part is defective, by its name, as the labels of its picture say."""
     return {part: labels.class_of(path) is PictureClass.BAD for part, path in pictures.items()}
 
 
@@ -337,10 +390,12 @@ def _classes(pictures: Mapping[str, Path], labels: ClassLabels) -> dict[str, boo
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield place and values, by column, of each row of a table with commas, semicolons or tabs.
+    """Yield, for each row of a table, its place (for errors) and its values by column.
+
+    The table has commas, semicolons or tabs between the values.
 
     Raises:
-        InputError: It cannot be read, or a column or a value is missing.
+        InputError: The table cannot be read, one of `columns` is missing, or has no value in a row.
     """
     try:
         yield from _parse_rows(path, read_text(path), columns)
@@ -353,10 +408,13 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 
 def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    header = text.partition("\n")[0]
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    """Yield the rows of a table's `text`, as `_read_rows` does."""
+    header, _, _ = text.partition("\n")
+    delimiter = max(",;\t", key=header.count)  # the most frequent one in the header
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = [name.strip().casefold() for name in next(table, [])]
-    if missing := [name for name in columns if name not in names]:
+    missing = [name for name in columns if name not in names]
+    if missing:
         raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
     for cells in table:
         pairs = zip(names, cells, strict=False)
@@ -371,10 +429,19 @@ def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple
 
 
 def _parse_word(text: str, place: str) -> bool:
-    """Whether a word means a defective part. InputError: neither."""
-    good = OTHER_WORDS.get(text.casefold(), says_good(text))
-    if good is None:
+    """Return True if a word means a defective part, False if it means a good one.
+
+    Args:
+        text: The word.
+        place: Place of the word, for the error.
+
+    Raises:
+        InputError: The word means neither good nor defective.
+    """
+    # True: the word means good; None: its meaning is unknown
+    is_good = OTHER_WORDS.get(text.casefold(), says_good(text))
+    if is_good is None:
         raise InputError(
             f"{place}: {text!r} is neither good nor defective: write good or defective, ok or nok"
         )
-    return not good
+    return not is_good

@@ -21,12 +21,11 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Return the data set with test pictures that show no part learnt from, where the split was drawn.
+    """Return the data set with a test split of only those pictures that the model did not learn from.
 
-    Training pictures that were not learnt from are tested, too: the draw keeps some back from a model of the
-    others, and from a model of other pictures none need be kept. Pictures of a part that was learnt from are
-    not tested: neither those whose names show the part (`--group`, `--part`), nor good ones that are nearly
-    the same as a picture learnt from, wherever the draw put them.
+    A data set with a split of its own is returned as it is. A split that the program made is made anew: all
+    pictures are tested, except those of parts that the model learnt from. A picture is of such a part if its
+    name says so (`--group`, `--part`), or if it is good and a near-duplicate of a picture learnt from.
 
     Args:
         predictor: The model.
@@ -40,41 +39,51 @@ def leave_out_learnt_parts(
     good += [item for item in dataset.test if not item.anomalous]
     preprocess = predictor.manifest.preprocess
     looks = dict[Item, Look]()
-    were_learnt = set[Item]()
+    learnt_items = set[Item]()
     for done, item in enumerate(good, start=1):
-        with suppress(InputError, MemoryError):  # reported when it is judged
+        with suppress(InputError, MemoryError):  # reported when the picture is judged
             pixels = preprocess.decode(item.path)
             channels = preprocess.channels
-            looks[item] = Look.of(pixels if channels is None else next(channels.split(pixels)))
+            first_channels = pixels if channels is None else next(channels.split(pixels))
+            looks[item] = Look.of(first_channels)
             if pixel_hash(pixels) in learnt:
-                were_learnt.add(item)
+                learnt_items.add(item)
         step("pictures learnt from", done, len(good))
-    shown = _of_learnt_parts(predictor, dataset.train, were_learnt)
-    shown |= _near_duplicates(looks, were_learnt | shown)
-    train = tuple(item for item in good if item in shown)
-    fresh = tuple(item for item in dataset.train if item not in shown)
-    tested = tuple(item for item in dataset.test if item not in shown)
-    return replace(dataset, train=train, test=(*tested, *fresh), drawn_split=False)
+    of_learnt_parts = _of_learnt_parts(predictor, dataset.train, learnt_items)
+    of_learnt_parts |= _near_duplicates(looks, learnt_items | of_learnt_parts)
+    train = tuple(item for item in good if item in of_learnt_parts)
+    unlearnt_train = [item for item in dataset.train if item not in of_learnt_parts]
+    unlearnt_test = [item for item in dataset.test if item not in of_learnt_parts]
+    return replace(dataset, train=train, test=(*unlearnt_test, *unlearnt_train), drawn_split=False)
 
 
-def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
-    """Return the training pictures of the parts that were learnt from.
+def _of_learnt_parts(
+    predictor: Predictor, train: Sequence[Item], learnt_items: Collection[Item]
+) -> set[Item]:
+    """Return the pictures of `train` that show a part that was learnt from.
 
-    A picture whose name shows no part is a part of its own.
+    A picture whose name shows no part counts as a part of its own.
     """
     part_of = stored_part_reader(predictor.manifest)
-    parts = dict[Item, object]()
-    for item, name in zip(train, relative_names([learnt.path for learnt in train]), strict=True):
+    names = relative_names([item.path for item in train])
+    part_of_item = dict[Item, object]()
+    for item, name in zip(train, names, strict=True):
         named_part = None if part_of is None else part_of(name)
-        parts[item] = named_part or item.path
-    learnt_parts = {part for item, part in parts.items() if item in were_learnt}
-    return {item for item, part in parts.items() if part in learnt_parts}
+        part_of_item[item] = named_part or item.path
+    learnt_parts = {part for item, part in part_of_item.items() if item in learnt_items}
+    return {item for item, part in part_of_item.items() if part in learnt_parts}
 
 
-def _near_duplicates(looks: Mapping[Item, Look], learnt: Collection[Item]) -> set[Item]:
-    """Pictures that are nearly the same as one that was learnt from."""
-    known = [item for item in looks if item in learnt]
-    others = [item for item in looks if item not in learnt]
-    every = [*known, *others]
-    pairs = near_duplicates([looks[item] for item in every], np.arange(len(known)))
-    return {every[j] for i, j, _ in pairs if i < len(known) <= j}
+def _near_duplicates(looks: Mapping[Item, Look], learnt_items: Collection[Item]) -> set[Item]:
+    """Return the pictures that are near-duplicates of one of `learnt_items`, without these themselves."""
+    bank = [item for item in looks if item in learnt_items]
+    others = [item for item in looks if item not in learnt_items]
+    items = [*bank, *others]
+    pairs = near_duplicates([looks[item] for item in items], np.arange(len(bank)))
+    duplicates = set()
+    for smaller, larger, _ in pairs:
+        # the pictures learnt from come first in `items`
+        is_learnt_and_other = smaller < len(bank) <= larger
+        if is_learnt_and_other:
+            duplicates.add(items[larger])
+    return duplicates

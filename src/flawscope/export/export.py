@@ -75,41 +75,42 @@ def export(
     """
     artefact = model if isinstance(model, Artefact) else model_file.read(model)
     path = files.check_writable(out)
-    if (suffix := path.suffix.lower()) != EXPORTED_SUFFIX:
+    suffix = path.suffix.lower()
+    if suffix != EXPORTED_SUFFIX:
         hint = ": OpenVINO runs them too" if suffix == ".xml" else ""
         raise InputError(f"exported models are {EXPORTED_SUFFIX} files{hint}; name --out so")
     check_exportable(artefact, precision, pictures)
-    given = ExportPictures(artefact, pictures, [] if failures is None else failures)
-    shown = given.probe_images()
+    export_pictures = ExportPictures(artefact, pictures, [] if failures is None else failures)
+    probe_images = export_pictures.probe_images()
     trained = TorchSession.open(artefact, "cpu", threads)
-    if shown.shape[1:] != (3, *trained.size):
+    if probe_images.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
     step("network", 0, 2)
     embed, score = onnx_graph.trace(trained.model)
-    named = artefact.manifest.kinds is not None
-    residuals = onnx_graph.trace_residuals(trained.model) if named else None
+    names_kinds = artefact.manifest.kinds is not None
+    residuals = onnx_graph.trace_residuals(trained.model) if names_kinds else None
     step("network", 1, 2)
     network: bytes = onnx_graph.join_graphs(embed, score, residuals).SerializeToString()
     sessions = _open_sessions(network, precision, threads)
     step("network", 2, 2)
 
-    as_embed = open_embed(embed, sessions[0].runtime, precision, threads)
-    made = ReducedModel(precision, sessions, as_embed, trained)
-    exported, certificates = certify_export(made, given, shown, step)
+    embed_images = open_embed(embed, sessions[0].runtime, precision, threads)
+    reduced = ReducedModel(precision, sessions, embed_images, trained)
+    exported, certificates = certify_export(reduced, export_pictures, probe_images, step)
     onnx_file.write(exported, network, out)
     return certificates[0]
 
 
 def certify_export(
-    made: ReducedModel, given: ExportPictures, shown: Images, step: ProgressCallback
+    reduced: ReducedModel, pictures: ExportPictures, probe_images: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """Calibrate the artefact of an exported network for its precision, and certify each engine.
 
     Args:
-        made: The exported network in its engines, and the trained model.
-        given: Pictures on which a reduced precision is calibrated.
-        shown: Images on which the engines are compared.
+        reduced: The exported network in its engines, and the trained model.
+        pictures: Pictures on which a reduced precision is calibrated.
+        probe_images: Images on which the engines are compared.
         step: Called with the stage, the steps done and the number of steps.
 
     Returns:
@@ -118,22 +119,22 @@ def certify_export(
     Raises:
         FlawscopeError: An engine differs beyond the certificate's tolerance.
     """
-    if made.precision == "fp32":
-        exported = given.artefact
-        certificates = _certify_fp32(given.artefact, made, shown)
+    if reduced.precision == "fp32":
+        exported = pictures.artefact
+        certificates = _certify_fp32(pictures.artefact, reduced, probe_images)
     else:
-        exported, certificates = recalibrate(made, given, shown, step)
+        exported, certificates = recalibrate(reduced, pictures, probe_images, step)
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
                 f"the exported model is not the trained one, nothing written: {certificate.describe()}"
             )
     manifest = exported.manifest
-    made_by = {session.runtime: engine_version(session.runtime) for session in made.sessions}
+    engine_versions = {session.runtime: engine_version(session.runtime) for session in reduced.sessions}
     manifest = replace(
         manifest,
         facts={**manifest.facts, **certificates_to_facts(certificates)},
-        versions={**manifest.versions, **made_by, "opset": str(onnx_graph.OPSET)},
+        versions={**manifest.versions, **engine_versions, "opset": str(onnx_graph.OPSET)},
     )
     return replace(exported, manifest=manifest), certificates
 
@@ -146,9 +147,10 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
         raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    bf16 = precision == "bf16"
-    extras = "export,openvino" if bf16 else "export"
-    require_installed("export", "onnx", "onnxscript", *(["openvino"] if bf16 else []), extras=extras)
+    if precision == "bf16":  # OpenVINO alone computes it
+        require_installed("export", "onnx", "onnxscript", "openvino", extras="export,openvino")
+    else:
+        require_installed("export", "onnx", "onnxscript", extras="export")
     if precision != "fp32" and not pictures:
         raise InputError(
             f"{precision} is calibrated anew: give good pictures with --pictures, such as those the model "
@@ -172,29 +174,48 @@ def _open_sessions(network: bytes, precision: str, threads: int | None) -> list[
 
 def engines_for(precision: str) -> list[str]:
     """Return the installed engines that run a file of this precision, the default engine first."""
-    able = ENGINES if precision != "bf16" else ["openvino"]
-    return [engine for engine in able if importlib.util.find_spec(engine) is not None]
+    candidates = ["openvino"] if precision == "bf16" else ENGINES
+    return [engine for engine in candidates if importlib.util.find_spec(engine) is not None]
 
 
 def open_embed(embed: ModelProto, runtime: str, precision: str, threads: int | None = None) -> EmbedFn:
-    """Return an engine's function from images to features, which several threads may call at once."""
+    """Return an engine's function from images to features, which several threads may call at once.
+
+    Args:
+        embed: The graph from images to features.
+        runtime: Name of the engine.
+        precision: Precision in which it computes.
+        threads: Number of threads that compute; None: as many as there are cores.
+    """
     graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", threads, precision)
-    (at,) = [k for k, name in enumerate(graph.results) if name == "features"]
-    return lambda images: graph.run({"images": images})[at]
+    index = list(graph.results).index("features")
+
+    def embed_images(images: Images) -> Images:
+        return graph.run({"images": images})[index]
+
+    return embed_images
 
 
-def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: Images) -> list[Certificate]:
-    """Certify each engine in fp32: compare its answers for the images, also with simulated defects."""
+def _certify_fp32(artefact: Artefact, reduced: ReducedModel, probe_images: Images) -> list[Certificate]:
+    """Certify each engine in fp32: compare its answers for images, also with simulated defects."""
+    model = reduced.trained.model
 
-    def certified(those: Images) -> list[Certificate]:
-        scores, maps = run_one_by_one(made.trained, those)
-        model = made.trained.model
+    def certify_engines(images: Images) -> list[Certificate]:
+        scores, maps = run_one_by_one(reduced.trained, images)
         ties = []
         with torch.inference_mode():
-            for image in torch.from_numpy(those).split(1):
+            for image in torch.from_numpy(images).split(1):
                 ties.append(model.ties(model.embed(image), model.inside(image)))
-        known = scores, maps, artefact.manifest.calibration, torch.cat(ties).numpy()
-        return [certify_session(session, those, *known) for session in made.sessions]
+        calibration = artefact.manifest.calibration
+        has_ties = torch.cat(ties).numpy()
+        return [
+            certify_session(session, images, scores, maps, calibration, ties=has_ties)
+            for session in reduced.sessions
+        ]
 
-    pairs = zip(certified(shown), certified(with_defects(shown)), strict=True)
-    return [replace(certificate, simulated=other.score) for certificate, other in pairs]
+    good_certificates = certify_engines(probe_images)
+    defect_certificates = certify_engines(with_defects(probe_images))
+    return [
+        replace(certificate, simulated=defect_certificate.score)
+        for certificate, defect_certificate in zip(good_certificates, defect_certificates, strict=True)
+    ]

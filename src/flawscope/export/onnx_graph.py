@@ -1,7 +1,7 @@
 """Turns a detector into an ONNX graph: its two steps, `embed` and `score`, are traced and then joined.
 
-`runtime.onnx_file` writes the file. Only `embed` has a reduced precision. `score` compares features, and
-small differences between nearly equal features decide: it stays in fp32.
+`runtime.onnx_file` writes the file. Only `embed` can have a reduced precision. `score` stays in fp32: it
+compares features, and small differences between nearly equal features decide.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 NOTHING: Mapping[Operator, Operator] = MappingProxyType({})
-# the file format that came with the operators: ONNX Runtime 1.18 reads it
-OPSET = 18
-IR_VERSION = 8
+OPSET = 18  # version of the ONNX operators
+IR_VERSION = 8  # version of the file format that belongs to these operators: ONNX Runtime 1.18 reads it
 
 
 class EmbedModule(nn.Module):
-    """Detector's first step as a module, because only modules can be traced."""
+    """A detector's first step as a module, because only modules can be traced."""
 
     def __init__(self, model: Detector):
         super().__init__()
@@ -45,9 +44,9 @@ class EmbedModule(nn.Module):
 
 
 class ScoreModule(nn.Module):
-    """Detector's second step as a module.
+    """A detector's second step as a module.
 
-    Where pictures are padded, it takes the images too: they show which pixels count.
+    If pictures are padded, it takes the images, too: they show which pixels count.
     """
 
     def __init__(self, model: Detector):
@@ -83,10 +82,12 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
-    held = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}  # each once
-    if sum(held.values()) > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
+    # by id: a tensor that several modules share counts once
+    tensor_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
+    model_bytes = sum(tensor_bytes.values())
+    if model_bytes > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
         raise InputError(
-            f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
+            f"the model has {model_bytes / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
@@ -97,37 +98,40 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
 def prepare_trace(model: Detector) -> None:
     """Make a model ready for tracing; this changes the model."""
     model.for_export()
-    for part in model.modules():  # in place, activations take torch twice as long, for the same graph
-        if "inplace" in vars(part):
-            vars(part)["inplace"] = False
+    # activations that compute in place double the time of tracing, and the graph is the same
+    for module in model.modules():
+        if "inplace" in vars(module):
+            vars(module)["inplace"] = False
 
 
 def trace_score(model: Detector) -> ModelProto:
-    """Trace the step from features to scores and maps, of a model after `prepare_trace`."""
+    """Trace the step from features to scores and maps; `prepare_trace` has prepared the model."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
-    given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
-    return trace_module(ScoreModule(model), given, ["scores", "maps"], model.operators())
+    examples = {"features": features.clone()}
+    if model.config.pads:
+        examples["images"] = images
+    return trace_module(ScoreModule(model), examples, ["scores", "maps"], model.operators())
 
 
 def trace_residuals(model: Detector) -> ModelProto:
-    """Trace the network from images to `residuals`, of a model after `prepare_trace`."""
-    given = {"images": torch.zeros(2, 3, *model.size)}
-    return trace_module(ResidualModule(model), given, [RESIDUALS], model.operators())
+    """Trace the network from images to `residuals`; `prepare_trace` has prepared the model."""
+    examples = {"images": torch.zeros(2, 3, *model.size)}
+    return trace_module(ResidualModule(model), examples, [RESIDUALS], model.operators())
 
 
 def trace_module(
     module: nn.Module,
-    given: Mapping[str, Tensor],
+    examples: Mapping[str, Tensor],
     results: list[str],
     translations: Mapping[Operator, Operator] = NOTHING,
 ) -> ModelProto:
-    """Return the ONNX graph of a module, whose detector is ready (`prepare_trace`).
+    """Trace a module of a model that `prepare_trace` has prepared, and return its ONNX graph.
 
     Args:
         module: The module.
-        given: An example of each input, by its name; any number of pictures `[B, ...]` may be given later.
+        examples: An example of each input `[B, ...]`, by its name; the graph takes any number B of pictures.
         results: Names of the outputs.
         translations: ONNX functions for operators of torch that the exporter does not know.
 
@@ -139,12 +143,12 @@ def trace_module(
         with silence_exporter(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
-                kwargs=dict(given),
+                kwargs=dict(examples),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(given),
+                input_names=list(examples),
                 output_names=results,
-                dynamic_shapes={name: {0: batch} for name in given},
+                dynamic_shapes={name: {0: batch} for name in examples},
                 external_data=False,
                 verbose=False,
                 custom_translation_table=dict(translations),
@@ -164,15 +168,20 @@ def trace_module(
 
 def _separate_biases(proto: ModelProto) -> None:
     """Give each convolution its own bias: OpenVINO adds a shared bias in a separate step."""
-    held = {entry.name: entry for entry in proto.graph.initializer}
-    met = set()
+    tensors = {entry.name: entry for entry in proto.graph.initializer}
+    used_names = set()
     for node in proto.graph.node:
-        if node.op_type == "Conv" and len(node.input) > 2 and (name := node.input[2]) in held:
-            if name in met:
-                copied = proto.graph.initializer.add()
-                copied.CopyFrom(held[name])
-                copied.name = node.input[2] = f"{name}.{node.output[0]}"
-            met.add(name)
+        if node.op_type != "Conv" or len(node.input) < 3:  # inputs: images, weights and perhaps a bias
+            continue
+        bias_name = node.input[2]
+        if bias_name not in tensors:
+            continue
+        if bias_name in used_names:
+            bias_copy = proto.graph.initializer.add()
+            bias_copy.CopyFrom(tensors[bias_name])
+            bias_copy.name = f"{bias_name}.{node.output[0]}"
+            node.input[2] = bias_copy.name
+        used_names.add(bias_name)
 
 
 def _strip_source_notes(proto: ModelProto) -> None:
@@ -194,14 +203,14 @@ def _strip_source_notes(proto: ModelProto) -> None:
 @contextlib.contextmanager
 def silence_exporter() -> Iterator[None]:
     """Silence the exporter's prints and warnings about its own code."""
-    before = logging.root.manager.disable
+    previous_level = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(before)
+            logging.disable(previous_level)
 
 
 # --------------------------------------------------------------------------------------------------- joining
@@ -213,62 +222,66 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     Args:
         embed: Computes features of images.
         score: Computes scores and maps of features.
-        residuals: Computes the residuals of features; None: the network has none. Weights that it has in
-            common with the other graphs are stored once.
+        residuals: Computes the residuals of images; None: the network has no residuals. Weights that this
+            graph shares with the others are stored once.
     """
-    whole = _copied(embed)
+    network = _copy_graph(embed)
     features = [*embed.graph.output]
-    del whole.graph.output[:]
-    _append(whole, _copied(score), "score", {})
+    del network.graph.output[:]
+    _append(network, _copy_graph(score), prefix="score", weights={})
     if residuals is not None:
-        weights = {_content(entry): entry.name for entry in whole.graph.initializer}
-        _append(whole, _copied(residuals), "residuals", weights)
-    whole.graph.value_info.extend(features)
-    return whole
+        weights = {_content_digest(entry): entry.name for entry in network.graph.initializer}
+        _append(network, _copy_graph(residuals), prefix="residuals", weights=weights)
+    network.graph.value_info.extend(features)
+    return network
 
 
-def _copied(graph: ModelProto) -> ModelProto:
+def _copy_graph(graph: ModelProto) -> ModelProto:
     import onnx
 
-    copied = onnx.ModelProto()
-    copied.CopyFrom(graph)
-    return copied
+    graph_copy = onnx.ModelProto()
+    graph_copy.CopyFrom(graph)
+    return graph_copy
 
 
-def _content(entry: TensorProto) -> bytes:
+def _content_digest(entry: TensorProto) -> bytes:
     """Return a digest of a tensor's type, shape and data."""
     data = entry.SerializeToString() if not entry.raw_data else entry.raw_data
     return hashlib.sha256(f"{entry.data_type} {[*entry.dims]} ".encode() + data).digest()
 
 
-def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
-    """Append the graph of `head` to `whole`.
+def _append(network: ModelProto, addition: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
+    """Append a graph to another.
 
     Args:
-        whole: The graph that grows.
-        head: The graph to append; it is changed.
-        prefix: Put before the names of `head`, except those of inputs and outputs.
-        weights: Names of the weights of `whole`, by their content: those of `head` with such content are
-            left out.
+        network: The graph that grows.
+        addition: The graph to append; it is changed.
+        prefix: Prefix for the names in `addition`, except those of inputs and outputs.
+        weights: Names of the weights of `network`, by the digest of their content. `addition` uses these
+            instead of its own weights with the same content.
     """
-    outside = {"images", "features", "scores", "maps", RESIDUALS}
-    graph = head.graph
-    contents = {entry.name: _content(entry) for entry in graph.initializer} if weights else {}
-    shared = {name: weights[content] for name, content in contents.items() if content in weights}
+    public_names = {"images", "features", "scores", "maps", RESIDUALS}
+    graph = addition.graph
+    digests = {entry.name: _content_digest(entry) for entry in graph.initializer} if weights else {}
+    shared_names = {name: weights[digest] for name, digest in digests.items() if digest in weights}
 
-    def renamed(name: str) -> str:
-        return shared.get(name) or (f"{prefix}.{name}" if name and name not in outside else name)
+    def new_name(name: str) -> str:
+        if name in shared_names:
+            return shared_names[name]
+        return f"{prefix}.{name}" if name and name not in public_names else name
 
     for node in graph.node:
-        node.name = renamed(node.name)
+        node.name = new_name(node.name)
         for names in (node.input, node.output):
-            names[:] = [renamed(name) for name in names]
-    weights_here = [entry for entry in graph.initializer if entry.name not in shared]
-    for entry in (*weights_here, *graph.value_info):
-        entry.name = renamed(entry.name)
-    whole.graph.node.extend(graph.node)
-    whole.graph.initializer.extend(weights_here)
-    whole.graph.value_info.extend(graph.value_info)
-    whole.graph.output.extend(graph.output)
-    domains = {(entry.domain, entry.version) for entry in whole.opset_import}
-    whole.opset_import.extend(e for e in head.opset_import if (e.domain, e.version) not in domains)
+            names[:] = [new_name(name) for name in names]
+    own_weights = [entry for entry in graph.initializer if entry.name not in shared_names]
+    for entry in (*own_weights, *graph.value_info):
+        entry.name = new_name(entry.name)
+    network.graph.node.extend(graph.node)
+    network.graph.initializer.extend(own_weights)
+    network.graph.value_info.extend(graph.value_info)
+    network.graph.output.extend(graph.output)
+    domains = {(entry.domain, entry.version) for entry in network.opset_import}
+    network.opset_import.extend(
+        entry for entry in addition.opset_import if (entry.domain, entry.version) not in domains
+    )

@@ -1,8 +1,8 @@
 """Reads the pictures of an export, calibrates a reduced precision, and compares it with the trained model.
 
 A model in a reduced precision is another detector. A picture that was learnt from is left out by both models,
-and the difference of their scores is added to its score in the fit: the fit had the other pictures' features,
-and could leave it out more exactly (`LeaveOut`).
+and the difference of the two scores is added to its score in the fit. The fit had the features of the other
+pictures, so that it could leave the picture out more exactly (`LeaveOut`).
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ from flawscope.runtime import Run, Session
 from flawscope.runtime.torch import TorchSession
 from flawscope.types import Array
 
-MAX_COMPARED = 32  # views, of as many pictures as there can be
-MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
-GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly, however few
+MAX_COMPARED = 32  # number of views to compare on, at most
+MAX_DEFECTIVE = 8  # number of these views that are compared with a simulated defect, too
+GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly in 0..1, few or many
 
 Images = NDArray[np.float32]  # [N, 3, H, W]
 EmbedFn = Callable[[Images], NDArray[np.float32]]  # images to features
 
 
 def with_defects(images: Images) -> Images:
-    """Return some of the images, spread evenly, each with a simulated defect."""
+    """Return up to `MAX_DEFECTIVE` of the images, spread evenly, each with a simulated defect."""
     rng = np.random.default_rng(0)
     return np.concatenate([add_defect(image[None], rng) for image in subset(images, MAX_DEFECTIVE)])
 
 
 def subset(images: Images, most: int) -> Images:
-    """Return at most `most` of the images, spread evenly."""
-    return images[:: -(-len(images) // most)]
+    """Return up to `most` of the images, spread evenly."""
+    step = -(-len(images) // most)  # rounded up
+    return images[::step]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ class ExportPictures:
     def probe_images(self) -> Images:
         """Return the images `[N, 3, H, W]` to compare on; raise InputError if there are none."""
         failures: list[str] = []
-        if shown := [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]:
-            return np.concatenate(shown)
+        batches = [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]
+        if batches:
+            return np.concatenate(batches)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
         return self.samples()
@@ -101,33 +103,35 @@ class ExportPictures:
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
         """Choose at most `most` views of pictures that are spread evenly.
 
-        With tiles these are each picture's whole view and at least one tile, in another place than in the
-        picture before. A picture that cannot be read becomes a line in `failures`.
+        With tiles, these are each picture's whole view and at least one of its tiles, at another place in
+        each picture. For a picture that cannot be read, a line is added to `failures`.
 
         Yields:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
         """
-        how = self.artefact.manifest.preprocess
-        each = 1 if how.tile is None else 2
-        place = 0
-        few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
-        for source in few:
+        preprocess = self.artefact.manifest.preprocess
+        min_views = 1 if preprocess.tile is None else 2  # of a picture: itself, and a tile
+        max_pictures = max(1, most // min_views)
+        step = -(-len(self.sources) // max_pictures) or 1  # rounded up; 1 where there are no sources
+        sources = self.sources[::step]
+        picture_number = 0
+        for source in sources:
             name = source_name(source)
             try:
-                views = how.views(source, name, self.artefact.counted)
+                views = preprocess.views(source, name, self.artefact.counted)
                 if views.unusable:
                     raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:
                 failures.append(error_reason(error, name))
                 continue
             views = views.with_roi(self.artefact.tensors.get("region"))
-            first, *tiles = views.view_numbers()
-            count = min(max(each, most // len(few)) - 1, len(tiles))
-            # of a step from one tile to the next
-            turn = place * GOLDEN_SECTION % 1
-            place = place + 1
-            chosen = [tiles[int((k + turn) * len(tiles) / count)] for k in range(count)]
-            yield views.images, [first, *chosen]
+            full_view, *tiles = views.view_numbers()
+            tile_count = min(max(min_views, most // len(sources)) - 1, len(tiles))
+            # Tiles are spread evenly. Each picture begins at another share of a step, to show other tiles
+            offset = picture_number * GOLDEN_SECTION % 1
+            picture_number += 1
+            sampled_tiles = [tiles[int((k + offset) * len(tiles) / tile_count)] for k in range(tile_count)]
+            yield views.images, [full_view, *sampled_tiles]
 
 
 # ---------------------------------------------------------------------------------------------- calibration
@@ -136,7 +140,7 @@ class ExportPictures:
 def engine_version(engine: str) -> str:
     """Return an engine's version, without OpenVINO's commit.
 
-    It is the module's, because packages of several names bring an engine.
+    It is read from the module, not from a package, because packages of several names contain an engine.
     """
     return str(import_module(engine).__version__).partition("-")[0]
 
@@ -148,8 +152,8 @@ class ReducedModel:
     Attributes:
         precision: Precision of the network's features.
         sessions: The network in each of its engines; the first calibrates.
-        embed: Computes the network's features in the first engine. Where a picture is left out, the trained
-            model scores them.
+        embed: Computes the network's features in the first engine. If a picture is left out, the trained
+            model computes its score from these features.
         trained: The trained model.
     """
 
@@ -160,18 +164,19 @@ class ReducedModel:
 
 
 def recalibrate(
-    reduced: ReducedModel, pictures: ExportPictures, shown: Images, step: ProgressCallback
+    reduced: ReducedModel, pictures: ExportPictures, probe_images: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
     """Calibrate the artefact for a reduced precision, and certify each engine.
 
-    Pictures that it was fitted on are left out one by one; other pictures are simply scored. The first
-    engine's answers calibrate. Every engine's answers in batches are compared with them, and the larger
-    difference counts.
+    Pictures that the model was fitted on are left out one by one; other pictures get their ordinary scores.
+    The calibration uses the first engine's answers. Each certificate has the larger of two differences: that
+    between the first engine and the trained model, and that between its own engine, with images in batches,
+    and the first engine.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
         pictures: Good pictures to calibrate on.
-        shown: Images on which the engines are compared.
+        probe_images: Images on which the engines are compared.
         step: Called with the stage, the steps done and the number of steps.
 
     Returns:
@@ -183,49 +188,53 @@ def recalibrate(
     artefact = pictures.artefact
     session = reduced.sessions[0]
     manifest = artefact.manifest
-    before = artefact.manifest.calibration
-    lit = manifest.preprocess.normalization is not None
+    old_calibration = artefact.manifest.calibration
+    adapts_to_light = manifest.preprocess.normalization is not None
     table = _read_pictures(pictures, step)
-    asked = _rows_to_judge(table, manifest)
+    rows_to_judge = _rows_to_judge(table, manifest)
     learnt = {*learnt_units(manifest.pictures).values()}
     tensors = {
         name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"
     }
-    models = _BothModels(
-        reduced, artefact, table.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
-    )
+    leave_out = LeaveOut(reduced.trained.model, learnt, tensors)
+    models = _BothModels(reduced, artefact, table.pictures, leave_out, step)
     run_of = _leave_out_learnt(manifest, _ReducedLeaveOut(reduced, learnt, tensors))
-    judged = score(models, asked, run_of, manifest.preprocess.lights[:1])
+    judged = score(models, rows_to_judge, run_of, manifest.preprocess.lights[:1])
     pictures.failures.extend(judged.answers.failures.values())
     if not judged.rows:
-        raise _nothing_calibrates(reduced.precision, lit)
-    given = {row.hash for row in table.rows.values()}
-    rows = _merge_rows(manifest.pictures, judged.rows, given)
-    known = {row.hash for row in manifest.pictures if row.learnt}
-    fresh = [row.hash for row in judged.rows.values() if row.hash not in known]
-    notes = list[str]()
-    method = "held out" if len(fresh) == len(judged.rows) and not lit else before.method
-    how = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
-    calibration = calibrate(rows, **before.to_dict() | how)
+        raise _no_picture_error(reduced.precision, adapts_to_light)
+    hashes = {row.hash for row in table.rows.values()}
+    rows = _merge_rows(manifest.pictures, judged.rows, hashes)
+    learnt_hashes = {row.hash for row in manifest.pictures if row.learnt}
+    new_hashes = [row.hash for row in judged.rows.values() if row.hash not in learnt_hashes]
+    are_all_new = len(new_hashes) == len(judged.rows)
+    method = "held out" if are_all_new and not adapts_to_light else old_calibration.method
+    changes = {"method": method, "runtime": session.runtime, "precision": reduced.precision}
+    calibration = calibrate(rows, **old_calibration.to_dict() | changes)
     defects = DefectScores.from_facts(manifest.facts)
-    if defects is not None and before.precision == defects.precision:
-        defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
+    if defects is not None and old_calibration.precision == defects.precision:
+        # the reduced model's scores are near the trained model's
+        defects = replace(defects, precision=reduced.precision)
+    notes = list[str]()
     questions = list[str]()
-    if fresh:
-        notes, questions = settle(find_unusual(rows, calibration, defects, fresh))
-    now, then = (
-        np.array([scores.values[0] for scores in several.values() if not scores.is_lost]).T
-        for several in (judged.answers.pictures, models.trained.pictures)
+    if new_hashes:
+        notes, questions = settle(find_unusual(rows, calibration, defects, new_hashes))
+    # scores, maxima and medians `[3, N]` of the pictures, in the first light
+    reduced_values, trained_values = (
+        np.array([scores.values[0] for scores in answers.values() if not scores.is_lost]).T
+        for answers in (judged.answers.pictures, models.trained.pictures)
     )
-    certificates = _certify_engines(reduced, shown, before, calibration, now, then)
-    said = (*manifest.notes, _describe(len(judged.rows), len(fresh), reduced), *notes)
-    manifest = replace(manifest, calibration=calibration, pictures=rows, notes=said).asking(*questions)
+    certificates = _certify_engines(
+        reduced, probe_images, old_calibration, calibration, reduced_values, trained_values
+    )
+    new_notes = (*manifest.notes, _describe(len(judged.rows), len(new_hashes), reduced), *notes)
+    manifest = replace(manifest, calibration=calibration, pictures=rows, notes=new_notes).asking(*questions)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 
-def _nothing_calibrates(precision: str, lit: bool) -> InputError:
-    """Return the error where no picture can calibrate a precision; `lit`: the model adapts to the light."""
-    if lit:
+def _no_picture_error(precision: str, adapts_to_light: bool) -> InputError:
+    """Return the error where no picture can calibrate a precision."""
+    if adapts_to_light:
         return InputError("in other light only good pictures of the fit can be calibrated on: give those")
     return InputError(
         f"none of the pictures can calibrate {precision}: the model was fitted on them and "
@@ -235,52 +244,66 @@ def _nothing_calibrates(precision: str, lit: bool) -> InputError:
 
 def _certify_engines(
     reduced: ReducedModel,
-    shown: Images,
-    before: Calibration,
+    probe_images: Images,
+    old_calibration: Calibration,
     calibration: Calibration,
-    now: NDArray[np.float64],
-    then: NDArray[np.float64],
+    reduced_values: NDArray[np.float64],
+    trained_values: NDArray[np.float64],
 ) -> list[Certificate]:
     """Certify each engine of a reduced precision.
 
     Args:
         reduced: The exported network in its engines, and the trained model.
-        shown: Images on which the engines are compared.
-        before: Calibration of the trained model.
+        probe_images: Images on which the engines are compared.
+        old_calibration: Calibration of the trained model.
         calibration: Calibration of the reduced precision.
-        now: Scores, maxima and medians of the pictures by the reduced precision, `[3, N]`.
-        then: The same values by the trained model, `[3, N]`.
+        reduced_values: Scores, maxima and medians of the pictures by the reduced precision, `[3, N]`.
+        trained_values: The same values by the trained model, `[3, N]`.
     """
-    changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
-    (scores, maps), defective = run_one_by_one(reduced.sessions[0], shown), with_defects(shown)
-    expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
+    reduced_scores, reduced_maxima, _ = reduced_values
+    trained_scores, trained_maxima, _ = trained_values
+    decisions = calibration.is_anomalous(reduced_scores)
+    changed_count = int(np.count_nonzero(decisions != old_calibration.is_anomalous(trained_scores)))
+    scores, maps = run_one_by_one(reduced.sessions[0], probe_images)
+    defective = with_defects(probe_images)
+    expected, _ = run_one_by_one(reduced.trained, defective)
+    expected_scores = expected.astype(np.float64)
     certificates = []
     for session in reduced.sessions:
-        consistency = certify_session(session, shown, scores, maps, calibration)
-        found = certify_reduced(consistency, before, (now[0], then[0]), (now[1], then[1]), changed)
-        errors = np.abs(run_one_by_one(session, defective)[0].astype(np.float64) - expected)
-        errors /= difference_scales(before.scores, before.score_threshold, expected)
-        certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
+        consistency = certify_session(session, probe_images, scores, maps, calibration)
+        certificate = certify_reduced(
+            consistency,
+            old_calibration,
+            scores=(reduced_scores, trained_scores),
+            maxima=(reduced_maxima, trained_maxima),
+            decisions=changed_count,
+        )
+        defect_scores, _ = run_one_by_one(session, defective)
+        errors = np.abs(defect_scores.astype(np.float64) - expected_scores)
+        errors /= difference_scales(old_calibration.scores, old_calibration.score_threshold, expected_scores)
+        largest_error = float(np.nan_to_num(errors, nan=np.inf).max())
+        certificates.append(replace(certificate, simulated=largest_error))
     return certificates
 
 
 def certify_session(
     session: Session,
-    shown: Images,
+    images: Images,
     scores: Array,
     maps: Array,
     calibration: Calibration,
     ties: NDArray[np.bool_] | None = None,
 ) -> Certificate:
-    """Compare a session's answers with the expected scores and maps (`certificate.certify`)."""
+    """Compare a session's answers for images with the expected scores and maps (`certificate.certify`)."""
     runtime = f"{session.runtime} {engine_version(session.runtime)}"
-    return certify(session, shown, scores, maps, calibration=calibration, runtime=runtime, ties=ties)
+    return certify(session, images, scores, maps, calibration=calibration, runtime=runtime, ties=ties)
 
 
-def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
-    """Return scores `[N]` and maps `[N, H, W]` of images, each alone in its batch."""
-    parts = [session.run(image[None]) for image in shown]
-    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
+def run_one_by_one(session: Session, images: Images) -> tuple[Array, Array]:
+    """Return scores `[N]` and maps `[N, H, W]` of images, each in a batch of its own."""
+    answers = [session.run(image[None]) for image in images]
+    scores = np.concatenate([image_scores for image_scores, _ in answers])
+    maps = np.concatenate([image_maps for _, image_maps in answers])
     return scores, maps
 
 
@@ -296,56 +319,57 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
 
     They are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
     """
-    with_scores = {row.hash: row for row in scored(manifest.pictures)}
-    learnt = {row.hash for row in manifest.pictures if row.learnt}
+    scored_rows = {row.hash: row for row in scored(manifest.pictures)}
+    learnt_hashes = {row.hash for row in manifest.pictures if row.learnt}
     rows = dict[int, Picture]()
-    new = list[int]()
+    new_numbers = list[int]()
     for number in table.distinct():
         digest = table.rows[number].hash
-        if digest in with_scores:
-            rows[number] = with_scores[digest]
-        elif digest not in learnt:
-            new.append(number)
+        if digest in scored_rows:
+            rows[number] = scored_rows[digest]
+        elif digest not in learnt_hashes:
+            new_numbers.append(number)
     part_of = stored_part_reader(manifest)
-    units = units_of([table.rows[number] for number in new], manifest.pictures, part_of)
-    for k, number in enumerate(new):
-        copied = units.copies.get(k)
-        if copied is None or not copied.learnt:
+    units = units_of([table.rows[number] for number in new_numbers], manifest.pictures, part_of)
+    for k, number in enumerate(new_numbers):
+        original = units.copies.get(k)  # the picture of which it is a near-duplicate
+        if original is None or not original.learnt:
             rows[number] = units.rows[k]
     return dict(sorted(rows.items()))
 
 
 def _merge_rows(
-    known: Sequence[Picture], judged: Mapping[int, Picture], given: Collection[str]
+    model_rows: Sequence[Picture], judged: Mapping[int, Picture], hashes: Collection[str]
 ) -> tuple[Picture, ...]:
     """Return the rows of the model after judging.
 
-    A known row takes its new scores. If it was not judged and the model was learnt from it, its scores are
-    removed. A lost row stays if its picture is among the given ones. New rows follow.
+    A judged row of the model gets its new scores. A row that was not judged stays as it is if its picture is
+    lost and was given for the export. Otherwise it loses its scores if the model learnt from it, and is
+    dropped if not. New rows follow.
 
     Args:
-        known: Rows of the model.
+        model_rows: Rows of the model.
         judged: Judged rows by their numbers.
-        given: Hashes of the given pictures.
+        hashes: Hashes of the pictures given for the export.
     """
-    now = {row.hash: row for row in judged.values()}
+    judged_rows = {row.hash: row for row in judged.values()}
     rows = list[Picture]()
-    for row in known:
-        if row.role != DUPLICATE and row.hash in now:
-            rows.append(now.pop(row.hash))
-        elif row.is_lost and row.hash in given:
+    for row in model_rows:
+        if row.role != DUPLICATE and row.hash in judged_rows:
+            rows.append(judged_rows.pop(row.hash))
+        elif row.is_lost and row.hash in hashes:
             rows.append(row)
         elif row.learnt:
             rows.append(row.forgotten())
-    return (*rows, *now.values())
+    return (*rows, *judged_rows.values())
 
 
 @dataclass
 class _BothModels:
     """Pictures of an export, judged by the reduced and by the trained model.
 
-    For a picture that was learnt from, the trained model's score is replaced by that of the fit, and the
-    reduced model's score is moved by the same difference.
+    If a picture was learnt from, the score that it got in the fit replaces the trained model's score. The
+    difference of these two is also added to the reduced model's score.
 
     Attributes:
         reduced: Both models.
@@ -372,31 +396,38 @@ class _BothModels:
             lights: Lights in which pictures are judged.
         """
         manifest = self.artefact.manifest
-        lit = manifest.preprocess.normalization is not None
-        known = {row.hash: row for row in scored(manifest.pictures)}
-        reduced, trained = (
-            Predictor(self.artefact, session) for session in (self.reduced.sessions[0], self.reduced.trained)
-        )
-        new = SessionPictures(reduced, self.pictures, self.step).answers(rows, run_of, lights)
-        left_out = _leave_out_learnt(manifest, self.leave_out)
-        old = self.trained = SessionPictures(trained, self.pictures).answers(rows, left_out, lights)
-        for number, now in new.pictures.items():
-            row = known.get(rows[number].hash)
-            then = old.pictures[number]
-            if row is not None and (row.learnt or lit):
-                moved = np.array([row.score, row.maximum], np.float64) - then.values[0, :2]
-                now.values[0, :2] += moved
-                then.values[0, :2] += moved
-        return new
+        adapts_to_light = manifest.preprocess.normalization is not None
+        fit_rows = {row.hash: row for row in scored(manifest.pictures)}
+        reduced = Predictor(self.artefact, self.reduced.sessions[0])
+        trained = Predictor(self.artefact, self.reduced.trained)
+        reduced_answers = SessionPictures(reduced, self.pictures, self.step).answers(rows, run_of, lights)
+        trained_run_of = _leave_out_learnt(manifest, self.leave_out)
+        self.trained = SessionPictures(trained, self.pictures).answers(rows, trained_run_of, lights)
+        for number, reduced_answer in reduced_answers.pictures.items():
+            fit_row = fit_rows.get(rows[number].hash)
+            trained_answer = self.trained.pictures[number]
+            if fit_row is None or not (fit_row.learnt or adapts_to_light):
+                continue
+            # score and maximum, of the picture in the first light
+            fit_values = np.array([fit_row.score, fit_row.maximum], np.float64)
+            correction = fit_values - trained_answer.values[0, :2]
+            reduced_answer.values[0, :2] += correction
+            trained_answer.values[0, :2] += correction
+        return reduced_answers
 
 
 def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
-    """Return a function that gives a row's run: without the part of a picture that was learnt from."""
-    known = {row.hash for row in scored(manifest.pictures)}
-    lit = manifest.preprocess.normalization is not None
+    """Return a function from a row to the run that judges it.
+
+    If the model learnt from the row's part, the run leaves this part out. Otherwise the function returns
+    None: the ordinary session judges the row.
+    """
+    fit_hashes = {row.hash for row in scored(manifest.pictures)}
+    adapts_to_light = manifest.preprocess.normalization is not None
 
     def run_of(row: Picture) -> Run | None:
-        if lit and row.hash not in known:  # what a picture scores in other light is known from the fit alone
+        # the fit alone knows the score of a picture in other light
+        if adapts_to_light and row.hash not in fit_hashes:
             raise ExcludedPictureError("it was not learnt from")
         return leave_out.run(row.unit) if row.unit in leave_out.learnt else None
 
@@ -415,28 +446,31 @@ class _ReducedLeaveOut(LeaveOut):
         return torch.from_numpy(self._embed(images.numpy()))
 
 
-def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:
+def _describe(count: int, new_count: int, reduced: ReducedModel) -> str:
     """Return a note on the calibration of a reduced precision.
 
     Args:
         count: Number of judged pictures.
-        fresh: Number of those that the model was not fitted on.
+        new_count: Number of judged pictures that the model was not fitted on.
         reduced: The model.
     """
     note = f"{reduced.precision}: calibrated anew on {pluralize(count, 'good picture')}"
-    if 0 < fresh < count:
-        left_out = count - fresh
-        others = pluralize(fresh, "other")
-        note += f", {left_out} that it was fitted on and left out one by one, {others}"
+    if 0 < new_count < count:
+        left_out_count = count - new_count
+        others = pluralize(new_count, "other")
+        note += f", {left_out_count} that it was fitted on and left out one by one, {others}"
     return note
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:
-    """Replace the samples' expected answers, which a self-test compares with its own, by this session's."""
+    """Replace the samples' expected answers by a session's; a self-test compares its answers with them."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())
-    answers = zip(artefact.manifest.samples, scores, maps, strict=True)
-    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
-    tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}
-    return Artefact(replace(artefact.manifest, samples=kept), tensors)
+    samples = tuple(
+        {**sample, "score": float(sample_score), "map_maximum": float(sample_map.max())}
+        for sample, sample_score, sample_map in zip(artefact.manifest.samples, scores, maps, strict=True)
+    )
+    coarse_maps = np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])
+    tensors = {**artefact.tensors, "sample_maps": coarse_maps}
+    return Artefact(replace(artefact.manifest, samples=samples), tensors)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -32,7 +31,7 @@ from flawscope.runtime.onnx_file import NetworkFile
 from flawscope.runtime.session import ExportedDescriptors
 from flawscope.runtime.torch import Describing
 
-TOLERANCE = 1e-3  # by which a descriptor, of length 1, may differ between engines
+TOLERANCE = 1e-3  # largest difference of a descriptor's numbers between engines; its length is 1
 
 
 def export_router(
@@ -72,47 +71,59 @@ def export_router(
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
     certificates = {}
+    # name of a product -> its exported network, and its exported artefact
     networks = dict[str, NetworkFile]()
     products = {}
-    by = None if artefact.recognition is None else _exported_recognition(artefact.recognition, threads)
+    recognition = None
+    if artefact.recognition is not None:
+        recognition = _export_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         for k, (name, product) in enumerate(artefact.products.items()):
             exported_path = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
-            given = pictures.get(name, ())
-            export_as = partial(export, pictures=given, threads=threads, failures=failures, step=step)
+            product_pictures = pictures.get(name, ())
             try:
-                check_exportable(product, precisions[name], given)
-                certificates[name] = export_as(product, exported_path, precision=precisions[name])
+                check_exportable(product, precisions[name], product_pictures)
+                certificates[name] = export(
+                    product,
+                    exported_path,
+                    precision=precisions[name],
+                    pictures=product_pictures,
+                    threads=threads,
+                    failures=failures,
+                    step=step,
+                )
             except FlawscopeError as error:
                 raise type(error)(f"{name}: {error}") from error
-            networks[name], products[name] = NetworkFile.open(exported_path), onnx_file.read(exported_path)
-        model_files.write(replace(artefact, products=products, recognition=by), path, networks)
+            networks[name] = NetworkFile.open(exported_path)
+            products[name] = onnx_file.read(exported_path)
+        model_files.write(replace(artefact, products=products, recognition=recognition), path, networks)
     return certificates
 
 
-def _exported_recognition(by: DescriptorModel, threads: int | None) -> DescriptorModel:
-    """Return the network that recognises products, as a graph that every installed engine computes alike.
+def _export_recognition(recognition: DescriptorModel, threads: int | None) -> DescriptorModel:
+    """Return the network that recognises products as an ONNX graph, after a check of all installed engines.
 
     Raises:
-        FlawscopeError: An engine recognises products otherwise.
+        FlawscopeError: An engine recognises products otherwise than torch.
     """
-    network = DescriptorNetwork.open(by, "cpu")
+    network = DescriptorNetwork.open(recognition, "cpu")
     onnx_graph.prepare_trace(network)
-    graph = onnx_graph.trace_module(
-        network, {"images": torch.zeros(2, 3, *network.size)}, ["descriptors"]
-    ).SerializeToString()
-    images = [unpack_images(packed) for packed in by.samples.values()]
+    example = {"images": torch.zeros(2, 3, *network.size)}
+    graph = onnx_graph.trace_module(network, example, ["descriptors"]).SerializeToString()
+    images = [unpack_images(packed) for packed in recognition.samples.values()]
     rng = np.random.default_rng(0)
-    images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
+    images.append(rng.random((1, 3, *network.size), np.float32))  # for models without samples
     images += [add_defect(product_images[:1], rng) for product_images in images]
-    expected = Describing(network)
-    rule = Recogniser(by.known)
+    describe_by_torch = Describing(network)
+    recogniser = Recogniser(recognition.known)
     for engine in map(exported_engine, engines_for("fp32")):
         describe = ExportedDescriptors(engine, graph, "cpu", threads)
         for image in np.concatenate(images)[:, None]:
-            right = expected(image)
-            found = describe(image)
-            same = rule.recognise(right)[0].nearest == rule.recognise(found)[0].nearest
-            if not (same and np.abs(found - right).max() <= TOLERANCE):
+            expected = describe_by_torch(image)
+            descriptor = describe(image)
+            expected_product = recogniser.recognise(expected)[0].nearest
+            is_same_product = recogniser.recognise(descriptor)[0].nearest == expected_product
+            is_near = np.abs(descriptor - expected).max() <= TOLERANCE  # False for NaN
+            if not (is_same_product and is_near):
                 raise FlawscopeError(f"{engine.name} recognises products otherwise, nothing written")
-    return replace(by, tensors={GRAPH: np.frombuffer(graph, np.uint8)})
+    return replace(recognition, tensors={GRAPH: np.frombuffer(graph, np.uint8)})

@@ -46,16 +46,16 @@ def fit_auto(
 
     Args:
         images: Pictures, as `fitting.fit` takes them.
-        minutes: Minutes for all, the fit that follows included. An interrupt ends the search, and keeps the
-            best.
-        seen: Defective pictures to choose by, as `Reading` has it: nothing is learnt from them, and
-            evaluation leaves them out.
+        minutes: Minutes for the search and the fit that follows. An interrupt ends the search, and the best
+            settings so far are fitted.
+        seen: Defective pictures to choose by, in the forms of `Reading.seen`. Nothing is learnt from them,
+            and evaluation leaves them out.
         names: Names of the pictures, as `fitting.fit` takes them.
-        earlier: A search to go on with, or the model file that it made, if there is one: its trials are not
-            repeated, if pictures and options are the same.
+        earlier: An earlier search, or the model file that it made; the file may be missing. If pictures and
+            options are the same, its trials are not repeated.
         say: Gets lines for a person.
         step: Gets progress.
-        **options: Options of `fitting.fit`. Given options are kept.
+        **options: Options of `fitting.fit`. The search leaves them as they are.
 
     Returns:
         A `Predictor` as of `fit`; its facts hold the trials (`artefact.tried.Choice`).
@@ -63,41 +63,55 @@ def fit_auto(
     Raises:
         InputError: As in `fit`; a method other than PatchCore; minutes not above 0.
     """
-    given: Json = options
-    if given.get("method") not in (None, "patchcore"):
-        raise InputError(f"what is found out is for patchcore, not {given['method']}: leave out --auto")
+    fit_options: Json = options
+    if fit_options.get("method") not in (None, "patchcore"):
+        raise InputError(f"what is found out is for patchcore, not {fit_options['method']}: leave out --auto")
     if not 0 < minutes < math.inf:
         raise InputError(f"{minutes:g} minutes are no time: give more than 0")
     clock = SearchTime(60 * minutes)
-    _check_networks(given)
+    _check_networks(fit_options)
     if isinstance(images, str | os.PathLike):
-        group = name_reader(given.get("group"), given.get("part"), given.get("view"))
-        seed = int(given.get("seed") or 0)
-        images = open_dataset(images, given.get("category"), seed=seed, group=group)
-    made = None  # the model of the earlier search, which need not be fitted again
+        group = name_reader(fit_options.get("group"), fit_options.get("part"), fit_options.get("view"))
+        seed = int(fit_options.get("seed") or 0)
+        images = open_dataset(images, fit_options.get("category"), seed=seed, group=group)
+    earlier_model = None  # file of the earlier search's model
     if isinstance(earlier, str | os.PathLike):
-        made = earlier if os.path.isfile(earlier) else None
-        earlier = None if made is None else Choice.from_facts(read_manifest(made).facts)
-    search = Search(images, seen, list(names), dict(given), clock, earlier, say, step, made is not None)
+        earlier_model = earlier if os.path.isfile(earlier) else None
+        earlier_choice = None
+        if earlier_model is not None:
+            earlier_choice = Choice.from_facts(read_manifest(earlier_model).facts)
+    else:
+        earlier_choice = earlier
+    search = Search(
+        images,
+        seen,
+        list(names),
+        dict(fit_options),
+        clock,
+        earlier_choice,
+        say,
+        step,
+        has_model=earlier_model is not None,
+    )
     choice, recipe = search.run()
-    kept = made if search.time.fitted == recipe.flags else None
-    if kept is None:  # without a model there is nothing to go on with
+    is_fitted = earlier_model is not None and search.time.fitted == recipe.flags
+    if not is_fitted:
         search.time.require(recipe, len(search.sources))
     for line in choice.lines():
         say(line)
-    if kept is not None:
+    if earlier_model is not None and is_fitted:
         say("the settings are those of the model before, which stays")
-        return _with_choice(_reopened(kept, given), choice, search.given)
+        return _with_choice(_reopen(earlier_model, fit_options), choice, search.given)
     with search.memory.used_for(recipe.flags):
-        predictor = fit(images, names=names, say=say, step=step, **{**given, **recipe.options})
+        predictor = fit(images, names=names, say=say, step=step, **{**fit_options, **recipe.options})
     return _with_choice(predictor, choice, search.given)
 
 
 def _check_networks(options: Mapping[str, Any]) -> None:
-    """Check, before pictures are read, the options of a fit that are PatchCore's settings.
+    """Check PatchCore's settings among the options of a fit, before pictures are read.
 
     Raises:
-        InputError: An option is wrong, or a network cannot be had.
+        InputError: An option is wrong, or a network is not available.
     """
     settings = {name: value for name, value in options.items() if name not in ("method", "preset")}
     for arguments in ARGUMENTS:
@@ -107,24 +121,24 @@ def _check_networks(options: Mapping[str, Any]) -> None:
     check_networks(patchcore, config, settings)
 
 
-def _reopened(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
-    """Open a fitted model as `fit` returned it."""
-    found = open_fitted(fitted_artefact(path), options.get("device") or "auto")
-    return found.accept() if options.get("force") else found
+def _reopen(path: str | os.PathLike[str], options: Mapping[str, Any]) -> Predictor:
+    """Open a fitted model as `fit` returns it; `options` are those of the fit."""
+    predictor = open_fitted(fitted_artefact(path), options.get("device") or "auto")
+    return predictor.accept() if options.get("force") else predictor
 
 
-def _with_choice(predictor: Predictor, choice: Choice, given: Mapping[str, str]) -> Predictor:
-    """Return the model with the trials of its search.
+def _with_choice(predictor: Predictor, choice: Choice, defects: Mapping[str, str]) -> Predictor:
+    """Return the model with the trials of its search, and with rows of the defects that the search used.
 
     Args:
         predictor: The model.
         choice: The trials, and the choice among them.
-        given: Names of the defects that the choice was made by, by their hashes.
+        defects: Names of the defects, by their hashes.
     """
     manifest = predictor.manifest
     pictures = (
         *(row for row in manifest.pictures if row.role != "seen"),
-        *(Picture(digest, "seen", name) for digest, name in given.items()),
+        *(Picture(digest, "seen", name) for digest, name in defects.items()),
     )
     facts = {**manifest.facts, TRIED: choice.to_dict()}
     return predictor.with_manifest(replace(manifest, pictures=pictures, facts=facts))

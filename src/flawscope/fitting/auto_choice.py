@@ -9,32 +9,45 @@ from collections.abc import Sequence
 
 from flawscope.artefact.tried import Trial
 
-MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less is taken
+MARGIN = 0.01  # AUROC: of settings that differ by less, the quicker is taken
 
 
 def compared_rounds(trials: Sequence[Trial]) -> int:
-    """Return the number of rounds that at least two settings were tried in; of a single one, its own."""
-    counts = sorted((trial.rounds for trial in trials), reverse=True)
-    return next(iter(counts[1:] or counts), 0)
+    """Return the number of rounds by which trials can be compared: at least two trials have as many.
+
+    The result is the second largest number of rounds; for a single trial, that trial's number; without
+    trials, 0.
+    """
+    round_counts = sorted((trial.rounds for trial in trials), reverse=True)  # the largest first
+    if len(round_counts) > 1:
+        return round_counts[1]
+    return round_counts[0] if round_counts else 0
 
 
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Return the trials whose AUROC is less than `margin` below the best.
 
-    They are compared by given defects first, then those that are left by simulated ones. All are compared by
-    the same rounds.
+    Trials are compared by given defects first; those that remain are compared by simulated defects. A trial's
+    AUROC is the mean over its first rounds, over the same number of rounds for all trials.
+
+    Args:
+        trials: The trials; those without a round are left out.
+        margin: Difference of AUROC.
     """
     with_results = [trial for trial in trials if trial.rounds]
     if not with_results:
         return []
-    rounds = compared_rounds(with_results)
-    near = [trial for trial in with_results if trial.rounds >= rounds]
-    for kind in range(len(near[0].figures())):
-        best = max(trial.figures(rounds)[kind] for trial in near)
-        near = [trial for trial in near if best - trial.figures(rounds)[kind] < margin]
-    return near
+    round_count = compared_rounds(with_results)
+    remaining = [trial for trial in with_results if trial.rounds >= round_count]
+    # number of kinds of defects that were tried, given and simulated: the same for all trials
+    kind_count = len(remaining[0].figures())
+    for kind in range(kind_count):
+        aurocs = [trial.figures(round_count)[kind] for trial in remaining]
+        best = max(aurocs)
+        remaining = [trial for trial, auroc in zip(remaining, aurocs, strict=True) if best - auroc < margin]
+    return remaining
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none has a round."""
+    """Return the quickest of the trials within `MARGIN` of the best AUROC; None: no trial has a round."""
     return min(nearly_best(trials, MARGIN), key=lambda trial: trial.seconds, default=None)

@@ -1,11 +1,11 @@
 """Searches for the settings that a product needs, by trials on left-out good pictures and on defects.
 
-All settings are tried in a first round, each once; with the time that is left those that may be the best are
-tried in further rounds, which leave out other pictures, until one is ahead. The setting that separates good
-from defective best in the mean is taken. No proof is asked: it matters how much is lost where it is not the
-best one (simple regret: Bubeck, Munos and Stoltz, Pure Exploration in Multi-armed Bandits Problems, ALT
-2009). Then the model is fitted to all good pictures. Its calibration leaves each of them out, also those that
-chose among a few settings: `bench/auto.py --parts promise` measures its p-values.
+All settings are tried once, in a first round. In the remaining time, settings that may be the best are tried
+in further rounds, each of which leaves out other pictures, until one is ahead. The setting that separates
+good from defective best in the mean is taken. It need not be proven best: it matters only how much worse than
+the best it may be (simple regret: Bubeck, Munos and Stoltz, Pure Exploration in Multi-armed Bandits Problems,
+ALT 2009). Then the model is fitted to all good pictures. Its calibration leaves out each picture, also those
+by which the setting was chosen: `bench/auto.py --parts promise` measures its p-values.
 """
 
 from __future__ import annotations
@@ -53,16 +53,19 @@ from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, Say, format_duration
 from flawscope.views.preprocess import Preprocess
 
-MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
+MIN_PARTS = (
+    12  # good parts that a search needs: with more than ten PatchCore puts no turned copies in its bank
+)
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
-# AUROC behind the best in one round, from which on a setting is not tried again; behind in the mean of n, its
-# √n-th part: two standard deviations of the difference of two settings (bench/results/auto_real.json)
+# A setting whose AUROC is this much below the best in one round is not tried again; after n rounds, NEAR / √n
+# below the best mean. These are two standard deviations of the difference of two settings
+# (bench/results/auto_real.json).
 NEAR = 0.05
 CONTENDERS = 3  # settings that are tried again, at most
-FRAME_LOSS = 0.05  # AUROC: a setting that finds the part is kept, unless it is worse by more
+FRAME_LOSS = 0.05  # AUROC: a setting that finds the part is kept, unless it loses more
 LOOKED_AT = 24  # pictures that settings are proposed from
-# Options and settings for the size at which pictures are seen, and for the network
+# Options and settings that count as one choice: for the size at which pictures are seen, and for the network
 SEEN = (*names_of(search=SIZES), "scale", "crop", "count", "ratio")
 
 
@@ -77,7 +80,7 @@ class Search:
         images: Pictures, as `fitting.fit` takes them.
         seen: Defective pictures to choose by.
         names: Names of the pictures.
-        options: Options of the fit that were given.
+        options: The user's options of the fit.
         clock: Time of the search.
         earlier: The search to go on with; None: there is none.
         say: Gets lines for a person.
@@ -85,7 +88,18 @@ class Search:
         has_model: Whether the earlier search's model is at hand.
 
     Attributes:
-        given: Names of the given defects, by their pixels' hashes.
+        digest: Digest of pictures and options, by which an earlier search is recognised.
+        sources: Good pictures to learn from and to leave out.
+        names: Names of the good pictures.
+        part_of: Returns the part for a name; None: near-duplicates decide.
+        memory: Features of pictures that trials share.
+        trials: Trials by the flags of their recipe.
+        frame: Recipe that finds the parts; all further recipes have its options.
+        waiting: Recipes of the first round.
+        rounds: Rounds of the search.
+        is_known: Whether the earlier search had the same pictures and options.
+        given: Names of the user's defects, by their pixels' hashes.
+        given_sources: The user's defects.
     """
 
     def __init__(
@@ -113,9 +127,9 @@ class Search:
         reading = pop_options(Reading, dict(options))
         self.part_of = part_reader(self.names, reading.group, pattern_of(reading))
         self.memory = FeatureMemory()
-        self.trials: dict[str, Trial] = {}  # by flags
-        self.frame = Recipe()  # how parts are found; all further settings have its options
-        self.waiting: list[Recipe] = []  # to be tried in the first round
+        self.trials: dict[str, Trial] = {}
+        self.frame = Recipe()
+        self.waiting: list[Recipe] = []
         self.rounds: list[Round] = []
         self.is_known = False
         self.given: dict[str, str] = {}
@@ -127,72 +141,94 @@ class Search:
 
     def run(self) -> tuple[Choice, Recipe]:
         """Run the search; return the trials and the chosen recipe."""
-        found = Recipe()
-        reason = self._why_nothing()
+        chosen = Recipe()
+        reason = self._prepare()
         if reason is None:
             try:
                 self._search()
             except KeyboardInterrupt:
                 self.say("interrupted: the best so far is fitted; once more stops")
-            found, reason = self._choose()
-        self.memory.drop(keep=(found.flags,))
-        return self._describe(found, reason), found
+            chosen, reason = self._choose()
+        self.memory.drop(keep=(chosen.flags,))
+        return self._describe(chosen, reason), chosen
 
-    def _describe(self, found: Recipe, reason: str) -> Choice:
-        """Return the trials, with those that had no time."""
-        took = self.time.spent
-        enough = 0
+    def _describe(self, chosen: Recipe, reason: str) -> Choice:
+        """Add a trial for each recipe that there was no time for, and return all trials and the choice.
+
+        Args:
+            chosen: The chosen recipe.
+            reason: Why it was chosen.
+        """
+        seconds = self.time.spent
         if self.is_known and self.earlier is not None:
-            took += self.earlier.seconds
-        untried = [waiting for waiting in self.waiting if waiting.flags not in self.trials]
-        late = [Recipe.from_flags(trial.flags) for trial in self.trials.values() if not trial.was_ended]
-        if self.rounds and (late or untried):
-            how = self.rounds[0], found, len(self.sources)
-            for recipe in (*late, *untried):
-                minutes = self.time.minutes_for([recipe], *how)
+            seconds += self.earlier.seconds
+        untried = [recipe for recipe in self.waiting if recipe.flags not in self.trials]
+        begun = [Recipe.from_flags(trial.flags) for trial in self.trials.values() if not trial.was_ended]
+        without_time = [*begun, *untried]
+        minutes_for_all = 0
+        if self.rounds and without_time:
+            first_round = self.rounds[0]
+            count = len(self.sources)
+            for recipe in without_time:
+                minutes = self.time.minutes_for([recipe], first_round, chosen, count)
                 self.trials[recipe.flags] = Trial(recipe.flags, note=NO_TIME, minutes=minutes)
-            enough = self.time.minutes_for([*late, *untried], *how)
-        done = self.rounds[: max((trial.rounds for trial in self.trials.values()), default=0)]
+            minutes_for_all = self.time.minutes_for(without_time, first_round, chosen, count)
+        round_count = max((trial.rounds for trial in self.trials.values()), default=0)
+        done_rounds = self.rounds[:round_count]
         return Choice(
-            found.flags,
+            chosen.flags,
             reason,
             tuple(self.trials.values()),
-            good=sum(len(pictures.left_out) for pictures in done),
+            good=sum(len(done.left_out) for done in done_rounds),
             given=len(self.given_sources),
-            simulated=sum(pictures.count for pictures in done),
-            seconds=round(took, 1),
+            simulated=sum(done.count for done in done_rounds),
+            seconds=round(seconds, 1),
             digest=self.digest,
-            enough=enough,
+            enough=minutes_for_all,
         )
 
-    def _why_nothing(self) -> str | None:
-        """Return why nothing can be tried; None: something can."""
-        if fixed := [name for name in names_of(search=NOTHING) if self.options.get(name)]:
-            return f"nothing is tried with {fixed[0]}"
+    def _prepare(self) -> str | None:
+        """Make the rounds, and take over the earlier search's trials.
+
+        Returns:
+            The reason why no settings can be tried; None: they can be tried.
+        """
+        preventing_options = [name for name in names_of(search=NOTHING) if self.options.get(name)]
+        if preventing_options:
+            return f"nothing is tried with {preventing_options[0]}"
         began = self.time.now()
         looks = look_at(self.sources, self.step, Preprocess())
-        groups = units_of(named_rows(self.names, looks), part_of=self.part_of).numbers
+        units = units_of(named_rows(self.names, looks), part_of=self.part_of).numbers
         self.time.compared = self.time.now() - began
-        first = {group: i for i, group in reversed([*enumerate(groups)]) if looks[i] is not None}
+        first_of_unit: dict[int, int] = {}  # number of the first readable picture of each part
+        for number, (unit, look) in enumerate(zip(units, looks, strict=True)):
+            if look is not None:
+                first_of_unit.setdefault(unit, number)
         rng = Stream.TRIALS.rng(self.seed)
-        self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
+        self.order = [int(number) for number in rng.permutation(sorted(first_of_unit.values()))]
         if len(self.order) < MIN_PARTS:
             return f"{pluralize(len(self.order), 'good part')} are too few to choose by"
-        is_deep = any(decode(self.sources[i]).dtype != np.uint8 for i in self.order[:3])
+        is_deep = any(decode(self.sources[number]).dtype != np.uint8 for number in self.order[:3])
         can_simulate = not is_deep and not self.options.get("roi")
         if not self.given and not can_simulate:
-            of = "deep pictures" if is_deep else "a region"
-            return f"defects are not simulated in {of}: give some (--seen)"
-        shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
+            place = "deep pictures" if is_deep else "a region"
+            return f"defects are not simulated in {place}: give some (--seen)"
+        shuffled = [self.given_sources[int(k)] for k in rng.permutation(len(self.given_sources))]
         self.rounds = make_rounds(self.load, self.order, shuffled, self.seed, can_simulate)
-        self._take_up([look.thumbnail.tobytes() for look in looks if look is not None])
+        self._take_over_trials([look.thumbnail.tobytes() for look in looks if look is not None])
         return None
 
-    def _take_up(self, thumbnails: Sequence[bytes]) -> None:
-        """Take the ended trials from the earlier search, if it had the same pictures and options."""
-        same = names_of(search=WITHOUT_EFFECT)
-        given = {name: value for name, value in self.options.items() if name not in same}
-        digest = hashlib.sha256(repr((sorted(given.items()), sorted(self.given))).encode())
+    def _take_over_trials(self, thumbnails: Sequence[bytes]) -> None:
+        """Take the finished trials from the earlier search, if it had the same pictures and options.
+
+        Sets `digest`; and `is_known`, if the earlier search had the same pictures and options.
+
+        Args:
+            thumbnails: Thumbnails of the good pictures.
+        """
+        without_effect = names_of(search=WITHOUT_EFFECT)
+        options = {name: value for name, value in self.options.items() if name not in without_effect}
+        digest = hashlib.sha256(repr((sorted(options.items()), sorted(self.given))).encode())
         for thumbnail in thumbnails:
             digest.update(thumbnail)
         self.digest = digest.hexdigest()[:16]
@@ -207,7 +243,7 @@ class Search:
         for trial in self.trials.values():
             self.time.note(trial.flags, Taken(trial.fit_seconds, trial.seconds))
         count = len(self.trials)
-        verb = "was" if len(self.trials) == 1 else "were"
+        verb = "was" if count == 1 else "were"
         self.say(f"{pluralize(count, 'setting')} {verb} tried before, which is not done again")
 
     def load(self, number: int) -> NDArray[np.uint8]:
@@ -217,119 +253,130 @@ class Search:
     # ----------------------------------------------------------------------------------------- the rounds
 
     def _search(self) -> None:
-        import_timm()  # takes seconds, which are not of the first setting
+        """Try the settings as given, ways to find parts, and other settings; then try the best ones again."""
+        import_timm()  # here, so that its seconds do not count as the first setting's
         if not self._attempt(Recipe(), self.rounds[0]):
             return
         self._find_frame()
-        shapes = [decode(self.sources[i]).shape[:2] for i in self.order[:3]]
+        shapes = [decode(self.sources[number]).shape[:2] for number in self.order[:3]]
         shape = max(height for height, _ in shapes), max(width for _, width in shapes)
-        views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
-        frame_options = self.frame.options.keys()
-        self.waiting = [
-            view for view in views if all(map(self._is_free, view.options.keys() - frame_options))
+        proposed = [
+            *propose_views(self.frame, shape, judged_by_given=bool(self.given)),
+            *propose_tiles(self.frame, max(shape)),
         ]
-        self._tell_time()
+        frame_options = self.frame.options.keys()
+        self.waiting = []
+        for recipe in proposed:
+            new_options = recipe.options.keys() - frame_options
+            if all(map(self._is_free, new_options)):
+                self.waiting.append(recipe)
+        self._announce_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
             self.memory.drop(keep=("", *(trial.flags for trial in self._contenders())))
-        for tried in self.rounds[1:]:
-            again = self._tried_again(tried)
-            if len(again) < 2:
+        for further_round in self.rounds[1:]:
+            contenders = self._contenders_in_time(further_round)
+            if len(contenders) < 2:
                 return
-            for recipe in again:
-                if not self._attempt(recipe, tried):
+            for recipe in contenders:
+                if not self._attempt(recipe, further_round):
                     return
 
     def _find_frame(self) -> None:
-        """Try the ways to find parts where good pictures show that they lie elsewhere.
+        """Try ways to find the part, if its place differs between good pictures, and set `frame`.
 
-        A way is kept, unless the settings as given do far better: simulated defects hardly show the gain from
-        finding the part.
+        The first way is kept unless the settings as given are better by more than `FRAME_LOSS`: simulated
+        defects hardly show the gain from finding the part.
         """
         if not (self._is_free("align") and self._is_free("several")):
             return
         self.step(f"{TRYING} how parts lie", 0, 1)
-        left_out_last = sorted(self.order, key=lambda i: i in self.rounds[0].left_out)
-        looked_at = left_out_last[:LOOKED_AT]  # few pictures are all looked at
-        sources = [self.sources[i] for i in looked_at]
-        for recipe in propose_frames(sources, lambda i: self.load(looked_at[i])):
+        # stable sort: pictures that trials learn from come first, pictures that are left out last
+        learnt_first = sorted(self.order, key=lambda number: number in self.rounds[0].left_out)
+        chosen = learnt_first[:LOOKED_AT]
+        sources = [self.sources[number] for number in chosen]
+        # `propose_frames` numbers these pictures by their place in `chosen`
+        for recipe in propose_frames(sources, lambda place: self.load(chosen[place])):
             if not self._attempt(recipe, self.rounds[0]):
                 continue
-            tried = [self.trials[""], self.trials[recipe.flags]]
-            if self.trials[recipe.flags] in nearly_best(tried, FRAME_LOSS):
+            trial = self.trials[recipe.flags]
+            trial_as_given = self.trials[""]
+            if trial in nearly_best([trial_as_given, trial], FRAME_LOSS):
                 self.frame = recipe
                 return
 
-    def _tell_time(self) -> None:
-        """Say, before the settings are tried, how long they take, and how many there is time for."""
-        first = self.rounds[0]
-        pictures = len(self.sources)
-        every = 0.0
-        ahead = 0.0
-        count = 0
-        for recipe in self.waiting:
-            seconds = self.time.trial_seconds(recipe, first)
-            every += seconds
-            if self.time.has_time([self.frame, recipe], pictures, ahead + seconds):
-                ahead += seconds
-                count += 1
+    def _announce_time(self) -> None:
+        """Say how long trying all settings takes, and how many of them can be tried in time."""
         if not self.waiting:
             return
-        if count == len(self.waiting):
-            fits = "there is time for all; what is left goes to those that are best"
+        first_round = self.rounds[0]
+        picture_count = len(self.sources)
+        seconds_of_all = 0.0
+        seconds_in_time = 0.0
+        count_in_time = 0
+        for recipe in self.waiting:
+            seconds = self.time.trial_seconds(recipe, first_round)
+            seconds_of_all += seconds
+            if self.time.has_time([self.frame, recipe], picture_count, seconds_in_time + seconds):
+                seconds_in_time += seconds
+                count_in_time += 1
+        if count_in_time == len(self.waiting):
+            forecast = "there is time for all; what is left goes to those that are best"
         else:
-            minutes = self.time.minutes_for(self.waiting, first, self.frame, pictures)
-            some = f"{count} of them" if count else "none"
-            fits = f"there is time for {some}, for all with {pluralize(minutes, 'minute')}"
+            minutes = self.time.minutes_for(self.waiting, first_round, self.frame, picture_count)
+            count_text = f"{count_in_time} of them" if count_in_time else "none"
+            forecast = f"there is time for {count_text}, for all with {pluralize(minutes, 'minute')}"
         settings = pluralize(len(self.waiting), "more setting")
-        self.say(f"{settings} to try, about {format_duration(every)}: {fits}")
+        self.say(f"{settings} to try, about {format_duration(seconds_of_all)}: {forecast}")
 
-    def _tried(self) -> list[Trial]:
-        """Return the trials that may be chosen: those that find parts as `frame` does."""
+    def _eligible_trials(self) -> list[Trial]:
+        """Return the trials that may be chosen: those whose recipe begins with that of `frame`."""
         return [trial for trial in self.trials.values() if trial.flags.startswith(self.frame.flags)]
 
     def _contenders(self) -> list[Trial]:
-        """Return the trials that another round may show to be the best, best first."""
-        trials = self._tried()
-        near = nearly_best(trials, NEAR / math.sqrt(max(1, compared_rounds(trials))))
-        near.sort(key=lambda trial: trial.figures(), reverse=True)
-        return near[:CONTENDERS]
+        """Return the trials that may turn out to be the best in another round, best first."""
+        trials = self._eligible_trials()
+        round_count = max(1, compared_rounds(trials))
+        contenders = nearly_best(trials, NEAR / math.sqrt(round_count))
+        contenders.sort(key=lambda trial: trial.figures(), reverse=True)
+        return contenders[:CONTENDERS]
 
-    def _tried_again(self, tried: Round) -> list[Recipe]:
-        """Return the contenders of a further round, the best that there is time for.
-
-        A single contender is not tried: results of different rounds are not comparable.
-        """
-        again = [Recipe.from_flags(trial.flags) for trial in self._contenders()]
-        while again and not self._has_time_for(again, tried):
-            again.pop()
-        return again
+    def _contenders_in_time(self, further_round: Round) -> list[Recipe]:
+        """Return the best contenders that there is time for in a further round, best first."""
+        recipes = [Recipe.from_flags(trial.flags) for trial in self._contenders()]
+        while recipes and not self._has_time_for(recipes, further_round):
+            recipes.pop()  # leave out the worst
+        return recipes
 
     def _choose(self) -> tuple[Recipe, str]:
-        """Return the settings that were best in the mean, of those that can still be fitted, and why."""
-        trials = self._tried()
-        every = len(self.sources)
-        in_time = [trial for trial in trials if self.time.can_end(Recipe.from_flags(trial.flags), every)]
+        """Choose the best settings on average among those that can still be fitted in time.
+
+        Returns:
+            The recipe, and the reason for the choice.
+        """
+        trials = self._eligible_trials()
+        count = len(self.sources)
+        in_time = [trial for trial in trials if self.time.can_end(Recipe.from_flags(trial.flags), count)]
         best = best_of(in_time or trials)
         if best is None:
             return Recipe(), "there was no time to try others: give more minutes"
         recipe = Recipe.from_flags(best.flags)
         compared = [trial for trial in trials if trial.rounds]
         if len(compared) == 1:
-            return recipe, self._with_found(best, self._why_alone(best))
-        apart = best.separation()
-        why = f"of {len(compared)} settings it tells good pictures best from {apart}"
-        if any(
-            trial.figures(best.rounds) > best.figures() for trial in compared if trial.rounds >= best.rounds
-        ):
-            why = (
-                f"it tells good pictures from {apart} as well as the best of {len(compared)} settings, "
+            return recipe, self._with_found(best, self._reason_without_comparison(best))
+        separation = best.separation()
+        reason = f"of {len(compared)} settings it tells good pictures best from {separation}"
+        comparable = [trial for trial in compared if trial.rounds >= best.rounds]
+        # figures are AUROCs by given, then by simulated defects: another setting may be better, but slower
+        if any(trial.figures(best.rounds) > best.figures() for trial in comparable):
+            reason = (
+                f"it tells good pictures from {separation} as well as the best of {len(compared)} settings, "
                 f"within {MARGIN:.0%}, in less time"
             )
-        return recipe, self._with_found(best, why)
+        return recipe, self._with_found(best, reason)
 
-    def _why_alone(self, best: Trial) -> str:
-        """Return why settings are taken that are compared with no others."""
+    def _reason_without_comparison(self, best: Trial) -> str:
+        """Return the reason for choosing `best`, the only settings with results."""
         if best.flags:
             return "parts lie elsewhere in each picture"
         others = [trial for trial in self.trials.values() if trial.flags]
@@ -341,25 +388,31 @@ class Search:
         return "no other setting can be used: the table says why"
 
     def _with_found(self, best: Trial, reason: str) -> str:
-        """Add the number of defects found to a reason, where it is small."""
-        found, every = best.found_given if self.given else best.found
-        if 2 * found > every or not every:
+        """Return the reason; add how many defects are found, if at most half of them are."""
+        found, count = best.found_given if self.given else best.found
+        finds_most = 2 * found > count
+        if finds_most or not count:
             return reason
-        of = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
-        return f"{reason}; of {of} {found} of {every} are found with it"
+        defects = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
+        return f"{reason}; of {defects} {found} of {count} are found with it"
 
     # --------------------------------------------------------------------------------------------- trials
 
     def _is_free(self, name: str) -> bool:
-        """Whether an option of the fit was left open; those of `SEEN` count as one."""
+        """Whether the user left an option of the fit open; the options of `SEEN` count as one."""
         names = SEEN if name in SEEN else (name,)
         return all(self.options.get(option) in (None, False, "default") for option in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
-        """Try a recipe in a round, unless it was tried before; return whether it was tried to the end."""
+        """Try a recipe in a round, and note the trial; a recipe is tried once in a round.
+
+        Returns:
+            Whether the recipe was tried to the end.
+        """
         before = self.trials.get(recipe.flags, Trial(recipe.flags))
-        if before.rounds > tried.number or (before.note and before.was_ended):
-            return not before.note
+        was_unusable = bool(before.note) and before.was_ended
+        if before.rounds > tried.number or was_unusable:
+            return not before.note  # a note says why a recipe was not tried to the end
         try:
             if not self._has_time_for([recipe], tried):
                 raise _TimeIsUpError
@@ -375,74 +428,86 @@ class Search:
         return True
 
     def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether recipes can be tried in time, and any of them fitted to all pictures if it is the best."""
-        best = best_of(self._tried())
+        """Whether there is time to try recipes, and then to fit the best recipe to all pictures."""
+        best = best_of(self._eligible_trials())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
-        after = [Recipe.from_flags(best.flags), *recipes]
+        candidates = [Recipe.from_flags(best.flags), *recipes]
         seconds = sum(self.time.trial_seconds(recipe, tried) for recipe in recipes)
-        return self.time.has_time(after, len(self.sources), seconds)
+        return self.time.has_time(candidates, len(self.sources), seconds)
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
+        """Fit a model with a recipe, judge the pictures of a round, and return the trial with the results.
+
+        Args:
+            recipe: The recipe.
+            tried: The round.
+            before: Trial of the recipe with the results of earlier rounds.
+
+        Raises:
+            _TimeIsUpError: The trial takes longer than there is time for.
+            InputError: No model can be fitted with the recipe.
+        """
         flags = recipe.flags
-        learnt = len(tried.learnt)
-        every = len(self.sources)
+        learnt_count = len(tried.learnt)
+        picture_count = len(self.sources)
         label = f"{TRYING} {flags or 'the settings as given'}"
-        best = best_of(self._tried())
-        known = [] if best is None else [Recipe.from_flags(best.flags)]
-        learning = LearningClock(self.time.now, learnt)
-        reached = (
-            0  # of the pictures to learn from and to judge: a fit has stages, of which the first is longest
-        )
+        best = best_of(self._eligible_trials())
+        best_recipes = [] if best is None else [Recipe.from_flags(best.flags)]
+        clock = LearningClock(self.time.now, learnt_count)
+        reached = 0  # largest number of pictures learnt from that was reported
 
         def step(done: int) -> None:
-            if known and not self.time.has_time(known, every):
+            if best_recipes and not self.time.has_time(best_recipes, picture_count):
                 raise _TimeIsUpError
-            self.step(label, done, learnt + tried.judged)
+            self.step(label, done, learnt_count + tried.judged)
 
         def fit_step(name: str, done: int, total: int) -> None:
             nonlocal reached
-            # it takes as long for each of all pictures at least
-            learning.see(name, done, total)
-            if self.time.is_late(learning.each(), every):
+            # the fit to all pictures takes at least as long per picture
+            clock.see(name, done, total)
+            if self.time.is_late(clock.each(), picture_count):
                 raise _TimeIsUpError
-            reached = max(reached, learnt * done // max(1, total))
+            # each stage of a fit counts from 0; the progress shown does not go back
+            reached = max(reached, learnt_count * done // max(1, total))
             step(reached)
 
         step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
-        options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
+        # the final fit's "auto" means "none", which has at least `MIN_PARTS` parts
+        options["augment"] = options.get("augment") or "none"
         options |= {"group": None, "samples": 0, "check": False}
-        options["parts"] = range(learnt)  # near-duplicates were looked for, and each shows another
+        options["parts"] = range(learnt_count)  # each picture shows another part
         with self.memory.used_for(flags):
             try:
-                model = fit([self.sources[i] for i in tried.learnt], step=fit_step, **options)
+                model = fit([self.sources[number] for number in tried.learnt], step=fit_step, **options)
             finally:
-                took = learning.each()
-                self.time.note(flags, Taken(took))
-        if not self.time.has_time([recipe], every):
+                fit_seconds = clock.each()
+                self.time.note(flags, Taken(fit_seconds))
+        if not self.time.has_time([recipe], picture_count):
             raise _TimeIsUpError
-        judged = self.time.now()
-        found = list[Judged]()
-        place = learnt
-        for pictures in ([self.sources[i] for i in tried.left_out], tried.given, tried.simulated):
-            found.append(self._judge(model, pictures, step, place))
-            place += len(pictures)
-        good, given, simulated = found
-        step(place)
-        picture = (self.time.now() - judged) / tried.judged
-        self.time.note(flags, Taken(took, picture))
-        if not self.time.has_time([recipe], every):
+        judging_began_at = self.time.now()
+        judged = list[Judged]()
+        done_count = learnt_count
+        left_out = [self.sources[number] for number in tried.left_out]
+        for pictures in (left_out, tried.given, tried.simulated):
+            judged.append(self._judge(model, pictures, step, done_count))
+            done_count += len(pictures)
+        good, given, simulated = judged
+        step(done_count)
+        picture_seconds = (self.time.now() - judging_began_at) / tried.judged
+        self.time.note(flags, Taken(fit_seconds, picture_seconds))
+        if not self.time.has_time([recipe], picture_count):
             raise _TimeIsUpError
         return replace(
             before,
-            given=(*before.given, *_apart(good, given)),
-            simulated=(*before.simulated, *_apart_on_carriers(good, simulated, tried)),
-            false_alarms=_counted(before.false_alarms, good),
-            found_given=_counted(before.found_given, given),
-            found=_counted(before.found, simulated),
-            seconds=round(min(before.seconds or math.inf, picture), 4),
-            fit_seconds=round(max(before.fit_seconds, took), 4),
+            given=(*before.given, *_auroc_of_given(good, given)),
+            simulated=(*before.simulated, *_auroc_of_simulated(good, simulated, tried)),
+            false_alarms=_add_counts(before.false_alarms, good),
+            found_given=_add_counts(before.found_given, given),
+            found=_add_counts(before.found, simulated),
+            seconds=round(min(before.seconds or math.inf, picture_seconds), 4),
+            fit_seconds=round(max(before.fit_seconds, fit_seconds), 4),
             note="",
         )
 
@@ -453,27 +518,28 @@ class Search:
         step: Callable[[int], None],
         place: int,
     ) -> Judged:
-        """Judge pictures; a picture in which parts are not found has a score beyond all others.
+        """Judge pictures; a picture in which parts are not found gets the score `BEYOND`.
 
         Args:
             model: The model of a trial.
             pictures: Pictures, or simulated defects to draw.
             step: Gets the number of pictures done in the trial.
-            place: Number of the first picture in the trial.
+            place: Number of pictures done in the trial before these.
         """
         scores = []
-        above = []
-        for k in range(0, len(pictures), BATCH):
-            step(place + k)
-            batch = pictures[k : k + BATCH]
-            shown = [
-                source.draw(self.load) if isinstance(source, SimulatedPatch) else source for source in batch
+        decisions = []
+        for start in range(0, len(pictures), BATCH):
+            step(place + start)
+            sources = [
+                source.draw(self.load) if isinstance(source, SimulatedPatch) else source
+                for source in pictures[start : start + BATCH]
             ]
-            for found in model.predict(shown):
-                sure = any(finding.decides for finding in found.findings)
-                scores.append(BEYOND if sure or not math.isfinite(found.score) else found.score)
-                above.append(found.is_anomalous)
-        return Judged(np.array(scores, np.float64), np.array(above, np.bool_))
+            for prediction in model.predict(sources):
+                is_part_lost = any(finding.decides for finding in prediction.findings)
+                has_score = not is_part_lost and math.isfinite(prediction.score)
+                scores.append(prediction.score if has_score else BEYOND)
+                decisions.append(prediction.is_anomalous)
+        return Judged(np.array(scores, np.float64), np.array(decisions, np.bool_))
 
 
 class Judged(NamedTuple):
@@ -483,24 +549,24 @@ class Judged(NamedTuple):
     anomalous: NDArray[np.bool_]
 
 
-def _apart(good: Judged, defective: Judged) -> list[float]:
-    """Return the AUROC of a round; empty where there are no such defects."""
+def _auroc_of_given(good: Judged, defective: Judged) -> list[float]:
+    """Return the AUROC of a round by the user's defects; empty where there are none."""
     return [round(auroc(good.scores, defective.scores), 4)] if len(defective.scores) else []
 
 
-def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[float]:
-    """Return the AUROC of a round's simulated defects; empty where there are none."""
+def _auroc_of_simulated(good: Judged, simulated: Judged, tried: Round) -> list[float]:
+    """Return the AUROC of a round by simulated defects on its good pictures; empty where there are none."""
     if not len(simulated.scores):
         return []
-    places = {carrier: place for place, carrier in enumerate(tried.left_out)}
-    carriers = np.array([places[defect.carrier] for defect in tried.simulated])
+    place_by_number = {number: place for place, number in enumerate(tried.left_out)}  # in `good.scores`
+    carriers = np.array([place_by_number[defect.carrier] for defect in tried.simulated])
     return [round(auroc_on_carriers(good.scores, simulated.scores, carriers), 4)]
 
 
-def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:
-    """Add the numbers of anomalous and of all pictures to those before."""
-    anomalous, every = before
-    return anomalous + int(judged.anomalous.sum()), every + len(judged.anomalous)
+def _add_counts(counts: tuple[int, int], judged: Judged) -> tuple[int, int]:
+    """Add a round's numbers of anomalous and of all pictures to the counts of earlier rounds."""
+    anomalous_count, picture_count = counts
+    return anomalous_count + int(judged.anomalous.sum()), picture_count + len(judged.anomalous)
 
 
 def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:

@@ -39,12 +39,13 @@ def make_candidate(
     """Write a candidate's model file, and return its judgement.
 
     Args:
-        active: File of the model in use; its rate holds for the candidate.
-        trained: File of the trained model that it was exported from; None: the same.
-        out: File of the candidate, exported where its suffix says so.
-        how: Way to make it, as `UpdateOptions.how`.
+        active: File of the model in use; the candidate gets its false-alarm rate.
+        trained: File of the trained model from which the model in use was exported; None: the same file.
+        out: File of the candidate. If it has the suffix of an exported model, the candidate is exported.
+        how: Way to make the candidate, as `UpdateOptions.how`.
         pictures: Pictures, each with the fields of `ReviewedPicture`.
-        good: Folder of the pictures that the model was fitted on; None: it extends without them.
+        good: Folder of the pictures that the model was fitted on; only a training needs it. None: there is
+            none.
         engine: Engine that runs the model in use; None: the default.
         device: Device, such as "cpu", "cuda" or "auto".
         threads: Number of threads to compute with.
@@ -57,11 +58,11 @@ def make_candidate(
     reuse_freed_memory()
     in_use = router.load(active, engine=engine, device=device, threads=threads)
     old = in_use.mapping if trained in (None, active) else router.read_fitted(trained)
-    old = _as_chosen(old, in_use)
+    old = _with_choices_of(in_use, old)
     file = Path(out)
     for name, product in old.products.items():
         _check_suffix(file, choose_way(how, product), Path(active), in_use.products[name])
-    made = update_models(
+    updates = update_models(
         old,
         in_use,
         [ReviewedPicture(**picture) for picture in pictures],
@@ -69,38 +70,35 @@ def make_candidate(
         open_fitted_datasets(good, old) if good else None,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    _write(made.model, file, step)
-    return made.judgement()
+    _write(updates.model, file, step)
+    return updates.judgement()
 
 
-def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
-    """Return the trained models with people's later choices for those in use.
+def _with_choices_of(in_use: router.Model, old: ModelMapping) -> ModelMapping:
+    """Return the trained models with the settings that people have chosen for the models in use.
 
     Raises:
-        InputError: They are of other views.
+        InputError: The trained models are of other views than the models in use.
     """
     if {*old.products} != {*in_use.products}:
         raise InputError(
             "the trained model has other views than the version in use: name as `learn: trained` the one "
             "that it was exported from"
         )
-    chosen = {}
+    product_by_name = {}
     for name, product in old.products.items():
-        chosen_by_product = in_use.products[name].calibration.chosen
-        manifest = replace(
-            product.manifest, calibration=replace(product.manifest.calibration, **chosen_by_product)
-        )
-        chosen[name] = replace(product, manifest=manifest)
-    return replace(old, products=chosen)
+        calibration = replace(product.manifest.calibration, **in_use.products[name].calibration.chosen)
+        product_by_name[name] = replace(product, manifest=replace(product.manifest, calibration=calibration))
+    return replace(old, products=product_by_name)
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
-    """Write the models, exported where the file's suffix says so."""
-    runs_in = {product.session.suffix for product in model.products.values()}
+    """Write the models to a file; if its suffix is not that of their engine, export them first."""
+    suffixes = {product.session.suffix for product in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
         export_router(model.mapping, file)
-    elif file.suffix in runs_in:
+    elif file.suffix in suffixes:
         model.save(file)
     else:
         step("export", 0, 1)
@@ -108,14 +106,20 @@ def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
 
 
 def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None:
-    """Check, before the work, that a candidate can be written as this file.
+    """Check, before the work, that a candidate can be written to this file.
+
+    Args:
+        file: File of the candidate.
+        how: Way to make the candidate.
+        active: File of the model in use.
+        in_use: The model in use.
 
     Raises:
-        InputError: It would have to be exported in a reduced precision.
+        InputError: The candidate would have to be exported in a reduced precision.
     """
-    made_as = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
+    candidate_suffix = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision
-    if file.suffix != made_as and precision != "fp32":
+    if file.suffix != candidate_suffix and precision != "fp32":
         raise InputError(
             f"the active version is of {precision}, which is calibrated apart from the trained model: use a "
             "version of fp32, or export by hand"

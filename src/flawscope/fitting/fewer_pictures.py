@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
@@ -21,25 +20,26 @@ from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.progress import ProgressCallback, ignore_progress
 
 T = TypeVar("T")
-SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd picture: the subsets that are compared
-MIN_SUBSET = 8  # pictures in a subset
-_QUICK = {"samples": 0, "check": False}  # of models that are compared, and not kept
+SUBSET_STEPS = (8, 4, 2)  # every 8th, 4th and 2nd part: the subsets that are compared
+MIN_SUBSET = 8  # parts that a subset needs
+_QUICK = {"samples": 0, "check": False}  # options of models that are compared, and not kept
 
 
 def fit_fewer(
     model: Predictor, dataset: Dataset, step: ProgressCallback = ignore_progress
 ) -> list[Predictor]:
-    """Fit models like `model`, of an eighth, a quarter and half of its parts, where these are eight or more.
+    """Fit models like `model` to an eighth, a quarter and half of its parts, for a learning curve.
 
-    `evaluate` compares them.
+    Subsets of fewer than `MIN_SUBSET` parts are left out.
 
     Args:
         model: A fitted model.
-        dataset: Data set with the good pictures that the model learnt from, beside others or alone.
+        dataset: Data set that holds the good pictures that the model learnt from.
         step: Gets progress.
 
     Raises:
-        InputError: The model is an exported one, learnt from defects too, or from too few of these pictures.
+        InputError: The model is exported or has learnt from defects; or the data set contains too few of the
+            pictures that the model has learnt from.
     """
     old = fitted_artefact(model)
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
@@ -47,40 +47,48 @@ def fit_fewer(
         raise InputError(
             "the model learnt from defects, too: what good pictures alone bring is not to be told"
         )
-    known = learnt_units(old.manifest.pictures)
-    read = old.manifest.preprocess.decode
+    unit_of = learnt_units(old.manifest.pictures)
     items = (*dataset.train, *dataset.validation)
-    units = defaultdict[int, list[tuple[Item, str]]](list)
-    for pair in zip(items, relative_names([item.path for item in items]), strict=True):
-        with suppress(InputError, MemoryError):  # the model did not learn from it
-            if (unit := known.get(pixel_hash(read(pair[0].path)))) is not None:
-                units[unit].append(pair)
+    units = defaultdict[int, list[tuple[Item, str]]](list)  # pictures and their names, by unit
+    for item, name in zip(items, relative_names([item.path for item in items]), strict=True):
+        try:
+            digest = pixel_hash(old.manifest.preprocess.decode(item.path))
+        except (InputError, MemoryError):
+            continue  # a picture that cannot be read was not learnt from
+        unit = unit_of.get(digest)
+        if unit is not None:
+            units[unit].append((item, name))
     options = {**refit_options(old), **_QUICK, "step": step}
 
-    def fit_some(some: Sequence[tuple[Item, str]]) -> Predictor:
-        learnt, names = zip(*some, strict=True)
-        return fit(replace(dataset, train=learnt, validation=(), test=()), names=names, **options)
+    def fit_subset(subset: Sequence[tuple[Item, str]]) -> Predictor:
+        subset_items, names = zip(*subset, strict=True)
+        return fit(replace(dataset, train=subset_items, validation=(), test=()), names=names, **options)
 
-    models = [*_fit_fewer([*units.values()], fit_some).values()]
+    models = [*_fit_fewer([*units.values()], fit_subset).values()]
     if not models:
-        learnt_from = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
+        pictures = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
+        needed = MIN_SUBSET * SUBSET_STEPS[-1]
         raise InputError(
-            f"{dataset.root} has {learnt_from}; a learning curve needs {MIN_SUBSET * SUBSET_STEPS[-1]}: name "
-            "the folder that it was fitted on"
+            f"{dataset.root} has {pictures}; a learning curve needs {needed}: name the folder that it was "
+            "fitted on"
         )
     return models
 
 
 def _fit_fewer(
-    units: Sequence[Sequence[T]], fit_some: Callable[[Sequence[T]], Predictor]
+    units: Sequence[Sequence[T]], fit_subset: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
-    """Return models of an eighth, a quarter and half of the units, by their number of units.
+    """Fit models to an eighth, a quarter and half of the units; return number of units -> model.
 
     Subsets of fewer than `MIN_SUBSET` units are left out.
 
     Args:
         units: Units, each with its pictures.
-        fit_some: Fits a model of some pictures.
+        fit_subset: Fits a model to some pictures.
     """
-    subsets = (units[::stride] for stride in SUBSET_STEPS)
-    return {len(some): fit_some([*chain(*some)]) for some in subsets if len(some) >= MIN_SUBSET}
+    models = {}
+    for stride in SUBSET_STEPS:
+        subset = units[::stride]
+        if len(subset) >= MIN_SUBSET:
+            models[len(subset)] = fit_subset([*chain(*subset)])
+    return models

@@ -1,4 +1,4 @@
-"""Reads from decoded pictures their looks, light and parts, which a fit needs before views are cut."""
+"""Reads looks, light and parts from decoded pictures, as a fit needs them before views are cut."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts import OVERVIEW_SIDE
 from flawscope.views.several_parts_learning import LearnedParts, learn_several_parts
 
-UNREAD = "unread"
-Reduce = Callable[[NDArray[np.number]], NDArray[np.float32]]  # a decoded picture, to one in grey and small
+UNREAD = "unread"  # count error of a picture that cannot be read
+Reduce = Callable[[NDArray[np.number]], NDArray[np.float32]]  # makes a decoded picture grey and small
 
 
 class FirstLook(NamedTuple):
     """Good pictures before a fit.
 
     Attributes:
-        units: Number of the part that each shows.
-        remarks: Remarks on the parts.
-        shown: Look of each picture, and its small copy where asked for; empty: none was read.
+        units: Number of the part that each picture shows.
+        remarks: Remarks on pictures that show nothing, and on the parts.
+        seen_pictures: Look and small copy of each picture; empty: no picture was read.
     """
 
     units: Sequence[int]
     remarks: Sequence[str] = ()
-    shown: Sequence[SeenPicture] = ()
+    seen_pictures: Sequence[SeenPicture] = ()
 
 
 def look_first(
@@ -54,25 +54,33 @@ def look_first(
     Args:
         pictures: The pictures.
         names: Names of the pictures.
-        part_of: Returns the part for a name, or None; without it near-duplicates decide (`units_of`).
+        part_of: Function that reads the part from a name; None: near-duplicates show one part (`units_of`).
         force: Whether pictures that show nothing count as good.
         step: Gets progress.
-        reduce: Makes a picture small, where parts are to be found in it (`see_pictures`).
+        reduce: Function that makes a small picture, in which parts are found; None: there are no small
+            pictures.
 
     Raises:
         InputError: Some pictures show nothing, and `force` is not set.
     """
-    shown = see_pictures(pictures, step, reduce)
-    looks = [picture.look for picture in shown]
+    seen_pictures = see_pictures(pictures, step, reduce)
+    looks = [picture.look for picture in seen_pictures]
     remarks = refuse(find_unusual_looks(looks, names), force)
     units = units_of(named_rows(names, looks), part_of=part_of)
-    return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], shown)
+    return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], seen_pictures)
 
 
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
-    """Read each picture, whose part is known by its number; `reduce` makes it small (`see_pictures`)."""
+    """Read each picture, as `look_first` does, where the shown parts are known already.
+
+    Args:
+        pictures: The pictures.
+        units: Number of the part that each picture shows.
+        step: Gets progress.
+        reduce: Function that makes a small picture, in which parts are found.
+    """
     return FirstLook(units, [], see_pictures(pictures, step, reduce))
 
 
@@ -81,7 +89,7 @@ class SeenPicture(NamedTuple):
 
     Attributes:
         look: Look by which near-duplicates are compared.
-        small: The picture in grey and small (`Preprocess.small`), where asked for; else None.
+        small: The picture in grey and small (`Preprocess.small`); None also where it is not needed.
     """
 
     look: Look | None = None
@@ -89,8 +97,12 @@ class SeenPicture(NamedTuple):
 
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
-    """Return the look of each picture, of many channels that of the first group; None: it cannot be read."""
-    return [picture.look for picture in see_pictures(DecodedPictures(sources, how.channels), step)]
+    """Return the look of each picture, by which near-duplicates are compared; None: it cannot be read.
+
+    The look of a picture with many channels is that of its first group of channels.
+    """
+    decoded = DecodedPictures(sources, how.channels)
+    return [picture.look for picture in see_pictures(decoded, step)]
 
 
 def see_pictures(
@@ -98,12 +110,13 @@ def see_pictures(
     step: ProgressCallback,
     reduce: Reduce | None = None,
 ) -> list[SeenPicture]:
-    """Read the look of each picture before a fit; nothing of a picture that cannot be read.
+    """Read the look of each picture before a fit, in several threads.
 
     Args:
         pictures: The pictures.
         step: Gets progress.
-        reduce: Makes a picture small, where parts are to be found in it; None: no small pictures are kept.
+        reduce: Function that makes a small picture, in which parts are found; None: there are no small
+            pictures.
     """
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-duplicates", len(numbers))
@@ -114,7 +127,8 @@ def see_pictures(
         if picture is None:
             return SeenPicture()
         look = Look.of(first_channels(picture, pictures.channels))
-        return SeenPicture(look, None if reduce is None else reduce(picture))
+        small = None if reduce is None else reduce(picture)
+        return SeenPicture(look, small)
 
     with workers() as each:
         return each(see, numbers)
@@ -123,56 +137,79 @@ def see_pictures(
 def learn_normalization(
     pictures: DecodedPictures, preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
-    """Learn the normalization to the light of those good pictures that can be read.
+    """Learn the normalization of light from the good pictures that can be read.
+
+    Args:
+        pictures: The good pictures.
+        preprocess: Preprocessing of the pictures.
+        roi: Region of interest [H, W] at the network's size; None: all counts.
+        share: Share by which the light may vary.
 
     Raises:
-        InputError: None can be read.
+        InputError: No picture can be read.
     """
+    return Normalization.from_statistics(_light_statistics(pictures, preprocess, roi), share)
 
-    def measured() -> Iterator[tuple[NDArray[np.floating], NDArray[np.floating]]]:
-        for number in range(len(pictures.sources)):
-            try:
-                views = preprocess.whole.cut(pictures.read(number), "a picture")
-            except (InputError, MemoryError):
-                continue  # reported when it is loaded for fitting
-            for frame in () if views.unusable else views.frames:
-                if (found := channel_statistics(frame.images([0])[0], roi)) is not None:
-                    yield found
 
-    return Normalization.from_statistics(measured(), share)
+def _light_statistics(
+    pictures: DecodedPictures, preprocess: Preprocess, roi: NDArray[np.bool_] | None
+) -> Iterator[tuple[NDArray[np.floating], NDArray[np.floating]]]:
+    """Yield the statistics of the channels in each frame of the pictures (`channel_statistics`).
+
+    Pictures that cannot be read, or whose parts are not found, are left out.
+    """
+    for number in range(len(pictures.sources)):
+        try:
+            views = preprocess.whole.cut(pictures.read(number), "a picture")
+        except (InputError, MemoryError):
+            continue  # the fit reports it
+        if views.unusable:
+            continue
+        for frame in views.frames:
+            statistics = channel_statistics(frame.images([0])[0], roi)
+            if statistics is not None:
+                yield statistics
 
 
 def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
     """Learn how several parts in each picture are found, from the pictures that can be read.
 
-    Pictures that cannot be read have the error `UNREAD`.
+    For a picture that cannot be read, the result has the count 0 and the count error `UNREAD`.
+
+    Args:
+        pictures: The pictures.
+        preprocess: Preprocessing of the pictures.
+        kind: How the parts may lie.
 
     Raises:
         InputError: Parts do not stand out, are too few, or are counted wrong.
     """
-    every = range(len(pictures.sources))
-    overviews = {
-        i: preprocess.small(picture, OVERVIEW_SIDE)
-        for i in every
-        if (picture := pictures.read_or_none(i)) is not None
-    }
-    read = [*overviews]
-    found = learn_several_parts(
-        [*overviews.values()], lambda k, side: preprocess.small(pictures.read(read[k]), side), kind
-    )
-    counts = dict(zip(read, found.counts, strict=True))
-    wrong = dict(zip(read, found.count_errors, strict=True))
-    return found._replace(
-        counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
-    )
+    count = len(pictures.sources)
+    overview_by_number = {}
+    for number in range(count):
+        picture = pictures.read_or_none(number)
+        if picture is not None:
+            overview_by_number[number] = preprocess.small(picture, OVERVIEW_SIDE)
+    readable = [*overview_by_number]
+
+    def read_small(place: int, side: int) -> NDArray[np.float32]:
+        return preprocess.small(pictures.read(readable[place]), side)
+
+    learnt = learn_several_parts([*overview_by_number.values()], read_small, kind)
+    counts = [0] * count
+    errors = [UNREAD] * count
+    for number, part_count, error in zip(readable, learnt.counts, learnt.count_errors, strict=True):
+        counts[number] = part_count
+        errors[number] = error
+    return learnt._replace(counts=counts, count_errors=errors)
 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
-    """Count the parts in pictures that a model was not fitted on, where it finds several in each.
+    """Count the parts in each picture; the preprocessing finds several parts.
 
     Returns:
-        The number of parts in each picture, and the fault of each count, empty where it is right; as in
-        `LearnedParts`.
+        The number of parts in each picture; and the count error of each picture (`LearnedParts`), a text:
+        empty if the count is right, `UNREAD` if the picture cannot be read.
     """
     several = preprocess.several
     reference = preprocess.reference
@@ -183,9 +220,10 @@ def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list
     for number in range(len(pictures.sources)):
         try:
             picture = pictures.read(number)
-            small, overview = (preprocess.small(picture, side) for side in (several.side, OVERVIEW_SIDE))
+            small = preprocess.small(picture, several.side)
+            overview = preprocess.small(picture, OVERVIEW_SIDE)
             detections = several.find(small, overview, reference)
-        except (InputError, MemoryError):  # reported when it is loaded for fitting
+        except (InputError, MemoryError):  # the fit reports it
             counts.append(0)
             errors.append(UNREAD)
             continue

@@ -25,7 +25,7 @@ from flawscope.fitting.simulated_defects import (
     score_simulated_defects,
 )
 from flawscope.fitting.sources import Images, part_reader, split_sources
-from flawscope.fitting.training_views import Reader, nearest_of, views_of
+from flawscope.fitting.training_views import Reader, nearest_of, number_views
 from flawscope.methods import registry
 from flawscope.methods.method import Method
 from flawscope.methods.options.arguments import Learning
@@ -39,11 +39,11 @@ from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.types import Json
 
-NO_UNIT = -1  # of a picture that cannot be read
+NO_UNIT = -1  # unit of a picture that cannot be read
 
 
 def budget_of(how: Learning, method: Method) -> Budget:
-    """Make the budget of a fit.
+    """Return the budget of a fit.
 
     Raises:
         InputError: The method does not learn in steps.
@@ -76,12 +76,12 @@ def fit(
     Args:
         images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
-            one that has the preset.
+        method: patchcore, efficientad, prnet, or a method of an installed package. None: patchcore, or the
+            only method that has the preset.
         preset: Named settings of the method.
         settings: All settings of the method, in place of a preset and single ones.
-        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
-            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        names: One name per picture, which `group`, `part` and `view` read. Names of pictures that a data set
+            reserves (`Dataset.validation`) come last. By default the names of the files.
         say: Gets lines for a person.
         step: Gets progress.
         **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
@@ -89,28 +89,30 @@ def fit(
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
-        A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
-        good, most suspicious first; `questions` asks about pictures with which the model may be wrong, unless
-        `force` says that all are good: `accept` says so afterwards.
+        A `Predictor`. `failures` lists pictures that could not be read. `suspects` lists pictures that do not
+        look good, most suspicious first. `questions` ask about pictures that may make the model wrong; there
+        are none with the option `force`, which states that all pictures are good. `accept` states that
+        afterwards.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.
     """
     if "threads" in options:
         raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
-    given: Json = options
-    how = pop_options(Learning, given)
-    asked = registry.method(registry.default_method_name(method, preset))
-    budget = budget_of(how, asked)
+    arguments: Json = options
+    how = pop_options(Learning, arguments)
+    method_record = registry.method(registry.default_method_name(method, preset))
+    budget = budget_of(how, method_record)
     if how.minutes is not None:
-        given["steps"] = None
+        arguments["steps"] = None  # the minutes limit the fit in place of steps
     prepared = prepare(
-        images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **given
+        images, method_record, preset=preset, settings=settings, names=names, say=say, step=step, **arguments
     )
     prepared = replace(prepared, kept={**prepared.kept, **option_facts(how)})
     budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
-    return _fit_and_assemble(prepared, task, prepared.views.task(task), how.samples, how.check)
+    view_task = prepared.views.task(task)
+    return _fit_and_assemble(prepared, task, view_task, samples=how.samples, check=how.check)
 
 
 def partial_fit(
@@ -126,15 +128,16 @@ def partial_fit(
 ) -> Predictor:
     """Add good pictures to a fitted model and to its calibration, without the old pictures.
 
-    All of them are trusted, unlike in `incremental_update.extend`. Settings are the old model's. The old
-    pictures' calibration scores are kept, and the manifest notes the effect on the false-alarm rate. The
-    share of simulated defects that the model finds is measured anew, on the new pictures.
+    Unlike `incremental_update.extend`, `partial_fit` trusts all new pictures. The old model's
+    settings and calibration scores are kept, and a note of the manifest describes the effect on the
+    false-alarm rate.
+    The share of simulated defects that the model finds is measured anew, on the new pictures.
 
     Args:
         model: A fitted model, or its .safetensors file.
         images: Good pictures, as `fit` takes them.
         group: Regular expression on file names; pictures for which it matches the same text show one part.
-        names: Names of the pictures, which `group` splits; by default those of their files.
+        names: Names of the pictures, which `group` reads; by default those of their files.
         device: Device, such as "cpu", "cuda" or "auto".
         check: Whether to measure the share of simulated defects that are found.
         say: Gets lines for a person.
@@ -147,19 +150,19 @@ def partial_fit(
     method = registry.method(old.manifest.method)
     if not method.extends:
         raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
-    known_parts = group_reader(group) or stored_part_reader(old.manifest)
+    old_part_reader = group_reader(group) or stored_part_reader(old.manifest)
     if isinstance(images, str | os.PathLike):
         seed = method.parse_stored(old.manifest.config).seed
-        images = open_dataset(os.fspath(images), seed=seed, group=known_parts)
+        images = open_dataset(os.fspath(images), seed=seed, group=old_part_reader)
     sources, _, _ = split_sources(images, category=None)
-    own_names = picture_names(sources, names)
+    source_names = picture_names(sources, names)
     pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:
-        part_of = known_parts  # new pictures may be named otherwise
+        part_of = old_part_reader  # not checked, because new pictures may have names of another form
     else:
-        part_of = part_reader(own_names, group, pattern)
+        part_of = part_reader(source_names, group, pattern)
     channels = old.manifest.preprocess.channels
-    table = PictureTable.read(DecodedPictures(sources, channels), own_names, UPDATE, step)
+    table = PictureTable.read(DecodedPictures(sources, channels), source_names, UPDATE, step)
     units = units_of([*table.rows.values()], old.manifest.pictures, part_of)
     for line in units.remarks:
         say(line)
@@ -167,7 +170,7 @@ def partial_fit(
     return learn_more(
         old,
         table,
-        own_names,
+        source_names,
         group=group or old.manifest.facts.get("group"),
         remarks=units.remarks,
         device=device,
@@ -193,10 +196,10 @@ def learn_more(
 
     Args:
         old: The fitted model.
-        new: The pictures, with units: pictures of the model's parts have the units of its rows.
-        names: Names of all pictures, also of those that cannot be read.
-        group: Pattern of parts that the model keeps.
-        remarks: Remarks on the units, as notes of the model.
+        new: The pictures, with units. Pictures of a part that the model knows have the unit of that part.
+        names: Names of all pictures, including those that cannot be read.
+        group: Pattern of parts, which is stored in the model.
+        remarks: Remarks on the units, which become notes of the model.
         device: Device, such as "cpu", "cuda" or "auto".
         check: Whether to measure the share of simulated defects that are found.
         say: Gets lines for a person.
@@ -236,12 +239,13 @@ def learn_more(
         manifest.category,
         reader,
         task,
-        views_of(reader, surveyed.sizes, detector.config.seed),
+        number_views(reader, surveyed.sizes, detector.config.seed),
         group,
         stored_part_pattern(manifest),
         remarks=remarks,
     )
-    return _fit_and_assemble(prepared, task, prepared.views.task(task), 0, check)
+    # the model keeps the samples that it has
+    return _fit_and_assemble(prepared, task, prepared.views.task(task), samples=0, check=check)
 
 
 # -------------------------------------------------------------------------------------------------- the model
@@ -255,9 +259,12 @@ def _fit_and_assemble(
     Args:
         prepared: The prepared fit.
         task: Task with the pictures as the numbered items.
-        view_task: Task with their views as the numbered items.
+        view_task: Task with the pictures' views as the numbered items.
         samples: Number of training pictures that a new model keeps.
         check: Whether to measure the share of simulated defects that are found.
+
+    Raises:
+        InputError: No model can be fitted. If no picture can be read, the message says that.
     """
     began = time.monotonic()
     model = prepared.model
@@ -271,7 +278,7 @@ def _fit_and_assemble(
         rows = reader.rows(task.groups)
         judged = judge_fit(leave_out, fitted, rows, views, task)
     except InputError:
-        reader.check_any_readable()  # else their reason is the error
+        reader.check_any_readable()  # raises the pictures' error in place of the fit's
         raise
     good = know_good(prepared, judged, old)
     if old is None:
@@ -281,12 +288,16 @@ def _fit_and_assemble(
     else:
         names = [sample["name"] for sample in old.manifest.samples]
         packed = old.tensors.get("samples")
-    kept = Samples() if packed is None else score_samples(model, names, packed, unpack_images(packed))
-    found = None
-    # where all pictures show one part there is none that can be left out
+    scored_samples = Samples()
+    if packed is not None:
+        scored_samples = score_samples(model, names, packed, unpack_images(packed))
+    defect_scores = None
+    # without a promised rate, all pictures show the same part, and no part can be left out
     if check and good.calibration.promised:
         carriers = draw_carriers(judged, views, model.config.seed)
-        found = score_simulated_defects(leave_out, good.calibration, carriers, view_task, began, good.parts)
-    result = FitResult(prepared, task, judged, good, found, kept, began)
+        defect_scores = score_simulated_defects(
+            leave_out, good.calibration, carriers, view_task, began, good.parts
+        )
+    result = FitResult(prepared, task, judged, good, defect_scores, scored_samples, began)
     failures = [*prepared.unusable, *reader.failures.values()]
     return open_fitted(result.to_artefact(), str(model.roi.device), model).with_failures(failures)

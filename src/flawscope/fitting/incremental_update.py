@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flawscope.artefact.judgement import Judgement
 from flawscope.artefact.model_facts import ONE
-from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect
 from flawscope.calibration.parts import name_reader
@@ -50,23 +50,23 @@ class Updates:
 
     Attributes:
         model: All next models together.
-        made: Update of each view, by its name; that of one product under "".
-        unplaced: Numbers of pictures that belong to no model, each with the reason.
+        updates: Update of each view, by its name; that of one product under "".
+        unplaced: Why a picture belongs to no model, by its number.
     """
 
     model: Model
-    made: Mapping[str, Update]
+    updates: Mapping[str, Update]
     unplaced: Mapping[int, str]
 
     @property
     def learnt(self) -> list[int]:
         """Numbers of the pictures that any of the models learnt from."""
-        return [number for update in self.made.values() for number in update.learnt]
+        return [number for update in self.updates.values() for number in update.learnt]
 
     def judgement(self) -> Judgement:
         """Return the judgement of all next models together, for people."""
-        found = Judgement.joined([update.judgement() for update in self.made.values()])
-        return replace(found, unreadable=sorted({*found.unreadable, *self.unplaced}))
+        joined = Judgement.joined([update.judgement() for update in self.updates.values()])
+        return replace(joined, unreadable=sorted({*joined.unreadable, *self.unplaced}))
 
 
 def update_models(
@@ -76,91 +76,108 @@ def update_models(
     options: UpdateOptions,
     good: Mapping[str, Dataset] | None = None,
 ) -> Updates:
-    """Make the next models from trained ones, each from the pictures of its view, and compare both.
+    """Make the next models from trained ones, and compare each with the model that judges now.
 
-    PatchCore is extended by the false alarms. They do not decide the threshold because they were false
-    alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
-    were drawn by chance among the line's good ones, corrected or not, each as if the model had never seen it.
-    Where that would lose defects, the threshold stays as it was if that loses fewer. Other methods are
-    calibrated anew on the drawn pictures, or trained anew.
+    Each model learns from the pictures of its view.
+
+    PatchCore learns from the false alarms. They are no fair sample of good pictures, and so do not decide the
+    threshold. The threshold comes from the earlier calibration pictures, and from good pictures of the line
+    that were chosen at random, false alarms or not. Each is scored as if the model had never seen it. If
+    fewer defects are lost with the old threshold than with the new one, the old one is kept. Other methods
+    are calibrated anew on the randomly chosen pictures, or trained anew.
 
     Args:
         old: The trained models that learn: of one product, or of the views of a part.
-        active: The model that judges now, in the same or another engine; the next one is compared with it.
+        active: The model that judges now, in the same or another engine. The next model is compared with it.
         pictures: Pictures with people's judgements.
         options: Options of the update.
         good: Data set that each model was fitted on, for a training (`open_fitted_datasets`).
 
     Raises:
         PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
-        InputError: There is nothing to learn from, or it cannot be done; the message gives the remedy.
+        InputError: There is nothing to learn from, or the model cannot be updated in this way; the message
+            gives the remedy.
     """
-    of_model, unplaced = _by_model(with_whole_parts_drawn(pictures, old.facts), old)
-    made = {}
-    for name, reviewed in of_model.items():
-        made[name] = update_one(
+    pictures_by_model, unplaced = _split_by_model(with_whole_parts_drawn(pictures, old.facts), old)
+    updates = {}
+    for name, model_pictures in pictures_by_model.items():
+        updates[name] = update_one(
             old.products[name],
             active.products[name],
-            reviewed,
+            model_pictures,
             replace(options, say=_named(name, options.say)),
             good=None if good is None else good[name],
             whole=partial(active.facts.with_model, name),
         )
-    _check_learns(pictures, made, unplaced)
-    model = active if {*made} == {*old.products} else open_joined(old, options.device)
-    for name, update in made.items():
+    _check_learns(pictures, updates, unplaced)
+    model = active if {*updates} == {*old.products} else open_joined(old, options.device)
+    for name, update in updates.items():
         model = model.with_product(name, update.predictor)
-    return Updates(model, made, unplaced)
+    return Updates(model, updates, unplaced)
 
 
-def _by_model(
+def _split_by_model(
     pictures: Sequence[ReviewedPicture], old: ModelMapping
 ) -> tuple[dict[str, list[ReviewedPicture]], dict[int, str]]:
-    """Return the pictures of each model that has some, and why the numbers of others belong to no model."""
+    """Split pictures by the model that learns from them.
+
+    Returns:
+        The pictures of each model that has any, by the model's name; and the reason why a picture belongs to
+        no model, by the picture's number.
+    """
     if old.views is None:
         return {ONE: [*pictures]}, {}
-    found = dict[str, list[ReviewedPicture]]()
-    unplaced = dict[int, str]()
+    pictures_by_view = dict[str, list[ReviewedPicture]]()
+    unplaced = dict[int, str]()  # number of a picture -> reason
     for picture in pictures:
         try:
             view = picture.view or old.views.parse(picture.name).view
             if view not in old.products:
                 raise unknown_view_error(picture.name, view, old.products)
-            found.setdefault(view, []).append(picture)
+            pictures_by_view.setdefault(view, []).append(picture)
         except InputError as error:
             unplaced[picture.number] = str(error)
-    return found, unplaced
+    return pictures_by_view, unplaced
 
 
 def _check_learns(
-    pictures: Sequence[ReviewedPicture], made: Mapping[str, Update], unplaced: Mapping[int, str]
+    pictures: Sequence[ReviewedPicture], updates: Mapping[str, Update], unplaced: Mapping[int, str]
 ) -> None:
-    """Raise InputError where no model learns anything."""
+    """Raise InputError where no picture can be used, or no model has anything new to learn from."""
     unusable = dict(unplaced)
-    for update in made.values():
+    for update in updates.values():
         unusable |= update.unreadable
     if pictures and len(unusable) == len(pictures):
-        first = next(iter(unusable.values()))
-        raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
-    if all(update.rests for update in made.values()):
+        first_reason = next(iter(unusable.values()))
+        count = pluralize(len(pictures), "picture")
+        raise InputError(f"none of {count} can be used; the first: {first_reason}")
+    if all(update.rests for update in updates.values()):
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
 
 
 def _named(name: str, say: Say) -> Say:
-    """Return a `say` that puts the view's name before each line."""
+    """Return a function like `say` that puts a view's name before each line; an empty name adds nothing."""
     return lambda line: say(f"{name}: {line}" if name else line)
 
 
 def update(
     old: Artefact, active: Predictor, pictures: Sequence[ReviewedPicture], **options: object
 ) -> Update:
-    """Make the next model of one product, as `update_models` does; `good` is the data set of its fit."""
-    given: Json = options
-    good = given.pop("good", None)
-    of_one = None if good is None else {ONE: good}
-    return update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**given), of_one).made[ONE]
+    """Make the next model of one product, as `update_models` does.
+
+    Args:
+        old: The trained model that learns.
+        active: The model that judges now.
+        pictures: Pictures with people's judgements.
+        **options: Fields of `UpdateOptions`; and `good`, the data set that the model was fitted on.
+    """
+    arguments: Json = options
+    good = arguments.pop("good", None)
+    datasets = None if good is None else {ONE: good}
+    made = update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**arguments), datasets)
+    return made.updates[ONE]
 
 
 @check_arguments()
@@ -179,22 +196,23 @@ def extend(
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Model:
-    """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
+    """Add good pictures to a fitted model, without the pictures that it was fitted on.
 
-    The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
-    such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
-    simulated and of known defects are compared before and after: where less than 98 % of those before are
-    found, or where the sample is not fair, the model has an open question (`Predictor.questions`).
+    The settings are those of the fitted model. The pictures are added to the memory bank. The threshold
+    changes only if the pictures are a `fair` sample: pictures that somebody chose, such as false alarms,
+    would raise it far too much. Both the old and the new model judge simulated and known defects. If the new
+    model finds less than 98 % of the defects that the old one found, or if the sample turns out not to be
+    fair, the new model has an open question (`Predictor.questions`).
 
     Args:
-        model: A fitted model of one product, or of the views of a part, or its .safetensors file. Each view
-            learns from its own pictures, which are known by their names.
-        images: Good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
-            defective test pictures are known defects.
+        model: A fitted model of one product, or of the views of a part; or its .safetensors file. The model
+            of a view learns from the pictures of this view, which are recognised by their names.
+        images: Good pictures, as for `fit`, or a folder that `review` wrote. If a data set has defective test
+            pictures, these are used as known defects.
         category: Name of the category, if the folder holds several.
         group: Regular expression on file names; pictures for which it matches the same text show one part.
         defects: Further known defective pictures.
-        fair: Whether the pictures are good ones as they come, chosen by nobody: then they decide the
+        fair: Whether the pictures are good pictures as they come, not a selection. They then decide the
             threshold, too.
         force: Whether to go on where pictures look like defects, or the model would find fewer defects.
         drop_suspects: Whether to leave out pictures that look like defects.
@@ -202,6 +220,9 @@ def extend(
         check: Whether to compare the shares of simulated defects that are found.
         say: Gets lines for a person: defects found before and after.
         step: Gets progress.
+
+    Returns:
+        The new model, in the form of `model`.
 
     Raises:
         PowerLostError: A picture looks like a defect.
@@ -211,27 +232,29 @@ def extend(
     if group is not None:
         old = _with_group(old, group)
     if isinstance(images, str | os.PathLike):
-        part_of = old.facts.part_reader
-        images = open_dataset(os.fspath(images), category, seed=_seed(old), group=part_of)
-    twice: set[Path] = set()
+        images = open_dataset(os.fspath(images), category, seed=_seed(old), group=old.facts.part_reader)
+    all_defects = [*defects]
+    confirmed: set[Path] = set()
     if isinstance(images, Dataset):
-        twice = _confirmed_pictures(images, fair, force, say)
-        defects = [*defects, *(item.path for item in images.test if item.anomalous)]
+        confirmed = _confirmed_pictures(images, fair, force, say)
+        all_defects += [item.path for item in images.test if item.anomalous]
     sources, _, _ = split_sources(images, category)
-    most = min(len(defects), MAX_KNOWN_DEFECTS)
-    defects = [defects[k * len(defects) // most] for k in range(most)]
-    if group is not None:  # an unmatched picture is an error before the work
+    # at most `MAX_KNOWN_DEFECTS` defects are compared, evenly spaced among all
+    defect_count = min(len(all_defects), MAX_KNOWN_DEFECTS)
+    compared_defects = [all_defects[k * len(all_defects) // defect_count] for k in range(defect_count)]
+    if group is not None:  # report a name that does not match before the work begins
         check_group(relative_names(sources), group)
-    names = [*relative_names(sources), *relative_names(defects)]
+    names = [*relative_names(sources), *relative_names(compared_defects)]
     pictures = []
-    for k, source in enumerate(sources):
-        sure = force or (isinstance(source, Path) and source in twice)
+    for number, source in enumerate(sources):
+        is_sure = force or (isinstance(source, Path) and source in confirmed)
+        name = names[number]
         pictures.append(
-            ReviewedPicture(k, source, good=True, name=names[k], learn=True, sure=sure, drawn=fair)
+            ReviewedPicture(number, source, good=True, name=name, learn=True, sure=is_sure, drawn=fair)
         )
-    for k, source in enumerate(defects, start=len(sources)):
-        pictures.append(ReviewedPicture(k, source, good=False, name=names[k]))
-    made = update_models(
+    for number, source in enumerate(compared_defects, start=len(sources)):
+        pictures.append(ReviewedPicture(number, source, good=False, name=names[number]))
+    updates = update_models(
         old,
         open_models(old, device),
         pictures,
@@ -245,18 +268,18 @@ def extend(
             step=step,
         ),
     )
-    if not made.learnt:
+    if not updates.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
-    return _report_updates(made, old, names, force, say)
+    return _report_updates(updates, old, names, force, say)
 
 
 def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
-    """Return the fitted models that can be added to.
+    """Return the fitted models, by view, after checking that pictures can be added to them.
 
     Raises:
-        InputError: They are exported, of several products, or of a method that cannot be extended.
+        InputError: The models are exported, of several products, or of a method that cannot be extended.
     """
     if isinstance(model, Router):
         fitted = {name: fitted_artefact(product) for name, product in model.products.items()}
@@ -278,10 +301,10 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
 
 
 def _with_group(old: ModelMapping, group: str) -> ModelMapping:
-    """Return the model with another pattern of groups.
+    """Return the model of one product with another pattern of groups.
 
     Raises:
-        InputError: The views of a part are known by the pictures' names.
+        InputError: There are models of several views, whose stored pattern reads parts from names.
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
@@ -291,15 +314,20 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
 
 
 def _seed(old: ModelMapping) -> int:
-    """Return the seed that models were fitted with, by which a folder is split alike."""
-    return old.facts.shared("seeds", lambda it: int(registry.method(it.method).parse_stored(it.config).seed))
+    """Return the seed of the models' fits: with this seed, a folder is split as for these fits."""
+
+    def read_seed(manifest: Manifest) -> int:
+        return int(registry.method(manifest.method).parse_stored(manifest.config).seed)
+
+    return old.facts.shared("seeds", read_seed)
 
 
 def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
-    """Return pictures of a data set that were called good twice.
+    """Return the pictures of a data set that people called good twice; say remarks on good pictures.
 
     Raises:
-        InputError: It cannot be learnt from as it is.
+        InputError: A good picture has a mask, and `force` is not set; or the data set is said to be a fair
+            sample, but contains pictures that were flagged.
     """
     if fair and images.reviewed:
         raise InputError(
@@ -310,57 +338,76 @@ def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> s
     return confirmed_good(images.root) if images.reviewed else set()
 
 
-def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], force: bool, say: Say) -> Model:
+def _report_updates(
+    updates: Updates, old: ModelMapping, names: Sequence[str], force: bool, say: Say
+) -> Model:
     """Say the results of an update, and return the next models.
 
     A model that finds fewer defects has a question, unless `force` is set.
+
+    Args:
+        updates: The updates of all models.
+        old: The trained models before.
+        names: Names of the pictures, by their numbers.
+        force: Whether to go on where a model would find fewer defects.
+        say: Gets lines for a person.
     """
-    model = made.model
-    unplaced = [*made.unplaced.values()]
-    for name, update in made.made.items():
-        notes = old.products[name].manifest.notes
-        predictor = _report_update(update, notes, names, force, _named(name, say))
-        lost = [*update.unreadable.values(), *predictor.failures, *unplaced]
-        unplaced = []
-        scores = {number: update.comparison.before[number].score for number in update.unsure}
-        unsure = [Suspect(names[number], score, LIKE_DEFECTS) for number, score in scores.items()]
-        predictor = predictor.with_failures(lost)
-        predictor.manifest.facts[SUSPECTS] = [[*suspect] for suspect in unsure]
+    model = updates.model
+    unplaced_reasons = [*updates.unplaced.values()]
+    for name, update in updates.updates.items():
+        old_notes = old.products[name].manifest.notes
+        predictor = _report_update(update, old_notes, names, force, _named(name, say))
+        failures = [*update.unreadable.values(), *predictor.failures, *unplaced_reasons]
+        unplaced_reasons = []  # only the first model's failures list these
+        suspects = [
+            Suspect(names[number], update.comparison.before[number].score, LIKE_DEFECTS)
+            for number in update.unsure
+        ]
+        predictor = predictor.with_failures(failures)
+        predictor.manifest.facts[SUSPECTS] = [[*suspect] for suspect in suspects]
         model = model.with_product(name, predictor)
     return model
 
 
 def _report_update(
-    made: Update, notes: Sequence[str], names: Sequence[str], force: bool, say: Say
+    update: Update, old_notes: Sequence[str], names: Sequence[str], force: bool, say: Say
 ) -> Predictor:
-    """Say the result of a model's update, and return the next model; `notes` are those of the one before."""
-    predictor = made.predictor
+    """Say the result of a model's update, and return the next model.
+
+    Args:
+        update: The update.
+        old_notes: Notes of the model before; they are not said again.
+        names: Names of the pictures, by their numbers.
+        force: Whether to go on where the model would find fewer defects.
+        say: Gets lines for a person.
+    """
+    predictor = update.predictor
     for note in predictor.manifest.notes:
-        if note not in notes:
+        if note not in old_notes:
             say(note)
-    for line in made.lines():
+    for line in update.lines():
         say(line)
-    if not made.comparison.refused:
+    if not update.comparison.refused:
         return predictor
-    responsible = join_names([names[number] for number in made.responsible])
-    text = data_checks.FEWER_FOUND.coded(f"{made.comparison.refusal()}, because of: {responsible}")
-    say(text)
-    return predictor if force else predictor.asking(text)
+    responsible = join_names([names[number] for number in update.responsible])
+    question = data_checks.FEWER_FOUND.coded(f"{update.comparison.refusal()}, because of: {responsible}")
+    say(question)
+    return predictor if force else predictor.asking(question)
 
 
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Open the data set that a model was fitted on, split as it was for the fit.
 
-    The folder may have another name by now.
+    The folder may have been renamed since.
 
     Raises:
-        InputError: It has no good pictures.
+        InputError: The folder has no good pictures.
     """
     reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None
     group = name_reader(reading.group, reading.part, reading.view)
-    found = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)
-    return replace(found, category=old.manifest.category)
+    dataset = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)
+    return replace(dataset, category=old.manifest.category)
 
 
 def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> dict[str, Dataset]:
@@ -369,12 +416,13 @@ def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> d
     Raises:
         InputError: The folder has no pictures of a view.
     """
-    found = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
+    dataset_by_name = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
     if old.views is None:
-        return found
-    for view, dataset in found.items():
-        of_view = split_by_view(dataset, old.views, "train", "validation", "test")
-        if view not in of_view:
+        return dataset_by_name
+    dataset_by_view = {}
+    for view, dataset in dataset_by_name.items():  # each model may split the folder with a seed of its own
+        views_of_dataset = split_by_view(dataset, old.views, "train", "validation", "test")
+        if view not in views_of_dataset:
             raise InputError(f"{folder} has no pictures of view {view}: name the folder of all views")
-        found[view] = of_view[view]
-    return found
+        dataset_by_view[view] = views_of_dataset[view]
+    return dataset_by_view

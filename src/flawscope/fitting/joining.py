@@ -31,16 +31,16 @@ from flawscope.predictor.router import Router, is_router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
-# Size of pictures and stage (stride 8) of the network for recognition: of those that
-# docs/decisions/0027-joint.md compares, they cost the least and distinguish products best
+# Size of pictures and stage (stride 8) of the network for recognition. Of the sizes and stages that
+# docs/decisions/0027-joint.md compares, these cost the least and distinguish products best.
 SIZE = "128"
 STAGE = 2
-# Settings by which the network that recognises is that of a product's model
+# Settings that the network for recognition takes from a product's model, whose network it then shares
 NETWORK_SETTINGS = ("backbone", "neighbourhood")
 MAX_GOOD = 300  # good pictures whose descriptors a model keeps
-MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps its rate
-DEFECT_COUNT = 36  # simulated ones among them, of all sizes
-PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
+MAX_PER_LIGHT = 50  # good pictures whose descriptors a model keeps in each further light of its range
+DEFECT_COUNT = 36  # simulated defects of all sizes whose descriptors a model keeps
+PART_LEARNING_SECONDS = 3.0  # for finding the part on which simulated defects lie
 LEARNT_ROLES = (TRAIN, CALIBRATION)  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor | Router
 
@@ -48,7 +48,7 @@ Model = str | os.PathLike[str] | Artefact | Predictor | Router
 class Described(NamedTuple):
     """Descriptors that a product is recognised by, and its `DescriptorModel.samples`."""
 
-    known: ProductDescriptors
+    descriptors: ProductDescriptors
     samples: NDArray[Any]
 
 
@@ -64,48 +64,47 @@ def join(
 ) -> Router:
     """Join fitted models into a router to several products, or to the views of a part.
 
-    Each keeps its own settings, thresholds and answers, bit for bit.
+    Each model keeps its own settings, thresholds and answers, bit for bit.
 
     Args:
         models: Models, of any methods and settings, by the name of the product or the view.
-        pictures: Good pictures that each was fitted on, as `fit` takes them: their descriptors distinguish
-            the products. Of views, good pictures by which exchanged pictures are recognised.
-        part: Regular expression on file names that finds the part (`fit`): the models are then those of
-            views, fitted without it.
+        pictures: Good pictures that each model was fitted on, as `fit` takes them; products are recognised by
+            their descriptors. For models of views: good pictures by which exchanged views are recognised.
+        part: Regular expression on file names that finds the part, as in `fit`. The models are then those of
+            views, which were fitted without `part`.
         view: Regular expression on file names that finds the view.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
 
     Raises:
-        InputError: A product has too few pictures, some decide on parts in views and others do not, or the
-            names of a view's pictures state no part.
+        InputError: A product has too few pictures, some models decide on parts in views and others do not, or
+            the names of a view's pictures state no part.
     """
-    artefacts = {name: _one_model(name, model) for name, model in models.items()}
+    artefacts = {name: _open_single(name, model) for name, model in models.items()}
     if part is not None:
         joined = open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
-        shown = {
-            name: split_sources(product_pictures, None)[0]
-            for name, product_pictures in (pictures or {}).items()
-        }
-        return joined.with_looks_of_views(shown)
+        sources_by_view = {}
+        for name, view_pictures in (pictures or {}).items():
+            sources_by_view[name], _, _ = split_sources(view_pictures, None)
+        return joined.with_looks_of_views(sources_by_view)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
     network = descriptor_model(artefacts)
-    found = {
+    described = {
         name: describe_product(network, artefact, pictures[name], device=device, step=step)
         for name, artefact in artefacts.items()
     }
-    return open_joined(ModelMapping(artefacts, with_products(network, found)), device)
+    return open_joined(ModelMapping(artefacts, with_products(network, described)), device)
 
 
-def _one_model(name: str, model: Model) -> Artefact:
-    """Return the model of one product.
+def _open_single(name: str, model: Model) -> Artefact:
+    """Return the fitted model of one product.
 
     Raises:
-        InputError: It is a mapping itself, or no fitted model.
+        InputError: The model is a mapping of several models, or no fitted model.
     """
-    is_mapping = is_router(model) if isinstance(model, str | os.PathLike) else isinstance(model, Router)
-    if isinstance(model, Router) or is_mapping:
+    is_router_file = isinstance(model, str | os.PathLike) and is_router(model)
+    if isinstance(model, Router) or is_router_file:
         raise InputError(
             f"{name} has several models itself, and a joint model has one for each name: fit it with "
             "each_view=False, or join its models by their names"
@@ -113,21 +112,29 @@ def _one_model(name: str, model: Model) -> Artefact:
     return fitted_artefact(model)
 
 
-def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
-    """Return the network with descriptors of further products, or of further pictures of one."""
-    known = dict(network.known)
+def with_products(network: DescriptorModel, described: Mapping[str, Described]) -> DescriptorModel:
+    """Add descriptors of new products, or of new pictures of known products, to a network.
+
+    Args:
+        network: Network by which products are recognised.
+        described: The new descriptors, and samples for a new product, by the product's name.
+    """
+    descriptors = dict(network.known)
     samples = dict(network.samples)
-    for name, descriptors in found.items():
-        known[name] = known[name].merged(descriptors.known) if name in known else descriptors.known
-        if len(descriptors.samples):
-            samples.setdefault(name, descriptors.samples)
-    return replace(network, known=known, samples=samples)
+    for name, product in described.items():
+        if name in descriptors:
+            descriptors[name] = descriptors[name].merged(product.descriptors)
+        else:
+            descriptors[name] = product.descriptors
+        if len(product.samples):
+            samples.setdefault(name, product.samples)
+    return replace(network, known=descriptors, samples=samples)
 
 
 def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
-    """Make the network by which products are recognised, which knows none yet.
+    """Return a network for recognising products, which knows no product yet.
 
-    It has the backbone of the first model that has one, else the default one.
+    The network has the backbone of the first model that has a backbone, or the default backbone.
     """
     first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
@@ -135,9 +142,8 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
         patch_config = first.manifest.config
         settings |= {key: patch_config[key] for key in NETWORK_SETTINGS if key in patch_config}
         settings["stages"] = (min(STAGE, max(patch_config["stages"])),)
-        if (
-            patch_in_name(patch_config["backbone"]) is not None
-        ):  # position embeddings may be those of one size
+        # a transformer may work only at the size of its position embeddings: the model's own size is used
+        if patch_in_name(patch_config["backbone"]) is not None:
             settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
             settings["stages"] = tuple(patch_config["stages"])
     config = DescriptorSettings.parse_stored(settings)
@@ -147,14 +153,14 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     else:
         tensors = {name: values for name, values in first.tensors.items() if name.startswith("backbone.")}
         tensors["roi"] = np.ones(config.network_size, np.bool_)
-    levels = [
-        levels for product in products.values() if (levels := product.manifest.preprocess.levels) is not None
-    ]
-    seen = Preprocess.of_levels(widest(levels), size=config.network_size)
-    return DescriptorModel(asdict(config), seen, tensors, {})
+    product_levels = [product.manifest.preprocess.levels for product in products.values()]
+    levels = widest([levels for levels in product_levels if levels is not None])
+    preprocess = Preprocess.of_levels(levels, size=config.network_size)
+    return DescriptorModel(asdict(config), preprocess, tensors, {})
 
 
 def _has_backbone(manifest: Manifest) -> bool:
+    """Whether a model's method compares patches of a pretrained network, the backbone."""
     return issubclass(registry.method(manifest.method).config, PatchSettings)
 
 
@@ -167,16 +173,16 @@ def describe_product(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
-    """Describe the good pictures that a model has learnt, for recognising its product.
+    """Compute the descriptors that a product is recognised by, from the good pictures its model has learnt.
 
-    They are described as they are, at both ends of the range of light in which the model keeps its rate, and
+    Pictures are described unchanged, in each further light in which the model keeps its false-alarm rate, and
     with simulated defects.
 
     Args:
         network: Network by which products are recognised.
         model: Model of the product.
-        images: Pictures among which the learnt ones are found by their pixels.
-        described: Hashes of pictures that are described already.
+        images: Pictures that include the learnt ones, which are recognised by their pixels.
+        described: Hashes of pictures that have descriptors already, and are left out.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
 
@@ -193,72 +199,95 @@ def describe_product(
     roi, nearest = (
         None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest)
     )
-    reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
+    hidden = opened.config.hidden
+    reader = Reader(sources, network.preprocess, known=set(), roi=roi, hidden=hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
     learnt = unit_of.keys() - {*described}
     lights = manifest.preprocess.lights
     count = len(sources)
 
-    def load(number: int) -> Tensor | None:  # of a picture in a light
-        changed, index = divmod(number, count)
-        image = reader.load_in_light(index, lights[changed]) if changed else reader.load(index)
-        return image if image is not None and reader.hashes[index] in learnt else None
+    # Pictures in lights are numbered by light number * count + index. Light 0 is the picture's own.
 
-    # of pictures that are described already only the hash is read: a few new ones may lie among many
-    found = _descriptors(
-        opened, load, range(count) if described else _subsample(range(count), MAX_GOOD), step, "recognition"
-    )
-    found = {index: found[index] for index in _subsample([*found], MAX_GOOD)}
-    first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
-    good = [index for index in found if first[reader.hashes[index]] == index]
-    some = _subsample(good, MAX_PER_LIGHT)
-    in_lights = [count * changed + index for changed in range(1, len(lights)) for index in some]
+    def load(number: int) -> Tensor | None:
+        """Load a picture in a light; None: it is unreadable, not learnt, or described already."""
+        light_number, index = divmod(number, count)
+        if light_number:
+            image = reader.load_in_light(index, lights[light_number])
+        else:
+            image = reader.load(index)
+        if image is None or reader.hashes[index] not in learnt:
+            return None
+        return image
+
+    # If some pictures are described already, a subsample of the files might contain few new ones. So all
+    # files are read then; `load` returns None for those that are not new.
+    candidates = range(count) if described else _subsample(range(count), MAX_GOOD)
+    all_by_index = _descriptors(opened, load, candidates, step, "recognition")
+    descriptors = {index: all_by_index[index] for index in _subsample([*all_by_index], MAX_GOOD)}
+    # number of the first copy by hash; reversed, because later items overwrite earlier ones
+    first_index_by_hash = {reader.hashes[index]: index for index in reversed(descriptors)}
+    good = [index for index in descriptors if first_index_by_hash[reader.hashes[index]] == index]
+    good_in_lights = _subsample(good, MAX_PER_LIGHT)
+    in_lights = [
+        count * light_number + index for light_number in range(1, len(lights)) for index in good_in_lights
+    ]
     if in_lights:
-        found |= _descriptors(opened, load, in_lights, step, "recognition in each light")
-    shown = [number for number in (*good, *in_lights) if number in found]
-    defective, carriers = _defect_descriptors(opened, load, good, step) if good else ({}, [])
-    width = len(next(iter(found.values()), ()))
-    # near-duplicates are one unit, as they are everywhere else
-    groups = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
-    places = np.array(shown, np.int32)
-    lights_shown = places // count if in_lights else np.zeros(0, np.int32)
-    known = ProductDescriptors(
-        np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
-        groups[places % count],
-        np.array([*defective.values()], np.float32).reshape(len(defective), width),
-        groups[carriers],
-        lights_shown,
+        descriptors |= _descriptors(opened, load, in_lights, step, "recognition in each light")
+    numbers = [number for number in (*good, *in_lights) if number in descriptors]
+    defective: dict[int, NDArray[np.float32]] = {}
+    carriers: list[int] = []
+    if good:
+        defective, carriers = _defect_descriptors(opened, load, good, step)
+    width = len(next(iter(descriptors.values()), ()))  # length of a descriptor
+    # near-duplicates have the same unit
+    units = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
+    number_array = np.array(numbers, np.int32)
+    light_numbers = number_array // count if in_lights else np.zeros(0, np.int32)
+    good_descriptors = np.array([descriptors[number] for number in numbers], np.float32)
+    defect_descriptors = np.array([*defective.values()], np.float32)
+    product = ProductDescriptors(
+        good=good_descriptors.reshape(len(numbers), width),
+        groups=units[number_array % count],
+        defective=defect_descriptors.reshape(len(defective), width),
+        carriers=units[carriers],
+        lights=light_numbers,
     )
-    samples = [image for index in good[: len(manifest.samples)] if (image := load(index)) is not None]
-    return Described(known, pack_images(np.array([image.numpy() for image in samples], np.float32)))
+    sample_images = [load(index) for index in good[: len(manifest.samples)]]
+    samples = [image.numpy() for image in sample_images if image is not None]
+    return Described(product, pack_images(np.array(samples, np.float32)))
 
 
 def _defect_descriptors(
     network: DescriptorNetwork, load: LoadPicture, good: Sequence[int], step: ProgressCallback
 ) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
-    """Return descriptors of good pictures with simulated defects, and which pictures these are."""
+    """Compute the descriptors of good pictures with simulated defects.
+
+    Returns:
+        The descriptors, by the defect's number; and in the same order the number of the picture that carries
+        each defect.
+    """
     defects = SimulatedDefects(network, load, good, has_ladder=False)
     defects.learn_part(PART_LEARNING_SECONDS)
     stage = "recognition of defective parts"
-    found = _descriptors(network, defects.load, range(DEFECT_COUNT), step, stage)
-    return found, [defects.picture_of(number) for number in found]
+    descriptors = _descriptors(network, defects.load, range(DEFECT_COUNT), step, stage)
+    return descriptors, [defects.picture_of(number) for number in descriptors]
 
 
-def _subsample(numbers: Sequence[int], most: int) -> list[int]:
-    """Choose at most `most` of the numbers, evenly."""
-    chosen = np.linspace(0, len(numbers) - 1, min(len(numbers), most)).round().astype(int)
-    return [numbers[k] for k in np.unique(chosen)]
+def _subsample(numbers: Sequence[int], max_count: int) -> list[int]:
+    """Return at most `max_count` of the numbers, evenly spaced."""
+    places = np.linspace(0, len(numbers) - 1, min(len(numbers), max_count)).round().astype(int)
+    return [numbers[k] for k in np.unique(places)]
 
 
 def _descriptors(
     network: DescriptorNetwork, load: LoadPicture, numbers: Sequence[int], step: ProgressCallback, stage: str
 ) -> dict[int, NDArray[np.float32]]:
     """Return descriptors of the pictures that can be loaded, by their numbers."""
-    found: dict[int, NDArray[np.float32]] = {}
+    descriptors: dict[int, NDArray[np.float32]] = {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         descriptor = network.describe(features[None], None if inside is None else inside[None])
-        found[number] = descriptor[0].float().cpu().numpy()
+        descriptors[number] = descriptor[0].float().cpu().numpy()
 
     embed_pictures(network, load, numbers, store, step, stage)
-    return dict(sorted(found.items()))
+    return dict(sorted(descriptors.items()))

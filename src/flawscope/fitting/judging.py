@@ -3,15 +3,15 @@
 They are judged in tiles, by each of several parts or channels, and in each light of a range.
 
 The false-alarm rate holds in every light, not on average. With s_i(l) the score of picture i in light l, a
-new picture's p-value in that light is (1 + #{s_i(l) >= s}) / (n + 1), as in `calibration.threshold`. Which
-light it is in is not known. The largest of these p-values over all lights is never below the right one, so
-that it keeps the rate in each light. It is the p-value by one list of scores, the envelope, whose k-th
-largest value is the largest, over lights, of the k-th largest score: #{envelope >= s} is the largest k whose
-value is at least s, the largest of the lights' counts.
+new picture with score s has in that light the p-value (1 + #{s_i(l) >= s}) / (n + 1), as in
+`calibration.threshold`. The light of a new picture is not known. So the largest of the p-values over all
+lights is taken, which is never below that of the picture's light, and keeps the rate in each light. It is the
+p-value by one list of scores, the envelope: its k-th largest value is the largest, over lights, of the k-th
+largest score. #{envelope >= s} is then the largest of the lights' counts #{s_i(l) >= s}.
 
-Of many pictures some are judged in each light, whole units drawn by the seed: in all lights together about
-half as many as were learnt from, so that the lights cost less than the fit before them. The rate of the n
-judged pictures is the rate that holds, k/(n + 1) in every light, and the calibration counts these n alone.
+Of many pictures, only some are judged in each light. Whole units are drawn by the seed. In all lights
+together about half as many pictures are judged as were learnt from, so that the lights cost less than the
+fit. The calibration counts these n pictures alone, whose rate k/(n + 1) holds in every light.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ from flawscope.progress import ProgressCounter
 from flawscope.views.light import Light, within_range
 from flawscope.views.tiles import Fusion, TileSummary
 
-MIN_RANK = 3  # of the threshold among the pictures of a light: lower, one odd picture decides
-MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
-MIN_PICTURES = 60  # pictures, however many tiles they have
+MIN_RANK = 3  # rank of the threshold among a light's pictures: at a lower rank one odd picture decides
+MAX_CALIBRATION_TILES = (
+    5000  # tiles of the pictures to calibrate on, unless these are `MIN_PICTURES` or fewer
+)
+ROUNDING = 1e-9  # a number that exceeds a whole number by less is that whole number
+MIN_PICTURES = 60  # pictures to calibrate on, however many tiles they have
 
 
 @dataclass(frozen=True)
 class JudgedFit:
-    """A fit of whole pictures, and its rows.
+    """A fit of whole pictures, and the pictures' rows with their scores.
 
     Attributes:
         fitted: The fit.
@@ -76,7 +79,7 @@ def judge_fit(
         task: Task with the pictures as the numbered items.
 
     Raises:
-        InputError: None can be judged so, or a picture cannot be read again.
+        InputError: No picture can be left out to be judged, or a picture cannot be read again.
     """
     how = views.reader.preprocess
     seed = leave_out.model.config.seed
@@ -88,80 +91,100 @@ def judge_fit(
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
     counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
-    # not drawn, but known
+    # pictures that were neither learnt from nor count; the model keeps their rows all the same
     fitted.held["reserve"] = sorted((held_out | {*fitted.scored}) - {*counted} - {*fitted.used})
-    plain = _with_roles(rows, fitted, views)
-    lost = [i for i in _count_lost(views, task.count, len(counted)) if i in plain]
-    asked = {i: plain[i] for i in (*counted, *lost)}
-    scored = score(judging, asked, judging.leave_out_part, how.lights)
+    rows_with_roles = _with_roles(rows, fitted, views)
+    counted_lost = _counted_lost_pictures(views, task.count, len(counted))
+    lost = [number for number in counted_lost if number in rows_with_roles]
+    rows_to_score = {number: rows_with_roles[number] for number in (*counted, *lost)}
+    scored = score(judging, rows_to_score, judging.leave_out_part, how.lights)
     _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
-    with_score = [i for i in counted if scored.rows[i].score is not None]
-    said = f"{fitted.how}{within_range(how.normalization) if how.lights[1:] else ''}"
-    return JudgedFit(fitted, plain | scored.rows, plain | scored.unlit, with_score, judging.fusion, said)
+    has_lights = len(how.lights) > 1
+    return JudgedFit(
+        fitted,
+        rows=rows_with_roles | scored.rows,
+        unlit=rows_with_roles | scored.unlit,
+        scored=[number for number in counted if scored.rows[number].score is not None],
+        fusion=judging.fusion,
+        how=fitted.how + (within_range(how.normalization) if has_lights else ""),
+    )
 
 
 def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Picture], seed: int) -> None:
-    """Judge pictures in tiles as wholes, and find how their tiles are fused."""
+    """Judge pictures in tiles as wholes, and find the fusion of their tiles.
+
+    Sets `fitted.scored` and `judging.known` to the values of these pictures, and `judging.fusion`.
+    """
     views = judging.views
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
         return
-    learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
-    right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
-    fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed), rows)
+    # the method can leave out pictures if it scored those that it learnt from: then all can be judged
+    can_leave_out = set(fitted.scored) <= set(fitted.used)
+    candidates = fitted.used if can_leave_out else [*fitted.scored]
+    usable = [number for number in candidates if number not in views.wrong]
+    values = judging.judge_in_tiles(_draw_tiled(views, usable, seed), rows)
+    fitted.scored = values
+    judging.known = values
 
 
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
     """Return the rows of the pictures that the fit used, each with its use as role."""
-    reader = views.reader
-    roles = {
-        **dict.fromkeys((i for i in _lost_pictures(views) if i in rows), CALIBRATION),
-        **dict.fromkeys(fitted.scored, CALIBRATION),
-        **{index: role for role, held in fitted.held.items() for index in held},
-        **dict.fromkeys(fitted.used, TRAIN),
-        **dict.fromkeys(fitted.dropped, "dropped"),
-        **dict.fromkeys(reader.copies, "duplicate"),
-    }
-    return {i: replace(rows[i], role=role) for i, role in sorted(roles.items())}
+    readable_lost = [number for number in _lost_pictures(views) if number in rows]
+    # a picture may have several roles: the last assignment below is kept
+    roles = dict.fromkeys(readable_lost, CALIBRATION)
+    roles.update(dict.fromkeys(fitted.scored, CALIBRATION))
+    for role, numbers in fitted.held.items():
+        roles.update(dict.fromkeys(numbers, role))
+    roles.update(dict.fromkeys(fitted.used, TRAIN))
+    roles.update(dict.fromkeys(fitted.dropped, "dropped"))
+    roles.update(dict.fromkeys(views.reader.copies, "duplicate"))
+    return {number: replace(rows[number], role=role) for number, role in sorted(roles.items())}
 
 
 def _lost_pictures(views: TrainingViews) -> list[int]:
-    """Return the numbers of the pictures whose parts are not found or counted wrong, of copies the first."""
+    """Return the numbers of the lost pictures: those whose parts are not found or counted wrong.
+
+    Of copies, only the first is returned.
+    """
     hashes = views.reader.hashes
-    found = dict[str, int]()
+    number_by_hash = dict[str, int]()
     for number in sorted({*views.wrong, *views.reader.lost}):
-        found.setdefault(hashes.get(number, str(number)), number)
-    return list(found.values())
+        number_by_hash.setdefault(hashes.get(number, str(number)), number)
+    return list(number_by_hash.values())
 
 
-def _count_lost(views: TrainingViews, count: int, judged: int) -> list[int]:
+def _counted_lost_pictures(views: TrainingViews, count: int, judged_count: int) -> list[int]:
     """Return the numbers of the lost pictures that decide the threshold.
 
-    These are all, or in proportion to the judged ones where only some are judged.
+    Of the lost pictures the same share counts as of the other pictures is judged.
 
     Args:
         views: Views of the pictures.
-        count: Number of pictures.
-        judged: Number of judged pictures.
+        count: Number of all pictures.
+        judged_count: Number of judged pictures.
     """
     lost = _lost_pictures(views)
-    right = count - len(lost)
-    return lost[: math.ceil(len(lost) * judged / max(1, right) - 1e-9)]
+    other_count = count - len(lost)
+    counted = len(lost) * judged_count / max(1, other_count)
+    return lost[: math.ceil(counted - ROUNDING)]
 
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
-    """Draw the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
-    tiles = sum(map(views.judged_count, pictures)) / max(1, len(pictures))
-    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles)))
-    if len(pictures) <= most:
+    """Choose the pictures to calibrate on: all, or a random sample of about `MAX_CALIBRATION_TILES` tiles."""
+    tile_count = sum(map(views.judged_count, pictures))
+    tiles_per_picture = tile_count / max(1, len(pictures))
+    max_count = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles_per_picture)))
+    if len(pictures) <= max_count:
         return list(pictures)
-    return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
+    return sorted(np.random.default_rng(seed).choice(pictures, max_count, replace=False).tolist())
 
 
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
     """Return the numbers of the pictures that decide the threshold.
 
-    These are all with scores; or, of many, a drawn part of them that is judged in each further light.
+    All pictures with scores do. If there are further lights and many pictures, a random sample does, which is
+    judged in each light; a note on the sample is then added to `fitted.notes`.
 
     Args:
         fitted: The fit by pictures.
@@ -188,22 +211,31 @@ def _check_lights(
     failures: Mapping[int, str],
     notes: list[str],
 ) -> None:
-    """Add a note where one light alone decides the threshold.
+    """Add a note if one light alone decides the threshold.
+
+    Args:
+        answers: Answers for the pictures in each light.
+        drawn: Numbers of the pictures that decide the threshold.
+        lights: The lights, the pictures' own first.
+        failures: Why a picture could not be used, by its number.
+        notes: List to which the note is added, in place.
 
     Raises:
-        InputError: A picture cannot be read any more, or the parts of all are lost in some light.
+        InputError: A picture cannot be read any more, or in each picture the part is lost in some light.
     """
-    if not lights[1:]:
+    if len(lights) < 2:
         return
-    lost = [i for i in drawn if answers.pictures[i].is_lost]
+    lost = [number for number in drawn if answers.pictures[number].is_lost]
     if not set(lost) <= set(failures):
         raise InputError("a good picture cannot be read any more: fit anew")
     if len(lost) == len(drawn):
         raise InputError(f"{failures[drawn[0]]}: fit with a smaller --light, or without --align")
-    scores = np.array([answers.pictures[i].values[:, 0] for i in drawn if i not in lost])
-    middles = np.median(scores, axis=0)
-    if middles.max() > scores[:, 0].max():
-        worst_light = lights[int(middles.argmax())].name
+    judged = [number for number in drawn if number not in lost]
+    scores = np.array([answers.pictures[number].values[:, 0] for number in judged])  # [pictures, lights]
+    medians = np.median(scores, axis=0)
+    own_light_scores = scores[:, 0]
+    if medians.max() > own_light_scores.max():
+        worst_light = lights[int(medians.argmax())].name
         line = (
             f"with {worst_light} most good pictures score above all of those in their own light, and "
             "that decides the threshold: where they are clipped at white, expose them less, or give a "
@@ -214,13 +246,13 @@ def _check_lights(
 
 @dataclass
 class FitPictures:
-    """Pictures of a fit, and its model, which leaves them out.
+    """Pictures of a fit, and the model, which leaves out a picture to judge it.
 
     Attributes:
         leave_out: The model, which can leave out what it has learnt.
         views: Views of the pictures.
         task: Task with the pictures as the numbered items.
-        known: Values in their own light from the fit, which had the other pictures' features at hand.
+        known: Values of the pictures in their own light, by number; the fit computed them.
         fusion: Fusion of tiles, once it is known.
     """
 
@@ -232,44 +264,58 @@ class FitPictures:
 
     @property
     def score_kind(self) -> str:
-        """Kind of a picture's score over its views: "map" where it is the map's maximum, else "views"."""
+        """Way in which tiles are fused to a picture's score (`Fusion.score`): "map" or "views"."""
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
-        """Return the run that has not learnt from a row's part."""
+        """Return a function that scores by the model without the part that a row shows."""
         return self.leave_out.run(row.unit)
 
-    def in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
-        """Return values of the pictures that can be read; find the fusion, unless an earlier fit has."""
-        summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
-        found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
+    def judge_in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
+        """Return values of the pictures that can be read, by number; set the fusion if it is not known yet.
+
+        Args:
+            pictures: Numbers of the pictures.
+            rows: Rows of the pictures, by number.
+        """
+        summaries = self._summarise(pictures, rows, self.leave_out_part, lights=[], stage="calibration")
+        frames_by_picture = {}
+        for number, (frames,) in zip(pictures, summaries, strict=True):  # summaries in a single light
+            if frames:
+                frames_by_picture[number] = frames
         if self.fusion is None:
-            self.fusion = fit_fusion(
-                self.score_kind, [frame for frames in found.values() for frame in frames]
-            )
-        return {i: self._values(frames) for i, frames in found.items()}
+            all_frames = [frame for frames in frames_by_picture.values() for frame in frames]
+            self.fusion = fit_fusion(self.score_kind, all_frames)
+        return {number: self._fused_values(frames) for number, frames in frames_by_picture.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
-        """Answer for each picture in each light; pictures without known values are lost in all lights.
+        """Return values of each picture in each light; a picture without known values is lost in all lights.
 
         Args:
             rows: Rows of the pictures, by number.
             run_of: Returns the run that has not learnt from a row's part.
-            lights: Lights, the pictures' own first, in which the fit's values are taken.
+            lights: Lights, the pictures' own first. For the own light, the known values of the fit are used.
         """
-        found = Answers()
-        shown = [i for i in rows if i in self.known]
-        several = [list[list[TileSummary]]()] * len(shown)
-        if lights[1:]:
-            several = self._summarise(shown, rows, run_of, lights[1:], "calibration in each light")
-        for i, in_lights in zip(shown, several, strict=True):
-            values = [self.known[i], *(self._values(frames) if frames else LOST for frames in in_lights)]
-            found.pictures[i] = Answer(np.array(values))
+        answers = Answers()
+        known_numbers = [number for number in rows if number in self.known]
+        further_lights = lights[1:]
+        if further_lights:
+            summaries = self._summarise(
+                known_numbers, rows, run_of, further_lights, "calibration in each light"
+            )
+        else:
+            summaries = [[] for _ in known_numbers]
+        for number, summaries_in_lights in zip(known_numbers, summaries, strict=True):
+            values = [self.known[number]]
+            for frames in summaries_in_lights:
+                values.append(self._fused_values(frames) if frames else LOST)
+            answers.pictures[number] = Answer(np.array(values))
         lost = Answer(np.array([LOST] * len(lights)))
-        found.pictures.update((i, lost) for i in rows if i not in self.known)
-        return found
+        answers.pictures.update((number, lost) for number in rows if number not in self.known)
+        return answers
 
-    def _values(self, frames: Sequence[TileSummary]) -> Values:
+    def _fused_values(self, frames: Sequence[TileSummary]) -> Values:
+        """Fuse the tiles of each frame of a picture, and return the values of the worst frame."""
         fusion = self.fusion or Fusion("views")
         return worst(Values(*frame.fused(fusion)) for frame in frames)
 
@@ -281,7 +327,7 @@ class FitPictures:
         lights: Sequence[Light],
         stage: str,
     ) -> list[list[list[TileSummary]]]:
-        """Return summaries for the frames of each picture; empty where the picture is lost.
+        """Summarise the results for each frame of each picture in each light.
 
         Args:
             pictures: Numbers of the pictures.
@@ -289,69 +335,89 @@ class FitPictures:
             run_of: Returns the run that has not learnt from a row's part.
             lights: Lights of the summaries; empty: the pictures' own light.
             stage: Name of the stage, for progress.
+
+        Returns:
+            Summaries by picture, light and frame; without frames where the picture is lost in a light.
+
+        Raises:
+            InputError: The method cannot leave out a picture.
         """
         advance = ProgressCounter(self.task.step, stage, len(pictures))
         reader = self.views.reader
-        of = self.leave_out
+        leave_out = self.leave_out
         batch = BATCH * torch.get_num_threads()
-        roi = of.model.roi.cpu().numpy()
+        roi = leave_out.model.roi.cpu().numpy()
 
         def work(picture: int) -> list[list[TileSummary]]:
-            views = reader.views_in_lights(picture, lights) if lights else [self.views.of_picture(picture)]
             row = rows[picture]
             run = run_of(row)
-            bound = of.bound_run(row.unit)
-            assert run is not None  # each part of a fit is left out
-            found = [
-                [] if view is None else [frame.summary(run, roi, batch, bound) for frame in view.frames]
-                for view in views
-            ]
+            bound = leave_out.bound_run(row.unit)
+            assert run is not None, "each part of a fit can be left out"
+            if lights:
+                views_by_light = reader.views_in_lights(picture, lights)
+            else:
+                views_by_light = iter([self.views.load_views(picture)])
+            summaries = []
+            for views in views_by_light:
+                frames = [] if views is None else views.frames
+                summaries.append([frame.summary(run, roi, batch, bound) for frame in frames])
             advance()
-            return found
+            return summaries
 
         try:
-            if reader.preprocess.tile is not None:  # large: the views of one are judged together
+            # with tiles, a single picture occupies all threads; without tiles, each thread takes a picture
+            if reader.preprocess.tile is not None:
                 return [work(picture) for picture in pictures]
-            with workers(of.model.roi.device) as each:
-                return each(work, pictures)
+            with workers(leave_out.model.roi.device) as map_in_threads:
+                return map_in_threads(work, pictures)
         except ExcludedPictureError:
             raise InputError("this method cannot leave out a picture: leave out --tile and --light") from None
 
 
-def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
-    """Return the fusion that brings good pictures' whole views to the scale of their tiles.
+def fit_fusion(score_kind: str, summaries: Sequence[TileSummary]) -> Fusion:
+    """Return the fusion that scales good pictures' whole views like their tiles.
 
-    Both then have the same mean of the maps, and of the higher half of the maxima: neither drowns the other,
-    and each has its share of the false alarms.
+    After scaling, the maps of whole views and of tiles have the same mean, and their maxima have the same
+    mean of the higher half. So both cause false alarms, and neither hides the other.
+
+    Args:
+        score_kind: Kind of a picture's score (`FitPictures.score_kind`).
+        summaries: Summaries of the good pictures' frames.
     """
-    found = [peaks for peaks in found if peaks.whole_peak > -math.inf]
-    if not found:
-        return Fusion(score)
-    tiles, whole = (np.mean([peaks.means[k] for peaks in found]) for k in (0, 1))
-    of_tiles = _upper_half_mean([peaks.maxima[0] for peaks in found])
-    of_whole = _upper_half_mean([peaks.whole_peak for peaks in found])
-    reach = of_whole - whole
-    if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
-        return Fusion(score)
-    factor = float((of_tiles - tiles) / reach)
-    return Fusion(score, factor, float(tiles - factor * whole))
+    with_whole_view = [summary for summary in summaries if summary.whole_peak > -math.inf]
+    if not with_whole_view:
+        return Fusion(score_kind)
+    tiles_means, whole_means = zip(*(summary.means for summary in with_whole_view), strict=True)
+    tiles_mean = np.mean(tiles_means)
+    whole_mean = np.mean(whole_means)
+    tiles_peak = _upper_half_mean([summary.maxima[0] for summary in with_whole_view])
+    whole_peak = _upper_half_mean([summary.whole_peak for summary in with_whole_view])
+    whole_range = whole_peak - whole_mean
+    # without a peak above the mean, of tiles and of whole views, there is no factor between their ranges
+    has_whole_range = whole_range > 1e-6 * max(1.0, abs(whole_peak))
+    if not has_whole_range or not tiles_peak > tiles_mean:
+        return Fusion(score_kind)
+    # factor * whole + offset: the whole views' mean and peak become those of the tiles
+    factor = float((tiles_peak - tiles_mean) / whole_range)
+    return Fusion(score_kind, factor, float(tiles_mean - factor * whole_mean))
 
 
 def _upper_half_mean(values: Sequence[float]) -> float:
     """Return the mean of the higher half of values.
 
-    The median says nothing about the highest, and the maximum alone is chance.
+    The median says nothing about the highest values, and the maximum depends too much on chance.
     """
-    return float(np.mean(np.sort(values)[len(values) // 2 :]))
+    upper_half = np.sort(values)[len(values) // 2 :]
+    return float(np.mean(upper_half))
 
 
 def draw_pictures(
     pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
 ) -> list[int]:
-    """Draw the pictures that are judged in each further light, in their order.
+    """Choose at random the pictures that are judged in each further light; return them sorted.
 
-    Whole groups are drawn: as many pictures as keep the cost low, and at least as many groups as the rate
-    needs, `MIN_RANK` times.
+    Whole groups are chosen until there are enough pictures (`_enough_pictures`) and enough groups for the
+    threshold to have at least the rank `MIN_RANK`.
 
     Args:
         pictures: Numbers of the pictures to draw from.
@@ -361,22 +427,29 @@ def draw_pictures(
         rate: False-alarm rate.
         seed: Seed of the draw.
     """
-    least = min_calibration_size(rate / MIN_RANK)
-    enough = _enough_pictures(learnt, lights, rate)
+    min_groups = min_calibration_size(rate / MIN_RANK)
+    min_pictures = _enough_pictures(learnt, lights, rate)
     drawn: list[int] = []
-    every = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
-    order = Stream.LIGHTS.rng(seed).permutation(len(every)).tolist()
-    for count, group in enumerate(order):
-        if count >= least and len(drawn) >= enough:
+    members = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
+    order = Stream.LIGHTS.rng(seed).permutation(len(members)).tolist()
+    for drawn_groups, group in enumerate(order):
+        if drawn_groups >= min_groups and len(drawn) >= min_pictures:
             break
-        drawn += every[group]
+        drawn += members[group]
     return sorted(drawn)
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
-    """Return the number of pictures with which all lights cost less than the fit.
+    """Return the number n of pictures to judge in all further lights, at less cost than the fit.
 
-    (n + 1) * rate is whole, since n such pictures keep the full rate.
+    n is about `learnt` / (2 * `lights`): so n * `lights` pictures are judged, half as many as were learnt
+    from. n is rounded up so that (n + 1) * `rate` is a whole number: the threshold's rank then uses the full
+    rate.
+
+    Args:
+        learnt: Number of pictures learnt from.
+        lights: Number of further lights.
+        rate: False-alarm rate.
     """
-    rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
-    return math.ceil(rank / rate - 1e-9) - 1
+    rank = math.ceil((learnt / (2 * lights) + 1) * rate - ROUNDING)
+    return math.ceil(rank / rate - ROUNDING) - 1

@@ -43,18 +43,20 @@ RETRAINED = "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
 BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
 MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
-BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
+BLAME_SHARE = (
+    0.5  # share of a defect's loss of score that makes a correction responsible, if it alone causes it
+)
 
 
 class PowerLostError(InputError):
     """A model seems to be about to learn from defects.
 
     Attributes:
-        pictures: names of the pictures that are responsible, the farthest out first.
+        pictures: Names of the pictures that are responsible, the farthest out first.
     """
 
-    def __init__(self, why: str, pictures: Sequence[str], remedy: str):
-        super().__init__(f"refused: {why}: {join_names(pictures)}; {remedy}")
+    def __init__(self, reason: str, pictures: Sequence[str], remedy: str):
+        super().__init__(f"refused: {reason}: {join_names(pictures)}; {remedy}")
         self.pictures = list(pictures)
 
 
@@ -69,7 +71,7 @@ def update_one(
 ) -> Update:
     """Make the next model of one product, or of one view of a part.
 
-    A model that has nothing new to learn from stays as it is.
+    A model without new pictures to learn from stays unchanged.
 
     Args:
         old: The trained model that learns.
@@ -77,24 +79,30 @@ def update_one(
         pictures: Pictures of this product, or view.
         options: Options of the update.
         good: Data set that the model was fitted on, for a training.
-        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        whole: Function that takes a manifest of this model, and returns the facts of all views that decide
+            together with it.
 
     Raises:
         PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
-        InputError: There is nothing to learn from, or it cannot be done.
+        InputError: There is nothing to learn from, or the model cannot be updated in this way.
     """
     how = choose_way(options.how, old)
     device = options.device
     step = options.step
-    new = UpdatePictures.read(pictures, old, step)
-    usable, contradictory, unreadable = _find_usable(pictures, new)
-    known = {picture.digest: picture.before for picture in usable if picture.before is not None}
-    judged_before = [picture for picture in usable if picture.judged]
-    now = whole(active.manifest)
-    before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
-    new = new.with_units(
-        [picture.digest for picture in usable if _needs_unit(picture, how)], old, options.say
+    read_pictures = UpdatePictures.read(pictures, old, step)
+    usable, contradictory, unreadable = _find_usable(pictures, read_pictures)
+    # number of a picture -> the active model's score
+    before = score_pictures(
+        active,
+        [picture for picture in usable if picture.judged],
+        places=read_pictures.places,
+        decoded=read_pictures.table.pictures,
+        known={picture.digest: picture.before for picture in usable if picture.before is not None},
+        whole=whole(active.manifest),
+        step=step,
     )
+    digests = [picture.digest for picture in usable if _needs_unit(picture, how)]
+    new = read_pictures.with_units(digests, old, options.say)
     defect_like_numbers = find_defect_like(old, usable, before)
     unsure = {
         picture.number for picture in usable if picture.number in defect_like_numbers and not picture.sure
@@ -105,24 +113,25 @@ def update_one(
         usable_good = [picture for picture in usable if picture.good and (picture.learn or picture.drawn)]
         looks = [new.row(picture).look for picture in usable_good]
         refuse(find_unusual_looks(looks, [picture.name for picture in usable_good]), options.force)
-    rest = [picture for picture in usable if picture.number not in unsure]
-    wanted = [picture for picture in rest if picture.learn]
+    sure_pictures = [picture for picture in usable if picture.number not in unsure]
+    to_learn = [picture for picture in sure_pictures if picture.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    has_nothing_new = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
+    has_nothing_new = how == EXTENDED and not unsure and not _has_new(sure_pictures, old, train_hashes)
     rests = has_nothing_new or bool(unreadable and not usable)
-    job = Job(old, active, rest, wanted, new, before, good, whole, options)
+    job = Job(old, active, sure_pictures, to_learn, new, before, good, whole, options)
     candidates = [_unchanged(job)] if rests else BUILDERS[how](job)
     hidden = _HiddenDefects()
     if how == EXTENDED and options.check and not rests:
         hidden = _score_simulated(active, old, candidates, device, step)
-    judged = [picture for picture in usable if picture.number in before]
-    judged = [*{picture.digest: picture for picture in reversed(judged)}.values()][
-        ::-1
-    ]  # the first of copies
-    best = _choose_candidate(candidates, active, whole, judged, before, options.fair, hidden)
-    learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
-    learnt = [picture.number for picture in wanted if picture.digest in learnt_hashes]
-    kept = best.predictor is not candidates[0][0]
+    compared = _first_of_copies([picture for picture in usable if picture.number in before])
+    best = _choose_candidate(candidates, active, whole, compared, before, options.fair, hidden)
+    known_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
+    learnt = [picture.number for picture in to_learn if picture.digest in known_hashes]
+    first_candidate, _ = candidates[0]
+    is_threshold_kept = best.predictor is not first_candidate
+    responsible: list[int] = []
+    if best.refused:
+        responsible = _find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
     return Update(
         best,
         how,
@@ -132,26 +141,33 @@ def update_one(
         unreadable,
         rests=rests,
         inside=[picture.number for picture in usable if not picture.good and picture.digest in train_hashes],
-        drawn=0 if kept else _count_drawn(best.predictor, rest),
-        kept=kept,
+        drawn=0 if is_threshold_kept else _count_drawn(best.predictor, sure_pictures),
+        kept=is_threshold_kept,
         clear=_fence_severity(old),
-        responsible=_find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
-        if best.refused
-        else [],
+        responsible=responsible,
     )
 
 
+def _first_of_copies(pictures: Sequence[ReviewedPicture]) -> list[ReviewedPicture]:
+    """Return the first picture of each set of copies, ordered by where their last copies stand."""
+    # reversed: a key keeps the place of the copy that comes first here, which is the last one, and takes the
+    # value of the copy that comes last here, which is the first one
+    by_digest = {picture.digest: picture for picture in reversed(pictures)}
+    return [*by_digest.values()][::-1]
+
+
 def _unchanged(job: Job) -> Candidate:
-    """Return the model as it is, where there is nothing new to learn from."""
+    """Return the unchanged model as the candidate: there is nothing new to learn from."""
     model = open_fitted(job.old, job.options.device)
-    return model, lambda several: {picture.number: job.before[picture.number] for picture in several}
+    return model, lambda pictures: {picture.number: job.before[picture.number] for picture in pictures}
 
 
 def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
     """Return the error for pictures called good that look like defects."""
+    farthest_first = sorted(unsure, key=lambda picture: -before[picture.number].severity)
     return PowerLostError(
         f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
-        [picture.name for picture in sorted(unsure, key=lambda picture: -before[picture.number].severity)],
+        [picture.name for picture in farthest_first],
         data_checks.CALLED_GOOD.coded(
             "look again and take out what is not good, or --drop-suspects, or go on with --force"
         ),
@@ -159,12 +175,21 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 
 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
-    """Whether a model has yet to learn from some of the pictures, or to know some that were drawn."""
-    known = {picture.hash for picture in old.manifest.pictures}
-    for offered in pictures:
-        if offered.learn and offered.digest not in train_hashes:
+    """Whether any of the pictures is new to a model.
+
+    A picture to learn from is new if the model has not learnt from it. A picture that was drawn by chance,
+    for the threshold, is new if the model has no row of it.
+
+    Args:
+        pictures: Pictures that can be used.
+        old: The model.
+        train_hashes: Hashes of the pictures that the model has learnt from.
+    """
+    known_hashes = {picture.hash for picture in old.manifest.pictures}
+    for picture in pictures:
+        if picture.learn and picture.digest not in train_hashes:
             return True
-        if offered.drawn and offered.digest not in known:
+        if picture.drawn and picture.digest not in known_hashes:
             return True
     return False
 
@@ -187,13 +212,17 @@ class _HiddenDefects:
 def _score_simulated(
     active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
 ) -> _HiddenDefects:
-    """Score simulated defects by the active model and the first candidate."""
-    carrying = active.artefact if active.session.runtime == "torch" else old
-    defects = defects_on_samples(carrying, device)
+    """Score simulated defects by the active model and the first candidate.
+
+    An exported active model is represented by `old`, the trained model.
+    """
+    torch_model = active.artefact if active.session.runtime == "torch" else old
+    defects = defects_on_samples(torch_model, device)
     if defects is None:
         return _HiddenDefects()
-    scores = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
-    samples = [str(sample["name"]) for sample in carrying.manifest.samples]
+    first_candidate, _ = candidates[0]
+    scores = score_with_models(defects, [defects.model, first_candidate.detector], step=step)
+    samples = [str(sample["name"]) for sample in torch_model.manifest.samples]
     carriers = {number: samples[defects.picture_of(number)] for number in scores}
     return _HiddenDefects(defects, scores, carriers)
 
@@ -207,27 +236,28 @@ def _choose_candidate(
     fair: bool,
     hidden: _HiddenDefects,
 ) -> Comparison:
-    """Compare candidates with the active model, and return the comparison of the best.
+    """Compare candidates with the active model, and return the comparison of the best candidate.
 
-    It loses the fewest defects, and is the first such candidate; with a fair sample it is the first
+    The best candidate is the first of those that lose the fewest defects. With a fair sample it is the first
     candidate, whatever it loses.
 
     Args:
         candidates: The candidates, in their order.
         active: The model that judges now.
-        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        whole: Function that takes a manifest of this model, and returns the facts of all views that decide
+            together with it.
         judged: Pictures that people judged.
-        before: Scores of these by the active model.
-        fair: Whether the drawn pictures are called a fair sample.
+        before: Scores of the judged pictures by the active model, by number.
+        fair: Whether the user calls the drawn pictures a fair sample.
         hidden: Simulated defects.
     """
     sample = [picture for picture in judged if picture.drawn] if fair else []
     best: Comparison | None = None
-    for model, scores in candidates:
-        after = scores(judged)
+    for model, score in candidates:
+        after = score(judged)  # scores by the picture's number
         scored = [picture for picture in sample if picture.number in after]
         unlike = _is_unlike(model, active, scored, after)
-        found = Comparison(
+        comparison = Comparison(
             model,
             active.calibration,
             judged,
@@ -239,8 +269,8 @@ def _choose_candidate(
             unlike,
             hidden.carriers,
         )
-        if best is None or found.loss < best.loss:
-            best = found
+        if best is None or comparison.loss < best.loss:
+            best = comparison
         if fair or not best.loss:
             break
     assert best is not None
@@ -250,16 +280,26 @@ def _choose_candidate(
 def _is_unlike(
     model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
 ) -> bool:
-    """Whether a sample raises more alarms than a fair one would by chance."""
-    judging = active.calibration
+    """Whether the active model raises more alarms on a sample than it would on a fair sample by chance.
+
+    Args:
+        model: The next model, which knows the pictures' units.
+        active: The model that judges now, whose threshold decides.
+        sample: Good pictures that were drawn by chance.
+        after: Scores of the pictures by the next model, by number.
+    """
+    calibration = active.calibration
     units = _units_in(model, sample)
-    alarms = [bool(judging.is_anomalous(after[picture.number].score)) for picture in sample]
-    chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
-    return bool(sample) and chance < SIGNIFICANCE
+    alarms = [bool(calibration.is_anomalous(after[picture.number].score)) for picture in sample]
+    verdict = judge_pictures(alarms, units, calibration.expected_rate, calibration.unit_count)
+    return bool(sample) and verdict.chance < SIGNIFICANCE
 
 
 def choose_way(how: str, old: Artefact) -> str:
-    """Return the way to make the next model (`UpdateOptions.how`): extended, recalibrated or retrained.
+    """Choose the way to make the next model: extended, recalibrated or retrained.
+
+    `how` names the way, as `UpdateOptions.how`. If `how` is empty, the way is extended, or recalibrated for a
+    method that cannot be extended.
 
     Raises:
         InputError: The model's method cannot be extended.
@@ -271,20 +311,24 @@ def choose_way(how: str, old: Artefact) -> str:
 
 
 def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
-    """Whether an update needs the part that a picture shows; a new calibration finds it out itself."""
+    """Whether an update needs the part that a picture shows; a recalibration finds parts itself."""
     if how == RECALIBRATED:
         return False
     return picture.learn or picture.drawn or (how == RETRAINED and not picture.good)
 
 
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Return units of pictures in a model; a picture that it does not know is a unit of its own."""
-    units = {row.hash: row.unit for row in model.manifest.pictures}
-    return [units.get(picture.digest, -2 - k) for k, picture in enumerate(pictures)]
+    """Return the unit of each picture in a model; a picture that the model does not know has its own unit."""
+    known_units = {row.hash: row.unit for row in model.manifest.pictures}
+    units = []
+    for place, picture in enumerate(pictures):
+        own_unit = -2 - place  # no unit of a model is below -1
+        units.append(known_units.get(picture.digest, own_unit))
+    return units
 
 
 def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
-    """Return the number of the drawn pictures that decide a model's threshold."""
+    """Return how many of the pictures drawn by chance decide a model's threshold."""
     drawn = {picture.digest for picture in pictures if picture.drawn}
     return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
 
@@ -292,53 +336,64 @@ def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
 def _find_usable(
     pictures: Sequence[ReviewedPicture], new: UpdatePictures
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
-    """Sort the pictures of an update.
+    """Sort the pictures of an update into usable, contradictory and unreadable ones.
+
+    Pictures are contradictory if copies of the same picture were judged good and defective.
 
     Returns:
-        The usable pictures with their hashes; the numbers of contradictory ones, judged both good and
-        defective; and why others are unreadable, by number.
+        The usable pictures, with their digests; the numbers of the contradictory pictures; and number ->
+        reason of each unreadable picture.
     """
     rows = new.table.rows
     failures = new.table.failures
     unreadable = {pictures[place].number: reason for place, reason in failures.items()}
-    usable = [
+    readable = [
         replace(picture, digest=rows[place].hash) for place, picture in enumerate(pictures) if place in rows
     ]
-    verdicts: dict[str, set[bool]] = {}
-    for picture in usable:
+    verdicts: dict[str, set[bool]] = {}  # by digest
+    for picture in readable:
         if picture.judged:
             verdicts.setdefault(picture.digest, set()).add(picture.good)
-    contradictory = {picture.number for picture in usable if len(verdicts.get(picture.digest, ())) > 1}
-    return (
-        [picture for picture in usable if picture.number not in contradictory],
-        sorted(contradictory),
-        unreadable,
-    )
+    contradictory = {picture.number for picture in readable if len(verdicts.get(picture.digest, ())) > 1}
+    usable = [picture for picture in readable if picture.number not in contradictory]
+    return usable, sorted(contradictory), unreadable
 
 
 def find_defect_like(
     old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
 ) -> set[int]:
-    """Return the numbers of false alarms that look like defects (`defect_like`)."""
-    known = [before[picture.number] for picture in pictures if not picture.good and picture.number in before]
-    found = [score.severity for score in known if score.anomalous]
-    learn = {
-        picture.number: before[picture.number]
-        for picture in pictures
-        if picture.learn and picture.number in before
-    }
-    strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
-    return defect_like(strengths, found, old.manifest.suspicious_above)
+    """Return the numbers of false alarms that look like defects (`defect_like`).
+
+    Args:
+        old: The trained model.
+        pictures: Pictures that can be used.
+        before: The active model's scores of the pictures, by number.
+    """
+    scored = [picture for picture in pictures if picture.number in before]
+    defect_scores = [before[picture.number] for picture in scored if not picture.good]
+    severities = [score.severity for score in defect_scores if score.anomalous]
+    strength_by_number = {}
+    for picture in scored:
+        if picture.learn:
+            score = before[picture.number]
+            strength_by_number[picture.number] = Strength(score.score, score.severity)
+    return defect_like(strength_by_number, severities, old.manifest.suspicious_above)
 
 
 def _fence_severity(old: Artefact) -> float | None:
+    """Return the fence as a severity: above it, a picture is farther out than good ones are.
+
+    `fit` sets the fence, as a score. None: there is no fence, or it is not above the score threshold.
+    """
     fence = old.manifest.suspicious_above
-    severity = None if fence is None else float(old.manifest.calibration.severity(fence))
-    return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
+    if fence is None:
+        return None
+    severity = float(old.manifest.calibration.severity(fence))
+    return None if severity <= 0 else severity
 
 
 def _find_responsible(
-    made: Comparison,
+    comparison: Comparison,
     how: str,
     numbers: Sequence[int],
     old: Artefact,
@@ -347,49 +402,77 @@ def _find_responsible(
     device: str,
     step: ProgressCallback,
 ) -> list[int]:
-    """Return the numbers of the corrections that cause losses, farthest out first.
+    """Return the numbers of the corrections that cause the loss of defects, farthest out first.
 
-    Each alone takes at least half of the loss of a lost defect's score; where none does, all corrections are
+    A correction causes a loss if, learnt alone, it lowers the score of a lost defect by at least
+    `BLAME_SHARE` of the decrease by all corrections together. If there is no such correction, all are
     returned.
 
     Args:
-        made: The comparison of the next model.
-        how: Way in which it was made.
-        numbers: Numbers of the pictures that it learnt from.
+        comparison: The comparison of the next model.
+        how: Way in which the next model was made.
+        numbers: Numbers of the pictures that the next model learnt from.
         old: The model before.
         new: Pictures of the update.
         defects: Simulated defects; None: there are none.
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
     """
-    learnt = [picture for picture in made.pictures if picture.number in numbers]
-    learnt.sort(key=lambda picture: -made.before[picture.number].severity)
-    known = [picture for picture in made.pictures if picture.number in made.lost][:MAX_TRIED_CORRECTIONS]
-    simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
-    scores: list[tuple[float, ...]] = [
-        *((made.before[picture.number].score, made.after[picture.number].score) for picture in known),
-        *(made.simulated[number] for number in simulated),
+    corrections = [picture for picture in comparison.pictures if picture.number in numbers]
+    corrections.sort(key=lambda picture: -comparison.before[picture.number].severity)
+    all_numbers = [picture.number for picture in corrections]
+    if how != EXTENDED or len(corrections) < 2:
+        return all_numbers
+    lost_known = [picture for picture in comparison.pictures if picture.number in comparison.lost]
+    lost_known = lost_known[:MAX_TRIED_CORRECTIONS]
+    lost_simulated = comparison.lost_simulated[:MAX_TRIED_CORRECTIONS]
+    # scores of the lost defects before and after the update
+    changes: list[tuple[float, ...]] = [
+        (comparison.before[picture.number].score, comparison.after[picture.number].score)
+        for picture in lost_known
     ]
-    found = []
-    tried = learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
+    changes += [comparison.simulated[number] for number in lost_simulated]
+    responsible = []
+    tried = corrections[:MAX_TRIED_CORRECTIONS]
     for done, correction in enumerate(tried):
         step("corrections one by one", done, len(tried))
         model = learn_pictures(make_room_in_bank(old), new, [correction], device=device, check=False)
-        alone = _scores_of(model, new, known)
+        scores = _score_readable(model, new, lost_known)
         if defects is not None:
-            by_number = score_with_models(defects, [model.detector], simulated)
-            alone += [by_number[number][0] for number in simulated]
-        if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
-            found.append(correction.number)
-    return found or [picture.number for picture in learnt]
+            simulated_scores = score_with_models(defects, [model.detector], lost_simulated)
+            for number in lost_simulated:
+                (score,) = simulated_scores[number]
+                scores.append(score)
+        pairs = zip(changes, scores, strict=True)
+        if any(_causes_loss(before, after, score) for (before, after), score in pairs):
+            responsible.append(correction.number)
+    return responsible or all_numbers
 
 
-def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
-    """Return the scores of pictures that can be judged."""
-    found = dict(predict_decoded(model, new.table.pictures, [new.place(picture) for picture in pictures]))
+def _causes_loss(before: float, after: float, alone: float) -> bool:
+    """Whether before - alone >= `BLAME_SHARE` * (before - after), where the score has decreased.
+
+    Args:
+        before: The defect's score before the update.
+        after: The defect's score after the update with all corrections.
+        alone: The defect's score after an update with one correction alone.
+    """
+    return before > after and before - alone >= BLAME_SHARE * (before - after)
+
+
+def _score_readable(
+    model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]
+) -> list[float]:
+    """Return a model's scores of pictures of an update.
+
+    Raises:
+        InputError: A picture cannot be judged.
+    """
+    places = [new.place(picture) for picture in pictures]
+    predictions = dict(predict_decoded(model, new.table.pictures, places))
     scores = []
-    for picture in pictures:
-        prediction = found[new.place(picture)]
+    for place in places:
+        prediction = predictions[place]
         if isinstance(prediction, InputError):
             raise prediction
         scores.append(prediction.score)

@@ -27,7 +27,7 @@ from flawscope.fitting.first_look import (
 from flawscope.fitting.region import check_region, learn_region
 from flawscope.fitting.seen_defects import read_defects, seen_defect_pairs
 from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
-from flawscope.fitting.training_views import Reader, TrainingViews, nearest_of, views_of
+from flawscope.fitting.training_views import Reader, TrainingViews, nearest_of, number_views
 from flawscope.fitting.windows import Sizes
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, resolve_device
@@ -55,7 +55,8 @@ from flawscope.views.several_parts_learning import LearnedParts
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
+# Settings that name networks; those that name files of networks are `PictureSettings.PATHS`
+NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")
 R = TypeVar("R", bound="DataclassInstance")
 
 
@@ -73,12 +74,12 @@ class PreparedFit:
         views: Views of the pictures, which are learnt from.
         group: Regular expression of parts; None: there is none.
         part: Pattern of parts and views; None: there is none.
-        unusable: Seen defects that cannot be used, each with the reason.
+        unusable: Why seen defects cannot be used, a line for each.
         chosen: Line on the choice of `align`; None: nothing was chosen.
         force: Whether pictures that are as far out as defects are good.
         scale_mm: Millimetres of a pixel; None: not known.
-        remarks: Remarks on pictures that show one part, or may.
-        kept: Options among the facts of the model.
+        remarks: Remarks on pictures that show nothing, and on those that show the same part, or may.
+        kept: Options that the model keeps among its facts.
     """
 
     method: Method
@@ -99,22 +100,26 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Build `record` from the options that are its fields, and remove these from `options`."""
-    given = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
+    """Build a record from the options that are its fields; they are removed from `options`, in place.
+
+    Raises:
+        InputError: An option has the wrong type.
+    """
+    values = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
     types = types_of(record)
-    for name, value in given.items():
+    for name, value in values.items():
         require_type(name, value, types[name])
-    return record(**given)
+    return record(**values)
 
 
 def option_facts(arguments: DataclassInstance) -> dict[str, object]:
-    """Return the facts by which a model keeps options that are not their defaults."""
-    found = dict[str, object]()
+    """Return the facts in which a model stores the options that differ from their defaults."""
+    facts = dict[str, object]()
     for option in records_of(type(arguments)):
         value = getattr(arguments, option.argument)
         if option.fact and value != option.default:
-            found[option.fact] = value
-    return found
+            facts[option.fact] = value
+    return facts
 
 
 def prepare(
@@ -139,12 +144,11 @@ def prepare(
         settings: All settings of the method, in place of a preset and single ones.
         names: Names of the pictures, as `fitting.fit` takes them.
         parts: Number of the part that each good picture shows; None: names and near-duplicates decide.
-        networks_of: Fitted model of the same settings, whose pretrained networks are taken; None: those that
-            the settings name.
+        networks_of: Fitted model with the same settings; its pretrained networks are used. None: the networks
+            that the settings name are used.
         say: Gets lines for a person.
         step: Gets progress.
-        **options: Fields of `Seeing` and `Reading`, and settings of the method where `settings` are not
-            given.
+        **options: Fields of `Seeing` and `Reading`; and settings of the method, if `settings` is None.
 
     Raises:
         InputError: Wrong settings, no usable pictures, no weights.
@@ -153,49 +157,54 @@ def prepare(
     reading = pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    # a detector that the check of its networks made, and its settings
-    checked = config
-    made = None
+    # Networks are checked before the pictures are read. The detector that is built for the check is used
+    # later, unless the pictures change its settings.
+    checked_config = config
+    checked_detector = None
     if settings is None:
-        made = check_networks(method, config, options)
+        checked_detector = check_networks(method, config, options)
     elif networks_of is not None:
-        made = create_detector(method, config, inside=None, networks_of=networks_of)
+        checked_detector = create_detector(method, config, inside=None, networks_of=networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
-    if settings is None:  # these are meant as they are
+    if settings is None:  # complete settings stay as they are
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # in tiles, views mark the pixels outside it; else the detector leaves them out
+    # with tiles, views mark the pixels outside the region; without tiles, the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
-    fits = inside is None and config == checked
-    model, origin = (
-        made if made is not None and fits else create_detector(method, config, inside, networks_of)
-    )
+    if checked_detector is not None and inside is None and config == checked_config:
+        model, origin = checked_detector
+    else:
+        model, origin = create_detector(method, config, inside, networks_of)
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
-    looks = enumerate(picture.look for picture in pictures.looked.shown)
+    near_looks = {
+        number: picture.look
+        for number, picture in enumerate(pictures.first_look.seen_pictures)
+        if picture.look is not None
+    }
     reader = Reader(
         pictures.chosen.sources,
         preprocess,
         set(),
         names=pictures.chosen.names,
-        defects={digest: shown[0].name for digest, shown in defects.items()},
-        near_looks={number: look for number, look in looks if look is not None},
+        defects={digest: images_of_defect[0].name for digest, images_of_defect in defects.items()},
+        near_looks=near_looks,
         roi=roi,
         region=region,
         hidden=model.config.hidden,
         nearest=nearest_of(model),
         pictures=pictures.decoded,
     )
-    views = views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
+    views = number_views(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
     task = Task(
         reader.load,
-        pictures.looked.units,
+        pictures.first_look.units,
         rate=steps.rate,
         drop_suspects=reading.drop_suspects,
         reserved=pictures.chosen.reserved,
         settle=reader.without_copies,
-        seen=[defect for shown in defects.values() for defect in shown],
+        seen=[image for images_of_defect in defects.values() for image in images_of_defect],
         decoded_bytes=pictures.surveyed.largest,
         views=TaskViews(pictures.views),
         say=say,
@@ -215,18 +224,18 @@ def prepare(
         chosen=frames.chosen,
         force=reading.force,
         scale_mm=seeing.scale_mm,
-        remarks=pictures.looked.remarks,
+        remarks=pictures.first_look.remarks,
         kept=option_facts(seeing) | option_facts(reading),
     )
 
 
-class _Chosen(NamedTuple):
-    """Good pictures that a fit is given.
+class _ChosenPictures(NamedTuple):
+    """Pictures that a fit reads.
 
     Attributes:
-        sources: The pictures.
-        names: Their names.
-        reserved: Numbers of the pictures that the data set sets apart.
+        sources: The good pictures.
+        names: Names of the good pictures.
+        reserved: Numbers of the good pictures that the data set sets apart.
         category: Name of the category.
         pairs: Seen defects, each with its masks.
     """
@@ -243,22 +252,22 @@ class _Pictures:
     """Good pictures, and the facts that are known before views are cut.
 
     Attributes:
-        chosen: The pictures that the fit is given.
+        chosen: The pictures that the fit reads.
         pattern: Pattern of parts in views; None: there is none.
         views: Number of views of a part, on average.
         surveyed: Sizes and levels of the pictures.
         preprocess: Preprocessing of the pictures, before frames are found.
         decoded: The pictures, decoded.
-        looked: Looks and parts of the pictures.
+        first_look: Looks and parts of the pictures.
     """
 
-    chosen: _Chosen
+    chosen: _ChosenPictures
     pattern: PartPattern | None
     views: float
     surveyed: Survey
     preprocess: Preprocess
     decoded: DecodedPictures
-    looked: FirstLook
+    first_look: FirstLook
 
 
 class _Frames(NamedTuple):
@@ -293,7 +302,20 @@ class _Frames(NamedTuple):
 
 @dataclass
 class _Steps:
-    """Steps of a preparation, in their order; `options` are settings of the method."""
+    """Steps of a preparation, in their order.
+
+    Attributes:
+        how: Options that say how pictures are seen.
+        which: Options that say which pictures are read.
+        method: The method.
+        preset: Named settings of the method.
+        options: Settings of the method.
+        say: Gets lines for a person.
+        step: Gets progress.
+        rate: False-alarm rate, after `check`.
+        light: Share by which the light may vary, after `check`; None: light is not normalized.
+        device: Device of the fit, after `check`.
+    """
 
     how: Seeing
     which: Reading
@@ -307,7 +329,10 @@ class _Steps:
     device: torch.device = field(init=False)
 
     def check(self, settings: PictureSettings | None) -> PictureSettings:
-        """Return the settings of the method.
+        """Check the options, set `rate`, `light` and `device`, and return the settings of the method.
+
+        Args:
+            settings: All settings of the method; None: they follow from preset and options.
 
         Raises:
             InputError: Options are wrong, or do not go together.
@@ -316,23 +341,26 @@ class _Steps:
         which = self.which
         method = self.method
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
-        of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
-        given = {name: self.options.get(name) for name in ("scale", "size")}
-        check_alignment(how.align, {**vars(how), **vars(which), **of_method, **given})
+        method_options = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
+        method_options |= {name: self.options.get(name) for name in ("scale", "size")}
+        check_alignment(how.align, {**vars(how), **vars(which), **method_options})
         if which.drop_suspects and not method.finds_suspects:
             raise InputError(
                 f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
                 "--drop-suspects"
             )
-        self.rate = parse_false_alarm_rate(
-            which.false_alarm_rate or DEFAULT_RATE
-        )  # a wrong one is reported before the work
+        # wrong values are reported here, before the work
+        self.rate = parse_false_alarm_rate(which.false_alarm_rate or DEFAULT_RATE)
         self.light = None if how.light is None else parse_light_range(how.light)
         self.device = resolve_device(which.device)
         return config
 
-    def _choose(self, images: Images, names: Sequence[str], seed: int) -> _Chosen:
-        """Choose the pictures that the method is fitted on."""
+    def _choose(self, images: Images, names: Sequence[str], seed: int) -> _ChosenPictures:
+        """Choose the pictures that the method is fitted on.
+
+        Raises:
+            InputError: There are no usable pictures.
+        """
         which = self.which
         method = self.method
         if isinstance(images, str | os.PathLike):
@@ -345,26 +373,38 @@ class _Steps:
                 self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
-        # a method that holds nothing out is calibrated on the pictures learnt from
+        # a method that holds nothing out needs no reserved pictures: it is calibrated on those learnt from
         sources = [*learnt, *reserved] if method.holds_out else [*learnt]
         if len(names):
-            names = picture_names([*learnt, *reserved], names)[: len(sources)]
+            source_names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
-            names = relative_names(sources)
-        return _Chosen(sources, names, range(len(learnt), len(sources)), category, pairs)
+            source_names = relative_names(sources)
+        return _ChosenPictures(sources, source_names, range(len(learnt), len(sources)), category, pairs)
 
     def open_pictures(
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
+        """Choose the pictures; read their sizes, levels, looks and parts; report remarks on them.
+
+        Args:
+            images: Pictures, as `fitting.fit` takes them.
+            names: Names of the pictures; empty: those of their files.
+            parts: Number of the part that each picture shows; None: names and near-duplicates decide.
+            seed: Seed by which a folder is split.
+
+        Raises:
+            InputError: There are no usable pictures, or options do not fit the pictures.
+        """
         which = self.which
-        channels = self.how.channels
         pattern = pattern_of(which)
         chosen = self._choose(images, names, seed)
         if parts is not None:
             check_one_each(len(chosen.sources), part=parts)
         part_of = part_reader(chosen.names, which.group or which.part, pattern)
         views = 1.0 if pattern is None else _mean_views(chosen.names, pattern)
-        channels = Channels.of(channels, chosen.sources) if isinstance(channels, str) else channels
+        channels = self.how.channels
+        if isinstance(channels, str):
+            channels = Channels.of(channels, chosen.sources)
         decoded = DecodedPictures(chosen.sources, channels)
         surveyed = decoded.survey()
         check_region(self.how.roi, chosen.sources, chosen.names, surveyed.sizes)
@@ -372,103 +412,118 @@ class _Steps:
         is_aligned = self.how.align != "none" and not self.how.several
         reduce = preprocess.small if is_aligned else None
         if parts is None:
-            looked = look_first(decoded, chosen.names, part_of, which.force, self.step, reduce)
+            first_look = look_first(decoded, chosen.names, part_of, which.force, self.step, reduce)
         elif reduce is not None:
-            looked = look_at_parts(decoded, [*parts], self.step, reduce)
+            first_look = look_at_parts(decoded, [*parts], self.step, reduce)
         else:
-            looked = FirstLook([*parts])
-        for line in (*looked.remarks, *surveyed.remarks):
+            first_look = FirstLook([*parts])
+        for line in (*first_look.remarks, *surveyed.remarks):
             self.say(line)
-        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, looked)
+        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, first_look)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
+        """Learn how to find the parts in the pictures, as the option `align` says, and report the result.
+
+        Raises:
+            InputError: Parts cannot be aligned, or several parts cannot be found.
+        """
         preprocess = pictures.preprocess
-        small = [picture.small for picture in pictures.looked.shown if picture.small is not None]
+        seen_pictures = pictures.first_look.seen_pictures
+        small = [picture.small for picture in seen_pictures if picture.small is not None]
         chosen = aligned = None
         kind: PoseKind | None = None
-        if self.how.align == "auto":  # as `fit --auto` proposes it, with frames alone
-            lying = poses_needed(small)
-            if lying is not None:
-                kind, aligned = lying
+        if self.how.align == "auto":  # `fit --auto` chooses frames in the same way
+            needed = poses_needed(small)
+            if needed is not None:
+                kind, aligned = needed
             chosen = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
             self.say(chosen)
         elif self.how.align != "none":
             kind = self.how.align
         if kind is None:
             return _Frames(preprocess, chosen=chosen)
+        learnt = None
         if self.how.several:
             learnt = learn_part_finding(pictures.decoded, preprocess, kind)
             self.say(learnt.describe())
-            found = _Frames(
-                replace(preprocess, reference=learnt.reference, several=learnt.settings), learnt, chosen
-            )
             reference = learnt.reference
         else:
             reference = learn_reference(small, kind, aligned)
-            found = _Frames(replace(preprocess, reference=reference), None, chosen)
-        described = reference.describe()
-        self.say(Detail(described) if np.isfinite(reference.errors).all() else described)
-        return found
+        description = reference.describe()
+        self.say(Detail(description) if np.isfinite(reference.errors).all() else description)
+        several = None if learnt is None else learnt.settings
+        preprocess = replace(preprocess, reference=reference, several=several)
+        return _Frames(preprocess, learnt, chosen)
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with sizes in the form of the pictures; an aligned part's frame is a square."""
-        known = [size for size in pictures.surveyed.sizes if size is not None]
-        if pictures.pattern is None and (mixed := mixed_sizes(known)):  # views may have sizes of their own
+        """Return settings whose sizes have the aspect ratio of the pictures.
+
+        Where parts are aligned, sizes stay as they are: an aligned part's frame is a square.
+        """
+        sizes = [size for size in pictures.surveyed.sizes if size is not None]
+        mixed = mixed_sizes(sizes) if pictures.pattern is None else ""  # views of a part may differ in size
+        if mixed:
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
-        seen = config if frames.preprocess.reference is not None else config.in_form(known)
-        if seen.size != config.size:
-            self.say(
-                Detail(f"--size {seen.size}: as many pixels as {config.size}, in the form of the pictures")
+        if frames.preprocess.reference is not None:
+            return config
+        config_in_form = config.in_form(sizes)
+        if config_in_form.size != config.size:
+            line = (
+                f"--size {config_in_form.size}: as many pixels as {config.size}, in the form of the pictures"
             )
-        return seen
+            self.say(Detail(line))
+        return config_in_form
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Return settings with the tiles that `min_defect` needs, and those that frames and region imply."""
+        """Return settings with the tiles for `min_defect`, and with `masked`, `upright` and `hidden` set."""
         how = self.how
         sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
-            tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
+            tiles = self._choose_tile_settings(parse_pixels(how.min_defect), config, sizes)
             if tiles:
                 config = registry.configure(self.method, self.preset, {**self.options, **tiles})
-        elif (
-            config.tile is None and not how.several and (remark := reduction_remark(sizes, config.sizes[-1]))
-        ):
-            self.say("; ".join(remark))
+        elif config.tile is None and not how.several:
+            remark = reduction_remark(sizes, config.sizes[-1])
+            if remark:
+                self.say("; ".join(remark))
         reference = frames.preprocess.reference
         masked = reference is not None or (config.tile is not None and how.roi is not None)
         upright = reference is not None and reference.rotates
         return replace(config, masked=masked, upright=upright, hidden=how.roi is not None)
 
-    def _tiles_for(
-        self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
+    def _choose_tile_settings(
+        self, min_defect: float, config: PictureSettings, frame_sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
-        """Return tile settings that make a defect of `min_defect` pixels large enough, and say why.
+        """Choose tiles that make a small defect large enough for the network, and say why.
+
+        Returns:
+            The settings `tile` and `scale`; empty if defects are large enough without tiles.
 
         Args:
             min_defect: Length of the smallest defect, in pixels.
             config: Settings of the method.
-            frames: Sizes of the frames.
+            frame_sizes: (H, W) of the frames.
         """
-        whole = config.sizes[-1]
-        chosen = choose_tile(min_defect, frames, whole, config.step) if frames else None
-        if chosen is None:
+        choice = None
+        if frame_sizes:
+            choice = choose_tile(min_defect, frame_sizes, config.sizes[-1], config.step)
+        if choice is None:
             self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
             return {}
-        tile = size_text(chosen[0])
-        scale = chosen[1]
-        left = f"{min_defect / scale:g} px at the network"
-        self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
+        tile_size, scale = choice
+        tile = size_text(tile_size)
+        flags = f"--tile {tile} --set scale={scale:g}"
+        self.say(
+            f"defects of {min_defect:g} px: {flags}, which leaves {min_defect / scale:g} px at the network"
+        )
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
-        """Return the preprocessing with its light, and the region of interest."""
-        how = self.how
-        sources = pictures.chosen.sources
-        region = (
-            None
-            if how.roi is None
-            else learn_region(how.roi, preprocess, sources, pictures.chosen.names, self.say)
-        )
+        """Return the preprocessing with normalization of light, and the region [H, W]; None: all counts."""
+        region = None
+        if self.how.roi is not None:
+            chosen = pictures.chosen
+            region = learn_region(self.how.roi, preprocess, chosen.sources, chosen.names, self.say)
         if self.light is None:
             return preprocess, region
         normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
@@ -477,7 +532,8 @@ class _Steps:
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
     """Return the number of views of a part, on average."""
-    return len(names) / max(1, len({view.part for view in pattern.parse_all(names)}))
+    parts = {view.part for view in pattern.parse_all(names)}
+    return len(names) / max(1, len(parts))
 
 
 def create_detector(
@@ -492,11 +548,12 @@ def create_detector(
         method: The method.
         config: Settings of the method.
         inside: Region of interest [H, W] at the network's size; None: all counts.
-        networks_of: Fitted model whose pretrained networks are taken; None: those that the settings name.
+        networks_of: Fitted model whose pretrained networks are used; None: the networks that the settings
+            name are used.
 
     Raises:
-        InputError: The model's file lacks networks that the fit needs, and of its files only the names are
-            known.
+        InputError: The fitted model does not contain networks that the fit needs, and stores only the names
+            of their files.
     """
     roi = None if inside is None else torch.from_numpy(inside)
     if networks_of is None:
@@ -511,21 +568,24 @@ def create_detector(
 
 
 def check_networks(
-    method: Method, config: PictureSettings, given: Collection[str]
+    method: Method, config: PictureSettings, names: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Check that a fit can have its networks, before it reads pictures.
-
-    Settings that name networks may have any name: these networks are built, and returned.
+    """Check that the networks of a fit are available, before pictures are read.
 
     Args:
         method: The method.
         config: Settings of the method.
-        given: Names of the settings that were given.
+        names: Names of the settings that the user gave.
+
+    Returns:
+        If the user chose networks, the detector, which is built to check them, and the origin of its weights.
+        Else None.
 
     Raises:
-        InputError: A network cannot be had.
+        InputError: A network is not available.
     """
-    if {*NETWORKS, *config.PATHS} & {*given}:
+    user_chose_networks = bool({*NETWORKS, *config.PATHS} & {*names})
+    if user_chose_networks:
         return method.create(config)
     for name in NETWORKS:
         backbone = getattr(config, name, None)
@@ -537,10 +597,9 @@ def check_networks(
 def predict_peak_memory(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: object
 ) -> int | None:
-    """Predict the peak memory of a fit's process, in bytes.
+    """Predict the peak memory of a fit's process, in bytes; None: not known.
 
-    None where the method predicts nothing, or where settings that decide it are chosen by looking at the
-    pictures.
+    The memory is not known if the method has no prediction, or if settings are chosen from the pictures.
 
     Args:
         images: Pictures, as `prepare` takes them; their sizes are read.
@@ -551,19 +610,19 @@ def predict_peak_memory(
     Raises:
         InputError: The fit cannot be begun.
     """
-    asked = registry.method(method)
-    if asked.predict_peak is None or call.get("align") == "auto":
+    method_record = registry.method(method)
+    if method_record.predict_peak is None or call.get("align") == "auto":
         return None
-    given: Json = call
-    prepared = prepare(images, asked, preset=preset, **given)
-    return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))
+    arguments: Json = call
+    prepared = prepare(images, method_record, preset=preset, **arguments)
+    return method_record.predict_peak(prepared.model, prepared.views.task(prepared.task))
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
-    """Check the choice of `align`, and that `options` go together (`find_conflicts`).
+    """Check the choice of `align`, and that `options` go together.
 
     Raises:
-        ConflictError: They do not go together.
+        ConflictError: The options do not go together.
         InputError: There is no such way to align.
     """
     if align not in (*get_args(PoseKind), "none", "auto"):
@@ -572,10 +631,10 @@ def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
 
 
 def parse_light_range(value: Rate) -> float:
-    """Return 0.1 or "10%" as a share.
+    """Parse a range of light, such as 0.1 or "10%", and return it as a share.
 
     Raises:
-        InputError: It is too large.
+        InputError: The value is no share above 0, or larger than `MAX_RANGE`.
     """
     try:
         share = parse_false_alarm_rate(value)

@@ -1,6 +1,6 @@
-"""Proposes settings that a product may need, from a look at its good pictures.
+"""Proposes settings that a product may need.
 
-The look shows how parts lie, how many there are, and how large the pictures must be seen.
+The good pictures show how parts lie, how many there are, and at which size they must be seen.
 """
 
 from __future__ import annotations
@@ -21,34 +21,40 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import poses_needed
 from flawscope.views.preprocess import Preprocess
 
-LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
+LARGE = 1000  # pixels: pictures whose longer side has as many are also tried at size 1024, and in tiles
 USUAL_SIZES = "256+512"
-SEEN_PIXELS = 512**2  # of the larger usual size: pictures with fewer show nothing more when enlarged
-# Time of a network by presets and in tiles, in times of the default's (measured on one core)
+SEEN_PIXELS = 512**2  # pixels of the larger usual size: pictures with fewer show nothing more when enlarged
+# A network's time by presets and in tiles, as a factor of the default's time (measured on one core)
 PRESET_COSTS = {"accurate": 5.5, "small": 0.7}
 TILES_COST = 10.0
-TILED = 64  # a side in lengths of the smallest defect that tiles are proposed for: two tiles cover a side
+TILED = 64  # tiles are proposed for defects of at least a 64th of the longer side, which two tiles then cover
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of a fit beside those given, with the values of a configuration file."""
+    """Options of a fit that a search adds to the user's, with the values of a configuration file."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flags(self) -> str:
         """The options as flags of `flawscope fit`; empty without any."""
-        words = (
-            flag_of(name) + ("" if value is True else f" {value}") for name, value in self.options.items()
-        )
+        words = []
+        for name, value in self.options.items():
+            words.append(flag_of(name))
+            if value is not True:
+                words.append(str(value))
         return " ".join(words)
 
     @classmethod
     def from_flags(cls, flags: str) -> Recipe:
-        """Parse the flags of a recipe."""
-        pairs = (flag.strip().partition(" ") for flag in flags.split("--") if flag.strip())
-        return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
+        """Parse the flags of a recipe, as `Recipe.flags` returns them."""
+        options: dict[str, Any] = {}
+        for flag in flags.split("--"):
+            name, _, value = flag.strip().partition(" ")
+            if name:
+                options[name.replace("-", "_")] = value or True
+        return cls(options)
 
     def with_options(self, **options: object) -> Recipe:
         """Return the recipe with further options."""
@@ -56,43 +62,44 @@ class Recipe:
 
 
 def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArray[Any]]) -> Iterator[Recipe]:
-    """Yield recipes that find the part, or each of several, where it lies elsewhere in each good picture.
+    """Yield recipes that find the part, or several parts, if their places differ between good pictures.
 
     Args:
         sources: The good pictures.
-        load: Returns picture `i`, [H, W, 3] uint8.
+        load: Function that returns a picture, [H, W, 3] uint8, by its place in `sources`.
     """
-    several = _propose_several(sources)
-    if several is not None:
-        yield several
+    several_parts = _propose_several(sources)
+    if several_parts is not None:
+        yield several_parts
         return
-    small = [Preprocess().small(load(i)) for i in range(len(sources))]
-    if lying := poses_needed(small, full=True):
-        yield Recipe({"align": lying.kind})
+    small = [Preprocess().small(load(number)) for number in range(len(sources))]
+    needed = poses_needed(small, full=True)
+    if needed is not None:
+        yield Recipe({"align": needed.kind})
 
 
 def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
+    """Return a recipe that finds several parts in each picture; None: pictures do not show several parts."""
     pictures = DecodedPictures(sources)
     for kind in ("turn", "shift"):
         try:
             learnt = learn_part_finding(pictures, Preprocess(), kind)
-        except InputError:  # no part was found so
-            continue
+        except InputError:
+            continue  # no parts are found with these poses
         if learnt.is_reliable and np.median(learnt.counts) >= 2:
             return Recipe({"align": kind, "several": True})
     return None
 
 
 def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) -> Iterator[Recipe]:
-    """Yield recipes that see the frame with a larger network, larger, or with less work, the likeliest first.
+    """Yield recipes with a larger network, a larger picture, or less work, the most promising first.
 
-    Smaller ones are proposed where given defects show whether these suffice. Simulated defects are smaller
-    and fainter than most real ones. So with them alone the small look at the whole picture stays: the choice
-    adds to it.
+    Without given defects, every recipe includes the usual small size of the picture. The reason: simulated
+    defects are smaller and fainter than most real ones, and cannot show whether other sizes suffice.
 
     Args:
         frame: Recipe that finds the parts.
-        shape: Height and width of the pictures, the largest of each.
+        shape: Largest height and largest width of the pictures.
         judged_by_given: Whether given defects judge the settings.
     """
     yield frame.with_options(preset="accurate")
@@ -107,20 +114,25 @@ def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) 
 
 
 def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
-    """Yield recipes that see the frame of large pictures in tiles, which takes ten times as long or more."""
+    """Yield recipes with tiles, for large pictures only: tiles take at least ten times as long.
+
+    Args:
+        frame: Recipe that finds the parts.
+        side: Longer side of the pictures, in pixels.
+    """
     if _is_large(frame, side):
         yield frame.with_options(min_defect=f"{round(side / TILED)}px")
 
 
 def _is_large(frame: Recipe, side: int) -> bool:
-    """Whether a frame shows much of large pictures: of several parts each is seen by itself."""
+    """Whether a frame shows a large picture as a whole; with several parts, each part is a small frame."""
     return side >= LARGE and "several" not in frame.options
 
 
 def relative_cost(recipe: Recipe) -> float:
-    """Return the network's time for a picture by a recipe, about, in times of the settings as given.
+    """Estimate a network's time for a picture with a recipe, as a factor of its time with usual settings.
 
-    It follows from the pixels that are seen.
+    Without tiles and preset, the factor is the ratio of the numbers of pixels that the network sees.
     """
     options = recipe.options
     if "min_defect" in options:

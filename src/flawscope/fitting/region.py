@@ -32,9 +32,10 @@ def check_region(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
 ) -> None:
-    """Raise InputError where a region cannot be read, or does not have the shape of its picture.
+    """Raise InputError where a region cannot be read, or has another aspect ratio than its picture.
 
-    Where it names no picture, it must have the shape of any picture: else it would be stretched.
+    A region of another aspect ratio would be stretched. A region that names no picture must have the aspect
+    ratio of at least one picture.
 
     Args:
         roi: The region; None: there is none.
@@ -44,38 +45,50 @@ def check_region(
     """
     if roi is None or isinstance(roi, FrameRegion):
         return
-    spec, named = split_picture(roi)
-    if named:
-        sizes = DecodedPictures([_region_picture(named, sources, names)]).survey().sizes
-    drawn = drawn_size(spec)
-    known = sorted({size for size in sizes if size is not None})
-    if drawn is None or not known or any(same_shape(drawn, size) for size in known):
+    spec, picture_name = split_picture(roi)
+    possible_sizes = sizes
+    if picture_name:
+        possible_sizes = DecodedPictures([_region_picture(picture_name, sources, names)]).survey().sizes
+    region_size = drawn_size(spec)
+    known_sizes = sorted({size for size in possible_sizes if size is not None})
+    if region_size is None or not known_sizes:
         return
-    on_its_side = any(same_shape(drawn, size[::-1]) for size in known)
-    shown = spec if isinstance(spec, str | os.PathLike) else "given"
+    if any(same_shape(region_size, size) for size in known_sizes):
+        return
+    is_on_its_side = any(same_shape(region_size, size[::-1]) for size in known_sizes)
+    region_name = spec if isinstance(spec, str | os.PathLike) else "given"
+    region_height, region_width = region_size
+    height, width = known_sizes[0]
+    remedy = "draw it on a picture"
+    if is_on_its_side:
+        remedy += " as it is shown, not as it is stored"
     raise InputError(
-        f"region of interest {shown} is drawn on {drawn[1]} x {drawn[0]} pixels, and pictures have "
-        f"{known[0][1]} x {known[0][0]}: draw it on a picture"
-        + (" as it is shown, not as it is stored" if on_its_side else "")
+        f"region of interest {region_name} is drawn on {region_width} x {region_height} pixels, and pictures "
+        f"have {width} x {height}: {remedy}"
     )
 
 
-def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
-    """Return the picture that a region names: by its name, by the end of its path, or another file.
+def _region_picture(name: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
+    """Return the picture that a region names.
+
+    These are tried in turn: the good picture with that name, the good picture whose path ends with the name,
+    and any file with the name as its path.
 
     Raises:
-        InputError: There is none, or there are several.
+        InputError: There is no such picture, or there are several.
     """
-    if named in names:
-        return sources[[*names].index(named)]
-    parts = Path(named).parts
+    if name in names:
+        return sources[[*names].index(name)]
+    path_end = Path(name).parts
     paths = [source for source in sources if isinstance(source, str | os.PathLike)]
-    found = [path for path in paths if Path(path).parts[-len(parts) :] == parts]
-    if len(found) > 1:
-        raise InputError(f"--roi: {named} names {len(found)} pictures; write more of its path")
-    if not found and not os.path.exists(named):
-        raise InputError(f"--roi: there is no picture {named}; {suggest_name(named, names[:9])}")
-    return found[0] if found else named
+    matches = [path for path in paths if Path(path).parts[-len(path_end) :] == path_end]
+    if len(matches) > 1:
+        raise InputError(f"--roi: {name} names {len(matches)} pictures; write more of its path")
+    if matches:
+        return matches[0]
+    if not os.path.exists(name):
+        raise InputError(f"--roi: there is no picture {name}; {suggest_name(name, names[:9])}")
+    return name
 
 
 def learn_region(
@@ -87,9 +100,10 @@ def learn_region(
 ) -> NDArray[np.bool_]:
     """Return the region of interest [H, W] bool, in the view of the whole frame.
 
-    Where parts are aligned it is drawn on the picture that it names, else on the first, and moves with the
-    part; likewise where the aspect is kept, and for a box in pixels. Where pictures are corrected it is drawn
-    on the picture as taken.
+    A region that names a picture was drawn on that picture. Without a name, the first picture is used if
+    parts are aligned (the region then moves with the part), if the aspect is kept, if pictures are corrected,
+    or if the region is a box in pixels. Else no picture is needed: the region is the same share of each. A
+    region is always given on pictures as taken, before corrections.
 
     Args:
         roi: The region.
@@ -99,21 +113,26 @@ def learn_region(
         say: Gets lines for a person.
 
     Raises:
-        InputError: It cannot be read, holds nothing, or the picture shows no part.
+        InputError: The region cannot be read or is empty, or no part is found in its picture.
     """
     how = preprocess.whole
     if isinstance(roi, FrameRegion):
         return roi.carried(how)
-    spec, named = split_picture(roi)
-    # with its aspect kept a fraction means another place in each shape: the first picture's shape tells
-    holds_for_all = how.reference is None and not (how.corrections or how.keep_aspect)
-    if not named and holds_for_all and not needs_picture_size(spec):
+    spec, picture_name = split_picture(roi)
+    # with `keep_aspect`, a fraction of a side means another place in a picture of another aspect ratio
+    is_same_in_all = how.reference is None and not (how.corrections or how.keep_aspect)
+    if not picture_name and is_same_in_all and not needs_picture_size(spec):
         mask = read_roi(spec, how)
         if text := describe_roi(spec, mask):
             say(text)
         return mask
-    name = named or names[0]
-    views = how.views(_region_picture(named, sources, names) if named else sources[0], name)
+    if picture_name:
+        name = picture_name
+        source = _region_picture(name, sources, names)
+    else:
+        name = names[0]
+        source = sources[0]
+    views = how.views(source, name)
     if views.unusable:
         raise InputError(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "

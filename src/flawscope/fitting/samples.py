@@ -21,8 +21,8 @@ class Samples:
 
     Attributes:
         scores: The model's answer to each picture, as in `Manifest.samples`.
-        tensors: Tensors of the model file.
-        seconds: Seconds that the quickest took; None: there are none.
+        tensors: Tensors for the model file, each with its name.
+        seconds: Seconds that the quickest picture took; None: the model keeps no pictures.
     """
 
     scores: tuple[dict[str, Any], ...] = ()
@@ -31,7 +31,7 @@ class Samples:
 
 
 def score_samples(model: Detector, names: Sequence[str], packed: Array, images: Array) -> Samples:
-    """Score pictures of a model's self-test.
+    """Score the pictures of a model's self-test, and return them with the model's answers.
 
     Args:
         model: The model.
@@ -39,20 +39,22 @@ def score_samples(model: Detector, names: Sequence[str], packed: Array, images: 
         packed: The pictures as a model file holds them.
         images: The pictures, [N, 3, H, W] float32.
     """
-    found = []
+    answers = []
     maps = []
     seconds = []
     with torch.inference_mode():
         for image, name in zip(images, names, strict=True):
-            given = torch.from_numpy(image)[None].to(model.roi.device)
-            began = time.monotonic()
-            features = model.embed(given)
-            inside = model.inside(given)
-            score, drawn = model.score(features, inside)
-            seconds.append(time.monotonic() - began)
-            tie = bool(model.ties(features, inside)[0])
-            of_map = float(drawn.max())
-            found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
-            maps.append(drawn[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
+            batch = torch.from_numpy(image)[None].to(model.roi.device)
+            started_at = time.monotonic()
+            features = model.embed(batch)
+            counted = model.inside(batch)
+            score, anomaly_map = model.score(features, counted)
+            seconds.append(time.monotonic() - started_at)
+            has_tie = bool(model.ties(features, counted)[0])
+            map_maximum = float(anomaly_map.max())
+            answers.append(
+                {"name": name, "score": float(score[0]), "map_maximum": map_maximum, "tie": has_tie}
+            )
+            maps.append(anomaly_map[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
     tensors = (("samples", packed), ("sample_maps", np.stack(maps)))
-    return Samples(tuple(found), tensors, min(seconds))
+    return Samples(tuple(answers), tensors, min(seconds))

@@ -12,16 +12,16 @@ from flawscope.fitting.proposals import Recipe, relative_cost
 from flawscope.fitting.trial_pictures import Round
 from flawscope.progress import FEATURES, format_duration
 
-RESERVE = 1.25  # times the time that a fit is expected to take: other programs may come
-LATE = 1.1  # times the minutes, after which no model is ready
-CHECKED = 10 / 9  # times the learning that a fit takes with its check by simulated defects
+RESERVE = 1.25  # factor of a fit's expected time: other programs may slow it down
+LATE = 1.1  # factor of the search's minutes, after which a fit may not end
+CHECKED = 10 / 9  # factor of the time for learning that a fit takes with its check by simulated defects
 
 
 class Taken(NamedTuple):
     """Seconds that settings took.
 
     Attributes:
-        fit: Seconds of the fit for each picture learnt from, without the time until the network is read.
+        fit: Seconds of the fit for each picture learnt from, without the time for reading the network.
         picture: Seconds to judge a picture.
     """
 
@@ -30,10 +30,10 @@ class Taken(NamedTuple):
 
 
 class LearningClock:
-    """Counts the seconds that a fit takes for each picture, from the first features on.
+    """Measures the seconds that a fit takes per picture, from the first features on.
 
-    Before them the network is read, which takes as long for many pictures. While features are computed, these
-    count alone.
+    The time before the first features is left out: then the network is read, which takes the same time for
+    any number of pictures. While features are computed, the pictures whose features are done are counted.
 
     Args:
         now: Returns the time, in seconds.
@@ -43,33 +43,37 @@ class LearningClock:
     def __init__(self, now: Callable[[], float], pictures: int):
         self._now = now
         self._pictures = pictures
-        # when it was counted from, and the pictures until then
-        self._since = now()
-        self._before = 0.0
-        self._seen = 0.0
+        self._since = now()  # time from which seconds are counted
+        self._pictures_before = 0.0  # pictures whose features were done at that time
+        self._pictures_done = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:
-        """Take a step of the fit's progress."""
+        """Take note of a step of the fit's progress."""
         if stage != FEATURES:
             return
-        self._seen = self._pictures * done / total
-        if not self._before and done < total:
+        self._pictures_done = self._pictures * done / total
+        is_first_step = not self._pictures_before and done < total
+        if is_first_step:
             self._since = self._now()
-            self._before = self._seen
+            self._pictures_before = self._pictures_done
 
     def each(self) -> float:
-        """Return the seconds for each picture, up to now."""
-        counted = self._seen - self._before
+        """Return the seconds per picture up to now; before any features are done, divide by all pictures."""
+        counted = self._pictures_done - self._pictures_before
         return (self._now() - self._since) / (counted or self._pictures)
 
 
 class SearchTime:
-    """Time of a search, in seconds of the clock.
+    """Time of a search for settings, in seconds of the clock `now`.
+
+    Args:
+        seconds: Length of the search, with the fit to all pictures.
 
     Attributes:
-        until: Its end, on `now`'s clock.
-        fitted: Flags of the settings whose model is there already; None: of none.
-        compared: Seconds for comparing all good pictures, as a fit does, too.
+        began: Time of its start.
+        until: Time of its end.
+        fitted: Flags of the settings whose model is fitted already; None: no model is.
+        compared: Seconds for comparing all good pictures, which a fit does, too.
     """
 
     def __init__(self, seconds: float):
@@ -90,35 +94,39 @@ class SearchTime:
         return self.now() - self.began
 
     def note(self, flags: str, taken: Taken) -> None:
-        """Note the time that settings took: the most of each, since later fits find features in memory."""
+        """Note the time that settings took; the longest is kept.
+
+        Later fits may be quicker because they find features in memory.
+        """
         before = self._taken.get(flags, Taken(0.0))
         self._taken[flags] = Taken(max(before.fit, taken.fit), max(before.picture, taken.picture))
 
     def _expected(self, recipe: Recipe) -> Taken:
-        """Return the time that settings take: as noted, else by their network's relative cost.
+        """Return the time that settings took; if they were not tried, estimate it by their network's cost.
 
-        The network is nearly all of the time of judging; the rest of a fit takes as long with any settings.
+        Judging a picture takes about as long as the network runs. The rest of a fit's time is the same for
+        all settings.
         """
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
-        as_given = self._taken.get("", Taken(0.0))
-        picture = relative_cost(recipe) * as_given.picture
-        return Taken(as_given.fit - as_given.picture + picture, picture)
+        as_given = self._taken.get("", Taken(0.0))  # time of the settings as given
+        picture_seconds = relative_cost(recipe) * as_given.picture
+        return Taken(as_given.fit - as_given.picture + picture_seconds, picture_seconds)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
-        """Return the seconds that settings take in a round, about; 0: not known."""
+        """Return about how many seconds settings take in a round; 0: not known."""
         taken = self._expected(recipe)
         return taken.fit * len(tried.learnt) + taken.picture * tried.judged
 
     def final_seconds(self, recipe: Recipe, pictures: int) -> float:
-        """Return the seconds that the fit to all pictures takes, about; 0: it is done, or not known."""
-        each = self._expected(recipe).fit
-        if recipe.flags == self.fitted or not each:
+        """Return about how many seconds the fit to all pictures takes; 0: it is done, or not known."""
+        seconds_per_picture = self._expected(recipe).fit
+        if recipe.flags == self.fitted or not seconds_per_picture:
             return 0.0
-        return self.compared + CHECKED * each * pictures
+        return self.compared + CHECKED * seconds_per_picture * pictures
 
     def has_time(self, recipes: Sequence[Recipe], pictures: int, before: float = 0.0) -> bool:
-        """Whether the fit to all pictures by any of some settings would end in time.
+        """Whether the fit to all pictures would end in time with each of the settings.
 
         Args:
             recipes: The settings.
@@ -129,15 +137,25 @@ class SearchTime:
         return self.now() + before + RESERVE * final <= self.until
 
     def is_late(self, each: float, pictures: int) -> bool:
-        """Whether a fit to all pictures, begun now, would end too late at `each` seconds for a picture."""
+        """Whether a fit to all pictures, begun now, ends too late if it takes `each` seconds per picture."""
         return self.spent + CHECKED * each * pictures > LATE * (self.until - self.began)
 
     def minutes_for(self, recipes: Sequence[Recipe], tried: Round, chosen: Recipe, pictures: int) -> int:
-        """Return the minutes in which more settings would be tried, and the model fitted, rounded up."""
-        more = sum(self.trial_seconds(recipe, tried) for recipe in recipes)
+        """Return the minutes, rounded up, that a search needs to try more settings and fit the model.
+
+        The result is at least one minute more than the search has now.
+
+        Args:
+            recipes: Settings that have not been tried to the end.
+            tried: The round in which they are tried.
+            chosen: The settings that are chosen now.
+            pictures: Number of all pictures.
+        """
+        trial_seconds = sum(self.trial_seconds(recipe, tried) for recipe in recipes)
         final = max(self.final_seconds(recipe, pictures) for recipe in (chosen, *recipes))
-        whole = self.until - self.began
-        return max(math.ceil((self.spent + more + RESERVE * final) / 60), math.ceil(whole / 60) + 1)
+        needed = math.ceil((self.spent + trial_seconds + RESERVE * final) / 60)
+        one_more = math.ceil((self.until - self.began) / 60) + 1
+        return max(needed, one_more)
 
     def can_end(self, recipe: Recipe, pictures: int) -> bool:
         """Whether the fit to all pictures, begun now, would end before it is too late."""
@@ -148,10 +166,10 @@ class SearchTime:
         if self.can_end(recipe, pictures):
             return
         final = self.final_seconds(recipe, pictures)
-        whole = self.until - self.began
-        needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
+        minutes = (self.until - self.began) / 60
+        needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(minutes)) + 1
         raise InputError(
-            f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
+            f"{minutes:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "
             f"about {format_duration(final)} here, beside {format_duration(self.spent)} of trials; give "
             f"{needed} or more, or learn without trying settings"
         )

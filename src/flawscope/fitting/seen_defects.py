@@ -32,12 +32,21 @@ def seen_defect_pairs(
     dataset: Dataset | None,
     say: Say = discard,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
-    """Return the defective pictures that `seen` names, each with its masks.
+    """Return the seen defects that the user chose, each with its masks.
 
-    `say` gets a line on those without a usable mask (`choose_seen`).
+    Args:
+        seen: The choice: a number of defects, a folder, a list file, or pairs of picture and mask. No defects
+            are chosen by 0 or by an empty list.
+        method: The method that learns from them.
+        seed: Seed by which defects of the data set are chosen.
+        dataset: Data set whose defects a number chooses; None: there is none.
+        say: Gets a line on defects without a usable mask (`choose_seen`).
+
+    Raises:
+        InputError: The method learns from good pictures only, or `seen` has another form.
     """
-    wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
-    if not wanted:
+    has_defects = len(seen) > 0 if isinstance(seen, list | tuple) else str(seen).strip() != "0"
+    if not has_defects:
         return []
     if not method.takes_seen_defects:
         raise InputError(f"{method.name} learns from good pictures only: leave out --seen, or take prnet")
@@ -57,7 +66,7 @@ def read_defects(
     roi: NDArray[np.bool_] | None = None,
     say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
-    """Read seen defects as the network sees them, in the whole picture and in a tile around each.
+    """Read seen defects as the network sees them: in the whole picture, and in a tile around each defect.
 
     Args:
         pairs: Each defective picture with its masks.
@@ -66,56 +75,81 @@ def read_defects(
         say: Gets remarks on unusual masks.
 
     Returns:
-        The defects by their pixels' hash, and the reason for each unusable one.
+        Hash of the picture's pixels -> images of its defects; and the reasons why other defects cannot be
+        used.
 
     Raises:
-        InputError: None of them can be used.
+        InputError: No defect can be used.
     """
-    found: dict[str, list[SeenDefect]] = {}
+    images_by_hash: dict[str, list[SeenDefect]] = {}
     unusable: list[str] = []
     names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
         try:
             picture = preprocess.decode(source, name)
             marked = union_masks(masks, picture.shape[:2], name)
-            if most := marks_most(marked):
-                say(f"warning: the mask of {name} {most}")
+            if remark := marks_most(marked):
+                say(f"warning: the mask of {name} {remark}")
             views = preprocess.cut(picture, name, roi)
-            shown = list(_defect_images(views, preprocess.corrected_mask(marked)))
-            if not shown:
+            defect_images = list(_defect_images(views, preprocess.corrected_mask(marked)))
+            if not defect_images:
                 height, width = preprocess.network_size
                 raise InputError(
                     f"cannot use {name} as a defect: its mask is empty, cut away, or less than a "
                     f"pixel at {width}x{height}; mark it, or take a larger --size or crop"
                 )
-            found[pixel_hash(picture)] = [
-                SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in shown
+            images_by_hash[pixel_hash(picture)] = [
+                SeenDefect(pack_image(torch.from_numpy(image)), mask, name) for image, mask in defect_images
             ]
         except (InputError, MemoryError) as error:
             unusable.append(error_reason(error, name))
-    if pairs and not found:
-        of = pluralize(len(pairs), "seen defect")
-        raise InputError(f"none of {of} can be used; the first: {unusable[0]}")
-    return found, unusable
+    if pairs and not images_by_hash:
+        count = pluralize(len(pairs), "seen defect")
+        raise InputError(f"none of {count} can be used; the first: {unusable[0]}")
+    return images_by_hash, unusable
 
 
 def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Yield images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
-    if views.frames[0] is not views:
+    """Yield images [3, H, W] that show marked pixels, each with its mask [H, W].
+
+    For each frame these are the whole view and, with tiles, a window around each marked region.
+
+    Args:
+        views: Views of the picture.
+        marked: Marked pixels of the corrected picture.
+    """
+    # views of several frames hold the views of each frame; those of a single frame hold themselves
+    is_single_frame = views.frames[0] is views
+    if not is_single_frame:
         for frame in views.frames:
             yield from _defect_images(frame, marked)
         return
-    if (mask := views.placed.mask_to_network(marked)).any():
+    mask = views.placed.mask_to_network(marked)
+    if mask.any():
         yield views.images([0])[0], mask
     if views.grid is None:
         return
     canvas = views.geometry.mask_to_network(marked)
     height, width = views.grid.tile
-    for rows, columns in find_objects(label(canvas, structure=np.ones((3, 3)))[0]):
-        y, x = (
-            min(max((part.start + part.stop - side) // 2, 0), whole - side)
-            for part, side, whole in zip((rows, columns), views.grid.tile, views.grid.canvas, strict=True)
-        )
+    canvas_height, canvas_width = views.grid.canvas
+    labels, _ = label(canvas, structure=np.ones((3, 3)))
+    for rows, columns in find_objects(labels):
+        y = _window_start(rows, height, canvas_height)
+        x = _window_start(columns, width, canvas_width)
         yield views.window(y, x), canvas[y : y + height, x : x + width]
+
+
+def _window_start(region: slice, side: int, canvas_side: int) -> int:
+    """Return the start, along an axis, of a window with a region in its middle.
+
+    A window that would leave the canvas is moved to the canvas's edge.
+
+    Args:
+        region: The region's pixels along the axis.
+        side: Side of the window, in pixels.
+        canvas_side: Side of the canvas, in pixels.
+    """
+    centred: int = (region.start + region.stop - side) // 2
+    return min(max(centred, 0), canvas_side - side)

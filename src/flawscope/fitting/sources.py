@@ -23,7 +23,19 @@ Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[An
 def split_sources(
     images: Images, category: str | None
 ) -> tuple[list[PictureSource], list[PictureSource], str]:
-    """Return good pictures to learn from, good pictures that the data set sets apart, and the category."""
+    """Split the good pictures of a fit.
+
+    Args:
+        images: A data set, or good pictures; an array [N, H, W, 3] contains N pictures.
+        category: Name of the category, if `images` is no data set.
+
+    Returns:
+        The pictures to learn from; the pictures that the data set reserves (`Dataset.validation`); and the
+        name of the category.
+
+    Raises:
+        InputError: There is no good picture, or `images` is neither a data set nor pictures.
+    """
     if isinstance(images, Dataset):
         sources: list[PictureSource] = [item.path for item in images.train]
         if not sources:
@@ -38,14 +50,17 @@ def split_sources(
 
 
 def pattern_of(which: Reading) -> PartPattern | None:
-    """Return the pattern of parts and views in the options of a fit; None: it judges single pictures."""
+    """Return the pattern of parts and views in a fit's options; None: the model judges single pictures."""
     return None if which.part is None else PartPattern(which.part, which.view)
 
 
 def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
-    """Return a function that reads parts from names: by the pattern of parts and views, else by groups.
+    """Return a function that reads parts from names; None: there is neither a pattern nor a group.
 
-    None without either.
+    Args:
+        names: Names of the pictures.
+        group: Regular expression; pictures for which it matches the same text show one part.
+        pattern: Pattern of parts and views; with a pattern, `group` is not used.
 
     Raises:
         InputError: The pattern does not fit the names.

@@ -1,4 +1,4 @@
-"""Options of the fit that made a model, read from the model itself: a training anew keeps all of them."""
+"""Reads from a model the options of the fit that made it, so that a new training keeps all of them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the values of those of these arguments of `fit` that a fitted model keeps.
+    """Return the arguments of `fit` that a fitted model stores, as name -> value.
 
-    The smallest defect is not among them, as the tiles that it chose are settings of the method, nor seen
-    defects: a model knows their hashes alone.
+    `min_defect` is left out: the tiles that were chosen by it are among the settings of the method. Seen
+    defects are left out, too: a model stores only their hashes.
+
+    Args:
+        old: The fitted model.
+        arguments: Record of the arguments.
     """
     return {option.argument: option.read(old) for option in records_of(arguments) if option.can_be_read}
 
 
 def stored_arguments(old: Artefact, arguments: type[R]) -> R:
-    """Return these arguments of `fit` with a fitted model's values; others have their defaults."""
+    """Return the arguments of a fitted model's fit; arguments that the model does not store have defaults."""
     return arguments(**stored_values(old, arguments))
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
     """Return the method's settings of a fitted model for a new fit.
 
-    Settings that a fit derives from its options are left out, and the cap of the memory bank is the one
-    before updates raised it.
+    Settings that a fit derives from its options are reset to their defaults. The cap of the memory bank is
+    reset to the value before updates raised it.
     """
     manifest = old.manifest
     config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
@@ -49,7 +53,7 @@ def refit_options(old: Artefact) -> dict[str, Any]:
     """Return arguments of `fit` that make a model like a fitted one from other pictures, with its networks.
 
     Raises:
-        InputError: The model corrects its pictures in a way that no fit does any more.
+        InputError: The model undistorts its pictures, which `fit` no longer does.
     """
     if old.manifest.preprocess.undistort is not None:
         raise InputError(

@@ -1,7 +1,7 @@
 """Reads the pictures that a method learns from, and numbers their views.
 
-Views are the frames of each picture, and of a large frame its whole view and windows on it. The views of a
-picture are held out or left out together.
+A picture has one or more frames. A small frame is one view; a large one has a view of the whole frame, and
+windows on it. The views of a picture are held out or left out together.
 """
 
 from __future__ import annotations
@@ -35,33 +35,56 @@ from flawscope.views.several_parts_learning import LearnedParts
 from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import Views, hide_outside_roi
 
-CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
+CACHE_BYTES = 512 << 20  # bytes of decoded pictures that stay in memory
 MIN_VIEWS = 40  # views that a method itself calibrates on
 
 
 @dataclass
 class Reader:
-    """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
+    """Loads training pictures, and remembers their hashes, copies and failures; several threads may use it.
+
+    Attributes:
+        sources: The pictures.
+        preprocess: Preprocessing of the pictures.
+        known: Hashes of pictures that are already in the model; `without_copies` adds the new ones.
+        defects: Names of the seen defects, by hash.
+        near_looks: Looks by which near-duplicates are compared, by the picture's number.
+        origin: Origin of the rows.
+        roi: Region of interest [H, W] at the network's size; None: all counts.
+        region: The same region, where views mark the pixels outside it, as tiles need; else None.
+        hidden: Whether pixels outside of `roi` are hidden.
+        nearest: Pixels that replace the hidden ones, as `Detector.nearest`.
+        pictures: The sources, where some of them are decoded already.
+        names: Names of the pictures; by default those of the sources.
+        decoded: The sources, decoded when they are read.
+        hashes: Hashes of the pictures that were read, by number.
+        measured: Appearance of each picture as a whole, by number.
+        sizes: (H, W) of the pictures, by number.
+        looks: Thumbnails as `view_looks` compares them, by the picture's number.
+        failures: Why a picture cannot be used, by its number.
+        lost: Numbers of the pictures whose part is not found.
+        copies: Numbers of the pictures whose pixels another picture has.
+    """
 
     sources: list[PictureSource]
     preprocess: Preprocess
-    known: set[str]  # hashes of pictures that are already in the model
-    defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
-    near_looks: Mapping[int, Look] = field(default_factory=dict)  # as near-duplicates are compared
-    origin: str = FIT  # of the rows
-    roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
-    region: NDArray[np.bool_] | None = None  # the region where views mark pixels outside it, for tiles
-    hidden: bool = False  # pixels outside of `roi` are not shown
-    nearest: NDArray[np.int64] | None = None  # as `Detector` has it
-    pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
-    names: list[str] = field(default_factory=list)  # by default those of the sources
+    known: set[str]
+    defects: dict[str, str] = field(default_factory=dict)
+    near_looks: Mapping[int, Look] = field(default_factory=dict)
+    origin: str = FIT
+    roi: NDArray[np.bool_] | None = None
+    region: NDArray[np.bool_] | None = None
+    hidden: bool = False
+    nearest: NDArray[np.int64] | None = None
+    pictures: InitVar[DecodedPictures | None] = None
+    names: list[str] = field(default_factory=list)
     decoded: DecodedPictures = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
-    measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
-    looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # as `view_looks` compares them
+    measured: dict[int, FeatureValues] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)  # pictures whose part is not found
+    lost: set[int] = field(default_factory=set)
     copies: list[int] = field(default_factory=list)
 
     def __post_init__(self, pictures: DecodedPictures | None) -> None:
@@ -71,23 +94,24 @@ class Reader:
             self.names = picture_names(self.sources)
 
     def load(self, index: int) -> torch.Tensor | None:
-        """Return picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        """Return picture `index` as a whole, [3, H, W] float32 in 0..1; None: the picture cannot be used."""
         views = self.views(index)
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """Return an image as a tensor, without pixels outside the region of interest if they are hidden."""
+        """Return an image as a tensor; if `hidden`, pixels outside the region of interest are hidden."""
         return torch.from_numpy(hide_outside_roi(image, self.nearest) if self.hidden else image)
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
-        """Return picture `index` in another light, in the form of `load`."""
+        """Return picture `index` in another light, in the form of `load`; None: it cannot be used there."""
         views = next(self.views_in_lights(index, [light]))
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
-        """Yield the network's views of picture `index` in other lights, in the form of `views`.
+        """Yield the network's views of picture `index` in each light, as `views` returns them.
 
-        None, with the reason in `failures`, also where its parts are not found in a light, or counted wrong.
+        None is yielded if the picture cannot be read, or if its parts are not found, or counted wrong, in
+        this light. The reason is stored in `failures`, except for a picture that cannot be read.
         """
         picture = self.decoded.read_or_none(index)
         for light in lights:
@@ -101,7 +125,11 @@ class Reader:
             yield None if views.unusable else views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
-        """Return the network's views of picture `index`, or None where it cannot be read."""
+        """Return the network's views of picture `index`, and store its hash, appearance, look and size.
+
+        If the picture cannot be read, or its part is not found, the reason is put into `failures`, and the
+        result is None.
+        """
         try:
             picture = self.decoded.read(index, self.names[index])
             self.hashes[index] = pixel_hash(picture)
@@ -113,44 +141,58 @@ class Reader:
             with self._lock:
                 self.failures[index] = error_reason(error, self.names[index])
             return None
-        first = views.with_roi(self.region).images([0])[0]
-        measured = self.measured.get(index) or measure_appearance(first, self.roi)
-        look = thumbnail(first)
+        first_image = views.with_roi(self.region).images([0])[0]
+        appearance = self.measured.get(index) or measure_appearance(first_image, self.roi)
+        look = thumbnail(first_image)
         with self._lock:
-            self.measured[index], self.looks[index] = measured, look
+            self.measured[index] = appearance
+            self.looks[index] = look
             self.sizes[index] = views.geometry.picture_size
         return views
 
     def rows(self, units: Sequence[int]) -> dict[int, Picture]:
-        """Return rows of the loaded pictures, by number, without judgement; `units` has those of all."""
-        found = dict[int, Picture]()
+        """Return rows of the loaded pictures, by number, without scores.
+
+        Args:
+            units: Unit of each picture.
+        """
+        rows = dict[int, Picture]()
         for index, digest in sorted(self.hashes.items()):
             row = Picture(digest, CALIBRATION, self.names[index], units[index], origin=self.origin)
             look = self.near_looks.get(index)
             size = self.sizes.get(index)
-            found[index] = row.seen(look, self.measured.get(index, ()), size)
-        return found
+            rows[index] = row.seen(look, self.measured.get(index, ()), size)
+        return rows
 
     def check_any_readable(self) -> None:
         """Raise InputError where no picture can be read."""
-        if 0 < len(self.sources) <= len(self.failures):
-            first = self.failures[min(self.failures)]
-            many = f"none of the {len(self.sources)} pictures can be used; the first: "
-            raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
+        count = len(self.sources)
+        have_all_failed = 0 < count <= len(self.failures)
+        if not have_all_failed:
+            return
+        first_reason = self.failures[min(self.failures)]
+        if count == 1:
+            raise InputError(first_reason) from None
+        raise InputError(f"none of the {count} pictures can be used; the first: {first_reason}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Return the indices without pictures whose pixels the model, an earlier picture or a defect has."""
-        kept = []
+        """Leave out pictures whose pixels a picture of the model, an earlier picture or a seen defect has.
+
+        Seen defects are added to `failures`, other pictures that are left out to `copies`. Hashes of the
+        remaining pictures are added to `known`.
+        """
+        new_indices = []
         for index in indices:
-            if self.hashes[index] in self.defects:
-                other = self.defects[self.hashes[index]]
-                self.failures[index] = f"{self.names[index]} is not good: it is the seen defect {other}"
-            elif self.hashes[index] in self.known:
+            digest = self.hashes[index]
+            if digest in self.defects:
+                defect = self.defects[digest]
+                self.failures[index] = f"{self.names[index]} is not good: it is the seen defect {defect}"
+            elif digest in self.known:
                 self.copies.append(index)
             else:
-                self.known.add(self.hashes[index])
-                kept.append(index)
-        return kept
+                self.known.add(digest)
+                new_indices.append(index)
+        return new_indices
 
 
 def nearest_of(model: Detector) -> NDArray[np.int64] | None:
@@ -160,11 +202,11 @@ def nearest_of(model: Detector) -> NDArray[np.int64] | None:
 
 @dataclass
 class _CachedPicture:
-    """Picture that is being decoded, or has been."""
+    """Picture that is being decoded, or has been; `views` are None where it cannot be read."""
 
     lock: Lock = field(default_factory=Lock)
     views: Views | None = None
-    read: bool = False
+    is_read: bool = False
 
     @property
     def bytes(self) -> int:
@@ -172,32 +214,45 @@ class _CachedPicture:
 
 
 class TrainingViews:
-    """Numbers the views of all pictures, those of a picture one after the other (`windows`).
+    """Numbers the views of all pictures, those of a picture one after the other.
 
     Args:
         reader: Reader of the pictures.
-        parts: Number of frames of each picture.
-        sizes: Sizes of the pictures; None: a picture cannot be read, and has a whole view alone.
+        frame_counts: Number of frames of each picture.
+        sizes: (H, W) of the pictures; None: a picture cannot be read, and its frames have no windows.
         seed: Seed of the windows' places.
         wrong: Numbers of the pictures whose parts are counted wrong.
+
+    Attributes:
+        first_frame: Number of each picture's first frame; at the end the number of all frames.
+        frames: The frames, with their windows.
+        first: Number of each frame's first view; at the end the number of all views.
+        are_pictures: Whether each view is a picture of its own.
     """
 
     def __init__(
-        self, reader: Reader, parts: Sequence[int], sizes: Sizes, seed: int, wrong: Collection[int] = ()
+        self,
+        reader: Reader,
+        frame_counts: Sequence[int],
+        sizes: Sizes,
+        seed: int,
+        wrong: Collection[int] = (),
     ):
         self.reader = reader
         self.wrong = {*wrong}
-        self.first_frame: list[int] = np.cumsum([0, *parts]).tolist()
-        frames = [size for size, count in zip(sizes, parts, strict=True) for _ in range(count)]
+        self.first_frame: list[int] = np.cumsum([0, *frame_counts]).tolist()
+        frame_sizes = [size for size, count in zip(sizes, frame_counts, strict=True) for _ in range(count)]
         if reader.preprocess.tile is None:
-            self.frames = [Frame()] * len(frames)
+            self.frames = [Frame()] * len(frame_sizes)
         else:
-            self.frames = place_windows(reader.preprocess, frames, reader.roi, seed)
-        self.first: list[int] = np.cumsum([0, *(1 + len(frame.windows) for frame in self.frames)]).tolist()
-        self.are_pictures = len(self) == len(parts)  # each view is a picture of its own
-        self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
+            self.frames = place_windows(reader.preprocess, frame_sizes, reader.roi, seed)
+        view_counts = [1 + len(frame.windows) for frame in self.frames]
+        self.first: list[int] = np.cumsum([0, *view_counts]).tolist()
+        self.are_pictures = len(self) == len(frame_counts)
+        self._is_new: dict[int, bool] = {}  # number of a compared picture -> whether it is no copy
         self._lock = Lock()
-        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
+        # by number of the picture; the picture used last stands at the end
+        self._cache: OrderedDict[int, _CachedPicture] = OrderedDict()
 
     # ---- numbers
 
@@ -223,78 +278,90 @@ class TrainingViews:
 
     def numbers(self, picture: int) -> range:
         """Return the numbers of a picture's views."""
-        return range(*(self.first[self.first_frame[k]] for k in (picture, picture + 1)))
+        frames = self.frames_of(picture)
+        return range(self.first[frames.start], self.first[frames.stop])
 
     def judged_count(self, picture: int) -> int:
         """Return the number of views by which a picture is judged."""
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Return about how many views are judged again if a tenth of the pictures is held out; 0: none."""
+        """Estimate how many views are judged again if a tenth of pictures is held out; 0 without tiles."""
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
-        return round(
-            max(MIN_HELD_OUT, count // 10) * sum(map(self.judged_count, self.pictures)) / max(1, count)
-        )
+        held_out_pictures = max(MIN_HELD_OUT, count // 10)
+        judged_views = sum(map(self.judged_count, self.pictures))
+        return round(held_out_pictures * judged_views / max(1, count))
 
     def carriers(self, picture: int) -> list[int]:
-        """Return a picture's views that a simulated defect may lie on: of a large frame its tiles."""
-        found = list[int]()
+        """Return the numbers of a picture's views that may carry a simulated defect.
+
+        For a frame with windows these are its windows, without the view of the whole frame.
+        """
+        carriers = list[int]()
         for frame in self.frames_of(picture):
             numbers = range(self.first[frame], self.first[frame + 1])
-            found += numbers[1:] or numbers
-        return found
+            windows = numbers[1:]  # the first view is the whole frame
+            carriers += windows or numbers
+        return carriers
 
     # ---- pixels
 
     def load(self, number: int) -> Tensor | None:
-        """Load a view, [3, H, W] float32 in 0..1.
-
-        None where its picture cannot be read, and for a tile that shows nothing of it.
-        """
+        """Load a view, [3, H, W] float32 in 0..1; None: the picture cannot be read, or all is padding."""
         frame = self.frame_of(number)
         picture = self.picture_of(number)
-        views = self.of_picture(picture)
+        views = self.load_views(picture)
         if views is None:
             return None
-        shown = views.frames[frame - self.first_frame[picture]]
-        window = number - self.first[frame]
+        frame_views = views.frames[frame - self.first_frame[picture]]
+        window = number - self.first[frame]  # 0: the view of the whole frame
         if window:
-            image: NDArray[np.float32] = shown.window(*self.frames[frame].windows[window - 1])
-        else:  # a copy, where the picture stays and is asked again
-            image = shown.images([0])[0] if self.are_pictures else shown.images([0])[0].copy()
-        return None if (image[0] < 0).all() and not self.are_pictures else self.reader.to_tensor(image)
+            image: NDArray[np.float32] = frame_views.window(*self.frames[frame].windows[window - 1])
+        else:
+            image = frame_views.images([0])[0]
+        if self.are_pictures:
+            return self.reader.to_tensor(image)
+        if (image[0] < 0).all():
+            return None
+        # the view of the whole frame stays in the cache, and must not change with this tensor
+        return self.reader.to_tensor(image if window else image.copy())
 
-    def of_picture(self, picture: int) -> Views | None:
-        """Return the views of a picture; of pictures with several, the last few pictures stay decoded."""
+    def load_views(self, picture: int) -> Views | None:
+        """Return the views of a picture; None: it cannot be read.
+
+        If pictures have several views, the pictures used last are kept in memory, up to `CACHE_BYTES`.
+        """
         if self.are_pictures:
             return self.reader.views(picture)
         with self._lock:
-            held = self._held.setdefault(picture, _CachedPicture())
-            self._held.move_to_end(picture)
-        with held.lock:
-            if not held.read:
-                held.views = self.reader.views(picture)
-                held.read = True
-        with self._lock:
-            room = CACHE_BYTES
-            for k, item in reversed(list(self._held.items())):
-                room -= item.bytes
-                if room < 0 and item is not held:
-                    del self._held[k]
-        return held.views
+            cached = self._cache.setdefault(picture, _CachedPicture())
+            self._cache.move_to_end(picture)
+        with cached.lock:
+            if not cached.is_read:
+                cached.views = self.reader.views(picture)
+                cached.is_read = True
+        with self._lock:  # the pictures used last stay, as many as `CACHE_BYTES` holds
+            free_bytes = CACHE_BYTES
+            for number, item in reversed(list(self._cache.items())):
+                free_bytes -= item.bytes
+                if free_bytes < 0 and item is not cached:
+                    del self._cache[number]
+        return cached.views
 
     def samples(self, used: Sequence[int], count: int) -> dict[str, NDArray[np.float32]]:
-        """Load `count` of the pictures learnt from, [3, H, W] in 0..1, by name.
+        """Load up to `count` of the pictures learnt from, evenly spaced; return images [3, H, W] by name.
 
         Args:
             used: Numbers of all pictures learnt from.
             count: Number of pictures to load.
         """
-        chosen = used[:: max(1, len(used) // count)][:count] if count else []
+        if not count:
+            return {}
+        stride = max(1, len(used) // count)
         images = dict[str, NDArray[np.float32]]()
-        for picture in chosen:
+        for picture in used[::stride][:count]:
             image = self.load(self.numbers(picture)[0])
             if image is not None:
                 images[self.reader.names[picture]] = image.numpy()
@@ -306,70 +373,79 @@ class TrainingViews:
         """Convert a task for pictures into one for their views."""
         if self.are_pictures:
             return replace(task, load=self.load)
-        pictures = [i for i in self.pictures for _ in self.numbers(i)]
-        tiled = self.reader.preprocess.tile is not None
+        picture_of_view = [picture for picture in self.pictures for _ in self.numbers(picture)]
+        calibration_pictures = task.calibration_pictures
+        # Pictures in tiles are judged as wholes after the fit, so the method needs to calibrate on few views
+        # only. To drop suspects, it must score all views, because any view may be the suspicious one.
+        if self.reader.preprocess.tile is not None and not task.drop_suspects:
+            calibration_pictures = MIN_VIEWS
         return replace(
             task,
             load=self.load,
-            groups=[task.groups[i] for i in pictures],
-            reserved=[number for i in task.reserved for number in self.numbers(i)],
+            groups=[task.groups[picture] for picture in picture_of_view],
+            reserved=[number for picture in task.reserved for number in self.numbers(picture)],
             settle=self._without_copies,
-            views=TaskViews(len(self) / max(1, task.count), pictures),
-            # whole pictures are judged again; but any view may be the suspicious one
-            calibration_pictures=MIN_VIEWS if tiled and not task.drop_suspects else task.calibration_pictures,
+            views=TaskViews(len(self) / max(1, task.count), picture_of_view),
+            calibration_pictures=calibration_pictures,
         )
 
     def _without_copies(self, numbers: list[int]) -> list[int]:
-        """Return the numbers without those of pictures that are copies."""
-        new = [picture for picture in self.pictures_of(numbers) if picture not in self._kept]
-        if new:  # once each: its views may come in several parts
-            kept = set(self.reader.without_copies(new))
-            self._kept.update((picture, picture in kept) for picture in new)
-        return [number for number in numbers if self._kept[self.picture_of(number)]]
+        """Return the numbers of views without the views of pictures that are copies."""
+        # a picture is compared once, although its views may come in several calls
+        unchecked = [picture for picture in self.pictures_of(numbers) if picture not in self._is_new]
+        if unchecked:
+            new = set(self.reader.without_copies(unchecked))
+            self._is_new.update((picture, picture in new) for picture in unchecked)
+        return [number for number in numbers if self._is_new[self.picture_of(number)]]
 
     def pictures_of(self, numbers: Iterable[int]) -> list[int]:
-        """Return the numbers of the pictures that views belong to, each once, in their order."""
+        """Return the numbers of the pictures that views belong to, each once, in the order of the views."""
         return list(dict.fromkeys(self.picture_of(number) for number in numbers))
 
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Convert a fit of views into one of pictures.
 
-        A picture has the score of its worst view, if all of its views have scores.
+        A picture gets the score of its worst view if all of its views have scores; with tiles, if any view
+        has a score.
         """
-        suspects: dict[int, float] = {}
+        score_by_suspect: dict[int, float] = {}
         for number, score in fitted.suspects.items():
-            suspects.setdefault(self.picture_of(number), score)
+            score_by_suspect.setdefault(self.picture_of(number), score)
         cells: dict[int, NDArray[np.float32]] = {}
-        for number in sorted(fitted.cells):  # of the first view of each that has such
+        for number in sorted(fitted.cells):  # a picture gets the cells of its first view
             cells.setdefault(self.picture_of(number), fitted.cells[number])
-        several: dict[int, list[Values]] = {}
+        values_by_picture: dict[int, list[Values]] = {}
         for number, values in fitted.scored.items():
-            several.setdefault(self.picture_of(number), []).append(values)
-        # a few tiles are scored; pictures in tiles are judged again as wholes
-        whole = self.reader.preprocess.tile is not None
+            values_by_picture.setdefault(self.picture_of(number), []).append(values)
+        # only some tiles are scored here: pictures in tiles are judged again as wholes
+        is_tiled = self.reader.preprocess.tile is not None
+        scored = {}  # number of a picture -> values of the picture's worst view
+        for picture, view_values in values_by_picture.items():
+            is_complete = is_tiled or len(view_values) == len(self.numbers(picture))
+            if is_complete and picture not in self.wrong:
+                scored[picture] = worst(view_values)
         return replace(
             fitted,
-            scored={
-                i: worst(of)
-                for i, of in several.items()
-                if i not in self.wrong and (whole or len(of) == len(self.numbers(i)))
-            },
+            scored=scored,
             used=self.pictures_of(fitted.used),
             held={role: self.pictures_of(numbers) for role, numbers in fitted.held.items()},
             dropped=self.pictures_of(fitted.dropped),
-            suspects=suspects,
+            suspects=score_by_suspect,
             cells=cells,
         )
 
 
-def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | None = None) -> TrainingViews:
+def number_views(
+    reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | None = None
+) -> TrainingViews:
     """Number the views that are learnt from.
 
     Args:
         reader: Reader of the pictures.
-        sizes: Sizes of the pictures; None where one cannot be read.
+        sizes: (H, W) of the pictures; None where one cannot be read.
         seed: Seed of the windows' places.
-        learnt: Settings and counts of several parts in a picture; None: they are counted where needed.
+        learnt: Counts of several parts in each picture. None: if the preprocessing finds several parts, they
+            are counted here.
     """
     how = reader.preprocess
     count = len(reader.sources)
@@ -377,9 +453,10 @@ def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | Non
         return TrainingViews(reader, [len(how.channels.groups)] * count, sizes, seed)
     if how.several is None:
         return TrainingViews(reader, [1] * count, sizes, seed)
-    counts, errors = (
-        count_parts(reader.decoded, how) if learnt is None else (learnt.counts, learnt.count_errors)
-    )
-    wrong = [i for i, reason in enumerate(errors) if reason not in ("", UNREAD)]
-    # one without parts is reported when it is loaded
-    return TrainingViews(reader, [max(1, view_count) for view_count in counts], sizes, seed, wrong)
+    if learnt is None:
+        counts, errors = count_parts(reader.decoded, how)
+    else:
+        counts, errors = [*learnt.counts], [*learnt.count_errors]
+    wrong = [number for number, error in enumerate(errors) if error not in ("", UNREAD)]
+    # a picture without parts has one view: loading this view reports that no part is found
+    return TrainingViews(reader, [max(1, count) for count in counts], sizes, seed, wrong)

@@ -1,7 +1,7 @@
 """Splits good pictures and defects into the rounds of a search for settings, and simulates defects.
 
-Defects are simulated on good pictures that are left out, in the pictures' own pixels: settings that see them
-at another size judge the same.
+Defects are simulated on good pictures that are left out, before these are resized. So settings with another
+size judge the same defects.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-# pictures of a round, at most
+# Largest numbers of pictures in a round
 LEARNT = 24
 LEFT_OUT = 12
 SIMULATED = 32
 GIVEN = 24
-LEFT_OUT_SHARE = 4  # one of four good pictures is left out, at most
-CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
-WINDOW = 512  # pixels a side: in pictures 1.5 times as large, every other defect is drawn in a window
+LEFT_OUT_SHARE = 4  # at most one of four good pictures is left out
+CONTRASTS = math.log(8), math.log(64)  # logarithms of simulated defects' contrasts in grey levels
+WINDOW = 512  # pixels of a side of the window in which every other defect of a large picture is drawn
+LARGE = 1.5 * WINDOW  # pixels of the longer side, from which on a picture is large
 PART_PICTURES = 8  # pictures that the part is learnt from
 Pixels = NDArray[np.uint8]
 Load = Callable[[int], Pixels]  # returns good picture i, [H, W, 3]
 
 
 class SimulatedPatch(NamedTuple):
-    """Simulated defect: pixels that replace those of the good picture `carrier`, from row y and column x."""
+    """Simulated defect: pixels that replace those of a good picture.
+
+    Attributes:
+        carrier: Number of the good picture.
+        y: Row of the upper left pixel.
+        x: Column of the upper left pixel.
+        pixels: The new pixels, [h, w, 3].
+    """
 
     carrier: int
     y: int
@@ -77,9 +85,9 @@ class Round:
 
     @cached_property
     def simulated(self) -> list[SimulatedPatch]:
-        """Simulated defects, made when first used.
+        """Simulated defects, made when they are first used.
 
-        Large pictures take a while, and the round may not come.
+        Simulating takes a while in large pictures, and there may be no time for the round.
         """
         if not self.count:
             return []
@@ -87,56 +95,80 @@ class Round:
         return [self._simulate(number, part) for number in range(self.count)]
 
     def _simulate(self, number: int, part: Foreground) -> SimulatedPatch:
-        """Simulate defect `number` on the part. Its size is a share of the picture or window around it."""
+        """Simulate a defect on the part of a left-out picture.
+
+        A defect's size is a share of the picture. So that large pictures get small defects, too, every other
+        defect is simulated in a window around a random pixel of the part, as if that were the picture.
+
+        Args:
+            number: Number of the defect.
+            part: Finds the part in a picture.
+        """
         rng = Stream.TRIALS.rng(self.seed, self.number, number)
         carrier = self.left_out[number % len(self.left_out)]
         picture = self.load(carrier)
-        within = part.mask(picture)
-        y = x = 0
-        if number % 2 and max(picture.shape[:2]) >= 1.5 * WINDOW:
-            places = np.argwhere(within)
-            at = places[int(rng.integers(len(places)))]
-            y, x = (
-                max(0, min(int(v) - WINDOW // 2, side - WINDOW))
-                for v, side in zip(at, picture.shape, strict=False)
-            )
-            rows, columns = slice(y, y + WINDOW), slice(x, x + WINDOW)
+        part_mask = part.mask(picture)
+        y = x = 0  # upper left corner of the window
+        is_in_window = number % 2 == 1 and max(picture.shape[:2]) >= LARGE
+        if is_in_window:
+            part_pixels = np.argwhere(part_mask)
+            centre_y, centre_x = part_pixels[int(rng.integers(len(part_pixels)))].tolist()
+            height, width = picture.shape[:2]
+            y = _window_start(centre_y, height)
+            x = _window_start(centre_x, width)
+            rows = slice(y, y + WINDOW)
+            columns = slice(x, x + WINDOW)
             picture = np.ascontiguousarray(picture[rows, columns])
-            within = within[rows, columns]
+            part_mask = part_mask[rows, columns]
         scales = list(DefectScale)
-        made = simulate_defect(
+        defect = simulate_defect(
             picture,
             rng,
             scale=scales[number // 2 % len(scales)],
             contrast=math.exp(rng.uniform(*CONTRASTS)),
-            foreground=within,
+            foreground=part_mask,
         )
-        places = np.argwhere(made.mask)
-        (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
-        return SimulatedPatch(carrier, y + top, x + left, made.picture[top:bottom, left:right].copy())
+        defect_pixels = np.argwhere(defect.mask)
+        top, left = defect_pixels.min(0).tolist()
+        bottom, right = (defect_pixels.max(0) + 1).tolist()
+        return SimulatedPatch(carrier, y + top, x + left, defect.picture[top:bottom, left:right].copy())
+
+
+def _window_start(centre: int, side: int) -> int:
+    """Return where a window begins along an axis: around `centre`, but inside a picture of length `side`."""
+    return max(0, min(centre - WINDOW // 2, side - WINDOW))
 
 
 def make_rounds(
     load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
 ) -> list[Round]:
-    """Make rounds, each of which leaves out other pictures, with defects of its own.
+    """Make rounds, each of which leaves out other good pictures and has other defects.
 
-    There are as many rounds as there are pictures to leave out.
+    Over all rounds, each good picture is left out once; a remainder too small for a round is never left out.
 
     Args:
-        load: Returns good picture i, [H, W, 3] uint8.
+        load: Function that returns a good picture, [H, W, 3] uint8, by its number.
         order: Numbers of the good pictures, shuffled; each shows another part.
-        given: Defective pictures, shuffled; few are in every round.
+        given: A person's defective pictures, shuffled. A round for which none are left gets the first ones.
         seed: Seed of the simulated defects.
         can_simulate: Whether defects can be simulated.
     """
-    size = min(LEFT_OUT, len(order) // LEFT_OUT_SHARE)
+    left_out_count = min(LEFT_OUT, len(order) // LEFT_OUT_SHARE)
     rounds = []
-    for number in range(len(order) // size):
-        first = number * size
-        left_out = [*order[first : first + size]]
-        learnt = [*order[:first], *order[first + size :]][:LEARNT]
+    for number in range(len(order) // left_out_count):
+        start = number * left_out_count
+        end = start + left_out_count
+        learnt = [*order[:start], *order[end:]][:LEARNT]
         given_of_round = [*given[number * GIVEN : (number + 1) * GIVEN]] or [*given[:GIVEN]]
-        count = SIMULATED if can_simulate else 0
-        rounds.append(Round(number, load, learnt, left_out, given_of_round, count, seed))
+        rounds.append(
+            Round(
+                number,
+                load,
+                learnt,
+                left_out=[*order[start:end]],
+                given=given_of_round,
+                count=SIMULATED if can_simulate else 0,
+                seed=seed,
+            )
+        )
     return rounds

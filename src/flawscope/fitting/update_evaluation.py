@@ -24,9 +24,11 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.decoded_pictures import predict_decoded
 from flawscope.progress import ProgressCallback, ignore_progress
 
-CORRECTIONS = "corrections"  # among a model's facts
-WEAKER_SHARE = 0.5  # of a known defect's severity: with less, it is said that it stands out less
-MIN_KEPT_SHARE = 0.98  # of the defects that the model before finds: with less, the update has lost power
+CORRECTIONS = "corrections"  # key among a model's facts
+WEAKER_SHARE = 0.5  # share of a known defect's severity, below which the defect is reported to stand out less
+# Share of the defects found by the model before that the next model must find; else the update has lost power
+MIN_KEPT_SHARE = 0.98
+SPARE_SIMULATED = 1  # simulated defects that may be lost beyond that: chance decides on a faint one
 SIGNIFICANCE = 0.01  # level of the test whether a sample is as fair as the calibration pictures
 KNOWN = "known"
 SIMULATED = "simulated"
@@ -47,9 +49,9 @@ class ReviewedPicture:
         drawn: Whether it is one of the line's good pictures, drawn by chance, whatever the model's decision.
         judged: Whether a person judged it; else it is only drawn.
         mask: File that marks the defect, for methods that learn from defects; None: there is none.
-        before: The active model's score, where it is known; None: it is computed.
-        digest: Hash of its decoded pixels, which `update` finds.
-        view: View of a part that it shows, where it alone is known; empty: its name states part and view.
+        before: The active model's score; None: the score is computed.
+        digest: Hash of its decoded pixels, which an update sets.
+        view: View that it shows, where the part is not known; empty: its name states part and view.
     """
 
     number: int
@@ -66,10 +68,12 @@ class ReviewedPicture:
     view: str = ""
 
     def shown(self, parts: KnownParts) -> View:
-        """Return the part and view that it shows.
+        """Return the part and view that the picture shows.
+
+        With a `view` of its own, the picture counts as the only one of its part.
 
         Raises:
-            InputError: Its name states none.
+            InputError: The picture's name states no part or view.
         """
         if self.view:
             return View(f"picture {self.number}", self.view)
@@ -82,11 +86,11 @@ class Score(NamedTuple):
     Attributes:
         score: The score.
         threshold: Threshold that the other pictures give.
-        p_value: Least false-alarm rate at which it is called anomalous; of its part, where the model decides
-            on parts.
+        p_value: Least false-alarm rate at which the picture is called anomalous; where the model decides on
+            parts, its part.
         severity: Severity of the score.
         learnt: Whether the picture was left out for this score.
-        anomalous: Decision on it, or on the part that it shows, where the model decides on parts.
+        anomalous: Whether the picture is called anomalous; where the model decides on parts, its part.
     """
 
     score: float
@@ -98,10 +102,10 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
-        """Return the score with a calibration's threshold, p-value, severity and decision on the picture."""
+        """Return a score with the threshold, p-value, severity and decision that a calibration gives it."""
         p_value = float(calibration.p_values(score))
         severity = float(calibration.severity(score))
-        anomalous = not score <= calibration.score_threshold
+        anomalous = not score <= calibration.score_threshold  # NaN is anomalous
         return cls(float(score), calibration.score_threshold, p_value, severity, learnt, anomalous)
 
 
@@ -114,23 +118,24 @@ def score_pictures(
     whole: ModelFacts,
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
-    """Return scores of pictures by their numbers, each as if the model had never learnt from it.
+    """Return scores of pictures by their numbers, each as if the model had never learnt from the picture.
 
-    A picture has no score where it cannot be judged, or where the model has learnt from it and cannot leave
-    it out.
+    A picture has no score if it cannot be judged, or if the model has learnt from it and cannot leave it out.
 
     Args:
         predictor: The model.
         pictures: The pictures.
-        places: Place of each picture among the decoded ones, by hash.
+        places: Place of each picture in `decoded`, by hash.
         decoded: The decoded pictures.
-        known: Scores by hash that the network gave before; new ones are added.
-        whole: Facts of the model, or of all views that decide with it.
+        known: Scores that the network gave before, by hash; new ones are added to this dictionary.
+        whole: Facts of the whole model: of all views that decide together.
         step: Gets progress.
     """
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
-    counted = {row.hash: number for number, row in enumerate(scored(rows))}
+    # hash of a picture -> place of its score in `calibration.scores`
+    counted = {row.hash: place for place, row in enumerate(scored(rows))}
+    # hash -> score of pictures that do not decide the threshold
     uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
     needs_no_network = {*counted, *uncounted, *learnt, *known}
@@ -139,55 +144,63 @@ def score_pictures(
         for picture in pictures
         if picture.digest not in needs_no_network
     }
-    for done, (place, found) in enumerate(predict_decoded(predictor, decoded, [*digest_at]), start=1):
+    predictions = predict_decoded(predictor, decoded, [*digest_at])
+    for done, (place, prediction) in enumerate(predictions, start=1):
         step("judging", done, len(digest_at))
-        if not isinstance(found, InputError):
-            known[digest_at[place]] = found.score
+        if not isinstance(prediction, InputError):
+            known[digest_at[place]] = prediction.score
     scores: dict[int, Score] = {}
     for picture in pictures:
         if picture.digest in counted:
-            number = counted[picture.digest]
-            others = calibration.without_units([number])
-            score = calibration.scores[number]
-            scores[picture.number] = Score.of(others, score, learnt=True)
+            place = counted[picture.digest]
+            without_picture = calibration.without_units([place])
+            score = calibration.scores[place]
+            scores[picture.number] = Score.of(without_picture, score, learnt=True)
         elif picture.digest in uncounted:
             scores[picture.number] = Score.of(calibration, uncounted[picture.digest], learnt=True)
         elif picture.digest not in learnt and picture.digest in known:
             scores[picture.number] = Score.of(calibration, known[picture.digest])
-    parts_of_product = whole.known_parts().get(ONE)  # None where single pictures are judged
-    return scores if parts_of_product is None else _decide_parts(scores, pictures, parts_of_product)
+    parts_of_product = whole.known_parts().get(ONE)
+    if parts_of_product is None:  # the model decides on single pictures
+        return scores
+    return _decide_parts(scores, pictures, parts_of_product)
 
 
 def _decide_parts(
     scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
 ) -> dict[int, Score]:
-    """Return the scores with the decisions on the parts that the pictures show.
+    """Return the scores with p-values and decisions of the parts that the pictures show.
 
-    A view of a part that is not among the pictures has its known score, if there is one. A part is compared
-    with the others alone.
+    A view of a part that the pictures lack gets its score from the model, if the model has one. A part is
+    compared only with other parts.
+
+    Args:
+        scores: Scores of the pictures, by number.
+        pictures: The pictures.
+        parts: Good parts that the model knows.
     """
-    # by the part's name: numbers of its pictures by view; of several parts of one name, each by itself
-    groups = dict[str, list[dict[str, int]]]()
+    # name of a part -> the parts with that name, each as view -> number of the picture
+    parts_by_name = dict[str, list[dict[str, int]]]()
     for picture in pictures:
         if picture.number not in scores:
             continue
         try:
-            part, view = picture.shown(parts)
-        except InputError:  # its name states no part: it stands alone
-            continue
-        if view not in parts.calibration.views:  # another version judged it
-            continue
-        several = groups.setdefault(part, [{}])
-        if view in several[-1]:  # another part with the number of an earlier one
-            several.append({})
-        several[-1][view] = picture.number
+            name, view = picture.shown(parts)
+        except InputError:
+            continue  # the picture's name states no part: the decision on the picture stays
+        if view not in parts.calibration.views:
+            continue  # the picture is of another version of the product
+        parts_of_name = parts_by_name.setdefault(name, [{}])
+        if view in parts_of_name[-1]:  # the view is there already: this is another part of the same name
+            parts_of_name.append({})
+        parts_of_name[-1][view] = picture.number
     decided = dict(scores)
-    for part, several in groups.items():
-        others = parts.calibration.without(part)
-        known = parts.calibration.known_scores(part)
-        for numbers in several:
-            seen = {view: scores[number].score for view, number in numbers.items()}
-            decision = others.decide({**known, **seen})
+    for name, parts_of_name in parts_by_name.items():
+        calibration = parts.calibration.without(name)
+        known_scores = parts.calibration.known_scores(name)
+        for numbers in parts_of_name:
+            new_scores = {view: scores[number].score for view, number in numbers.items()}
+            decision = calibration.decide({**known_scores, **new_scores})
             for number in numbers.values():
                 decided[number] = scores[number]._replace(
                     p_value=decision.p_value, anomalous=decision.is_anomalous
@@ -236,9 +249,18 @@ class Comparison:
         ]
 
     def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
-        """Return the pictures that the models call anomalous, or not, as `before` and `after` say."""
-        verdicts = before, after
-        return [n for n in numbers if (self.before[n].anomalous, self.after[n].anomalous) == verdicts]
+        """Return the numbers of the pictures with these decisions by both models.
+
+        Args:
+            numbers: Numbers of the pictures to choose from.
+            before: Decision of the model that judges now; True: anomalous.
+            after: Decision of the next model; True: anomalous.
+        """
+        return [
+            number
+            for number in numbers
+            if self.before[number].anomalous == before and self.after[number].anomalous == after
+        ]
 
     @property
     def lost(self) -> list[int]:
@@ -248,65 +270,81 @@ class Comparison:
     @property
     def lost_simulated(self) -> list[int]:
         """Numbers of the simulated defects that are no longer found."""
-        return [number for number, found in sorted(self._simulated_found.items()) if found == (True, False)]
+        decisions = sorted(self._simulated_decisions.items())
+        return [number for number, (before, after) in decisions if before and not after]
 
     @cached_property
-    def _simulated_found(self) -> dict[int, tuple[bool, bool]]:
+    def _simulated_decisions(self) -> dict[int, tuple[bool, bool]]:
         """Whether each simulated defect is found before and after, by its number."""
-        before, after = finder(self.whole_before), finder(self.whole_after)
-        return {
-            number: (before(self.carriers.get(number, ""), was), after(self.carriers.get(number, ""), now))
-            for number, (was, now) in self.simulated.items()
-        }
+        is_found_before = finder(self.whole_before)
+        is_found_after = finder(self.whole_after)
+        decisions = {}  # number of a defect -> (found before, found after)
+        for number, (score_before, score_after) in self.simulated.items():
+            carrier = self.carriers.get(number, "")
+            decisions[number] = is_found_before(carrier, score_before), is_found_after(carrier, score_after)
+        return decisions
 
     @property
     def found(self) -> dict[str, list[int]]:
-        """Number of defects found before, found after, and in all, by kind.
+        """Counts of defects [found before, found after, all], by `KNOWN` or `SIMULATED`.
 
-        Kinds that were not measured are left out.
+        A kind without measured defects is left out.
         """
-        counts: dict[str, list[int]] = {}
+        counts: dict[str, list[int]] = {}  # [found before, found after, all]
         if self.simulated:
-            was, now = zip(*self._simulated_found.values(), strict=True)
-            counts[SIMULATED] = [sum(was), sum(now), len(was)]
+            before, after = zip(*self._simulated_decisions.values(), strict=True)
+            counts[SIMULATED] = [sum(before), sum(after), len(before)]
         if self.defects:
-            several = (sum(scores[n].anomalous for n in self.defects) for scores in (self.before, self.after))
-            counts[KNOWN] = [*several, len(self.defects)]
+            found_before = sum(self.before[number].anomalous for number in self.defects)
+            found_after = sum(self.after[number].anomalous for number in self.defects)
+            counts[KNOWN] = [found_before, found_after, len(self.defects)]
         return counts
 
     @property
     def refused(self) -> list[str]:
-        """Losses for which it is refused, by name: known or simulated defects, the threshold's meaning."""
-        counts = self.found
-        lost = [name for name in (KNOWN, SIMULATED) if name in counts]
-        spare = {KNOWN: 0, SIMULATED: 1}  # chance decides on a faint one near the threshold
-        lost = [name for name in lost if counts[name][1] + spare[name] < MIN_KEPT_SHARE * counts[name][0]]
-        return [*lost, *([THRESHOLD] if self.unlike else [])]
+        """Losses for which the update is refused: `KNOWN` or `SIMULATED` defects, or the `THRESHOLD`."""
+        losses = []
+        for name, allowed_loss in ((KNOWN, 0), (SIMULATED, SPARE_SIMULATED)):
+            if name not in self.found:
+                continue
+            before, after, _ = self.found[name]
+            if after + allowed_loss < MIN_KEPT_SHARE * before:
+                losses.append(name)
+        if self.unlike:
+            losses.append(THRESHOLD)
+        return losses
 
     @property
     def loss(self) -> int:
-        """Number of the defects that are lost; of simulated ones a few do not count."""
-        return len(self.lost) + (len(self.lost_simulated) if SIMULATED in self.refused else 0)
+        """Number of the lost defects; simulated ones count only if the update is refused because of them."""
+        simulated_loss = len(self.lost_simulated) if SIMULATED in self.refused else 0
+        return len(self.lost) + simulated_loss
 
     def refusal(self) -> str:
         """Return the reason why the update is refused, in a sentence without a full stop."""
-        said = []
+        reasons = []
         for name in self.refused:
             if name == THRESHOLD:
-                said.append("these are no fair sample of pictures like those that it was calibrated on")
+                reasons.append("these are no fair sample of pictures like those that it was calibrated on")
             else:
                 before, after, count = self.found[name]
-                said.append(f"it would find {after} instead of {before} of {count} {name} defects")
-        return " and ".join(said)
+                reasons.append(f"it would find {after} instead of {before} of {count} {name} defects")
+        return " and ".join(reasons)
 
     def is_weaker(self, number: int, clear: float | None) -> bool:
-        """Whether a known defect stands out less than half as much, and no more than `clear`."""
+        """Whether a known defect's severity is less than half of its severity before, and not above `clear`.
+
+        Args:
+            number: Number of the picture.
+            clear: Severity above which a picture is farther out than good ones are; None: not known.
+        """
         severity = self.after[number].severity
         is_clear = clear is not None and severity > clear
-        return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
+        has_dropped = severity < WEAKER_SHARE * self.before[number].severity
+        return has_dropped and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
-        """Return how many of these pictures there are, and how many each model calls anomalous."""
+        """Return the number of these pictures, and how many of them each model calls anomalous."""
         before = sum(self.before[number].anomalous for number in numbers)
         after = sum(self.after[number].anomalous for number in numbers)
         return DecisionCounts.of(len(numbers), before, after)
@@ -322,14 +360,14 @@ class Update:
         comparison: Comparison of both models.
         how: Way in which it was made: extended, recalibrated or retrained.
         learnt: Pictures learnt from.
-        unsure: "Good" pictures that look like known defects, not learnt from.
-        contradictory: Pictures of which others have the same pixels and another verdict.
-        unreadable: Why pictures cannot be used, by number.
-        rests: Whether there was nothing new to learn from, and the model is as it was.
-        inside: Defects that the model has learnt from as good ones; only a new fit takes them out.
-        drawn: How many good pictures of the line the threshold comes from, beside the earlier ones.
-        kept: Whether the threshold stayed as it was, because with the drawn ones more known defects would be
-            lost.
+        unsure: Pictures called good that look like known defects; the model did not learn from them.
+        contradictory: Pictures whose pixels another picture has, with another verdict.
+        unreadable: Why a picture cannot be used, by its number.
+        rests: Whether there was nothing new to learn from, and the model stays unchanged.
+        inside: Defects that the model has learnt from as good pictures; only a new fit takes them out.
+        drawn: Number of drawn pictures that decide the threshold, beside the earlier calibration pictures.
+        kept: Whether the threshold stayed as it was, because with the drawn pictures more known defects would
+            be lost.
         clear: Severity above which a picture is farther out than good ones are (the fence of `fit`, as the
             model before was calibrated); None: not known.
         responsible: Corrections that cause losses, farthest out first.
@@ -355,50 +393,61 @@ class Update:
 
     def lines(self) -> list[str]:
         """Return lines for a person: pictures called anomalous and defects found before and after."""
-        of = self.comparison
-        found = self.comparison.found
-        learnt = [n for n in self.learnt if n in of.before and n in of.after]
-        was, now = (sum(scores[n].anomalous for n in learnt) for scores in (of.before, of.after))
-        thresholds = of.active.score_threshold, self.predictor.calibration.score_threshold
-        said = [
-            f"called anomalous of the {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
-            "each by a model that has not learnt it",
-            "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
+        comparison = self.comparison
+        # pictures learnt from that both models have judged
+        learnt = [
+            number for number in self.learnt if number in comparison.before and number in comparison.after
         ]
+        alarms_before = sum(comparison.before[number].anomalous for number in learnt)
+        alarms_after = sum(comparison.after[number].anomalous for number in learnt)
+        old_threshold = comparison.active.score_threshold
+        new_threshold = self.predictor.calibration.score_threshold
+        lines = [
+            f"called anomalous of the {pluralize(len(learnt), 'picture')} learnt: {alarms_before} before, "
+            f"{alarms_after} after, each by a model that has not learnt it",
+            f"score threshold: {old_threshold:.4g} before, {new_threshold:.4g} after",
+        ]
+        found = comparison.found
         for name in (SIMULATED, KNOWN):
-            if name in found:
-                before, after, count = found[name]
-                line = f"{name} defects found: {before} of {count} before, {after} of {count} after"
-                blind = name == SIMULATED and describe_blindness(after, count)
-                said.append(f"{line}; {blind}" if blind else line)
-        return said
+            if name not in found:
+                continue
+            before, after, count = found[name]
+            line = f"{name} defects found: {before} of {count} before, {after} of {count} after"
+            blindness = describe_blindness(after, count) if name == SIMULATED else None
+            lines.append(f"{line}; {blindness}" if blindness else line)
+        return lines
 
     def judgement(self) -> Judgement:
         """Return the judgement of the update, for people."""
-        of = self.comparison
+        comparison = self.comparison
+        before = comparison.before
+        after = comparison.after
+        good = comparison.good
+        defects = comparison.defects
+        found_by_both = comparison.changed(defects, before=True, after=True)
         lists: dict[str, Any] = {
-            "gained": of.changed(of.good, before=True, after=False),
-            "alarms": of.changed(of.good, before=False, after=True),
-            "lost": of.lost,
-            "found": of.changed(of.defects, before=False, after=True),
-            "weaker": [
-                n for n in of.changed(of.defects, before=True, after=True) if of.is_weaker(n, self.clear)
-            ],
+            "gained": comparison.changed(good, before=True, after=False),
+            "alarms": comparison.changed(good, before=False, after=True),
+            "lost": comparison.lost,
+            "found": comparison.changed(defects, before=False, after=True),
+            "weaker": [number for number in found_by_both if comparison.is_weaker(number, self.clear)],
         }
-        shown = sorted({number for several in lists.values() for number in several})
-        missed = [MissedDefect(n, of.after[n].p_value) for n in of.defects if not of.after[n].anomalous]
-        scores = {str(n): ScoreChange([*of.before[n][:2]], [*of.after[n][:2]]) for n in shown}
-        plain = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
+        listed = sorted({number for numbers in lists.values() for number in numbers})
+        scores = {}  # number of a picture, as text -> change of the score
+        for number in listed:
+            old, new = before[number], after[number]
+            scores[str(number)] = ScoreChange([old.score, old.threshold], [new.score, new.threshold])
+        same_fields = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
         return Judgement(
-            **{name: getattr(self, name) for name in plain},
+            **{name: getattr(self, name) for name in same_fields},
             unreadable=sorted(self.unreadable),
             questions=list(self.predictor.questions),
-            good=of.counts(of.good),
-            defects=of.counts(of.defects),
+            good=comparison.counts(good),
+            defects=comparison.counts(defects),
             **lists,
-            missed=missed,
+            missed=[MissedDefect(n, after[n].p_value) for n in defects if not after[n].anomalous],
             scores=scores,
-            cross_fitted=sum(score.learnt for score in of.after.values()),
-            simulated=of.found.get(SIMULATED),
-            refused=of.refused,
+            cross_fitted=sum(score.learnt for score in after.values()),
+            simulated=comparison.found.get(SIMULATED),
+            refused=comparison.refused,
         )

@@ -1,4 +1,4 @@
-"""Options of an update: of the next model, which a model and people's judgements of pictures make."""
+"""Options of an update, which makes the next model from a model and people's judgements of pictures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class UpdateOptions:
     """Options of an update.
 
     Attributes:
-        how: extended, recalibrated or retrained; empty: extended where the method allows it, else
-            recalibrated.
-        fair: Whether the drawn pictures are called a fair sample, which is tested; they then decide the
-            threshold, whatever is lost.
+        how: Way to make the next model: "extended", "recalibrated" or "retrained". Empty: extended where the
+            method allows it, else recalibrated.
+        fair: Whether the drawn pictures are called a fair sample. A test checks this, and they then decide
+            the threshold, however many defects the next model no longer finds.
         refuse_unsure: Whether a picture that looks like a defect is an error.
-        force: Whether pictures that show nothing are learnt from.
+        force: Whether to learn from pictures that show nothing, too.
         device: Device, such as "cpu", "cuda" or "auto".
         check: Whether to compare the shares of simulated defects that are found.
         say: Gets lines for a person.

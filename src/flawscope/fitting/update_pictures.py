@@ -19,9 +19,9 @@ class UpdatePictures:
     """Pictures of an update.
 
     Attributes:
-        table: All given pictures, by their places in the list.
+        table: All pictures of the update, by their places in the list.
         places: First place of each digest.
-        copies: Known rows that new pictures are nearly the same as, by the digests of these.
+        copies: The model's row of which a new picture is a near-duplicate, by the digest of the new picture.
     """
 
     table: PictureTable
@@ -32,33 +32,38 @@ class UpdatePictures:
     def read(
         cls, pictures: Sequence[ReviewedPicture], old: Artefact, step: ProgressCallback
     ) -> UpdatePictures:
-        """Read the pictures; their rows have no units."""
+        """Read the pictures; their rows have no units yet (`with_units`)."""
         decoded = DecodedPictures([picture.source for picture in pictures], old.manifest.preprocess.channels)
         table = PictureTable.read(decoded, [picture.name for picture in pictures], UPDATE, step)
+        # reversed: of several places, the first is kept
         places = {table.rows[place].hash: place for place in reversed(table.distinct())}
         return cls(table, places, {})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
-        """Return the pictures with units for those with these digests: known rows keep theirs.
+        """Return the pictures with units for these digests.
 
-        `say` gets remarks on the parts that the others show.
+        Pictures that the model knows keep their units in the model.
+
+        Args:
+            digests: Digests of the pictures that need a unit.
+            old: The trained model.
+            say: Gets remarks on the parts that new pictures show.
         """
         units = {row.hash: row.unit for row in old.manifest.pictures}
-        new = [
-            self.table.rows[self.places[digest]] for digest in dict.fromkeys(digests) if digest not in units
-        ]
-        found = units_of(new, old.manifest.pictures, stored_part_reader(old.manifest))
-        for line in found.remarks:
+        new_digests = [digest for digest in dict.fromkeys(digests) if digest not in units]
+        new_rows = [self.table.rows[self.places[digest]] for digest in new_digests]
+        new_units = units_of(new_rows, old.manifest.pictures, stored_part_reader(old.manifest))
+        for line in new_units.remarks:
             say(line)
-        units |= {row.hash: row.unit for row in found.rows}
-        copies = {new[k].hash: known for k, known in found.copies.items()}
+        units |= {row.hash: row.unit for row in new_units.rows}
+        copies = {new_rows[k].hash: known_row for k, known_row in new_units.copies.items()}
         rows = {
             place: replace(row, unit=units.get(row.hash, row.unit)) for place, row in self.table.rows.items()
         }
         return replace(self, table=replace(self.table, rows=rows), copies=copies)
 
     def place(self, picture: ReviewedPicture) -> int:
-        """Return the place of a picture that can be read; of copies the first."""
+        """Return the place of a readable picture; if several have the same pixels, the first place."""
         return self.places[picture.digest]
 
     def row(self, picture: ReviewedPicture) -> Picture:

@@ -25,7 +25,7 @@ class DescriptorSettings(PatchSettings):
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, object]) -> Self:
-        """Build settings from a file's values without unknown ones; raise InputError for a wrong value."""
+        """Build settings from a file's values, ignoring unknown names; raise InputError for a wrong value."""
         return build_config(cls, keep_known_settings(cls, values))
 
 
@@ -35,12 +35,12 @@ class DescriptorNetwork(PatchDetector):
     A descriptor joins the means of the patches that count, at all sizes.
     """
 
-    METHOD = DescriptorSettings  # `rebuild` parses settings by it
+    METHOD = DescriptorSettings  # `rebuild` calls its `parse_stored`
     config: DescriptorSettings
 
     @classmethod
     def open(cls, model: DescriptorModel, device: str = "auto") -> Self:
-        """Open the network of a file, on a device; raise InputError where its tensors do not fit."""
+        """Build the network of a model file on a device; raise InputError where its tensors do not fit."""
         tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in model.tensors.items()}
         try:
             network = cls.rebuild(model.config, tensors)
@@ -63,8 +63,9 @@ class DescriptorNetwork(PatchDetector):
             inside: The pixels that count, `[B, H, W]` bool; None: those of the region of interest.
         """
         means = []
-        for branch, part in zip(self.branches, features.split(self.patches, dim=1), strict=True):
-            valid_mask = branch.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
-            total = valid_mask.sum(1, keepdim=True).clamp(min=1)
-            means.append((valid_mask[:, None] @ part)[:, 0] / total)
+        for branch, patches in zip(self.branches, features.split(self.patches, dim=1), strict=True):
+            valid_mask = branch.valid_mask(inside).expand(patches.shape[0], -1)  # [B, P]
+            patch_counts = valid_mask.sum(1, keepdim=True).clamp(min=1)
+            sums = (valid_mask[:, None] @ patches)[:, 0]  # [B, D], over the patches that count
+            means.append(sums / patch_counts)
         return F.normalize(torch.cat(means, dim=1), dim=1)

@@ -22,7 +22,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.types import Json
 from flawscope.views.views import HIDDEN_GREY
 
-BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
+BATCH = 4  # fixed: the result must not depend on the machine. The fastest of 1, 2, 4 and 8 on two cores
 GPU_BATCH = 32
 PREFETCH = 4  # blocks that are loaded while a device works
 
@@ -47,12 +47,13 @@ class Detector(nn.Module, ABC):
     """
 
     METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
-    # names of the tensors that held-out pictures decide, such as quantiles of maps: no other depends on them
+    # names of the tensors that held-out pictures decide, such as quantiles of maps: no other tensor depends
+    # on these
     calibrated: ClassVar[Sequence[str]] = ()
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
-    nearest: Tensor | None  # [H W]: for each pixel the one whose value networks see; None: its own
+    nearest: Tensor | None  # [H W]: for each pixel, the pixel whose value networks see; None: the same pixel
 
     def __init__(self, config: PictureSettings, roi: Tensor | None = None):
         """Set up the region of interest.
@@ -65,8 +66,9 @@ class Detector(nn.Module, ABC):
         self.config = config
         self.size = config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
-        hides = config.hidden and config.tile is None
-        self.register_buffer("nearest", nearest_pixels(self.roi) if hides else None, persistent=False)
+        replaces_hidden = config.hidden and config.tile is None
+        nearest = nearest_pixels(self.roi) if replaces_hidden else None
+        self.register_buffer("nearest", nearest, persistent=False)
 
     @property
     def score_is_map_maximum(self) -> bool:
@@ -93,9 +95,12 @@ class Detector(nn.Module, ABC):
         return self.score(self.embed(images), self.inside(images))
 
     def residuals(self, images: Tensor) -> Tensor:
-        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
+        """Return a grid of cells `[B, C, h, w]` float32 that describe how images differ from good ones.
 
-        A cell is about 0 where there is no difference, and equal differences have similar cells.
+        The C numbers of a cell are about 0 where there is no difference, and similar for similar differences.
+
+        Args:
+            images: Images `[B, 3, H, W]`.
 
         Raises:
             InputError: The method does not compute them.
@@ -105,53 +110,63 @@ class Detector(nn.Module, ABC):
     def inside(self, images: Tensor) -> Tensor | None:
         """Return the pixels that count, `[B, H, W]` bool: the region of interest without padding.
 
-        It is None where no picture is padded: then `roi` holds for all pictures.
+        If the settings exclude padding, the result is None: the pixels of `roi` count in every picture.
         """
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
     def region(self, inside: Tensor | None) -> Tensor:
-        """Return the pixels that count: `inside`, or if that is None the region of interest `[H, W]`."""
+        """Return `inside`, the pixels that count; where it is None, the region of interest `[H, W]` bool."""
         return self.roi if inside is None else inside
 
     def filled(self, images: Tensor) -> Tensor:
-        """Return images `[B, 3, H, W]` without marks: padding has the values of the picture's edge.
+        """Return images `[B, 3, H, W]` for the networks, without the negative marks of `Preprocess`.
 
-        Pixels outside the region of interest get the value of the nearest pixel inside. In tiles they are
-        grey: they decide nothing through the networks' receptive fields. `Preprocess` sets the marks.
+        Padding gets the values of the picture's edge. With the setting `hidden`, pixels outside the region of
+        interest are replaced, since they would change results inside: by the nearest pixel inside or, in
+        tiles, by grey.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
-        images = torch.where(images < 0, -1 - images, images) if self.config.pads else images
-        return images if self.nearest is None else images.flatten(2)[:, :, self.nearest].view(images.shape)
+        if self.config.pads:
+            images = torch.where(images < 0, -1 - images, images)  # a mark is -1 - value
+        if self.nearest is None:
+            return images
+        return images.flatten(2)[:, :, self.nearest].view(images.shape)
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
-        """Return maps `[B, H, W]` with the lowest counted value at all pixels that do not count."""
+        """Return maps `[B, H, W]` with pixels that do not count set to the lowest value of those that do.
+
+        Args:
+            maps: Maps `[B, H, W]`.
+            inside: The pixels that count, from the method `inside`.
+        """
         return fill_with_lowest(maps, self.region(inside))
 
     @contextmanager
     def reduced(self) -> Iterator[None]:
-        """Let networks compute in the setting `precision` within this context.
+        """Let networks compute in the precision of the settings within this context.
 
-        fp32 excludes TF32, which has ten bits and is cuDNN's default for convolutions.
+        fp32 excludes TF32, which has a mantissa of ten bits and is cuDNN's default for convolutions.
         """
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
-    def choose(self, task: object) -> PictureSettings:
-        """Return the settings, with those that are `auto` chosen by the pictures of a `Task`."""
-        return self.config
-
     # ---- export and calibration
 
     def for_export(self) -> None:
-        """Prepare the parts that only an exported graph needs, before `forward` is traced."""
+        """Prepare this detector for the tracing of `forward` by an exporter."""
 
     def operators(self) -> dict[Operator, Operator]:
-        """Give {torch operator: its ONNX translation} for operators that the exporter does not know."""
+        """Return ONNX translations by torch operators, for operators that the exporter does not know."""
         return {}
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return, `[B]` bool, whether rounding alone decides a tie on which a picture's score rests."""
+        """Return `[B]` bool: whether a picture's score rests on a tie that rounding alone decides.
+
+        Args:
+            features: Features of pictures from `embed`.
+            inside: The pixels that count, from the method `inside`.
+        """
         return torch.zeros(len(features), dtype=torch.bool)
 
     def left_out(
@@ -171,9 +186,10 @@ class Detector(nn.Module, ABC):
         return None
 
     def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Return by how much `left_out` is too high for the pictures of a group: no excess here.
+        """Return by how much `left_out` is too high for the pictures of a group.
 
-        Override it where the fit, which has the other pictures' features, leaves the group out more exactly.
+        It is 0 here. Override it for a method whose fit leaves the group out more exactly than `left_out`,
+        because the fit has the features of the other pictures.
 
         Args:
             group: Number of the group at fit.
@@ -205,29 +221,37 @@ class Detector(nn.Module, ABC):
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of a model file that belong to this detector."""
         state = self.state_dict()
-        self.load_state_dict({k: v for k, v in tensors.items() if k in state})
+        self.load_state_dict({name: tensor for name, tensor in tensors.items() if name in state})
 
 
 def nearest_pixels(region: Tensor) -> Tensor:
-    """Return the index `[H W]` int64 of the pixel inside a region `[H, W]` bool nearest to each pixel."""
+    """Return for each pixel the flat index of the nearest pixel inside a region: `[H W]` int64.
+
+    Args:
+        region: The region, `[H, W]` bool.
+    """
     from scipy import ndimage
 
-    found = ndimage.distance_transform_edt(~region.cpu().numpy(), return_distances=False, return_indices=True)
-    rows, columns = torch.from_numpy(found).long().flatten(1)
+    outside = ~region.cpu().numpy()
+    indices = ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True)
+    rows, columns = torch.from_numpy(indices).long().flatten(1)
     return rows * region.shape[1] + columns
 
 
 def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
-    """Replace values `[B, ...]` that do not count by the lowest that does; by 0 where none does.
+    """Return values in which those that do not count become the lowest value that counts in their picture.
+
+    A picture without a value that counts gets 0 everywhere.
 
     Args:
-        values: Values `[B, ...]`.
-        counted: Whether a value counts, bool of the same shape; of all pictures alike: `[...]` or `[1, ...]`.
+        values: Values `[B, ...]` of pictures.
+        counted: Whether a value counts, bool of the same shape; `[...]` or `[1, ...]` holds for all pictures.
     """
-    sides = values.ndim - 1
+    axis_count = values.ndim - 1  # without the batch
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
-    known = counted.flatten(-sides).any(-1).view(-1, *sides * [1])
-    return torch.where(counted, values, torch.where(known, lowest, 0.0))
+    ones = [1] * axis_count  # to broadcast one number a picture
+    has_counted = counted.flatten(-axis_count).any(-1).view(-1, *ones)
+    return torch.where(counted, values, torch.where(has_counted, lowest, 0.0))
 
 
 def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -239,9 +263,9 @@ def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Ten
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Return a context in which layers compute in `dtype`; None: fp32.
+    """Return a context in which layers on a device compute in `dtype`; None: fp32.
 
-    The context does nothing where layers compute in fp32 already: the ONNX exporter traces the inside of
+    Where layers compute in fp32 already, it is an empty context: the ONNX exporter would trace the inside of
     autocast as a separate graph, which takes twice as long.
     """
     if dtype is None and not torch.is_autocast_enabled(device.type):
@@ -250,7 +274,10 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def without_tf32(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context without TF32 in cuDNN. On a CPU it does nothing: the flags hold for the process."""
+    """Return a context in which cuDNN does not use TF32.
+
+    Without a CUDA device it is an empty context, because cuDNN's flags hold for the entire process.
+    """
     if device.type != "cuda":
         return nullcontext()
     cudnn = torch.backends.cudnn
@@ -265,20 +292,23 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         InputError: torch has no such device.
     """
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, there in here.items() if there)
+        name = next(kind for kind, available in is_available.items() if available)
     kind = name.split(":")[0]
-    if not here.get(kind, True):
+    if kind in is_available and not is_available[kind]:
         raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or kind not in here:
+    if device is None or kind not in is_available:
         raise InputError(f"no device called {name}: use auto, cpu, cuda or mps")
-    if kind == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        raise InputError(f"torch sees {pluralize(count, 'cuda device')}, and no {name}: use --device cuda")
+    if kind == "cuda":
+        device_count = torch.cuda.device_count()
+        if (device.index or 0) >= device_count:
+            devices = pluralize(device_count, "cuda device")
+            raise InputError(f"torch sees {devices}, and no {name}: use --device cuda")
     return device
 
 
@@ -286,10 +316,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
-    """Return a picture `[3, H, W]`, negative in its padding, that shows the region of interest.
+    """Return `image` unchanged; raise an error if it shows nothing of the region of interest.
+
+    Args:
+        image: A picture `[3, H, W]`, negative in its padding; None: no picture, which passes.
+        region: The region of interest, `[H, W]` bool.
 
     Raises:
-        InputError: The region of interest `[H, W]` lies in its padding alone.
+        InputError: The region of interest lies in the picture's padding alone.
     """
     if image is not None and not (region & (image[0] >= 0)).any():
         raise InputError("the region of interest lies in the padding of a good picture: give another --roi")
@@ -304,20 +338,33 @@ def embed_pictures(
     step: ProgressCallback = ignore_progress,
     stage: str = "features",
 ) -> None:
-    """Embed the pictures `indices`; `store` is called once for each that could be loaded, in any order."""
+    """Compute the features of pictures, and pass them to a function.
+
+    Args:
+        model: The detector.
+        load: Loads a picture by its number.
+        indices: Numbers of the pictures.
+        store: Called once for each picture that could be loaded, in any order.
+        step: Called with the stage, the number of pictures done and the number of pictures.
+        stage: Name of the stage.
+    """
     device = model.roi.device
 
     def embed(batch: Sequence[int], loaded: list[Tensor | None]) -> None:
-        used = [(i, image) for i, image in zip(batch, loaded, strict=True) if image is not None]
-        if used:
-            images = torch.stack([image for _, image in used]).to(device)
-            features = model.embed(images)
-            inside = model.inside(images)
-            for k, (i, _) in enumerate(used):
-                store(i, features[k], None if inside is None else inside[k])
+        usable = [(i, image) for i, image in zip(batch, loaded, strict=True) if image is not None]
+        if not usable:
+            return
+        images = torch.stack([image for _, image in usable]).to(device)
+        features = model.embed(images)
+        inside = model.inside(images)
+        for k, (i, _) in enumerate(usable):
+            store(i, features[k], None if inside is None else inside[k])
+
+    def ignore(batch: Sequence[int], result: None) -> None:
+        pass  # `embed` has stored the features already
 
     size = BATCH if device.type == "cpu" else GPU_BATCH
-    process_blocks(indices, size, load, embed, lambda *_: None, device, step, stage)
+    process_blocks(indices, size, load=load, work=embed, take=ignore, device=device, step=step, stage=stage)
 
 
 def process_blocks(
@@ -332,37 +379,46 @@ def process_blocks(
 ) -> None:
     """Call `take(block, work(block, loaded))` for every block of `size` items.
 
-    `loaded` is `load` of each item. `take` gets the blocks one at a time and in their order.
+    On a CPU every thread loads a block and works on it, with one torch thread. This is faster than to share a
+    block among threads, and the result does not depend on their number. On other devices threads load ahead
+    while the device works.
 
-    On a CPU every thread loads and works on whole blocks with one torch thread each. This is faster than to
-    share a block among threads, and the result does not depend on their number. On other devices threads
-    load ahead while the device works.
+    Args:
+        items: The items.
+        size: Number of items in a block; the last block may have fewer.
+        load: Loads an item.
+        work: Computes the result of a block from its items and what `load` returned for them.
+        take: Gets the blocks with their results, one at a time and in the order of the blocks.
+        device: Device on which `work` computes.
+        step: Called with the stage, the number of items done and the number of items.
+        stage: Name of the stage; empty: `step` is not called.
     """
-    blocks = [items[k : k + size] for k in range(0, len(items), size)]
-    found: dict[int, W] = {}
-    waiting = 0
-    done = 0
+    blocks = [items[start : start + size] for start in range(0, len(items), size)]
+    results: dict[int, W] = {}  # number of a finished block that waits for an earlier one -> its result
+    next_block = 0
+    done_count = 0
     lock = Lock()
 
     def run(k: int, loaded: list[R]) -> None:
-        nonlocal waiting, done
-        made = work(blocks[k], loaded)
+        nonlocal next_block, done_count
+        result = work(blocks[k], loaded)
         with lock:
-            found[k] = made
-            while waiting in found:
-                take(blocks[waiting], found.pop(waiting))
-                waiting += 1
-            done += len(blocks[k])
+            results[k] = result
+            while next_block in results:
+                take(blocks[next_block], results.pop(next_block))
+                next_block += 1
+            done_count += len(blocks[k])
             if stage:
-                step(stage, done, len(items))
+                step(stage, done_count, len(items))
 
     if device.type == "cpu":
-        with workers(device) as each:
-            each(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
+        with workers(device) as map_blocks:
+            map_blocks(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
         return
     with torch.inference_mode(), ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
         jobs = [pool.submit(list, map(load, block)) for block in blocks[:PREFETCH]]
         for k in range(len(blocks)):
             loaded = jobs.pop(0).result()
-            jobs += [pool.submit(list, map(load, block)) for block in blocks[k + PREFETCH : k + PREFETCH + 1]]
+            if k + PREFETCH < len(blocks):
+                jobs.append(pool.submit(list, map(load, blocks[k + PREFETCH])))
             run(k, loaded)

@@ -1,4 +1,4 @@
-"""Features that fits share: a search tries the same settings on some pictures, on more, and on all."""
+"""Memory of features that fits share: a search tries the same settings on more and more pictures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flawscope.methods.detector import Detector
 
-MAX_BYTES = 2**29  # of features that are kept
-Features = tuple[Tensor, Tensor | None]  # of an image, and its pixels that count (`StoreFeatures`)
+MAX_BYTES = 2**29  # bytes of features that a memory keeps
+Features = tuple[Tensor, Tensor | None]  # features of an image, and its pixels that count (`StoreFeatures`)
 
 
 class FeatureMemory:
@@ -23,36 +23,44 @@ class FeatureMemory:
     """
 
     def __init__(self) -> None:
-        self._size, self._lock = 0, Lock()
-        self._known = dict[str, dict[bytes, Features]]()
+        self._lock = Lock()
+        self._bytes = 0
+        self._features = dict[
+            str, dict[bytes, Features]
+        ]()  # by the name of the settings, and the image's key
         self._name = ""
 
     @contextmanager
     def used_for(self, name: str) -> Iterator[None]:
-        """Let fits in this context use the features that are kept under a name, and keep more."""
-        self._name, token = name, _current.set(self)
+        """Let fits in this context use the features that are kept under a name, and keep theirs under it."""
+        self._name = name
+        token = _current.set(self)
         try:
             yield
         finally:
             _current.reset(token)
 
     def drop(self, *, keep: Collection[str]) -> None:
-        """Forget the features under other names than these."""
-        self._known = {name: kept for name, kept in self._known.items() if name in keep}
-        self._size = sum(_size(feature) for kept in self._known.values() for feature in kept.values())
+        """Forget all features except those under the names `keep`."""
+        self._features = {name: by_key for name, by_key in self._features.items() if name in keep}
+        self._bytes = sum(
+            _byte_count(features) for by_key in self._features.values() for features in by_key.values()
+        )
 
     def find(self, key: bytes) -> Features | None:
         """Return the features under the current name and a key (`key_of`); None: they are not kept."""
-        return self._known.get(self._name, {}).get(key)
+        return self._features.get(self._name, {}).get(key)
 
-    def keep(self, key: bytes, found: Features) -> None:
+    def keep(self, key: bytes, image_features: Features) -> None:
         """Keep a copy of features under the current name and a key (`key_of`), while there is room."""
+        byte_count = _byte_count(image_features)
         with self._lock:
-            if self._size + _size(found) <= MAX_BYTES:
-                self._size += _size(found)
-                features, inside = found
-                copy = features.clone(), None if inside is None else inside.clone()
-                self._known.setdefault(self._name, {})[key] = copy
+            if self._bytes + byte_count > MAX_BYTES:
+                return
+            self._bytes += byte_count
+            features, inside = image_features
+            copy = features.clone(), None if inside is None else inside.clone()
+            self._features.setdefault(self._name, {})[key] = copy
 
 
 _current = ContextVar[FeatureMemory | None]("features", default=None)
@@ -64,12 +72,12 @@ def current() -> FeatureMemory | None:
 
 
 def key_of(model: Detector, image: Tensor) -> bytes:
-    """Return a digest of an image `[3, H, W]` on a CPU, the model's settings and its region of interest."""
+    """Return a digest of an image `[3, H, W]` on a CPU, a model's settings and its region of interest."""
     digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
     for tensor in (model.roi, image):
         digest.update(tensor.contiguous().numpy().data)
     return digest.digest()
 
 
-def _size(found: Features) -> int:
-    return sum(tensor.nbytes for tensor in found if tensor is not None)
+def _byte_count(image_features: Features) -> int:
+    return sum(tensor.nbytes for tensor in image_features if tensor is not None)

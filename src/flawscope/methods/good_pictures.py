@@ -1,4 +1,4 @@
-"""Good pictures in a fit, within bounded memory: pictures to learn from, and pictures held out."""
+"""Good pictures of a fit, within bounded memory: pictures to learn from, and pictures held out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flawscope.views.views import remove_padding_marks
 
 
 class GoodPictures:
-    """The good pictures at the network's size: as many in memory as fit, the others read again when needed.
+    """The good pictures at the network's size. As many as fit are in memory; others are read when needed.
 
     Attributes:
         numbers: Numbers of the pictures to learn from, in rising order.
@@ -34,42 +34,53 @@ class GoodPictures:
     numbers: list[int]
 
     def __init__(self, load: LoadPicture, count: int, room: int):
-        """Set up the pictures; `read` reads them.
+        """Set up the pictures, without reading any.
 
         Args:
-            load: Loads picture i as `[3, H, W]` float32 in 0..1, padding marked; None: it cannot be used.
+            load: Loads picture i as `[3, H, W]` float32 in 0..1, padding marked, or returns None for a
+                picture that cannot be used.
             count: Number of the pictures.
             room: Bytes of pictures that are kept in memory, at most.
         """
         self.load = load
         self.count = count
         self.max_bytes = room
-        self.kept: dict[int, Tensor] = {}
+        self.packed_images: dict[int, Tensor] = {}  # number of a picture in memory -> `pack_image` of it
         self.numbers = list(range(count))
         self._held_out = frozenset[int]()
-        self._hashes: dict[int, bytes] = {}
+        self._hashes: dict[int, bytes] = {}  # number of a usable picture -> SHA-256 of its pixels
 
     def read(self, step: ProgressCallback) -> list[int]:
         """Read every picture once, and return the numbers of those that can be used."""
         advance = ProgressCounter(step, "pictures", self.count)
 
-        def look(index: int) -> None:
+        def read_picture(index: int) -> None:
             image = self.load(index)
             if image is not None:
-                kept = pack_image(image)
-                self._hashes[index] = hashlib.sha256(kept.numpy().tobytes()).digest()
-                if (index + 1) * kept.nbytes <= self.max_bytes:  # the first ones, whichever thread is first
-                    self.kept[index] = kept
+                packed = pack_image(image)
+                self._hashes[index] = hashlib.sha256(packed.numpy().tobytes()).digest()
+                # A picture stays if all pictures up to it would fit: the choice does not depend on the order
+                # in which threads read them
+                if (index + 1) * packed.nbytes <= self.max_bytes:
+                    self.packed_images[index] = packed
             advance()
 
-        with workers() as each:
-            each(look, range(self.count))
-        self.numbers = usable = sorted(self._hashes)
-        return usable
+        with workers() as map_indices:
+            map_indices(read_picture, range(self.count))
+        self.numbers = sorted(self._hashes)
+        return self.numbers
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Refuse all pictures except `learnt` from now on; return the function that loads the others."""
-        self.numbers, self._held_out = [*learnt], frozenset(self._hashes).difference(learnt)
+        """Let `[]` give the pictures to learn from alone, and refuse all others from now on.
+
+        Args:
+            learnt: Numbers of the pictures to learn from.
+
+        Returns:
+            A function that loads any picture, also those that `[]` now refuses.
+        """
+        self.numbers = [*learnt]
+        self._held_out = frozenset(self._hashes).difference(learnt)
         return self._image
 
     @property
@@ -79,19 +90,24 @@ class GoodPictures:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the pictures that are kept in memory."""
-        return sum(image.nbytes for image in self.kept.values())
+        """Bytes of the pictures in memory."""
+        return sum(packed.nbytes for packed in self.packed_images.values())
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return picture `[3, H, W]` float32 in 0..1, padding marked; raise FlawscopeError if held out."""
+        """Return a picture to learn from, `[3, H, W]` float32 in 0..1, padding marked.
+
+        Raises:
+            FlawscopeError: The picture is held out, or a copy.
+            InputError: Its file can no longer be read.
+        """
         if index in self._held_out:
             raise FlawscopeError(f"picture {index} is held out, or a copy: learn from `numbers` alone")
         return self._image(index)
 
     def _image(self, index: int) -> Tensor:
-        kept = self.kept.get(index)
-        if kept is not None:
-            return unpack_image(kept)
+        packed = self.packed_images.get(index)
+        if packed is not None:
+            return unpack_image(packed)
         image = self.load(index)
         if image is None:
             raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
@@ -100,11 +116,11 @@ class GoodPictures:
 
 @dataclass
 class HeldOut:
-    """Pictures held out. They give a detector's features and values, and not their pixels.
+    """Pictures held out. A method gets their features and values by a detector, but no pixels.
 
     Attributes:
-        parts: Numbers of the pictures by their groups, in the order in which groups were drawn.
-        step: Called with the stage, the pictures done and the number of pictures.
+        parts: Numbers of the pictures of each group, in the order in which groups were drawn.
+        step: Called with the stage, the number of pictures done and the number of pictures.
     """
 
     parts: list[list[int]]
@@ -117,9 +133,13 @@ class HeldOut:
         return sorted(i for part in self.parts for i in part)
 
     def embed(self, model: Detector, numbers: Sequence[int], store: StoreFeatures) -> None:
-        """Call `store` with each picture's features; raise InputError where they overflow."""
+        """Call `store` with the features of each picture in `numbers`.
 
-        def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
+        Raises:
+            InputError: The networks overflow: a feature is infinite or no number.
+        """
+
+        def store_checked(index: int, features: Tensor, inside: Tensor | None) -> None:
             if not bool(features.isfinite().all()):
                 raise InputError(
                     f"the networks overflow in {model.config.precision}: choose another --set precision, or "
@@ -127,29 +147,40 @@ class HeldOut:
                 )
             store(index, features, inside)
 
-        embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
+        embed_pictures(model, self._load, numbers, store_checked, self.step, stage="calibration")
 
     def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
-        """Return the values of the pictures `numbers`, in their order; None: of all."""
+        """Return the values of pictures, in the order of their numbers.
+
+        Args:
+            model: The detector.
+            numbers: Numbers of the pictures; None: all pictures, in rising order.
+        """
         numbers = self.numbers if numbers is None else numbers
-        found: dict[int, Values] = {}
+        values: dict[int, Values] = {}
 
-        def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-            found[index] = measure_picture(model, features, inside)
+        def store_values(index: int, features: Tensor, inside: Tensor | None) -> None:
+            values[index] = measure_picture(model, features, inside)
 
-        self.embed(model, numbers, store)
-        return [found[i] for i in numbers]
+        self.embed(model, numbers, store_values)
+        return [values[i] for i in numbers]
 
     def scored(self, model: Detector) -> dict[int, Values]:
-        """Return the values of all pictures, by their numbers: a method is calibrated by them."""
+        """Return the values of all pictures held out, by their numbers, to calibrate a method."""
         return dict(zip(self.numbers, self.values(model), strict=True))
 
 
 def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
-    """Return score, map maximum and map median of a picture; the median is over the pixels that count."""
+    """Return score, map maximum and map median of a picture; the median is over the pixels that count.
+
+    Args:
+        model: The detector.
+        features: Features of the picture from `embed`, without the batch.
+        inside: The pixels that count, `[H, W]` bool; None: the region of interest.
+    """
     scores, maps = model.score(features[None], None if inside is None else inside[None])
-    valid_mask = maps[0][model.region(inside)]
-    return Values(float(scores[0]), float(maps.max()), float(valid_mask.median()))
+    valid_values = maps[0][model.region(inside)]
+    return Values(float(scores[0]), float(maps.max()), float(valid_values.median()))
 
 
 Pixels = NDArray[np.uint8]
@@ -157,12 +188,12 @@ Mask = NDArray[np.bool_]
 
 
 def pack_image(image: Tensor) -> Tensor:
-    """Return an image in fewer bytes, where that loses nothing."""
+    """Return an image `[3, H, W]` float32 as uint8 where that loses nothing, else unchanged."""
     return torch.from_numpy(pack_images(image.numpy()))
 
 
 def unpack_image(image: Tensor) -> Tensor:
-    """Unpack an image of `pack_image`."""
+    """Return the image `[3, H, W]` float32 that `pack_image` packed."""
     return torch.from_numpy(unpack_images(image.numpy()))
 
 
@@ -173,15 +204,15 @@ def to_pixels(image: Tensor) -> tuple[Pixels, Mask]:
 
 
 def crop_padding(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
-    """Return an image `[3, H, W]` without its padding, `[h, w, 3]` uint8, and the window that it fills."""
+    """Return an image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and its window in the image."""
     pixels, inside = to_pixels(image)
     box = bounding_box(inside)
     return np.ascontiguousarray(pixels[box]), box
 
 
 def add_defect(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return an image `[1, 3, H, W]` of the network's size with a simulated defect."""
-    shown, inside = remove_padding_marks(image)
-    pixels = to_eight_bits(shown[0].transpose(1, 2, 0), Levels(0.0, 1.0))
-    bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None]
-    return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)
+    """Return a copy of an image `[1, 3, H, W]` at the network's size with a simulated defect."""
+    plain, inside = remove_padding_marks(image)
+    pixels = to_eight_bits(plain[0].transpose(1, 2, 0), Levels(0.0, 1.0))
+    defective = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None]
+    return np.where(inside[:, None], defective.astype(np.float32) / 255.0, image)

@@ -23,7 +23,7 @@ WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
 @dataclass(frozen=True)
 class Option:
-    """Flag of `flawscope fit` for a setting that this method has: `--augment` sets `augment`."""
+    """Flag of `flawscope fit` for a setting of a method: `--augment` sets `augment`."""
 
     flag: str
     metavar: str
@@ -37,7 +37,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Method:
-    """Method of anomaly detection, and its abilities. Nothing is guessed from the names of its settings.
+    """Method of anomaly detection: its functions and its abilities.
 
     Attributes:
         name: Name on the command line (`--method`) and in model files.
@@ -49,17 +49,18 @@ class Method:
             InputError where they do not fit each other.
         fit: Fits a detector in place and calibrates it.
         presets: Named sets of settings. `default` must be among them.
-        holds_out: Whether it keeps some good pictures back for calibration, first of all those that a data
-            set sets apart (`Task.divide`). Else it calibrates by leaving out the pictures it learns from.
+        holds_out: Whether it holds some good pictures out for calibration (`Task.divide`), first of all those
+            that a data set sets apart. A method that holds none out is calibrated by the pictures it learns
+            from, each scored as if it had been left out.
         takes_seen_defects: Whether it learns from real defects too (`--seen`).
         finds_suspects: Whether it points out training pictures that do not look good, and can drop them.
         extends: Whether pictures can be added to a fitted model (`--update`).
         predict_peak: Predicts the peak memory of the process that fits, in bytes; None: unknown.
         options: Flags of `flawscope fit` for its own settings.
-        create_like: Builds an untrained detector of settings, `roi` and the tensors of a fitted model of the
-            same settings, with that model's pretrained networks; raises InputError where the model's file
-            lacks something that a fit needs. None: `create` makes the same networks again, without a file of
-            the user's.
+        create_like: Builds an untrained detector with the pretrained networks of a fitted model, from
+            settings, `roi` and that model's tensors; the settings are the model's. Raises InputError where
+            the model's file lacks something that a fit needs. None: `create` makes the same networks again,
+            and needs no file of the user's.
     """
 
     name: str
@@ -87,31 +88,31 @@ class Method:
         """Return the preset's settings, overridden by `values`; raise InputError for a wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
-        found = apply_tile_scale(self.presets[preset], values or {})
-        return build_config(self.config, self.config.complete(found))
+        settings = apply_tile_scale(self.presets[preset], values or {})
+        return build_config(self.config, self.config.complete(settings))
 
     def run_fit(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
     def parse_stored(self, values: Mapping[str, object]) -> PictureSettings:
-        """Build the settings of a model file without those that this version does not know.
+        """Build the settings of a model file; settings that this version does not know are dropped.
 
         Raises:
             InputError: A value is wrong, or belongs to a setting that is gone.
         """
-        for name, value in getattr(self.config, "FIXED", {}).items():
-            if values.get(name, value) != value:
+        for name, only_value in getattr(self.config, "FIXED", {}).items():
+            if values.get(name, only_value) != only_value:
                 raise InputError(f"the model's {name} is {values[name]!r:.30}, which is gone: fit anew")
         return build_config(self.config, keep_known_settings(self.config, values))
 
 
 def not_in_model_error(setting: str, name: str) -> InputError:
-    """Return the error for a fit like a model that learnt with a file or folder outside its own file.
+    """Return the error for a fit that cannot be repeated: its model does not contain a file that it read.
 
     Args:
         setting: The setting that names the file or folder.
-        name: Its name, by which it is not sought.
+        name: Name of the file or folder, for the message; it is not searched for.
     """
     return InputError(
         f"the model learnt with {name} ({setting}), which is not in its file: train it anew with "
@@ -120,14 +121,18 @@ def not_in_model_error(setting: str, name: str) -> InputError:
 
 
 def deferred(where: str) -> Callable[..., Any]:
-    """Return the function `package.module:name`, or `...:Class.name`, which its first call imports."""
+    """Return a stand-in that imports a function when it is called, and calls that function.
+
+    Args:
+        where: Place of the function: `package.module:name` or `package.module:Class.name`.
+    """
     module, _, path = where.partition(":")
 
     def call(*args: object, **kwargs: object) -> object:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for name in path.split("."):
-            found = getattr(found, name)
-        return found(*args, **kwargs)
+            target = getattr(target, name)
+        return target(*args, **kwargs)
 
     call.__doc__ = f"Call {where}."
     return call

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
-FEW = 10  # good pictures (`wants_accurate`)
+FEW = 10  # number of good pictures up to which `wants_accurate` calls them few
 BUILT_IN = {  # name -> the module that has its `METHOD`
     "patchcore": "flawscope.methods.patchcore.record",
     "efficientad": "flawscope.methods.training.efficientad.record",
@@ -34,7 +34,8 @@ BUILT_IN = {  # name -> the module that has its `METHOD`
 
 @cache
 def _installed() -> Mapping[str, EntryPoint]:
-    from importlib import metadata  # a third of the time that the command line takes to start
+    """Return the methods of installed packages: name of the method -> its entry point."""
+    from importlib import metadata  # imported late: a third of the time that the command line takes to start
 
     return {entry.name: entry for entry in metadata.entry_points(group=GROUP) if entry.name not in BUILT_IN}
 
@@ -52,8 +53,8 @@ def method(name: str) -> Method:
         InputError: There is no such method, or its package cannot be imported.
     """
     if name in BUILT_IN:
-        found: Method = importlib.import_module(BUILT_IN[name]).METHOD
-        return found
+        built_in: Method = importlib.import_module(BUILT_IN[name]).METHOD
+        return built_in
     entry = _installed().get(name)
     if entry is None:
         hint = suggest_name(str(name), names())
@@ -61,44 +62,52 @@ def method(name: str) -> Method:
             f"no method called {name!s:.60}: {hint}; others come with packages of their own: install theirs"
         )
     try:
-        found = entry.load()
+        loaded = entry.load()
     except Exception as error:
         reason = one_line_message(error)
         raise InputError(
             f"method {name} cannot be loaded from {entry.value} ({reason}): mend that package"
         ) from error
-    if not isinstance(found, Method) or found.name != name or not issubclass(found.config, PictureSettings):
+    if (
+        not isinstance(loaded, Method)
+        or loaded.name != name
+        or not issubclass(loaded.config, PictureSettings)
+    ):
         raise InputError(f"{entry.value} is not a method called {name}: it must be a `Method` of that name")
-    return found
+    return loaded
 
 
 def loadable_methods() -> list[Method]:
     """Return every method that can be loaded."""
-    found = []
+    methods = []
     for name in names():
         try:
-            found.append(method(name))
-        except InputError:  # reported when it is asked for
+            methods.append(method(name))
+        except InputError:  # reported when somebody names the method
             continue
-    return found
+    return methods
 
 
 def default_method_name(name: str | None, preset: str) -> str:
     """Return the name of the method that a call means.
 
-    It is `name` where it is given, else patchcore; if patchcore lacks the preset and a single other method
-    has it, it is that method.
+    Args:
+        name: Name of the method in the call; None: the preset decides. The result is then patchcore or, if
+            patchcore lacks the preset and exactly one other method has it, that method.
+        preset: Name of the preset in the call.
     """
-    if name is not None or preset in method(DEFAULT).presets:
-        return name or DEFAULT
-    having = [method_class.name for method_class in loadable_methods() if preset in method_class.presets]
-    return having[0] if len(having) == 1 else DEFAULT
+    if name is not None:
+        return name or DEFAULT  # an empty name stands for the default
+    if preset in method(DEFAULT).presets:
+        return DEFAULT
+    candidates = [candidate.name for candidate in loadable_methods() if preset in candidate.presets]
+    return candidates[0] if len(candidates) == 1 else DEFAULT
 
 
 def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
-    """Remove `method`, `preset` and `seen` from settings, and return them.
+    """Remove `method`, `preset` and `seen` from settings, and return their values.
 
-    A setting that is lacking, or has no value, has its default: None, default and 0.
+    Where one is missing or has no value, the default is returned: None, "default" and 0.
     """
     method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))
     return method, preset or "default", seen or 0
@@ -107,25 +116,26 @@ def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
 def configure(
     method: Method, preset: str = "default", values: Mapping[str, object] | None = None
 ) -> PictureSettings:
-    """Return the preset's settings of a method, overridden by `values`.
+    """Return the settings of a method's preset, overridden by `values`.
 
     Raises:
         InputError: A setting is wrong, or the method lacks it; then the error names the methods that have it.
     """
     for key in values or {}:
-        if key not in setting_names(method.config):
-            others = [
-                method_class.name
-                for method_class in loadable_methods()
-                if key in setting_names(method_class.config)
-            ]
-            if others:
-                raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
+        if key in setting_names(method.config):
+            continue
+        alternatives = [other.name for other in loadable_methods() if key in setting_names(other.config)]
+        if alternatives:
+            raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(alternatives)}")
     return method.configure(preset, values)
 
 
 def wants_accurate(name: str, count: int) -> bool:
-    """Whether good pictures are few, and the method has a preset `accurate`, which is then worth its time.
+    """Whether the preset `accurate` is worth its time: good pictures are few, and the method has it.
+
+    Args:
+        name: Name of the method.
+        count: Number of good pictures; 0: unknown.
 
     Raises:
         InputError: There is no such method.
@@ -136,14 +146,17 @@ def wants_accurate(name: str, count: int) -> bool:
 def missing_package(name: str, preset: str) -> str:
     """Return the command that installs the weights that a preset needs and this machine lacks.
 
-    It is empty if no weights are lacking.
+    The command is empty if no weights are missing.
 
     Raises:
         InputError: There is no such method or preset.
     """
     config = configure(method(name), preset)
     backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]
-    needed = [
-        PACKAGED[backbone] for backbone in backbones if backbone in PACKAGED and not cached_in_hub(backbone)
-    ]
-    return next((package.install for package in needed if package.find() is None), "")
+    for backbone in backbones:
+        if backbone not in PACKAGED or cached_in_hub(backbone):
+            continue
+        package = PACKAGED[backbone]
+        if package.find() is None:
+            return package.install
+    return ""

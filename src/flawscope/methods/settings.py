@@ -21,7 +21,8 @@ Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
 # timm's names of plain transformers contain the patch size in pixels; those with windows have stages
 PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
-TRANSFORMER_BLOCKS = (6,)  # where `stages` are not given: later ones know what is shown, not how it looks
+# Blocks of a transformer without `stages`: later blocks say which thing is shown, not how it looks
+TRANSFORMER_BLOCKS = (6,)
 
 
 class BranchSpec(NamedTuple):
@@ -49,8 +50,8 @@ def check_rules(rules: Iterable[Rule]) -> None:
 class PictureSettings:
     """Settings of how pictures reach the network: the base of every method's settings. They are checked."""
 
-    # the picture is scaled to: HxW, or N: N² pixels in the pictures' form; several joined by + where SIZES
-    # allows it
+    # size to which the picture is scaled: HxW, or N, which means N² pixels in the pictures' form; up to SIZES
+    # sizes, joined by +
     size: str = "256"
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
@@ -60,9 +61,12 @@ class PictureSettings:
     tile: tuple[int, int] | None = None
     # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
     overlap: str = str(DEFAULT_OVERLAP)
-    masked: bool = False  # what does not count is marked as padding: set for a region in tiles, and to align
-    upright: bool = False  # parts are turned to lie at one angle: set by an alignment that turns them
-    hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
+    # The fit sets these three, not the user
+    masked: bool = (
+        False  # pixels that do not count are marked as padding: for a region in tiles, and to align
+    )
+    upright: bool = False  # parts are turned to lie at one angle: by an alignment that turns them
+    hidden: bool = False  # networks do not see pixels outside: for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
@@ -71,15 +75,16 @@ class PictureSettings:
     FIXED: ClassVar[Mapping[str, object]] = {}  # settings of earlier files, and the only values accepted
 
     def __init_subclass__(cls) -> None:
-        if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
-            raise TypeError(f"{cls.__qualname__}.{min(taken)}: set by fit itself, take another name")
+        reserved_names = {"masked", "upright", "hidden"} & {*get_annotations(cls)}
+        if reserved_names:
+            raise TypeError(f"{cls.__qualname__}.{min(reserved_names)}: set by fit itself, take another name")
 
     def __post_init__(self) -> None:
         check_rules((*self._picture_rules(), *self.rules()))
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the values with settings that follow from them, where these are not given."""
+        """Return the values, with those settings added that follow from them and are not given."""
         return values
 
     def rules(self) -> Iterable[Rule]:
@@ -87,21 +92,22 @@ class PictureSettings:
         return ()
 
     def _picture_rules(self) -> Iterable[Rule]:
+        """Yield the rules for pictures; later rules rely on earlier ones."""
         low = self.SMALLEST
         sizes = self.sizes
         yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
         yield self._fits_network(), f"size, or crop, must be {self._describe_sizes()}"
-        few = len(set(sizes)) == len(sizes) <= self.SIZES
-        yield few, f"size must name up to {self.SIZES} different sizes"
-        yield self.crop is None or len(sizes) == 1, "crop works with one size"
+        are_different = len(set(sizes)) == len(sizes)
         yield (
-            self.crop is None or all(c <= s for c, s in zip(self.crop, sizes[0], strict=True)),
-            "crop must be no larger than size",
+            are_different and len(sizes) <= self.SIZES,
+            f"size must name up to {self.SIZES} different sizes",
         )
-        yield (
-            all(max(sizes)[axis] == max(seen[axis] for seen in sizes) for axis in (0, 1)),
-            "size must name one that is the largest on both sides",
-        )
+        if self.crop is not None:
+            yield len(sizes) == 1, "crop works with one size"
+            is_crop_within = all(crop <= side for crop, side in zip(self.crop, sizes[0], strict=True))
+            yield is_crop_within, "crop must be no larger than size"
+        largest_sides = (max(height for height, _ in sizes), max(width for _, width in sizes))
+        yield largest_sides in sizes, "size must name one that is the largest on both sides"
         yield self.seed >= 0, "seed must be at least 0"
         yield self.tile is None or self.crop is None, "crop and tile do not go together: leave one out"
         yield (
@@ -110,8 +116,8 @@ class PictureSettings:
         )
 
     def _fits_network(self) -> bool:
-        """Whether the network takes images of all sizes, and none is too large to be made."""
-        for side in (side for seen in self.network_sizes for side in seen):
+        """Whether the network takes images of all sizes, and no scaled picture is too large."""
+        for side in (side for size in self.network_sizes for side in size):
             if side % self.MULTIPLE != 0 or not self.SMALLEST <= side <= MAX_SIDE:
                 return False
         return max(side for size in self.sizes for side in size) <= MAX_SIDE
@@ -127,46 +133,48 @@ class PictureSettings:
 
     @property
     def overlap_share(self) -> float:
-        """Share of a tile that its neighbour shows, too, 0..1."""
+        """Share of a tile, 0..1, that the neighbouring tile shows, too."""
         return parse_overlap(self.overlap, self.tile or (1, 1)) or 0.0
 
     @property
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size to which the picture is scaled, smallest first."""
-        parts = self.size.split("+")
+        texts = self.size.split("+")
         takes_one = self.SIZES == 1
         form = "N or HxW" if takes_one else "N, HxW, or several joined by +"
-        if takes_one and len(parts) > 1:
+        if takes_one and len(texts) > 1:
             raise InputError(f"setting size: {self.size!r} is not {form}")
-        found: list[Size] = []
-        for part in parts:
-            numbers = part.strip().lower().split("x")
-            if not 1 <= len(numbers) <= 2 or not all(n.strip().isdecimal() for n in numbers):
+        sizes: list[Size] = []
+        for text in texts:
+            numbers = text.strip().lower().split("x")
+            if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
                 raise InputError(f"setting size: {self.size!r} is not {form}")
-            found.append((int(numbers[0]), int(numbers[-1])))
-        return tuple(sorted(found))
+            sizes.append((int(numbers[0]), int(numbers[-1])))  # N alone stands for NxN
+        return tuple(sorted(sizes))
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
-        """Return the settings for pictures of these (H, W): their usual form replaces squares.
+        """Return the settings with sizes in the pictures' usual form instead of squares.
 
-        A size N becomes a size of about N² pixels in the form that is usual among the pictures. It stays a
-        square with `tile`, `crop` or `keep_aspect`, and where pictures are small.
+        A size N becomes a size of about N² pixels in the form that is usual among the pictures. With `tile`,
+        `crop` or `keep_aspect`, or if N would enlarge the pictures much, size N stays a square.
+
+        Args:
+            pictures: (H, W) of the pictures.
         """
         if self.tile is not None or self.crop is not None or self.keep_aspect:
             return self
-        parts = self.size.split("+")
-        if is_enlarged_much(
-            max((int(part) for part in parts if part.strip().isdecimal()), default=0), pictures
-        ):
+        texts = self.size.split("+")
+        square_sides = [int(text) for text in texts if text.strip().isdecimal()]
+        if is_enlarged_much(max(square_sides, default=0), pictures):
             return self
         form = usual_form(pictures)
-        sizes = (
-            part
-            if "x" in part.lower()
-            else size_text(size_in_form(int(part), form, self.step, self.SMALLEST))
-            for part in parts
-        )
-        return replace(self, size="+".join(sizes))
+        formed_texts = []
+        for text in texts:
+            if "x" in text.lower():
+                formed_texts.append(text)
+            else:
+                formed_texts.append(size_text(size_in_form(int(text), form, self.step, self.SMALLEST)))
+        return replace(self, size="+".join(formed_texts))
 
     @property
     def step(self) -> int:
@@ -182,8 +190,8 @@ class PictureSettings:
     def pads(self) -> bool:
         """Whether images may hold pixels that do not count.
 
-        These are padding beside a picture that is fitted in whole or aligned, and pixels of a tile outside
-        the region of interest.
+        Such pixels are padding around a picture that keeps its aspect or is aligned, and pixels of a tile
+        outside the region of interest.
         """
         return self.masked or (self.keep_aspect and self.crop is None)
 
@@ -194,9 +202,12 @@ class PictureSettings:
 
 
 def apply_tile_scale(preset: Facts, given: Facts) -> Json:
-    """Merge settings, and replace a tile's `scale` by its `size` in the network.
+    """Merge a preset with the settings of a call, and replace a tile's `scale` by its `size` in the network.
 
-    `scale` is pixels of the picture per pixel of the network, 1 by default.
+    Args:
+        preset: Settings of the preset.
+        given: Settings of the call, which override the preset's. `scale` among them is the number of pixels
+            of the picture per pixel of the network, 1 by default.
 
     Raises:
         InputError: A scale is given without tiles, or with a size.
@@ -213,10 +224,12 @@ def apply_tile_scale(preset: Facts, given: Facts) -> Json:
         return values
     try:
         tile = convert_value(values["tile"], tuple[int, int])
-        by = 1.0 if scale is None else float(scale)
-        height, width = (round(side / by) for side in tile)
+        factor = 1.0 if scale is None else float(scale)
+        height, width = (round(side / factor) for side in tile)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return {**values, **({} if scale is None else {"scale": scale})}  # whose type is checked later
+        if scale is not None:
+            values["scale"] = scale  # a later check refuses it with a message of its own
+        return values
     return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
 
 
@@ -228,14 +241,14 @@ class PatchSettings(PictureSettings):
     # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default 6
     stages: tuple[int, ...] = (2, 3)
     weights: str | None = None
-    neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
-    sigma: float = 4.0  # of the Gaussian over maps, pixels
+    neighbourhood: int = 3  # a patch is the mean of a neighbourhood of so many cells a side
+    sigma: float = 4.0  # pixels; of the Gaussian that smooths maps
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights",)
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the values with `stages` of a transformer, where these are not given."""
+        """Return the values; for a transformer without `stages`, add its usual blocks as `stages`."""
         if patch_in_name(str(values.get("backbone", ""))) is None:
             return values
         return {"stages": TRANSFORMER_BLOCKS, **values}
@@ -243,8 +256,8 @@ class PatchSettings(PictureSettings):
     def _picture_rules(self) -> Iterable[Rule]:
         yield from super()._picture_rules()
         yield bool(self.stages), "stages must be feature indices such as 2,3"
-        odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
-        yield odd, "neighbourhood must be odd: 1, 3, 5"
+        is_odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
+        yield is_odd, "neighbourhood must be odd: 1, 3, 5"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
 
     @property
@@ -260,9 +273,11 @@ class PatchSettings(PictureSettings):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size to which the picture is scaled, smallest first, in whole patches."""
-        found = super().sizes
+        sizes = super().sizes
         patch = self.patch
-        return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
+        if patch is None:
+            return sizes
+        return tuple(round_to_patches(size, patch, pixels=patch) for size in sizes)
 
     @property
     def branch_specs(self) -> tuple[BranchSpec, ...]:
@@ -278,13 +293,19 @@ class PatchSettings(PictureSettings):
 
 
 def patch_in_name(backbone: str) -> int | None:
-    """Return the pixels a side of a plain transformer's patches, by its name in timm; None: it is none."""
-    found = PATCH_SIZE_IN_NAME.match(backbone)
-    return None if found is None else int(found[1])
+    """Return the pixels a side of a plain transformer's patches, by its name in timm.
+
+    It is None for a backbone that is no plain transformer.
+    """
+    match = PATCH_SIZE_IN_NAME.match(backbone)
+    return None if match is None else int(match[1])
 
 
 def round_to_patches(size: Size, patch: int, pixels: int) -> Size:
-    """Return the size in multiples of `patch` at which a patch sees about `pixels` a side of `size`."""
+    """Return (H, W) for `size`: each side becomes round(side / pixels) * patch, and at least one patch.
+
+    In a picture of the returned size, a patch then shows what `pixels` pixels a side show at `size`.
+    """
     height, width = (max(1, round(side / pixels)) * patch for side in size)
     return height, width
 
@@ -297,7 +318,8 @@ class TrainingSettings(PictureSettings):
     steps: int | None = None  # None: what the device can do, or what --minutes allows
     batch: int = 8  # pictures a step
     rate: float = 1e-3  # Adam's largest learning rate
-    schedule: Literal["constant", "drop", "one_cycle"] = "one_cycle"  # drop: a tenth after 95 % of the steps
+    # drop: after 95 % of the steps, a tenth of the rate
+    schedule: Literal["constant", "drop", "one_cycle"] = "one_cycle"
     decay: float = 1e-5  # weight decay
     training: Literal["auto", "fp32", "bf16"] = "auto"  # precision while it learns
     memory: float = 2.0  # GiB of pictures and features kept at a time

@@ -28,7 +28,8 @@ from flawscope.types import Array, Json
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
-LeftOutRun = Callable[[Tensor], tuple[Array, Array]]  # images [n, 3, H, W] to scores, maps
+# Turns images [n, 3, H, W] into scores [n] and maps [n, H, W]
+LeftOutRun = Callable[[Tensor], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Budget:
         checkpoint: The file; None: a run that is stopped is lost.
         resume: Whether to continue where the checkpoint stops, or from the start if there is no checkpoint.
         checkpoint_interval: Seconds between checkpoints.
-        scored_later: Number of pictures that are scored after the method's `fit`, within the time too.
-        scored_if_time: Number of pictures that are scored then if there is time.
-        started: Beginning of the minutes on `time.monotonic`'s clock.
+        scored_later: Number of pictures that must be scored after the method's `fit`, within the minutes.
+        scored_if_time: Number of pictures that are scored after the method's `fit` if time is left.
+        started: Time at which the minutes begin, on the clock `time.monotonic`.
     """
 
     minutes: float | None = None
@@ -55,23 +56,23 @@ class Budget:
 
     @property
     def log(self) -> Path | None:
-        """Path of the training log, a CSV file beside the checkpoint that stays; None: no checkpoint."""
+        """Path of the training log, a CSV file beside the checkpoint; None: there is no checkpoint."""
         return None if self.checkpoint is None else training_log_path(self.checkpoint)
 
     @property
     def until(self) -> float | None:
-        """End of the minutes on `time.monotonic`'s clock; None: there are none."""
+        """Time at which the minutes end, on the clock `time.monotonic`; None: time is not limited."""
         return None if self.minutes is None else self.started + 60 * self.minutes
 
 
 @dataclass(frozen=True)
 class SeenDefect:
-    """Defect that was seen, for methods that learn from defects too.
+    """Picture with a real defect, for methods that learn from defects, too.
 
     Attributes:
-        packed_image: Picture of the network's size, `[3, H, W]`: uint8 where that loses nothing, else
+        packed_image: Picture at the network's size, `[3, H, W]`: uint8 where that loses nothing, else
             float32 in 0..1.
-        mask: Where the defect is, `[H, W]` bool, True somewhere.
+        mask: Whether a pixel is defective, `[H, W]` bool; some pixels are.
         name: Name of the picture.
     """
 
@@ -87,11 +88,11 @@ class SeenDefect:
 
 @dataclass(frozen=True)
 class TaskViews:
-    """Views of a task. Without views, the task's numbers are of pictures.
+    """Views of the pictures of a task, such as tiles. The task's numbers are then numbers of views.
 
     Attributes:
-        per_picture: Mean number of views of a picture.
-        picture_of: Number of each view's picture.
+        per_picture: Mean number of views of a picture; 1: the task's numbers are numbers of pictures.
+        picture_of: For each view, by its number, the number of its picture.
     """
 
     per_picture: float = 1
@@ -100,19 +101,20 @@ class TaskViews:
 
 @dataclass(frozen=True)
 class Task:
-    """Input of `fit` beside the model.
+    """Input of `fit`, apart from the model.
 
     Attributes:
-        load: Loads picture i as `[3, H, W]` float32; None: it must be left out (unreadable). A method that
-            holds pictures out may not call it: `divide` gives it the pictures to learn from.
-        groups: Group number of each good picture. Pictures of the same part share a number, and are held or
-            left out together. Parts of a model that is extended have its units' numbers.
+        load: Loads picture i as `[3, H, W]` float32, or returns None for a picture that cannot be used. A
+            method that holds pictures out may not call it: `divide` gives it the pictures to learn from.
+        groups: Group number of each good picture. Pictures of the same part share a number, and are held out
+            or left out together. If a model is extended, parts that it learnt keep their units' numbers.
         rate: Target false-alarm rate.
         drop_suspects: Whether to leave out the pictures that do not look good.
         reserved: Numbers of good pictures that the data set sets apart, to be held out and not learnt from.
-        settle: Gets the numbers of the loaded pictures, in order; returns those to keep (no copies).
+        settle: Gets the numbers of the loaded pictures, in rising order; returns the numbers to use, without
+            those of copies.
         seen: Defects to learn from.
-        old: The artefact from which the model was rebuilt, if it is being extended.
+        old: The artefact of the model that is extended; None: the model is new.
         decoded_bytes: Bytes of the largest decoded picture, to predict memory.
         views: Views of the task.
         calibration_pictures: Number of pictures to calibrate on where the caller calibrates again; None: all.
@@ -143,11 +145,11 @@ class Task:
 
     @property
     def known_groups(self) -> set[int]:
-        """Groups that an extended model has learnt from."""
+        """Groups that the model learnt from before it is extended; empty for a new model."""
         return set() if self.old is None else {*learnt_units(self.old.manifest.pictures).values()}
 
     def without_load(self) -> Task:
-        """Return the task without `load`: a method that holds pictures out cannot learn from them."""
+        """Return the task with a `load` that raises: no method learns from pictures that it holds out."""
         return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
 
     def divide(
@@ -160,23 +162,26 @@ class Task:
             model: The detector that is fitted.
             share: Share of the pictures to hold out, as for `hold_out`.
             more: Number of pictures to hold out beyond the need of the rate, as for `hold_out`.
-            room: Bytes of pictures that are kept in memory.
+            room: Bytes of pictures that are kept in memory, at most.
+
+        Returns:
+            The pictures to learn from, and the pictures held out.
 
         Raises:
             InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
-        read = self.load.read if isinstance(self.load, _RefusedLoad) else self.load
+        load_picture = self.load.load if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
 
-        def load(index: int) -> Tensor | None:
-            image = read(index)
+        def load_checked(index: int) -> Tensor | None:
+            image = load_picture(index)
             return check_region_visible(image, region) if model.config.pads else image
 
-        images = GoodPictures(load, self.count, room)
-        used = self.settle(images.read(self.step))
+        images = GoodPictures(load_checked, self.count, room)
+        usable = self.settle(images.read(self.step))
         parts = hold_out(
-            used,
-            [self.groups[i] for i in used],
+            usable,
+            [self.groups[i] for i in usable],
             share=share,
             rate=self.rate,
             seed=model.config.seed,
@@ -184,20 +189,30 @@ class Task:
             reserved=self.reserved,
             more=more,
         )
-        held = {i for part in parts for i in part}
-        others = images.set_apart([i for i in used if i not in held])
-        return images, HeldOut(parts, self.step, others)
+        held_out = {i for part in parts for i in part}
+        load_held_out = images.set_apart([i for i in usable if i not in held_out])
+        return images, HeldOut(parts, self.step, load_held_out)
 
     def pluralize(self, count: int, what: str = "") -> str:
-        """Return a number of pictures in words; of views, where the task's numbers are of views."""
-        return pluralize(count, f"{what} {'picture' if self.views.per_picture == 1 else 'view'}".strip())
+        """Return a count as text, such as "3 good pictures", or "3 good views" where the task has views.
+
+        Args:
+            count: The number.
+            what: Adjective before the noun; empty: none.
+        """
+        noun = "picture" if self.views.per_picture == 1 else "view"
+        return pluralize(count, f"{what} {noun}".strip())
 
 
 @dataclass(frozen=True)
 class _RefusedLoad:
-    """`load` of a method that holds pictures out; `read` loads them for `divide`."""
+    """Stand-in for `Task.load`, for a method that holds pictures out: raises at a call.
 
-    read: LoadPicture
+    Attributes:
+        load: The real function, for `Task.divide`.
+    """
+
+    load: LoadPicture
 
     def __call__(self, index: int) -> Tensor | None:
         raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
@@ -205,24 +220,24 @@ class _RefusedLoad:
 
 @dataclass
 class Fitted:
-    """Output of `fit`, beside the model that it filled.
+    """Output of `fit`, apart from the model that it filled.
 
     Attributes:
-        scored: Values of the pictures to calibrate on, as if they had not been learnt from, by their numbers
+        scored: Number of a picture to calibrate on -> its values, as if it had not been learnt from; numbers
             in rising order.
         used: Numbers of the pictures learnt from.
-        how: How the pictures were scored, for the reader: "held out", "leave-one-picture-out", ...
-        promised: Whether new pictures score like them.
-        held: Numbers of the pictures kept for other purposes, by role.
+        how: How the pictures were scored, for people: "held out", "leave-one-picture-out", ...
+        promised: Whether new good pictures score as the pictures in `scored` do.
+        held: Numbers of the pictures held out for other purposes, by purpose.
         dropped: Numbers of the pictures left out.
         suspects: Scores of the pictures that do not look good, by their numbers, most suspicious first.
-        cells: Features `[C, D]` of the cells of a grid on each picture learnt from, by its number; they serve
-            to find groups of one kind. Empty: the method has none.
-        extra: Tensors kept beside the model's own.
-        leave_out: Leaves pictures out better than the model file can; None: the fit has no such class.
+        cells: Number of a picture learnt from -> features `[C, D]` of the C cells of a grid on it, to find
+            groups of similar pictures. Empty: the method has no such features.
+        extra: Tensors for the model file in addition to the model's own.
+        leave_out: Scores pictures as left out, more exactly than the model file can; None: the fit cannot.
         facts: Facts for the manifest.
         notes: Notes for the manifest.
-        summary: Lines for a person, beside those about the threshold.
+        summary: Lines for a person, in addition to those about the threshold.
     """
 
     scored: dict[int, Values]
@@ -241,12 +256,13 @@ class Fitted:
 
 
 class LeaveOut:
-    """Scorer of images as if their group had not been learnt from, by the model file (`Detector.left_out`).
+    """Scorer of images that leaves their group out, as if it had not been learnt from.
 
-    A fit that can do this more exactly has its own subclass, which lasts as long as the fit.
+    This scorer uses the model file alone (`Detector.left_out`). A fit that can leave groups out more exactly
+    has a subclass, whose objects are used during the fit.
 
     Attributes:
-        learnt: Groups that were learnt from; images of other groups are scored unchanged.
+        learnt: Groups that were learnt from; images of other groups get their ordinary scores.
         tensors: Tensors of the model file.
         has_bound: Whether `bound` is faster than `score`.
     """
@@ -265,12 +281,15 @@ class LeaveOut:
         return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Return the score and map of `score`, or higher ones, by the model file alone."""
+        """Return upper bounds of the score and the map that `score` returns, by the model file alone.
+
+        The arguments, and the meaning of None, are those of `score`.
+        """
         model = self.model
-        counted = None if inside is None else inside[None]
+        batch_inside = None if inside is None else inside[None]
         if group not in self.learnt:
-            return model.score(features[None], counted)
-        return model.left_out(features[None], group, self.tensors, counted)
+            return model.score(features[None], batch_inside)
+        return model.left_out(features[None], group, self.tensors, batch_inside)
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """Score an image as if its group had not been learnt from.
@@ -283,31 +302,41 @@ class LeaveOut:
         Returns:
             Score `[1]` and map `[1, H, W]`; None where the method cannot leave the group out.
         """
-        found = self.bound(group, features, inside)
-        if found is None or group not in self.learnt:
-            return found
-        above_score, above_map = self.model.left_out_excess(group, self.tensors)
-        if above_score <= 0 and above_map <= 0:
-            return found
-        # as in the fit, but not below what it scores where its own part is in the bank
-        score, drawn = found
-        plain, plain_map = self.model.score(features[None], None if inside is None else inside[None])
-        highest = torch.maximum(drawn.amax() - above_map, torch.minimum(drawn.amax(), plain_map.amax()))
-        return torch.maximum(score - above_score, torch.minimum(score, plain)), drawn.clamp(max=highest)
+        bound = self.bound(group, features, inside)
+        if bound is None or group not in self.learnt:
+            return bound
+        score_excess, map_excess = self.model.left_out_excess(group, self.tensors)
+        if score_excess <= 0 and map_excess <= 0:
+            return bound
+        # Lower the bound by the excess that the fit measured, but not below the ordinary score, which counts
+        # the image's own group, too
+        bound_score, bound_map = bound
+        batch_inside = None if inside is None else inside[None]
+        plain_score, plain_map = self.model.score(features[None], batch_inside)
+        score = torch.maximum(bound_score - score_excess, torch.minimum(bound_score, plain_score))
+        bound_maximum = bound_map.amax()
+        map_maximum = torch.maximum(
+            bound_maximum - map_excess, torch.minimum(bound_maximum, plain_map.amax())
+        )
+        return score, bound_map.clamp(max=map_maximum)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the features of images `[1, 3, H, W]`."""
         return self.model.embed(images)
 
     def run(self, group: int) -> LeftOutRun:
-        """Return a function that runs images as a session does, as if the group had not been learnt from.
+        """Return a function from images to scores and maps, as if the group had not been learnt from.
 
         The function raises an `ExcludedPictureError` where the method cannot leave the group out.
         """
         return partial(self._run, group, self.score)
 
     def bound_run(self, group: int) -> LeftOutRun | None:
-        """Return a faster function than `run`, whose maps are nowhere lower; None: there is none."""
+        """Return a faster function than `run` returns; its maps are upper bounds of the exact maps.
+
+        The result is None if the group was not learnt from, `bound` is not faster than `score`, or scores are
+        not the maxima of maps.
+        """
         if not (self.has_bound and self.model.score_is_map_maximum and group in self.learnt):
             return None
         return partial(self._run, group, self.bound)
@@ -315,21 +344,28 @@ class LeaveOut:
     def _run(
         self,
         group: int,
-        answer: Callable[[int, Tensor, Tensor | None], LeftOut | None],
+        score: Callable[[int, Tensor, Tensor | None], LeftOut | None],
         images: Sequence[NDArray[np.float32]],
     ) -> tuple[Array, Array]:
+        """Return scores `[n]` and maps `[n, H, W]` of images `[n, 3, H, W]`.
+
+        Args:
+            group: The group that is left out.
+            score: The method `score` or `bound`.
+            images: The images.
+        """
         device = self.model.roi.device
 
-        def score(image: NDArray[np.float32]) -> tuple[Array, Array]:
-            given = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
-            features = self.embed(given)
-            inside = self.model.inside(given)
-            found = answer(group, features[0], None if inside is None else inside[0])
-            if found is None:
+        def score_image(image: NDArray[np.float32]) -> tuple[Array, Array]:
+            batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
+            features = self.embed(batch)
+            inside = self.model.inside(batch)
+            result = score(group, features[0], None if inside is None else inside[0])
+            if result is None:
                 raise ExcludedPictureError("the method cannot leave it out")
-            score, drawn = found
-            return score.cpu().numpy(), drawn.float().cpu().numpy()
+            image_score, image_map = result
+            return image_score.cpu().numpy(), image_map.float().cpu().numpy()
 
-        with workers(device) as each:
-            scores, maps = zip(*each(score, images), strict=True)
+        with workers(device) as map_images:
+            scores, maps = zip(*map_images(score_image, images), strict=True)
         return np.concatenate(scores), np.concatenate(maps)

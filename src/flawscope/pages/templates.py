@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
-# Numbers of things that take the form of one, as CLDR has them; 1 alone in languages that are not here
+# Numbers that take the singular, by language, as in CLDR; in other languages only 1 does
 NUMBERS_OF_ONE = {"en": (1,), "de": (1,), "fr": (0, 1)}
 THEMES = ("light", "dark")
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -34,9 +35,13 @@ class Texts:
 
     Args:
         language: Code of the language.
-        language_texts: Texts in the language, by key.
-        english: English texts by all keys. `flat` has them where the language has none; `missing` has the
-            keys of those.
+        language_texts: Texts in the language, by key; keys may be missing.
+        english: English texts of all keys, by key, which stand in for missing texts.
+
+    Attributes:
+        language: Code of the language.
+        flat: Texts of all keys, by key.
+        missing: Keys whose text is English because the language lacks it.
     """
 
     def __init__(self, language: str, language_texts: Mapping[str, str], english: Mapping[str, str]):
@@ -45,11 +50,15 @@ class Texts:
         self.missing = english.keys() - language_texts.keys()
 
     def __call__(self, key: str, /, **values: object) -> str:
-        """Return the text of a key, formatted with the values. KeyError where the key is unknown."""
+        """Return the text of a key, formatted with the values.
+
+        Raises:
+            KeyError: The key is unknown.
+        """
         return self.flat[key].format(**values)
 
     def text_or(self, key: str, other: str) -> str:
-        """Return the text of `key`, or of `other` where `key` is unknown."""
+        """Return the text of `key`; if it is unknown, the text of `other`."""
         return self.flat.get(key, self.flat[other])
 
     def count(self, key: str, number: int, /, **values: object) -> str:
@@ -60,24 +69,24 @@ class Texts:
             number: Number of things; the text may contain it as {n}.
             values: Further values of the text.
         """
-        counted = _counted_key(self.language, key, number)
-        if counted in self.missing:
-            counted = _counted_key(DEFAULT_LANGUAGE, key, number)
-        return self(counted, n=number, **values)
+        counted_key = _counted_key(self.language, key, number)
+        if counted_key in self.missing:  # the text is English, and takes the English form
+            counted_key = _counted_key(DEFAULT_LANGUAGE, key, number)
+        return self(counted_key, n=number, **values)
 
     def sections(self, *names: str) -> dict[str, str]:
-        """Return the texts of these sections by key, for a script."""
+        """Return the texts of these sections, by key (SECTION.NAME), for a script."""
         return {key: text for key, text in self.flat.items() if key.split(".")[0] in names}
 
     def reason(self, reason: Reason) -> str:
         """Return the text of a reason of a finding (`findings.Reason`)."""
 
-        def shown(value: Value) -> str:
+        def value_text(value: Value) -> str:
             if value is None:
                 return self("common.region")
             return self.number(value, 4) if isinstance(value, float) else str(value)
 
-        values = {name: shown(value) for name, value in reason.items() if name != "code"}
+        values = {name: value_text(value) for name, value in reason.items() if name != "code"}
         return self(f"common.reason_{reason['code']}", **values)
 
     def number(self, value: float | None, digits: int = 3) -> str:
@@ -85,7 +94,7 @@ class Texts:
         if value is None:
             return "–"
         text = f"{value:.{digits}g}"
-        if "e+" in text:  # 154.2 with two digits is 150, not 1.5e+02
+        if "e+" in text:  # without exponent: 154.2 with two digits is 150, not 1.5e+02
             text = f"{float(text):.0f}"
         return text if self.language == "en" else text.replace(".", ",")
 
@@ -95,7 +104,9 @@ class Texts:
             return ", ".join(f"{name} {self.value(item)}".replace("_", " ") for name, item in value.items())
         if isinstance(value, list):
             return ", ".join(map(self.value, value))
-        return self.number(value) if isinstance(value, float) else "–" if value is None else str(value)
+        if value is None or isinstance(value, float):
+            return self.number(value)
+        return str(value)
 
 
 def _counted_key(language: str, key: str, number: int) -> str:
@@ -107,14 +118,14 @@ def _counted_key(language: str, key: str, number: int) -> str:
 class Pages:
     """Pages from folders of assets.
 
-    A folder holds templates, static files, and texts: `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with all
-    languages. Sections of texts from several files are joined.
+    A folder holds templates, static files, and texts. Texts are in `texts/LANGUAGE.yaml`, or, for all
+    languages, in `texts/PAGE.yaml`. The texts of a section may come from several files.
 
     Args:
-        folders: Folders of assets beside that of the review.
+        folders: Further folders of assets, beside that of the review.
         languages: Names of the languages, each in the language itself, by code; missing texts are shown in
             English.
-        more: Values that every template knows, by name.
+        more: Values that every template can use, by name.
     """
 
     security_headers: ClassVar[dict[str, str]] = {
@@ -135,21 +146,27 @@ class Pages:
 
     @functools.cached_property
     def texts(self) -> dict[str, Texts]:
-        """Texts by language. FlawscopeError where a language has a key that English lacks."""
+        """Texts by language.
+
+        Raises:
+            FlawscopeError: A language has a key that English lacks.
+        """
         english = self._read_texts(DEFAULT_LANGUAGE)
-        found = {}
+        texts_by_language = {}
         for language in self.languages:
             language_texts = self._read_texts(language)
-            if unknown := language_texts.keys() - english.keys():
+            unknown_keys = language_texts.keys() - english.keys()
+            if unknown_keys:
+                key = min(unknown_keys)
                 raise FlawscopeError(
-                    f"texts: {min(unknown)} is in {language} and not in English; mend it, or add it there"
+                    f"texts: {key} is in {language} and not in English; mend it, or add it there"
                 )
-            found[language] = Texts(language, language_texts, english)
-        return found
+            texts_by_language[language] = Texts(language, language_texts, english)
+        return texts_by_language
 
     @property
     def missing_texts(self) -> list[str]:
-        """Lines, for each language that lacks texts, with their number."""
+        """A line for each language with missing texts, with the number of these."""
         lines = []
         for language, texts in self.texts.items():
             if not texts.missing:
@@ -160,30 +177,36 @@ class Pages:
         return lines
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
-        """Return the texts of the language that a person chose, or that the browser asks for, or English.
+        """Return the texts of the language that a person chose; else that the browser asks for; else English.
 
         Args:
-            chosen: Code of the language that the person chose; None: none.
-            accept_language: Header Accept-Language; its first known language is taken.
+            chosen: Code of the language that the person chose; None: the person has chosen none.
+            accept_language: Header Accept-Language of the browser; the first language with texts is taken.
         """
-        accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
-        names = (name for name in (chosen, *accepted) if name in self.texts)
-        return self.texts[next(names, None) or DEFAULT_LANGUAGE]
+        if chosen is not None and chosen in self.texts:
+            return self.texts[chosen]
+        for part in accept_language.split(","):
+            language_tag, *_ = part.split(";")  # such as de-AT;q=0.8
+            language = language_tag.strip().lower()[:2]
+            if language in self.texts:
+                return self.texts[language]
+        return self.texts[DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        """Return the texts of a language by key; keys without a text are left out."""
-        found: dict[str, str] = {}
+        """Return the texts of a language by key; keys that the language lacks are left out."""
+        text_by_key: dict[str, str] = {}
         for file in self._text_files():
-            stem = file.name.removesuffix(".yaml")
+            stem = file.name.removesuffix(".yaml")  # a language or a page
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             assert isinstance(content, dict)
             sections = content if stem == language else content.get(language) or {}
-            found |= _flat_texts(sections)
-        return found
+            text_by_key |= _flat_texts(sections)
+        return text_by_key
 
     def _text_files(self) -> Iterator[Traversable]:
+        """Yield the files of texts in all folders."""
         for folder in self._folders:
             texts = folder / "texts"
             if texts.is_dir():
@@ -205,15 +228,15 @@ class Pages:
         Args:
             template: Name of the template without its suffix.
             texts: Texts of the page's language.
-            script: Data for the page's script, beside the language and the keys whose texts are in English
-                because the language has none.
+            script: Data for the page's script. The language, and the keys of its missing texts, are added.
             theme: A name of `THEMES`; any other value: the browser's theme.
             root: Prefix of the paths of static files.
             **more: Further values of the template.
         """
 
         def static(file: str) -> str:
-            return f"{root}/static/{file}?v={self.static_files[file][1]}"
+            _, digest, _ = self.static_files[file]
+            return f"{root}/static/{file}?v={digest}"
 
         values = more | {
             "t": texts,
@@ -225,10 +248,10 @@ class Pages:
         return text
 
     def render_standalone(self, template: str, texts: Texts, **context: object) -> str:
-        """Render a page as a file that needs no server: with its style, without scripts."""
+        """Render a page that needs no server: the style is inside the page, and there are no scripts."""
         text = self.render(template, texts, {}, theme="light", root="", **context)
-        css = self.static_files["pages.css"][0].decode()
-        return text.replace("</head>", f"<style>{css}</style></head>", 1)
+        css, _, _ = self.static_files["pages.css"]
+        return text.replace("</head>", f"<style>{css.decode()}</style></head>", 1)
 
     @functools.cached_property
     def static_files(self) -> dict[str, tuple[bytes, str, str]]:
@@ -236,7 +259,8 @@ class Pages:
         files = {}
         for folder in self._folders:
             for name, file in _walk(folder):
-                if media_type := _MEDIA_TYPES.get(f".{name.rpartition('.')[2]}"):
+                media_type = _MEDIA_TYPES.get(PurePosixPath(name).suffix)
+                if media_type is not None:
                     body = file.read_bytes()
                     files[name] = body, hashlib.sha256(body).hexdigest()[:12], media_type
         return files
@@ -250,27 +274,29 @@ class Pages:
         return environment
 
     def _read_template(self, name: str) -> str:
-        file = next(file for folder in self._folders if (file := folder / name).is_file())
-        return file.read_text(encoding="utf-8")
+        """Return the text of a template, from the first folder that has it."""
+        files = (folder / name for folder in self._folders)
+        template = next(file for file in files if file.is_file())
+        return template.read_text(encoding="utf-8")
 
 
 def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
     """Return the texts of all sections, by `SECTION.KEY`."""
-    found = {}
+    text_by_key = {}
     for name, section in sections.items():
         for key, text in (section or {}).items():
             if text not in (None, ""):
-                found[f"{name}.{key}"] = str(text)
-    return found
+                text_by_key[f"{name}.{key}"] = str(text)
+    return text_by_key
 
 
-def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:
-    """Yield the files below a folder, with their paths below it."""
+def _walk(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield `prefix` + the relative path, and the file, for each file below a folder."""
     for item in folder.iterdir():
         if item.is_dir():
-            yield from _walk(item, f"{below}{item.name}/")
+            yield from _walk(item, f"{prefix}{item.name}/")
         else:
-            yield f"{below}{item.name}", item
+            yield f"{prefix}{item.name}", item
 
 
-PAGES = Pages()  # of the review alone
+PAGES = Pages()  # the pages of the review alone

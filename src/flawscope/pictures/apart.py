@@ -1,16 +1,17 @@
 """Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind.
 
-Such pictures are misfires or parts of another product. Pictures of one kind explain each other, so that
-leaving out one shows nothing.
+Such pictures are misfires or parts of another product. Pictures of a small group are near each other, so that
+a picture's distance to its nearest neighbour does not reveal them.
 
-Each picture is compared with those of other units (parts; near-duplicates are one unit), leaving out the 0,
-1, 2, ... nearest, and all pictures alike: so the usual distances are measured with as many left out. Pictures
-beyond a gap are apart; for pictures of one unit, which are unusual together, the gap must be wider.
-Torch-free.
+So the distance of each picture to pictures of other units (parts; near-duplicates are one unit) is measured
+several times, leaving out the 0, 1, 2, ... nearest units. For each of these numbers the distances of all
+pictures are compared: pictures beyond a gap in the distances are apart. For pictures of a single unit, which
+are unusual together, the gap must be wider. Torch-free.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,52 +20,56 @@ from numpy.typing import NDArray
 from flawscope.pictures.appearance import FEATURES, FeatureValues
 
 Distances = NDArray[np.float64]
-Compare = Callable[[int], Distances]  # a picture's cells with the nearest of each picture, [C, N]
-Height = Callable[[Distances], Distances]  # how far cells [C, ...] are away together, [...]
+# Returns the distances [C, N] of a picture's C cells to the nearest cell of each of N pictures
+Compare = Callable[[int], Distances]
+# Combines the distances [C, ...] of a picture's C cells into one distance of the picture, [...]
+Height = Callable[[Distances], Distances]
 
 GRID = 8  # cells of a picture along each side
-FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
+FARTHEST_SHARE = 0.25  # share of a picture's cells, the farthest, whose mean distance counts
 MAX_SHARE = 5  # at most one of five pictures is apart: more of a kind are a variant of the product
-MAX_GROUP = 6  # nearest pictures that are left out, at most
-# below which nothing can be said
+MAX_GROUP = 6  # largest number of nearest units that are left out
+# In smaller sets no picture lies apart
 MIN_PICTURES = 16
 MIN_UNITS = 8
-MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
-# Factors between the nearest of the pictures apart and the farthest of the rest: of several units, and of one
-# (bench/NOTES.md)
+MAX_COMPARED = 1000  # pictures, chosen evenly: the time grows with their square
+# Ratio of the smallest distance of the pictures apart to the largest distance of the rest: where the pictures
+# apart are of several units, and where they are of one (bench/NOTES.md)
 GROUP_GAP = 1.65
 SINGLE_GAP = 2.0
 LOOK_GAP = 2.4
 SINGLE_LOOK_GAP = 4.2
-NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alike
+NORMAL_MAD = 1.4826  # ratio of standard deviation to median absolute deviation of normal values
+LEAST_STEP = 1.0  # added to distances of looks, in spreads: differences of near looks then hardly count
 
 
 def find_apart(
     cells: Sequence[NDArray[np.float32] | None], looks: Sequence[FeatureValues], units: Sequence[int]
 ) -> list[list[int]]:
-    """Return the pictures that lie apart, by their places, in groups of one kind.
+    """Return the indices of the pictures that lie apart from the rest, in groups of similar pictures.
 
-    They lie apart by their features, or by their look as a whole; the look is compared for `MAX_COMPARED`
-    pictures drawn evenly.
+    A group lies apart by its features, or by the look of its whole pictures. At most `MAX_COMPARED` looks,
+    chosen evenly, are compared.
 
     Args:
-        cells: Features of each picture's cells; None where they are not known.
+        cells: Features [C, D] of each picture's cells; None where they are not known.
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
         units: Number of the part that each picture shows.
     """
-    found = _apart_by_features(cells, units)
-    known = {place for places in found for place in places}
-    compared = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
+    # a group found by the look is added where none of its pictures was found by the features
+    groups = _apart_by_features(cells, units)
+    grouped_places = {place for group in groups for place in group}
+    step = max(1, math.ceil(len(looks) / MAX_COMPARED))
+    compared = range(0, len(looks), step)
     for group in groups_of_other_look([looks[k] for k in compared], [units[k] for k in compared]):
         places = [compared[k] for k in group]
-        if known.isdisjoint(places):
-            found.append(places)
-    return found
+        if grouped_places.isdisjoint(places):
+            groups.append(places)
+    return groups
 
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
-    """Return the places of pictures whose features lie apart, in groups of one kind."""
+    """Return the indices of pictures whose features lie apart, in groups of similar pictures."""
     places = [place for place, cell in enumerate(cells) if cell is not None]
     if not places:
         return []
@@ -74,130 +79,161 @@ def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Seque
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
-    """Return the places of pictures that lie apart by their features, in groups of one kind.
+    """Return the indices of pictures that lie apart by their features, in groups of similar pictures.
 
     Args:
-        cells: Features [N, C, D] of each picture's cells; cells may change places from picture to picture.
-        units: [N], equal for pictures of one part.
+        cells: Features [N, C, D] of each picture's cells. A cell is compared with all cells of another
+            picture, wherever they are.
+        units: Number [N] of the part that each picture shows.
     """
-    count = len(cells)
-    if not _tell_enough(units):
+    picture_count, cell_count, feature_count = cells.shape
+    if not _is_large_enough(units):
         return []
     cells = cells - cells.mean(axis=(0, 1))
-    norms = np.square(cells).sum(2)
-    flat = cells.reshape(-1, cells.shape[2])
-    most = max(1, round(FARTHEST_SHARE * cells.shape[1]))
+    squared_norms = np.square(cells).sum(2)
+    all_cells = cells.reshape(-1, feature_count)
+    farthest_count = max(1, round(FARTHEST_SHARE * cell_count))
 
     def compare(picture: int) -> Distances:
-        products = (cells[picture] @ flat.T).reshape(cells.shape[1], count, -1)
-        squares = norms[picture][:, None] + (norms[None] - 2 * products).min(2)
+        """Return the distances [C, N] of a picture's cells to the nearest cell of each picture."""
+        products = (cells[picture] @ all_cells.T).reshape(cell_count, picture_count, -1)
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a b
+        squares = squared_norms[picture][:, None] + (squared_norms[None] - 2 * products).min(2)
         return np.asarray(np.sqrt(np.maximum(squares, 0)), np.float64)
 
     def height(distances: Distances) -> Distances:
-        return np.asarray(np.sort(distances, axis=0)[-most:].mean(axis=0), dtype=np.float64)
+        """Return the mean distance of the farthest cells."""
+        return np.asarray(np.sort(distances, axis=0)[-farthest_count:].mean(axis=0), dtype=np.float64)
 
     unit_numbers = np.asarray(units)
-    nearest, left_out = _leave_out(unit_numbers, compare, height)
-    return _find_groups(nearest, left_out, unit_numbers, GROUP_GAP, SINGLE_GAP)
+    nearest, distances = _measure_distances(unit_numbers, compare, height)
+    return _find_groups(nearest, distances, unit_numbers, gap=GROUP_GAP, single_gap=SINGLE_GAP)
 
 
 def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
-    """Return groups of pictures, by their places, that lie apart together by their look as a whole.
+    """Return groups of pictures, as indices, whose looks as a whole lie apart from the rest.
 
-    A single picture is no group: a good picture may look unlike the others.
+    A picture that lies apart alone is left out: a single good picture may look unlike the others.
 
     Args:
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
-        units: [N], equal for pictures of one part.
+        units: Number [N] of the part that each picture shows.
     """
-    known = [place for place, look in enumerate(looks) if look]
-    unit_numbers = np.array([units[place] for place in known])
-    if not _tell_enough(unit_numbers):
+    places = [place for place, look in enumerate(looks) if look]
+    unit_numbers = np.array([units[place] for place in places])
+    if not _is_large_enough(unit_numbers):
         return []
-    values = np.array([looks[place] for place in known])
+    values = np.array([looks[place] for place in places])
     deviation = NORMAL_MAD * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
     values /= np.maximum(deviation, [feature.min_width for feature in FEATURES])
 
     def compare(picture: int) -> Distances:
+        """Return the distances of a picture, as a single cell, to all pictures."""
         return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
 
-    nearest, left_out = _leave_out(unit_numbers, compare, lambda distances: distances[0])
-    found = _find_groups(nearest, left_out, unit_numbers, LOOK_GAP, SINGLE_LOOK_GAP)
-    return [[known[place] for place in group] for group in found if len(group) > 1]
+    nearest, distances = _measure_distances(unit_numbers, compare, height=lambda distances: distances[0])
+    groups = _find_groups(nearest, distances, unit_numbers, gap=LOOK_GAP, single_gap=SINGLE_LOOK_GAP)
+    return [[places[k] for k in group] for group in groups if len(group) > 1]
 
 
-def _tell_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
+def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
+    """Whether a set has enough pictures and units to tell which of them lie apart."""
     return len(units) >= MIN_PICTURES and len({*units}) >= MIN_UNITS
 
 
-def _leave_out(
+def _measure_distances(
     units: NDArray[np.intp], compare: Compare, height: Height
 ) -> tuple[NDArray[np.intp], Distances]:
-    """Measure each picture's distance to the others with the nearest other units left out.
+    """Measure each picture's distance to the pictures of other units, with the nearest units left out.
 
     Args:
-        units: [N], equal for pictures of one part.
-        compare: Compares a picture's cells with the nearest of each picture, [C, N].
-        height: Joins the distances of cells into one.
+        units: Number [N] of the part that each picture shows.
+        compare: Returns the distances of a picture's cells to the nearest cell of each picture, [C, N].
+        height: Combines the distances of a picture's cells into one.
 
     Returns:
-        The picture nearest to each in each of the K nearest other units [N, K], nearest first; and the
-        distance [N, K] to the other pictures without the first 0, 1, 2, ... of these units.
+        Two arrays [N, K], where column k is about the k-th nearest other unit of each picture:
+
+        - The picture of this unit that is nearest.
+        - The picture's distance to all other units but the k nearest (k = 0: none is left out).
     """
     count = len(units)
-    few = max(1, min(MAX_GROUP, count // MAX_SHARE))
-    nearest = np.empty((count, few), np.intp)
-    left_out = np.empty((count, few))
+    left_out_count = max(1, min(MAX_GROUP, count // MAX_SHARE))
+    nearest = np.empty((count, left_out_count), np.intp)
+    picture_distances = np.empty((count, left_out_count))
     for picture in range(count):
         distances = compare(picture)
         distances[:, units == units[picture]] = np.inf
-        order = np.argsort(height(distances), kind="stable")
-        nearest[picture] = order[np.sort(np.unique(units[order], return_index=True)[1])][:few]
-        for k in range(few):
-            left_out[picture, k] = height(distances.min(axis=1))
+        ascending = np.argsort(height(distances), kind="stable")
+        _, first_places = np.unique(units[ascending], return_index=True)  # nearest picture of each unit
+        nearest[picture] = ascending[np.sort(first_places)][:left_out_count]
+        for k in range(left_out_count):
+            picture_distances[picture, k] = height(distances.min(axis=1))
             distances[:, units == units[nearest[picture, k]]] = np.inf
-    return nearest, left_out
+    return nearest, picture_distances
 
 
 def _find_groups(
-    nearest: NDArray[np.intp], left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float
+    nearest: NDArray[np.intp], distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float
 ) -> list[list[int]]:
-    """Return the pictures beyond the widest gaps, in groups.
+    """Return the indices of the pictures beyond the widest gaps, in groups.
 
-    A picture beyond a gap is joined with those beyond it that are nearest to it, and with those of its unit.
+    Of the pictures beyond a gap, each shares a group with its nearest pictures, and with those of its unit.
+
+    Args:
+        nearest: Nearest pictures [N, K], as `_measure_distances` returns them.
+        distances: Distances [N, K], as `_measure_distances` returns them.
+        units: Number [N] of the part that each picture shows.
+        gap: Smallest gap to pictures of several units.
+        single_gap: Smallest gap to pictures of one unit.
     """
-    # and the group of each that is apart
     rest = list(range(len(nearest)))
-    apart = dict[int, int]()
-    while found := _beyond_gap(left_out[rest], units[rest], gap, single_gap):
-        group = [rest[place] for place in found]
-        for place in group:
-            near = {*nearest[place, : len(group)].tolist(), *np.flatnonzero(units == units[place]).tolist()}
-            apart[place] = min([place, *(apart.get(other, other) for other in near if other in group)])
-        rest = [place for place in rest if place not in apart]
+    # for each picture apart, the lowest picture that it is linked to; following the links leads to the first
+    # picture of its group, which is linked to itself
+    linked = dict[int, int]()
+    while beyond := _beyond_gap(distances[rest], units[rest], gap, single_gap):
+        group = [rest[place] for place in beyond]
+        for picture in group:
+            nearest_pictures = nearest[picture, : len(group)].tolist()
+            same_unit = np.flatnonzero(units == units[picture]).tolist()
+            neighbours = {*nearest_pictures, *same_unit}
+            links = [linked.get(neighbour, neighbour) for neighbour in neighbours if neighbour in group]
+            linked[picture] = min([picture, *links])
+        rest = [picture for picture in rest if picture not in linked]
     groups: dict[int, list[int]] = {}
-    for place in sorted(apart):
-        first = place
-        while apart[first] != first:
-            first = apart[first]
-        groups.setdefault(first, []).append(place)
+    for picture in sorted(linked):
+        first = picture
+        while linked[first] != first:
+            first = linked[first]
+        groups.setdefault(first, []).append(picture)
     return list(groups.values())
 
 
-def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
-    """Return the places beyond the widest gap in the distances with 0, 1, 2, ... left out; none without one.
+def _beyond_gap(distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
+    """Return the indices of the pictures beyond the widest gap; empty where no gap is wide enough.
 
-    A gap with k left out concerns k + 1 pictures or more: fewer would be beyond it with fewer left out.
+    A gap is the ratio of two distances that follow each other in descending order.
+
+    With k units left out, only gaps with at least k + 1 pictures beyond them are tried: smaller groups are
+    found with fewer units left out.
+
+    Args:
+        distances: Distances [N, K]; in column k with the k nearest units left out.
+        units: Number [N] of the part that each picture shows.
+        gap: Smallest gap to pictures of several units.
+        single_gap: Smallest gap to pictures of one unit.
     """
     widest = 1.0
-    found = list[int]()
-    for k in range(left_out.shape[1]):
-        order = np.argsort(-left_out[:, k], kind="stable")
-        for several in range(k + 1, len(order) // MAX_SHARE + 1):
-            near, far = left_out[order[[several, several - 1]], k]
-            width = far / max(near, 1e-12)
-            of_one = len({*units[order[:several]]}) == 1
-            if width > widest and width >= (single_gap if of_one else gap):
-                widest = width
-                found = order[:several].tolist()
-    return found
+    beyond = list[int]()
+    for k in range(distances.shape[1]):
+        farthest_first = np.argsort(-distances[:, k], kind="stable")
+        max_count = len(farthest_first) // MAX_SHARE
+        for far_count in range(k + 1, max_count + 1):
+            nearest_beyond = distances[farthest_first[far_count - 1], k]
+            farthest_of_rest = distances[farthest_first[far_count], k]
+            ratio = nearest_beyond / max(farthest_of_rest, 1e-12)
+            is_one_unit = len({*units[farthest_first[:far_count]]}) == 1
+            if ratio > widest and ratio >= (single_gap if is_one_unit else gap):
+                widest = ratio
+                beyond = farthest_first[:far_count].tolist()
+    return beyond

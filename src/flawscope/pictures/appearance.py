@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from flawscope.types import Facts, Json
 
-APPEARANCE_KEY = "appearance"  # of the range among a model's facts
-SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
-MIN_SAMPLES = 16  # measured pixels that must show the product
+APPEARANCE_KEY = "appearance"  # key of the range in a model's facts
+SAMPLES_PER_SIDE = 64  # number of pixels that are measured along each side
+MIN_SAMPLES = 16  # fewest measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
 LOG_OFFSET = 1 / 512  # half a grey level: flat pictures have a logarithm, too
@@ -54,48 +54,60 @@ FeatureValues = tuple[float, ...]
 
 
 def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> FeatureValues:
-    """Measure a network's input [3, H, W], 0..1, padding marked: return a number for each of `FEATURES`.
+    """Measure the appearance of a network's input.
 
-    Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
+    Args:
+        image: [3, H, W] in 0..1; pixels of padding are below 0.
+        roi: Region of interest [H, W]; None: the whole picture.
+
+    Returns:
+        A number for each of `FEATURES`, measured on a grid of pixels; empty where fewer than `MIN_SAMPLES`
+        of these lie in the picture and in the region of interest.
     """
     height, width = image.shape[1:]
-    rows, columns = (max(1, side // SAMPLES_PER_SIDE) for side in (height, width))
-    here, right, below = (
-        image[:, y : height - 1 + y : rows, x : width - 1 + x : columns] for y, x in ((0, 0), (0, 1), (1, 0))
-    )
-    counts = np.minimum(np.minimum(here[0], right[0]), below[0]) >= 0  # padding is below 0
+    row_step = max(1, height // SAMPLES_PER_SIDE)
+    column_step = max(1, width // SAMPLES_PER_SIDE)
+    points = image[:, : height - 1 : row_step, : width - 1 : column_step]
+    right = image[:, : height - 1 : row_step, 1:width:column_step]  # pixel to the right of each point
+    below = image[:, 1:height:row_step, : width - 1 : column_step]
+    is_counted = np.minimum(np.minimum(points[0], right[0]), below[0]) >= 0  # padding is below 0
     if roi is not None:
-        counts &= roi[: height - 1 : rows, : width - 1 : columns]
-    if np.count_nonzero(counts) < MIN_SAMPLES:
+        is_counted &= roi[: height - 1 : row_step, : width - 1 : column_step]
+    if np.count_nonzero(is_counted) < MIN_SAMPLES:
         return ()
-    red, green, blue = (float(channel[counts].mean(dtype=np.float64)) for channel in here)
-    grey = here.mean(axis=0)
-    fine = (np.abs(right - here) + np.abs(below - here)).mean(axis=0)[counts].mean(dtype=np.float64) / 2
-    steps = [
-        np.abs(np.diff(grey, axis=axis))[_adjacent_pairs(counts, axis)].mean(dtype=np.float64)
-        for axis in (0, 1)
-        if _adjacent_pairs(counts, axis).any()
-    ]
+    red, green, blue = (float(channel[is_counted].mean(dtype=np.float64)) for channel in points)
+    grey = points.mean(axis=0)
+    pixel_steps = (np.abs(right - points) + np.abs(below - points)).mean(axis=0)
+    fine_step = pixel_steps[is_counted].mean(dtype=np.float64) / 2
+    coarse_steps = []
+    for axis in (0, 1):
+        has_pair = _adjacent_pairs(is_counted, axis)
+        if has_pair.any():
+            coarse_steps.append(np.abs(np.diff(grey, axis=axis))[has_pair].mean(dtype=np.float64))
+    coarse_step = float(np.mean(coarse_steps)) if coarse_steps else 0.0
     return (
         (red + green + blue) / 3,
         red - green,
         blue - green,
-        float(grey[counts].std(dtype=np.float64)),
-        math.log2(fine + LOG_OFFSET),
-        math.log2((float(np.mean(steps)) if steps else 0.0) + LOG_OFFSET),
+        float(grey[is_counted].std(dtype=np.float64)),
+        math.log2(fine_step + LOG_OFFSET),
+        math.log2(coarse_step + LOG_OFFSET),
     )
 
 
 def _adjacent_pairs(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Mask of the points that count together with the next one along the axis."""
+    """Return a mask of the points that count together with the next point along the axis."""
     return counts[1:] & counts[:-1] if axis == 0 else counts[:, 1:] & counts[:, :-1]
 
 
 @dataclass(frozen=True)
 class AppearanceRange:
-    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures.
+    """Range of good pictures' appearance.
 
-    A feature that a model of an earlier version did not measure has no bounds, and no picture lies outside.
+    Attributes:
+        ranges: (low, high) of each of `FEATURES`; infinite for a feature that a model of an earlier version
+            did not measure, so that no picture lies outside.
+        pictures: Number of pictures.
     """
 
     ranges: tuple[tuple[float, float], ...]
@@ -110,23 +122,33 @@ class AppearanceRange:
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: FeatureValues) -> FeatureValues:
-        """Return distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
-        found = []
+        """Return the distance of each feature from its range, in widths of the range.
+
+        The distance is negative below the range, 0 within it and positive above it. Where nothing was
+        measured, the result is empty.
+        """
+        distances = []
+        # strict, unless nothing was measured
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
-            found.append(outside / max(high - low, feature.min_width))
-        return tuple(found)
+            distances.append(outside / max(high - low, feature.min_width))
+        return tuple(distances)
 
     def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
-        """Return the range that also covers other pictures, which are given by their `shifts`."""
-        rows = [row for row in shifts if row]
-        ranges = list(self.ranges)
-        for row in rows:
-            for k, (shift, (low, high)) in enumerate(zip(row, self.ranges, strict=True)):
+        """Return the range widened so that it also covers other pictures.
+
+        Args:
+            shifts: Result of `shifts` for each of these pictures; empty results are skipped.
+        """
+        known_shifts = [picture_shifts for picture_shifts in shifts if picture_shifts]
+        widened_ranges = list(self.ranges)
+        for picture_shifts in known_shifts:
+            for k, (shift, (low, high)) in enumerate(zip(picture_shifts, self.ranges, strict=True)):
                 width = max(high - low, FEATURES[k].min_width)
-                reach = shift * width if math.isfinite(width) else 0.0
-                ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)
-        return AppearanceRange(tuple(ranges), self.pictures + len(rows))
+                distance = shift * width if math.isfinite(width) else 0.0
+                widened_low, widened_high = widened_ranges[k]
+                widened_ranges[k] = min(widened_low, low + distance), max(widened_high, high + distance)
+        return AppearanceRange(tuple(widened_ranges), self.pictures + len(known_shifts))
 
     # ---- facts of a model
 
@@ -141,13 +163,16 @@ class AppearanceRange:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> AppearanceRange | None:
-        """Read the range from a model's facts; None where there is none, or none of a known feature."""
+        """Read the range from a model's facts.
+
+        None where the facts have no readable range, or no range of one of `FEATURES`.
+        """
         try:
-            kept = facts[APPEARANCE_KEY]
-            names = [feature.name for feature in FEATURES if feature.name in kept["ranges"]]
-            known = {name: _parse_range(kept["ranges"][name]) for name in names}
-            ranges = tuple(known.get(feature.name, UNBOUNDED) for feature in FEATURES)
-            return cls(ranges, int(kept["pictures"])) if known else None
+            stored = facts[APPEARANCE_KEY]
+            names = [feature.name for feature in FEATURES if feature.name in stored["ranges"]]
+            range_by_name = {name: _parse_range(stored["ranges"][name]) for name in names}
+            ranges = tuple(range_by_name.get(feature.name, UNBOUNDED) for feature in FEATURES)
+            return cls(ranges, int(stored["pictures"])) if range_by_name else None
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
@@ -166,21 +191,30 @@ def is_far(shifts: FeatureValues) -> bool:
 
 
 def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
-    """Name the features in which most of these pictures lie outside the range, at most three.
+    """Describe in words how pictures differ from the range, such as "darker, less contrast".
 
-    The feature that lies farthest outside comes first.
+    At most three features are named, the one farthest outside the range (by the median picture) first.
+
+    Args:
+        shifts: `AppearanceRange.shifts` of each picture.
     """
-    middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
-    order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
-    chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]
-    return ", ".join(FEATURES[k].low_label if middle[k] < 0 else FEATURES[k].high_label for k in chosen[:3])
+    medians = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
+    farthest_first = sorted(range(len(FEATURES)), key=lambda k: -abs(medians[k]))
+    clear_features = [k for k in farthest_first if abs(medians[k]) > 0.5] or farthest_first[:1]
+    labels = []
+    for k in clear_features[:3]:
+        labels.append(FEATURES[k].low_label if medians[k] < 0 else FEATURES[k].high_label)
+    return ", ".join(labels)
 
 
 def pixel_format(picture: NDArray[np.number]) -> str:
     """Return the kind of a decoded picture's pixels, in words: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
-    if picture.shape[2] < 3 or picture.strides[2] == 0:
+    if picture.shape[2] < 3 or picture.strides[2] == 0:  # stride 0: one channel, repeated
         return "grey"
-    looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
-    return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"
+    for step in (16, 1):  # a few pixels of most colour pictures suffice
+        pixels = picture[::step, ::step]
+        if (pixels[:, :, 1:] != pixels[:, :, :1]).any():
+            return "colour"
+    return "grey"

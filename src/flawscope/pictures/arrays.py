@@ -13,9 +13,10 @@ from flawscope.pictures.levels import Levels, no_data_value, used_range
 
 Float32 = NDArray[np.float32]
 
-_ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
-TWELVE_BITS = 4095  # up to which 16-bit values are taken for those of a camera with fewer bits
-TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and it: resampling overshoots
+_ROWS_PER_BLOCK = 256  # number of rows that are made opaque at a time
+TWELVE_BITS = 4095  # 16-bit values up to this one are taken for those of a camera with fewer bits
+# Share of the white level by which floats may lie below 0 or above the white level: resampling overshoots
+TOLERANCE = 1e-3
 
 
 def picture_error(name: str, reason: str, remedy: str) -> InputError:
@@ -41,7 +42,7 @@ def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
 
 
 def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Check the values [H, W, C] of an array; floats become float32.
+    """Check the values [H, W, C] of an array, and return them; floats become float32.
 
     Raises:
         InputError: Its values are not uint8, uint16 or finite floats, or it has none.
@@ -51,7 +52,7 @@ def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
             name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
         )
     if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # beyond float32: infinity, which is refused
+        with np.errstate(over="ignore"):  # values too large for float32 become infinity, which is refused
             return require_finite(array.astype(np.float32, copy=False), name)
     if array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise picture_error(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
@@ -62,32 +63,37 @@ def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
     """Convert other integers to uint8 or uint16 where they lie in 0..65535, else to float32."""
     if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
         return values
-    whole = np.uint8 if values.dtype == np.int8 else np.uint16
-    return values.astype(whole if values.min() >= 0 and values.max() <= 65535 else np.float32)
+    if values.min() < 0 or values.max() > 65535:
+        return values.astype(np.float32)
+    return values.astype(np.uint8 if values.dtype == np.int8 else np.uint16)
 
 
 def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Return deep grey [H, W, 1] of grey with alpha [H, W, 2], composited over white."""
+    """Composite deep grey with alpha [H, W, 2] over white; return grey [H, W, 1]."""
     return _opaque(values[:, :, :1], values[:, :, 1:], name)
 
 
 def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Composite colours [H, W, C] over white, by their alpha [H, W, 1]."""
+    """Composite colours [H, W, C] over white, by their alpha [H, W, 1].
+
+    Raises:
+        InputError: The alpha of deep colours is not in 0..65535 or 0..1, or has no opaque pixel.
+    """
     lowest = alpha.min()
     highest = alpha.max()
-    if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
+    if lowest == highest:  # no transparency, such as the unused fourth channel of a camera's BGRX, which is 0
         return colours
     if colours.dtype == np.uint8:
         rgba = np.concatenate([colours, alpha], 2)
         return np.asarray(composite_over_white(Image.fromarray(rgba)))
-    full = np.float32(65535 if colours.dtype == np.uint16 else 1)
-    if highest != full or lowest < 0:
-        reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {full:g}"
+    opaque_alpha = np.float32(65535 if colours.dtype == np.uint16 else 1)
+    if highest != opaque_alpha or lowest < 0:
+        reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {opaque_alpha:g}"
         raise picture_error(name, reason, "scale it, or leave the fourth channel out")
-    share = alpha.astype(np.float32) / full
-    blended = colours * share + full * (1 - share)
+    share = alpha.astype(np.float32) / opaque_alpha
+    blended = colours * share + opaque_alpha * (1 - share)
     if colours.dtype == np.uint16:
-        np.add(blended, 0.5, out=blended)
+        np.add(blended, 0.5, out=blended)  # so that the conversion below rounds
     return blended.astype(colours.dtype)
 
 
@@ -98,33 +104,33 @@ def composite_over_white(image: Image.Image) -> Image.Image:
     """
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
-    if image.mode in ("1", "L", "LA"):
-        opaque = "L"
-        with_alpha = "LA"
-    else:
-        opaque = "RGB"
-        with_alpha = "RGBA"
+    is_grey = image.mode in ("1", "L", "LA")
+    opaque_mode = "L" if is_grey else "RGB"
+    alpha_mode = "LA" if is_grey else "RGBA"
     if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
-        return image.convert(opaque)
-    blocks = range(0, image.height, _ROWS_PER_BLOCK)  # the whole picture would be held five times
+        return image.convert(opaque_mode)
+    tops = range(0, image.height, _ROWS_PER_BLOCK)  # in blocks, since all at once take five times the memory
 
-    def rows(top: int) -> Image.Image:
-        return image.crop((0, top, image.width, min(top + _ROWS_PER_BLOCK, image.height))).convert(with_alpha)
+    def block_at(top: int) -> Image.Image:
+        bottom = min(top + _ROWS_PER_BLOCK, image.height)
+        return image.crop((0, top, image.width, bottom)).convert(alpha_mode)
 
-    ranges = [rows(top).getchannel("A").getextrema() for top in blocks]
-    says_nothing = min(low for low, _ in ranges) == max(high for _, high in ranges)
-    paper = Image.new(opaque, image.size, "white")
-    for top in blocks:
-        block = rows(top)
-        paper.paste(block.convert(opaque), (0, top), None if says_nothing else block.getchannel("A"))
-    return paper
+    alpha_ranges = [block_at(top).getchannel("A").getextrema() for top in tops]
+    is_constant = min(low for low, _ in alpha_ranges) == max(high for _, high in alpha_ranges)
+    canvas = Image.new(opaque_mode, image.size, "white")
+    for top in tops:
+        block = block_at(top)
+        canvas.paste(block.convert(opaque_mode), (0, top), None if is_constant else block.getchannel("A"))
+    return canvas
 
 
 def grey_as_rgb(array: NDArray[np.number]) -> NDArray[np.number]:
     """Return uint8 [H, W] or [H, W, 1 or 3] as [H, W, 3]; grey channels share their memory (stride 0)."""
     if array.ndim == 2:
         array = array[:, :, None]
-    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
+    if array.shape[2] > 1:
+        return array
+    return np.broadcast_to(array, (*array.shape[:2], 3))
 
 
 def require_finite(values: Float32, name: str) -> Float32:
@@ -135,8 +141,9 @@ def require_finite(values: Float32, name: str) -> Float32:
     """
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
-    if (none := no_data_value(values)) is not None:
-        reason = f"some pixels are {none:g}, far off all others, as where there is no data"
+    missing_value = no_data_value(values)
+    if missing_value is not None:
+        reason = f"some pixels are {missing_value:g}, far off all others, as where there is no data"
         remedy = data_checks.NO_DATA.coded("replace them by values like those around them")
         raise picture_error(name, reason, remedy)
     return values
@@ -149,45 +156,52 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
         Otsu, IEEE Transactions on Systems, Man and Cybernetics 9, 1979.
     """
     counts, edges = np.histogram(values, bins=128)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)[:-1]
+    bin_centres = (edges[:-1] + edges[1:]) / 2
     total = counts.sum()
-    sums = np.cumsum(counts * middles)
+    sums = np.cumsum(counts * bin_centres)
+    # of each inner edge as threshold
+    counts_below = np.cumsum(counts)[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = sums[:-1] / below - (sums[-1] - sums[:-1]) / (total - below)
-        between = np.nan_to_num(below / total * (1 - below / total) * gap**2)
-    best = int(between.argmax())
+        means_below = sums[:-1] / counts_below
+        means_above = (sums[-1] - sums[:-1]) / (total - counts_below)
+        shares_below = counts_below / total
+        variances_between = np.nan_to_num(
+            shares_below * (1 - shares_below) * (means_below - means_above) ** 2
+        )
+    best = int(variances_between.argmax())
+    threshold = float(edges[best + 1])
     variance = float(values.var())
-    return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
+    explained_share = float(variances_between[best] / variance) if variance > 0 else 0.0
+    return threshold, explained_share
 
 
 def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
     """Raise InputError for anything but a picture [H, W, 3] uint8.
 
-    Textures in 0..1 pasted into pictures in 0..255 have made defects invisible elsewhere.
+    Values in 0..1 are refused, too: pasted into a picture in 0..255 they would be invisible.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
 def check_depth(picture: NDArray[np.number], white: float | None, black: float | None, name: str) -> None:
-    """Raise InputError for a deep picture whose values lie far off a model's levels.
+    """Raise InputError for a deep picture whose values do not fit a model's black and white levels.
 
-    With these levels it would look black or white.
+    With these levels the picture would look all black or all white.
 
     Args:
         picture: The decoded picture.
         white: White level of the model; None: it learnt from 8-bit pictures.
-        black: Black level of the model; None: it has none, like earlier models.
+        black: Black level of the model; None: a model of an earlier version, which has none.
         name: Name of the picture, for the error.
     """
-    level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
+    white_level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
     lowest = float(picture.min())
     largest = float(picture.max())
-    if black is not None and largest > level:
-        largest = used_range(picture).high  # stray pixels are clipped
-    if lowest < -TOLERANCE * level:
-        remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
+    if black is not None and largest > white_level:
+        largest = used_range(picture).high  # without single very bright pixels
+    if lowest < -TOLERANCE * white_level:
+        remedy = f"replace values that say no data, or scale it to 0..{white_level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)
     if picture.dtype != np.uint16:
         _check_floats(largest, white, black, name)
@@ -197,27 +211,30 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
             f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
             "fit on pictures like this one, or scale it to 0..65535",
         )
-    _check_median(picture, Levels(lowest, largest), Levels(black or 0.0, level), name)
+    used_levels = Levels(lowest, largest)
+    model_levels = Levels(black or 0.0, white_level)
+    _check_median(picture, used_levels, model_levels, name)
 
 
 def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, name: str) -> None:
-    """Raise InputError where half of a picture's values lie beyond a model's black or white level.
+    """Raise InputError where half of a picture's values lie below a model's black or above its white level.
 
     Args:
         picture: The decoded picture.
-        used: Lowest and largest value of the picture.
+        used: Lowest value (black) and largest value (white) of the picture.
         levels: Levels of the model.
         name: Name of the picture, for the error.
     """
     black, white = levels
+    # the median takes time, and is computed only where some values are beyond a level by white - black
     has_brighter = used.white > 2 * white - black
     has_darker = used.black < 2 * black - white
     if not has_brighter and not has_darker:
         return
-    middle = float(np.median(picture))
-    if has_brighter and middle > white:
+    median = float(np.median(picture))
+    if has_brighter and median > white:
         reason = f"half of its values lie above the model's white level of {white:g}, up to {used.white:g}"
-    elif has_darker and middle < black:
+    elif has_darker and median < black:
         reason = f"half of its values lie below the model's black level of {black:g}, down to {used.black:g}"
     else:
         return
@@ -225,12 +242,19 @@ def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, nam
 
 
 def _check_floats(largest: float, white: float | None, black: float | None, name: str) -> None:
-    """Raise InputError for floats up to `largest` in another unit than the levels of a model."""
+    """Raise InputError for a picture of floats whose scale (0..1, 0..255) is not the model's.
+
+    Args:
+        largest: Largest value of the picture.
+        white: White level of the model; None: it learnt from 8-bit pictures.
+        black: Black level of the model; None: a model of an earlier version, which has none.
+        name: Name of the picture, for the error.
+    """
     level = white or 1.0
-    is_unit = level == 1 or (level < 1 and black is None)
-    if is_unit and largest > level * (1 + TOLERANCE):
-        which = "no white level is set" if white is None else f"the white level is {level:g}"
+    expects_unit_range = level == 1 or (level < 1 and black is None)  # 0..1
+    if expects_unit_range and largest > level * (1 + TOLERANCE):
+        level_text = "no white level is set" if white is None else f"the white level is {level:g}"
         remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
-        raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
+        raise picture_error(name, f"its floats go up to {largest:g} and {level_text}", remedy)
     if level >= 255 and 0 < largest <= 1:
         raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")

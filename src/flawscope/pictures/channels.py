@@ -1,4 +1,4 @@
-"""Reads pictures of more than three channels and parts them into pictures of one or three channels each.
+"""Reads pictures of more than three channels, and splits them into pictures of one or three channels each.
 
 Further channels are near infrared beside colour, or a part under several lights. Channels are the samples of
 a pixel of all pages of a TIFF file that have one size and type, or the last axis of an array [H, W, N] or of
@@ -39,7 +39,7 @@ from flawscope.types import Facts, Json
 
 Groups = tuple[tuple[int, ...], ...]
 ALL = "all"
-MAX_VALUES = 1 << 30  # of all channels of a picture
+MAX_VALUES = 1 << 30  # largest number of values of all channels of a picture
 _GROUP = re.compile(r"(\d+)(?:-(\d+))?")
 
 
@@ -56,9 +56,9 @@ class Channels:
     groups: Groups
 
     def __post_init__(self) -> None:
-        numbers = [k for group in self.groups for k in group]
+        numbers = [number for group in self.groups for number in group]
         sizes = {len(group) for group in self.groups}
-        if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
+        if not numbers or not sizes <= {1, 3} or not all(isinstance(number, int) for number in numbers):
             raise InputError("groups are of one channel or of three; write --channels 1-3,4 or the like")
         for number in (min(numbers), max(numbers)):
             if not 0 <= number < self.count:
@@ -68,24 +68,25 @@ class Channels:
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
-        """Return the channels of the first picture that can be read.
+        """Return the wanted channels; the first readable picture says how many there are.
 
         Args:
-            wanted: "all", or groups by numbers from 1, such as "1-3,4".
+            wanted: "all", for the groups that the picture's file states; or groups of channels, numbered
+                from 1, such as "1-3,4".
             sources: The pictures.
 
         Raises:
-            InputError: No picture can be read, or the channels are not there.
+            InputError: No picture can be read, or the first that can has no such channels.
         """
-        groups = None if wanted == ALL else _parse(wanted)
+        groups = None if wanted == ALL else _parse_groups(wanted)
         reason = "there are no pictures"
         for source in sources:
             try:
-                values, own_groups = read_channels(source, source_name(source))
+                values, file_groups = read_channels(source, source_name(source))
             except InputError as error:
                 reason = str(error)
                 continue
-            return cls(values.shape[2], own_groups if groups is None else groups)
+            return cls(values.shape[2], file_groups if groups is None else groups)
         raise InputError(reason)
 
     def to_dict(self) -> Json:
@@ -108,7 +109,7 @@ class Channels:
         """Read all channels of a picture, [H, W, N] uint8, uint16 or float32.
 
         Raises:
-            InputError: It cannot be read, or has other channels than those that were learnt.
+            InputError: It cannot be read, or has another number of channels than `count`.
         """
         name = name or source_name(source)
         values, _ = read_channels(source, name)
@@ -121,28 +122,33 @@ class Channels:
         return values
 
     def split(self, picture: NDArray[np.number]) -> Iterator[NDArray[np.number]]:
-        """Yield the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, in the form of `decode`."""
+        """Yield a picture for each group, in the form of `decode`: [H, W, 3], or [H, W, 1] if deep grey."""
         for group in self.groups:
             yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
 
     def describe(self) -> str:
-        """Describe the groups for a person."""
-        named = ["-".join(str(k + 1) for k in (group[0], group[-1])[: len(group)]) for group in self.groups]
-        return f"{self.count} channels, seen as {', '.join(named)}"
+        """Return the groups in words for a person, such as "4 channels, seen as 1-3, 4"."""
+        group_texts = []
+        for group in self.groups:
+            first, last = group[0] + 1, group[-1] + 1
+            group_texts.append(str(first) if len(group) == 1 else f"{first}-{last}")
+        return f"{self.count} channels, seen as {', '.join(group_texts)}"
 
 
 def first_channels(picture: NDArray[np.number], channels: Channels | None) -> NDArray[np.number]:
-    """Return the first group's part of a decoded picture with `channels`; without channels all of it."""
+    """Return the picture of the first group of channels; without `channels` the whole decoded picture."""
     return picture if channels is None else next(channels.split(picture))
 
 
 def mean_channel(values: NDArray[np.number]) -> NDArray[np.number]:
-    """Return the mean of a picture's channels, grey of its type in the form of `decode`."""
+    """Return the mean of a picture's channels as grey, of the picture's dtype and in the form of `decode`."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
-    return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
+    if values.dtype.kind != "f":
+        mean = np.rint(mean)
+    return decode(mean.astype(values.dtype))
 
 
-def _parse(wanted: str) -> Groups:
+def _parse_groups(wanted: str) -> Groups:
     """Parse groups given by the numbers of their channels, from 1."""
     groups = []
     for word in wanted.split(","):
@@ -152,13 +158,16 @@ def _parse(wanted: str) -> Groups:
                 f"--channels is {wanted!r:.40}; give all, groups by numbers such as 1-3,4, or the pattern "
                 "of file names such as {part}_{light}.png"
             )
-        first, last = int(match[1]), int(match[2] or match[1])
-        groups.append(tuple(range(first - 1, min(last, first + 3))))  # more than three are refused
+        first = int(match[1])
+        last = int(match[2] or match[1])
+        # cut to four channels, which `Channels` refuses as it refuses more: "1-999999999" takes no memory
+        end = min(last, first + 3)
+        groups.append(tuple(range(first - 1, end)))
     return tuple(groups)
 
 
 def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[np.number], Groups]:
-    """Read all channels of a picture and their groups.
+    """Read all channels of a picture and their groups; the hash of a `HashedPicture` is set.
 
     Returns:
         Values [H, W, N] uint8, uint16 or float32, and the groups that the file states: colours together,
@@ -173,18 +182,27 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
         return values, groups
     if isinstance(source, np.ndarray):
         return _channels_of_array(source, name)
-    found = _read_beyond_pillow(source, name)
-    if found is not None:
-        return found
-    image, deep = open_upright_deep(source, name)
-    if deep is None and image.mode not in ("L", "LA", "RGB", "RGBA"):
-        deep = decode(source, name=name)
-    values = check_values(np.atleast_3d(np.asarray(image) if deep is None else deep), name)
-    return values, _groups([3 if 3 <= values.shape[2] <= 4 else 1], values)
+    values_and_groups = _read_beyond_pillow(source, name)
+    if values_and_groups is not None:
+        return values_and_groups
+    image, deep_values = open_upright_deep(source, name)
+    if deep_values is not None:
+        array = deep_values
+    elif image.mode in ("L", "LA", "RGB", "RGBA"):
+        array = np.asarray(image)
+    else:
+        array = decode(source, name=name)
+    values = check_values(np.atleast_3d(array), name)
+    has_colour = values.shape[2] in (3, 4)
+    return values, _groups([3 if has_colour else 1], values)
 
 
 def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.number], Groups] | None:
-    """Read the channels of a file or its bytes; None where Pillow reads it whole, or it is not there."""
+    """Read the channels and groups of a file or its bytes, where Pillow would not read all channels.
+
+    None where Pillow reads all channels, where the source is an image of Pillow, or where there is no such
+    file.
+    """
     if isinstance(source, bytes):
         return _read_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
@@ -194,57 +212,73 @@ def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.num
 
 
 def _channels_of_array(array: NDArray[np.number], name: str) -> tuple[NDArray[np.number], Groups]:
+    """Return the checked values [H, W, N] of an array, and their groups: three channels are colour."""
     values = check_values(np.atleast_3d(array), name)
     return values, _groups([values.shape[2] if values.shape[2] == 3 else 1], values)
 
 
 def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Groups] | None:
-    """Read an array, or a TIFF's pages of one size and depth; None where Pillow reads the file whole."""
+    """Read a .npy file, or the pages of a TIFF that have the first page's size and depth.
+
+    None where Pillow reads all channels of the file.
+    """
     array = read_array(stream, name)
     if array is not None:
         return _channels_of_array(array, name)
     with without_warnings():
         pages = [*tiff.read_pages(stream)]
-    alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
-    if not alike or (len(alike) == 1 and not alike[0].is_beyond_pillow):
+    channel_pages = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
+    if not channel_pages:
         return None
-    return _read_pages(stream, alike, name)
+    if len(channel_pages) == 1 and not channel_pages[0].is_beyond_pillow:
+        return None
+    return _read_pages(stream, channel_pages, name)
 
 
 def _read_pages(
     stream: IO[bytes], pages: Sequence[tiff.Page], name: str
 ) -> tuple[NDArray[np.number], Groups]:
-    """Read the channels of pages of one size and depth.
+    """Read the channels of pages of one size and depth, and their groups.
 
     Raises:
-        InputError: They are too many to hold at once.
+        InputError: The channels are too many to hold at once.
     """
     count = sum(page.channels for page in pages)
     if count * math.prod(pages[0].size) > MAX_VALUES:
         raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
     planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in pages]
     values = check_values(np.concatenate(planes, axis=2), name)
-    widths: list[int] = []
+    group_widths: list[int] = []
     for page in pages:
-        widths += [page.colours, *[1] * (page.channels - page.colours)]
-    return values, _groups(widths, values)
+        further_channels = page.channels - page.colours
+        group_widths += [page.colours, *[1] * further_channels]
+    return values, _groups(group_widths, values)
 
 
 def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
-    """Return groups of `widths` channels one after another, then each further channel by itself."""
+    """Divide a picture's channels, in their order, into groups.
+
+    Args:
+        widths: Number of channels of each of the first groups; each channel behind them is a group.
+        values: Values [H, W, N] of the picture.
+    """
+    single_channels = values.shape[2] - sum(widths)
     groups = []
-    at = 0
-    for width in (*widths, *[1] * (values.shape[2] - sum(widths))):
-        groups.append(tuple(range(at, at + width)))
-        at += width
+    first = 0
+    for width in (*widths, *[1] * single_channels):
+        groups.append(tuple(range(first, first + width)))
+        first += width
     return tuple(groups)
 
 
 def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
-    """Read a picture as `decode` does; of a picture with more channels the first group, and describe them.
+    """Read a picture as `decode` does; of a picture with more channels than `decode` reads, the first group.
+
+    Returns:
+        The picture, and a description of its channels, which is empty where `decode` reads the picture.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The picture cannot be read.
     """
     try:
         return decode(source), ""
@@ -262,4 +296,5 @@ def displayed(source: PictureSource) -> NDArray[np.uint8]:
     Raises:
         InputError: It cannot be read.
     """
-    return to_eight_bits(first_group(source)[0])
+    picture, _ = first_group(source)
+    return to_eight_bits(picture)

@@ -1,9 +1,11 @@
-"""Finds pictures whose pixels are not all there, although they can be decoded. Torch-free.
+"""Finds pictures with missing pixels that can be decoded nevertheless. Torch-free.
 
-`jpeg` finds missing pixels of a JPEG. Where a transfer of another file ended, the rest is zeros, or old
-content of the memory: rows of exactly equal values that begin in the middle of a row. Where sectors of a disk
-or pages of memory were lost, bytes of a file are zeros or ones: they begin or end within a pixel, or at the
-bounds of sectors. Drawn areas begin and end with pixels, anywhere in the file.
+- `jpeg` finds missing pixels of a JPEG.
+- A cut: a transfer of the file ended early. The rest is zeros or other equal values, which begin in the
+  middle of a row.
+- A hole: sectors of a disk or pages of memory were lost. A stretch of the file's bytes is 0 or 255, and
+  begins or ends within a pixel, or at the bounds of sectors. Areas of one colour that belong to the picture
+  begin and end with pixels, anywhere in the file.
 """
 
 from __future__ import annotations
@@ -28,43 +30,43 @@ if TYPE_CHECKING:
 CUT = "the file is damaged (a stretch of its pixels is empty, from within a row on)"
 HOLE = "the file is damaged (a stretch of its bytes is empty)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
-_EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
-_WEBP_SPARE = 8  # bytes that an encoder may leave at the end
-_EMPTY = bytes(64)  # end of a cut AVIF: whole data never ends with it
-_NEAR = 16  # pixels beside the end of a transfer that are looked at
-_MIN_CUT = 8  # pixels of a row that are missing, at least
-_MAX_EQUAL = 0.1  # share of the pixels above the missing ones that may be like them
-_MIN_VALUES = 3  # different ones among as many pixels; drawn areas have fewer
-# bytes: shortest stretch that is looked at; smallest sector of a disk
-_HOLE = 128
-_SECTOR = 512
-_TORN_PIXELS = 2  # of a stretch, at most: one at each end
+_EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # formats without loss
+_WEBP_SPARE = 8  # number of bytes that an encoder may leave at the end
+_EMPTY = bytes(64)  # end of a cut AVIF: complete data never end with it
+_NEAR = 16  # number of pixels beside the end of a transfer that are compared
+_MIN_CUT = 8  # fewest pixels of a row that are missing
+_MAX_EQUAL = 0.1  # share of the pixels above the missing pixels that may be equal to these
+_MIN_VALUES = 3  # fewest different values among `_NEAR` pixels; areas of one colour have fewer
+_HOLE = 128  # bytes of the shortest stretch that may be a hole
+_SECTOR = 512  # bytes of the smallest sector of a disk
+_TORN_PIXELS = 2  # number of torn pixels of a hole, at most: one at each end
 _ROWS_AT_ONCE = 16
-# levels, and share of a value, from a pixel to its neighbour
+# A pixel is like its neighbour if their values differ by less than `_STEP` + `_SHARE` of the value
 _STEP = 16
 _SHARE = 0.2
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
-_LOST_LEVEL = 16  # of 255: least difference of a torn pixel's colour from its neighbours'
-_PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
+_LOST_LEVEL = 16  # smallest difference, of 255, of a torn pixel's lost channels from its neighbours'
+_PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of the layout
     **dict.fromkeys(("L", "P"), 1), "I;16": 2, **dict.fromkeys(("RGB", "BGR"), 3),
     **dict.fromkeys(("RGBA", "RGBX", "BGRA", "BGRX", "CMYK"), 4),
 }  # fmt: skip
-_SHARP = 0.75  # of the step to the equal values, below which a row is like the one before
+# A row is like the row above if they differ by less than this share of the difference to the equal values
+_SHARP = 0.75
 
 
-# of Pillow: codec, place in the picture, offset in the file, arguments; of the codec raw these are
-# the kind of pixels, the bytes of a row, and the direction
+# A tile of Pillow: codec, box in the picture, offset in the file, arguments. The arguments of the codec "raw"
+# are the layout of pixels, the bytes of a row, and the direction of rows.
 Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
 
 
 def load(image: Image.Image) -> str:
-    """Load an image that was opened and not loaded yet.
+    """Load the pixels of an open image, and look for damage of its file.
 
     Returns:
-        What is missing; empty where nothing is known to be.
+        The damage in words; empty where none is found.
 
     Raises:
-        OSError: It is damaged; Pillow raises other errors, too.
+        OSError: The file is so damaged that it cannot be loaded; Pillow raises other errors, too.
     """
     tiles: Sequence[Tile] = getattr(image, "tile", ())
     kind = image.format or ""
@@ -80,20 +82,25 @@ def load(image: Image.Image) -> str:
         return ""
     if kind in _EXACT and _ends_in_cut(image, upwards):
         return CUT
-    find_fault = _FAULTS.get(kind)
-    return find_fault(data) if find_fault else ""
+    find_fault_of_format = _FAULTS.get(kind)
+    return find_fault_of_format(data) if find_fault_of_format else ""
 
 
 def _is_upwards(tiles: Sequence[Tile]) -> bool:
     """Whether a picture's lowest row is stored first."""
     if not tiles:
         return False
-    args = tiles[0][3]
-    return isinstance(args, tuple) and args[-1] == -1
+    _, _, _, arguments = tiles[0]
+    return isinstance(arguments, tuple) and arguments[-1] == -1
 
 
 def _ends_in_cut(image: Image.Image, upwards: bool) -> bool:
-    """Whether the rows of a loaded image, in the order that they are stored in, end in a cut."""
+    """Whether the transfer of a loaded image ended within its rows (`has_cut`).
+
+    Args:
+        image: The image.
+        upwards: Whether the lowest row is stored first.
+    """
     if not _may_be_cut(image):
         return False
     pixels = np.asarray(image)
@@ -101,47 +108,60 @@ def _ends_in_cut(image: Image.Image, upwards: bool) -> bool:
 
 
 def _file_data(image: Image.Image) -> bytes:
-    """The bytes of the file of an open image; none where it is of no file."""
+    """Return the bytes of the file of an open image; empty where the image was not opened from a file."""
     stream: IO[bytes] | None = getattr(image, "fp", None)
     if stream is None:
         return b""
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     data = stream.read()
-    stream.seek(place)
+    stream.seek(position)
     return data
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Return the fault of a BMP or PPM that has more rows than its header states; empty: it has none.
+    """Return the fault of a BMP or PPM that holds more rows than its header states; empty: no fault.
 
-    Programs that append to a file do not change all the sizes in it.
+    A BMP states its size in several places. The smallest of these sizes counts, because programs that append
+    something to a file do not change all of them.
     """
-    if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
+    if kind not in ("BMP", "PPM") or len(tiles) != 1:
         return ""
-    _, (_, _, width, height), offset, args = tiles[0]
+    codec, (_, _, width, height), offset, arguments = tiles[0]
+    if codec != "raw":
+        return ""
     sizes = [len(data) - offset]
-    if kind == "BMP" and isinstance(args, tuple):
-        stride = args[1]
+    if kind == "BMP" and isinstance(arguments, tuple):
+        _, stride, _ = arguments
         sizes += _sizes_in_header(data, offset)
     else:
-        stride = width * _bytes_of_pixel(args, data)
+        stride = width * _bytes_of_pixel(arguments, data)
     return jpeg.TOO_MUCH if min(sizes) >= stride * (height + 1) else ""
 
 
 def _sizes_in_header(data: bytes, offset: int) -> list[int]:
-    """Return the bytes of a BMP's pixels as its header states them, by the file's size and by their own.
+    """Return the sizes in bytes of all pixels that follow from a BMP's header.
 
-    A size of 0 states nothing and is left out. `offset` is where the pixels begin.
+    One is the stated size of the file less the position of the pixels, the other is the stated size of the
+    pixels. A size of 0 states nothing, and is left out.
+
+    Args:
+        data: Bytes of the file.
+        offset: Position of the pixels in the file.
     """
-    by_file = int.from_bytes(data[2:6], "little") - offset
-    by_header = int.from_bytes(data[34:38], "little")
-    return [size for size in (by_file, by_header) if size > 0]
+    size_by_file = int.from_bytes(data[2:6], "little") - offset
+    size_of_pixels = int.from_bytes(data[34:38], "little")
+    return [size for size in (size_by_file, size_of_pixels) if size > 0]
 
 
-def _bytes_of_pixel(args: str | tuple[str, int, int], data: bytes) -> int:
-    """Bytes of a pixel of a PPM, of one channel or three, of 8 or 16 bits."""
-    mode = args[0] if isinstance(args, tuple) else args
+def _bytes_of_pixel(arguments: str | tuple[str, int, int], data: bytes) -> int:
+    """Return the number of bytes of a pixel of a PPM, which has one or three channels of 8 or 16 bits.
+
+    Args:
+        arguments: Arguments of Pillow's tile.
+        data: Bytes of the file.
+    """
+    mode = arguments[0] if isinstance(arguments, tuple) else arguments
     channels = 3 if data[1:2] == b"6" else 1
     return channels * (2 if "16" in mode else 1)
 
@@ -150,75 +170,105 @@ def _bytes_of_pixel(args: str | tuple[str, int, int], data: bytes) -> int:
 
 
 def _may_be_cut(image: Image.Image) -> bool:
-    """Whether a picture has rows whose first, middle and last pixel are equal."""
+    """Whether a picture has rows whose first, middle and last pixel are equal, as a cut has. A quick test."""
     width, height = image.size
     columns = [np.asarray(image.crop((x, 0, x + 1, height))) for x in (0, width // 2, width - 1)]
     return any(_equal_rows(np.concatenate(columns, axis=1)))
 
 
 def _equal_rows(values: NDArray[np.number]) -> NDArray[np.bool_]:
+    """Return a mask [H] of the rows of [H, W] or [H, W, C] that have a single value."""
     flat = values.reshape(len(values), -1)
     return np.asarray((flat == flat[:, :1]).all(1))
 
 
 def has_cut(values: NDArray[np.number]) -> bool:
-    """Whether a transfer ended within a picture, [H, W] or [H, W, C] in the order in which it is stored.
+    """Whether a picture has a stretch of missing rows, because a transfer of its file ended early.
 
-    Then rows of equal values begin in the middle of a row, up to which the picture goes on; if other rows
-    follow, the equal values also end within a row. Bands, masks and backgrounds begin with a row, or where
-    something ends that the row before shows as well.
+    Missing pixels have one value. They begin in the middle of a row; if other rows follow them, they also end
+    in the middle of a row. Areas of one value that belong to the picture, such as bands and backgrounds,
+    begin with a row, or at an edge that the row above shows, too.
+
+    Args:
+        values: Picture, [H, W] or [H, W, C], with rows in the order of the file.
     """
-    values = values.reshape(*values.shape[:2], -1)
-    for begin, end in _runs(_equal_rows(values), values[:, 0, 0]):
-        above = values[:begin]
-        below = values[end:][::-1, ::-1]
-        value = values[begin, 0, 0]
-        if (len(above) or len(below)) and all(
-            _ends_within(block, value) for block in (above, below) if len(block)
-        ):
+    rows = values.reshape(*values.shape[:2], -1)
+    for begin, end in _runs(_equal_rows(rows), rows[:, 0, 0]):
+        above = rows[:begin]
+        # turned by 180 degrees, so that `_ends_within` finds the equal values at the end of these rows, too
+        below = rows[end:][::-1, ::-1]
+        blocks = [block for block in (above, below) if len(block)]
+        value = rows[begin, 0, 0]
+        if blocks and all(_ends_within(block, value) for block in blocks):
             return True
     return False
 
 
 def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of consecutive rows that have one value."""
-    changes = np.flatnonzero((rows[1:] != rows[:-1]) | (rows[1:] & (values[1:] != values[:-1]))) + 1
-    ends = [0, *changes.tolist(), len(rows)]
-    for begin, end in pairwise(ends):
+    """Yield begin and end of each run of consecutive rows that are filled with one and the same value.
+
+    Args:
+        rows: [H], True for rows that have a single value.
+        values: [H], first value of each row.
+    """
+    begins_or_ends = rows[1:] != rows[:-1]
+    has_new_value = rows[1:] & (values[1:] != values[:-1])
+    starts = np.flatnonzero(begins_or_ends | has_new_value) + 1
+    bounds = [0, *starts.tolist(), len(rows)]
+    for begin, end in pairwise(bounds):
         if rows[begin]:
             yield begin, end
 
 
 def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
-    """Whether pictures' rows [H, W, C] end in the middle of the last one, with `value` behind."""
+    """Whether a picture breaks off in the middle of its last row, whose rest has a single value.
+
+    At the place where it breaks off, the row above must show no edge: it is like the last row before that
+    place, and does not have the value behind it.
+
+    Args:
+        rows: Rows [H, W, C] of the picture.
+        value: Value of missing pixels.
+    """
     if len(rows) < 2:
         return False
-    last = rows[-1].astype(np.float64)
-    before = rows[-2].astype(np.float64)
-    end = int(np.flatnonzero((rows[-1] != value).any(1))[-1]) + 1
-    if not _MIN_CUT <= end <= len(last) - _MIN_CUT:
+    last_row = rows[-1].astype(np.float64)
+    row_above = rows[-2].astype(np.float64)
+    is_there = (rows[-1] != value).any(1)
+    end = int(np.flatnonzero(is_there)[-1]) + 1
+    if not _MIN_CUT <= end <= len(last_row) - _MIN_CUT:
         return False
-    behind = slice(end, end + _NEAR)
-    if (before[end:] == value).all(1).mean() > _MAX_EQUAL:
+    equal_share_above = (row_above[end:] == value).all(1).mean()
+    if equal_share_above > _MAX_EQUAL:
         return False
-    shown = slice(max(0, end - _NEAR - 1), end - 1)  # the last pixel may be there in part
-    if min(len(np.unique(block)) for block in (last[shown], before[behind])) < _MIN_VALUES:
+    before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
+    after_end = slice(end, end + _NEAR)
+    blocks = (last_row[before_end], row_above[after_end])
+    if min(len(np.unique(block)) for block in blocks) < _MIN_VALUES:
         return False
-    step = np.abs(last[shown] - before[shown]).mean()
-    return bool(step < _SHARP * min(np.abs(block - value).mean() for block in (last[shown], before[behind])))
+    difference_of_rows = np.abs(last_row[before_end] - row_above[before_end]).mean()
+    difference_to_value = min(np.abs(block - value).mean() for block in blocks)
+    return bool(difference_of_rows < _SHARP * difference_to_value)
 
 
 # ---------------------------------------------------------------------------------------------------- stored
 
 
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
-    """Return what is missing in uncompressed pixels, or in JPEGs within a TIFF.
+    """Return the fault of uncompressed pixels, or of JPEGs within a TIFF; empty: there is none.
 
-    The image is not loaded yet.
+    Args:
+        image: The image, opened and not loaded yet.
+        tiles: Tiles of the image.
+        data: Bytes of the file.
     """
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
-        return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
+        for inner_jpeg in _inner_jpegs(tags, data):
+            fault = _jpeg_fault(inner_jpeg)
+            if fault:
+                return fault
+        return ""
     rows = _stored_rows(tiles, image.width) if data else None
     if rows is None:
         return ""
@@ -232,9 +282,9 @@ class _StoredRows(NamedTuple):
     """Place of uncompressed pixels in a file.
 
     Attributes:
-        stretches: Begin and end of each stretch of rows that lie one after another, in bytes.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        stretches: Begin and end, in bytes, of each stretch of rows without a gap between them.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
     """
 
     stretches: list[tuple[int, int]]
@@ -245,94 +295,118 @@ class _StoredRows(NamedTuple):
 def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
     """Find the rows of uncompressed pixels.
 
-    None where pixels are compressed or of another kind, or where a tile does not hold whole rows.
+    None where pixels are compressed or have another layout than those of `_PIXELS`, or where a tile does not
+    hold whole rows.
     """
     stretches: list[tuple[int, int]] = []
-    stride = pixel = 0
-    for codec, (left, top, right, bottom), offset, args in tiles:
-        mode, stride = args[:2] if isinstance(args, tuple) else (args, 0)
-        pixel = _PIXELS.get(mode, 0)
-        if codec != "raw" or not pixel or left or right != width:
+    row_bytes = pixel_bytes = 0
+    for codec, (left, top, right, bottom), offset, arguments in tiles:
+        mode, stated_row_bytes = arguments[:2] if isinstance(arguments, tuple) else (arguments, 0)
+        pixel_bytes = _PIXELS.get(mode, 0)
+        if codec != "raw" or not pixel_bytes or left or right != width:
             return None
-        stride = stride or right * pixel
+        row_bytes = stated_row_bytes or right * pixel_bytes
         begin = offset
-        if stretches and stretches[-1][1] == offset:
-            begin, _ = stretches.pop()
-        stretches.append((begin, offset + stride * (bottom - top)))
-    return _StoredRows(stretches, stride, pixel)
+        if stretches:
+            previous_begin, previous_end = stretches[-1]
+            if previous_end == offset:  # the tile follows the previous one without a gap: one stretch
+                begin = previous_begin
+                stretches.pop()
+        stretches.append((begin, offset + row_bytes * (bottom - top)))
+    return _StoredRows(stretches, stride=row_bytes, pixel=pixel_bytes)
 
 
 def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
-    """Whether a stretch of uncompressed pixels' bytes was lost: all are 0 or all 255.
+    """Whether a stretch of the bytes of uncompressed pixels was lost.
 
-    It begins or ends within a pixel of colour, in a picture that has no colour elsewhere or beside rows that
-    go on; or it begins and ends where sectors of the file do, within rows.
+    The bytes of a lost stretch are all 0 or all 255. Such a stretch counts as lost in these cases:
+
+    - It begins or ends within a pixel of colour, and the picture has no other pixels of colour.
+    - The rows above and below show something else, and it begins and ends at bounds of sectors, within rows.
+    - The rows above and below show something else, and it begins or ends within a pixel of colour whose lost
+      channels had other values (`_is_torn`).
 
     Args:
         stored: Bytes of the pixels.
-        offset: Where in the file they begin.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        offset: Position of these bytes in the file.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
     """
     values = np.frombuffer(stored, np.uint8)
-    coloured = None
+    coloured_pixels = None
     for fill, begin, end in _equal_bytes(stored):
-        torn = _torn_ends((begin, end), stride, pixel, len(stored))
-        if torn:
-            if coloured is None:
-                coloured = _coloured(values, stride, pixel)
-            if {at - at % stride % pixel for at in torn} == coloured:
+        torn_ends = _torn_ends((begin, end), stride, pixel, size=len(stored))
+        if torn_ends:
+            if coloured_pixels is None:  # computed only once, and only if it is needed
+                coloured_pixels = _coloured_pixels(values, stride, pixel)
+            # first byte of the pixel of each end
+            torn_pixels = {position - position % stride % pixel for position in torn_ends}
+            if torn_pixels == coloured_pixels:
                 return True
         if not _rows_go_on(values, fill, begin, end, stride):
             continue
-        if _fills_sectors((begin, end), offset, stride, len(stored)):
+        if _fills_sectors((begin, end), offset, stride, size=len(stored)):
             return True
-        if any(_is_torn(values, fill, at, stride, pixel, at == end) for at in torn):
-            return True
+        for position in torn_ends:
+            if _is_torn(values, fill, position, stride, pixel, is_end=position == end):
+                return True
     return False
 
 
 def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
-    """Return the ends of a stretch of equal bytes that lie within a pixel of colour.
+    """Return those ends of a stretch of equal bytes that lie within a pixel of colour.
 
     Args:
         ends: Begin and end of the stretch.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
         size: Number of bytes of all pixels.
     """
-    if pixel <= 2:
+    if pixel <= 2:  # grey
         return []
-    return [at for at in ends if at % stride % pixel and at < size]
+    return [position for position in ends if position % stride % pixel and position < size]
 
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
-    """Whether a stretch of equal bytes begins and ends where sectors of the file do, within rows.
+    """Whether a stretch of equal bytes begins and ends at bounds of sectors of the file, within rows.
 
     Args:
         ends: Begin and end of the stretch.
-        offset: Where in the file the pixels begin.
-        stride: Bytes of a row.
+        offset: Position of the pixels in the file.
+        stride: Number of bytes of a row.
         size: Number of bytes of all pixels.
     """
-    for at in ends:
-        if at % stride == 0:
+    for position in ends:
+        if position % stride == 0:
             return False
-        if (offset + at) % _SECTOR != 0 and at != size:
+        is_sector_bound = (offset + position) % _SECTOR == 0
+        if not is_sector_bound and position != size:
             return False
     return True
 
 
 def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stride: int) -> bool:
-    """Whether the rows beside a stretch of equal bytes are there, and show something else."""
+    """Whether the picture has other values right above and right below a stretch of equal bytes.
+
+    Args:
+        values: Bytes of the pixels.
+        fill: Value of the stretch's bytes.
+        begin: Begin of the stretch.
+        end: End of the stretch.
+        stride: Number of bytes of a row.
+    """
     length = min(end - begin, stride)
-    places = [at for at in (begin - stride, end + stride - length) if at >= 0]
-    beside = [row for row in (values[at : at + length] for at in places) if len(row) == length]
-    return bool(beside) and all((row == fill).mean() <= _MAX_EQUAL for row in beside)
+    start_above = begin - stride
+    start_below = end + stride - length  # one row below the last `length` bytes of the stretch
+    rows = [values[start : start + length] for start in (start_above, start_below) if start >= 0]
+    complete_rows = [row for row in rows if len(row) == length]
+    if not complete_rows:
+        return False
+    return all((row == fill).mean() <= _MAX_EQUAL for row in complete_rows)
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield value, begin and end of stretches of zeros and of ones."""
+    """Yield value, begin and end of each stretch of at least `_HOLE` bytes that are all 0 or all 255."""
     for fill, run in _FILLS.items():
         end = 0
         while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
@@ -342,59 +416,98 @@ def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
             yield fill, begin, end
 
 
-def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
-    """Find where pixels lie that are not grey, as far as they are few."""
-    rows = values[: len(values) // stride * stride].reshape(-1, stride)
-    colours = rows[:, : stride // pixel * pixel].reshape(len(rows), -1, pixel)[..., :3]
-    found: set[int] = set()
+def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
+    """Return the positions in bytes of the pixels that are not grey.
+
+    The search ends where more than `_TORN_PIXELS` are found.
+
+    Args:
+        values: Bytes of the pixels.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
+    """
+    row_count = len(values) // stride
+    rows = values[: row_count * stride].reshape(-1, stride)
+    pixel_bytes = stride // pixel * pixel  # of a row, without its padding
+    colours = rows[:, :pixel_bytes].reshape(len(rows), -1, pixel)[..., :3]
+    positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
-        several = colours[top : top + _ROWS_AT_ONCE]
-        places = np.argwhere((several != several[..., :1]).any(2))[: _TORN_PIXELS + 1]
-        found |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
-        if len(found) > _TORN_PIXELS:
+        block = colours[top : top + _ROWS_AT_ONCE]
+        is_coloured = (block != block[..., :1]).any(2)
+        places = np.argwhere(is_coloured)[: _TORN_PIXELS + 1]
+        positions |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
+        if len(positions) > _TORN_PIXELS:
             break
-    return found
+    return positions
 
 
-def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: int, is_end: bool) -> bool:
-    """Whether a pixel of colour has lost channels on one side of a place, where they are `fill`.
+def _is_torn(
+    values: NDArray[np.uint8], fill: int, position: int, stride: int, pixel: int, is_end: bool
+) -> bool:
+    """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
-    By its other channels and by the colours of its neighbours, the lost channels had other values.
+    This is the case if the pixel's intact channels are like those of a neighbour, and its lost channels would
+    differ from `fill` if the pixel had its neighbours' colours.
 
     Args:
         values: Bytes of the pixels.
         fill: Value of the lost bytes, 0 or 255.
-        at: The place, where a stretch of lost bytes begins or ends.
-        stride: Bytes of a row.
-        pixel: Bytes of a pixel.
-        is_end: Whether the stretch ends there.
+        position: Position within the pixel, in bytes, where a stretch of lost bytes begins or ends.
+        stride: Number of bytes of a row.
+        pixel: Number of bytes of a pixel.
+        is_end: Whether the stretch ends at the position; otherwise it begins there.
     """
-    phase = at % stride % pixel
-    first = at - phase
-    ahead = 1 if is_end else -1
-    kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
+    channel = position % stride % pixel  # first channel behind the position
+    pixel_start = position - channel
+    if is_end:
+        lost, intact = slice(channel), slice(channel, pixel)
+        direction = 1  # the intact neighbours are right of and below the pixel
+    else:
+        intact, lost = slice(channel), slice(channel, pixel)
+        direction = -1  # left and above
 
-    def levels(place: int) -> NDArray[np.float64]:  # 0: equal to the lost bytes
-        return (values[place : place + pixel] ^ fill).astype(np.float64)
+    def levels(start: int) -> NDArray[np.float64]:
+        """Return the absolute difference of the channels of the pixel at `start` from the lost bytes."""
+        # exclusive or with 0 leaves a value as it is, with 255 it subtracts the value from 255
+        return (values[start : start + pixel] ^ fill).astype(np.float64)
 
-    places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
-    beside = [block for block in map(levels, places) if len(block) == pixel]
-    value = levels(first)[kept].sum()
-    lacks = [block[lost].max() * value / block[kept].sum() if block[kept].any() else 0 for block in beside]
-    is_like = any(abs(value - block[kept].sum()) < _STEP + _SHARE * value for block in beside)
-    return is_like and min(lacks, default=0) >= _LOST_LEVEL
+    starts = (pixel_start + direction * pixel, pixel_start + direction * stride)
+    neighbours = [levels(start) for start in starts if start >= 0]
+    neighbours = [neighbour for neighbour in neighbours if len(neighbour) == pixel]
+    intact_level = levels(pixel_start)[intact].sum()
+    max_difference = _STEP + _SHARE * intact_level
+    is_like_neighbour = False
+    expected_levels = []  # of the lost channels, if the pixel has the neighbour's colour
+    for neighbour in neighbours:
+        neighbour_level = neighbour[intact].sum()
+        if abs(intact_level - neighbour_level) < max_difference:
+            is_like_neighbour = True
+        has_colour = neighbour[intact].any()
+        expected_levels.append(neighbour[lost].max() * intact_level / neighbour_level if has_colour else 0)
+    return is_like_neighbour and min(expected_levels, default=0) >= _LOST_LEVEL
 
 
 def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
     """Yield the strips or tiles of a TIFF, each as a JPEG of its own."""
-    tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
-    offsets, counts = (next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES)
-    for offset, count in zip(offsets, counts, strict=False):
-        strip = data[offset : offset + count]
-        yield tables + strip[2:] if tables else strip
+    tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]  # without the end mark
+    offsets = _first_tag(tags, _OFFSET_TAGS)
+    sizes = _first_tag(tags, _SIZE_TAGS)
+    for offset, size in zip(offsets, sizes, strict=False):
+        strip = data[offset : offset + size]
+        yield tables + strip[2:] if tables else strip  # 2: the start mark, which the tables have already
+
+
+def _first_tag(tags: Mapping[int, Any], numbers: Sequence[int]) -> Sequence[int]:
+    """Return the values of the first tag of `numbers` that a file has; empty where it has none of them."""
+    for number in numbers:
+        if number in tags:
+            values: Sequence[int] = tags[number]
+            return values
+    return ()
 
 
 def _jpeg_fault(data: bytes) -> str:
+    """Return the damage of a JPEG in words, as `load` does; empty where none is found."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         return jpeg.load(image, data)
 
@@ -403,15 +516,19 @@ def _jpeg_fault(data: bytes) -> str:
 
 
 def _png_fault(data: bytes) -> str:
-    """Return the fault of a PNG by its checksums, which Pillow does not check for pixel data."""
+    """Return the fault of a PNG: a wrong checksum, or a missing end; empty: there is none.
+
+    Pillow does not check the checksums of pixel data.
+    """
     stream = io.BytesIO(data)
     for kind, length in png_chunks(stream):
         body = stream.read(length)
-        check = stream.read(4)
-        if len(check) < 4:
+        checksum = stream.read(4)
+        if len(checksum) < 4:
             break
-        critical = not kind[0] & 0x20  # upper case first letter
-        if critical and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(check, "big"):
+        is_critical = not kind[0] & 0x20  # the first letter is upper case
+        expected_checksum = zlib.crc32(body, zlib.crc32(kind)).to_bytes(4, "big")  # of kind and body
+        if is_critical and checksum != expected_checksum:
             return _CHECKSUM
         if kind == b"IEND":
             return ""
@@ -419,17 +536,23 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP whose last bytes its pixels do not need: they belong to another file."""
-    at = 12
-    while (name := data[at : at + 4]) not in (b"VP8 ", b"VP8L", b""):
-        at += 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1) // 2 * 2
-    length = int.from_bytes(data[at + 4 : at + 8], "little")
-    body = data[at + 8 : at + 8 + length - length % 2 - _WEBP_SPARE]
-    head = b"RIFF" + (len(body) + 12).to_bytes(4, "little") + b"WEBP" + name
+    """Return the fault of a WebP that can be decoded without its last bytes; empty where they are needed.
+
+    Bytes that are not needed belong to another file.
+    """
+    position = 12  # first chunk; each has a name and a size of 4 bytes, and an even number of bytes
+    while (name := data[position : position + 4]) not in (b"VP8 ", b"VP8L", b""):
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + (size + 1) // 2 * 2
+    size = int.from_bytes(data[position + 4 : position + 8], "little")
+    body = data[position + 8 : position + 8 + size - size % 2 - _WEBP_SPARE]
+    file_size = (len(body) + 12).to_bytes(4, "little")
+    body_size = len(body).to_bytes(4, "little")
+    shortened = b"RIFF" + file_size + b"WEBP" + name + body_size + body
     try:
-        with Image.open(io.BytesIO(head + len(body).to_bytes(4, "little") + body), formats=["WEBP"]) as image:
+        with Image.open(io.BytesIO(shortened), formats=["WEBP"]) as image:
             image.load()
-    except Exception:  # the bytes were needed
+    except Exception:  # the bytes are needed
         return ""
     return jpeg.TOO_MUCH
 
@@ -440,20 +563,22 @@ def _jpeg2000_fault(data: bytes) -> str:
 
 
 def _avif_fault(data: bytes) -> str:
-    """Return the fault of an AV1 picture that ends with zeros, which whole data never does."""
-    at = last = 0
-    while 0 <= at < len(data) - 8:
-        last = at
-        size = int.from_bytes(data[at : at + 4], "big")
-        at = at + size if size > 1 else len(data)
-    return TRUNCATED if data[last + 4 : last + 8] == b"mdat" and data.endswith(_EMPTY) else ""
+    """Return the fault of an AVIF or HEIF whose data end with zeros, which complete data never do."""
+    position = last_box = 0  # begin of a box: 4 bytes of size, 4 of name, the content
+    while 0 <= position < len(data) - 8:
+        last_box = position
+        size = int.from_bytes(data[position : position + 4], "big")
+        position = position + size if size > 1 else len(data)  # 0 and 1 are no plain sizes
+    name = data[last_box + 4 : last_box + 8]
+    return TRUNCATED if name == b"mdat" and data.endswith(_EMPTY) else ""
 
 
-# tags of a TIFF, and a value
+# Tags of a TIFF
 _COMPRESSION = 259
-_TIFF_JPEG = 7
 _JPEG_TABLES = 347
-_PLACES = (273, 324), (279, 325)  # tags: offsets of strips or tiles, and their numbers of bytes
+_OFFSET_TAGS = (273, 324)  # offsets of strips, of tiles
+_SIZE_TAGS = (279, 325)  # numbers of bytes of strips, of tiles
+_TIFF_JPEG = 7  # value of the tag `_COMPRESSION`
 _FAULTS = {
     **{"PNG": _png_fault, "WEBP": _webp_fault, "JPEG2000": _jpeg2000_fault},
     **{"AVIF": _avif_fault, "HEIF": _avif_fault},

@@ -1,4 +1,4 @@
-"""Pictures of a fit: surveyed before they are read, and decoded once. Torch-free."""
+"""Surveys the pictures of a fit before they are read, and decodes them once, if memory allows. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flawscope.pictures.files import upright_size
 from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_range
 from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
 
-KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
+KEPT_BYTES = 128 << 20  # largest size of the decoded pictures that are kept while a model is fitted
 
 S = TypeVar("S")
 
@@ -40,17 +40,19 @@ class Survey(NamedTuple):
 
 
 class _Memory:
-    """Decoded pictures by their keys, as long as there is room, in bytes. Used by threads."""
+    """Decoded pictures by their keys, up to a size in bytes. Used by threads."""
 
-    def __init__(self, room: int):
-        self.pictures, self._room, self._lock = dict[int, NDArray[np.number]](), room, Lock()
+    def __init__(self, max_bytes: int):
+        self.pictures = dict[int, NDArray[np.number]]()
+        self._free_bytes = max_bytes
+        self._lock = Lock()
 
     def keep(self, key: int, picture: NDArray[np.number]) -> None:
-        """Keep a picture where there is room for it."""
+        """Keep a picture if the size allows it."""
         with self._lock:
-            if key not in self.pictures and picture.nbytes <= self._room:
+            if key not in self.pictures and picture.nbytes <= self._free_bytes:
                 self.pictures[key] = picture
-                self._room -= picture.nbytes
+                self._free_bytes -= picture.nbytes
 
 
 class _Header(NamedTuple):
@@ -68,25 +70,33 @@ class _Header(NamedTuple):
 
 
 class DecodedPictures:
-    """Decodes pictures by their numbers and keeps the first ones in memory.
+    """Decodes pictures by their numbers, and keeps the first pictures in memory.
 
-    As many are kept as fit in `KEPT_BYTES`, because a fit reads each several times. All channels are decoded
-    where `channels` are given. Used by threads.
+    As many are kept as fit in `KEPT_BYTES`, because a fit reads each picture several times. Used by threads.
+
+    Args:
+        sources: The pictures.
+        channels: Channels of each picture, all of which are decoded; None: three at most.
     """
 
     def __init__(self, sources: Sequence[PictureSource], channels: Channels | None = None):
-        self.sources, self.channels, self._memory = sources, channels, _Memory(KEPT_BYTES)
-        self._keys: Sequence[int] = range(len(sources))  # of the pictures in memory
+        self.sources = sources
+        self.channels = channels
+        self._memory = _Memory(KEPT_BYTES)
+        self._keys: Sequence[int] = range(len(sources))  # key of each picture in `_memory`
 
     def subset(self, numbers: Sequence[int]) -> DecodedPictures:
-        """Return some of the pictures, which share the decoded pictures in memory with these."""
-        some = DecodedPictures([self.sources[number] for number in numbers], self.channels)
-        some._memory = self._memory
-        some._keys = [self._keys[number] for number in numbers]
-        return some
+        """Return the pictures of some numbers, renumbered from 0 in this order.
+
+        Both objects share the decoded pictures in memory.
+        """
+        pictures = DecodedPictures([self.sources[number] for number in numbers], self.channels)
+        pictures._memory = self._memory
+        pictures._keys = [self._keys[number] for number in numbers]
+        return pictures
 
     def read(self, index: int, name: str | None = None) -> NDArray[np.number]:
-        """Return picture `index`, not to be changed.
+        """Return a decoded picture. The caller must not change it.
 
         Args:
             index: Number of the picture.
@@ -97,48 +107,53 @@ class DecodedPictures:
         """
         source = self.sources[index]
         key = self._keys[index]
-        kept = self._memory.pictures.get(key)
-        if kept is not None:
-            return kept
+        decoded_picture = self._memory.pictures.get(key)
+        if decoded_picture is not None:
+            return decoded_picture
         picture = decode(source, name=name) if self.channels is None else self.channels.read(source, name)
-        if not isinstance(source, np.ndarray):
+        if not isinstance(source, np.ndarray):  # an array is in memory already
             self._memory.keep(key, picture)
         return picture
 
     def read_or_none(self, index: int) -> NDArray[np.number] | None:
-        """Return picture `index`; None where it cannot be read: loading it for a fit reports that."""
+        """Return picture `index`; None where it cannot be read, which the fit reports when it loads it."""
         return decoded_or_none(index, self.read)
 
     def survey(self) -> Survey:
-        """Survey the pictures.
+        """Return the levels and the sizes of the pictures, and remarks on them.
 
-        Of 8-bit files only the headers are read; other files, and those with more channels, are decoded.
+        Pictures that cannot be read are left out; the fit reports them later.
+
+        Of 8-bit files only the headers are read. Other files, and all files if there are `channels`, are
+        decoded.
         """
-        used: list[UsedRange] = []
-        kinds = set[str]()
+        used_ranges: list[UsedRange] = []
+        dtype_kinds = set[str]()
         largest = 0
-        sizes: list[tuple[int, int] | None] = []
+        sizes: list[tuple[int, int] | None] = [None] * len(self.sources)
         for number in range(len(self.sources)):
-            sizes.append(None)
             try:
                 header = self._survey_header(number)
-                largest, sizes[-1] = max(largest, header.size_bytes), header.size
+                largest = max(largest, header.size_bytes)
+                sizes[number] = header.size
                 picture = self.read(number) if header.is_deep else None
             except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                continue  # reported when it is loaded
+                continue  # reported when it is loaded for the fit
             if picture is None:
                 continue
             largest = max(largest, picture.nbytes)
-            sizes[-1] = (picture.shape[0], picture.shape[1])
+            sizes[number] = (picture.shape[0], picture.shape[1])
             if picture.dtype != np.uint8:
-                used.append(used_range(picture))
-                kinds.add(picture.dtype.kind)
-        kind = "f" if kinds == {"f"} else "u"
-        levels, remarks = common_levels(used, kind) if used else (None, [])
+                used_ranges.append(used_range(picture))
+                dtype_kinds.add(picture.dtype.kind)
+        if not used_ranges:
+            return Survey(None, largest, sizes, remarks=[])
+        kind = "f" if dtype_kinds == {"f"} else "u"  # floats and unsigned integers together count as integers
+        levels, remarks = common_levels(used_ranges, kind)
         return Survey(levels, largest, sizes, remarks)
 
     def _survey_header(self, number: int) -> _Header:
-        """Survey a picture without decoding it, as far as that is possible."""
+        """Return what can be known of a picture without decoding it."""
         source = self.sources[number]
         if self.channels is not None:
             return _Header(is_deep=True)
@@ -147,15 +162,18 @@ class DecodedPictures:
             return _Header(source.dtype != np.uint8, source.nbytes, size)
         if isinstance(source, bytes) or is_read_whole(source):
             return _Header(is_deep=True)
-        opened = nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
-        with opened as image:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
             is_deep = image.mode.startswith(("I", "F")) or is_deep_colour(image)
-            return _Header(is_deep, 3 * image.width * image.height, upright_size(image))
+            rgb_bytes = 3 * image.width * image.height
+            return _Header(is_deep, rgb_bytes, upright_size(image))
 
 
 def decoded_or_none(source: S, read: Callable[[S], NDArray[np.number]]) -> NDArray[np.number] | None:
-    """Return the picture that `read` returns; None where it cannot be read."""
+    """Return the picture that `read` returns for a source; None where it cannot be read.
+
+    The error is not reported here, since the fit loads the picture again and reports it then.
+    """
     try:
         return read(source)
     except (InputError, MemoryError):
-        return None  # reported when it is loaded for fitting
+        return None

@@ -11,8 +11,9 @@ brighter than what they lie on, these shares were found at 5 % false alarms, mea
     board           .39  .48  .57  .81  .88  .96
     fabric          .05  .05  .12  .30  .53  .83
 
-At 16 nearly all are found, on a strong texture most; at 10 one in five is missed on boards. More costs time:
-the number of tiles grows with the square. Beyond twice the picture's own resolution there is nothing to see.
+At 16 pixels nearly all are found, on a strong texture most; at 10 one in five is missed on boards. More
+pixels cost time: the number of tiles grows with their square. Enlarging a picture more than twice shows no
+more.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from collections.abc import Sequence
 from flawscope.errors import InputError, decimal_point
 from flawscope.pictures.form import MAX_CANVAS_PIXELS, STEP, Size, size_in_form, size_text, usual_form
 
-MIN_PIXELS = 16.0  # of a defect at the network, pixels
-MAX_ENLARGEMENT = 2.0  # times
-DEFAULT_SIZE = 512  # the larger of PatchCore's two, in the pictures' form
-TILE_SIZE = 512  # of a tile at the network, in the pictures' form
-MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
-SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
+MIN_PIXELS = 16.0  # length in pixels that a defect should have at the network
+MAX_ENLARGEMENT = 2.0  # largest factor by which a picture is enlarged
+DEFAULT_SIZE = 512  # larger of PatchCore's two sizes, in the pictures' form
+TILE_SIZE = 512  # size of a tile at the network, in the pictures' form
+MIN_REMARKED_REDUCTION = 4.0  # factor of reduction from which on a picture deserves a remark
+SMALL = 20.0  # length in pixels of the defect in `reduction_remark`
 
 
 def parse_pixels(text: str | float) -> float:
@@ -48,27 +49,28 @@ def parse_pixels(text: str | float) -> float:
 
 
 def pixels_left(defect: float, picture: Size, network: Size) -> float:
-    """Return the pixels that a defect of `defect` picture pixels has at the network.
-
-    They are counted along the side that is reduced most.
+    """Return the length of a defect in the scaled picture, in pixels, along the side that is reduced most.
 
     Args:
         defect: Length of the defect in picture pixels.
         picture: Size of the picture.
         network: Size that the picture is scaled to; of several sizes, the largest.
     """
-    return defect * min(small / large for small, large in zip(network, picture, strict=True))
+    scales = [to_side / from_side for to_side, from_side in zip(network, picture, strict=True)]
+    return defect * min(scales)
 
 
 def choose_tile(
     min_defect: float, pictures: Sequence[Size], whole: Size, step: int = STEP
 ) -> tuple[Size, float] | None:
-    """Return the tile size, in picture pixels, and the scale at which small defects are large enough.
+    """Return the tile size and the scale at which small defects are large enough.
 
-    A defect of `min_defect` pixels then has `MIN_PIXELS` at the network; fewer where that would enlarge the
-    picture more than `MAX_ENLARGEMENT` times. The tile has the pictures' form, since the whole picture is
-    seen at its size, too, and is no larger than they are: the network's size, tile divided by scale, is then
-    smaller than `TILE_SIZE`².
+    - A defect of `min_defect` pixels then has `MIN_PIXELS` at the network. It has fewer if the picture would
+      have to be enlarged more than `MAX_ENLARGEMENT` times, or would not fit on the largest canvas.
+    - The tile has the pictures' form, since the network also gets the whole picture, scaled to the size of a
+      tile.
+    - The tile is no larger than the smallest picture. So if pictures are small, a tile has fewer than
+      `TILE_SIZE`² pixels at the network (tile divided by scale).
 
     Args:
         min_defect: Length of the smallest defect in picture pixels.
@@ -77,46 +79,51 @@ def choose_tile(
         step: Number that the sides at the network are multiples of.
 
     Returns:
-        The tile (H, W) and the scale: picture pixels to one of the network. None where pictures scaled to
-        `whole` show the defect large enough: no tiles are needed.
+        The tile (H, W) in picture pixels, and the scale: the number of picture pixels along a pixel of the
+        network. None where no tiles are needed: pictures scaled to `whole` show the defect large enough.
     """
     if all(pixels_left(min_defect, picture, whole) >= MIN_PIXELS for picture in pictures):
         return None
     scale = max(1 / MAX_ENLARGEMENT, min_defect / MIN_PIXELS)
-    if scale < 1:  # the largest picture's canvas stays below the limit
-        largest = max(math.prod(size) for size in pictures)
-        scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
-    form = usual_form(pictures)
-    tile = size_in_form(TILE_SIZE, form, step)
-    height = min(round(tile[0] * scale), *(picture[0] for picture in pictures))
-    width = min(round(tile[1] * scale), *(picture[1] for picture in pictures))
+    if scale < 1:  # enlarged pictures have to fit on the largest canvas
+        max_pixels = max(math.prod(size) for size in pictures)
+        scale = max(scale, min(1.0, 1.01 * math.sqrt(max_pixels / MAX_CANVAS_PIXELS)))
+    network_height, network_width = size_in_form(TILE_SIZE, usual_form(pictures), step)
+    heights, widths = zip(*pictures, strict=True)
+    height = min(round(network_height * scale), *heights)
+    width = min(round(network_width * scale), *widths)
     return (height, width), scale
 
 
 def default_network(pictures: Sequence[Size]) -> Size:
-    """Return the size that pictures are scaled to by default, of several the largest."""
+    """Return the size that pictures are scaled to by default; of several sizes, the largest."""
     return size_in_form(DEFAULT_SIZE, usual_form(pictures))
 
 
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
-    """Return a remark on how small a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
+    """Return a remark on how short a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
 
-    The remark is about the largest picture. None where a picture is reduced less than
+    The remark is about the picture that is reduced most. None where it is reduced less than
     `MIN_REMARKED_REDUCTION` times.
 
     Args:
         pictures: Sizes of the pictures.
-        network: Size that they are scaled to, of several the largest; None: the default.
+        network: Size that pictures are scaled to; of several sizes, the largest. None: the default.
     """
     size = network or default_network(pictures)
-    picture = min(pictures, key=lambda picture_size: pixels_left(1, picture_size, size), default=size)
-    left = pixels_left(SMALL, picture, size)
-    if left > SMALL / MIN_REMARKED_REDUCTION:
+
+    def length_left(picture: Size) -> float:
+        """Return the length at the network of one pixel: the shorter, the more the picture is reduced."""
+        return pixels_left(1, picture, size)
+
+    most_reduced = min(pictures, key=length_left, default=size)
+    reduced_length = pixels_left(SMALL, most_reduced, size)
+    if reduced_length > SMALL / MIN_REMARKED_REDUCTION:
         return None
-    where = f"size {size_text(size)}," if network else f"the default size, {size_text(size)} px,"
-    height, width = picture
+    network_text = f"size {size_text(size)}," if network else f"the default size, {size_text(size)} px,"
+    height, width = most_reduced
     message = (
-        f"pictures are {width}x{height} and seen at {where} where a defect {SMALL:g} px long is only "
-        f"{left:.1f} px long"
+        f"pictures are {width}x{height} and seen at {network_text} where a defect {SMALL:g} px long is only "
+        f"{reduced_length:.1f} px long"
     )
     return message, f"to find such small ones give fit --min-defect {SMALL:g}px, or --tile"

@@ -1,4 +1,4 @@
-"""Reads from files of pictures the facts beside their pixels: which way is up, and their parts."""
+"""Reads facts other than pixels from picture files: the orientation, and the chunks of a PNG."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _ORIENTATIONS = {
 
 
 def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield type and length of each chunk of a PNG; the stream then stands at the chunk's data."""
-    place = stream.seek(8)
+    """Yield type and length of each chunk of a PNG; meanwhile the stream stands at this chunk's data."""
+    chunk_start = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
         yield head[4:], length
-        place = stream.seek(place + 8 + length + 4)
+        chunk_start = stream.seek(chunk_start + 8 + length + 4)  # head, data, checksum
 
 
 def turn_array(values: NDArray[T], orientation: int) -> NDArray[T]:
-    """Turn stored values [H, W, ...] by an EXIF orientation."""
+    """Return stored values [H, W, ...] turned upright by an EXIF orientation."""
     if orientation in TRANSPOSING:
         values = values.swapaxes(0, 1)
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    across = -1 if orientation in (2, 3, 6, 7) else 1
-    return values[::down, ::across]
+    row_step = -1 if orientation in (3, 4, 7, 8) else 1
+    column_step = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[::row_step, ::column_step]
 
 
 def apply_orientation(image: Image.Image) -> Image.Image:
-    """Turn a loaded image by its EXIF orientation."""
+    """Return a loaded image turned upright by its EXIF orientation."""
     turn = _ORIENTATIONS.get(_orientation(image.getexif))
     if turn is None:
         return image
-    turned = image.transpose(turn)
-    turned.format = image.format
-    return turned
+    upright_image = image.transpose(turn)
+    upright_image.format = image.format
+    return upright_image
 
 
 def stored_turn(path: str | os.PathLike[str]) -> int:
@@ -67,27 +67,29 @@ def stored_turn(path: str | os.PathLike[str]) -> int:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return (H, W) of a picture in the form of `decode`, from its header."""
+    """Return (H, W) of a picture as `decode` will turn it upright, from its header."""
     stream = getattr(image, "fp", None)
     getexif = image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
-        getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them
-    turned = _orientation(getexif) in TRANSPOSING
-    return (image.width, image.height) if turned else (image.height, image.width)
+        # a PNG's method would decode all pixels, to look for metadata behind them
+        getexif = partial(Image.Image.getexif, image)
+    is_transposed = _orientation(getexif) in TRANSPOSING
+    return (image.width, image.height) if is_transposed else (image.height, image.width)
 
 
 def _orientation(getexif: Callable[[], Image.Exif]) -> int:
+    """Return an EXIF orientation; 1, upright, where there is none or it is damaged."""
     try:
         return int(getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # broken metadata beside good pixels
+    except Exception:
         return 1
 
 
 def _pixels_last(stream: IO[bytes]) -> bool:
-    """Whether a PNG has no metadata after its pixels. The stream stays where it is."""
-    place = stream.tell()
+    """Whether a PNG has no metadata after its pixels. The position in the stream is restored."""
+    position = stream.tell()
     try:
         kinds = [kind for kind, _ in png_chunks(stream)]
     finally:
-        stream.seek(place)
+        stream.seek(position)
     return kinds[-2:] == [b"IDAT", b"IEND"]

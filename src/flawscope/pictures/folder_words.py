@@ -1,11 +1,11 @@
 """Reads words that call parts good or defective, in names of folders and files and in lists.
 
-All that learns uses this one vocabulary and this one rule. The world of words is closed. Pictures learnt
-without a question are known to be good: each word of their folder's name is in one of these lists. A text is
-cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or defective counts; a
-negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei") turns it round. A word
-of none of the lists makes a good name unclear ("good_rework"), unless all names side by side have it, such as
-the product (`screw_ok` beside `screw_nok`). A name of unknown meaning is a question.
+Everything that learns uses this vocabulary and this rule. Pictures are learnt without a question only where
+each word of their folder's name is in one of these lists. A text such as `2024-05-01_iO`, `Gutteile` or
+`NODefect_images` is split into words. A word for good or defective counts; a negation before it ("ohne
+Fehler", "not ok", "undamaged") or behind it ("fehlerfrei") inverts it. A word of none of the lists makes a
+good name unclear ("good_rework"), unless all names side by side have it, such as the product (`screw_ok`
+beside `screw_nok`). A name of unknown meaning is a question.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 
 class Said(Enum):
-    """Meaning of a text about the parts.
+    """Meaning of a text about parts.
 
     Attributes:
-        GOOD: They are good.
-        BAD: They are defective.
-        SORTED: Neither, by words that are known, such as a camera or a day.
-        UNKNOWN: Neither, by other words.
-        UNCLEAR: Good and more than that, or both, or how a decision was wrong.
+        GOOD: The parts are good.
+        BAD: The parts are defective.
+        SORTED: Neither good nor defective, but words by which people sort pictures, such as a camera.
+        UNKNOWN: Neither good nor defective, but other words.
+        UNCLEAR: Good with further words, or both good and defective, or a wrong decision.
     """
 
     GOOD = "good"
@@ -37,12 +37,15 @@ class Said(Enum):
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Return the words between blanks. Endings stand behind a slash: `gut/e/er` is `gut`, `gute`, `guter`."""
-    found = set[str]()
+    """Return the words of a text, which blanks separate.
+
+    Slashes separate endings, which are added to the word: `gut/e/er` means `gut`, `gute` and `guter`.
+    """
+    forms = set[str]()
     for word in words.split():
         stem, *endings = word.split("/")
-        found |= {stem, *(stem + ending for ending in endings)}
-    return frozenset(found)
+        forms |= {stem, *(stem + ending for ending in endings)}
+    return frozenset(forms)
 
 
 GOOD = ("good", "ok", "normal")  # the names that published data sets use
@@ -73,25 +76,25 @@ _NEGATIONS = word_set(
     "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke "
     "inte"
 )
-_PREFIXES = word_set("un in nicht not non no nie")  # written together with the word that they turn round
+_PREFIXES = word_set("un in nicht not non no nie")  # written together with the word that they invert
 _FREE = word_set("free frei/e/en libre/s libero liberi")
 _FILLERS = word_set(  # between a negation and its word
     "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet "
     "found"
 )
 _WITH = word_set("with mit avec con com")  # "mit Fehler"
-# Words for wrong decisions: they say nothing of the part
+# Words for wrong decisions, which do not describe the part
 _WRONG = word_set("true false wrong missed richtig falsch wahr vrai/e faux fausse vero falso falsa")
 _MISTAKES = word_set(
     "fp fn tp tn escape/s/d overkill/s underkill alarm/s/e alarma/s alarme/s call/s positive/s negative/s "
     "fehlalarm/e schlupf"
 )
 _PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
-_THINGS = word_set(  # countable things: a number behind one is its own
+_THINGS = word_set(  # countable things, such as "part 3"
     "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi "
     "peca/s sztuki"
 )
-_NOUNS = _THINGS | word_set(  # say nothing beside other words
+_NOUNS = _THINGS | word_set(  # words without a meaning for quality or sorting
     "image/s img/s picture/s pic/s photo/s foto/s product/s set data daten dataset bild/er muster produkt/e "
     "ware "
     "imagen immagini imagem zdjecia"
@@ -145,9 +148,8 @@ _LABELS = word_set(  # columns with the class of a picture
     "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
 )
 _SCORES = word_set("score/s severity probability confidence")
-_OF_MODELS = _SCORES | word_set(
-    "prediction/s predicted pred inference vorhersage"
-)  # columns that are no truth
+# Columns with answers of a model, which are no truth
+_OF_MODELS = _SCORES | word_set("prediction/s predicted pred inference vorhersage")
 _SPLIT_COLUMNS = word_set("split set subset")
 _TRUE = word_set("1 true yes y ja j oui si sim tak x wahr vrai vero verdadero verdadeiro prawda")
 _FALSE = word_set(
@@ -170,7 +172,7 @@ _SIGNS = re.compile(r"[?+*~!]|-\s*$")  # "OK?", "OK-"
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON, by the rule of cameras (DCF)
 _YEAR = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
 _DATE_PATH = re.compile(r"(?:.*/)?(?:19|20)\d\d[/._-]?\d{1,2}(?:[/._-]?\d{1,2})?")
-# of a number that is no class or grade, but a date or a part's own
+# Digits from which on a number is a date or names a part; shorter numbers may be classes or grades
 ID_DIGITS = 6
 ID_DIGITS_OF_GOOD = 4
 _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
@@ -187,7 +189,7 @@ _SPLIT = re.compile(  # words that say them, in seven languages
 _COMPOUND = re.compile(
     rf"(?:{_NOUN})?(?P<prefix>{_TURNED})?(?P<word>{_SAYING})(?P<free>{'|'.join(_FREE)}|los|less|(?<=[a-z]{{3}})s)?(?:{_NOUN})?"
 )
-# of the word for good, that for defective in the same tongue
+# For a word for good, the word for defective in the same language
 _OPPOSITES = {
     "good": "bad", "ok": "nok", "okay": "nok", "io": "niO", "gut": "schlecht", "gutteile": "schlechtteile",
     "pass": "fail", "bon": "mauvais", "bueno": "malo", "buono": "difettoso", "bom": "ruim", "goed": "slecht",
@@ -196,11 +198,11 @@ _OPPOSITES = {
 
 
 class Reading(NamedTuple):
-    """Words of a text, read.
+    """Words of a text, and their meaning.
 
     Attributes:
         words: The words.
-        found: Meaning of each word for good (True) or defective (False), turned round where it is negated.
+        found: Meanings of the words for good (True) and defective (False), inverted where they are negated.
         unknown: Words of no list.
         is_open: Whether an unknown word is negated ("no cracks").
     """
@@ -212,89 +214,122 @@ class Reading(NamedTuple):
 
 
 class _Reader:
-    """Reads the words of a text in their order."""
+    """Reads the words of a text in their order.
+
+    Attributes:
+        meanings: Meanings of the words for good (True) and defective (False), in their order.
+        unknown: Words of no list.
+        is_open: Whether an unknown word is negated.
+        is_negated: Whether a negation was read, and the word that it inverts was not read yet.
+        previous_meaning: Meaning of the previous word, which "free" may invert; None: it has no meaning.
+    """
 
     def __init__(self) -> None:
-        self.found: list[bool] = []
+        self.meanings: list[bool] = []
         self.unknown: set[str] = set()
         self.is_open = False
-        self.is_turned = False  # by a negation that still waits for its word
-        self.before_free: bool | None = None  # meaning of the word before, which "free" turns round
+        self.is_negated = False
+        self.previous_meaning: bool | None = None
 
     def read(self, word: str, before: Sequence[str], later: Sequence[str]) -> None:
-        """Read a word; `before` and `later` are the other words of the text."""
-        said = word_says(word)
+        """Read the next word.
+
+        Args:
+            word: The word.
+            before: Words of the text before it.
+            later: Words of the text behind it.
+        """
+        meaning = word_says(word)
         if word in _FREE:
             self._read_free(later)
-        elif said is not None:
-            self.found.append(said != self.is_turned)
-            self.is_turned = False
-            self.before_free = said
+        elif meaning is not None:
+            self.meanings.append(meaning != self.is_negated)  # a negation inverts the meaning
+            self.is_negated = False
+            self.previous_meaning = meaning
         elif word in _NEGATIONS:
-            if not later or not later[0].isdecimal():  # "no 3"
-                self.is_turned = not self.is_turned
-            self.before_free = None
-        elif self.is_turned and not _is_silent(word):
-            self.is_open = True  # "no cracks but good": the negated word is unknown
+            is_number_sign = len(later) > 0 and later[0].isdecimal()  # "no 3"
+            if not is_number_sign:
+                self.is_negated = not self.is_negated
+            self.previous_meaning = None
+        elif self.is_negated and not _is_silent(word):
+            self.is_open = True  # "no cracks but good": the word after "no" is unknown
         else:
             self._read_other(word, before)
 
     def _read_free(self, later: Sequence[str]) -> None:
-        if self.before_free is False:  # "defect free": the word was counted as defective
-            self.found[-1] = not self.found[-1]
+        """Read a word such as "free", which inverts the word before or after it, or means good by itself.
+
+        Args:
+            later: Words of the text behind it.
+        """
+        if self.previous_meaning is False:  # "defect free": "defect" was counted as defective
+            self.meanings[-1] = not self.meanings[-1]
         elif any(word_says(word) is not None for word in later):
-            self.is_turned = not self.is_turned  # "free of defects"
+            self.is_negated = not self.is_negated  # "free of defects"
         elif any(word not in _NOUNS and not word.isdecimal() for word in later):
-            self.is_open = True  # "free of rust": the word is unknown
+            self.is_open = True  # "free of rust": "rust" is unknown
         else:
-            self.found.append(not self.is_turned)
-            self.is_turned = False
-        self.before_free = None
+            self.meanings.append(not self.is_negated)
+            self.is_negated = False
+        self.previous_meaning = None
 
     def _read_other(self, word: str, before: Sequence[str]) -> None:
+        """Read a word that is neither good nor defective, nor a negation."""
         is_lettered = len(word) == 1 and len(before) > 0 and before[-1] in _LETTERED  # "cam A"
         if not word.isdecimal() and not _is_known(word) and not is_lettered:
             self.unknown.add(word)
-        self.before_free = None
+        self.previous_meaning = None
 
 
 @lru_cache(1 << 14)
 def _read(name: str) -> Reading:
+    """Read the words of a text."""
     words = split_words(name)
     reader = _Reader()
     for position, word in enumerate(words):
         reader.read(word, words[:position], words[position + 1 :])
-    is_open = reader.is_open or reader.is_turned
-    return Reading(tuple(words), frozenset(reader.found), frozenset(reader.unknown), is_open)
+    return Reading(
+        words=tuple(words),
+        found=frozenset(reader.meanings),
+        unknown=frozenset(reader.unknown),
+        is_open=reader.is_open or reader.is_negated,
+    )
 
 
 def read_words(name: str, shared: Collection[str] = ()) -> Said:
-    """Return the meaning of a text; `shared` words stand in all texts beside it and are left out."""
-    words, found, unknown, is_open = _read(name)
-    unknown -= {*shared}
-    if _is_mistake(words, found, unknown) or len(found) > 1:
+    """Return the meaning of a text.
+
+    Args:
+        name: The text.
+        shared: Words that all texts beside it have, too. If they are unknown, this does not matter.
+    """
+    words, meanings, unknown, is_open = _read(name)
+    unexplained = unknown - {*shared}
+    if _is_mistake(words, meanings, unexplained) or len(meanings) > 1:
         return Said.UNCLEAR
-    if found == {True}:
-        is_more = unknown or is_open or _SIGNS.search(name) or {*words} & _WITH
-        return Said.UNCLEAR if is_more else Said.GOOD
+    if meanings == {True}:  # only words for good
+        has_more = unexplained or is_open or _SIGNS.search(name) or {*words} & _WITH
+        return Said.UNCLEAR if has_more else Said.GOOD
     if is_open:
         return Said.UNKNOWN
-    if found:
+    if meanings:
         return Said.BAD
-    return Said.UNKNOWN if unknown or not words else Said.SORTED
+    return Said.UNKNOWN if unexplained or not words else Said.SORTED
 
 
 def is_mistake(name: str) -> bool:
     """Whether a text describes a wrong decision, such as "false_ok" or "escape"."""
-    words, found, unknown, _ = _read(name)
-    return _is_mistake(words, found, unknown)
+    words, meanings, unknown, _ = _read(name)
+    return _is_mistake(words, meanings, unknown)
 
 
-def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collection[str]) -> bool:
+def _is_mistake(words: Sequence[str], meanings: Collection[bool], unknown: Collection[str]) -> bool:
     """Whether words describe a wrong decision ("false_ok", "escape"), not a defect ("wrong_label")."""
     if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
         return True
-    return bool({*words} & _WRONG) and (bool(found) or not unknown)
+    has_wrong = bool({*words} & _WRONG)
+    has_unknown_only = bool(unknown) and not meanings  # "wrong_label"
+    return has_wrong and not has_unknown_only
 
 
 def read_side_by_side(
@@ -302,13 +337,14 @@ def read_side_by_side(
 ) -> dict[str, Said]:
     """Return the meaning of the names of folders that lie side by side.
 
-    Words that all names have distinguish none, such as the product's. Short numbers that no word explains are
-    those of classes and grades: UNKNOWN. So are old ones beside new ones: old pictures, or worn parts.
+    - Words that all names have, such as the product's, are ignored.
+    - Short numbers that no word explains are UNKNOWN, since they may be classes or grades.
+    - Names for old and new side by side are UNKNOWN, since they may mean old pictures or worn parts.
 
     Args:
         names: Names of the folders.
-        above: Names of the folders that hold them.
-        beside_pictures: Whether pictures lie beside them, outside of any folder.
+        above: Names of the folders that lead to them, the topmost first.
+        beside_pictures: Whether the folder that holds them also holds pictures directly.
         are_good: Whether the name of the folder that holds them says that its pictures are good.
     """
     is_alone = len(names) == 1 and not beside_pictures
@@ -316,35 +352,43 @@ def read_side_by_side(
     if len(names) > 1 or is_alone:
         shared = frozenset.intersection(*map(unknown_words, names))
     new_and_old = are_new_and_old(names)
-    found = {}
+    meanings = {}
     for name in names:
-        said = read_words(name, shared)
+        meaning = read_words(name, shared)
         if are_good and split_said(name):
-            said = Said.SORTED
-        elif said is Said.SORTED and not is_alone and not _explains(name, above, are_good, new_and_old):
-            said = Said.UNKNOWN
-        found[name] = said
-    return found
+            meaning = Said.SORTED
+        elif meaning is Said.SORTED and not is_alone:
+            is_explained = _explains(name, above, are_good, new_and_old)
+            meaning = Said.SORTED if is_explained else Said.UNKNOWN
+        meanings[name] = meaning
+    return meanings
 
 
 def are_new_and_old(texts: Iterable[str]) -> bool:
-    """Whether some of the texts say new, and others old: of pictures, or of parts before and after use."""
+    """Whether the texts have both words for new and words for old."""
     ages = {age for text in texts for age in ages_in(text).values()}
     return len(ages) > 1
 
 
 def ages_in(text: str) -> dict[str, str]:
-    """Return the words of a text that say new or old, each with which of the two."""
-    found = {}
+    """Return the words of a text that mean new or old, as a mapping of word to "new" or "old"."""
+    ages = {}
     for word in split_words(text):
-        age = _AGE.fullmatch(word)
-        if age is not None:
-            found[word] = "new" if age["new"] else "old"
-    return found
+        match = _AGE.fullmatch(word)
+        if match is not None:
+            ages[word] = "new" if match["new"] else "old"
+    return ages
 
 
 def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
-    """Whether a name states by what it sorts pictures; `new_and_old`: names beside it differ in age."""
+    """Whether a folder's name states a property by which people sort pictures, such as a camera or a day.
+
+    Args:
+        name: Name of the folder.
+        above: Names of the folders that lead to it, the topmost first.
+        are_good: Whether the name of the folder above says that its pictures are good.
+        new_and_old: Whether some names beside it mean new and others old; then these words do not count.
+    """
     words, _, unknown, _ = _read(name)
     sorting = {word for word in words if _is_sorting(word)}
     if new_and_old:
@@ -361,18 +405,18 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
 
 
 def _has_id(words: Iterable[str], digits: int) -> bool:
-    """Whether a word is a year, or a number of at least `digits` digits."""
+    """Whether one of the words is a year, or a number of at least `digits` digits."""
     return any(word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word)) for word in words)
 
 
 @lru_cache(1 << 12)
 def says_good(name: str) -> bool | None:
-    """Whether a text calls parts good (True) or defective (False) and nothing more; else None."""
+    """Return True where a text calls parts good, False where it calls them defective, else None."""
     return {Said.GOOD: True, Said.BAD: False}.get(read_words(name))
 
 
 def says_only_bad(name: str) -> bool:
-    """Whether a text calls parts defective, and nothing more, such as which defect."""
+    """Whether a text calls parts defective, without further words such as the kind of defect."""
     return read_words(name) is Said.BAD and not unknown_words(name)
 
 
@@ -383,13 +427,16 @@ def unknown_words(name: str) -> frozenset[str]:
 
 def opposite(name: str) -> str:
     """Return the word for defective in the language of a folder's name for good; `bad` where not known."""
-    return next((_OPPOSITES[word] for word in split_words(name) if word in _OPPOSITES), "bad")
+    for word in split_words(name):
+        if word in _OPPOSITES:
+            return _OPPOSITES[word]
+    return "bad"
 
 
 def split_said(name: str) -> str | None:
-    """Return the split, of `SPLITS`, that a folder's name states; None where it states none.
+    """Return the split (one of `SPLITS`) that a folder's name states; None where it states none.
 
-    Numbers and words for pictures may stand beside it: `1_train`, `test_set`, `Trainingsdaten`.
+    The name may also have numbers and words for pictures: `1_train`, `test_set`, `Trainingsdaten`.
     """
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
@@ -397,12 +444,19 @@ def split_said(name: str) -> str | None:
 
 
 def split_words(name: str, *, camel: bool = False) -> list[str]:
-    """Return the words of a name, plain, and its numbers; with `camel`, capitals cut up known words, too."""
+    """Return the words and numbers of a name, in lower case and without accents.
+
+    Args:
+        name: The name.
+        camel: Whether words of the lists are split at capitals, too, as all other words are.
+    """
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):
-        folded = run.casefold()
-        whole = not camel and _is_known(folded)
-        words += [folded] if whole else [piece.casefold() for piece in _CAMEL.split(run)]
+        lower_case_run = run.casefold()
+        if not camel and _is_known(lower_case_run):
+            words.append(lower_case_run)
+        else:
+            words += [word.casefold() for word in _CAMEL.split(run)]
     return words
 
 
@@ -414,7 +468,7 @@ def plain_words(name: str) -> str:
 
 
 def is_turning(word: str) -> bool:
-    """Whether a word may turn round the word beside it, as "not" and "free" do."""
+    """Whether a word may invert the word beside it, as "not" and "free" do."""
     return word.casefold() in _NEGATIONS or word.casefold() in _FREE
 
 
@@ -424,18 +478,22 @@ def is_sorting(word: str) -> bool:
 
 
 def _is_sorting(word: str) -> bool:
+    """Whether a word, or each of the words that it is composed of, is one by which people sort pictures."""
     return word in _SORTING or (word not in _NOUNS and _SORTED.fullmatch(word) is not None)
 
 
 def _is_silent(word: str) -> bool:
+    """Whether a word may stand between a negation and its word."""
     return word.isdecimal() or word in _FILLERS or word in _NOUNS
 
 
 def _is_known(word: str) -> bool:
-    if len(word) == 1:  # it may be a grade
+    """Whether a word is in a list, or composed of such words. Single letters are not: they may be grades."""
+    if len(word) == 1:
         return False
-    known = word_says(word) is not None or word in _NEGATIONS or word in _FREE or word in _WITH
-    return known or is_sorting(word) or word in _WRONG or word in _MISTAKES
+    if word_says(word) is not None or is_sorting(word):
+        return True
+    return any(word in words for words in (_NEGATIONS, _FREE, _WITH, _WRONG, _MISTAKES))
 
 
 def word_says(word: str) -> bool | None:
@@ -448,8 +506,10 @@ def word_says(word: str) -> bool | None:
     match = _COMPOUND.fullmatch(word)
     if match is None:
         return None
-    is_turned = (match["prefix"] is not None) != (match["free"] not in (None, "s"))
-    return (match["word"] in _GOOD_WORDS) != is_turned
+    has_prefix = match["prefix"] is not None
+    has_free = match["free"] not in (None, "s")
+    is_inverted = has_prefix != has_free  # two negations cancel each other
+    return (match["word"] in _GOOD_WORDS) != is_inverted
 
 
 def _without_accents(name: str) -> str:
@@ -484,7 +544,10 @@ def column_subject(header: str) -> ColumnSubject:
 
 
 def answer(text: str) -> bool | None:
-    """Return a yes or no, 1 or 0, in eight languages as a bool; None for any other text."""
+    """Return True for a text that means yes in one of eight languages, False for no; None for any other.
+
+    The signs 1 and x also mean yes, 0 and a hyphen mean no.
+    """
     plain = " ".join(split_words(text)) or text.strip()
     if plain in _TRUE:
         return True
@@ -492,6 +555,6 @@ def answer(text: str) -> bool | None:
 
 
 def rest_words(texts: Iterable[str]) -> frozenset[str]:
-    """Return the words of no list that all texts have; none for a single text."""
-    each = [unknown_words(text) for text in texts]
-    return frozenset.intersection(*each) if len(each) > 1 else frozenset()
+    """Return the words of no list that all texts have; empty for a single text."""
+    word_sets = [unknown_words(text) for text in texts]
+    return frozenset.intersection(*word_sets) if len(word_sets) > 1 else frozenset()

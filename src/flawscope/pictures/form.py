@@ -17,34 +17,37 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-MAX_SIDE = 4096  # pixels of a side at the network
-MAX_CANVAS_PIXELS = 1 << 28  # of the canvas that is scaled to it, where that is larger than the picture
+MAX_SIDE = 4096  # largest side at the network, in pixels
+MAX_CANVAS_PIXELS = 1 << 28  # largest canvas, which is scaled to the network, where it exceeds the picture
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
-LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
-MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
+LARGEST_SQUARE_FORM = 1.6  # ratio of sides up to which pictures are stretched to a square
+MAX_ENLARGEMENT = 2.0  # factor along a side, up to which a form is better than a square
 NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
-SAME_FORM = 1.1  # factor by which forms differ that count as the same
-SAME_SIDE = 1.5  # factor by which sides differ that count as the same
-MIXED_PICTURES = 5  # of one size, from which on it is no chance
-MIXED_SHARE = 0.1  # of the pictures with one size, from which on it is no chance
-MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
-SIZES_KEY = "picture_sizes"  # among a model's facts
+SAME_FORM = 1.1  # factor by which forms may differ that count as the same
+SAME_SIDE = 1.5  # factor by which sides may differ that count as the same
+MIXED_PICTURES = 5  # number of pictures from which on a size is no chance
+MIXED_SHARE = 0.1  # share of the pictures from which on a size is no chance
+MAX_LENGTH = 1e6  # largest length of a pixel in mm: a kilometre
+SIZES_KEY = "picture_sizes"  # key of a model's facts
 
 
 def usual_form(sizes: Sequence[Size]) -> float:
-    """Return the median of height by width.
+    """Return the usual form (height / width) of pictures: the median, or 1 for a square.
 
-    It is 1 where nearly all pictures would be stretched less to a square, or without any picture.
+    It is 1 if there is no picture, or if nearly all pictures would have to be stretched less to become a
+    square than to get the median form.
     """
     forms = sorted(height / width for height, width in sizes)
-    usual = statistics.median_low(forms) if forms else 1.0
+    if not forms:
+        return 1.0
+    median_form = statistics.median_low(forms)
 
-    def stretch(to: float) -> float:
-        """Factor, as a logarithm, that nearly all are within."""
-        factors = sorted(abs(math.log(form / to)) for form in forms)
-        return factors[math.ceil(NEARLY_ALL * len(factors)) - 1] if factors else 0.0
+    def stretch(target: float) -> float:
+        """Return the log of the factor by which nearly all pictures are stretched at most to get a form."""
+        factors = sorted(abs(math.log(form / target)) for form in forms)
+        return factors[math.ceil(NEARLY_ALL * len(factors)) - 1]
 
-    return usual if stretch(usual) <= 1.01 * stretch(1.0) else 1.0
+    return median_form if stretch(median_form) <= 1.01 * stretch(1.0) else 1.0
 
 
 def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
@@ -54,19 +57,25 @@ def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
-    """Return a size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
+    """Return a size of about `side`² pixels in a form.
 
-    It is a square for forms within a factor of `LARGEST_SQUARE_FORM` of a square.
+    The sides are multiples of `step`. Forms within a factor of `LARGEST_SQUARE_FORM` of a square become the
+    square (side, side).
+
+    Args:
+        side: Side of a square with as many pixels.
+        form: Height / width.
+        step: Number that the sides are multiples of.
+        smallest: Smallest length of a side.
     """
-    if max(form, 1 / form) <= LARGEST_SQUARE_FORM:
+    elongation = max(form, 1 / form)
+    if elongation <= LARGEST_SQUARE_FORM:
         return side, side
-    longest = min(MAX_SIDE, side * side / max(smallest, step))
-    long = max(side, min(longest, side * math.sqrt(max(form, 1 / form))))
-    sides = [
-        max(step, -(-smallest // step) * step, round(length / step) * step)
-        for length in (side * side / long, long)
-    ]
-    short, long = sides
+    max_length = min(MAX_SIDE, side * side / max(smallest, step))
+    length = max(side, min(max_length, side * math.sqrt(elongation)))  # of the longer side
+    min_side = max(step, math.ceil(smallest / step) * step)
+    short = max(min_side, round(side * side / length / step) * step)
+    long = max(min_side, round(length / step) * step)
     return (long, short) if form > 1 else (short, long)
 
 
@@ -77,16 +86,24 @@ def size_text(size: Size) -> str:
 
 
 def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
-    """Return the smallest and largest of the sizes, and those of the widest and highest form: each once."""
-    every = [*sizes]
-    if not every:
+    """Return the sizes of the widest and of the highest form, and the smallest and the largest size.
+
+    A size that is several of these is listed once.
+    """
+    all_sizes = [*sizes]
+    if not all_sizes:
         return []
-    ends = (end(every, key=key) for key in (_form, _side) for end in (min, max))
-    return list(dict.fromkeys(ends))
+    extremes = [
+        min(all_sizes, key=_form),
+        max(all_sizes, key=_form),
+        min(all_sizes, key=_side),
+        max(all_sizes, key=_side),
+    ]
+    return list(dict.fromkeys(extremes))
 
 
 def known_sizes(facts: Facts) -> list[Size]:
-    """Return sizes (`extreme_sizes`) of the pictures that a model learnt from; none where it states none."""
+    """Return the extreme sizes of the pictures that a model learnt from; empty where they are not known."""
     try:
         return [(int(height), int(width)) for height, width in facts[SIZES_KEY] if min(height, width) > 0]
     except (KeyError, TypeError, ValueError):
@@ -96,38 +113,51 @@ def known_sizes(facts: Facts) -> list[Size]:
 def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
     """Describe a picture whose form or size is unlike the pictures that a model learnt from.
 
-    Where the known forms or sizes differ more than usual, as much is allowed for the picture.
+    The more the known forms (or sizes) differ among each other, the more the picture may differ from them.
 
     Args:
         size: Size of the picture.
         known: Sizes of the pictures that the model learnt from.
 
     Returns:
-        The description, empty where form and size are alike; and whether the form is unlike.
+        The description, which is empty where form and size are as known; and whether the form is another one
+        (otherwise only the size is).
     """
-    for key, factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
-        low, high = (end(map(key, known), default=key(size)) for end in (min, max))
-        factor = max(factor, high / low)
-        if not low / factor <= key(size) <= high * factor:
-            nearest = min(known, key=lambda known_size: abs(math.log(key(known_size) / key(size))))
-            learnt = f"({nearest[1]} x {nearest[0]})"
-            this_form = f"{size[1]} x {size[0]}"
-            return f"{this_form} pixels, another {noun} than learnt from {learnt}", key is _form
+    if not known:
+        return "", False
+    height, width = size
+    for measure, same_factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
+        value = measure(size)
+        known_values = [measure(known_size) for known_size in known]
+        low, high = min(known_values), max(known_values)
+        factor = max(same_factor, high / low)
+        if low / factor <= value <= high * factor:
+            continue
+        distances = [abs(math.log(known_value / value)) for known_value in known_values]
+        known_height, known_width = known[distances.index(min(distances))]
+        description = (
+            f"{width} x {height} pixels, another {noun} than learnt from ({known_width} x {known_height})"
+        )
+        return description, measure is _form
     return "", False
 
 
 def mixed_sizes(sizes: Sequence[Size]) -> str:
-    """Name the sizes of pictures that seem to come from several cameras, with their counts; else empty.
+    """Return, in words, the sizes of pictures that seem to come from several cameras; else an empty text.
 
-    Such sizes differ, and each is that of a tenth of the pictures or more. A picture taken upright counts as
-    the same picture taken across.
+    They seem to if at least two different sizes are frequent: each is that of a tenth of the pictures or
+    more. The orientation does not count: 640 x 480 and 480 x 640 are the same size.
     """
-    least = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
-    across = Counter((min(size), max(size)) for size in sizes)
-    often = [(size, n) for size, n in across.most_common() if n >= least]
-    if not any(describe_other_form(size, [often[0][0]])[0] for size, _ in often[1:]):
+    min_count = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
+    counts = Counter((min(size), max(size)) for size in sizes)
+    frequent = [(size, count) for size, count in counts.most_common() if count >= min_count]
+    if len(frequent) < 2:
         return ""
-    return ", ".join(f"{width}x{height} ({n})" for (height, width), n in often)
+    usual_size, _ = frequent[0]
+    descriptions = [describe_other_form(size, [usual_size]) for size, _ in frequent[1:]]
+    if not any(description for description, _ in descriptions):
+        return ""
+    return ", ".join(f"{width}x{height} ({count})" for (height, width), count in frequent)
 
 
 def positive_length(value: object) -> float:
@@ -142,8 +172,11 @@ def positive_length(value: object) -> float:
 
 
 def _form(size: Size) -> float:
-    return size[0] / size[1]
+    """Return height by width."""
+    height, width = size
+    return height / width
 
 
 def _side(size: Size) -> float:
+    """Return the side of a square with as many pixels."""
     return math.sqrt(math.prod(size))

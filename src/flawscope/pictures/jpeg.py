@@ -1,15 +1,16 @@
 """Loads JPEG pictures and describes what is missing in them.
 
-Pillow passes no warning of libjpeg on, and libjpeg fills missing pixels with grey.
+libjpeg fills missing pixels with grey, and Pillow does not pass its warnings on.
 
-Each stretch of compressed data, from one marker to the next, holds as many blocks as the header states.
-Decoding shows whether it does: libjpeg takes in bytes of a block only when the block is whole, and those
-behind the last block at once, because it looks for the marker there. So each stretch is given in pieces, and
-with a few bytes more, which are passed over behind the last block.
+Each stretch of compressed data, from a marker to the next, has to hold as many blocks as the header states.
+Decoding shows whether it does. libjpeg takes in the bytes of a block only when the block is complete. Behind
+the last block it takes in all bytes at once, because it looks for the marker there. So each stretch is given
+to libjpeg in pieces, and a few bytes more at its end: if they are taken in at once, all blocks are there.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
@@ -27,18 +28,18 @@ _PROGRESSIVE = 0xC2
 _FRAMES = {*range(_BASELINE, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = {0x01, 0xD8, *_RESTARTS}  # markers without a length
-_ALL_BITS = 99  # of a coefficient are missing: more than there are
+_ALL_BITS = 99  # number of missing bits of a coefficient before the first scan: more than it has
 _END = 0xD9
 _START_OF_SCAN = 0xDA
 _RESTART_INTERVAL = 0xDD
 _HUFFMAN_TABLES = 0xC4
 _AC = 0x10
 _END_OF_BLOCK = 0
-_ZEROS = bytes(64)  # more than a block of the shortest codes has
-_COEFFICIENTS = 64  # of a block
-_SPARE = 8  # bytes that an encoder may leave behind the last block
-_SHORT = 128  # bytes below which a stretch is counted by restart markers alone, to save time
-_BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; long codes make few blocks
+_ZEROS = bytes(64)  # more bytes than a block of the shortest codes has
+_COEFFICIENTS = 64  # number of coefficients of a block
+_SPARE = 8  # number of bytes that an encoder may leave behind the last block
+_SHORT = 128  # shorter stretches, in bytes, are only counted, to save time
+_BEYOND = b"\xfe" * 8  # as many bytes as libjpeg reads ahead; long codes make few blocks
 
 
 class Layout(NamedTuple):
@@ -56,54 +57,71 @@ class Layout(NamedTuple):
 
 
 def load(image: Image.Image, data: bytes) -> str:
-    """Load an image, opened and not loaded yet, from its file's bytes.
+    """Load an image that was opened and not loaded yet, and look for damage of its file.
+
+    Args:
+        image: The image.
+        data: Bytes of the file.
 
     Returns:
-        What is missing, where the image is not whole; empty where nothing is known to be.
+        Damage of the file in words; empty where no damage is found.
 
     Raises:
-        OSError: It is damaged; Pillow raises other errors, too.
+        OSError: The file is damaged; Pillow raises other errors, too.
     """
     layout = read_layout(data)
     if layout.fault:
         return layout.fault
-    opened = cast(ImageFile.ImageFile, image)
-    ((name, extents, _, args),) = opened.tile
-    opened.load_prepare()
-    decoder = Image._getdecoder(image.mode, name, args, opened.decoderconfig)
+    image_file = cast(ImageFile.ImageFile, image)
+    ((name, extents, _, args),) = image_file.tile
+    image_file.load_prepare()
+    decoder = Image._getdecoder(image.mode, name, args, image_file.decoderconfig)
     try:
-        decoder.setimage(opened.im, extents)
-        # Arithmetic codes are not read in pieces, and may leave zeros out
-        known = layout.kind in (_BASELINE, _EXTENDED, _PROGRESSIVE)
-        fault = _decode(decoder, data, layout.stretches if known else [])
+        decoder.setimage(image_file.im, extents)
+        # arithmetic codes are not read in pieces, and may leave zeros out
+        has_huffman_codes = layout.kind in (_BASELINE, _EXTENDED, _PROGRESSIVE)
+        fault = _decode(decoder, data, layout.stretches if has_huffman_codes else [])
     finally:
         decoder.cleanup()
-    opened.tile = []
+    image_file.tile = []
     return fault
 
 
 @dataclass
 class _Segments:
-    """Facts from the segments of a JPEG read up to now, by which its scans are read."""
+    """Facts from the segments of a JPEG that were read so far, which are needed to check its scans.
 
-    kind: int = 0  # of the frame
+    Attributes:
+        kind: Kind of the frame.
+        frame: Content of the frame's segment; empty: not read yet.
+        interval: Number of units between restart markers; 0: there are none.
+        missing: For each component, the number of bits of each coefficient that no scan has brought yet.
+        shortest: Symbol whose code is the shortest, of zero bits alone, by the Huffman table's class and
+            number.
+    """
+
+    kind: int = 0
     frame: bytes = b""
-    interval: int = 0  # units between restart markers; 0: there are none
-    # bits of each coefficient of each component that are still to come
+    interval: int = 0
     missing: dict[int, list[int]] = field(default_factory=dict)
-    shortest: dict[int, int] = field(
-        default_factory=dict
-    )  # symbol that zero bits mean, by the table's number
+    shortest: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
-        return not any(map(any, self.missing.values()))
+        """Whether the scans have brought all bits of all coefficients."""
+        return not any(any(bits) for bits in self.missing.values())
 
     def read(self, code: int, head: bytes) -> None:
-        """Read a segment; those that say nothing of the scans are passed over."""
+        """Read a segment; segments that do not matter for the scans are ignored.
+
+        Args:
+            code: Marker of the segment.
+            head: Content of the segment.
+        """
         if code in _FRAMES:
             self.kind = code
             self.frame = head
+            # from byte 6 on, three bytes for each component, the first is its number
             self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in head[6::3]}
         elif code == _HUFFMAN_TABLES:
             self.shortest |= _shortest_codes(head)
@@ -115,126 +133,184 @@ class _Segments:
         return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
 
     def read_scan(self, head: bytes) -> None:
-        """Note which bits of which coefficients a scan brings."""
-        first, last, bits = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
-        for component in head[1:-3:2]:
-            missing = self.missing.get(component)
-            if missing is not None:
-                missing[first : last + 1] = [bits & 15] * (last + 1 - first)
+        """Record in `missing` how many low bits the coefficients of a scan still lack after it.
+
+        Args:
+            head: Content of the segment that begins the scan.
+        """
+        # first and last coefficient of the scan; the lower four bits of the third byte are its lowest bit
+        first, last, bit_positions = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
+        lowest_bit = bit_positions & 15  # lower bits come with later scans
+        for component in head[1:-3:2]:  # numbers of the scan's components
+            missing_bits = self.missing.get(component)
+            if missing_bits is not None:
+                missing_bits[first : last + 1] = [lowest_bit] * (last + 1 - first)
 
     def count_stretches(self, head: bytes) -> int:
-        """Number of stretches that a scan should have."""
+        """Return the number of stretches that a scan should have; restart markers separate them.
+
+        Args:
+            head: Content of the segment that begins the scan.
+        """
         if not self.interval:
             return 1
-        return -(-_units(self.frame, head[1:-3:2]) // self.interval)
+        unit_count = _count_units(self.frame, head[1:-3:2])
+        return math.ceil(unit_count / self.interval)
 
     def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], head: bytes) -> str:
-        """Return what is missing in the stretches of a scan's data; empty where nothing is known to be."""
+        """Return the fault of a scan; empty where no fault is found.
+
+        Args:
+            data: Bytes of the file.
+            stretches: Begin and end of each stretch of the scan's data.
+            head: Content of the segment that begins the scan.
+        """
         if len(stretches) != self.count_stretches(head):
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        symbol = self.shortest.get(head[2] & 15 | _AC, 0)
-        is_filled = _has_zeros(data, stretches[0][0], stretches[-1][1], symbol)
-        return INCOMPLETE if is_filled else ""
+        table = head[2] & 15 | _AC  # Huffman table of the first component's AC coefficients
+        symbol = self.shortest.get(table, 0)
+        begin, _ = stretches[0]
+        _, end = stretches[-1]
+        return INCOMPLETE if _has_zeros(data, begin, end, symbol) else ""
 
 
 def _fault_at_end(data: bytes, stretches: list[tuple[int, int]]) -> str:
-    return TRUNCATED if stretches[-1][1] == len(data) else INCOMPLETE
+    """Return the fault of an incomplete scan: the file is truncated if the last stretch ends with it."""
+    _, end = stretches[-1]
+    return TRUNCATED if end == len(data) else INCOMPLETE
 
 
 def read_layout(data: bytes) -> Layout:
-    """Walk the markers of a JPEG to its end; bytes behind it are left out."""
+    """Read the markers of a JPEG up to its end mark, and check that its scans are complete."""
     segments = _Segments()
     stretches: list[tuple[int, int]] = []
-    at = 2
-    while marker := _MARKER.search(data, at):
-        at = marker.end()
-        code = data[marker.end() - 1]
+    position = 2
+    while marker := _MARKER.search(data, position):
+        position = marker.end()
+        code = data[position - 1]
         if code == _END:
-            whole = stretches and segments.is_complete
-            return Layout(stretches, segments.kind, "" if whole else INCOMPLETE)
+            is_complete = stretches and segments.is_complete
+            return Layout(stretches, segments.kind, "" if is_complete else INCOMPLETE)
         if code in _ALONE:
             continue
-        length = int.from_bytes(data[at : at + 2], "big")
-        head = data[at + 2 : at + length]
-        at += length
+        length = int.from_bytes(data[position : position + 2], "big")
+        head = data[position + 2 : position + length]
+        position += length
         if not segments.begins_scan(code, head):
             segments.read(code, head)
             continue
         segments.read_scan(head)
-        found, in_order = _stretches(data, at)
-        fault = segments.find_scan_fault(data, found, head) if in_order else _fault_at_end(data, found)
+        scan_stretches, is_in_order = _scan_stretches(data, position)
+        if is_in_order:
+            fault = segments.find_scan_fault(data, scan_stretches, head)
+        else:
+            fault = _fault_at_end(data, scan_stretches)
         if fault:
             return Layout(stretches, segments.kind, fault)
-        stretches += found
-        at = found[-1][1]
+        stretches += scan_stretches
+        _, position = scan_stretches[-1]
     return Layout(stretches, segments.kind, TRUNCATED)
 
 
 def _shortest_codes(tables: bytes) -> dict[int, int]:
-    """Symbol of the shortest code of each Huffman table, by its class and number."""
-    found = {}
-    at = 0
-    while len(tables) > at + 17:
-        found[tables[at]] = tables[at + 17]
-        at += 17 + sum(tables[at + 1 : at + 17])
-    return found
+    """Return the symbol of the shortest code of each Huffman table, by the table's class and number.
+
+    Args:
+        tables: Content of a segment. Each table has a byte with its class and number, 16 bytes with the
+            number of codes of each length, and a byte for each symbol, that of the shortest code first.
+    """
+    symbols = {}
+    position = 0
+    while len(tables) > position + 17:
+        class_and_number = tables[position]
+        code_counts = tables[position + 1 : position + 17]
+        symbols[class_and_number] = tables[position + 17]
+        position += 17 + sum(code_counts)
+    return symbols
 
 
 def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
-    """Whether a scan holds so many zero bytes that a block would repeat one value again and again.
+    """Whether a scan holds a longer run of zero bytes than a picture has.
 
-    `symbol` is the meaning of zero bits; where they end a block, many are usual.
+    In such a run, all coefficients of a block would be equal. If zero bits end a block, long runs are usual,
+    and the result is False.
+
+    Args:
+        data: Bytes of the file.
+        begin: Begin of the scan's data.
+        end: End of the scan's data.
+        symbol: Symbol that zero bits mean.
     """
     return symbol != _END_OF_BLOCK and data.find(_ZEROS, begin, end) >= 0
 
 
-def _units(frame: bytes, components: bytes) -> int:
-    """Return the number of units between which restart markers of a scan are counted.
+def _count_units(frame: bytes, components: bytes) -> int:
+    """Return the number of units of a scan, in which the distance between restart markers is stated.
 
-    Units are blocks of a scan's only component, or squares of blocks of all components.
+    If the scan has a single component, a unit is a block of 8 x 8 of its pixels. Otherwise it is a group of
+    blocks of all components.
+
+    Args:
+        frame: Content of the frame's segment.
+        components: Numbers of the scan's components.
     """
-    factors = {
-        component: (both >> 4, both & 15) for component, both in zip(frame[6::3], frame[7::3], strict=False)
+    factors_by_component = {
+        component: (byte >> 4, byte & 15)  # across, down
+        for component, byte in zip(frame[6::3], frame[7::3], strict=False)
     }
     count = 1
-    for k, at in enumerate((3, 1)):  # across and down
-        length = int.from_bytes(frame[at : at + 2], "big")
-        most = max(both[k] for both in factors.values())
-        factors_of_component = factors.get(components[0], (most, most))[k]
-        blocks = (
-            -(-length // (8 * most))
-            if len(components) > 1
-            else -(-(length * factors_of_component) // (8 * most))
-        )
-        count *= blocks
+    for axis, position in enumerate((3, 1)):  # positions of width and height in the frame's segment
+        length = int.from_bytes(frame[position : position + 2], "big")
+        max_factor = max(factors[axis] for factors in factors_by_component.values())
+        if len(components) == 1 and components[0] in factors_by_component:
+            length *= factors_by_component[components[0]][axis]
+        elif len(components) == 1:
+            length *= max_factor
+        count *= math.ceil(length / (8 * max_factor))
     return count
 
 
-def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
-    """Return the stretches of a scan, between restart markers, and whether the markers are in order."""
-    found = []
+def _scan_stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
+    """Find the stretches of a scan, which restart markers separate.
+
+    Args:
+        data: Bytes of the file.
+        begin: Begin of the scan's data.
+
+    Returns:
+        Begin and end of each stretch, and whether the restart markers are in order. If they are not, the
+        stretches end before the first wrong marker.
+    """
+    stretches = []
     while marker := _MARKER.search(data, begin):
         end = marker.start()
-        while end > begin and data[end - 1] == 0xFF:  # any number of them may come before a marker
+        while end > begin and data[end - 1] == 0xFF:  # any number of these bytes may come before a marker
             end -= 1
-        found.append((begin, end))
+        stretches.append((begin, end))
         code = data[marker.end() - 1]
         begin = marker.end()
         if code not in _RESTARTS:
-            is_empty = len(found) > 1 and found[-1] == (end, end)  # behind a marker that nothing follows
-            return found[:-1] if is_empty else found, True
-        if code != _RESTARTS[(len(found) - 1) % len(_RESTARTS)]:
-            return found, False
-    return [*found, (begin, len(data))], True
+            # a restart marker may stand behind the last stretch, so that an empty stretch follows
+            is_last_empty = len(stretches) > 1 and stretches[-1] == (end, end)
+            return stretches[:-1] if is_last_empty else stretches, True
+        expected_code = _RESTARTS[(len(stretches) - 1) % len(_RESTARTS)]
+        if code != expected_code:
+            return stretches, False
+    return [*stretches, (begin, len(data))], True
 
 
 class Decoder(Protocol):
     """A decoder of Pillow, which takes data in pieces."""
 
     def decode(self, buffer: bytes) -> tuple[int, int]:
-        """Return how many bytes were taken in, -1 when all pixels are there, and an error below 0."""
+        """Decode a piece of data.
+
+        Returns:
+            The number of bytes that were taken in, or -1 when decoding ended; and a number below 0 if it
+            ended with an error.
+        """
 
 
 class _Feed:
@@ -243,61 +319,76 @@ class _Feed:
     def __init__(self, decoder: Decoder, data: bytes) -> None:
         self.decoder = decoder
         self.data = data
-        self.done = 0  # bytes of the data that were given
-        self.waiting = b""
+        self.position = 0  # number of bytes of `data` that were given
+        self.pending = b""  # bytes that were given, and not taken in yet
 
     def give(self, more: bytes) -> int:
         """Give more data to the decoder.
 
         Returns:
             The number of bytes that are not taken in yet; -1 when all pixels are there.
+
+        Raises:
+            OSError: The data are damaged.
         """
-        self.waiting += more
-        taken, error = self.decoder.decode(self.waiting)
-        if taken < 0 and error < 0:
+        self.pending += more
+        taken_count, error = self.decoder.decode(self.pending)
+        if taken_count >= 0:
+            self.pending = self.pending[taken_count:]
+            return len(self.pending)
+        if error < 0:
             raise OSError(f"broken data, {error}")
-        self.waiting = self.waiting[taken:] if taken >= 0 else b""
-        return len(self.waiting) if taken >= 0 else -1
+        self.pending = b""
+        return -1
 
-    def needs_no_more(self, place: int) -> bool:
-        """Give the data up to a place; return whether all blocks of their stretch are there by then.
+    def completes_stretch(self, end: int) -> bool:
+        """Give the data up to `end` to the decoder, and return whether they complete the stretch's blocks.
 
-        If they are, the bytes that follow, even the byte at the place itself, are not looked at any more.
+        To find out, one byte more is given: if all blocks are there, the decoder takes it in at once.
         """
-        left = self.give(self.data[self.done : place])
-        self.done = place
-        if left < 0:
+        pending_count = self.give(self.data[self.position : end])
+        self.position = end
+        if pending_count < 0:
             return True
-        if left > 0:
+        if pending_count > 0:
             return False
-        self.done += 1
-        return self.give(self.data[place : place + 1]) <= 0
+        self.position += 1
+        return self.give(self.data[end : end + 1]) <= 0
 
 
 def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
-    """Decode all data and return which stretch holds too few blocks, or too much; OSError: it is broken."""
+    """Decode all data; return the fault where a stretch holds too few blocks or too many bytes, else "".
+
+    Args:
+        decoder: The decoder.
+        data: Bytes of the file.
+        stretches: Begin and end of each stretch to check; empty: none is checked.
+
+    Raises:
+        OSError: The data are damaged.
+    """
     feed = _Feed(decoder, data)
     for begin, end in stretches:
         if end - begin < _SHORT and (begin, end) != stretches[-1]:
             continue
-        probe = _place_before_end(data, begin, end)
-        if probe > begin and feed.needs_no_more(probe):
+        probe = _position_before_end(data, begin, end)
+        if probe > begin and feed.completes_stretch(probe):
             return TOO_MUCH
-        left = feed.give(data[feed.done : end] + _BEYOND)
-        if left < 0:
+        pending_count = feed.give(data[feed.position : end] + _BEYOND)
+        if pending_count < 0:  # all pixels of the picture are there
             return ""
-        if left or feed.give(b"\0"):
+        if pending_count or feed.give(b"\0"):  # a byte more is not taken in at once
             return INCOMPLETE
-        feed.done = end
-    return "" if feed.give(data[feed.done :]) < 0 else TRUNCATED
+        feed.position = end
+    return "" if feed.give(data[feed.position :]) < 0 else TRUNCATED
 
 
-def _place_before_end(data: bytes, begin: int, end: int) -> int:
-    """Return a place some bytes before the end of a stretch, beside no 0xFF.
+def _position_before_end(data: bytes, begin: int, end: int) -> int:
+    """Return a position `_SPARE` bytes or more before the end of a stretch, and not beside a byte 0xFF.
 
-    A marker's first byte is kept back.
+    A byte 0xFF may begin a marker, so the decoder does not take it in before it has the next byte.
     """
-    place = end - _SPARE
-    while place > begin and 0xFF in data[place - 1 : place + 1]:
-        place -= 1
-    return place
+    position = end - _SPARE
+    while position > begin and 0xFF in data[position - 1 : position + 1]:
+        position -= 1
+    return position

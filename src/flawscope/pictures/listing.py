@@ -16,22 +16,22 @@ from flawscope.pictures.decoding import PICTURE_SUFFIXES, PictureSource, is_pict
 from flawscope.pictures.mask_files import find_masks
 from flawscope.pictures.other_files import OTHER_FILES, TABLE_SUFFIXES, TEXT_SUFFIXES, other_remedies
 
-# What systems leave behind in folders of pictures; names that begin with a dot are left out anyway, and those
-# with ~$, by which Office locks what is open.
+# Files and folders that operating systems leave in folders of pictures. `is_ignored` also knows names that
+# begin with a dot, or with ~$, by which Office locks open files.
 IGNORED_NAMES = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
     | {".ds_store"}
 )
 
-# What lies beside pictures and shows no part: labels, notes, tables, models
+# Files that lie beside pictures and show no part: labels, notes, tables, models
 COMPANION_SUFFIXES = frozenset(
     {*TEXT_SUFFIXES, ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
     | {*TABLE_SUFFIXES, ".aae", ".xmp", ".crdownload"}
 )
-OUTPUT_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
-RESULTS = ("results.csv", "results.json", "predictions")  # beside it
-RESULT_PICTURES = ["overlays", "maps", "masks"]
+OUTPUT_LIST = ".flawscope"  # file in a folder of results that lists flawscope's files, a JSON string a line
+RESULTS = ("results.csv", "results.json", "predictions")  # further files of a folder of results
+RESULT_PICTURES = ["overlays", "maps", "masks"]  # folders of pictures in it
 
 StrPath = str | os.PathLike[str]
 AnyPath = TypeVar("AnyPath", bound=StrPath)
@@ -39,12 +39,19 @@ NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
 
 
 def natural_key(path: str | Path) -> NaturalKey:
-    """Return a sort key: part by part, digits as numbers, case folded, the exact name last."""
+    """Return a key by which paths are sorted in natural order, as people do.
+
+    For each folder and the file it compares digits as numbers and letters without case. If these are equal,
+    the exact name decides.
+    """
     key = []
     for part in Path(path).as_posix().split("/"):
         name = unicodedata.normalize("NFC", part)
-        pieces = re.split(r"([0-9]+)", name)
-        key.append((tuple((int(p), "") if k % 2 else (-1, p.casefold()) for k, p in enumerate(pieces)), name))
+        piece_keys: list[tuple[int, str]] = []
+        for k, piece in enumerate(re.split(r"([0-9]+)", name)):
+            is_number = k % 2 == 1  # texts and numbers alternate
+            piece_keys.append((int(piece), "") if is_number else (-1, piece.casefold()))
+        key.append((tuple(piece_keys), name))
     return tuple(key)
 
 
@@ -54,13 +61,16 @@ def is_ignored(name: str) -> bool:
 
 
 def is_hidden_picture(path: StrPath) -> bool:
-    """Whether a file is a picture by its suffix and hidden by its name; macOS' `._a.png` holds no picture."""
+    """Whether a file is a picture by its suffix and hidden by its name.
+
+    Files such as `._a.png`, which macOS makes, hold no picture.
+    """
     name = os.path.basename(path)
     return name.startswith(".") and not name.startswith("._") and is_picture(name)
 
 
 def reason_not_judged(path: StrPath) -> str:
-    """Return why a file in a folder of pictures, or a folder in it, is not judged."""
+    """Return the reason, in words, why a file or folder in a folder of pictures is not judged."""
     if os.path.isdir(path):
         return "it is a folder that is hidden, or the system's: what lies in it is not looked at"
     if not os.path.isfile(path):
@@ -76,25 +86,27 @@ def reason_not_judged(path: StrPath) -> str:
 
 
 def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder, without litter, in natural order.
+    """Return the entries of a folder in natural order; those that `is_ignored` names are left out.
 
     Args:
         folder: The folder.
-        hidden: Whether to include hidden pictures.
+        hidden: Whether to include hidden pictures, although `is_ignored` names them.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The folder cannot be read.
     """
+    entries = []
     try:
-        with os.scandir(folder) as listing:
-            kept = (
-                e
-                for e in listing
-                if not is_ignored(e.name) or (hidden and is_hidden_picture(e.name) and not _is_folder(e))
-            )
-            return sorted(kept, key=lambda e: natural_key(e.name))
+        with os.scandir(folder) as all_entries:
+            for entry in all_entries:
+                is_included = not is_ignored(entry.name)
+                if hidden and is_hidden_picture(entry.name) and not _is_folder(entry):
+                    is_included = True
+                if is_included:
+                    entries.append(entry)
     except OSError as error:
         raise folder_error(folder, error) from error
+    return sorted(entries, key=lambda entry: natural_key(entry.name))
 
 
 def folder_error(folder: Path, error: OSError) -> InputError:
@@ -110,23 +122,30 @@ def folder_error(folder: Path, error: OSError) -> InputError:
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Return the folders directly inside, by name, in natural order."""
-    return {e.name: Path(folder, e.name) for e in list_entries(folder) if _is_folder(e)}
+    """Return the folders directly inside a folder, by name, in natural order."""
+    return {entry.name: Path(folder, entry.name) for entry in list_entries(folder) if _is_folder(entry)}
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """Return the first subfolder with one of these names, exact spelling before any other, or None.
+    """Return a subfolder that has one of some names; None where there is none, or the folder is missing.
 
-    A missing folder has no subfolders; an unreadable one is an error.
+    A subfolder with the exact spelling of a name is preferred to one with other capitals. Of several with an
+    exact spelling, the first of `names` counts.
+
+    Raises:
+        InputError: The folder cannot be read.
     """
     if not folder.is_dir():
         return None
-    present = subfolders(folder)
+    path_by_name = subfolders(folder)
     for name in names:
-        if name in present:
-            return present[name]
-    wanted = {name.casefold() for name in names}
-    return next((path for name, path in present.items() if name.casefold() in wanted), None)
+        if name in path_by_name:
+            return path_by_name[name]
+    folded_names = {name.casefold() for name in names}
+    for name, path in path_by_name.items():
+        if name.casefold() in folded_names:
+            return path
+    return None
 
 
 def printable(name: str) -> str:
@@ -135,22 +154,22 @@ def printable(name: str) -> str:
 
 
 def read_output_list(folder: Path) -> list[str]:
-    """Return the relative paths of the files that flawscope wrote to a folder of results, by its list.
+    """Return the relative paths of the files that flawscope wrote to a folder, according to its hidden list.
 
-    Paths that lead out of the folder are left out. Empty for any other folder.
+    Paths that lead out of the folder are left out. A folder without a list gives an empty result.
     """
     try:
         lines = (folder / OUTPUT_LIST).read_text(encoding="ascii").splitlines()
         names = [json.loads(line) for line in lines]
-    except (OSError, ValueError):  # there is none, or it is not ours
+    except (OSError, ValueError):  # there is no list, or another program wrote the file
         return []
     return [name for name in names if isinstance(name, str) and name and _stays_inside(folder, name)]
 
 
 def written_below(folder: Path) -> frozenset[Path]:
-    """Return the paths below a folder of results that flawscope wrote; empty for any other folder.
+    """Return the paths that flawscope wrote to a folder of results; empty for any other folder.
 
-    Of a copy whose hidden list was left behind, these are the folders of pictures.
+    If the folder was copied without its hidden list, these are the paths of its folders of pictures.
     """
     names = read_output_list(folder)
     if not names and all((folder / name).exists() for name in RESULTS):
@@ -159,7 +178,7 @@ def written_below(folder: Path) -> frozenset[Path]:
 
 
 def _stays_inside(folder: Path, name: str) -> bool:
-    """Whether a path of the list, which anybody may have written, leads to a place below the folder."""
+    """Whether a path of the hidden list stays inside its folder, since anybody may have written the list."""
     parent = os.path.realpath((folder / name).parent)
     return not os.path.isabs(name) and ".." not in Path(name).parts and _is_below(parent, folder)
 
@@ -171,40 +190,52 @@ def _is_below(path: str, folder: Path) -> bool:
 def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iterator[Path]:
     """Yield every file below `folder`, in natural order of the relative path.
 
-    Links to folders elsewhere are followed, each real folder once. Flawscope's own files in folders of
-    results are passed over.
+    Links to folders elsewhere are followed, but no folder is visited twice. Files that flawscope wrote to
+    folders of results are left out.
 
     Args:
         folder: The folder.
-        own: Whether to yield flawscope's own files of `folder` itself, such as the pictures that a review
-            sorted.
-        hidden: Whether to yield hidden pictures.
+        own: Whether to yield the files that flawscope wrote to `folder` itself nevertheless, such as the
+            pictures that a review sorted.
+        hidden: Whether to yield hidden pictures, too.
     """
-    entered: set[str] = set()
+    visited: set[str] = set()  # real paths of folders
 
-    def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
-        entered.add(os.path.realpath(here))
-        if here != folder or not own:
-            written |= written_below(here)
-        for entry in list_entries(here, hidden=hidden):
-            path = Path(here, entry.name)
+    def walk(current: Path, written_above: frozenset[Path]) -> Iterator[Path]:
+        """Yield the files below a folder.
+
+        Args:
+            current: The folder.
+            written_above: Files that flawscope wrote, according to the lists of the folders above it.
+        """
+        visited.add(os.path.realpath(current))
+        written = written_above
+        if current != folder or not own:
+            written |= written_below(current)
+        for entry in list_entries(current, hidden=hidden):
+            path = Path(current, entry.name)
+            if path in written:
+                continue
             if not _is_folder(entry):
-                if path not in written and _is_file(entry):
+                if _is_file(entry):
                     yield path
                 continue
-            real = os.path.realpath(path)
-            if (
-                path not in written
-                and real not in entered
-                and not (entry.is_symlink() and _is_below(real, folder))
-            ):
+            real_path = os.path.realpath(path)
+            # a link to a folder below `folder` is left out: the folder itself is visited
+            is_inner_link = entry.is_symlink() and _is_below(real_path, folder)
+            if real_path not in visited and not is_inner_link:
                 yield from walk(path, written)
 
     return walk(folder, frozenset())
 
 
 def picture_files_in(folder: Path, *, own: bool = False) -> list[Path]:
-    """Return the pictures below a folder and their masks, by suffix, in natural order (`walk_files`)."""
+    """Return the files below a folder that are pictures or masks by their suffix, in natural order.
+
+    Args:
+        folder: The folder.
+        own: Whether to return the files that flawscope wrote to `folder` itself, too (`walk_files`).
+    """
     return [path for path in walk_files(folder, own=own) if is_picture(path)]
 
 
@@ -230,64 +261,79 @@ def not_pictures_in(folder: Path) -> list[Path]:
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Return the pictures of a file, a folder with its subfolders, a glob pattern, or several of these.
 
-    Pictures of a folder are in natural order. None is listed twice, and masks of listed pictures are left
-    out. A file named outright is taken whatever its suffix.
+    Pictures of a folder are in natural order. No picture is listed twice, and masks of listed pictures are
+    left out. A file whose own path is given is listed whatever its suffix.
 
     Raises:
         InputError: There is no picture.
     """
-    files = [
-        path
-        for path, outright in _unique_files(spec)
-        if outright or (is_picture(path) and not is_hidden_picture(path))
-    ]
+    files = []
+    for path, is_named in _unique_files(spec):
+        if is_named or (is_picture(path) and not is_hidden_picture(path)):
+            files.append(path)
     masks = find_masks(filter(is_picture, files))
     return [path for path in files if path not in masks]
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
-    """Return the files that may show a part, whatever their suffix, and the files beside them.
+    """List files as `list_pictures` does, and separate those that may show a part from those beside them.
 
-    Files are listed as in `list_pictures`. Those of an unknown format may show a part: reading them reports
-    their fault. Files beside them are `COMPANION_SUFFIXES`, masks and hidden pictures.
+    Returns:
+        Two lists:
+
+        - Files that may show a part: pictures, and files of an unknown format, whose fault is reported when
+          they are read.
+        - Files beside them: masks, hidden pictures, and files with one of `COMPANION_SUFFIXES`.
     """
     inputs: list[Path] = []
     beside: list[Path] = []
-    for path, aside in _split_inputs(_unique_files(spec)):
-        (beside if aside else inputs).append(path)
+    for path, is_beside in _split_inputs(_unique_files(spec)):
+        if is_beside:
+            beside.append(path)
+        else:
+            inputs.append(path)
     return inputs, beside
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Yield the files of one file, folder or pattern, each with whether it lies beside pictures.
+    """Yield each file of a file, folder or pattern, and whether it only lies beside pictures (`list_inputs`).
 
-    See `list_inputs`; a pattern may yield a file twice.
+    A pattern may yield a file twice.
     """
     return _split_inputs(_expand_spec(spec))
 
 
 def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bool]]:
-    """Yield files with whether they lie beside pictures.
+    """Yield each file, and whether it only lies beside pictures (`list_inputs`).
 
     Args:
-        files: Each file with whether it is named outright.
+        files: Each file, and whether its own path was given; otherwise it was found in a folder or by a
+            pattern.
     """
-    every = list(files)
-    masks = find_masks(path for path, _ in every if is_picture(path))
-    for path, outright in every:
-        aside = path.suffix.lower() in COMPANION_SUFFIXES or is_hidden_picture(path)
-        yield path, path in masks or (not outright and aside)
+    all_files = list(files)
+    masks = find_masks(path for path, _ in all_files if is_picture(path))
+    for path, is_named in all_files:
+        is_companion = path.suffix.lower() in COMPANION_SUFFIXES or is_hidden_picture(path)
+        yield path, path in masks or (is_companion and not is_named)
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
-    """Yield files, each once, with whether they are named outright."""
+    """Return each file once, and whether its own path was given (`_split_inputs`).
+
+    Raises:
+        InputError: There is no picture.
+    """
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
-    return {path: outright for pattern in specs for path, outright in _expand_spec(pattern)}.items()
+    is_named_by_path: dict[Path, bool] = {}
+    for single_spec in specs:
+        is_named_by_path.update(_expand_spec(single_spec))
+    return is_named_by_path.items()
 
 
 def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
+    """Yield each file of a file, folder or pattern, and whether its own path was given."""
     path = Path(spec)
     if path.is_dir():
         inside = require_picture(walk_files(path, hidden=True), f"{path}: no pictures in this folder")
@@ -313,13 +359,19 @@ def _matching_files(pattern: StrPath) -> Iterator[Path]:
             yield match
 
 
-# Address of the web, a camera or a store: `Path` keeps one of its slashes; a drive has one letter
+# Address such as http://..., of which `Path` keeps a single slash. A name of one letter is a Windows drive.
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):[/\\]{1,2}")
 
 
 def _missing(path: StrPath, what: str) -> InputError:
-    """Return the error of a path that is not there; an address may hold a password, and is not repeated."""
-    if address := _ADDRESS.match(os.fspath(path)):
+    """Return the error of a missing path. An address is not repeated in it, since it may hold a password.
+
+    Args:
+        path: The path.
+        what: Words for what is missing, such as "folder".
+    """
+    address = _ADDRESS.match(os.fspath(path))
+    if address:
         return InputError(
             f"an address ({address[1]}://...) is no {what}: save the pictures in a folder and name that; "
             "those of a camera the station takes (docs/station-cameras.md)"
@@ -328,27 +380,34 @@ def _missing(path: StrPath, what: str) -> InputError:
 
 
 def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
-    """Yield the files unchanged.
+    """Yield all of the files, if at least one of them is a picture.
+
+    Args:
+        files: The files.
+        text: Beginning of the error's message.
 
     Raises:
-        InputError: None is a picture; the message is `text`.
+        InputError: No file is a picture; in this case nothing was yielded.
     """
-    before = []
+    files_before: list[AnyPath] = []
     for path in files:
-        before.append(path)
         if is_picture(path) and not is_hidden_picture(path):
-            break
-    else:
-        raise _no_pictures(text, before)
-    yield from before
-    yield from files
+            yield from files_before
+            yield path
+            yield from files
+            return
+        files_before.append(path)
+    raise _no_pictures(text, files_before)
 
 
-def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
-    """Return an InputError with the names of the files that are there instead."""
-    found = f", only {join_names([os.path.basename(path) for path in others])}" if others else ""
-    remedies = other_remedies(os.path.splitext(path)[1].lower() for path in others)
-    return InputError(f"{text}{found}; known formats: {known_formats()}{remedies}")
+def _no_pictures(text: str, other_files: Sequence[StrPath]) -> InputError:
+    """Return an InputError with the names of the files that are there instead of pictures."""
+    names = ""
+    if other_files:
+        names = f", only {join_names([os.path.basename(path) for path in other_files])}"
+    suffixes = (os.path.splitext(path)[1].lower() for path in other_files)
+    remedies = other_remedies(suffixes)
+    return InputError(f"{text}{names}; known formats: {known_formats()}{remedies}")
 
 
 def known_formats() -> str:
@@ -357,6 +416,7 @@ def known_formats() -> str:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
@@ -364,7 +424,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a regular file, or a link that leads nowhere: opening it reports that."""
+    """Whether an entry is a regular file, or a broken link; opening the link will report its fault."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
@@ -372,15 +432,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def refuse_masks(sources: Sequence[PictureSource]) -> None:
-    """Raise InputError where one of the files is the mask of another one."""
+    """Raise InputError where a file is the mask of another file."""
     paths = [Path(source) for source in sources if isinstance(source, str | os.PathLike)]
     for mask, picture in find_masks(filter(is_picture, paths)).items():
-        of = f"the mask of {picture}" if picture else "a mask"
-        raise InputError(f"{mask} is {of}, no picture: leave masks out of the list, or give the folder")
+        kind = f"the mask of {picture}" if picture else "a mask"
+        raise InputError(f"{mask} is {kind}, no picture: leave masks out of the list, or give the folder")
 
 
 def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -> list[str]:
-    """Return the names of pictures: those given, one each, or else those of their files.
+    """Return the names of pictures: `names`, where they are given, or else the names of their files.
 
     Raises:
         InputError: There are more names than pictures, or fewer.
@@ -392,9 +452,18 @@ def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -
 
 
 def relative_names(sources: Sequence[PictureSource]) -> list[str]:
-    """Return paths of files, relative to their common folder; "picture 3" for a source that is no file."""
-    paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
-    common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
-    return [
-        paths[k].relative_to(common).as_posix() if k in paths else f"picture {k}" for k in range(len(sources))
-    ]
+    """Return a name for each picture: its path relative to the files' common folder.
+
+    A source that is no file is named by its place, such as "picture 3".
+    """
+    path_by_number = {
+        number: Path(source).absolute()
+        for number, source in enumerate(sources)
+        if isinstance(source, str | os.PathLike)
+    }
+    common = os.path.commonpath([path.parent for path in path_by_number.values()]) if path_by_number else ""
+    names = []
+    for number in range(len(sources)):
+        path = path_by_number.get(number)
+        names.append(f"picture {number}" if path is None else path.relative_to(common).as_posix())
+    return names

@@ -1,17 +1,17 @@
 """Sorts masks from pictures among files, and finds each mask's picture: the one rule of all listings.
 
-A file is a mask where all of this holds:
+A file is a mask where all three conditions hold:
 
-- Its name or a folder's says so (`a_mask.png`, `masks/a.png`, `SegmentationClass/a.png`), or it has the name
-  of another picture in its folder, in another format (`a.jpg`, `a.png`).
-- It pairs with a picture: of the same name in the same folder, or at the same place of a parallel folder.
-- It looks like one: `read_mask` reads it without a doubt. Of files that are named alike a few are looked at.
-  Where the words leave no doubt, such as `masks`, or `labels` beside `images`, it is enough that it is no
+- Its name or a folder's name is that of masks (`a_mask.png`, `masks/a.png`, `SegmentationClass/a.png`), or it
+  has the name of another picture in its folder, in another format (`a.jpg`, `a.png`).
+- It has a picture: of the same name in the same folder, or at the same place of a parallel folder.
+- It looks like a mask: `read_mask` reads it without a doubt. Of files with similar names a few are read.
+  Where the words are certain, such as `masks`, or `labels` beside `images`, it is enough that it is no
   photograph. Where the pictures look like masks themselves, as those of backlit parts, only such words count.
 
-A name alone says nothing: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But a file that looks
-like a mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a stray
-mask.
+The name alone does not suffice: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But a file that
+looks like a mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a
+mask without a picture.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 Folders = tuple[str, ...]
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask", "groundtruth", "segmentationclass", "segmentationobject")
-LOOKED_AT = 4  # of files that are named alike, to see whether they are masks
+LOOKED_AT = 4  # number of files with similar names that are read, to find out whether they are masks
 
 _WORD = (
     r"(?:masks?|gt(?:fine|coarse)?|ground[ _-]?truth|truth|targets?|labels?|labelids|seg(?:m|mentation)?s?|"
@@ -60,26 +60,30 @@ _FURTHER_WORD = re.compile(r"(.+)[\W_]+[a-z]+")
 _NUMBERED = re.compile(r"(.+?)[\W_]+(?:\d{1,3}|colou?r)")  # masks/a_1.png and masks/a_2.png of a.png
 _LABEL_STUDIO = re.compile(r"task-\d+")  # task-1-annotation-2-by-3-tag-scratch-0.png has no picture's name
 _SUFFIXES = "|".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES))
-# What tools add: the suffix once more, Roboflow's hash, Label Studio's number of an upload
+# Additions of tools to a name: the suffix once more, Roboflow's hash, Label Studio's number of an upload
 EXPORTED = re.compile(rf"(.+)[._](?:{_SUFFIXES})\.rf\.[\w\-]+")
 _DECORATIONS = (EXPORTED, re.compile(rf"(.+)[._](?:{_SUFFIXES})"), re.compile(r"[0-9a-f]{8}-(.+)"))
 
 
 def fold(name: str) -> str:
-    """Return a name for comparison: letters and accents alike however they are written or stored."""
+    """Return a name for comparison, without differences of case and of the encoding of accents."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def plain_names(stem: str) -> list[str]:
-    """Return the folded name of a picture, and then its name before tools added to it."""
+    """Return the names by which other files may refer to a picture, the folded name first.
+
+    The others are the name without additions of tools, and all of these with underscores or hyphens in place
+    of blanks.
+    """
     names = [fold(stem)]
-    for name in names:  # grows
+    for name in names:  # the list grows meanwhile: a name may have several additions
         for decoration in _DECORATIONS:
             match = decoration.fullmatch(name)
             if match and match[1] not in names:
                 names.append(match[1])
-    spaceless = [name.replace(" ", filler) for filler in "_-" for name in names]
-    return list(dict.fromkeys([*names, *spaceless]))
+    without_blanks = [name.replace(" ", filler) for filler in "_-" for name in names]
+    return list(dict.fromkeys([*names, *without_blanks]))
 
 
 def is_mask_folder(name: str) -> bool:
@@ -94,144 +98,181 @@ def is_picture_folder(name: str) -> bool:
 
 @lru_cache(1 << 12)
 def masked_folder(name: str) -> str | None:
-    """Return the rest of the name of a folder of masks: `bad` of `bad_masks`; None for other folders."""
+    """Return the name of a folder of masks without the word for masks; None for other folders.
+
+    Example: `bad` for `bad_masks`.
+    """
     if fold(name) in MASK_FOLDERS:
         return ""
     text = fold(_CAMEL.sub("_", name))
     match = _FOLDER_WORD.search(text)
-    return None if match is None else (text[: match.start()] + text[match.end() :]).strip(" ._-")
+    if match is None:
+        return None
+    return (text[: match.start()] + text[match.end() :]).strip(" ._-")
 
 
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
-    """Return pictures that look like masks, but are none by the rule.
+    """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    They have a word for masks in their name, or the name of another picture that looks like none, in another
-    folder or with something added to it.
+    Such a picture has a word for masks in its name. Or another picture, which does not look like a mask, has
+    the same name in another folder, or the beginning of its name in the same folder.
+
+    Args:
+        pictures: Pictures without the masks that `find_masks` finds.
     """
     paths = list(pictures)
-    named: dict[str, list[Path]] = {}
+    paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
-        named.setdefault(fold(path.stem), []).append(path)
+        paths_by_name.setdefault(fold(path.stem), []).append(path)
+    # (folder, addition to the name, or "word") -> pairs of a picture and the other picture
     groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}
     for path in paths:
         stem = fold(path.stem)
         if _HAS_WORD.search(stem) and _split_word(stem):
             groups.setdefault((path.parent, "word"), []).append((path, None))
-        elif (form := _added_to_name(path, stem, named)) is not None:
-            added, other = form
-            groups.setdefault((path.parent, added), []).append((path, other))
-    return [
-        path
-        for (_, added), pairs in groups.items()
-        if added == "word" or _seems_mask(*pairs[0])
-        for path, other in pairs
-        if _seems_mask(path, other)
-    ]
+            continue
+        addition_and_other = _added_to_name(path, stem, paths_by_name)
+        if addition_and_other is not None:
+            addition, other = addition_and_other
+            groups.setdefault((path.parent, addition), []).append((path, other))
+    masks = []
+    for (_, addition), pairs in groups.items():
+        first_path, first_other = pairs[0]
+        if addition == "word" or _seems_mask(first_path, first_other):
+            masks += [path for path, other in pairs if _seems_mask(path, other)]
+    return masks
 
 
-def _added_to_name(path: Path, stem: str, named: Mapping[str, Sequence[Path]]) -> tuple[str, Path] | None:
-    """Return the end that a picture's name adds to that of another picture, and this other picture.
+def _added_to_name(
+    path: Path, stem: str, paths_by_name: Mapping[str, Sequence[Path]]
+) -> tuple[str, Path] | None:
+    """Find another picture whose name is the beginning of this picture's name, up to a gap or the end.
 
-    In the end, 0 stands for each digit. It is empty for a picture of the same name in another folder; else
-    both lie in one folder. None where there is no such picture.
+    If the names are equal, the other picture lies in another folder; otherwise in the same folder.
 
     Args:
         path: The picture.
-        stem: Its folded name without suffix.
-        named: Pictures by folded name.
+        stem: Folded name of the picture without suffix.
+        paths_by_name: Pictures by folded name.
+
+    Returns:
+        The rest of this picture's name, with 0 in place of each digit, and the other picture. None where
+        there is no such picture.
     """
-    for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
-        added = stem[end:]
-        for other in named.get(stem[:end], ()):
-            if (other.parent == path.parent) == bool(added):
-                return re.sub(r"\d", "0", added), other
+    ends = [*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)]
+    for end in ends:
+        addition = stem[end:]
+        for other in paths_by_name.get(stem[:end], ()):
+            is_same_folder = other.parent == path.parent
+            has_addition = addition != ""
+            if is_same_folder == has_addition:  # in the same folder the names have to differ
+                return re.sub(r"\d", "0", addition), other
     return None
 
 
 def _seems_mask(path: Path, other: Path | None) -> bool:
-    return _look(path) is True and (other is None or _look(other) is False) and _marks_a_part(path)
+    """Whether a picture looks like the mask of a part, while the other picture (if any) does not."""
+    if _look(path) is not True:
+        return False
+    return (other is None or _look(other) is False) and _marks_a_part(path)
 
 
 def _marks_a_part(path: Path) -> bool:
+    """Whether a mask marks something, but at most half of the picture.
+
+    A picture of a printed label, read as a mask, would mark more.
+    """
     share = float(read_mask(path).mean())
-    return 0 < share <= 0.5  # printed labels are bright in most places
+    return 0 < share <= 0.5
 
 
 def find_masks(files: Iterable[Path]) -> dict[Path, Path | None]:
-    """Find the masks among picture files, and for each its picture; None where it has none.
+    """Return the masks among picture files, each with its picture; None where it has no picture.
 
     The names of folders above all of the files do not count.
     """
-    return _sort_out(list(files))[0]
+    masks, _ = _sort_out(list(files))
+    return masks
 
 
 def find_photographs(files: Iterable[Path]) -> list[Path]:
-    """Find the pictures that are named like masks of others, and are photographs: they are no masks."""
-    return _sort_out(list(files))[1]
+    """Return the pictures that are named like masks of others, but are photographs and so no masks."""
+    _, photographs = _sort_out(list(files))
+    return photographs
 
 
 def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path]]:
     """Return the masks, each with its picture, and the photographs that are named like masks."""
     try:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})
-    except ValueError:  # there are none, or they have none in common: on two drives
+    except ValueError:  # there are no files, or they lie on two drives
         root = ""
-    named = _named_like_masks(paths, root)
-    photographs = _take_photographs(named)
+    groups = _named_like_masks(paths, root)
+    photographs = _take_photographs(groups)
     masks: dict[Path, Path | None] = {}
-    like_masks: list[Path] = []
-    if named:
-        pictures = _Pictures(paths, root, {path for group in named for path in group.paths})
-        masks = _with_partners(named, pictures, paths)
+    photographs_like_masks: list[Path] = []
+    if groups:
+        pictures = _Pictures(paths, root, {path for group in groups for path in group.paths})
+        masks = _with_partners(groups, pictures, paths)
         for group, path in photographs:
             if group.folder or pictures.partner(group, path) is not None:
-                like_masks.append(path)
-    return masks | _twins([path for path in paths if path not in masks]), like_masks
+                photographs_like_masks.append(path)
+    twins = _twins([path for path in paths if path not in masks])
+    return masks | twins, photographs_like_masks
 
 
-def _take_photographs(named: Sequence[_Group]) -> list[tuple[_Group, Path]]:
-    """Take the photographs out of the groups of files that are named like masks.
+def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
+    """Remove the photographs from the `paths` of groups of files that are named like masks.
 
-    Return those of groups whose names are no weak sign, each with its group.
+    Returns:
+        The removed photographs, each with its group; those of groups with a weak word are left out.
     """
     photographs: list[tuple[_Group, Path]] = []
-    for alike in _by_kind(named):
-        found = _find_photographs_among([path for group in alike for path in group.paths])
-        if not found:
+    for groups_of_kind in _by_kind(groups):
+        paths = [path for group in groups_of_kind for path in group.paths]
+        photographs_of_kind = _find_photographs_among(paths)
+        if not photographs_of_kind:
             continue
-        for group in alike:
+        for group in groups_of_kind:
             if not group.weak:
-                photographs += [(group, path) for path in group.paths if path in found]
-            group.paths = [path for path in group.paths if path not in found]
+                photographs += [(group, path) for path in group.paths if path in photographs_of_kind]
+            group.paths = [path for path in group.paths if path not in photographs_of_kind]
     return photographs
 
 
 def _with_partners(
-    named: Sequence[_Group], pictures: _Pictures, paths: Sequence[Path]
+    groups: Sequence[_Group], pictures: _Pictures, paths: Sequence[Path]
 ) -> dict[Path, Path | None]:
-    """Return the masks of the groups, each with its picture."""
+    """Return the masks of the groups, each with its picture.
+
+    Args:
+        groups: Groups of files that are named like masks.
+        pictures: All files by their names.
+        paths: All files.
+    """
     masks: dict[Path, Path | None] = {}
-    surely = [path for path in paths if path not in pictures.suspects]
-    partners = [{path: pictures.partner(group, path) for path in group.paths} for group in named]
-    # first those with pictures that are surely none themselves
-    for is_sure in (True, False):
-        for group, partner_of in zip(named, partners, strict=True):
-            if is_sure != _has_sure_partner(partner_of, pictures):
+    sure_pictures = [path for path in paths if path not in pictures.suspects]
+    partners = [{path: pictures.partner(group, path) for path in group.paths} for group in groups]
+    # first the groups with pictures that are surely no masks themselves, then the others
+    for has_sure_partner in (True, False):
+        for group, picture_of in zip(groups, partners, strict=True):
+            if has_sure_partner != _has_sure_partner(picture_of, pictures):
                 continue
-            left = {path: None if partner in masks else partner for path, partner in partner_of.items()}
-            masks |= {path: left[path] for path in group.masks(left, surely)}
+            # a file that was found to be a mask meanwhile is nobody's picture
+            remaining = {path: None if picture in masks else picture for path, picture in picture_of.items()}
+            masks |= {path: remaining[path] for path in group.masks(remaining, sure_pictures)}
     return masks
 
 
-def _has_sure_partner(partner_of: Mapping[Path, Path | None], pictures: _Pictures) -> bool:
+def _has_sure_partner(picture_of: Mapping[Path, Path | None], pictures: _Pictures) -> bool:
     """Whether a file of a group has a picture that is surely no mask."""
-    return any(picture is not None and picture not in pictures.suspects for picture in partner_of.values())
+    return any(picture is not None and picture not in pictures.suspects for picture in picture_of.values())
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
-    """Return groups with the same words together, wherever they lie.
+    """Return the groups in lists; the groups of a list have the same words, in whatever folders.
 
-    Few files of many folders are looked at.
+    Files of such groups are similar, so that few of them need to be read even if there are many folders.
     """
     kinds: dict[tuple[str, ...], list[_Group]] = {}
     for group in groups:
@@ -240,42 +281,42 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
 
 
 def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
-    """Return the photographs among files that are named alike.
+    """Return the photographs among files with similar names, without reading all of them.
 
-    They are larger than masks: the largest files are looked at first, and the search ends where several are
-    none.
+    Files of photographs are larger than those of masks. So the files are read from the largest on, and the
+    search ends after `4 * LOOKED_AT` files that are no photographs.
     """
     sizes = {path: _size(path) for path in paths}
-    ordered = sorted(paths, key=lambda path: -sizes[path])
-    sample = {*_spread(paths), *ordered[:LOOKED_AT], *ordered[-LOOKED_AT:]}
-    found = {path for path in sample if _is_photograph(path)}
-    if len(found) == len(sample):
+    largest_first = sorted(paths, key=lambda path: -sizes[path])
+    sample = {*_spread(paths), *largest_first[:LOOKED_AT], *largest_first[-LOOKED_AT:]}
+    photographs = {path for path in sample if _is_photograph(path)}
+    if len(photographs) == len(sample):
         return {*paths}
-    if not found:
+    if not photographs:
         return set()
-    have_sizes = sizes[ordered[0]] > sizes[ordered[-1]]
-    others = 0
-    for path in ordered:
+    sizes_differ = sizes[largest_first[0]] > sizes[largest_first[-1]]
+    other_count = 0
+    for path in largest_first:
         if _is_photograph(path):
-            found.add(path)
+            photographs.add(path)
             continue
-        if have_sizes and others >= 4 * LOOKED_AT:
+        if sizes_differ and other_count >= 4 * LOOKED_AT:
             break
-        others += 1
-    return found
+        other_count += 1
+    return photographs
 
 
 @dataclass
 class _Group:
-    """Files that are named alike: in one folder of masks, or with a word for masks in one folder.
+    """Files that are named like masks: in a folder of masks, or with the same word for masks in one folder.
 
     Attributes:
         folder: Name of the folder of masks; empty where the files' names have the word.
-        above: Folders that lead to the group, in the form of the pictures' folders.
+        above: Folders that lead to the group, in the form of the pictures' folders (`_plain_folders`).
         telling: Whether the word means masks and nothing else.
         weak: Whether the word often means something else.
-        alone: Whether files without any picture are masks, too, if they look like masks.
-        kind: The words.
+        alone: Whether files that look like masks are masks even if no file of the group has a picture.
+        kind: The words by which the files are named like masks.
         paths: The files.
     """
 
@@ -289,16 +330,18 @@ class _Group:
 
     @cached_property
     def _members(self) -> set[Path]:
+        """The files, for `has`."""
         return set(self.paths)
 
     def has(self, path: Path) -> bool:
+        """Whether a file belongs to the group."""
         return path in self._members
 
     def masks(self, picture_of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
         """Return the files that are masks.
 
         Args:
-            picture_of: Picture of each file.
+            picture_of: Picture of each file; None: it has none.
             surely: Files that are certainly pictures.
         """
         paired = [path for path in self.paths if picture_of[path] is not None]
@@ -306,43 +349,68 @@ class _Group:
             return self._with_picture_or_look(picture_of)
         if not paired and not self.alone:
             return []
+        # True: like a mask; False: like a picture; None: not readable
         looks = {_look(path) for path in _spread(paired or self.paths)}
-        if True not in looks and (False in looks or not paired):
+        has_mask = True in looks
+        has_other = False in looks
+        if not has_mask and (has_other or not paired):
             return []
         if self._others_look_like_masks(picture_of, paired, surely):
             return []
-        are_alike = False not in looks
-        return [path for path in self.paths if _is_mask(path, picture_of[path] is not None, are_alike)]
+        return [
+            path
+            for path in self.paths
+            if _is_mask(path, has_picture=picture_of[path] is not None, are_alike=not has_other)
+        ]
 
     def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:
-        """Return files that have a picture or look like masks; of a folder of masks all files."""
+        """Return the files that have a picture or look like masks; of a folder of masks, all files."""
         return [path for path in self.paths if picture_of[path] is not None or self.folder or _look(path)]
 
     def _is_telling(self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
-        """Whether files that have pictures are masks by their name alone, or by their pictures' folder."""
+        """Whether the files are masks by names alone: by their word, or by their pictures' folder.
+
+        Args:
+            picture_of: Picture of each file; None: it has none.
+            paired: Files that have a picture; without any the answer is False.
+        """
         return bool(paired) and (self.telling or any(_in_picture_folder(picture_of[path]) for path in paired))
 
     def _others_look_like_masks(
         self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
     ) -> bool:
-        """Whether the pictures beside files that are named like masks look like masks, too."""
-        others: Sequence[Path | None] = ()
+        """Whether the pictures beside the files look like masks, too, so that the look says nothing.
+
+        Args:
+            picture_of: Picture of each file; None: it has none.
+            paired: Files that have a picture.
+            surely: Files that are certainly pictures.
+        """
+        pictures: Sequence[Path | None] = ()
         if self.weak:
-            others = [picture_of[path] for path in paired]
+            pictures = [picture_of[path] for path in paired]
         elif not paired and not self.telling:
-            others = surely
-        return bool(others) and all(path is None or _look(path) is True for path in _spread(others))
+            pictures = surely
+        if not pictures:
+            return False
+        return all(path is None or _look(path) is True for path in _spread(pictures))
 
 
 def _in_picture_folder(path: Path | None) -> bool:
+    """Whether a picture lies in a folder whose name says that it holds pictures."""
     return path is not None and is_picture_folder(path.parent.name)
 
 
 def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
-    """Return the files that are named like masks, grouped.
+    """Return the files that are named like masks, in groups.
 
-    Files below a folder of masks make a group, which has the first such folder's name. The other files make a
-    group where they lie in one folder and have the same word for masks at the same side of their names.
+    - All files below a folder of masks are a group; of several such folders in a path the topmost counts.
+    - Other files are a group if they lie in one folder, and their names have the same word for masks on the
+      same side (first or last).
+
+    Args:
+        paths: The files.
+        root: Folder above all of the files.
     """
     groups: dict[tuple[str, ...], _Group] = {}
     for path in paths:
@@ -350,32 +418,34 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
         if not _HAS_WORD.search(text):
             continue
         folders = _folders(path, root)
-        at = next((k for k, name in enumerate(folders) if is_mask_folder(name)), None)
-        if at is not None:
-            name = fold(folders[at])
-            key = folders[: at + 1]
+        mask_level = next((level for level, name in enumerate(folders) if is_mask_folder(name)), None)
+        if mask_level is not None:
+            name = fold(folders[mask_level])
+            key = folders[: mask_level + 1]
             is_telling = name in MASK_FOLDERS and name != "mask"
             group = _Group(
-                folder=folders[at],
-                above=_plain_folders(folders[:at]),
+                folder=folders[mask_level],
+                above=_plain_folders(folders[:mask_level]),
                 telling=is_telling,
                 weak=not is_telling and any(word in name for word in _WEAK),
                 alone=name in MASK_FOLDERS,
                 kind=(name,),
             )
-        elif (named := _split_word(fold(path.stem))) is not None:
-            key = (*folders, "", named.word, named.side)
-            is_weak = named.word.startswith(_WEAK)  # not "ground truth", which only ends with one
+        else:
+            name_with_word = _split_word(fold(path.stem))
+            if name_with_word is None:
+                continue
+            rest, word, side = name_with_word
+            key = (*folders, "", word, side)
+            is_weak = word.startswith(_WEAK)  # not "ground truth", which only ends with a weak word
             group = _Group(
                 folder="",
                 above=_plain_folders(folders),
                 telling=not is_weak,
                 weak=is_weak,
-                alone=_LABEL_STUDIO.fullmatch(named.rest) is not None,
-                kind=(named.word, named.side),
+                alone=_LABEL_STUDIO.fullmatch(rest) is not None,
+                kind=(word, side),
             )
-        else:
-            continue
         groups.setdefault(key, group).paths.append(path)
     return list(groups.values())
 
@@ -386,7 +456,7 @@ class _NameWithWord(NamedTuple):
     Attributes:
         rest: The name without the word.
         word: The word.
-        side: Where it stands: "first", "last", or "alone".
+        side: Place of the word: "first", "last", or "alone".
     """
 
     rest: str
@@ -395,63 +465,86 @@ class _NameWithWord(NamedTuple):
 
 
 def _split_word(stem: str) -> _NameWithWord | None:
-    """Split the word for masks from a folded name; None where it has none, or only within another word."""
-    if match := _WORD_LAST.fullmatch(stem):
+    """Split the word for masks from a folded name; None where it has no such word, or only inside a word."""
+    match = _WORD_LAST.fullmatch(stem)
+    if match:
         return _NameWithWord(rest=match[1], word=match[2], side="last")
-    if match := _WORD_FIRST.fullmatch(stem):
+    match = _WORD_FIRST.fullmatch(stem)
+    if match:
         return _NameWithWord(rest=match[2], word=match[1], side="first")
-    return _NameWithWord(rest="", word=stem, side="alone") if _HAS_WORD.fullmatch(stem) else None
+    if _HAS_WORD.fullmatch(stem):
+        return _NameWithWord(rest="", word=stem, side="alone")
+    return None
 
 
 def _folders(path: Path, root: str) -> Folders:
+    """Return the names of the folders of a file, below a root."""
     return PurePosixPath(path.parent.as_posix()[len(root) :].strip("/")).parts
 
 
 def _plain_folders(folders: Iterable[str]) -> Folders:
-    """Return folders as pictures and masks share them: folded, without `images`, `masks` and the like."""
+    """Return the folders that a picture and its mask share: folded, without `images`, `masks` and such."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
 
 
 def _is_good(folders: Folders) -> bool:
+    """Whether the name of a folder says that its parts are good."""
     return any(says_good(name) for name in folders)
 
 
 def _picture_names(stem: str) -> list[str]:
-    """Return the names by which a mask may mean a picture: its own, and without `image` or the like."""
+    """Return the names of a picture after which its mask may be named, such as its name without `image`."""
     names = plain_names(stem)
-    names += [name for name in (_TRIMMED.sub("", names[0]),) if name not in names]  # as of "a (1) - mask"
+    trimmed_name = _TRIMMED.sub("", names[0])  # such as "a (1)" of "a (1) - mask"
+    if trimmed_name not in names:
+        names.append(trimmed_name)
     for name in tuple(names):
-        for word in (_PICTURE_FIRST, _PICTURE_LAST):
-            if (match := word.fullmatch(name)) and match[1] not in names:
+        for expression in (_PICTURE_FIRST, _PICTURE_LAST):
+            match = expression.fullmatch(name)
+            if match and match[1] not in names:
                 names.append(match[1])
-    return [*names, ""] if _PICTURE_ALONE.fullmatch(names[0]) else names  # image.png beside mask.png
+    if _PICTURE_ALONE.fullmatch(names[0]):  # image.png beside mask.png
+        names.append("")
+    return names
 
 
 class _Pictures:
-    """Files by their names; `suspects` are those that may be masks themselves."""
+    """All files, by their names.
+
+    Args:
+        paths: The files.
+        root: Folder above all of the files.
+        suspects: Files that may be masks themselves.
+    """
 
     def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
         self.root = root
         self.suspects = suspects
-        # by name and last folder, and by name alone
+        # (name, last folder) -> folders -> files; under (name, None) are all files of the name
         self._places: dict[tuple[str, str | None], dict[Folders, list[Path]]] = {}
-        plain: dict[Path, Folders] = {}
+        plain_folders: dict[Path, Folders] = {}
         for path in paths:
             folder = path.parent
-            if folder not in plain:
-                plain[folder] = _plain_folders(_folders(path, root))
+            if folder not in plain_folders:
+                plain_folders[folder] = _plain_folders(_folders(path, root))
+            folders = plain_folders[folder]
             for name in _picture_names(path.stem):
-                for last in {None, *plain[folder][-1:]}:
-                    places = self._places.setdefault((name, last), {})
-                    places.setdefault(plain[folder], []).append(path)
+                for last_folder in {None, *folders[-1:]}:
+                    places = self._places.setdefault((name, last_folder), {})
+                    places.setdefault(folders, []).append(path)
 
     def partner(self, group: _Group, mask: Path) -> Path | None:
-        """Return the picture of a mask; None where there is none, or several might be it."""
+        """Return the picture of a mask; None where there is none, or several pictures fit equally well.
+
+        Args:
+            group: Group of the mask.
+            mask: The mask.
+        """
         stem = fold(mask.stem)
         if not group.folder:
-            named = _split_word(stem)
-            names = _picture_names(named.rest if named else stem)
+            name_with_word = _split_word(stem)
+            names = _picture_names(name_with_word.rest if name_with_word else stem)
             while match := _FURTHER_WORD.fullmatch(names[-1]):  # a_defect_mask.png of a.png
                 names.append(match[1])
             return self._nearest(group, mask, (), names)
@@ -459,49 +552,62 @@ class _Pictures:
         below = _plain_folders(folders[folders.index(group.folder) + 1 :])
         names = _picture_names(stem)
         for name in tuple(names):
-            if named := _split_word(name):
-                names += _picture_names(named.rest)
+            name_with_word = _split_word(name)
+            if name_with_word:
+                names += _picture_names(name_with_word.rest)
         names += [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
-        if found := self._nearest(group, mask, below, names):
-            return found
-        # several masks of a picture lie in a folder of its name (MVTec LOCO)
-        return self._nearest(group, mask, below[:-1], [below[-1]]) if below else None
+        picture = self._nearest(group, mask, below, names)
+        if picture or not below:
+            return picture
+        # several masks of a picture may lie in a folder of its name (MVTec LOCO)
+        return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture with one of these names that fits best, of the first name that occurs.
+        """Return the picture that fits a mask best, of those with the first name that any picture has.
 
-        None where there is none, or several fit equally.
+        None where there are none, or several fit equally well.
 
         Args:
             group: Group of the mask.
             mask: The mask.
-            below: Folders with which the picture's folders end: those of the mask below its folder of masks.
-            names: Names that the picture may have.
+            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            names: Names that the picture may have, the most likely first.
         """
-        here = (*group.above, *below)
+        nearest_place = (*group.above, *below)
+        last_folder = below[-1] if below else None
         for name in names:
-            places = self._places.get((name, below[-1] if below else None), {})
-            nearest = places.get(here, [])
-            is_best = not masked_folder(group.folder) and not _is_good(here)
-            is_best = is_best and any(path not in self.suspects for path in nearest)
-            if is_best or not group.folder:  # there may be very many others of the name
-                places = {here: nearest}
+            places = self._places.get((name, last_folder), {})
+            nearest = places.get(nearest_place, [])
+            has_best_rank = (
+                not masked_folder(group.folder)
+                and not _is_good(nearest_place)
+                and any(path not in self.suspects for path in nearest)
+            )
+            if has_best_rank or not group.folder:  # to save time: very many other files may have the name
+                places = {nearest_place: nearest}
             ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
             if not ranked:
                 continue
-            (best_rank, best), *others = ranked
-            is_tied = bool(others) and others[0][0] == best_rank
-            return None if is_tied else best
+            best_rank, best = ranked[0]
+            best_count = [rank for rank, _ in ranked].count(best_rank)
+            return best if best_count == 1 else None
         return None
 
     def _rank(
         self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
-        """Yield the pictures that may be a mask's, each with a rank that is lower the better it fits."""
+        """Yield each picture that a mask may belong to, after its rank: the lower, the better it fits.
+
+        Args:
+            group: Group of the mask.
+            mask: The mask.
+            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            places: Files that have the picture's name, by their folders.
+        """
         hint = masked_folder(group.folder) or ""
         above = group.above
         for folders, paths in places.items():
-            # the picture's folders: those above the group, others, and those below it
+            # the picture's path has to be: folders above the group, any others, folders below the group
             others_count = len(folders) - len(above) - len(below)
             starts_above = folders[: len(above)] == above
             ends_below = folders[len(folders) - len(below) :] == below
@@ -517,41 +623,52 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return masks that have their picture's name, in another format, in the same folder."""
-    by_name: dict[str, list[Path]] = {}
+    """Return masks whose path differs from that of their picture only by the suffix, with the picture."""
+    paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
-        by_name.setdefault(os.path.splitext(os.fspath(path))[0].lower(), []).append(path)
-    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}
-    for alike in by_name.values():
-        for path in alike if len(alike) == 2 else ():
-            other = alike[alike[0] == path]
+        name, _ = os.path.splitext(os.fspath(path))
+        paths_by_name.setdefault(name.lower(), []).append(path)
+    groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # by folder above, and suffix
+    for same_name in paths_by_name.values():
+        if len(same_name) != 2:
+            continue
+        first, second = same_name
+        for path, other in ((first, second), (second, first)):
             groups.setdefault((path.parent.parent, path.suffix.lower()), []).append((path, other))
     masks: dict[Path, Path | None] = {}
     for pairs in groups.values():
-        seen = [_is_twin(*pair) for pair in _spread(pairs)]
-        if any(seen):
-            masks |= dict(pair for pair in pairs if all(seen) or _is_twin(*pair))
+        are_twins = [_is_twin(path, other) for path, other in _spread(pairs)]
+        if not any(are_twins):
+            continue
+        for path, other in pairs:
+            if all(are_twins) or _is_twin(path, other):
+                masks[path] = other
     return masks
 
 
 def _is_twin(path: Path, other: Path) -> bool:
+    """Whether a file looks like a mask, and the file of the same name like a picture."""
     return _look(path) is True and _look(other) is False
 
 
 def _spread(items: Sequence[_T]) -> Sequence[_T]:
+    """Return at most `LOOKED_AT` of the items, chosen evenly."""
     return items[:: max(1, len(items) // LOOKED_AT)][:LOOKED_AT]
 
 
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
-    """Whether a file looks like a mask; where it has a picture, whether nothing speaks against it.
+    """Whether a file that is named like a mask is one.
+
+    A file is one if it looks like a mask. If it has a picture, it also is one if it cannot be read, or if all
+    files of its group that were read look like masks.
 
     Args:
         path: The file.
-        has_picture: Whether it has a picture.
-        are_alike: Whether none of the group's files that were looked at looks like a photograph.
+        has_picture: Whether the file has a picture.
+        are_alike: Whether all files of its group that were read look like masks.
     """
-    looks = _look(path)
-    return looks is True or (has_picture and (are_alike or looks is None))
+    looks_like_mask = _look(path)
+    return looks_like_mask is True or (has_picture and (are_alike or looks_like_mask is None))
 
 
 def _look(path: Path) -> bool | None:
@@ -564,6 +681,7 @@ def _look(path: Path) -> bool | None:
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 where it cannot be read."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -571,17 +689,23 @@ def _size(path: Path) -> int:
 
 
 def _is_photograph(path: Path) -> bool:
+    """Whether a file looks like a photograph, and not like a mask; False where it cannot be read."""
     try:
         stat = os.stat(path)
     except OSError:
         return False
-    return _look_at(os.fspath(path), stat.st_mtime_ns, stat.st_size) is False and _is_photograph_at(
-        os.fspath(path), stat.st_mtime_ns, stat.st_size
-    )
+    version = (os.fspath(path), stat.st_mtime_ns, stat.st_size)
+    return _look_at(*version) is False and _is_photograph_at(*version)
 
 
 @lru_cache(1 << 14)
 def _is_photograph_at(path: str, *_stamp: int) -> bool:
+    """Whether a file is a photograph; False where it cannot be read.
+
+    Args:
+        path: The file.
+        _stamp: Time and size of the file, by which its versions differ in the cache.
+    """
     try:
         return is_photograph(path)
     except (InputError, OSError, MemoryError, ValueError):
@@ -590,6 +714,7 @@ def _is_photograph_at(path: str, *_stamp: int) -> bool:
 
 @lru_cache(1 << 14)
 def _look_at(path: str, *_stamp: int) -> bool | None:
+    """Whether a file looks like a mask; None: it cannot be read. `_stamp` is that of `_is_photograph_at`."""
     try:
         read_mask(path)
     except DoubtfulMaskError:

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     MarkLevels = NDArray[np.number]  # [H, W], 0 outside and higher the more a pixel is marked
 
-FEW_VALUES = 16  # up to which values are classes; more are smoothed edges, noise, or a photograph
-MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
-LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # WebP and TIFF may be either
-LOSSY_CONTRAST = 32  # grey levels below which a lossy format keeps no mask
-NOISE_REACH = 16  # pixels from an edge that lossy formats disturb: a block of colour
-PHOTOGRAPH_LEVELS = 16  # effective number of grey levels, besides the commonest
+FEW_VALUES = 16  # as many different values may be classes; more are smoothed edges, noise, or a photograph
+MANY_CLASSES = 64  # integers up to this are numbers of classes or objects, however many different ones occur
+LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # WebP and TIFF may be lossy or not
+LOSSY_CONTRAST = 32  # grey levels; a lossy format keeps no mask of a lower contrast
+NOISE_REACH = 16  # distance in pixels from an edge that lossy formats disturb: a block of colour
+PHOTOGRAPH_LEVELS = 16  # more effective grey levels, besides the commonest, are those of a photograph
 PHOTOGRAPH = "it has grey values all over, like a photograph"
 STORE_AS_PNG = "store it as PNG, black outside and white where something is marked"
 
@@ -40,29 +40,31 @@ def read_mask(source: PillowSource) -> Mask:
     """Return the marks of a mask, [H, W] bool.
 
     Raises:
-        InputError: It cannot be read, or its marks are in doubt.
+        InputError: The mask cannot be read, or its marks are in doubt.
     """
     name = source_name(source)
     image, deep = open_upright_deep(source, name)
-    lossy = _is_lossy(image, source)
-    levels = _levels(image, deep, lossy, name)
+    is_lossy = _is_lossy(image, source)
+    levels = _levels(image, deep, is_lossy, name)
     top = levels.max()
-    if levels.min() == top:  # all alike: an empty mask is black
+    # with a single level, either nothing is marked (all is black) or everything
+    if levels.min() == top:
         return np.full(levels.shape, bool(top > 0))
-    if lossy and top < LOSSY_CONTRAST:
+    if is_lossy and top < LOSSY_CONTRAST:
         raise _doubt(
             name, f"its values lie within {int(top)} grey levels, which {image.format} does not keep"
         )
-    marked = np.zeros(levels.shape, bool)
-    where = (_reach(np.any(levels, axis=1)), _reach(np.any(levels, axis=0)))
-    marked[where] = _marked_levels(levels[where], lossy, name)  # the rest is background
+    rows = _marked_range(np.any(levels, axis=1))
+    columns = _marked_range(np.any(levels, axis=0))
+    marked = np.zeros(levels.shape, bool)  # outside of these rows and columns all is background
+    marked[rows, columns] = _marked_levels(levels[rows, columns], is_lossy, name)
     return marked
 
 
-def _reach(lines: Mask) -> slice:
-    """Return the lines from the first marked one to the last, extended as far as noise reaches."""
-    marked = np.flatnonzero(lines)
-    return slice(max(0, int(marked[0]) - NOISE_REACH), int(marked[-1]) + NOISE_REACH + 1)
+def _marked_range(is_marked: Mask) -> slice:
+    """Return the range from the first marked row or column to the last, extended as far as noise reaches."""
+    lines = np.flatnonzero(is_marked)
+    return slice(max(0, int(lines[0]) - NOISE_REACH), int(lines[-1]) + NOISE_REACH + 1)
 
 
 def marks_most(mask: Mask) -> str:
@@ -94,25 +96,29 @@ def read_labels(source: PillowSource) -> NDArray[np.int32]:
 
 
 def is_photograph(source: PillowSource) -> bool:
-    """Whether a picture given as a mask has many grey values besides the commonest.
+    """Whether a picture given as a mask has many grey values besides the commonest, like a photograph.
 
-    Then it is a photograph or a map, not a mask that is badly stored. Levels are counted by the entropy of
-    their histogram. Measured on photographs, dark fields among them: 20 to 200; on masks that are refused: up
-    to 14, because of JPEG.
+    The effective number of these values is exp(entropy of their histogram). It was 20 to 200 for photographs,
+    dark fields among them, and up to 14 for masks that are refused because of JPEG.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The picture cannot be read.
     """
     image, deep = open_upright_deep(source, source_name(source))
-    grey = np.asarray(image.convert("L")) if deep is None else deep[:, :, : max(1, deep.shape[2] - 1)].mean(2)
+    if deep is None:
+        grey = np.asarray(image.convert("L"))
+    else:
+        colour_count = max(1, deep.shape[2] - 1)  # the last channel may be alpha
+        grey = deep[:, :, :colour_count].mean(2)
     low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
     if not high > low:
         return False
-    counts = np.histogram(grey, 256, (low, high))[0]
+    counts, _ = np.histogram(grey, 256, (low, high))
     commonest = int(counts.argmax())
     counts[max(0, commonest - 2) : commonest + 3] = 0
     shares = counts[counts > 0] / max(1, counts.sum())
-    return float(np.exp(-(shares * np.log(shares)).sum())) > PHOTOGRAPH_LEVELS
+    entropy = -(shares * np.log(shares)).sum()
+    return float(np.exp(entropy)) > PHOTOGRAPH_LEVELS
 
 
 class DoubtfulMaskError(InputError):
@@ -120,10 +126,12 @@ class DoubtfulMaskError(InputError):
 
 
 def _doubt(name: str, reason: str) -> DoubtfulMaskError:
+    """Return the error of a mask whose marks are in doubt, with the remedy."""
     return DoubtfulMaskError(f"cannot tell what mask {name} marks: {reason}; {STORE_AS_PNG}")
 
 
 def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
+    """Whether the format of a mask loses values."""
     if image.format == "TIFF":
         return "jpeg" in str(image.info.get("compression", ""))
     if image.format != "WEBP":
@@ -139,12 +147,12 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 
 
 def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
-    """Measure how far each pixel is from the background.
+    """Measure for each pixel how different it is from the background.
 
     Args:
-        image: The mask, of the size of `deep` where that is given.
-        deep: Values that Pillow would cut; None where it does not.
-        lossy: Whether its format loses values.
+        image: The mask; with `deep` only its mode is used.
+        deep: Values that Pillow would cut to fewer bits; None: Pillow reads all bits.
+        lossy: Whether the format loses values.
         name: Name for errors.
 
     Raises:
@@ -182,32 +190,44 @@ def _channels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _above_darkest(values: NDArray[np.number]) -> MarkLevels:
-    """Return levels of grey values above the darkest; where all are alike, the values themselves."""
+    """Return levels of grey values above the darkest; where all are equal, the values themselves."""
     darkest = values.min()
     above: MarkLevels = values if darkest == values.max() else values - darkest
     return above
 
 
 def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> MarkLevels:
-    """Return levels of colours or grey values [H, W, C] as they look, without transparency."""
+    """Measure for each pixel how different its colour or grey value is from the background's.
+
+    Args:
+        colours: Colours or grey values [H, W, C] without alpha.
+        lossy: Whether the format loses values.
+        name: Name for errors.
+
+    Raises:
+        InputError: The background is in doubt.
+    """
     tolerance = LOSSY_CONTRAST if lossy else 0
     channels = _signed_channels(colours)
     if len(channels) == 1:
         return _above_darkest(channels[0])
     brightest: MarkLevels = reduce(np.maximum, channels)
-    if (brightest - reduce(np.minimum, channels)).max() <= tolerance:
-        return _above_darkest(channels[1])
-    # a colour that fills more than half is the middle one in each channel
-    middle = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
-    distance = _distance_from(middle, channels)
-    fills = 2 * np.count_nonzero(distance <= tolerance / 2) > distance.size
-    if (brightest <= tolerance).any():  # it has black
-        if fills and _is_grey(middle, tolerance):
-            raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
+    darkest_channel: MarkLevels = reduce(np.minimum, channels)
+    is_all_grey = (brightest - darkest_channel).max() <= tolerance
+    if is_all_grey:
+        return _above_darkest(channels[1])  # green, as good as any
+    # a colour that fills more than half of the mask is the median in each channel
+    median = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
+    distances = _distance_from(median, channels)
+    fills_half = 2 * np.count_nonzero(distances <= tolerance / 2) > distances.size
+    has_black = (brightest <= tolerance).any()
+    if has_black and fills_half and _is_grey(median, tolerance):
+        raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
+    if has_black:
         return brightest
-    if not fills:
+    if not fills_half:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    return distance if distance.any() else brightest
+    return distances if distances.any() else brightest
 
 
 def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:
@@ -233,29 +253,49 @@ def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) 
 def _levels_above_transparent(
     colours: NDArray[np.number], alpha: MarkLevels, lossy: bool, name: str
 ) -> MarkLevels:
-    """Return levels where some pixels are transparent: they are outside, whatever their colour."""
-    opaque = colours[2 * alpha >= alpha.max()]
-    black = opaque.max(1) <= (LOSSY_CONTRAST if lossy else 0)
-    if black.all() or not black.any():
+    """Return the levels of a mask with transparent pixels: the background is what is transparent.
+
+    Args:
+        colours: Colours or grey values [H, W, C].
+        alpha: Alpha [H, W], integers.
+        lossy: Whether the format loses values.
+        name: Name for errors.
+
+    Raises:
+        InputError: Some opaque pixels are black and others are not, so that black may be the background.
+    """
+    is_opaque = 2 * alpha >= alpha.max()
+    max_black = LOSSY_CONTRAST if lossy else 0
+    is_black = colours[is_opaque].max(1) <= max_black
+    if is_black.all() or not is_black.any():
         return _above_darkest(alpha)
     raise _doubt(name, "it has transparent pixels and black ones, and both may be the background")
 
 
 def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: str) -> MarkLevels:
-    """Return levels by the colours of a palette, or by its indices where all used colours look alike.
+    """Return levels by the colours of a palette, or by its indices where all used colours are equal.
+
+    Args:
+        indices: Index of each pixel in the palette, [H, W].
+        colours: Colour of each pixel, [H, W, C].
+        name: Name for errors.
 
     Raises:
-        InputError: Index 0, the background of class masks, and the colours contradict.
+        InputError: The colours contradict index 0, which is the background of class masks.
     """
-    used, first = np.unique(indices, return_index=True)
-    palette = colours.reshape(-1, colours.shape[2])[first]
-    if len(used) > 1 and (palette == palette[0]).all():
+    used_indices, first_pixels = np.unique(indices, return_index=True)
+    used_colours = colours.reshape(-1, colours.shape[2])[first_pixels]
+    if len(used_indices) > 1 and (used_colours == used_colours[0]).all():
         return _above_darkest(indices)
-    if (black := int((palette.max(1) == 0).sum())) > 1:
-        raise _doubt(name, f"its palette has {black} blacks")
+    black_count = int((used_colours.max(1) == 0).sum())
+    if black_count > 1:
+        raise _doubt(name, f"its palette has {black_count} blacks")
     levels = _levels_of_colours(colours, lossy=False, name=name)
-    if len(used) > 1 and used[0] == 0 and levels.flat[first[0]] > 0 and 2 * (indices == 0).mean() > 1:
-        raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
+    if len(used_indices) > 1 and used_indices[0] == 0:
+        fills_half = 2 * (indices == 0).mean() > 1
+        is_marked = levels.flat[first_pixels[0]] > 0
+        if fills_half and is_marked:
+            raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
     return levels
 
 
@@ -263,88 +303,131 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
 
 
 def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
-    """Mark every value above 0, if they are classes.
+    """Return the mask of the marked pixels.
 
-    Values of smoothed edges or noise, which fill no areas, belong to the areas beside them from half of the
-    way up.
+    If the levels are classes, all pixels above 0 are marked. Otherwise a pixel that lies in no area of one
+    level, such as a smoothed edge or noise, is marked if it has at least half of the level of the area beside
+    it.
+
+    Args:
+        levels: Levels of the mask, 0 for the background.
+        lossy: Whether the format loses values.
+        name: Name for errors.
+
+    Raises:
+        InputError: The levels have no edges, like a photograph, or too much noise.
     """
-    values, share = _shares_in_areas(levels)
-    fills = share >= 0.5
+    values, shares = _shares_in_areas(levels)
+    fills_areas = shares >= 0.5
     top = values[-1]
-    if 8 * max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1)) < top:
+    largest_step = max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1))
+    is_smooth_everywhere = 8 * largest_step < top
+    if is_smooth_everywhere:
         raise _doubt(name, PHOTOGRAPH)
-    if not lossy and (_counts_classes(levels, top) or _are_classes(values, fills)):
+    if not lossy and (_counts_classes(levels, top) or _are_classes(values, fills_areas)):
         return _marked_classes(levels, values)
-    return _marked_above_noise(levels, values[fills & (values >= top / 8)], name)
+    area_values = values[fills_areas & (values >= top / 8)]
+    return _marked_above_noise(levels, area_values, name)
 
 
 def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
-    """Whether levels are so small integers that they number classes."""
+    """Whether levels are integers so small that they are the numbers of classes."""
     return bool(levels.dtype.kind != "f" and top <= MANY_CLASSES)
 
 
 def _are_classes(values: MarkLevels, fills: Mask) -> bool:
-    """Whether values are those of classes: all of them fill areas, or they are few, and none is noise."""
+    """Whether values are those of classes, not of noise or smoothed edges.
+
+    They are if all of them fill areas. They also are if they are few, and either a faint value fills an area
+    or no value seems to be noise.
+
+    Args:
+        values: Values that occur, ascending.
+        fills: For each value, whether it fills areas.
+    """
     if fills.all():
         return True
     top = values[-1]
-    faint = (values > 0) & (values < top / 8)
-    nearly = (values > top * 7 / 8) & ~fills
-    is_noisy = not (faint & fills).any() and (faint.sum() > 1 or (faint.any() and nearly.any()))
-    return len(values) <= FEW_VALUES and not is_noisy
+    is_faint = (values > 0) & (values < top / 8)
+    is_nearly_top = (values > top * 7 / 8) & ~fills
+    has_noise = is_faint.sum() > 1 or (is_faint.any() and is_nearly_top.any())
+    has_faint_area = (is_faint & fills).any()
+    return len(values) <= FEW_VALUES and bool(has_faint_area or not has_noise)
 
 
 def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:
-    """Return the values that occur, and the share of each one's pixels in a square of 2 x 2 such pixels."""
-    values = None
-    places = levels
+    """Return the values that occur, and for each the share of its pixels that lie in areas.
+
+    A pixel lies in an area if it belongs to a square of 2 x 2 pixels of the same value.
+    """
+    values = None  # None: the codes are the values themselves
+    codes = levels  # a small integer for each value
     if levels.dtype.kind == "f" or levels.max() > 65535:
-        values, places = np.unique(levels, return_inverse=True)
-        places = places.reshape(levels.shape)
-    alike = places[:-1, :-1] == places[1:, :-1]
-    alike &= (places[:-1, :-1] == places[:-1, 1:]) & (places[:-1, :-1] == places[1:, 1:])
-    inside = np.zeros(levels.shape, bool)
-    for rows, columns in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        inside[rows : rows + alike.shape[0], columns : columns + alike.shape[1]] |= alike
-    counts = np.bincount(places.ravel())
-    share = np.bincount(places[inside], minlength=len(counts)) / np.maximum(counts, 1)
-    occurs = np.flatnonzero(counts)
-    return occurs if values is None else values, share[occurs]
+        values, codes = np.unique(levels, return_inverse=True)
+        codes = codes.reshape(levels.shape)
+    corners = codes[:-1, :-1]
+    is_square = (corners == codes[1:, :-1]) & (corners == codes[:-1, 1:]) & (corners == codes[1:, 1:])
+    height, width = is_square.shape
+    is_in_area = np.zeros(levels.shape, bool)
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # the four pixels of a square
+        is_in_area[down : down + height, right : right + width] |= is_square
+    counts = np.bincount(codes.ravel())
+    shares = np.bincount(codes[is_in_area], minlength=len(counts)) / np.maximum(counts, 1)
+    used_codes = np.flatnonzero(counts)
+    return used_codes if values is None else values, shares[used_codes]
 
 
 def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
-    """Mark every value above 0 except those that occur on edges alone, between a lower and a higher one."""
+    """Return the mask of all pixels above 0, without the lower half of smoothed edges.
+
+    A value is one of smoothed edges if all of its pixels lie between a lower and a higher value.
+
+    Args:
+        levels: Levels of the mask.
+        values: Values that occur in it, ascending.
+    """
     from scipy import ndimage
 
     marked: Mask = levels > 0
-    if len(values) > 2:
-        between = (ndimage.minimum_filter(levels, 3) < levels) & (levels < ndimage.maximum_filter(levels, 3))
-        smoothed = np.setdiff1d(values[1:-1], levels[~between])
-        if len(smoothed) > 1:  # a single one is a class
-            near = ndimage.maximum_filter(np.where(np.isin(levels, smoothed), 0, levels), 5)
-            marked &= ~np.isin(levels, smoothed) | (2 * levels >= near)
+    if len(values) <= 2:
+        return marked
+    is_between = (ndimage.minimum_filter(levels, 3) < levels) & (levels < ndimage.maximum_filter(levels, 3))
+    edge_values = np.setdiff1d(values[1:-1], levels[~is_between])
+    if len(edge_values) <= 1:  # a single such value is a class: smoothed edges have several
+        return marked
+    is_edge = np.isin(levels, edge_values)
+    level_of_area = ndimage.maximum_filter(np.where(is_edge, 0, levels), 5)
+    marked &= ~is_edge | (2 * levels >= level_of_area)
     return marked
 
 
 def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: str) -> Mask:
-    """Mark the values that fill areas, and of the others those above half of them.
+    """Return the mask of the areas, and of other pixels with at least half of the nearest area's level.
+
+    Args:
+        levels: Levels of the mask.
+        filling: Values of areas whose pixels are all exactly equal.
+        name: Name for errors.
 
     Raises:
-        InputError: Too much is neither: it is a photograph, or classes that noise has drowned.
+        InputError: Too many pixels belong to no area: it is a photograph, or has too much noise.
     """
     from scipy import ndimage
 
     top = levels.max()
-    exact = np.isin(levels, filling)
-    flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
-    areas = np.where(exact | (flat & (levels >= max(top / 8, LOSSY_CONTRAST))), levels, 2 * top)
-    near = ndimage.minimum_filter(areas, 5)
-    marked: Mask = (2 * levels >= top) | (areas <= top) | (2 * levels >= near)
+    is_exact = np.isin(levels, filling)
+    is_flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
+    is_area = is_exact | (is_flat & (levels >= max(top / 8, LOSSY_CONTRAST)))
+    area_levels = np.where(is_area, levels, 2 * top)  # where there is no area, higher than all levels
+    nearest_level = ndimage.minimum_filter(area_levels, 5)
+    marked: Mask = (2 * levels >= top) | (area_levels <= top) | (2 * levels >= nearest_level)
     square = np.ones((3, 3), bool)
     edges = ndimage.binary_dilation(marked, square) & ~ndimage.binary_erosion(marked, square, border_value=1)
-    between = (levels > top * 0.1) & (levels < top * 0.9) & ~exact
-    if between.sum() > max(3 * edges.sum(), 1) or between.mean() > 0.4:
+    is_between = (levels > top * 0.1) & (levels < top * 0.9) & ~is_exact
+    if is_between.sum() > max(3 * edges.sum(), 1) or is_between.mean() > 0.4:
         raise _doubt(name, PHOTOGRAPH)
-    if ((levels > top * 0.02) & ~ndimage.maximum_filter(marked, 2 * NOISE_REACH + 1)).any():
+    is_near_mark = ndimage.maximum_filter(marked, 2 * NOISE_REACH + 1)
+    is_bright_elsewhere = (levels > top * 0.02) & ~is_near_mark
+    if is_bright_elsewhere.any():
         raise _doubt(name, "besides what is bright in it, other places are not quite dark")
     return marked

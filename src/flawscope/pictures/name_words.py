@@ -1,9 +1,9 @@
 """Reads from the words of file names whether pictures are called good or defective: `OK_1`, `cam2_niO`.
 
-Words are read like those of folders (`folder_words`), in the same closed world: words of no list that sort
-the pictures of a folder into groups are a question, and make a good name unclear. A file name also has
-counters, dates, types and hashes. Words that all names share distinguish none. `NG200` is a type where it
-comes again beside a counter, and a word within a hash stands there by chance.
+Words are read like those of folders (`folder_words`). Words of none of its lists that sort the pictures of a
+folder into groups are a question, and make a good name unclear. A file name also has counters, dates, types
+and hashes. Words that all names share are passed over. `NG200` is a type where it occurs again beside a
+counter, and a word within a hash is there by chance.
 """
 
 from __future__ import annotations
@@ -58,15 +58,14 @@ class NameReading(NamedTuple):
 
 
 SILENT = NameReading(PictureClass.UNKNOWN)
-# pieces of a hash, and characters of each on average, at most
-JUMBLE_PIECES = 4
-JUMBLE_LENGTH = 2.5
-# share and number of names that say something by chance, at most
+JUMBLE_PIECES = 4  # fewest pieces of a hash
+JUMBLE_LENGTH = 2.5  # number of characters of its pieces on average, at most
+# Fewer names, as a share of all and as a number, have words for good and defective by chance
 CHANCE_SHARE = 0.1
 CHANCE_COUNT = 3
 _CHUNK = re.compile(r"[^\W_]+")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
-# a date with the time of day, as cameras write it: "2026-11-30T00-42-59.758Z"
+# Date and time of day, as cameras write them: "2026-11-30T00-42-59.758Z"
 _TIMESTAMP = re.compile(
     r"(?<!\d)(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d[T _.-]?[0-2]\d([-_.:h]?)[0-5]\d"
     r"(?:\2[0-5]\d(?:[.,_-]?\d{3,6})?)?Z?(?!\d)"
@@ -75,177 +74,228 @@ _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.I)
 _ONE_NUMBER = re.compile(r"\d*[^\W\d_]+|[^\W\d_]+\d*")
 _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
 _DATE = re.compile(r"(?:19|20)?\d\d(?:[01]\d[0-3]\d)|(?:19|20)\d\d(?:[01]\d)?")
-_MARK = re.compile(r"(.*[\w)\]])([-+?!*~])")  # a sign behind all: "0024_OK-", "Teil (3)!"
+_MARK = re.compile(r"(.*[\w)\]])([-+?!*~])")  # a sign at the end: "0024_OK-", "Teil (3)!"
 _PIECE = re.compile(r"[^\W\d_]+|\d+")
-_LONG = 4  # digits of a number that counts or dates, and is no class
+_LONG = 4  # digits from which on a number is a counter or a date, and no class
 Chunks = list[str]
 
 
 def read_names(stems: Sequence[str]) -> list[NameReading]:
-    """Read the names, without suffix, of the pictures of a folder."""
-    stems = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
-    cores, shared = _part_shared([_CHUNK.findall(plain_words(stem)) for stem in stems])
-    found = [_read(core) for core in cores]
-    if {reading.picture_class for reading in found} != {PictureClass.GOOD, PictureClass.BAD}:
+    """Read from the names (without suffix) of a folder's pictures whether they are good or defective."""
+    texts = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
+    cores, shared = _split_shared([_CHUNK.findall(plain_words(text)) for text in texts])
+    readings = [_read(core) for core in cores]
+    classes = {reading.picture_class for reading in readings}
+    if classes != {PictureClass.GOOD, PictureClass.BAD}:  # words may be parts of types or hashes
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
-        found = _read_without_chance(cores)
-    found = _read_with_shared(found, shared)
-    return _doubt_groups(_without_lights(found, cores), stems, cores)
+        readings = _read_without_chance(cores)
+    readings = _read_with_shared(readings, shared)
+    return _doubt_groups(_without_lights(readings, cores), texts, cores)
 
 
-def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
-    """Part each name's own chunks from those with which all names begin and end.
+def _split_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
+    """Split each name into the chunks with which all names begin and end, and the other chunks.
 
-    Where some word turns other words round, nothing is shared: the turned word may be among the shared ones.
+    If one of the other chunks may invert words, such as "not", nothing is split: the word that it inverts may
+    be among the shared chunks.
+
+    Returns:
+        The other chunks of each name, and the shared chunks.
     """
-    first, last = _shared(names)
-    cores = [name[first : len(name) - last] for name in names]
+    first_count, last_count = _count_shared(names)
+    cores = [name[first_count : len(name) - last_count] for name in names]
     if any(is_turning(chunk) for core in cores for chunk in core):
         return names, []
     if not names:
         return cores, []
-    return cores, names[0][:first] + names[0][len(names[0]) - last :]
+    name = names[0]
+    return cores, name[:first_count] + name[len(name) - last_count :]
 
 
-def _read_with_shared(found: list[NameReading], shared: Chunks) -> list[NameReading]:
-    """Read names together with the chunks that all of them share."""
-    of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
-    if all(reading.picture_class is PictureClass.UNKNOWN for reading in found):
-        return [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(found)
-    if of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
-        return [_doubted_if_bad(reading) for reading in found]
-    return found
+def _read_with_shared(readings: list[NameReading], shared: Chunks) -> list[NameReading]:
+    """Return the readings, completed by the chunks that all names share.
+
+    If no reading knows a class, all get that of the shared chunks. If these mean good, names that are called
+    defective become unclear.
+
+    Args:
+        readings: Readings of the names without the shared chunks.
+        shared: Chunks that all names share.
+    """
+    shared_reading = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
+    if all(reading.picture_class is PictureClass.UNKNOWN for reading in readings):
+        is_unclear = shared_reading.picture_class is PictureClass.UNCLEAR
+        return [SILENT if is_unclear else shared_reading] * len(readings)
+    if shared_reading.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
+        return [_doubted_if_bad(reading) for reading in readings]
+    return readings
 
 
 def _doubted_if_bad(reading: NameReading) -> NameReading:
+    """Return the reading of a name that also has a word for good: unclear instead of defective."""
     if reading.picture_class is not PictureClass.BAD:
         return reading
     return reading._replace(picture_class=PictureClass.UNCLEAR)
 
 
 def _read(chunks: Chunks) -> NameReading:
-    """Return the class that chunks state; single letters are places and counters."""
-    # every number becomes 0: its value makes no difference, and fewer different texts are read
+    """Return the class that chunks state. Single letters are ignored, since they are places and counters."""
+    # every number becomes 0: its value does not matter, and the cache gets fewer different texts
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
-    telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
-    if not telling:
+    words = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
+    if not words:
         return SILENT
     if is_mistake(text):
         return NameReading(PictureClass.UNCLEAR, text)
-    said = read_words(text, unknown_words(text))  # others are looked at beside each other
-    if said in (Said.GOOD, Said.BAD):
-        good = said is Said.GOOD
-        return NameReading(PictureClass.GOOD if good else PictureClass.BAD, " ".join(telling))
-    saying = any(word_says(word) is not None for word in telling)
-    return NameReading(PictureClass.UNCLEAR, " ".join(telling)) if saying else SILENT
+    meaning = read_words(text, shared=unknown_words(text))  # `_doubt_groups` considers unknown words
+    if meaning is Said.GOOD:
+        return NameReading(PictureClass.GOOD, " ".join(words))
+    if meaning is Said.BAD:
+        return NameReading(PictureClass.BAD, " ".join(words))
+    if all(word_says(word) is None for word in words):
+        return SILENT
+    return NameReading(PictureClass.UNCLEAR, " ".join(words))
 
 
 def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
-    """Read names without words within hashes, unless they are too many to stand there by chance."""
-    found = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
-    whole = [_read(core) for core in cores]
-    more = sum(
-        reading.picture_class is PictureClass.UNKNOWN is not all_.picture_class
-        for reading, all_ in zip(found, whole, strict=True)
-    )
-    return whole if more >= max(CHANCE_COUNT, CHANCE_SHARE * len(cores)) else found
+    """Read names without the chunks that look like hashes, in which words occur by chance.
+
+    If so many names get a class only by such chunks that it cannot be by chance, all chunks are read.
+    """
+    readings = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
+    full_readings = [_read(core) for core in cores]
+    gained_count = 0
+    for reading, full_reading in zip(readings, full_readings, strict=True):
+        is_unknown = reading.picture_class is PictureClass.UNKNOWN
+        if is_unknown and full_reading.picture_class is not PictureClass.UNKNOWN:
+            gained_count += 1
+    return full_readings if gained_count >= max(CHANCE_COUNT, CHANCE_SHARE * len(cores)) else readings
 
 
-def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
-    """Return the numbers of first and of last chunks that all names share.
+def _count_shared(names: Sequence[Chunks]) -> tuple[int, int]:
+    """Return the number of chunks that all names begin with, and of those that all names end with.
 
-    Negations turn round the word before or after them, and stay with it.
+    A negation is never counted, nor is what follows it (towards the middle of the name): it has to stay with
+    the word that it inverts.
     """
     if len(names) < 2:
         return 0, 0
-    most = min(map(len, names))
-    counts = [0, 0]
-    for side, step in enumerate((1, -1)):
-        for k in range(most - counts[0]):
-            chunk = names[0][k if side == 0 else -1 - k]
-            if is_turning(chunk) or any(name[k if step > 0 else -1 - k] != chunk for name in names):
-                break
-            counts[side] += 1
-    return counts[0], counts[1]
+    shortest = min(map(len, names))
+    first_count = _count_equal(names, shortest)
+    reversed_names = [name[::-1] for name in names]
+    return first_count, _count_equal(reversed_names, shortest - first_count)
+
+
+def _count_equal(names: Sequence[Chunks], limit: int) -> int:
+    """Return the number of chunks with which all names begin, at most `limit`; a negation ends the count."""
+    for k in range(limit):
+        chunk = names[0][k]
+        if is_turning(chunk) or any(name[k] != chunk for name in names):
+            return k
+    return limit
 
 
 def _types(cores: Sequence[Chunks]) -> set[str]:
-    """Return chunks that are names of types, such as NG200.
+    """Return the chunks that are names of product types, such as NG200.
 
-    They come again, with a counter behind. There are none where a name has no word at all.
+    Such a chunk occurs in several names, and stands before a counter. If a name has no letters at all, there
+    are no types.
     """
-    often = Counter(chunk for core in cores for chunk in {*core})
-    found = set[str]()
+    name_counts = Counter(chunk for core in cores for chunk in {*core})
+    types = set[str]()
     for core in cores:
         if not any(re.search(r"[^\W\d_]", chunk) for chunk in core):
             return set()
-        has_counter = False  # behind the chunk
+        has_counter_behind = False
         for chunk in reversed(core):
-            comes_again = often[chunk] > 1 or len(cores) == 1
-            if has_counter and comes_again and _is_type(chunk):
-                found.add(chunk)
-            has_counter = has_counter or re.search(r"\d", chunk) is not None
-    return found
+            is_repeated = name_counts[chunk] > 1 or len(cores) == 1
+            if has_counter_behind and is_repeated and _is_type(chunk):
+                types.add(chunk)
+            if re.search(r"\d", chunk):
+                has_counter_behind = True
+    return types
 
 
 def _is_type(chunk: str) -> bool:
+    """Whether a chunk is a word for good or defective, followed by a number that is no date."""
     match = _TYPE.fullmatch(chunk)
     return match is not None and word_says(match[1].casefold()) is not None and not _DATE.fullmatch(match[2])
 
 
 def _is_jumble(chunk: str) -> bool:
-    """Whether a chunk looks like a hash: small and large letters and digits by turns."""
+    """Whether a chunk looks like a hash: many short changes of small letters, capitals and digits."""
     if _HEX.fullmatch(chunk):
         return _ONE_NUMBER.fullmatch(chunk) is None
     pieces = split_words(chunk, camel=True)
     return len(pieces) >= JUMBLE_PIECES and len(chunk) < JUMBLE_LENGTH * len(pieces)
 
 
-def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
-    """Read "normal" as a light where the other names have words of lights and views in its place."""
-    if {reading.words for reading in found} != {"", "normal"}:
-        return found
-    others = [
-        split_words(" ".join(core)) for reading, core in zip(found, cores, strict=True) if not reading.words
-    ]
-    words = [[word for word in name if len(word) > 1 and not word.isdecimal()] for name in others]
-    return [SILENT] * len(found) if all(name and all(map(is_sorting, name)) for name in words) else found
+def _without_lights(readings: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
+    """Read "normal" as the name of a light if all other names have only words for lights, views and the like.
+
+    Then no name says anything about its picture's class. Otherwise the readings are unchanged.
+    """
+    if {reading.words for reading in readings} != {"", "normal"}:
+        return readings
+    for reading, core in zip(readings, cores, strict=True):
+        if reading.words:
+            continue
+        words = [word for word in split_words(" ".join(core)) if len(word) > 1 and not word.isdecimal()]
+        if not words or not all(map(is_sorting, words)):
+            return readings
+    return [SILENT] * len(readings)
 
 
 # ------------------------------------------------------------------------------------------- groups of names
 
 
 def form_groups(values: Collection[object], least: int = 0) -> bool:
-    """Whether values of single pictures sort them into groups.
+    """Whether values sort pictures into groups: there are at least two different values, but not many.
 
-    They do where they differ, and are no more than half as many as the pictures, or than `least`.
+    For n pictures and d different values: 1 < d <= max(least, n / 2).
+
+    Args:
+        values: Value of each picture.
+        least: Number of different values that is never too many.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
 
 def _doubt_groups(
-    found: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
+    readings: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
 ) -> list[NameReading]:
-    """Doubt names that are not called defective, where something unknown sorts the pictures into groups.
+    """Doubt the readings of names whose marks of unknown meaning sort the pictures into groups.
 
-    This may be words of no list, or a number or letter that is no counter.
+    Such marks are words of no list, a sign at the end, or a number or letter that is no counter. A name for
+    good becomes unclear, and a name without a class gets the mark as its words.
+
+    Args:
+        readings: Readings of the names.
+        stems: The names.
+        cores: Chunks of the names without shared chunks and types.
     """
-    random = sum(any(map(_is_jumble, core)) for core in cores)
-    if 2 * random >= len(cores) > 0:  # names of hashes
-        return found
-    is_said = any(reading != SILENT for reading in found)
-    least = 2 if is_said else 0
+    hash_count = sum(any(map(_is_jumble, core)) for core in cores)
+    if 2 * hash_count >= len(cores) > 0:  # most names are hashes
+        return readings
+    has_meaning = any(reading != SILENT for reading in readings)
+    least = 2 if has_meaning else 0
     marks = _with_signs(_unknown_in(cores), stems, least)
-    if not is_said and not form_groups(marks):
+    if not has_meaning and not form_groups(marks):
         marks = _slot_marks(stems)
     if not form_groups(marks, least):
-        return found
-    return [_doubt(reading, mark) for reading, mark in zip(found, marks, strict=True)]
+        return readings
+    return [_doubt(reading, mark) for reading, mark in zip(readings, marks, strict=True)]
 
 
 def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]:
-    """Return marks together with the sign behind each name, where such signs sort pictures into groups."""
+    """Add the sign at the end of each name to its mark, if these signs sort the pictures into groups.
+
+    Args:
+        marks: Mark of each name; empty: none.
+        stems: The names.
+        least: As in `form_groups`.
+    """
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]
     if not form_groups(signs, least):
@@ -265,66 +315,76 @@ def _doubt(reading: NameReading, mark: str) -> NameReading:
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
     """Return the words of unknown meaning in each name, without words that all names have.
 
-    These are words of no list, of two letters at least; words for wrong decisions; and "new" and "old" beside
-    each other.
+    These are words of no list with at least two letters, and words for wrong decisions. Words for "new" and
+    "old" are among them if the names have both.
     """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
-    each = []
+    words_by_name = []
     for text in texts:
         ages = ages_in(text) if has_ages else {}
-        each.append([word for word in split_words(text) if word in ages or _is_open(word)])
-    shared = {*each[0]}.intersection(*each) if each else set()
-    return [" ".join(word for word in words if word not in shared) for words in each]
+        words_by_name.append([word for word in split_words(text) if word in ages or _is_open(word)])
+    shared = {*words_by_name[0]}.intersection(*words_by_name) if words_by_name else set()
+    return [" ".join(word for word in words if word not in shared) for words in words_by_name]
 
 
 def _is_open(word: str) -> bool:
+    """Whether it is unknown what a word says about the part."""
     return len(word) > 1 and (word in unknown_words(word) or is_mistake(word))
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:
-    """Return the text at the place of each name that sorts the pictures into groups; empty without one.
+    """Return for each name the text at a place where these texts sort the pictures into groups.
 
-    The text is a single letter, a short number behind a word of no list ("K1"), or 0 and 1. A place that
-    comes again with each of the others is a view or a part: `7_A` and `7_B`.
+    The texts are single letters, short numbers behind a word of no list ("K1"), or 0 and 1. A place does not
+    count if the rests of the names repeat, as in `7_A` and `7_B`: then its texts are views or parts. If there
+    is no such place, all texts are empty.
     """
-    nothing = [""] * len(stems)
-    pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
-    lengths = {*map(len, pieces)}
+    no_marks = [""] * len(stems)
+    pieces_by_name = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
+    lengths = {*map(len, pieces_by_name)}
     if len(lengths) == 2:
-        letters = [_single_letters(piece) for piece in pieces]
-        return letters if form_groups(letters) else nothing
+        letters = [_single_letters(pieces) for pieces in pieces_by_name]
+        return letters if form_groups(letters) else no_marks
     if len(lengths) != 1:
-        return nothing
-    for place in range(len(pieces[0])):
-        marks = _marks_at(place, pieces)
+        return no_marks
+    for place in range(len(pieces_by_name[0])):
+        marks = _marks_at(place, pieces_by_name)
         if marks is not None:
             return marks
-    return nothing
+    return no_marks
 
 
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
-    """Return the text at a place of each name, where it sorts the pictures into groups; else None.
+    """Return the text of each name at a place, if these texts sort the pictures into groups; else None.
 
     Args:
-        place: Number of the word or number.
+        place: Place of the word or number in the names.
         pieces: Words and numbers of each name, equally many for all names.
     """
-    values = [piece[place] for piece in pieces]
-    others = {(*piece[:place], *piece[place + 1 :]) for piece in pieces}
-    is_counted = len(others) == len(pieces)  # by something else
+    values = [name[place] for name in pieces]
+    rests = {(*name[:place], *name[place + 1 :]) for name in pieces}
+    are_rests_different = len(rests) == len(pieces)
     before = pieces[0][place - 1] if place else ""
-    if not (is_counted and form_groups(values) and _marks_class(values, before)):
+    if not are_rests_different or not form_groups(values) or not _marks_class(values, before):
         return None
-    is_word = before and not before.isdecimal()
-    return [f"{before}{value}" for value in values] if is_word else values
+    if not before or before.isdecimal():
+        return values
+    return [f"{before}{value}" for value in values]
 
 
 def _single_letters(pieces: Sequence[str]) -> str:
+    """Return the single letters among the words and numbers of a name."""
     return " ".join(piece for piece in pieces if len(piece) == 1 and not piece.isdecimal())
 
 
 def _marks_class(values: Sequence[str], before: str) -> bool:
+    """Whether texts may be classes: letters, 0 and 1, or short numbers behind a word of no list.
+
+    Args:
+        values: Text at a place of each name.
+        before: Word or number before this place.
+    """
     if all(len(value) == 1 and not value.isdecimal() for value in values):
         return True
     if not all(value.isdecimal() and len(value) < _LONG for value in values):

@@ -1,12 +1,13 @@
 """Finds pictures of one and the same part: re-encoded, a touch brighter, shifted, turned a little, mirrored.
 
-Parts of one make resemble each other so much that the likeness of two pictures says little. The structure
-that a part alone has says more. Therefore the others of the set are registered to each picture (shift by the
-highest correlation, then an affine pose and an uneven light by Gauss-Newton, after Lucas and Kanade 1981),
-and their shared structure is taken away: their mean, its light and its slopes, since nothing is registered
-exactly. Two pictures are copies where the remaining fine structure correlates, seen from both, by at least
-`MIN_SURE`, or by `MIN_CLEAR` and well beyond the chance pairs of the set, or above a wide gap. A copy that
-was cropped, scaled or softened has lost some of it, and is recognised by all of its fine structure, too.
+Parts of the same product resemble each other, so that the likeness of two pictures shows little. The
+structure that only one part has shows more. So the other pictures of a set are registered to each picture: by
+the shift with the highest correlation, then by an affine pose and an uneven light (Gauss-Newton, after Lucas
+and Kanade, 1981). The structure that they share is subtracted: their mean, its light and its slopes, since no
+picture is registered exactly. Two pictures are copies where the remaining fine structure correlates, in both
+directions, by at least `MIN_SURE`, or by `MIN_CLEAR` and well beyond the chance pairs of the set, or above a
+wide gap. A copy that was cropped, scaled or softened has lost some of this structure, and is also recognised
+by its whole fine structure.
 
 Limit: parts that differ by less than the camera's noise at 64 px have no structure of their own. Pairs that
 resemble each other but for noise, without a decision by the rest, are unsure.
@@ -32,52 +33,64 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Pair = tuple[int, int, float]
 PairNumbers = tuple[int, int]
-# number of a picture to compare with, and how it is shown: 0 as it is, 1 and 2 mirrored
+# Number of a picture to compare with, and its version: `AS_IS`, or a key of `FLIPS`
 Version = tuple[int, int]
+AS_IS = 0
+MIRRORED_SIDEWAYS = 1
+MIRRORED_UPSIDE_DOWN = 2
+FLIPS = {
+    MIRRORED_SIDEWAYS: np.s_[:, :, ::-1],
+    MIRRORED_UPSIDE_DOWN: np.s_[:, ::-1],
+}  # of thumbnails [N, H, W]
 
-SIDE = 64  # of a thumbnail
+SIDE = 64  # side of a thumbnail
 MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in something new
-MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
+MAX_SHIFT = 8  # largest shift between pictures of one part, in thumbnail pixels
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
-# of more pictures: likest ones in each sense, mirrored, and others
+# In larger sets, number of pictures that a picture is compared with: the most similar by each measure, the
+# most similar mirrored, and random ones
 NOMINATED = 4
 MIRRORED = 1
 CHANCE = 2
-MIN_SURE = 0.9  # correlation of two pictures' own structure, from which they show one part
-MIN_SURE_OF_ALIKE = 0.97  # likewise where chance pairs resemble each other, as gears that lie alike
-# correlation above which this quantile of pairs shows that they do
+MIN_SURE = 0.9  # correlation of the structure that only two pictures have, from which on they show one part
+MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, such as gears in the same pose
+# Chance pairs resemble each other where the quantile `ALIKE_PART` of all correlations is above `ALIKE`
 ALIKE = 0.3
 ALIKE_PART = 0.85
-MIN_CLEAR = 0.6  # likewise where it lies clearly above the set's chance pairs
-CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
-# Likewise for pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
+MIN_CLEAR = 0.6  # the correlation where it lies clearly above the set's chance pairs
+CLEAR = 12.0  # multiple of the chance pairs' Fisher z that is clearly above them
+# The same multiple for pictures with the same whole fine structure, among more than `ALL_COMPARED`
 CLEAR_OF_SAME = 6.0
-CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
-MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
-MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
-# correlation of the whole fine structure; distance in units of noise
-MIN_UNSURE = 0.994
-MAX_NOISE = 3.0
-# or Fisher's z of their own structure; times closer than other pairs
-MIN_OWN = 0.3
-MIN_GAP = 1.75
-# Correlation of pairs that resemble each other by degrees, and their share from which parts lie at any angle.
-# Two that lie alike then share more than others do: copies must reach this correlation, or differ by noise
+CHANCE_PART = 0.75  # quantile of all pairs that counts as that of chance pairs; a fifth may be copies
+MIN_FOR_GAP = 6  # fewest pictures: among fewer a single pair stands apart by chance
+MIN_Z_GAP = 0.8  # gap in Fisher's z between copies and all other pairs, where each is compared with each
+MIN_UNSURE = 0.994  # correlation of the whole fine structure, from which on it is the same
+MAX_NOISE = 3.0  # largest distance, in units of noise, that noise explains
+MIN_OWN = 0.3  # Fisher's z of the structure that only two pictures have, from which on they may show one part
+MIN_GAP = 1.75  # ratio of the other pairs' distance to that of pictures that may show one part
+# Correlations of pairs that resemble each other by degrees, and the share of such pairs from which on parts
+# lie at any angle. Then two parts in the same pose resemble each other more than others, so that copies must
+# reach a higher correlation, or differ by noise alone.
 GRADED = (0.3, 0.9)
 MIN_GRADED = 0.1
 MIN_ALIKE_OF_GRADED = 0.997
-MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
-MIN_OTHERS = 3  # pictures that show a set's shared structure
-STEPS = 3  # of registration
-BLOCK = 64  # pictures whose spectra, or likeness to all others, are computed together
+MIN_FIRST_FIT = 0.6  # pairs of a lower correlation have another pose, and do not count for the usual distance
+MIN_OTHERS = 3  # fewest pictures that show the structure that a set shares
+STEPS = 3  # number of steps of registration
+BLOCK = 64  # number of pictures whose spectra, or likeness to all others, are computed together
 ROUNDING = 0.29  # standard deviation of rounding to grey levels
-SMOOTHED = 0.61  # of a thumbnail's noise that is left after smoothing
-NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
-MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
+SMOOTHED = 0.61  # share of a thumbnail's noise that is left after smoothing
+NORMAL_MEDIAN = 0.6745  # median of absolute normal values, in standard deviations
+MIN_STRUCTURE = 0.05  # grey levels of fine structure, below which correlations count as 0
 
 
 class Compared(NamedTuple):
-    """Pairs (i, j, correlation), i < j: of pictures that show one part, and of those that may."""
+    """Pairs of pictures (i, j, correlation), i < j.
+
+    Attributes:
+        copies: Pairs that show one part.
+        unsure: Other pairs, which may show one part.
+    """
 
     copies: list[Pair]
     unsure: list[Pair]
@@ -122,7 +135,7 @@ def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
         image = image.convert("F")
     else:
         deep = np.nan_to_num(picture.mean(axis=2, dtype=np.float32))
-        black, white = own_levels(deep[:, :, None])  # 12 bits in 16, ...
+        black, white = own_levels(deep[:, :, None])  # since a picture may have 12 bits in 16
         image = Image.fromarray((deep - np.float32(black)) * np.float32(255.0 / (white - black)))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), np.float32)
     return np.asarray(np.clip(small, 0, 255), np.float16)
@@ -143,17 +156,21 @@ class Look(NamedTuple):
 def read_look(source: PictureSource) -> Look | None:
     """Return the look of a picture by its first group of channels; None where it cannot be read."""
     try:
-        return Look.of(first_group(source)[0])
+        picture, _ = first_group(source)
+        return Look.of(picture)
     except (InputError, MemoryError):
         return None
 
 
 def noise_level(picture: NDArray[np.number]) -> float:
-    """Return the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
+    """Estimate the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
 
-    It is the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise
-    variance estimation, 1996), scaled as white noise is averaged to the thumbnail. It is at least the noise
-    of rounding. The picture is a decoded one, [H, W, C].
+    The noise of the picture is measured by the median answer of a filter that ignores edges and slopes (after
+    Immerkaer, Fast noise variance estimation, 1996). It is at least the noise of rounding. The result is what
+    is left of it when the picture is averaged to the thumbnail.
+
+    Args:
+        picture: Decoded picture [H, W, C].
     """
     height, width = picture.shape[:2]
     rows, columns = (slice(max(0, side // 2 - 512), side // 2 + 512) for side in (height, width))
@@ -161,109 +178,130 @@ def noise_level(picture: NDArray[np.number]) -> float:
     if picture.dtype != np.uint8:
         black, white = own_levels(np.nan_to_num(picture))
         grey *= 255.0 / (white - black)
-    along = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
-    answer = np.abs(along[:-2] - 2 * along[1:-1] + along[2:])
-    deviation = float(np.median(answer)) / (6 * NORMAL_MEDIAN) if answer.size else 0.0
-    averaged = 2 / 3 * SIDE / math.sqrt(height * width)  # by Pillow's triangle along each side
-    return max(deviation, ROUNDING) * min(1.0, averaged)
+    row_filtered = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
+    filtered = np.abs(row_filtered[:-2] - 2 * row_filtered[1:-1] + row_filtered[2:])
+    # 6: the filter's weights (1, -2, 1) on both axes have this length
+    deviation = float(np.median(filtered)) / (6 * NORMAL_MEDIAN) if filtered.size else 0.0
+    # share of the noise that is left by the averaging: Pillow's triangle filter along both axes
+    noise_share = 2 / 3 * SIDE / math.sqrt(height * width)
+    return max(deviation, ROUNDING) * min(1.0, noise_share)
 
 
 def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[Pair]:
     """Return pairs (i, j, correlation), i < j, of pictures that show one part.
 
-    At least one of the two is in `bank` (indices). Memory grows with the pictures' number alone, not with its
-    square.
+    Memory grows with the number of pictures, not with its square.
+
+    Args:
+        looks: Looks of the pictures.
+        bank: Indices of the pictures of interest. Pairs without any of these are left out.
     """
     return compare_pictures(looks, bank).copies
 
 
 def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
-    """Return the pairs of pictures that show one part (`near_duplicates`), and those that may."""
+    """Return the pairs of pictures that show one part, and those that may.
+
+    The arguments are those of `near_duplicates`.
+    """
     if len(looks) < 2 or not len(bank):
         return Compared([], [])
     noise = np.array([look.noise for look in looks], np.float32)
-    smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), 1)
+    smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), times=1)
     spectra = _spectra(smooth)
-    wanted = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
+    is_in_bank = np.isin(np.arange(len(looks)), bank)
+    nominated = _nominate(smooth, spectra, is_in_bank)
     correlations: dict[PairNumbers, list[float]] = {}
-    whole: dict[PairNumbers, Resemblance] = {}
-    for i, others in enumerate(wanted):
+    resemblances: dict[PairNumbers, Resemblance] = {}
+    for i, others in enumerate(nominated):
         if not others:
             continue
-        numbers, seen, of_seen = _versions(others, smooth, spectra)
+        numbers, versions, version_spectra = _versions(others, smooth, spectra)
         target = smooth[i][_INNER]
-        warped = _register(smooth[i], seen, _shifts(spectra[i], of_seen))
+        warped = _register(smooth[i], versions, _shifts(spectra[i], version_spectra))
         fine = _fine(np.concatenate([target[None], warped]))
-        alike = _correlation(fine[:1], fine[1:])
-        far = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
-        best: dict[int, float] = {}
-        for k, value in enumerate(_own_correlation(target, warped, numbers)):
+        similarities = _correlation(fine[:1], fine[1:])
+        distances = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
+        best_correlations: dict[int, float] = {}  # by number of the other picture, among its versions
+        for k, correlation in enumerate(_own_correlation(target, warped, numbers)):
             j = int(numbers[k])
-            best[j] = max(best.get(j, -1.0), float(value))
+            best_correlations[j] = max(best_correlations.get(j, -1.0), float(correlation))
+            distance = float(distances[k] / np.hypot(noise[i], noise[j]))
+            resemblance = Resemblance(float(similarities[k]), -distance)
             pair = (min(i, j), max(i, j))
-            differs = float(far[k] / np.hypot(noise[i], noise[j]))
-            whole[pair] = max(whole.get(pair, Resemblance(-1.0, 0.0)), Resemblance(float(alike[k]), -differs))
-        for j, value in best.items():
-            correlations.setdefault((min(i, j), max(i, j)), []).append(value)
-    asked = {*bank.tolist()}
+            resemblances[pair] = max(resemblances.get(pair, Resemblance(-1.0, 0.0)), resemblance)
+        for j, best_correlation in best_correlations.items():
+            correlations.setdefault((min(i, j), max(i, j)), []).append(best_correlation)
+    bank_numbers = {*bank.tolist()}
     for pair in [*correlations]:
-        if asked.isdisjoint(pair):  # it is known already
-            del correlations[pair], whole[pair]
-    return _decide(correlations, whole, len(looks))
+        # pairs outside the bank were compared only to find the structure that the set shares
+        if bank_numbers.isdisjoint(pair):
+            del correlations[pair], resemblances[pair]
+    return _decide(correlations, resemblances, len(looks))
 
 
 def _versions(
     others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
 ) -> tuple[Ints, Floats, NDArray[np.complex64]]:
-    """Return the pictures that one picture is compared with.
+    """Return the pictures that one picture is compared with, in their versions.
 
-    Mirrored versions are made here: of all pictures they would be large.
+    Mirrored versions are made only here, since those of all pictures at once would take much memory.
 
     Args:
-        others: Numbers and versions of these pictures.
-        smooth: Smoothed thumbnails of all pictures.
-        spectra: Spectra of all pictures.
+        others: Number and version of each of these pictures.
+        smooth: Smoothed thumbnails of all pictures, as they are.
+        spectra: Spectra of all pictures, as they are.
 
     Returns:
-        Their numbers, their thumbnails in these versions, and the spectra of these.
+        The numbers of the pictures, their thumbnails in these versions, and the spectra of these thumbnails.
     """
     numbers = np.array([j for j, _ in others])
-    seen = smooth[numbers]
-    of_seen = spectra[numbers]
-    for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):
-        mirrored = np.array([kind == version for _, kind in others])
-        seen[mirrored] = seen[mirrored][way]
-        of_seen[mirrored] = _spectra(seen[mirrored])
-    return numbers, seen, of_seen
+    thumbnails = smooth[numbers]
+    version_spectra = spectra[numbers]
+    versions = np.array([version for _, version in others])
+    for mirrored_version, flip in FLIPS.items():
+        is_mirrored = versions == mirrored_version
+        thumbnails[is_mirrored] = thumbnails[is_mirrored][flip]
+        version_spectra[is_mirrored] = _spectra(thumbnails[is_mirrored])
+    return numbers, thumbnails, version_spectra
 
 
 def _decide(
     correlations: dict[PairNumbers, list[float]], whole: dict[PairNumbers, Resemblance], count: int
 ) -> Compared:
-    z = {
+    """Return the pairs of a set that show one part, and those that may.
+
+    Args:
+        correlations: For each pair, the correlation of the structure that only the two pictures have. There
+            are two if either picture was registered to the other; the lower counts.
+        whole: For each pair, the resemblance of the whole fine structure.
+        count: Number of pictures of the set.
+    """
+    z_by_pair = {  # Fisher's z
         pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
         for pair, values in correlations.items()
     }
-    bars = _Bars.of([*z.values()], whole.values(), count)
+    bars = _Bars.of([*z_by_pair.values()], whole.values(), count)
     copies = []
     unsure = []
-    for pair in sorted(z):
-        found = whole[pair]
-        if bars.show_one_part(z[pair], found, count):
-            copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else found.alike))
-        elif bars.may_show_one_part(z[pair], found):
-            unsure.append((*pair, found.alike))
+    for pair in sorted(z_by_pair):
+        i, j = pair
+        resemblance = whole[pair]
+        if bars.show_one_part(z_by_pair[pair], resemblance, count):
+            copies.append((i, j, math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike))
+        elif bars.may_show_one_part(z_by_pair[pair], resemblance):
+            unsure.append((i, j, resemblance.alike))
     return Compared(_without_bridges(copies), unsure)
 
 
 class _Bars(NamedTuple):
-    """Bars that two pictures of a set must reach to show one part.
+    """Limits for a set, by which two of its pictures are taken to show one part.
 
     Attributes:
-        own: Fisher's z of the structure that only they have.
-        own_of_same: The same bar where their whole fine structure is the same.
-        closer: Distance of pictures that are much closer than others.
-        graded: Whether pairs resemble each other by degrees.
+        own: Lowest Fisher's z of the structure that only the two have.
+        own_of_same: The same limit for two pictures whose whole fine structure is the same.
+        closer: Largest distance of two pictures that are much closer than the others.
+        graded: Whether pairs resemble each other by degrees (`GRADED`).
     """
 
     own: float
@@ -273,163 +311,226 @@ class _Bars(NamedTuple):
 
     @classmethod
     def of(cls, z: list[float], whole: Collection[Resemblance], count: int) -> _Bars:
-        """Return the bars of a set of `count` pictures, by Fisher's z and the resemblance of its pairs."""
-        chance = max(0.0, float(np.quantile(z, CHANCE_PART)))
-        are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
-        sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-        limit = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
-        if MIN_FOR_GAP <= count <= ALL_COMPARED:
-            limit = min(limit, _above_gap(z))
-        own_of_same = limit
-        if count > ALL_COMPARED and not are_alike:
-            own_of_same = min(limit, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
-        gaps = [fit.distance for fit in whole if fit.alike > MIN_FIRST_FIT]
-        closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
-        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in whole]) >= MIN_GRADED
-        return cls(limit, own_of_same, closer, bool(graded))
+        """Return the limits for a set.
 
-    def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
+        Args:
+            z: Fisher's z of each pair.
+            whole: Resemblance of each pair.
+            count: Number of pictures.
+        """
+        chance_z = max(0.0, float(np.quantile(z, CHANCE_PART)))
+        are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
+        sure_z = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
+        own = sure_z if are_alike else min(sure_z, max(math.atanh(MIN_CLEAR), CLEAR * chance_z))
+        if MIN_FOR_GAP <= count <= ALL_COMPARED:
+            own = min(own, _above_gap(z))
+        own_of_same = own
+        if count > ALL_COMPARED and not are_alike:
+            own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance_z))
+        distances = [fit.distance for fit in whole if fit.alike > MIN_FIRST_FIT]
+        closer = float(np.quantile(distances, 0.25)) / MIN_GAP if distances else 0.0
+        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in whole]) >= MIN_GRADED
+        return cls(own, own_of_same, closer, bool(graded))
+
+    def show_one_part(self, z: float, resemblance: Resemblance, count: int) -> bool:
         """Whether two pictures of a set of `count` surely show one part."""
         if count <= MIN_OTHERS:  # too few to show a shared structure
-            return found.is_same_but_for_noise
-        if z < (self.own_of_same if found.is_same else self.own):
+            return resemblance.is_same_but_for_noise
+        min_z = self.own_of_same if resemblance.is_same else self.own
+        if z < min_z:
             return False
-        return not self.graded or found.alike >= MIN_ALIKE_OF_GRADED or found.distance <= MAX_NOISE
-
-    def may_show_one_part(self, z: float, found: Resemblance) -> bool:
-        if found.is_same_but_for_noise:
+        if not self.graded:
             return True
-        return found.is_same and found.distance <= self.closer and z >= MIN_OWN
+        return resemblance.alike >= MIN_ALIKE_OF_GRADED or resemblance.distance <= MAX_NOISE
+
+    def may_show_one_part(self, z: float, resemblance: Resemblance) -> bool:
+        """Whether two pictures may show one part."""
+        if resemblance.is_same_but_for_noise:
+            return True
+        return resemblance.is_same and resemblance.distance <= self.closer and z >= MIN_OWN
 
 
 def _above_gap(values: Iterable[float]) -> float:
-    """Return the lowest of the values that stand apart from all others; inf: none do. Many may be copies."""
-    ordered = np.sort([0.0, *(value for value in values if value > 0)])
-    gaps = np.where(np.tanh(ordered[1:]) >= MIN_CLEAR, np.diff(ordered), 0)
-    return float(ordered[1 + gaps.argmax()]) if gaps.max(initial=0) >= MIN_Z_GAP else math.inf
+    """Return the lowest of the values above the widest gap; inf where no gap is wide enough.
+
+    Args:
+        values: Fisher's z of all pairs.
+    """
+    ascending = np.sort([0.0, *(value for value in values if value > 0)])
+    is_clear = np.tanh(ascending[1:]) >= MIN_CLEAR  # of the value above each gap
+    gaps = np.where(is_clear, np.diff(ascending), 0)
+    if gaps.max(initial=0) < MIN_Z_GAP:
+        return math.inf
+    return float(ascending[1 + gaps.argmax()])
 
 
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
-    """Return pairs whose partners are each other's: a single likeness joins no two groups."""
+    """Leave out pairs that alone would join two groups of pictures.
+
+    Two pictures stay a pair where at least half of the other partners of one of them are partners of both.
+    """
     partners: dict[int, set[int]] = {}
     for i, j, _ in pairs:
         partners.setdefault(i, set()).add(j)
         partners.setdefault(j, set()).add(i)
-    return [
-        (i, j, much)
-        for i, j, much in pairs
-        if 2 * len(partners[i] & partners[j]) >= min(len(partners[i]), len(partners[j])) - 1
-    ]
+    supported = []
+    for i, j, correlation in pairs:
+        shared_count = len(partners[i] & partners[j])
+        other_count = min(len(partners[i]), len(partners[j])) - 1  # of the picture with fewer partners
+        if 2 * shared_count >= other_count:
+            supported.append((i, j, correlation))
+    return supported
 
 
 def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
-    """Return the pictures to compare each picture with.
+    """Choose the pictures to compare each picture with.
 
-    Of few pictures these are all others; else the likest by thumbnail, by spectrum and by mirrored spectrum,
-    and a few at random.
+    In a small set these are all others. In a larger set they are the most similar by thumbnail, by spectrum
+    and by mirrored spectrum, and a few at random.
+
+    Args:
+        smooth: Smoothed thumbnails of all pictures.
+        spectra: Spectra of all pictures.
+        bank: Mask of the pictures of interest (`near_duplicates`).
+
+    Returns:
+        For each picture, number and version of the pictures to compare it with.
     """
     count = len(smooth)
     if count <= ALL_COMPARED:
         return _all_others(count)
-    small = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
-    strength = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change it
-    mirrored = strength[:, np.r_[0, 23:0:-1]]  # rows -12..11, those of the opposite sign
-    by_thumbnail = _unit(small)
-    by_spectrum = _unit(strength.reshape(count, -1))
-    by_mirrored_spectrum = _unit(mirrored.reshape(count, -1))
-    found: list[set[Version]] = [set() for _ in range(count)]
+    coarse = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
+    amplitudes = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change them
+    # rows are the frequencies -12..11; those of a mirrored picture have the opposite sign
+    mirrored_amplitudes = amplitudes[:, np.r_[0, 23:0:-1]]
+    by_thumbnail = _unit(coarse)
+    by_spectrum = _unit(amplitudes.reshape(count, -1))
+    by_mirrored_spectrum = _unit(mirrored_amplitudes.reshape(count, -1))
+    nominated: list[set[Version]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
-    searches = (
-        (by_thumbnail, by_thumbnail, NOMINATED, (0,)),
-        (by_spectrum, by_spectrum, NOMINATED, (0,)),
-        (by_spectrum, by_mirrored_spectrum, MIRRORED, (1, 2)),
+    searches = (  # queries, keys, number of the most similar, and their versions
+        (by_thumbnail, by_thumbnail, NOMINATED, (AS_IS,)),
+        (by_spectrum, by_spectrum, NOMINATED, (AS_IS,)),
+        (by_spectrum, by_mirrored_spectrum, MIRRORED, (MIRRORED_SIDEWAYS, MIRRORED_UPSIDE_DOWN)),
     )
-    in_bank = np.flatnonzero(bank)
+    bank_numbers = np.flatnonzero(bank)
     for queries, keys, most, versions in searches:
-        for pair, other in _likest(queries, keys, in_bank, most):
+        for picture, other in _likest(queries, keys, bank_numbers, most):
             for version in versions:
-                found[pair].add((other, version))
-                found[other].add((pair, version))
-    # those outside the bank need their likest pictures, to find their own structure; others are not needed
-    outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
-    for pair, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
-        found[pair].add((other, 0))
-    for i in in_bank.tolist():
-        by_chance = set(rng.choice(count, CHANCE, replace=False).tolist())
-        found[i].update((j, 0) for j in by_chance - {i})
-    return [sorted(nominated) for nominated in found]
+                nominated[picture].add((other, version))
+                nominated[other].add((picture, version))
+    # pictures outside the bank are compared with the most similar pictures, to find the structure they share
+    outside = np.array([i for i in range(count) if nominated[i] and not bank[i]], np.intp)
+    for picture, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
+        nominated[picture].add((other, AS_IS))
+    for i in bank_numbers.tolist():
+        random_numbers = set(rng.choice(count, CHANCE, replace=False).tolist())
+        nominated[i].update((j, AS_IS) for j in random_numbers - {i})
+    return [sorted(versions) for versions in nominated]
 
 
 def _all_others(count: int) -> list[list[Version]]:
     """Return for each of `count` pictures all others, as they are and mirrored."""
-    each = []
+    versions_by_picture = []
     for i in range(count):
         others = [j for j in range(count) if j != i]
-        each.append([(j, version) for version in range(3) for j in others])
-    return each
+        versions_by_picture.append([(j, version) for version in (AS_IS, *FLIPS) for j in others])
+    return versions_by_picture
 
 
-def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[tuple[int, int]]:
-    """Yield each asking picture with those, other than itself, that are likest to it."""
+def _likest(queries: Floats, keys: Floats, numbers: Ints, most: int) -> Iterator[tuple[int, int]]:
+    """Yield pairs of numbers: a picture, and one of the other pictures that are most similar to it.
+
+    Args:
+        queries: Descriptors of length 1 of all pictures, as they are.
+        keys: Descriptors of length 1 of all pictures, which the queries are compared with.
+        numbers: Numbers of the pictures for which similar pictures are searched.
+        most: Number of similar pictures for each of these.
+    """
     count = len(keys)
-    for rows in np.array_split(asking, -(-len(asking) // BLOCK) or 1):
-        similar = queries[rows] @ keys.T
-        similar[rows[:, None] == np.arange(count)] = -np.inf
-        nearest = np.argpartition(-similar, min(most, count - 2), axis=1)[:, :most]
+    for rows in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
+        similarities = queries[rows] @ keys.T
+        is_itself = rows[:, None] == np.arange(count)
+        similarities[is_itself] = -np.inf
+        nearest = np.argpartition(-similarities, min(most, count - 2), axis=1)[:, :most]
         for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
             for other in others:
                 yield row, other
 
 
 def _unit(values: Floats) -> Floats:
+    """Subtract the mean of all rows from each row, and scale each row to length 1."""
     centred = values - values.mean(axis=0)
     return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 def _spectra(pictures: Floats) -> NDArray[np.complex64]:
-    """Return spectra [N, 64, 33] of pictures without their coarse structure and their edges."""
-    found = np.empty((len(pictures), SIDE, SIDE // 2 + 1), np.complex64)
-    for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's own are twice as large
-        some = pictures[start : start + BLOCK]
-        found[start : start + BLOCK] = np.fft.rfft2((some - _smoothed(some, 6)) * _WINDOW)
-    return found
+    """Return spectra [N, 64, 33] of pictures, without coarse structure, and faded out towards the borders."""
+    spectra = np.empty((len(pictures), SIDE, SIDE // 2 + 1), np.complex64)
+    for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's spectra take twice the memory
+        block = pictures[start : start + BLOCK]
+        fine = block - _smoothed(block, times=6)
+        spectra[start : start + BLOCK] = np.fft.rfft2(fine * _WINDOW)
+    return spectra
 
 
 def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> Floats:
-    """Return shifts [P, 2] (down, right, in half widths) at which pictures correlate most with the one."""
-    reach = np.r_[-MAX_SHIFT : MAX_SHIFT + 1]
-    similar = np.fft.irfft2(spectrum * spectra.conj(), (SIDE, SIDE))[:, reach][:, :, reach]
-    place = similar.reshape(len(similar), -1).argmax(axis=1)
-    return np.asarray(
-        -2 / SIDE * np.stack([reach[place // len(reach)], reach[place % len(reach)]], 1), np.float32
-    )
+    """Return the shifts (down, right) at which pictures correlate most with another picture.
+
+    Args:
+        spectrum: Spectrum of the other picture.
+        spectra: Spectra of the P pictures.
+
+    Returns:
+        [P, 2], in half sides of a thumbnail.
+    """
+    offsets = np.r_[-MAX_SHIFT : MAX_SHIFT + 1]
+    correlations = np.fft.irfft2(spectrum * spectra.conj(), (SIDE, SIDE))[:, offsets][:, :, offsets]
+    best = correlations.reshape(len(correlations), -1).argmax(axis=1)
+    down = offsets[best // len(offsets)]
+    right = offsets[best % len(offsets)]
+    return np.asarray(-2 / SIDE * np.stack([down, right], 1), np.float32)
 
 
 def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
-    """Return inner parts [P, n, n] of pictures [P, 64, 64], in the pose and the light of `a` [64, 64]."""
-    pose = np.zeros((len(pictures), 6), np.float32)  # of x: along x, along y, shift; the same of y
-    pose[:, 2], pose[:, 5] = shifts[:, 1], shifts[:, 0]
+    """Register pictures to a target by an affine pose, and change their light to that of the target.
+
+    Args:
+        a: The target [64, 64].
+        pictures: The pictures [P, 64, 64].
+        shifts: First estimate [P, 2] of the shifts (down, right), in half sides of a thumbnail.
+
+    Returns:
+        The registered pictures [P, n, n] without their margins.
+    """
+    # change of x with x, of x with y, shift of x; then the same three of y
+    pose = np.zeros((len(pictures), 6), np.float32)
+    pose[:, 2] = shifts[:, 1]
+    pose[:, 5] = shifts[:, 0]
     values = np.repeat(a[_INNER].reshape(1, -1), len(pictures), axis=0)
     for step in range(STEPS + 1):
         warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
         inner = warped[_INNER]
-        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]
-        if step < STEPS:
-            down, right = (
-                np.asarray(d, np.float32)[_INNER] for d in np.gradient(warped, 2 / SIDE, axis=(1, 2))
-            )
-            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]
-        design = np.stack([c.reshape(len(c), -1) for c in columns], axis=1)
+        columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # of the light
+        if step < STEPS:  # the last round only fits the light
+            slopes = np.gradient(warped, 2 / SIDE, axis=(1, 2))
+            down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
+            columns += [right * _X, right * _Y, right, down * _X, down * _Y, down]  # of the pose
+        design = np.stack([column.reshape(len(column), -1) for column in columns], axis=1)
         solution = _least_squares(design, values)
         if step < STEPS:
-            gain = np.where(np.abs(solution[:, :1]) < 0.3, 1.0, solution[:, :1])
+            contrast = solution[:, :1]
+            # a contrast near 0 would make the change of the pose too large
+            gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
             pose += np.clip(solution[:, 4:] / gain, -0.03, 0.03)
             pose[:, [0, 1, 3, 4]] = np.clip(pose[:, [0, 1, 3, 4]], -0.07, 0.07)
             pose[:, [2, 5]] = np.clip(pose[:, [2, 5]], -0.3, 0.3)
-    return np.asarray((solution[:, None].astype(np.float32) @ design)[:, 0].reshape(inner.shape))
+    fitted = (solution[:, None].astype(np.float32) @ design)[:, 0]
+    return np.asarray(fitted.reshape(inner.shape))
 
 
 def _warp(picture: Floats, pose: Floats) -> Floats:
+    """Return a picture [64, 64] warped by a pose [6] of `_register`."""
     xx, xy, x, yx, yy, y = map(float, pose)
     half = SIDE / 2
     affine = (1 + xx, xy, half * (x - xx - xy), yx, 1 + yy, half * (y - yx - yy))
@@ -438,54 +539,78 @@ def _warp(picture: Floats, pose: Floats) -> Floats:
 
 
 def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
-    """Return coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, pixels]."""
+    """Return the coefficients [P, C] with which the columns of each picture add up best to its values.
+
+    Args:
+        design: C columns for each picture, [P, C, pixels].
+        values: Values to fit, [P, pixels].
+    """
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
     right = (design @ values[:, :, None]).astype(np.float64)
-    ridge = 1e-6 * np.einsum("pii->p", gram) / gram.shape[1] + 1e-6
-    return np.asarray(np.linalg.solve(gram + ridge[:, None, None] * np.eye(gram.shape[1]), right)[:, :, 0])
+    traces = np.einsum("pii->p", gram)
+    ridge = 1e-6 * traces / gram.shape[1] + 1e-6  # keeps the matrices from being singular
+    regular_gram = gram + ridge[:, None, None] * np.eye(gram.shape[1])
+    return np.asarray(np.linalg.solve(regular_gram, right)[:, :, 0])
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
-    """Return the correlation [P] of the structure that registered pictures and their target alone have.
+    """Return the correlation [P] of each registered picture with the target, without shared structure.
 
-    The structure that the nearest half of the others share is taken away from both.
+    The structure that the target's nearest pictures (about half of all) share is removed from both.
 
     Args:
         target: The picture [n, n] that the others are registered to.
         warped: Registered pictures [P, n, n].
-        numbers: Number [P] of each one's picture.
+        numbers: Number [P] of the picture that each registered picture is a version of.
     """
-    order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))
-    _, firsts = np.unique(numbers[order], return_index=True)
-    nearest = order[np.sort(firsts)]  # each in its best version
+    order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))  # nearest first
+    _, first_places = np.unique(numbers[order], return_index=True)
+    nearest = order[np.sort(first_places)]  # of the versions of a picture only the nearest
     if len(nearest) < MIN_OTHERS:
         return np.full(len(warped), -1, np.float32)
     nearest = nearest[: max(MIN_OTHERS, len(nearest) // 2 + 1)]
-    place = {int(numbers[k]): k for k in nearest}
-    total = warped[nearest].sum(axis=0)
-    mean = total / len(nearest)
-    without = [
-        (total - warped[place[j]]) / (len(nearest) - 1) if j in place else mean for j in numbers.tolist()
-    ]
+    nearest_by_number = {int(numbers[k]): k for k in nearest}
+    sum_of_nearest = warped[nearest].sum(axis=0)
+    mean = sum_of_nearest / len(nearest)
+    shared_structure = []  # for each registered picture the mean of the nearest pictures without itself
+    for j in numbers.tolist():
+        if j in nearest_by_number:
+            sum_of_others = sum_of_nearest - warped[nearest_by_number[j]]
+            shared_structure.append(sum_of_others / (len(nearest) - 1))
+        else:
+            shared_structure.append(mean)
     down, right = np.gradient(mean)
-    shared = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
-    shared += [slope * part for slope in (right, down) for part in (np.float32(1), _X, _Y)]
-    basis = np.linalg.qr(_fine(np.stack(shared)).T)[0]
-    first, second = (_fine(values - np.stack(without)) for values in (target[None], warped))
-    first, second = (values - (values @ basis) @ basis.T for values in (first, second))
-    return _correlation(first, second)
+    shared_columns = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
+    shared_columns += [slope * factor for slope in (right, down) for factor in (np.float32(1), _X, _Y)]
+    basis, _ = np.linalg.qr(_fine(np.stack(shared_columns)).T)
+
+    def remove_shared(values: Floats) -> Floats:
+        """Return the fine structure of pictures without the shared structure, its light and its slopes."""
+        fine = _fine(values - np.stack(shared_structure))
+        return np.asarray(fine - (fine @ basis) @ basis.T)
+
+    return _correlation(remove_shared(target[None]), remove_shared(warped))
 
 
 def _fine(values: Floats) -> Floats:
-    """Return the fine structure [P, pixels] of inner parts [P, n, n], mean zero."""
+    """Return the fine structure [P, pixels], with mean zero, of pictures without margins [P, n, n]."""
     fine = (values - _INNER_KERNEL @ values @ _INNER_KERNEL.T).reshape(len(values), -1)
     return np.asarray(fine - fine.mean(axis=1, keepdims=True), np.float32)
 
 
 def _correlation(first: Floats, second: Floats) -> Floats:
+    """Return the correlation [P] of each row of `first` with its row of `second`.
+
+    It is 0 where a row has hardly any structure.
+
+    Args:
+        first: Rows [P, pixels], or a single row [1, pixels] for all, with mean zero.
+        second: Rows [P, pixels] with mean zero.
+    """
     scale = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    floor = MIN_STRUCTURE**2 * first.shape[1]
-    return np.asarray(np.where(scale > floor, (first * second).sum(axis=1) / np.maximum(scale, floor), 0))
+    min_scale = MIN_STRUCTURE**2 * first.shape[1]
+    correlations = (first * second).sum(axis=1) / np.maximum(scale, min_scale)
+    return np.asarray(np.where(scale > min_scale, correlations, 0))
 
 
 @cache
@@ -501,6 +626,7 @@ def _smoothing(times: int) -> Floats:
 
 
 def _smoothed(values: Floats, times: int) -> Floats:
+    """Return thumbnails [P, 64, 64] smoothed by `_smoothing` along both axes."""
     kernel = _smoothing(times)
     return np.asarray(kernel @ values @ kernel.T, np.float32)
 
@@ -514,11 +640,19 @@ _WINDOW = np.outer(np.hanning(SIDE), np.hanning(SIDE)).astype(np.float32)
 
 
 def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
-    """Yield groups of connected pictures, each sorted, groups by their first member."""
-    group_of: dict[int, list[int]] = {}
+    """Yield the groups of pictures that pairs connect.
+
+    Each group is sorted, and the groups are in the order of their lowest members.
+
+    Args:
+        pairs: Two pictures and their correlation, which does not matter here.
+    """
+    group_by_picture: dict[int, list[int]] = {}  # pictures of one group have the same list object
     for i, j, _ in pairs:
-        first, other = (group_of.setdefault(k, [k]) for k in (i, j))
-        if first is not other:
-            first += other
-            group_of |= dict.fromkeys(other, first)
-    yield from sorted({id(group): sorted(group) for group in group_of.values()}.values())
+        group = group_by_picture.setdefault(i, [i])
+        other_group = group_by_picture.setdefault(j, [j])
+        if group is not other_group:
+            group += other_group
+            group_by_picture.update(dict.fromkeys(other_group, group))
+    distinct_groups = {id(group): sorted(group) for group in group_by_picture.values()}
+    yield from sorted(distinct_groups.values())

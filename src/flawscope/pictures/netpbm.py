@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _HEADER = re.compile(rb"P([2356])" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
-_HEADER_BYTES = 4096  # in which a header ends, comments included
+_HEADER_BYTES = 4096  # a header ends within as many bytes, comments included
 _CHANNELS = {b"2": 1, b"5": 1, b"3": 3, b"6": 3}
 _IN_WORDS = (b"2", b"3")  # kinds whose values are written as decimal numbers
 
@@ -40,40 +40,44 @@ class Netpbm(NamedTuple):
 
 
 def read_header(stream: IO[bytes]) -> Netpbm | None:
-    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files."""
+    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files, also for those of 8 bits."""
     stream.seek(0)
-    found = _HEADER.match(stream.read(_HEADER_BYTES))
-    if found is None:
+    match = _HEADER.match(stream.read(_HEADER_BYTES))
+    if match is None:
         return None
-    kind = found[1]
-    width = int(found[2])
-    height = int(found[3])
-    largest = int(found[4])
+    kind = match[1]
+    width = int(match[2])
+    height = int(match[3])
+    largest = int(match[4])
     if not 255 < largest < 65536 or min(width, height) < 1:
         return None
-    return Netpbm(kind, (height, width), _CHANNELS[kind], largest, found.end())
+    return Netpbm(kind, (height, width), _CHANNELS[kind], largest, begin=match.end())
 
 
 def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] | None, bool]:
-    """Read values [H, W, C], and whether a row or more follows them.
+    """Read the values of a file.
 
-    The values are None where some are missing, or are no numbers from 0 to the largest.
+    Returns:
+        The values [H, W, C], and whether at least one more row follows them. The values are None if some are
+        missing, are no numbers, or lie outside of 0..`header.largest`.
     """
-    shape = (*header.size, header.channels)
-    row = header.size[1] * header.channels
-    count = header.size[0] * row
+    height, width = header.size
+    values_per_row = width * header.channels
+    count = height * values_per_row
     stream.seek(header.begin)
     if header.kind in _IN_WORDS:
-        words = re.sub(rb"#[^\n]*", b" ", stream.read()).split()
-        has_more = len(words) >= count + row
+        without_comments = re.sub(rb"#[^\n]*", b" ", stream.read())
+        words = without_comments.split()
+        has_more = len(words) >= count + values_per_row
         try:
             values = np.array(words[:count], dtype=np.int64)
         except (ValueError, OverflowError):
             return None, has_more
     else:
         data = stream.read(2 * count)
-        has_more = len(stream.read(2 * row)) == 2 * row
+        row_bytes = 2 * values_per_row
+        has_more = len(stream.read(row_bytes)) == row_bytes
         values = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.int64)
     if values.size < count or values.min() < 0 or values.max() > header.largest:
         return None, has_more
-    return values.astype(np.uint16).reshape(shape), has_more
+    return values.astype(np.uint16).reshape(height, width, header.channels), has_more

@@ -136,8 +136,8 @@ def by_beginning(head: bytes) -> OtherFile | None:
     Args:
         head: The first `HEAD_BYTES` of the file, or all where it has fewer.
     """
-    for at, mark, kind in _BEGINNINGS:
-        if head[at : at + len(mark)] == mark:
+    for position, mark, kind in _BEGINNINGS:
+        if head[position : position + len(mark)] == mark:
             return kind
     if head[4:8] == b"ftyp" and head[8:12].startswith(_VIDEO_BRANDS):
         return VIDEO
@@ -153,10 +153,16 @@ def by_suffix(suffix: str) -> OtherFile | None:
     """Return the kind of a file with this suffix, in lower case; None where not known."""
     if suffix in TEXT_SUFFIXES:
         return TEXT
-    return TABLE if suffix in TABLE_SUFFIXES else OTHER_FILES.get(suffix)
+    if suffix in TABLE_SUFFIXES:
+        return TABLE
+    return OTHER_FILES.get(suffix)
 
 
 def other_remedies(suffixes: Iterable[str]) -> str:
-    """Return remedies for files of these suffixes that are no pictures, each behind a semicolon."""
-    kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
+    """Return the remedies for files that are no pictures, by their suffixes, each behind a semicolon."""
+    kinds: dict[OtherFile, None] = {}  # an ordered set
+    for suffix in suffixes:
+        kind = OTHER_FILES.get(suffix)
+        if kind is not None:
+            kinds[kind] = None
     return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)

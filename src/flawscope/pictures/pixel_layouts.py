@@ -1,7 +1,7 @@
-"""Reads values that Pillow would cut or drop silently, and names the layouts of files that nobody reads.
+"""Reads values that Pillow would cut or drop silently, and describes layouts of files that are not read.
 
-Pillow holds colour with 8 bits a channel. Of a PNG with 16 it unpacks the upper byte of each value. With the
-opposite order of the bytes, it unpacks the lower one: read twice, nothing is lost.
+Pillow holds colour with 8 bits a channel. Of a PNG with 16 bits it reads the upper byte of each value. If the
+order of the bytes is exchanged, it reads the lower byte. So the file is read twice, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -31,72 +31,98 @@ CHANNELS_ONLY = "fit with --channels all, or store it as grey, RGB or RGBA"
 DAMAGED = "the file is damaged"
 TRUNCATED_OR_DAMAGED = "the file is truncated or damaged"
 COPY_AGAIN = data_checks.DAMAGED_FILE.coded("copy it again")
-_DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # of PNG, without the order of the bytes
-_HEAD = 4096  # bytes of a JPEG 2000 in which its layout stands
-_JPEG_LS = 0xF7  # marker of the start of a frame
-_FOUR_BYTES = "RGBA"  # of a pixel, as grey with alpha of 16 bits has
+_DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # layouts of PNG, without the order of the bytes
+_HEAD = 4096  # number of bytes of a JPEG 2000 that hold its layout
+_JPEG_LS = 0xF7  # marker of a JPEG-LS frame
+_FOUR_BYTES = "RGBA"  # layout that reads all four bytes of a pixel of grey with alpha in 16 bits
 
 
 def raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of how an image's values lie in its file; empty where the image has none.
+    """Return Pillow's name of the layout of an image's values in its file, such as "RGB;16B".
 
-    The image is not loaded yet.
+    Empty where Pillow states none.
+
+    Args:
+        image: The image, opened and not loaded yet.
     """
-    for _, _, _, args in getattr(image, "tile", ()):
-        return args if isinstance(args, str) else str(args[0]) if args else ""
-    return ""
+    tiles = getattr(image, "tile", ())
+    if not tiles:
+        return ""
+    _, _, _, arguments = tiles[0]
+    if isinstance(arguments, str):
+        return arguments
+    return str(arguments[0]) if arguments else ""
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether an image that was not loaded yet is a PNG of 16 bits a channel, more than one of them."""
+    """Whether an image that was not loaded yet is a PNG of several channels of 16 bits."""
     return image.format == "PNG" and raw_mode(image)[:-1] in _DEEP_MODES
 
 
 def take_lower_bytes(image: Image.Image) -> bool:
-    """Make an image of deep colour load the lower bytes of its values; of grey with alpha all four bytes.
+    """Change an image of deep colour so that Pillow will load the lower byte of each value.
 
-    The image is not loaded yet. Return whether it is grey with alpha.
+    If the image is grey with alpha, Pillow will load all four bytes of each pixel.
+
+    Args:
+        image: The image, not loaded yet.
+
+    Returns:
+        Whether the image is grey with alpha.
     """
-    grey = raw_mode(image).startswith("LA")
-    if grey:
+    is_grey = raw_mode(image).startswith("LA")
+    if is_grey:
         image._mode = _FOUR_BYTES
+    image_file: Any = image
+    tiles = []
+    for tile in image_file.tile:
+        codec, box, offset, layout = tile
+        # with the bytes in the other order ("L"), Pillow keeps the lower byte
+        new_layout = _FOUR_BYTES if is_grey else layout[:-1] + "L"
+        make_tile = getattr(tile, "_make", tuple)  # a tile of Pillow 11 and later is a named tuple
+        tiles.append(make_tile((codec, box, offset, new_layout)))
+    image_file.tile = tiles
+    return is_grey
 
-    def other(args: str) -> str:
-        return _FOUR_BYTES if grey else args[:-1] + "L"
 
-    opened: Any = image  # `_make`: a tile of Pillow 11 and later is a named tuple
-    opened.tile = [getattr(tile, "_make", tuple)((*tile[:3], other(tile[3]))) for tile in opened.tile]
-    return grey
+def join_bytes(upper: Image.Image, lower: Image.Image, is_grey: bool) -> NDArray[np.uint16]:
+    """Return the 16-bit values of a picture that was loaded twice.
 
+    Args:
+        upper: Image of the upper bytes.
+        lower: Image of the lower bytes. If the picture is grey with alpha, it has all four bytes.
+        is_grey: Whether the picture is grey with alpha.
 
-def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np.uint16]:
-    """Return values [H, W, C] of deep colour, or of grey with alpha [H, W, 2], from both loaded images."""
-    if grey:
+    Returns:
+        The values [H, W, C]; [H, W, 2] for grey with alpha.
+    """
+    if is_grey:
         return np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
     values = np.asarray(upper).astype(np.uint16)
     values <<= 8
     values |= np.asarray(lower)
-    key = upper.info.get("transparency")
-    if isinstance(key, tuple) and len(key) == 3 == values.shape[2]:  # this colour is transparent
-        opaque = (values != np.array(key)).any(2, keepdims=True)
-        values = np.concatenate([values, np.where(opaque, 65535, 0).astype(np.uint16)], 2)
+    transparent_colour = upper.info.get("transparency")
+    is_rgb = values.shape[2] == 3
+    if isinstance(transparent_colour, tuple) and len(transparent_colour) == 3 and is_rgb:
+        is_opaque = (values != np.array(transparent_colour)).any(2, keepdims=True)
+        values = np.concatenate([values, np.where(is_opaque, 65535, 0).astype(np.uint16)], 2)
     return values
 
 
 def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | None:
-    """Read the first picture of a TIFF, PGM or PPM of which Pillow would lose values, [H, W, C] upright.
+    """Read the first picture of a TIFF, PGM or PPM if Pillow would lose some of its values.
 
     Args:
         stream: The file.
         name: Name of the picture, for errors.
-        most: Number of pixels up to which it is read.
+        most: Largest number of pixels that is read.
 
     Returns:
-        The values; None for other files.
+        The values [H, W, C], upright; None for other files.
 
     Raises:
-        InputError: It has channels that nobody explains, or a layout that nobody reads; is damaged or too
-            large.
+        InputError: The picture has channels without a stated meaning, or a layout that is not read. Or it is
+            damaged or too large.
     """
     stream.seek(0)
     if stream.read(4) not in tiff.MAGIC:
@@ -110,9 +136,9 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | 
         return None
     if page.is_mosaic:
         raise picture_error(name, "it is a Bayer mosaic", "have the camera's software turn it into colour")
-    if count := page.unexplained:
-        which = "one is" if count == 1 else f"{count} are"
-        reason = f"it has {page.channels} channels, of which {which} neither colour nor alpha"
+    if page.unexplained:
+        unexplained = "one is" if page.unexplained == 1 else f"{page.unexplained} are"
+        reason = f"it has {page.channels} channels, of which {unexplained} neither colour nor alpha"
         raise picture_error(name, reason, CHANNELS_ONLY)
     values = read_page(stream, page, name, most)
     if tiff.PREMULTIPLIED in page.extra and np.ptp(values[:, :, page.colours]) > 0:
@@ -125,13 +151,18 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
     if isinstance(source, Image.Image):
         return False
     with open(source, "rb") as stream:
-        if page := tiff.first_page(stream):
+        page = tiff.first_page(stream)
+        if page is not None:
             return page.is_beyond_pillow
         return netpbm.read_header(stream) is not None
 
 
 def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[np.number]:
-    """Read a picture of a TIFF, [H, W, C] upright; InputError as in `read_whole`."""
+    """Read a picture of a TIFF, [H, W, C] upright.
+
+    Raises:
+        InputError: As in `read_whole`.
+    """
     if math.prod(page.size) > most:
         raise size_error(name, most)
     if not page.is_readable:
@@ -143,7 +174,7 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
     except tiff.MissingCodecError as error:
         remedy = f"{install_command('imagecodecs', extras='tiff')}, or {STORE_AGAIN}"
         raise picture_error(name, str(error), remedy) from None
-    except Exception as error:  # of a damaged directory, of numpy, of libtiff
+    except Exception as error:  # numpy, libtiff and tifffile raise many errors for damaged files
         reason = TRUNCATED if "truncated" in str(error) else f"{DAMAGED} ({error})"
         raise picture_error(name, reason, COPY_AGAIN) from None
     if has_cut(stored):
@@ -157,7 +188,11 @@ def size_error(name: str, most: int) -> InputError:
 
 
 def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] | None:
-    """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for others; InputError as in `read_whole`."""
+    """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for other files.
+
+    Raises:
+        InputError: As in `read_whole`.
+    """
     header = netpbm.read_header(stream)
     if header is None:
         return None
@@ -174,50 +209,64 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
-    """Return why reading a file would lose values, and the remedy; empty where nothing is lost.
+    """Return the reason why Pillow would lose values of a file, and the remedy; both empty: it loses none.
 
-    `image` is opened and not loaded yet, and is not one that `read_whole` reads.
+    Args:
+        image: Image that was opened and not loaded yet, and that `read_whole` does not read.
     """
-    raw = raw_mode(image)
-    bands = len(image.getbands())
-    if ";16" in raw and bands > 1 and not is_deep_colour(image):
+    if len(image.getbands()) == 1:
+        return "", ""
+    if ";16" in raw_mode(image) and not is_deep_colour(image):
         return f"it is {image.mode} with 16 bits a channel", STORE_AGAIN
-    if bands > 1 and (bits := _bits(image)) > 8:
+    bits = _bits(image)
+    if bits > 8:
         return f"it is colour of {bits} bits, of which Pillow keeps 8", STORE_AGAIN
     return "", ""
 
 
 def _bits(image: Image.Image) -> int:
-    """Return the bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
+    """Return the number of bits of a value in a JPEG 2000; 0 for other files.
+
+    Args:
+        image: The image, not loaded yet.
+    """
     tiles = getattr(image, "tile", ())
     stream: IO[bytes] | None = getattr(image, "fp", None)
     if image.format != "JPEG2000" or not tiles or stream is None:
         return 0
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
-    bits = _jpeg2000_layout(stream.read(_HEAD))[1]
-    stream.seek(place)
+    _, bits = _jpeg2000_layout(stream.read(_HEAD))
+    stream.seek(position)
     return bits
 
 
 def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
-    """Return the number of channels of a JPEG 2000 and their most bits; (0, 0) where not stated.
+    """Return the number of channels of a JPEG 2000, and the bits of its deepest channel; (0, 0): not known.
 
-    `head` holds its first bytes.
+    Args:
+        head: First bytes of the file.
     """
-    at = head.find(b"\xff\x4f\xff\x51")
+    start = head.find(b"\xff\x4f\xff\x51")  # markers of the code stream and of its sizes
+    if start < 0:
+        return 0, 0
     try:
-        (count,) = struct.unpack_from(">H", head, at + 40)
-        bits = max((head[at + 42 + 3 * k] & 0x7F) + 1 for k in range(count))
+        (count,) = struct.unpack_from(">H", head, start + 40)
+        # three bytes for each channel; the lower seven bits of the first are its bits less 1
+        bits = max((head[start + 42 + 3 * channel] & 0x7F) + 1 for channel in range(count))
     except (struct.error, IndexError, ValueError):
         return 0, 0
-    return (count, bits) if at >= 0 else (0, 0)
+    return count, bits
 
 
 def unread_layout(stream: IO[bytes], head: bytes) -> str:
-    """Describe an undamaged file of a known format in a layout that Pillow does not read.
+    """Describe the layout of a file of a known format, in which Pillow does not read it.
 
-    Empty where the file seems to be damaged.
+    Empty where no such layout is found: then the file seems to be damaged.
+
+    Args:
+        stream: The file.
+        head: First bytes of the file.
     """
     stream.seek(0)
     if head[:4] in tiff.MAGIC:
@@ -227,9 +276,8 @@ def unread_layout(stream: IO[bytes], head: bytes) -> str:
         return _jpeg_layout(stream)
     if head.startswith(b"\0\0\0\x0cjP  "):
         count, bits = _jpeg2000_layout(stream.read(_HEAD))
-        return (
-            f"it is a JPEG 2000 of {_channels(count)} with {bits} bits" if count not in (0, 1, 3, 4) else ""
-        )
+        if count not in (0, 1, 3, 4):
+            return f"it is a JPEG 2000 of {_channels(count)} with {bits} bits"
     return ""
 
 
@@ -238,15 +286,19 @@ def _channels(count: int) -> str:
 
 
 def _jpeg_layout(stream: IO[bytes]) -> str:
+    """Describe a JPEG in a layout that Pillow does not read; empty for others."""
     stream.seek(2)
     while len(head := stream.read(4)) == 4 and head[0] == 0xFF:
+        marker = head[1]
         length = int.from_bytes(head[2:], "big")
-        if head[1] == _JPEG_LS:
+        if marker == _JPEG_LS:
             return "it is a JPEG-LS"
-        if head[1] in range(0xC0, 0xD0) and head[1] not in (0xC4, 0xC8, 0xCC):  # the start of a frame
+        is_frame = marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC)
+        if is_frame:
             bits = int.from_bytes(stream.read(1), "big")
             if bits != 8:
                 return f"it is a JPEG of {bits} bits"
-            return "" if head[1] in (0xC0, 0xC1, 0xC2) else "it is a lossless or arithmetic JPEG"
+            is_read_by_pillow = marker in (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+            return "" if is_read_by_pillow else "it is a lossless or arithmetic JPEG"
         stream.seek(length - 2, 1)
     return ""

@@ -26,39 +26,38 @@ Floats = NDArray[np.float32]
 Frame = Path | bytes | NDArray[np.generic]  # a file, its content, or pixels
 
 MIN_FRAMES = 10
-MAX_FRAMES = 60  # the first ones: more show nothing new
-CROP_SIDE = 768  # pixels of the middle, in which noise, edges and movement are measured
-BLOCKS = 16  # along each side of a frame, in which brightness is measured
-MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness shows the light
-# grey levels of a sudden change, and times the usual change
+MAX_FRAMES = 60  # number of frames, from the first, that are measured: more show nothing new
+CROP_SIDE = 768  # side in pixels of a frame's middle, in which noise, edges and movement are measured
+BLOCKS = 16  # number of blocks along each side of a frame, in which brightness is measured
+MIN_BRIGHTNESS = 8.0  # smallest grey level of a block whose brightness shows the light
+# A sudden change is larger than these grey levels, and this multiple of the usual change
 STEP_LEVELS = 2.0
 STEP_RATIO = 6.0
 MAX_STEPS = 3  # more sudden changes are flicker
-SPOT_SIDE = 3  # pixels of the defect by which costs are described
-STANDS_OUT = 5.0  # standard deviations: a spot
-BAND_STANDS_OUT = 3.0  # standard deviations: a change of light over the whole picture
-EDGE_CONTRAST = 25.0  # grey levels of an edge by which focus is measured
-EDGE_WINDOW = 21  # pixels in which an edge begins and ends
-EDGE_BLOCK = 32  # pixels: the steepest edge of each block counts
-WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # of a step that is blurred with standard deviation 1
+SPOT_SIDE = 3  # side in pixels of the defect by which costs are described
+STANDS_OUT = 5.0  # contrast in standard deviations of noise, from which on a spot stands out
+BAND_STANDS_OUT = 3.0  # the same for a change of light over the whole picture
+EDGE_CONTRAST = 25.0  # smallest contrast in grey levels of an edge by which focus is measured
+EDGE_WINDOW = 21  # side in pixels of the area in which an edge begins and ends
+EDGE_BLOCK = 32  # side in pixels of a block, whose steepest edge counts
+WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # width of a step that is blurred with standard deviation 1
 MIN_EDGES = 8
 SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
-# percentile of squares; mean of those below, of a normal variable
-TRIMMED = 90
-TRIMMED_VARIANCE = 0.623
-MAX_POSITION_ERROR = 0.1  # pixels: a movement known less precisely is left out
-# grey levels, and standard deviations, by which a pixel blinks
+TRIMMED = 90  # percentile up to which squares of differences count
+TRIMMED_VARIANCE = 0.623  # mean of the squares of a standard normal variable up to this percentile
+MAX_POSITION_ERROR = 0.1  # pixels; a movement known less precisely is left out
+# A pixel that blinks changes by these grey levels, and by this multiple of the noise
 BLINK_LEVELS = 30.0
 BLINK_NOISE = 10.0
-WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
-BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
+WHITE_LEVEL = 254.0  # grey level above which a pixel counts as saturated
+BACKLIGHT_SHARE = 0.3  # with a larger share of white pixels there is a light behind the part
 
 
 class Sample(NamedTuple):
-    """Measurements of one frame.
+    """Measurements of a frame.
 
     Attributes:
-        middle: Grey levels [H, W] of its middle.
+        middle: Grey levels [H, W] of the frame's middle.
         blocks: Means [BLOCKS, BLOCKS] of its blocks.
         colours: Means of red, green and blue.
         white: Share of the pixels that are white.
@@ -72,15 +71,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames that differ from the one before, and the number of all.
+    """Measurements of N frames. Frames that are equal to the frame before are counted, but not measured.
 
     Attributes:
-        middles: Grey levels [N, H, W] of their middles.
+        middles: Grey levels [N, H, W] of the frames' middles.
         blocks: Means [N, BLOCKS, BLOCKS] of their blocks.
         colours: Means [N, 3] of red, green and blue.
         white: Share of the pixels that are white.
         size: (H, W) of a frame.
-        count: Number of all frames.
+        count: Number of all frames, including those that were not measured.
     """
 
     middles: Floats
@@ -92,7 +91,7 @@ class Frames:
 
     @property
     def repeated(self) -> int:
-        """Number of frames that are equal to the one before, pixel by pixel."""
+        """Number of frames that are equal to the frame before, pixel by pixel."""
         return self.count - len(self.middles)
 
 
@@ -164,8 +163,8 @@ class StillReport:
         """Return lines for people: one for each measurement, faults marked by "!"."""
         height, width = self.size
         head = f"{pluralize(self.count, 'frame')} of {width} x {height} pixels, in grey levels of 0 to 255"
-        found = pluralize(len(self.faults), "fault") if self.faults else "nothing found"
-        return [head, *(measurement.line() for measurement in self.measurements), found]
+        result = pluralize(len(self.faults), "fault") if self.faults else "nothing found"
+        return [head, *(measurement.line() for measurement in self.measurements), result]
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as values that JSON can hold."""
@@ -182,54 +181,79 @@ def check_still_frames(
     """Measure noise, light, movement, focus and saturation in frames of one part that lies still.
 
     Args:
-        sources: At least `MIN_FRAMES` pictures of one size, in their order; of more than `MAX_FRAMES` the
-            first ones are measured. From a running camera, with nothing moved or switched meanwhile.
-        progress: Called with the number of frames that are read, and of all.
+        sources: At least `MIN_FRAMES` pictures of one size, in the order in which a running camera took them.
+            Nothing may have been moved or switched meanwhile. Only the first `MAX_FRAMES` are measured.
+        progress: Is called with the number of frames that were read, and the number of all frames.
 
     Raises:
-        InputError: They are too few, cannot be read, or differ in size.
+        InputError: The frames are too few, cannot be read, or differ in size.
     """
-    frames = _read(sources[:MAX_FRAMES], progress or (lambda done, total: None))
+    frames = _read_frames(sources[:MAX_FRAMES], progress)
     return StillReport(frames.count, frames.size, tuple(_measure(frames)))
 
 
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def _other_size(source: Frame, number: int, shape: tuple[int, int], size: tuple[int, int]) -> InputError:
+def _other_size_error(
+    source: Frame, number: int, size: tuple[int, int], first_size: tuple[int, int]
+) -> InputError:
+    """Return the error of a frame whose size is not that of the first frame.
+
+    Args:
+        source: The frame.
+        number: Number of the frame.
+        size: (H, W) of the frame.
+        first_size: (H, W) of the first frame.
+    """
     name = str(source) if isinstance(source, Path) else f"frame {number}"
+    height, width = size
+    first_height, first_width = first_size
     return InputError(
-        f"{name}: {shape[1]} x {shape[0]} pixels, the frames before {size[1]} x {size[0]}: give "
+        f"{name}: {width} x {height} pixels, the frames before {first_width} x {first_height}: give "
         "frames of one camera at one setting"
     )
 
 
-def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Frames:
+def _read_frames(sources: Sequence[Frame], progress: Callable[[int, int], None] | None) -> Frames:
+    """Read frames, and measure those that differ from the frame before.
+
+    The arguments and errors are those of `check_still_frames`.
+    """
     if len(sources) < MIN_FRAMES:
-        given = pluralize(len(sources), "frame")
-        raise InputError(f"{given} of the still part: give {MIN_FRAMES} or more, about 30, one after another")
+        frames = pluralize(len(sources), "frame")
+        raise InputError(
+            f"{frames} of the still part: give {MIN_FRAMES} or more, about 30, one after another"
+        )
     samples = list[Sample]()
-    size = None
+    first_size = None
     white = None
-    before = ""
+    previous_hash = ""
     for number, source in enumerate(sources):
         picture = decode(source)
-        shape = (picture.shape[0], picture.shape[1])
-        size = size or shape
+        size = (picture.shape[0], picture.shape[1])
+        first_size = first_size or size
         white = white or _white_level(picture)
-        if shape != size:
-            raise _other_size(source, number, shape, size)
-        now = pixel_hash(picture)
-        if now != before:
+        if size != first_size:
+            raise _other_size_error(source, number, size, first_size)
+        frame_hash = pixel_hash(picture)
+        if frame_hash != previous_hash:
             samples.append(_sample(picture, white))
-        before = now
-        progress(number + 1, len(sources))
-    assert size is not None  # there are frames
-    return _stack_samples(samples, size, len(sources))
+        previous_hash = frame_hash
+        if progress is not None:
+            progress(number + 1, len(sources))
+    assert first_size is not None  # there are frames
+    return _stack_samples(samples, first_size, len(sources))
 
 
 def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int) -> Frames:
-    """Stack the measurements of frames of this size; `count` is the number of frames that were read."""
+    """Stack the measurements of frames.
+
+    Args:
+        samples: Measurements of each frame that differs from the frame before.
+        size: (H, W) of a frame.
+        count: Number of frames that were read.
+    """
     middle = np.stack([sample.middle for sample in samples])
     blocks = np.stack([sample.blocks for sample in samples])
     colours = np.stack([sample.colours for sample in samples])
@@ -238,11 +262,17 @@ def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:
-    """Return the white value; of deep pictures the largest with as many bits as the first picture uses."""
+    """Return the value of white: 255; for a deep picture the largest value with the bits that it uses."""
     return 255.0 if picture.dtype == np.uint8 else white_of(float(picture.max()), picture.dtype.kind)
 
 
 def _sample(picture: NDArray[np.generic], white: float) -> Sample:
+    """Measure a decoded picture.
+
+    Args:
+        picture: The picture [H, W, C].
+        white: Value of white in the picture.
+    """
     height, width = picture.shape[:2]
     levels = np.asarray(picture, np.float32) * np.float32(255 / white)
     grey = levels.mean(axis=2)
@@ -251,23 +281,30 @@ def _sample(picture: NDArray[np.generic], white: float) -> Sample:
     middle = grey[top : top + CROP_SIDE, left : left + CROP_SIDE]
     colours = levels.mean(axis=(0, 1)) if levels.shape[2] == 3 else np.full(3, grey.mean(), np.float32)
     return Sample(
-        np.ascontiguousarray(middle), _block_means(grey), colours, float((grey > WHITE_LEVEL).mean())
+        middle=np.ascontiguousarray(middle),
+        blocks=_block_means(grey),
+        colours=colours,
+        white=float((grey > WHITE_LEVEL).mean()),
     )
 
 
 def _block_means(grey: Floats) -> Floats:
-    """Return the means of `BLOCKS` x `BLOCKS` blocks, or of fewer where a frame has fewer pixels."""
+    """Return the means of `BLOCKS` x `BLOCKS` blocks of a frame; of fewer if it has fewer rows or columns."""
     height, width = grey.shape
-    rows, columns = min(BLOCKS, height), min(BLOCKS, width)
-    cut = grey[: height // rows * rows, : width // columns * columns]
-    tiles = cut.reshape(rows, cut.shape[0] // rows, columns, cut.shape[1] // columns)
-    return np.asarray(tiles.mean(axis=(1, 3)), np.float32)
+    row_count = min(BLOCKS, height)
+    column_count = min(BLOCKS, width)
+    block_height = height // row_count
+    block_width = width // column_count
+    covered = grey[: block_height * row_count, : block_width * column_count]
+    blocks = covered.reshape(row_count, block_height, column_count, block_width)
+    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
 
 
 # -------------------------------------------------------------------------------------------------- measuring
 
 
 def _measure(frames: Frames) -> Iterator[Measurement]:
+    """Yield the measurements; if too few frames differ, only the number of repeated frames."""
     yield Measurement(
         name="repeated frames",
         value=float(frames.repeated),
@@ -280,14 +317,14 @@ def _measure(frames: Frames) -> Iterator[Measurement]:
         return
     light = _measure_light(frames)
     yield from light.measurements()
-    evenly_lit = frames.middles / light.gains[:, None, None]
+    evenly_lit = frames.middles / light.gains[:, None, None]  # all as bright as the usual frame
     reference = np.median(evenly_lit, axis=0).astype(np.float32)
     movement = _measure_movement(evenly_lit, reference)
     still = _undo_movement(evenly_lit, reference, movement)
     noise = _noise(still)
     yield _noise_measurement(noise)
     yield _band_measurement(still, noise)
-    yield from _movement_measurements(movement, reference, noise)
+    yield from _movement_measurements(movement, reference)
     yield from _focus_measurements(evenly_lit, noise)
     yield _white_measurement(frames.white)
     yield _change_measurement(still)
@@ -351,69 +388,90 @@ class Light(NamedTuple):
 
 
 def _measure_light(frames: Frames) -> Light:
-    usual = np.median(frames.blocks, axis=0)
-    lit = usual > MIN_BRIGHTNESS
-    if not lit.any():
-        lit = np.ones_like(usual, bool)
-    ratios = frames.blocks[:, lit] / np.maximum(usual[lit], 1e-3)
+    """Measure the brightness of the frames, without the blocks that are dark in most frames."""
+    usual_blocks = np.median(frames.blocks, axis=0)
+    is_lit = usual_blocks > MIN_BRIGHTNESS
+    if not is_lit.any():
+        is_lit = np.ones_like(usual_blocks, bool)
+    ratios = frames.blocks[:, is_lit] / np.maximum(usual_blocks[is_lit], 1e-3)
     gains = np.median(ratios, axis=1).astype(np.float32)
     gains = np.clip(gains, 0.1, 10.0)
-    level = float(usual[lit].mean())
+    level = float(usual_blocks[is_lit].mean())
     brightness = level * gains.astype(np.float64)
     changes = np.diff(brightness)
-    sudden = np.abs(changes - np.median(changes)) > max(STEP_LEVELS, STEP_RATIO * _spread(changes))
+    max_change = max(STEP_LEVELS, STEP_RATIO * _spread(changes))
+    is_sudden = np.abs(changes - np.median(changes)) > max_change
     step = 0.0
-    if 0 < sudden.sum() <= MAX_STEPS:
-        step = float(np.abs(changes[sudden]).max())
-        changes = np.where(sudden, np.median(changes[~sudden]), changes)
-    smooth = np.concatenate([[0.0], np.cumsum(changes)])
-    times = np.arange(len(smooth))
-    slope, start = np.polyfit(times, smooth, 1)
-    flicker = float(np.std(smooth - slope * times - start))
-    drift = float(abs(slope) * (len(smooth) - 1))
-    if drift < 3 * flicker:  # the line through a flicker is no drift
+    if 0 < is_sudden.sum() <= MAX_STEPS:
+        step = float(np.abs(changes[is_sudden]).max())
+        changes = np.where(is_sudden, np.median(changes[~is_sudden]), changes)
+    brightness_without_steps = np.concatenate([[0.0], np.cumsum(changes)])
+    times = np.arange(len(brightness_without_steps))
+    slope, start = np.polyfit(times, brightness_without_steps, 1)
+    flicker = float(np.std(brightness_without_steps - slope * times - start))
+    drift = float(abs(slope) * (len(brightness_without_steps) - 1))
+    if drift < 3 * flicker:  # a slope that flicker explains is no drift
         drift = 0.0
-    return Light(gains, level, flicker, drift, step, _colour_change(frames.colours))
+    return Light(
+        gains=gains,
+        level=level,
+        flicker=flicker,
+        drift=drift,
+        step=step,
+        colour=_colour_change(frames.colours),
+    )
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    """Return the standard deviation of normal values among which are some outliers."""
+    """Estimate the standard deviation of normally distributed values, some of which may be outliers."""
     return NORMAL_MAD * float(np.median(np.abs(values - np.median(values))))
 
 
 def _colour_change(colours: Floats) -> float:
-    """Return how far red or blue goes beside green between the first and the last frames, or within them."""
-    beside = (colours[:, [0, 2]] / np.maximum(colours[:, 1:2], 1e-3)).astype(np.float64)
-    count = max(2, len(beside) // 5)
-    means = np.stack([beside[k : k + count].mean(axis=0) for k in range(0, len(beside) - count + 1, count)])
-    return float((means.max(axis=0) - means.min(axis=0)).max() * colours[:, 1].mean())
+    """Return the largest change of red or blue in relation to green, in grey levels.
+
+    The frames are divided into about five sections, and the means of the sections are compared.
+
+    Args:
+        colours: Means [N, 3] of red, green and blue of each frame.
+    """
+    red_and_blue = colours[:, [0, 2]]
+    green = colours[:, 1:2]
+    ratios = (red_and_blue / np.maximum(green, 1e-3)).astype(np.float64)
+    count = max(2, len(ratios) // 5)  # frames of a section
+    starts = range(0, len(ratios) - count + 1, count)
+    means = np.stack([ratios[start : start + count].mean(axis=0) for start in starts])
+    largest_change = (means.max(axis=0) - means.min(axis=0)).max()
+    return float(largest_change * colours[:, 1].mean())
 
 
 def _noise(still: Floats) -> float:
     """Return the standard deviation of a pixel from frame to frame, in grey levels."""
-    usable = (still.min(axis=0) > 1.0) & (still.max(axis=0) < 254.0)
-    if usable.mean() < 0.01:
-        usable[:] = True
-    squares = np.concatenate([(b - a)[usable] ** 2 for a, b in pairwise(still)])
+    is_usable = (still.min(axis=0) > 1.0) & (still.max(axis=0) < 254.0)  # neither black nor saturated
+    if is_usable.mean() < 0.01:
+        is_usable[:] = True
+    squares = np.concatenate([(after - before)[is_usable] ** 2 for before, after in pairwise(still)])
     limit = np.percentile(squares, TRIMMED)
-    small = squares[squares <= limit]
-    return float(np.sqrt(small.mean() / TRIMMED_VARIANCE / 2))
+    small_squares = squares[squares <= limit]
+    # a difference of two frames has twice the variance of a frame
+    return float(np.sqrt(small_squares.mean() / TRIMMED_VARIANCE / 2))
 
 
 def _noise_measurement(noise: float) -> Measurement:
-    least = STANDS_OUT * noise / SPOT_SIDE
+    """Return the measurement of noise, given its standard deviation."""
+    min_contrast = STANDS_OUT * noise / SPOT_SIDE
     return Measurement(
         name="noise",
         value=noise,
         unit="grey levels",
         limit=3.0,
-        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {least:.1f} on",
+        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {min_contrast:.1f} on",
         remedy="more light and less gain; a longer exposure, or the mean of several frames",
     )
 
 
 def _band_measurement(still: Floats, noise: float) -> Measurement:
-    """Measure brightness that runs through the frames in bands, as lamps do with a rolling shutter."""
+    """Measure bands of brightness in the frames, as lamps cause them with a rolling shutter."""
     bands = max(_bands(still, axis, noise) for axis in (1, 2))
     return Measurement(
         name="bands",
@@ -426,26 +484,35 @@ def _band_measurement(still: Floats, noise: float) -> Measurement:
 
 
 def _bands(still: Floats, axis: int, noise: float) -> float:
-    lines = still.mean(axis=3 - axis)  # [N, lines]
+    """Return the standard deviation from frame to frame of the brightness of bands, in grey levels.
+
+    Args:
+        still: Frames [N, H, W] without movement.
+        axis: 1: bands of neighbouring rows; 2: bands of neighbouring columns.
+        noise: Standard deviation of a pixel from frame to frame.
+    """
+    other_axis = 3 - axis
+    lines = still.mean(axis=other_axis)  # [N, lines]
     lines = lines - lines.mean(axis=1, keepdims=True)
     changes = lines - np.median(lines, axis=0)
-    width = max(1, lines.shape[1] // 48)  # neighbouring lines are alike in a band
-    usable = changes[:, : lines.shape[1] // width * width]
-    smooth = usable.reshape(len(lines), -1, width).mean(axis=2)
-    expected = noise**2 / (still.shape[3 - axis] * width)
-    variance = float(np.median(smooth.var(axis=0)))
-    return float(np.sqrt(max(0.0, variance - expected)))
+    line_count = lines.shape[1]
+    width = max(1, line_count // 48)  # neighbouring lines belong to the same band
+    covered = changes[:, : line_count // width * width]
+    bands = covered.reshape(len(lines), -1, width).mean(axis=2)
+    variance_of_noise = noise**2 / (still.shape[other_axis] * width)
+    variance = float(np.median(bands.var(axis=0)))
+    return float(np.sqrt(max(0.0, variance - variance_of_noise)))
 
 
 # --------------------------------------------------------------------------------------------------- movement
 
 
 class Movement(NamedTuple):
-    """Movement of the frames beside the reference.
+    """Movement of the part in the frames.
 
     Attributes:
-        shifts: Rows and columns [N, 2] that each frame's part lies from the reference's, in pixels.
-        error: Standard deviation of a shift because of noise.
+        shifts: Shift [N, 2] of the part in each frame against the reference, in rows and columns.
+        error: Standard deviation of the shifts that is due to noise, in pixels.
     """
 
     shifts: NDArray[np.float64]
@@ -453,14 +520,16 @@ class Movement(NamedTuple):
 
 
 def _slopes(reference: Floats) -> tuple[Floats, Floats]:
+    """Return the change of brightness from row to row, and from column to column."""
     down, right = np.gradient(reference)
     return np.asarray(down, np.float32), np.asarray(right, np.float32)
 
 
 def _measure_movement(frames: Floats, reference: Floats) -> Movement:
-    """Return how far the part of each frame lies from that of the reference.
+    """Measure the shift of the part in each frame against the reference.
 
-    Whole pixels are found by correlation, the rest by the slopes of brightness (Lucas and Kanade, 1981).
+    Whole pixels are found by correlation, and fractions of a pixel by the slopes of brightness (Lucas and
+    Kanade, 1981).
     """
     from scipy import ndimage
 
@@ -468,50 +537,74 @@ def _measure_movement(frames: Floats, reference: Floats) -> Movement:
     down, right = _slopes(smooth)
     shifts = np.zeros((len(frames), 2))
     for number, frame in enumerate(frames):
-        shift = _whole_shift(frame, reference)
+        shift = _pixel_shift(frame, reference)
         for _ in range(3):
             moved = ndimage.shift(frame, -shift, order=1, mode="nearest")
             difference = ndimage.gaussian_filter(moved, 1.0) - smooth
             shift = shift + _solve_shift(difference, down, right)
         shifts[number] = shift
-    changes = np.median(np.abs(np.diff(frames, axis=0)))
+    median_change = np.median(np.abs(np.diff(frames, axis=0)))
     energy = float(min((down**2).sum(), (right**2).sum()))
-    error = float(1.05 * changes / np.sqrt(energy)) if energy else np.inf
+    # the median of absolute differences of two frames is 1 / 1.05 of a frame's standard deviation
+    error = float(1.05 * median_change / np.sqrt(energy)) if energy else np.inf
     return Movement(shifts, error)
 
 
-def _whole_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
+def _pixel_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
+    """Return the shift [2] of a frame against the reference in whole pixels, found by correlation.
+
+    0 where the shift is one pixel or less (`_solve_shift` finds it), or too large to be likely.
+    """
     from scipy import fft
 
-    spectrum, other = (fft.rfft2(image - image.mean()) for image in (frame, reference))
-    cross = spectrum * np.conj(other)
-    weights = np.abs(cross)
-    correlation = fft.irfft2(cross / np.maximum(weights, np.percentile(weights, 90)), s=frame.shape)
+    frame_spectrum = fft.rfft2(frame - frame.mean())
+    reference_spectrum = fft.rfft2(reference - reference.mean())
+    cross_spectrum = frame_spectrum * np.conj(reference_spectrum)
+    amplitudes = np.abs(cross_spectrum)
+    whitened = cross_spectrum / np.maximum(amplitudes, np.percentile(amplitudes, 90))
+    correlation = fft.irfft2(whitened, s=frame.shape)
     peak = np.array(np.unravel_index(int(correlation.argmax()), frame.shape))
     sides = np.array(frame.shape)
+    # shifts up or to the left have their peak at the other end
     shift = np.where(peak > sides // 2, peak - sides, peak)
-    is_still = np.abs(shift).max() <= 1 or np.abs(shift).max() > sides.min() // 4  # far: no part, a chance
-    return np.zeros(2) if is_still else shift.astype(np.float64)
+    length = np.abs(shift).max()
+    if length <= 1 or length > sides.min() // 4:
+        return np.zeros(2)
+    return shift.astype(np.float64)
 
 
 def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.float64]:
-    """Return the shift that explains a difference by slopes, leaving out places that changed otherwise."""
+    """Return the small shift [2] that best explains the difference of a frame from the reference.
+
+    The largest differences are left out, since something else may cause them. If the slopes have a single
+    direction, the shift is not known, and the result is 0.
+
+    Args:
+        difference: The frame less the reference.
+        down: Change of the reference's brightness from row to row.
+        right: Change of the reference's brightness from column to column.
+    """
     border = 4
     inner = (slice(border, -border), slice(border, -border))
-    values = [image[inner].ravel().astype(np.float64) for image in (difference, down, right)]
-    changed, first, other = values
-    usable = np.abs(changed) <= max(3.0, float(np.percentile(np.abs(changed), 95)))
-    matrix = np.stack([first[usable], other[usable]], axis=1)
-    normal = matrix.T @ matrix
-    if np.linalg.cond(normal) > 1e8:
+    changes, down_slopes, right_slopes = (
+        image[inner].ravel().astype(np.float64) for image in (difference, down, right)
+    )
+    max_change = max(3.0, float(np.percentile(np.abs(changes), 95)))
+    is_usable = np.abs(changes) <= max_change
+    slopes = np.stack([down_slopes[is_usable], right_slopes[is_usable]], axis=1)
+    normal_matrix = slopes.T @ slopes
+    if np.linalg.cond(normal_matrix) > 1e8:
         return np.zeros(2)
-    return np.asarray(-np.linalg.solve(normal, matrix.T @ changed[usable]), np.float64)
+    return np.asarray(-np.linalg.solve(normal_matrix, slopes.T @ changes[is_usable]), np.float64)
 
 
 def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Floats:
-    """Return frames moved back onto the reference, for movements of some pixels.
+    """Return the frames moved back onto the reference; unchanged where no movement is known.
 
-    They stay as they are where the movement is not known or is none.
+    Args:
+        frames: Frames [N, H, W].
+        reference: The reference [H, W].
+        movement: Movement of the frames, of some pixels at most.
     """
     from scipy import ndimage
 
@@ -520,21 +613,27 @@ def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Flo
     down, right = _slopes(reference)
     still = np.empty_like(frames)
     for number, (frame, shift) in enumerate(zip(frames, movement.shifts, strict=True)):
-        whole = np.round(shift)
-        moved = ndimage.shift(frame, -whole, order=0, mode="nearest") if whole.any() else frame
-        rest = (shift - whole).astype(np.float32)
-        still[number] = moved + rest[0] * down + rest[1] * right
+        pixel_shift = np.round(shift)
+        moved = ndimage.shift(frame, -pixel_shift, order=0, mode="nearest") if pixel_shift.any() else frame
+        rest_down, rest_right = (shift - pixel_shift).astype(np.float32)
+        still[number] = moved + rest_down * down + rest_right * right
     return still
 
 
-def _movement_measurements(movement: Movement, reference: Floats, noise: float) -> Iterator[Measurement]:
+def _movement_measurements(movement: Movement, reference: Floats) -> Iterator[Measurement]:
+    """Yield the slow movement, along a straight line fitted to the shifts, and the shake around this line.
+
+    Args:
+        movement: Movement of the frames.
+        reference: The reference [H, W].
+    """
     shifts = movement.shifts
     times = np.arange(len(shifts))
-    lines = [np.polyval(np.polyfit(times, column, 1), times) for column in shifts.T]
-    way = np.stack(lines, axis=1)
-    shake = float(np.sqrt(((shifts - way) ** 2).sum(axis=1).mean()))
-    creep = float(np.linalg.norm(way[-1] - way[0]))
-    if creep < 3 * shake:  # the line through a shake is no way
+    fitted_columns = [np.polyval(np.polyfit(times, column, 1), times) for column in shifts.T]
+    line_shifts = np.stack(fitted_columns, axis=1)
+    shake = float(np.sqrt(((shifts - line_shifts) ** 2).sum(axis=1).mean()))
+    creep = float(np.linalg.norm(line_shifts[-1] - line_shifts[0]))
+    if creep < 3 * shake:  # a line that shaking explains is no slow movement
         creep = 0.0
     is_known = movement.error <= MAX_POSITION_ERROR
     down, right = _slopes(reference)
@@ -564,19 +663,21 @@ def _movement_measurements(movement: Movement, reference: Floats, noise: float) 
 
 
 def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
+    """Yield the width of edges in the first frame, and the change of focus among the frames."""
     from scipy import ndimage
 
     width = _edge_width(frames[0], noise)
-    blur = 0.0 if width is None else width / WIDTH_OF_BLUR  # standard deviation of a blur of such edges
-    kept = _kept_contrast(blur)
+    if width is None:
+        cost = "the part shows no edges that tell it"
+    else:
+        contrast = _kept_contrast(blur=width / WIDTH_OF_BLUR)
+        cost = f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels keeps {100 * contrast:.0f} % of its contrast"
     yield Measurement(
         name="edges",
         value=width,
         unit="pixels wide",
         limit=6.0,
-        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels keeps {100 * kept:.0f} % of its contrast"
-        if width is not None
-        else "the part shows no edges that tell it",
+        cost=cost,
         remedy="focus on the part, close the aperture, or take a smaller picture: its pixels hold no more "
         "detail",
     )
@@ -596,10 +697,11 @@ def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
 
 
 def _edge_width(frame: Floats, noise: float) -> float | None:
-    """Return how many pixels the sharpest edges take from dark to bright; None where there are too few.
+    """Return the width in pixels of the sharpest edges, from dark to bright; None where edges are too few.
 
-    A step that is blurred with standard deviation s is 2.5 s wide, as its steepest slope shows. Slopes are
-    those of a picture that is blurred against its noise; this blur is taken off again.
+    The width of an edge is its contrast divided by its steepest slope; this is 2.5 s for a step that is
+    blurred with standard deviation s. The frame is blurred here because of its noise, and this blur is
+    subtracted from the width.
     """
     from scipy import ndimage
 
@@ -612,18 +714,22 @@ def _edge_width(frame: Floats, noise: float) -> float | None:
         for left in range(0, frame.shape[1], EDGE_BLOCK):
             block = (slice(top, top + EDGE_BLOCK), slice(left, left + EDGE_BLOCK))
             place = np.unravel_index(int(slope[block].argmax()), slope[block].shape)
-            height = float(contrast[block][place])
-            steepest = float(slope[block][place])
-            if height >= max(EDGE_CONTRAST, 12.0 * noise) and steepest > 0:
-                widths.append(height / steepest)
+            edge_contrast = float(contrast[block][place])
+            edge_slope = float(slope[block][place])
+            if edge_contrast >= max(EDGE_CONTRAST, 12.0 * noise) and edge_slope > 0:
+                widths.append(edge_contrast / edge_slope)
     if len(widths) < MIN_EDGES:
         return None
-    measured = float(np.percentile(widths, SHARPEST))
-    return math.sqrt(max(1.0, measured**2 - WIDTH_OF_BLUR**2))
+    blurred_width = float(np.percentile(widths, SHARPEST))
+    return math.sqrt(max(1.0, blurred_width**2 - WIDTH_OF_BLUR**2))
 
 
 def _kept_contrast(blur: float) -> float:
-    """Return the share of its contrast that a spot of `SPOT_SIDE` pixels keeps in the middle."""
+    """Return the share of its contrast that a spot of `SPOT_SIDE` pixels keeps in its middle.
+
+    Args:
+        blur: Standard deviation of the blur in pixels.
+    """
     return 1.0 if blur <= 0 else math.erf(SPOT_SIDE / 2 / (math.sqrt(2) * blur)) ** 2
 
 
@@ -631,13 +737,18 @@ def _kept_contrast(blur: float) -> float:
 
 
 def _white_measurement(share: float) -> Measurement:
+    """Return the measurement of white pixels.
+
+    Args:
+        share: Share of the pixels that are white. A large share means a backlight, which is no fault.
+    """
     is_backlight = share > BACKLIGHT_SHARE
     cost = "there a defect is seen only where it is dark"
     return Measurement(
         name="white pixels",
         value=100.0 * share,
         unit="%",
-        limit=100.1 if is_backlight else 1.0,
+        limit=100.1 if is_backlight else 1.0,  # more than 100 %: never reached
         cost=f"{cost}; right for a light behind the part" if is_backlight else cost,
         remedy="expose for a shorter time, close the aperture, or turn the light so that it does not shine "
         "back",
@@ -645,13 +756,13 @@ def _white_measurement(share: float) -> Measurement:
 
 
 def _change_measurement(still: Floats) -> Measurement:
-    """Measure the share of the middle that changes otherwise than the rest: shadows, belts, hands."""
+    """Measure the share of blocks that change more than the others, because of shadows, belts or hands."""
     blocks = np.stack([_block_means(frame) for frame in still])
-    spread = blocks.std(axis=0)
-    changing = spread > max(1.5, 5 * float(np.median(spread)))
+    deviations = blocks.std(axis=0)
+    is_changing = deviations > max(1.5, 5 * float(np.median(deviations)))
     return Measurement(
         name="changing places",
-        value=100.0 * float(changing.mean()),
+        value=100.0 * float(is_changing.mean()),
         unit="% of the area",
         limit=1.0,
         cost="there something moves or the light changes",
@@ -660,20 +771,21 @@ def _change_measurement(still: Floats) -> Measurement:
 
 
 def _blink_measurement(still: Floats, noise: float) -> Measurement:
-    """Count pixels that change alone, and far."""
+    """Count pixels that change by many grey levels, and more than their neighbours."""
     from scipy import ndimage
 
-    usual = np.median(still, axis=0)
-    around = np.ones((3, 3), bool)
-    around[1, 1] = False
-    blinks = np.zeros(usual.shape, bool)
+    usual_frame = np.median(still, axis=0)
+    neighbourhood = np.ones((3, 3), bool)
+    neighbourhood[1, 1] = False
+    is_blinking = np.zeros(usual_frame.shape, bool)
+    min_change = max(BLINK_LEVELS, BLINK_NOISE * noise)
     for frame in still:
-        far = np.abs(frame - usual)
-        neighbours = ndimage.maximum_filter(far, footprint=around)
-        blinks |= (far > max(BLINK_LEVELS, BLINK_NOISE * noise)) & (far > 3 * neighbours)
+        changes = np.abs(frame - usual_frame)
+        changes_beside = ndimage.maximum_filter(changes, footprint=neighbourhood)
+        is_blinking |= (changes > min_change) & (changes > 3 * changes_beside)
     return Measurement(
         name="blinking pixels",
-        value=float(blinks.sum()),
+        value=float(is_blinking.sum()),
         unit="pixels",
         limit=3.0,
         cost=f"each is a spot of {BLINK_LEVELS:.0f} grey levels or more now and then",

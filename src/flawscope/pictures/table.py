@@ -44,27 +44,27 @@ LOOK_TENSORS = {
     LOOK_NOISE: np.dtype(np.float32),
     LOOK_ROWS: np.dtype(np.int32),
 }
-MAX_LOOKS = 2000  # that a model file keeps: 16 MB
-MAX_READERS = 4  # threads that read pictures
+MAX_LOOKS = 2000  # largest number of looks that a model file keeps: 16 MB
+MAX_READERS = 4  # largest number of threads that read pictures
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that a model knows: a row.
+    """Row of a picture that a model knows.
 
     Attributes:
         hash: Hash of its decoded pixels.
         role: train; calibration, not learnt from; duplicate; dropped; quantile or reserve, held out for
             another purpose; seen, a defect.
         name: Name for people.
-        unit: Number of the part that it shows, -1: none; near-duplicates share one, and the elements of a
-            memory bank are numbered by it.
+        unit: Number of the part that it shows; -1: no part. Near-duplicates share a number, and the elements
+            of a memory bank are numbered by it.
         score: Score, as if the model had never learnt from the picture; None: not known.
-        maximum: Maximum of its map, under the same condition; None: not known.
-        median: Median of its map, under the same condition; None: not known.
-        counted: Whether it decides the threshold. Without a score it counts as above all: its parts were not
-            found or counted wrong, or lost in some light.
-        drawn: Whether it is one of the line's pictures, drawn by chance.
+        maximum: Maximum of its map, also as if never learnt from; None: not known.
+        median: Median of its map, also as if never learnt from; None: not known.
+        counted: Whether the threshold depends on it. A counted picture without a score ranks above all
+            scores, because its parts were not found, were counted wrong, or were lost in some light.
+        drawn: Whether it was drawn from the line's pictures by chance.
         size: (height, width) in pixels; None: not known.
         measured: Its appearance as a whole (`appearance.FEATURES`); empty: not known.
         origin: Command that added it: fit, update, calibrate or line; empty: not known.
@@ -88,12 +88,12 @@ class Picture:
 
     @property
     def learnt(self) -> bool:
-        """Whether the model knows it otherwise than by its score."""
+        """Whether the picture has another role than calibration, such as training."""
         return self.role != CALIBRATION
 
     @property
     def is_lost(self) -> bool:
-        """Whether it counts as above all scores."""
+        """Whether it ranks above all scores, since it is counted but has no score."""
         return self.counted and self.score is None
 
     def forgotten(self) -> Picture:
@@ -101,7 +101,13 @@ class Picture:
         return replace(self, score=None, maximum=None, median=None, counted=False, drawn=False)
 
     def seen(self, look: Look | None, measured: FeatureValues, size: tuple[int, int] | None) -> Picture:
-        """Return the row with its picture's look, appearance and size."""
+        """Return the row with its picture's look, appearance and size.
+
+        Args:
+            look: Look for the comparison of near-duplicates; None: not known.
+            measured: Appearance as a whole (`appearance.FEATURES`); empty: not known.
+            size: (height, width) in pixels; None: not known.
+        """
         rounded = tuple(round(value, MEASURED_DIGITS) for value in measured)
         return replace(self, look=look, measured=rounded, size=size)
 
@@ -130,7 +136,7 @@ class PictureTable:
     Attributes:
         pictures: Decoded pictures, by their numbers.
         rows: Rows of the pictures that can be read, by number, rising; without units.
-        failures: Why others cannot be read, by number.
+        failures: Reasons why the other pictures cannot be read, by number.
     """
 
     pictures: DecodedPictures
@@ -145,18 +151,22 @@ class PictureTable:
         origin: str,
         step: ProgressCallback = ignore_progress,
     ) -> PictureTable:
-        """Read the rows of pictures, without their appearance, which the network's view shows.
+        """Read the pictures, and make their rows.
+
+        The rows do not have the pictures' appearance yet: it is measured on the network's input, which does
+        not exist here.
 
         Args:
             pictures: The pictures.
             names: Names of the pictures, in their rows.
             origin: Origin of the rows.
-            step: Gets progress.
+            step: Is called with the progress.
         """
         numbers = range(len(pictures.sources))
         advance = ProgressCounter(step, "reading pictures", len(numbers))
 
-        def look_at(number: int) -> Picture | str:
+        def read_row(number: int) -> Picture | str:
+            """Return the row of a picture, or the reason why it cannot be read."""
             try:
                 picture = pictures.read(number, names[number] or None)
             except Exception as error:  # also errors that a reader of pictures does not foresee
@@ -164,21 +174,24 @@ class PictureTable:
             finally:
                 advance()
             look = Look.of(first_channels(picture, pictures.channels))
-            row = Picture(pixel_hash(picture), CALIBRATION, names[number], origin=origin)
-            return row.seen(look, (), (picture.shape[0], picture.shape[1]))
+            row = Picture(hash=pixel_hash(picture), role=CALIBRATION, name=names[number], origin=origin)
+            height, width = picture.shape[:2]
+            return row.seen(look=look, measured=(), size=(height, width))
 
         with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
-            found = list(pool.map(look_at, numbers))
-        rows = {number: row for number, row in enumerate(found) if isinstance(row, Picture)}
-        failures = {number: row for number, row in enumerate(found) if isinstance(row, str)}
+            rows_or_reasons = list(pool.map(read_row, numbers))
+        rows = {number: row for number, row in enumerate(rows_or_reasons) if isinstance(row, Picture)}
+        failures = {
+            number: reason for number, reason in enumerate(rows_or_reasons) if isinstance(reason, str)
+        }
         return cls(pictures, rows, failures)
 
     def distinct(self) -> list[int]:
-        """Return the numbers of the pictures that can be read, of copies the first."""
-        first: dict[str, int] = {}
+        """Return the numbers of the pictures that can be read; of several equal pictures only the first."""
+        number_by_hash: dict[str, int] = {}
         for number, row in self.rows.items():
-            first.setdefault(row.hash, number)
-        return list(first.values())
+            number_by_hash.setdefault(row.hash, number)
+        return list(number_by_hash.values())
 
 
 # ------------------------------------------------------------------------------------------------- in a file
@@ -186,15 +199,15 @@ class PictureTable:
 
 def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[object]]:
     """Return the rows as columns, for a file; `looks_to_tensors` returns their looks."""
-    every = list(rows)
-    return {name: [getattr(row, name) for row in every] for name in COLUMNS}
+    all_rows = list(rows)
+    return {name: [getattr(row, name) for row in all_rows] for name in COLUMNS}
 
 
 def rows_from_table(table: Facts) -> tuple[Picture, ...]:
-    """Read the rows of a file; a column that it lacks is a later version's, and has its default.
+    """Read the rows of a file. A column that an earlier version did not write has its default.
 
     Raises:
-        KeyError: It is damaged; TypeError and ValueError, too.
+        KeyError: The file is damaged. TypeError and ValueError likewise.
     """
     count = len(table["hash"])
     columns = []
@@ -206,15 +219,19 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
 
 
 def _parse_row(row: Picture) -> Picture:
-    """Return the row with numbers as a fit has them; ValueError or TypeError where it is damaged."""
+    """Check a row that was read from a file, and convert its values to the types of `Picture`.
+
+    Raises:
+        ValueError: The row is damaged. TypeError likewise.
+    """
     texts = (row.hash, row.role, row.name, row.origin)
     if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:
         raise ValueError("a picture without a name, or a unit")
     if not (isinstance(row.counted, bool) and isinstance(row.drawn, bool)):
         raise ValueError("counted")
     score, maximum, median = (_parse_score(getattr(row, name)) for name in JUDGED)
-    are_known = {value is not None for value in (score, maximum, median)}
-    if len(are_known) > 1:
+    missing_count = [score, maximum, median].count(None)
+    if missing_count not in (0, 3):
         raise ValueError("a score without a map")
     measured = tuple(float(value) for value in row.measured)
     if len(measured) not in (0, len(FEATURES)) or not all(map(math.isfinite, measured)):
@@ -243,17 +260,18 @@ def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
 
 
 def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
-    """Return the looks of the rows as tensors, for a file; empty where none is known.
+    """Return the looks of the rows as tensors, for a file; empty where no look is known.
 
-    Of more than `MAX_LOOKS` rows, so many are taken, spread evenly.
+    Of more than `MAX_LOOKS` looks, at most as many are kept, chosen evenly.
     """
-    known = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
-    if not known:
+    numbered_looks = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
+    if not numbered_looks:
         return {}
-    kept = known[:: -(-len(known) // MAX_LOOKS)]
-    thumbnails = [look.thumbnail for _, look in kept]
-    noise = [look.noise for _, look in kept]
-    numbers = [number for number, _ in kept]
+    step = math.ceil(len(numbered_looks) / MAX_LOOKS)
+    chosen_looks = numbered_looks[::step]
+    thumbnails = [look.thumbnail for _, look in chosen_looks]
+    noise = [look.noise for _, look in chosen_looks]
+    numbers = [number for number, _ in chosen_looks]
     return {
         LOOKS: np.stack(thumbnails),
         LOOK_NOISE: np.array(noise, np.float32),
@@ -262,24 +280,41 @@ def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
 
 
 def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]]) -> tuple[Picture, ...]:
-    """Return the rows with the looks that `looks_to_tensors` returned; ValueError where these are damaged."""
-    found = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
-    if not found:
+    """Return the rows with the looks that `looks_to_tensors` returned.
+
+    If there are no looks among the tensors, the rows are unchanged.
+
+    Args:
+        rows: The rows, without looks.
+        tensors: Tensors of a model file, also others than those of looks.
+
+    Raises:
+        ValueError: The looks are damaged.
+    """
+    look_tensors = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
+    if not look_tensors:
         return tuple(rows)
-    if {name: tensor.dtype for name, tensor in found.items()} != LOOK_TENSORS:
+    if {name: tensor.dtype for name, tensor in look_tensors.items()} != LOOK_TENSORS:
         raise ValueError("looks")
-    looks, noise, places = found.values()
-    _check_looks(looks, noise, places, len(rows))
-    every = list(rows)
-    for place, thumbnail, level in zip(places.tolist(), looks, noise.tolist(), strict=True):
-        every[place] = replace(every[place], look=Look(thumbnail, level))
-    return tuple(every)
+    thumbnails, noise, numbers = look_tensors.values()
+    _check_looks(thumbnails, noise, numbers, len(rows))
+    new_rows = list(rows)
+    for number, thumbnail, level in zip(numbers.tolist(), thumbnails, noise.tolist(), strict=True):
+        new_rows[number] = replace(new_rows[number], look=Look(thumbnail, level))
+    return tuple(new_rows)
 
 
 def _check_looks(
     looks: NDArray[np.number], noise: NDArray[np.number], places: NDArray[np.number], row_count: int
 ) -> None:
-    """Raise ValueError for looks without thumbnail, noise and row in their form, or of missing rows."""
+    """Raise ValueError where the tensors of looks do not fit each other, or have impossible values.
+
+    Args:
+        looks: Thumbnails [K, 64, 64].
+        noise: Noise [K] of each thumbnail, above 0.
+        places: Number [K] of the row of each look.
+        row_count: Number of rows.
+    """
     count = len(places)
     if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
         raise ValueError("looks")

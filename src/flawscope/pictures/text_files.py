@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 # the values within are of these types, too
 YamlValue: TypeAlias = dict[str, Any] | list[Any] | str | None
-# settings have three levels; the longest are names of 1,000 kinds
+# Settings have three levels; the longest hold names of 1,000 kinds
 MAX_YAML_LENGTH = 100_000
 MAX_YAML_DEPTH = 20
 MAX_YAML_ALIASES = 30
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's `>` writes one
-QUOTES = {"'": "'", '"': '"', "‘": "’", "“": "”", "„": "“"}  # that open a text, and that close it
-# Of YAML, where a sign after \ means another one: C:\new is a line break and "ew"
+QUOTES = {"'": "'", '"': '"', "‘": "’", "“": "”", "„": "“"}  # closing quote by opening quote
+# A path in double quotes. In YAML a letter after \ there means another sign: C:\new is a line break and "ew"
 _PATH_IN_QUOTES = re.compile(r'"(?:[A-Za-z]:\\(?!\\)|\\\\[A-Za-z0-9])')
 _QUOTE_REMEDY = "write a path in single quotes, or with /"
 _NULL, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge", "str"))
@@ -38,7 +38,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is neither; the message begins with the reason and ends with the remedy.
+        ValueError: The text has another encoding; the message has the reason and the remedy.
     """
     return decode_text(Path(path).read_bytes())
 
@@ -55,7 +55,10 @@ def decode_text(data: bytes) -> str:
 
 
 def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a list in UTF-8 as they come, without a mark; UTF-16 is read to its end first."""
+    """Yield the lines of a text in UTF-8, without its byte order mark.
+
+    Lines of UTF-8 are yielded as soon as they are there. A text in UTF-16 is first read to its end.
+    """
     first = stream.readline().removeprefix(codecs.BOM_UTF8)
     if first.startswith(UTF_16_MARKS):
         yield from decode_text(first + stream.read()).encode().splitlines(keepends=True)
@@ -65,10 +68,10 @@ def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def unquoted(text: str) -> str:
-    """Return a name without the quotes around it.
+    """Return the name of a file without quotes around it; unchanged if a file has the name with the quotes.
 
-    They come from "Copy as path", from cmd, which knows no single ones, or from a text program. A file of
-    that very name keeps them.
+    Such quotes come from "Copy as path" of Windows, from its shell cmd, which does not remove single quotes,
+    or from a text program.
     """
     is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
     return text[1:-1] if is_quoted and not os.path.lexists(text) else text
@@ -85,29 +88,21 @@ def read_yaml(path: str | os.PathLike[str]) -> YamlValue:
 
 
 def load_yaml(text: str) -> YamlValue:
-    """Read YAML as lists, mappings and texts, with None for null.
+    """Read YAML as lists, mappings and texts; a value null becomes None.
 
-    010, 1.10, 12:30, no and 1_000 stay as they are written. Names are texts, and null is one, too.
+    Values such as 010, 1.10, 12:30, no and 1_000 stay texts as they are written. Names in mappings are always
+    texts, also the name null.
 
     Raises:
-        ValueError: It is no YAML, a name stands twice, or it is so long or deep, or names values so often,
-            that reading it takes minutes. The message does not quote the line, which may hold a password.
+        ValueError: It is no YAML, or has a name twice. Or it is so long or deep, or has so many aliases, that
+            reading it would take minutes. The message does not quote the line, which may hold a password.
     """
     import yaml
 
     if len(text) > MAX_YAML_LENGTH:
         raise ValueError(f"it has more than {MAX_YAML_LENGTH:,} characters")
-    depth = aliases = 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            aliases += isinstance(event, yaml.AliasEvent)
-            if isinstance(event, yaml.ScalarEvent):
-                _check_quotes(text, event)
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_YAML_DEPTH:
-                raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
-        if aliases > MAX_YAML_ALIASES:
-            raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
+        _check_events(text)
         loader = _loader()(text)
         try:
             document: YamlValue = loader.get_single_data()
@@ -122,8 +117,29 @@ def load_yaml(text: str) -> YamlValue:
         raise ValueError(one_line_message(error)) from None
 
 
+def _check_events(text: str) -> None:
+    """Raise ValueError for YAML that is too deep, has too many aliases, or wrong quotes."""
+    import yaml
+
+    depth = 0
+    alias_count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            alias_count += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            _check_quotes(text, event)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+    if alias_count > MAX_YAML_ALIASES:
+        raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
+
+
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
-    r"""ValueError for a path whose \ means another sign in YAML, and for quotes that YAML does not know."""
+    r"""Raise ValueError for curly quotes, and for a path in double quotes, where \ is YAML's escape."""
     mark = event.start_mark
     assert mark is not None  # the parser marks where each value begins
     line = f"line {mark.line + 1}"
@@ -135,28 +151,29 @@ def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
 
 @cache
 def _loader() -> type[yaml.SafeLoader]:
+    """Return the loader class of `load_yaml`; it is made only when PyYAML is needed."""
     import yaml
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-            first: [resolver for resolver in found if resolver[0] in (_NULL, _MERGE)]
-            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+            first_letter: [resolver for resolver in resolvers if resolver[0] in (_NULL, _MERGE)]
+            for first_letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
         def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
-            """Refuse a name that stands twice: which of the two holds is not clear."""
+            """Read a mapping. Refuse a name that occurs twice, since it is not clear which value counts."""
             node = super().compose_mapping_node(anchor)
-            seen = set[str]()
+            names = set[str]()
             for key, _ in node.value:
                 problem = ""
                 if not isinstance(key, yaml.ScalarNode):
                     problem = "a name is no text"
-                elif key.value in seen:
+                elif key.value in names:
                     name = "a name" if "://" in key.value or "@" in key.value else f"{key.value:.60}"
                     problem = f"{name} stands twice"
                 if problem:
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-                seen.add(key.value)
+                names.add(key.value)
                 key.tag = _MERGE if key.tag == _MERGE else _TEXT
             return node
 

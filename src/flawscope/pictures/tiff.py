@@ -1,4 +1,4 @@
-"""Reads TIFF files that Pillow would cut, or does not open, through tifffile.
+"""Reads TIFF files through tifffile whose values Pillow would cut, or that it does not open.
 
 Classic and BigTIFF, any number of channels, 1 to 32 bits, signed values and floats. Rarer compressions need
 imagecodecs, of the extra `tiff`.
@@ -60,7 +60,9 @@ class MissingCodecError(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """Picture of a TIFF file, as its directory describes it; pixels are read while the file is open.
+    """Picture of a TIFF file, as its directory describes it.
+
+    The pixels can be read as long as the file is open.
 
     Attributes:
         page: The page of tifffile.
@@ -73,8 +75,8 @@ class Page:
         extra: Kinds of the channels behind the colours.
         orientation: EXIF orientation.
         slices: Number of slices of a volume.
-        is_preview: Whether it is a smaller copy of another picture, or that one's mask of transparency.
-        holds_more: Whether it has more strips or tiles than its size, or uncompressed values of a row more.
+        is_preview: Whether it is a smaller copy of another picture, or a mask of another's transparency.
+        holds_more: Whether the file holds more of it than its size says: strips, tiles, or a row.
     """
 
     page: TiffPage
@@ -92,25 +94,25 @@ class Page:
 
     @classmethod
     def of(cls, page: TiffPage) -> Page:
-        """Read a directory; ValueError, TypeError and others where it is torn."""
+        """Read a directory; ValueError, TypeError and others where it is damaged."""
         return cls(
-            page,
-            (int(page.imagelength), int(page.imagewidth)),
-            int(page.samplesperpixel),
-            _one_number(page.bitspersample),
-            _one_number(page.sampleformat),
-            int(page.photometric or 0),
-            int(page.compression),
-            tuple(map(int, page.extrasamples)),
-            _one_number(page.tags.valueof(_ORIENTATION, 1)),
-            int(page.imagedepth),
-            bool(page.is_reduced or page.is_mask),
-            _holds_more(page),
+            page=page,
+            size=(int(page.imagelength), int(page.imagewidth)),
+            channels=int(page.samplesperpixel),
+            bits=_one_number(page.bitspersample),
+            format=_one_number(page.sampleformat),
+            photometric=int(page.photometric or 0),
+            compression=int(page.compression),
+            extra=tuple(map(int, page.extrasamples)),
+            orientation=_one_number(page.tags.valueof(_ORIENTATION, 1)),
+            slices=int(page.imagedepth),
+            is_preview=bool(page.is_reduced or page.is_mask),
+            holds_more=_holds_more(page),
         )
 
     @property
     def colours(self) -> int:
-        """Number of channels that are grey or colour; the others are extra ones."""
+        """Number of channels that are grey or colour; the others are extra channels."""
         return _COLOURS.get(self.photometric, 1)
 
     @property
@@ -120,31 +122,32 @@ class Page:
 
     @property
     def is_mosaic(self) -> bool:
-        """Whether the values are those behind a camera's colour filters, not colours."""
+        """Whether the values are those of a sensor behind colour filters, not colours."""
         return self.photometric in _MOSAICS
 
     @property
     def is_raw(self) -> bool:
-        """Whether a camera's raw file begins with it: a small preview, with the sensor's values within."""
+        """Whether it is the first picture of a camera's raw file, such as a small preview."""
         tags = self.page.tags
         return _RAW_VERSION in tags or (self.is_preview and _SUB_PICTURES in tags)
 
     @property
     def is_readable(self) -> bool:
-        """Whether it is known what its values mean."""
-        known = (0, 1, 2, _YCBCR) if self.compression in _JPEG else (0, 1, 2)  # JPEG becomes RGB
+        """Whether the meaning of the page's values is known."""
+        readable = (0, 1, 2, _YCBCR) if self.compression in _JPEG else (0, 1, 2)  # JPEG becomes RGB
         return (
             self.bits in _READ_BITS.get(self.format, ())
-            and self.photometric in known
-            and (self.format, self.photometric) != (_SIGNED, 0)  # its white is not known
+            and self.photometric in readable
+            and (self.format, self.photometric) != (_SIGNED, 0)  # the value of white is not known
             and min(*self.size, self.channels) > 0
             and self.slices == 1
+            # compressed values are read only if the first bit comes first
             and (self.compression == 1 or self.page.fillorder == 1)
         )
 
     @property
     def is_beyond_pillow(self) -> bool:
-        """Whether Pillow would cut its values, drop some, take a mosaic for grey, or not open it."""
+        """Whether Pillow would refuse the page, cut or drop values of it, or take a mosaic for grey."""
         if self.is_mosaic or self.slices > 1 or self._is_packed_beyond_pillow:
             return True
         kind = (self.format, self.bits)
@@ -152,12 +155,12 @@ class Page:
             return kind != (_UNSIGNED, 8) or self.unexplained > 0
         if self.format == _UNSIGNED and self.bits in (1, 2, 4, 8):
             return False
-        whole = ((_UNSIGNED, 16), (_SIGNED, 16), (_SIGNED, 32), (_FLOAT, 32))
-        return kind not in whole or self.photometric == 0
+        read_by_pillow = ((_UNSIGNED, 16), (_SIGNED, 16), (_SIGNED, 32), (_FLOAT, 32))
+        return kind not in read_by_pillow or self.photometric == 0
 
     @property
     def _is_packed_beyond_pillow(self) -> bool:
-        """Whether Pillow cannot undo the compression, or reads the bytes in the wrong order."""
+        """Whether Pillow cannot decompress the values, or reads their bytes in the wrong order."""
         if self.compression not in TiffImagePlugin.COMPRESSION_INFO or self.compression == _WEBP:
             return True
         if self.compression == _PACKBITS and self.page.predictor != 1:
@@ -167,7 +170,7 @@ class Page:
         return self.page.parent.is_bigtiff or (self.format != _UNSIGNED and self.compression != 1)
 
     def describe(self) -> str:
-        """Describe its layout for a person."""
+        """Return the layout in words for a person."""
         if self.is_mosaic:
             return "it is a Bayer mosaic"
         depth = f"{self.bits} bits" if self.bits else "different numbers of bits"
@@ -180,52 +183,58 @@ class Page:
 
 
 def _holds_more(page: TiffPage) -> bool:
+    """Whether a page has more strips or tiles than its size needs, or at least one more uncompressed row."""
     sizes = [int(size) for size in page.databytecounts]
-    bits = page.bitspersample
-    row = (int(page.imagewidth) * int(page.samplesperpixel) * (bits if isinstance(bits, int) else 0) + 7) // 8
-    whole = row * int(page.imagelength) * int(page.imagedepth)
-    is_raw = int(page.compression) == 1 and not page.is_tiled and row > 0
-    more = is_raw and whole + row <= sum(sizes) <= page.parent.filehandle.size
-    return len(sizes) > math.prod(page.chunked) or more
+    if len(sizes) > math.prod(page.chunked):
+        return True
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 0
+    row_bytes = (int(page.imagewidth) * int(page.samplesperpixel) * bits + 7) // 8
+    if int(page.compression) != 1 or page.is_tiled or not row_bytes:
+        return False
+    page_bytes = row_bytes * int(page.imagelength) * int(page.imagedepth)
+    stored_bytes = sum(sizes)
+    return page_bytes + row_bytes <= stored_bytes <= page.parent.filehandle.size
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:
-    """Yield the pages of a file, each once, as far as its directories can be read."""
+    """Yield the pages of a file, each once, up to the first one that cannot be read."""
     stream.seek(0)
     if stream.read(4) not in MAGIC:
         return
     import tifffile
 
-    seen: set[int] = set()
+    offsets: set[int] = set()  # of the pages that were read
     try:
         stream.seek(0)
         pages = tifffile.TiffFile(stream).pages
         for number in range(MAX_PAGES):
             page = pages[number]
-            if page.offset in seen or not isinstance(page, tifffile.TiffPage):
+            if page.offset in offsets or not isinstance(page, tifffile.TiffPage):
                 return
-            seen.add(page.offset)
-            if _torn_tags(stream, page):
+            offsets.add(page.offset)
+            if _unread_tags(stream, page):
                 return
             yield Page.of(page)
     except Exception:  # errors of tifffile on a damaged directory, and after the last one
         return
 
 
-def _torn_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
-    """Return the tags that describe pixels and that tifffile left out because it could not read them."""
+def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
+    """Return the tags about pixels in a page's directory that tifffile could not read."""
     form = page.parent.tiff
     stream.seek(page.offset)
     (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
     entries = stream.read(count * form.tagsize)
-    codes = {int(code) for (code, _) in struct.iter_unpack(f"{form.byteorder}H{form.tagsize - 2}s", entries)}
-    return {code for code in codes if code <= _SAMPLE_FORMAT} - {*page.tags.keys()}
+    tags = {int(tag) for tag, _ in struct.iter_unpack(f"{form.byteorder}H{form.tagsize - 2}s", entries)}
+    return {tag for tag in tags if tag <= _SAMPLE_FORMAT} - {*page.tags.keys()}
 
 
 def _one_number(value: int | tuple[int, ...] | list[int]) -> int:
-    """Return a number that a tag holds once, or for each channel; 0 where the channels' numbers differ."""
-    several = {int(item) for item in value} if isinstance(value, tuple | list) else {int(value)}
-    return several.pop() if len(several) == 1 else 0
+    """Return the number of a tag that holds it once or once for each channel; 0 where channels differ."""
+    if not isinstance(value, tuple | list):
+        return int(value)
+    numbers = {int(number) for number in value}
+    return numbers.pop() if len(numbers) == 1 else 0
 
 
 def first_page(stream: IO[bytes]) -> Page | None:
@@ -234,44 +243,61 @@ def first_page(stream: IO[bytes]) -> Page | None:
 
 
 def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
-    """Read a page, [H, W, C], as it is stored: integers or floats. Black is 0; 1 to 7 bits become 8.
+    """Read the values [H, W, C] of a page, integers or floats, not turned upright.
+
+    Black is 0, also where white is 0 in the file. Values of 1 to 7 bits are scaled to 8.
 
     Raises:
         MissingCodecError: Imagecodecs is needed.
-        ValueError: It is damaged or truncated; OSError, zlib.error and others, too.
+        ValueError: The page is damaged or truncated; OSError, zlib.error and others, too.
     """
-    found = page.page
-    own = page.compression in (*_DEFLATE, *_PILLOW)
-    strips = math.prod(found.chunked)
-    if min(len(found.dataoffsets), len(found.databytecounts)) < strips or not all(found.databytecounts):
+    tiff_page = page.page
+    strip_count = math.prod(tiff_page.chunked)
+    stored_count = min(len(tiff_page.dataoffsets), len(tiff_page.databytecounts))
+    if stored_count < strip_count or not all(tiff_page.databytecounts):
         raise ValueError("it is truncated")
-    if own:  # here, because tifffile unpacks without a bound, and lacks some compressions
-        found.compression = 1
+    # decompressed here, because tifffile does so without a bound, and lacks some compressions
+    decompresses = page.compression in (*_DEFLATE, *_PILLOW)
+    if decompresses:
+        tiff_page.compression = 1  # tifffile gets uncompressed bytes
     values: NDArray[np.number] | None = None
-    for number in range(strips):
-        strip = _read_strip(stream, page, number, own)
+    for number in range(strip_count):
+        strip = _read_strip(stream, page, number, decompresses)
         if values is None:
             values = np.empty((*page.size, page.channels), strip.values.dtype)
-        planes = slice(strip.plane, strip.plane + 1) if found.shaped[0] > 1 else slice(None)
-        part = values[strip.top : strip.top + strip.height, strip.left : strip.left + strip.width, planes]
-        part[...] = strip.values[: part.shape[0], : part.shape[1]]
+        has_planes = tiff_page.shaped[0] > 1
+        planes = slice(strip.plane, strip.plane + 1) if has_planes else slice(None)
+        bottom = strip.top + strip.height
+        right = strip.left + strip.width
+        target = values[strip.top : bottom, strip.left : right, planes]
+        target[...] = strip.values[: target.shape[0], : target.shape[1]]
     assert values is not None
     return _scale_values(values, page)
 
 
 def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
-    """Return stored values where 0 is black; those of 1 to 7 bits are scaled to 8."""
+    """Return stored values scaled so that 0 is black, and 255 is white if they have 1 to 7 bits."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
-    if page.photometric == 0:  # white is 0
-        values = (1 << page.bits) - 1 - values if values.dtype.kind == "u" else 1 - values
+    max_value = (1 << page.bits) - 1  # of integers
+    if page.photometric == 0:  # white is 0 in the file
+        values = max_value - values if values.dtype.kind == "u" else 1 - values
     if page.bits < 8:
-        values = (values.astype(np.uint16) * 255 // ((1 << page.bits) - 1)).astype(np.uint8)
+        values = (values.astype(np.uint16) * 255 // max_value).astype(np.uint8)
     return values
 
 
 class _Strip(NamedTuple):
-    """A strip or tile of a page: its values [h, w, c] and its place."""
+    """Strip or tile of a page.
+
+    Attributes:
+        values: Values [h, w, c].
+        plane: First channel, where each channel has strips of its own.
+        top: First row.
+        left: First column.
+        height: Number of rows.
+        width: Number of columns.
+    """
 
     values: NDArray[np.number]
     plane: int
@@ -281,36 +307,69 @@ class _Strip(NamedTuple):
     width: int
 
 
-def _read_strip(stream: IO[bytes], page: Page, number: int, own: bool) -> _Strip:
-    """Read a strip or tile; with `own`, its compression is undone here. Raises the errors of `read`."""
-    found = page.page
-    stream.seek(found.dataoffsets[number])
-    packed = stream.read(found.databytecounts[number])
+def _read_strip(stream: IO[bytes], page: Page, number: int, decompresses: bool) -> _Strip:
+    """Read a strip or tile.
+
+    Args:
+        stream: The file.
+        page: The page.
+        number: Number of the strip or tile.
+        decompresses: Whether to decompress it here; otherwise tifffile does it.
+
+    Raises:
+        MissingCodecError: As in `read`; ValueError and others, too.
+    """
+    tiff_page = page.page
+    stream.seek(tiff_page.dataoffsets[number])
+    data = stream.read(tiff_page.databytecounts[number])
     try:
-        _, (plane, _, top, left, _), (_, *shape) = found.decode(None, number)
-        if own:
-            wide = -(-shape[1] * shape[2] * page.bits // 8)
-            packed = _decompressed(packed, page.compression, shape[0], wide)
-        decoded, *_ = found.decode(packed, number, jpegtables=found.jpegtables)
+        _, (plane, _, top, left, _), (_, height, width, channels) = tiff_page.decode(None, number)
+        if decompresses:
+            row_bytes = math.ceil(width * channels * page.bits / 8)
+            data = _decompress(data, page.compression, height, row_bytes)
+        decoded, *_ = tiff_page.decode(data, number, jpegtables=tiff_page.jpegtables)
     except (ValueError, NotImplementedError) as error:
         if "'imagecodecs' package" in str(error):
             reason = str(error).split(" requires")[0].strip("\"'")
             raise MissingCodecError(f"{reason} needs imagecodecs") from None
         raise
-    return _Strip(np.asarray(decoded)[0], plane, top, left, shape[0], shape[1])
+    return _Strip(np.asarray(decoded)[0], plane, top, left, height, width)
 
 
-def _decompressed(packed: bytes, compression: int, rows: int, wide: int) -> bytes:
-    """Return the bytes of a strip or tile: rows of `wide` bytes, and no more."""
+def _decompress(data: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
+    """Return the decompressed bytes of a strip or tile: `rows` rows of `row_bytes` bytes, and no more.
+
+    Args:
+        data: The compressed bytes.
+        compression: Number of the compression.
+        rows: Number of rows.
+        row_bytes: Number of bytes of a row.
+
+    Raises:
+        ValueError: The data are truncated; zlib.error or OSError where they are damaged.
+    """
+    size = rows * row_bytes
     if compression in _DEFLATE:
-        packed = zlib.decompressobj().decompress(packed, rows * wide)
-    else:  # Pillow reads it as a grey picture of bytes
-        entries = {256: wide, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
-        entries |= {273: 8 + 2 + 12 * 9 + 4, 279: len(packed)}
-        table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
-        file = io.BytesIO(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + packed)
-        with Image.open(file, formats=["TIFF"]) as image:
-            packed = image.tobytes()
-    if len(packed) < rows * wide:
+        decompressed = zlib.decompressobj().decompress(data, size)
+    else:
+        decompressed = _decompress_by_pillow(data, compression, rows, row_bytes)
+    if len(decompressed) < size:
         raise ValueError("it is truncated")
-    return packed[: rows * wide]
+    return decompressed[:size]
+
+
+def _decompress_by_pillow(data: bytes, compression: int, rows: int, row_bytes: int) -> bytes:
+    """Return decompressed bytes by the help of Pillow.
+
+    Pillow reads them as the pixels of a grey picture, from a TIFF that is put together here.
+    """
+    # tags: width, height, bits, compression, photometric interpretation, channels, rows of a strip
+    entries = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
+    # offset of the data behind header, number of entries, 9 entries and end mark; number of bytes
+    data_offset = 8 + 2 + 12 * 9 + 4
+    entries |= {273: data_offset, 279: len(data)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    file = io.BytesIO(header + table + b"\0\0\0\0" + data)
+    with Image.open(file, formats=["TIFF"]) as image:
+        return image.tobytes()

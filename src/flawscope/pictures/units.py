@@ -21,7 +21,7 @@ from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
 from flawscope.pictures.table import CALIBRATION, Picture, next_unit
 
-# What tools that augment pictures add to the name of the picture itself
+# Endings that augmentation tools add to the name of the picture itself
 _CHANGED = re.compile(
     r"(.+?)[\W_]+(?:aug(?:mented)?[\W_]?\d*|[hv]?flip(?:ped)?(?:[\W_]?(?:h|v|lr|ud|x|y))?|mirror(?:ed)?|gespiegelt|"
     r"rot(?:ate|ated)?[\W_]?(?:90|180|270)(?:deg)?)"
@@ -32,58 +32,64 @@ PartReader = Callable[[str], PartKey | None]  # returns the part in a picture's 
 
 
 def file_stem(name: str) -> str:
-    """Return a file's name, folders and all, without the suffix of a picture, if it has one."""
+    """Return a file's name with its folders, but without the suffix of a picture if it has one."""
     return name.rpartition(".")[0] if is_picture(name) else name
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
     r"""Search a pattern in a file's name.
 
-    A pattern that ends with `$` may mean the end with or without the suffix: `_(\d+)$` is searched for in the
-    name without it first.
+    If the pattern ends with `$`, such as `_(\d+)$`, it is first searched in the name without the suffix, and
+    then in the whole name.
     """
-    without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
-    return without or expression.search(name)
+    match = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
+    return match or expression.search(name)
 
 
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
-    """Return the part in a name by a pattern: the text of its groups, else of the match; None: no match."""
+    """Return the part that a name states according to a pattern; None: the pattern does not match.
+
+    The part is the text of the pattern's groups, or of the whole match if it has no groups.
+    """
     match = None if expression is None else search_name(expression, name)
-    return None if match is None else match.groups() or (match.group(),)
+    if match is None:
+        return None
+    return match.groups() or (match.group(),)
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the picture that it and others were made from; None where not known.
+    """Return for each name the original picture that a tool made it and others from; None: not known.
 
-    It is known where the picture itself is there, or where the names are exports of labelling sites: `_aug`
-    alone may be a month.
+    Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
+    original picture must be among the names, or the ending must be that of a labelling site's exports.
     """
-    plain_names = [_without_suffix(name) for name in names]
+    stems = [_without_suffix(name) for name in names]
     sources = []
-    exported = set()
-    for stem in plain_names:
+    exported_sources = set()
+    for stem in stems:
         folder, _, last = stem.rpartition("/")
         match = EXPORTED.fullmatch(last) or _CHANGED.fullmatch(last)
         source = stem if match is None else f"{folder}/{match[1]}".lstrip("/")
         if match is not None and match.re is EXPORTED:
-            exported.add(source)
+            exported_sources.add(source)
         sources.append(source)
-    changed = {source for source, stem in zip(sources, plain_names, strict=True) if source != stem}
-    believed = changed & ({*plain_names} | exported)
-    count = Counter(sources)
-    return [source if source in believed and count[source] > 1 else None for source in sources]
+    changed_sources = {source for source, stem in zip(sources, stems, strict=True) if source != stem}
+    sure_sources = changed_sources & ({*stems} | exported_sources)
+    counts = Counter(sources)
+    return [source if source in sure_sources and counts[source] > 1 else None for source in sources]
 
 
 def _without_suffix(name: str) -> str:
-    """Return a file's name for comparison, folders and all, without its suffix."""
+    """Return a file's name with its folders, folded for comparison, without its suffix."""
     path = PurePath(name)
     return fold(path.with_suffix("").as_posix() if path.name else name)
 
 
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
-    """Return the part that each name states.
+    """Return the part that each name states; None where it states none.
 
-    It is read by `part_of`, else it is the picture that several were made from; None where there is neither.
+    It is the part that `part_of` returns. If this is None, it is the picture that several pictures were made
+    from (`same_sources`).
     """
     named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
@@ -110,10 +116,10 @@ def group_reader(pattern: str | None) -> PartReader | None:
 
 
 def check_group(names: Sequence[str], pattern: str | None) -> None:
-    """Check a regular expression (`--group`).
+    """Check the regular expression of `--group`.
 
     Raises:
-        InputError: It is wrong, or matches none of the names.
+        InputError: It is no regular expression, or matches none of the names.
     """
     expression = compile_group(pattern)
     if expression is None or not names or any(part_key(name, expression) for name in names):
@@ -122,11 +128,11 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
-    """Return a number for each name; names in which `pattern` matches the same text share one.
+    """Number the parts that names state: names in which `pattern` matches the same text get the same number.
 
-    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, have a number of their own, unless the names say that they were made from
-    one picture (`same_sources`).
+    The text is that of the pattern's groups if it has any, else of the whole match. Names without a match (if
+    there is no pattern, all names) get a number of their own. But those that say that they were made from one
+    picture (`same_sources`) share a number.
 
     Raises:
         InputError: The pattern is not a regular expression, or matches no name.
@@ -137,8 +143,8 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
 
 def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[Picture]:
     """Return rows of pictures with their names, and with looks where these are given."""
-    known = looks or [None] * len(names)
-    return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, known, strict=True)]
+    all_looks = looks or [None] * len(names)
+    return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, all_looks, strict=True)]
 
 
 class Units(NamedTuple):
@@ -146,11 +152,11 @@ class Units(NamedTuple):
 
     Attributes:
         rows: The new rows, each with its unit.
-        copies: Known rows that new pictures are nearly the same as, by the numbers of the new ones.
-        further: Numbers of other new pictures whose names state known parts.
-        near_duplicates: Groups of new pictures that are nearly the same, without exact copies, where the
-            names do not state one part already.
-        unsure: Groups of new pictures that are the same but for noise, and count as several parts.
+        copies: By number of a new picture, the known row whose picture is nearly the same.
+        further: Numbers of the other new pictures that show a known part, according to their names.
+        near_duplicates: Groups of new pictures that are nearly the same. Exact copies are left out, and so
+            are groups whose names already state that they show one part.
+        unsure: Groups of new pictures that differ only by noise, but count as several parts.
         remarks: Lines for a person.
     """
 
@@ -167,7 +173,7 @@ class Units(NamedTuple):
         return [row.unit for row in self.rows]
 
     def describe_copies(self) -> str:
-        """Name the new pictures that are nearly the same as known ones; empty where there are none."""
+        """Describe the new pictures that are nearly the same as known pictures; empty: there are none."""
         if not self.copies:
             return ""
         number, other = next(iter(self.copies.items()))
@@ -178,77 +184,94 @@ class Units(NamedTuple):
 def units_of(
     new: Sequence[Picture], known: Iterable[Picture] = (), part_of: PartReader | None = None
 ) -> Units:
-    """Find the parts that new pictures show, and number them.
+    """Find the parts that new pictures show, and number them. No other function numbers parts.
 
-    No other function numbers parts. Pictures show one part where their names say so, or where they are nearly
-    the same and their names do not state different parts. A picture of a known part gets its unit, others get
-    units that no known row has.
+    Pictures show one part if their names say so. They also do if they are nearly the same, and their names do
+    not state different parts. A picture of a known part gets the unit of that part; the others get units that
+    no known row has.
 
     Args:
         new: Rows of the new pictures.
         known: Rows with units. Those without looks are compared by their names alone.
-        part_of: Returns the part for a name, or None. Without it, names state only that pictures were made
-            from one picture (`same_sources`).
+        part_of: Returns the part that a name states, or None. Without this function, names only state that
+            pictures were made from one picture (`same_sources`).
     """
     count = len(new)
     earlier = _with_units(known)
-    every = [*new, *earlier]
-    named_parts = [None if part_of is None else part_of(row.name) for row in every]
+    all_rows = [*new, *earlier]
+    named_parts = [None if part_of is None else part_of(row.name) for row in all_rows]
     labels = _labels(new, earlier, named_parts)
-    compared = _compare([row.look for row in every], count)
-    copies = [several for several in clusters(compared.copies) if len({labels[k] for k in several}) > 1]
-    apart = [several for several in copies if all(named_parts[k] is not None for k in several)]
-    joined = [several for several in copies if several not in apart]
-    joined_labels = _join(labels, joined)
-    unsure = _find_unsure(compared.unsure, joined_labels, named_parts, every)
+    compared = _compare([row.look for row in all_rows], count)
+    # of the pictures that are nearly the same, the groups that are not one part by their names already
+    groups = [group for group in clusters(compared.copies) if len({labels[k] for k in group}) > 1]
+    groups_apart = [group for group in groups if all(named_parts[k] is not None for k in group)]
+    joined_groups = [group for group in groups if group not in groups_apart]
+    joined_labels = _join(labels, joined_groups)
+    unsure = _find_unsure(compared.unsure, joined_labels, named_parts, all_rows)
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
-    known_copies = _known_copies(joined, count, earlier)
-    further = _further_pictures(units, earlier, known_copies)
-    near_duplicates = _near_duplicates(joined, new)
-    names = [row.name for row in every]
-    remarks = [*_apart_remarks(apart, names)]
+    known_copies = _known_copies(joined_groups, count, earlier)
+    near_duplicates = _near_duplicates(joined_groups, new)
+    names = [row.name for row in all_rows]
+    remarks = [*_apart_remarks(groups_apart, names)]
     remarks += _unsure_remarks(unsure, joined_labels[:count], names)
     remarks += _near_duplicate_remarks(near_duplicates, joined_labels[:count], names)
     remarks += _unknown_remarks(new, earlier)
-    return Units(rows, known_copies, further, near_duplicates, _among(unsure, count), remarks)
+    return Units(
+        rows=rows,
+        copies=known_copies,
+        further=_further_pictures(units, earlier, known_copies),
+        near_duplicates=near_duplicates,
+        unsure=_among(unsure, count),
+        remarks=remarks,
+    )
 
 
 def _further_pictures(
     units: Sequence[int], earlier: Sequence[Picture], known_copies: Collection[int]
 ) -> list[int]:
-    """Return the numbers of the new pictures that show a known part, and are no copies of a known picture."""
+    """Return the numbers of the new pictures that show a known part, but are no copies of a known picture."""
     known_units = {row.unit for row in earlier}
     return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
 
 
 def _near_duplicates(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
     """Return groups of new pictures that are nearly the same; of exact copies the first."""
-    among_new = [[k for k in several if k < len(new)] for several in joined]
-    distinct = [_without_exact(several, new) for several in among_new]
-    return [several for several in distinct if len(several) > 1]
+    new_groups = [[k for k in group if k < len(new)] for group in joined]
+    distinct_groups = [_without_exact(group, new) for group in new_groups]
+    return [group for group in distinct_groups if len(group) > 1]
 
 
 def _with_units(known: Iterable[Picture]) -> list[Picture]:
     """Return the rows with a unit, each picture once."""
-    once: dict[str, Picture] = {}
+    row_by_hash: dict[str, Picture] = {}
     for row in known:
         if row.unit >= 0:
-            once.setdefault(row.hash, row)
-    return list(once.values())
+            row_by_hash.setdefault(row.hash, row)
+    return list(row_by_hash.values())
 
 
 def _labels(
     new: Sequence[Picture], earlier: Sequence[Picture], named_parts: Sequence[PartKey | None]
 ) -> list[int]:
-    """Return labels [new and earlier] of the parts that names and known units state, rising from 0."""
+    """Label the parts that are known from names and from earlier units.
+
+    Args:
+        new: Rows of the new pictures.
+        earlier: Rows with units.
+        named_parts: Part that the name of each new and each earlier picture states.
+
+    Returns:
+        A label for each new and then each earlier picture. Pictures of one part have the same label; labels
+        are numbered from 0 in the order in which they first occur.
+    """
     sources = _sources([row.name for row in new], [row.name for row in earlier])
     keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
-    known: dict[object, object] = {}
+    unit_by_key: dict[object, object] = {}
     for key, row in zip(keys[len(new) :], earlier, strict=True):
         if key is not None:
-            known.setdefault(key, row.unit)
-    numbers: dict[object, int] = {}
+            unit_by_key.setdefault(key, row.unit)
+    label_by_part: dict[object, int] = {}
     labels = []
     for k, key in enumerate(keys):
         if k >= len(new):
@@ -256,75 +279,116 @@ def _labels(
         elif key is None:
             part = ("picture", k)
         else:
-            part = known.get(key, ("part", key))
-        labels.append(numbers.setdefault(part, len(numbers)))
+            part = unit_by_key.get(key, ("part", key))
+        labels.append(label_by_part.setdefault(part, len(label_by_part)))
     return labels
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Return the picture that each new and earlier one was made from (`same_sources`).
+    """Return for each new and then each earlier picture the one that it was made from (`same_sources`).
 
-    A new picture with an earlier one's name is another picture: cameras number from 1 again.
+    A new picture that has the name of an earlier picture is not taken for that one, since cameras may start
+    to number from 1 again.
+
+    Args:
+        new: Names of the new pictures.
+        earlier: Names of the earlier pictures.
     """
-    stems = {_without_suffix(name) for name in new}
-    among_new = same_sources(new)
-    found: list[PartKey | None] = []
+    new_stems = {_without_suffix(name) for name in new}
+    keys: list[PartKey | None] = []
     for source in same_sources([*new, *earlier]):
-        found.append(None if source is None or source in stems else ("", source))
-    for k, source in enumerate(among_new):
+        keys.append(None if source is None or source in new_stems else ("", source))
+    for k, source in enumerate(same_sources(new)):
         if source is not None:
-            found[k] = ("", source)
-    return found
+            keys[k] = ("", source)
+    return keys
 
 
 def _compare(looks: Sequence[Look | None], new: int) -> Compared:
-    """Compare the first `new` pictures with each other and with all others."""
-    known = [k for k, look in enumerate(looks) if look is not None]
-    found = [look for look in looks if look is not None]
-    if len(found) < 2:
+    """Compare the new pictures with each other and with all other pictures.
+
+    Args:
+        looks: Looks of the new and then the other pictures; pictures without a look are left out.
+        new: Number of the new pictures.
+
+    Returns:
+        Pairs of places in `looks`.
+    """
+    numbers = [k for k, look in enumerate(looks) if look is not None]
+    known_looks = [look for look in looks if look is not None]
+    if len(known_looks) < 2:
         return Compared([], [])
-    pairs = compare_pictures(found, np.flatnonzero(np.array(known, np.intp) < new))
-    copies, unsure = ([(known[i], known[j], much) for i, j, much in some] for some in pairs)
-    return Compared(copies, unsure)
+    compared = compare_pictures(known_looks, np.flatnonzero(np.array(numbers, np.intp) < new))
+    return Compared(
+        copies=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.copies],
+        unsure=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.unsure],
+    )
 
 
 def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Return labels rising from 0, the same for all that share copies."""
-    firsts: dict[int, int] = {}
-    by_name = []
+    """Join the labels of pictures that are in one group of copies, and number the labels from 0 anew.
+
+    Args:
+        labels: Label of each picture.
+        copies: Groups of copies, as numbers of pictures.
+
+    Returns:
+        The new label of each picture.
+    """
+    pairs: list[Pair] = []  # all with the correlation 1, which does not matter here
+    first_by_label: dict[int, int] = {}
     for k, label in enumerate(labels):
-        first = firsts.setdefault(label, k)
+        first = first_by_label.setdefault(label, k)
         if first != k:
-            by_name.append((first, k, 1.0))
-    linked = [(several[0], k, 1.0) for several in copies for k in several[1:]]
-    first_of = {k: several[0] for several in clusters([*by_name, *linked]) for k in several}
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(first_of.get(k, k), len(numbers)) for k in range(len(labels))]
+            pairs.append((first, k, 1.0))
+    for group in copies:
+        pairs += [(group[0], k, 1.0) for k in group[1:]]
+    first_of_group = {k: group[0] for group in clusters(pairs) for k in group}
+    label_by_first: dict[int, int] = {}
+    joined_labels = []
+    for k in range(len(labels)):
+        first = first_of_group.get(k, k)
+        joined_labels.append(label_by_first.setdefault(first, len(label_by_first)))
+    return joined_labels
 
 
 def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list[int]:
-    """Return units [new] of new pictures: the lowest known one of their label, or new ones, rising."""
-    units: dict[int, int] = {}
+    """Return the unit of each new picture: the lowest unit of the earlier pictures with its label.
+
+    If there is no such earlier picture, it is a new unit.
+
+    Args:
+        labels: Labels of the new and then the earlier pictures.
+        new: Number of the new pictures.
+        earlier: Rows of the earlier pictures, with units.
+    """
+    unit_by_label: dict[int, int] = {}
     for label, row in zip(labels[new:], earlier, strict=True):
-        units[label] = min(row.unit, units.get(label, row.unit))
-    following = next_unit(earlier)
+        unit_by_label[label] = min(row.unit, unit_by_label.get(label, row.unit))
+    free_unit = next_unit(earlier)
     for label in labels[:new]:
-        if label not in units:
-            units[label] = following
-            following += 1
-    return [units[label] for label in labels[:new]]
+        if label not in unit_by_label:
+            unit_by_label[label] = free_unit
+            free_unit += 1
+    return [unit_by_label[label] for label in labels[:new]]
 
 
 def _known_copies(
     joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
 ) -> dict[int, Picture]:
-    """Return the first known row that each new picture is nearly the same as."""
-    found: dict[int, Picture] = {}
-    for several in joined:
-        known = [earlier[k - new] for k in several if k >= new]
-        if known:
-            found |= {k: known[0] for k in several if k < new}
-    return dict(sorted(found.items()))
+    """Map numbers of new pictures to the first known row whose picture is nearly the same.
+
+    Args:
+        joined: Groups of pictures that are nearly the same, as numbers of new and then earlier pictures.
+        new: Number of the new pictures.
+        earlier: Rows of the earlier pictures.
+    """
+    row_by_number: dict[int, Picture] = {}
+    for group in joined:
+        known_rows = [earlier[k - new] for k in group if k >= new]
+        if known_rows:
+            row_by_number |= {k: known_rows[0] for k in group if k < new}
+    return dict(sorted(row_by_number.items()))
 
 
 def _find_unsure(
@@ -333,22 +397,33 @@ def _find_unsure(
     named_parts: Sequence[PartKey | None],
     rows: Sequence[Picture],
 ) -> list[list[int]]:
-    """Return groups of pictures that look the same but for noise, of exact copies the first.
+    """Return groups of pictures that differ only by noise, but have different labels.
 
-    Pictures whose names state different parts are left out.
+    Pairs whose names both state a part are left out. Of exact copies only the first is in a group.
+
+    Args:
+        pairs: Pairs of pictures that differ only by noise.
+        labels: Label of each picture.
+        named_parts: Part that each picture's name states.
+        rows: Rows of the pictures.
     """
-    doubted = [
-        (i, j, alike)
-        for i, j, alike in pairs
-        if labels[i] != labels[j] and (named_parts[i] is None or named_parts[j] is None)
-    ]
-    return [_without_exact(several, rows) for several in clusters(doubted)]
+    unsure_pairs = []
+    for i, j, correlation in pairs:
+        has_unnamed = named_parts[i] is None or named_parts[j] is None
+        if labels[i] != labels[j] and has_unnamed:
+            unsure_pairs.append((i, j, correlation))
+    return [_without_exact(group, rows) for group in clusters(unsure_pairs)]
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-    """Return the new pictures of groups that have several of them."""
-    known_members = [[k for k in several if k < new] for several in groups]
-    return [several for several in known_members if len(several) > 1]
+    """Return the groups with only their new pictures; groups with fewer than two of these are left out.
+
+    Args:
+        groups: Groups of numbers of new and then earlier pictures.
+        new: Number of the new pictures.
+    """
+    new_groups = [[k for k in group if k < new] for group in groups]
+    return [group for group in new_groups if len(group) > 1]
 
 
 # ---------------------------------------------------------------------------------------------------- remarks
@@ -370,25 +445,38 @@ def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iter
 def _unsure_remarks(
     unsure: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a remark on unsure groups; `labels` are those of the new pictures."""
+    """Yield a remark on unsure groups.
+
+    Args:
+        unsure: Groups of pictures that differ only by noise.
+        labels: Labels of the new pictures.
+        names: Names of all pictures.
+    """
     if not unsure:
         return
-    parts = len({*labels})
-    known_members = [[k for k in several if k < len(labels)] for several in unsure]
-    fewer = len({*_join(labels, [several for several in known_members if several])})
-    lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
+    part_count = len({*labels})
+    new_groups = [[k for k in group if k < len(labels)] for group in unsure]
+    # number of parts if each group shows one part
+    joined_count = len({*_join(labels, [group for group in new_groups if group])})
+    limit = "nothing" if joined_count == 1 else f"no rate below {1 / (joined_count + 1):.1%}"
     yield data_checks.UNSURE_DUPLICATES.coded(
         f"unsure: {_describe_alike(unsure, names)} but for noise: alike parts, or one part again? Counted as "
-        f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
-        f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
-        "shows the pairs), or tell parts by names (--group)"
+        f"{pluralize(part_count, 'part')}; if they show the same part there "
+        f"{'is' if joined_count == 1 else 'are'} {joined_count}, and {limit} can be promised: take them out "
+        "then (`data check --out PAGE.html` shows the pairs), or tell parts by names (--group)"
     )
 
 
 def _near_duplicate_remarks(
     near_duplicates: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a remark on near-duplicates; `labels` are those of the new pictures."""
+    """Yield a remark on near-duplicates.
+
+    Args:
+        near_duplicates: Groups of new pictures that are nearly the same.
+        labels: Labels of the new pictures.
+        names: Names of all pictures.
+    """
     if near_duplicates:
         yield data_checks.NEAR_DUPLICATES.coded(
             f"near-duplicates: {_describe_alike(near_duplicates, names)}: one part photographed again? "
@@ -397,19 +485,20 @@ def _near_duplicate_remarks(
 
 
 def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iterator[str]:
-    """Yield a remark where new pictures cannot be compared with all that are known."""
-    blind = sum(row.look is None for row in earlier)
-    if blind and any(row.look is not None for row in new):
+    """Yield a remark where new pictures cannot be compared with all known pictures."""
+    without_look = sum(row.look is None for row in earlier)
+    if without_look and any(row.look is not None for row in new):
         yield data_checks.NO_LOOKS.coded(
-            f"the model keeps no looks of {blind} of the {pluralize(len(earlier), 'picture')} that it knows: "
-            "copies of them that were saved anew are not known again, so give none"
+            f"the model keeps no looks of {without_look} of the {pluralize(len(earlier), 'picture')} that it "
+            "knows: copies of them that were saved anew are not known again, so give none"
         )
 
 
-def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:
-    """Return the numbers of pictures, of exact copies the first; the others are reported elsewhere."""
-    first: dict[object, int] = {}
-    for k in several:
-        look = rows[k].look
-        first.setdefault(k if look is None else (look.thumbnail.tobytes(), look.noise), k)
-    return [*first.values()]
+def _without_exact(numbers: Sequence[int], rows: Sequence[Picture]) -> list[int]:
+    """Leave out of `numbers` the exact copies of pictures before them, which are reported elsewhere."""
+    number_by_look: dict[object, int] = {}
+    for number in numbers:
+        look = rows[number].look
+        key = number if look is None else (look.thumbnail.tobytes(), look.noise)
+        number_by_look.setdefault(key, number)
+    return [*number_by_look.values()]

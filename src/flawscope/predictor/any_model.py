@@ -46,7 +46,7 @@ class AnyModel(ABC, Generic[One]):
 
     @property
     def views(self) -> PartPattern | None:
-        """Pattern by which file names name the view; None where `products` are not views."""
+        """Pattern that reads the view from a file's name; None: `products` are not views."""
         return None
 
     @property
@@ -61,27 +61,36 @@ class AnyModel(ABC, Generic[One]):
 
     @property
     def kind(self) -> str:
-        """Word for an entry of `products`: product or view; empty where there is a single one."""
+        """Word for a key of `products`: "product" or "view"; empty where there is a single model."""
         return self.facts.kind
 
     @property
     @abstractmethod
     def runner(self) -> Runner:
-        """The engine, or engines, that run pictures which are computed together."""
+        """The engine, or engines, that compute pictures together."""
 
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Read a picture as the network sees it; return an `InputError` where it cannot be read."""
+        """Read and preprocess a picture.
+
+        Args:
+            source: The picture; a `PreparedPicture` has been read already.
+            bgr: Whether the picture is a numpy array with the channels in OpenCV's order.
+            leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
+
+        Returns:
+            The picture; and its views and appearance, or an `InputError` if it cannot be read.
+        """
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
-        given = source.source if isinstance(source, PictureOf) else source
+        picture = source.source if isinstance(source, PictureOf) else source
         try:
             if isinstance(source, PictureOf):
-                return self._load_as(given, source.product)
-            return given, self._load(given, bgr, leave_out)
-        except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
-            return given, reading_error(error, given)
+                return self._load_as(picture, source.product)
+            return picture, self._load(picture, bgr, leave_out)
+        except Exception as error:  # libraries that read pictures may raise errors of any kind
+            return picture, reading_error(error, picture)
 
     @abstractmethod
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
@@ -94,27 +103,23 @@ class AnyModel(ABC, Generic[One]):
         """Judge pictures that are computed together.
 
         Args:
-            batch: Each picture, and its result of `load`.
-            run: `run` or `run_alone` of the `runner`.
+            batch: Each picture, and what `load` returned for it.
+            run: The method `run` or `run_alone` of the `runner`.
         """
 
     def parts(self) -> PartCollector | None:
-        """Return a collector of predictions that decides on each part.
-
-        None where the model was fitted without `part`.
+        """Return a collector of predictions that decides on each part; None: the model has no parts.
 
         Raises:
-            InputError: The model was calibrated on pictures whose names tell no part.
+            InputError: The model was calibrated on pictures whose names state no part.
         """
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Return the files of each view, by the view that a file's name names.
-
-        A model of one product returns all under "".
+        """Group pictures by the view that each file's name states; a model of one product: all under "".
 
         Raises:
-            InputError: A name tells no known view, or the model has several products.
+            InputError: A name states no known view, or the model has several products.
         """
         if self.kind:
             raise InputError(f"name the product that the pictures show: {', '.join(self.products)}")
@@ -125,16 +130,20 @@ class AnyModel(ABC, Generic[One]):
         return self.product(product).load(source)
 
     def product(self, name: str) -> One:
-        """Return the model of a product, or view. InputError where the model has none of that name."""
+        """Return the model of a product, or view.
+
+        Raises:
+            InputError: There is no product or view of that name.
+        """
         if name in self.products:
             return self.products[name]
         if not self.kind:
             raise InputError(f"the model has one product without a name: leave out product={name!s:.60}")
-        known = ", ".join(self.products)
-        raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
+        names = ", ".join(self.products)
+        raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {names}")
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
-        """Finish an answer that the model of a product gave because the caller named that product."""
+        """Complete the result for a picture whose product the caller named; the product's model judged it."""
         return result
 
     @overload
@@ -172,16 +181,17 @@ class AnyModel(ABC, Generic[One]):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yield every picture with its prediction, or with the reason why there is none, in order.
+        """Yield every picture, in order, with its prediction or the error that says why there is none.
 
-        On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
-        there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
+        On a CPU, pictures are judged in parallel, each on one core, unless they are seen in tiles or there
+        are fewer pictures than cores. Some pictures are decoded ahead; memory does not grow with the number
+        of pictures.
 
         Args:
-            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
-                all pictures below it.
-            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
-                answered as soon as it is given.
+            pictures: Any number of pictures, also an endless iterator; or the path of a picture, or of a
+                folder, whose subfolders are included.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each result is
+                yielded before the next picture is taken.
             product: Product, or view, that all pictures show. None: it is recognised, or read from the
                 files' names.
             bgr: The pictures are numpy arrays with the channels in OpenCV's order.
@@ -191,17 +201,17 @@ class AnyModel(ABC, Generic[One]):
             InputError: There is no such product or folder, or no picture in it.
         """
         if product is not None:
-            known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
-            return (self._of_product(answer, product) for answer in known)
+            answers = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
+            return (self._of_product(answer, product) for answer in answers)
         load = partial(self.load, bgr=bgr, leave_out=leave_out)
-        tiled = any(model.manifest.preprocess.tile is not None for model in self.products.values())
-        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
+        is_tiled = any(model.manifest.preprocess.tile is not None for model in self.products.values())
+        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, is_tiled)
 
     def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         """Recognise the product that a decoded picture shows by its look, or the view by its name.
 
         Raises:
-            InputError: The name tells no known view.
+            InputError: The name states no known view.
         """
         return Recognition("", "", 1.0)
 
@@ -210,21 +220,22 @@ class AnyModel(ABC, Generic[One]):
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
         """Yield every picture with the product, or view, that it shows; no picture is judged.
 
-        A picture that cannot be read comes with an `InputError`. A model of one product recognises it in
-        every picture, with a p-value of 1.
+        If a picture cannot be read, an `InputError` takes the product's place. A model of one product
+        recognises its product in every picture, with a p-value of 1.
         """
         for source in resolve_pictures(pictures):
+            result: Recognition | InputError
             try:
-                shown: Recognition | InputError = self._recognise_picture(source, read_picture(source, bgr))
-            except Exception as error:
-                shown = reading_error(error, source)
-            yield source, shown
+                result = self._recognise_picture(source, read_picture(source, bgr))
+            except Exception as error:  # libraries that read pictures may raise errors of any kind
+                result = reading_error(error, source)
+            yield source, result
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
-        """Decode a picture and recognise its product; `stream` takes the result in the picture's place.
+        """Decode a picture and recognise its product; `stream` accepts the result instead of the picture.
 
-        Takes a `HashedPicture` and a `PictureOf`, too.
+        A `HashedPicture` and a `PictureOf` are accepted, too.
 
         Raises:
             InputError: The picture cannot be read.
@@ -238,7 +249,7 @@ class AnyModel(ABC, Generic[One]):
     def predict_part(
         self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
     ) -> PartPrediction:
-        """Judge a part by pictures of its views, by their names. A view may be missing.
+        """Judge a part by pictures of its views; a view may be missing.
 
         Args:
             views: The picture of each view, by the view's name.
@@ -249,10 +260,12 @@ class AnyModel(ABC, Generic[One]):
             InputError: The model was fitted without `part`, knows no such view or product, or a picture
                 cannot be read.
         """
-        if (parts := self.parts()) is None:
+        parts = self.parts()
+        if parts is None:
             raise no_parts_error()
         if self.kind == "view":
-            found = {view: self.predict(picture, product=view) for view, picture in views.items()}
+            predictions = {view: self.predict(picture, product=view) for view, picture in views.items()}
         else:
-            found = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
-        return parts.decide(part, found, views)
+            in_order = self.predict([*views.values()], product=product)
+            predictions = dict(zip(views, in_order, strict=True))
+        return parts.decide(part, predictions, views)

@@ -14,7 +14,11 @@ from flawscope.runtime import Run
 
 
 def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tuple[int, LoadResult]]:
-    """Return a function that loads a picture by its number; it returns an error for an unusable picture."""
+    """Return a function that loads a picture by its number.
+
+    The function returns the number, and either the loaded picture or the error that says why it cannot be
+    used.
+    """
 
     def load(number: int) -> tuple[int, LoadResult]:
         source = pictures.sources[number]
@@ -22,7 +26,7 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
             return number, model.see(source, pictures.read(number))
         except InputError as error:
             return number, error
-        except Exception as error:  # also what a reader of pictures does not foresee
+        except Exception as error:  # libraries that read pictures may raise errors of any kind
             return number, InputError(error_reason(error, source_name(source)))
 
     return load
@@ -31,13 +35,19 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
 def predict_decoded(
     model: ProductModel, pictures: DecodedPictures, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Prediction | InputError]]:
-    """Yield each picture's number, with its prediction or the error why there is none."""
+    """Yield each picture's number, with its prediction or the error that says why there is none.
+
+    Args:
+        model: The model.
+        pictures: The pictures.
+        numbers: Numbers of the pictures to judge.
+    """
 
     def judge(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[tuple[int, Prediction | InputError]]:
-        shown = [(pictures.sources[number], loaded) for number, loaded in batch]
-        results = model.judge(shown, run)
+        with_sources = [(pictures.sources[number], loaded) for number, loaded in batch]
+        results = model.judge(with_sources, run)
         return [(number, result) for (number, _), (_, result) in zip(batch, results, strict=True)]
 
-    tiled = model.manifest.preprocess.tile is not None
+    is_tiled = model.manifest.preprocess.tile is not None
     load = loader(model, pictures)
-    yield from stream_predictions(numbers, load, judge, model.session, batch=None, tiled=tiled)
+    yield from stream_predictions(numbers, load, judge, model.session, batch=None, tiled=is_tiled)

@@ -1,10 +1,11 @@
 """Names kinds of defects by labelled examples, as a set of kinds with a stated error. Torch-free.
 
-A region is described by how its cells differ from good ones (`Detector.residuals`), on average: the direction
-tells the kind, the length how surely. The classifier is linear discriminant analysis with shrunken covariance
-(Friedman, Regularized Discriminant Analysis, 1989); its distances become a set by conformal prediction (Vovk,
-Gammerman and Shafer, Algorithmic Learning in a Random World, 2005) on examples left out. Half of the error is
-for a known kind that is taken for something new, half for one that its set lacks.
+A region's descriptor is the mean difference of its cells from good ones (`Detector.residuals`). Its direction
+tells the kind, its length how clear the defect is. The classifier is linear discriminant analysis with
+shrunken covariance (Friedman, Regularized Discriminant Analysis, 1989). Conformal prediction (Vovk, Gammerman
+and Shafer, Algorithmic Learning in a Random World, 2005) makes a set of kinds from the distances, by examples
+left out. Half of the error is for known kinds that are taken for something new, half for sets that lack the
+true kind.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from flawscope.results.region import KindSet
 
 Floats = NDArray[np.float64]
 DEFAULT_ERROR = 0.1
-MIN_EXAMPLES = 3  # of a kind
-SHRINKAGE = 0.5  # of the covariance, to a multiple of the identity (bench/kinds.py)
-POWER = 0.75  # of a descriptor's length, by which distances grow: a short one's direction is noise (likewise)
-SHARE = 0.5  # of the average distance that the nearest is less: a new kind spreads twice as widely (likewise)
-MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
+MIN_EXAMPLES = 3  # examples that a kind needs
+# bench/kinds.py compares values of SHRINKAGE, POWER and SHARE
+SHRINKAGE = 0.5  # weight of a multiple of the identity in the covariance
+POWER = 0.75  # distances grow with this power of a descriptor's length: short ones have a noisy direction
+SHARE = (
+    0.5  # share of the mean distance that is subtracted from the least: a new kind spreads twice as widely
+)
+MIN_SPREAD = 1e-9  # variance of kinds whose examples are all equal, by which distances are divided
+MAX_FOLDS = 50  # folds of the examples that are left out; up to so many examples are left out one by one
 
 
 class LinearDiscriminant(NamedTuple):
@@ -46,19 +51,30 @@ class LinearDiscriminant(NamedTuple):
 
     @classmethod
     def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
-        """Fit to descriptors [N, C] with labels [N] of `count` kinds, each with an example at least."""
+        """Fit the discriminant to labelled descriptors.
+
+        Args:
+            descriptors: [N, C] of the examples.
+            labels: [N], number of each example's kind.
+            count: Number of kinds; each has at least one example.
+        """
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
-        within = descriptors - means[labels]
-        freedom = max(1, len(labels) - count)
-        _, scales, directions = np.linalg.svd(within, full_matrices=False)
-        variances = (1 - SHRINKAGE) * scales**2 / freedom
-        spread = max(SHRINKAGE * float((scales**2).sum()) / freedom / descriptors.shape[1], 1e-9)
-        return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
+        residuals = descriptors - means[labels]
+        degrees_of_freedom = max(1, len(labels) - count)
+        _, scales, directions = np.linalg.svd(residuals, full_matrices=False)
+        # variance along each direction, and mean variance of all directions (the spread); their weights are
+        # 1 - SHRINKAGE and SHRINKAGE
+        variances = (1 - SHRINKAGE) * scales**2 / degrees_of_freedom
+        total = SHRINKAGE * float((scales**2).sum())
+        spread = max(total / degrees_of_freedom / descriptors.shape[1], MIN_SPREAD)
+        weights = np.sqrt(variances / (variances + spread))
+        return cls(means, weights[:, None] * directions, spread)
 
     def distances(self, descriptors: Floats) -> Floats:
         """Return the squared distances [N, K] of descriptors [N, C] to the kinds."""
-        away = descriptors[:, None] - self.means
-        squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
+        differences = descriptors[:, None] - self.means
+        along_directions = differences @ self.directions.T
+        squares = (differences**2).sum(2) - (along_directions**2).sum(2)
         return np.asarray(np.maximum(squares, 0) / self.spread)
 
 
@@ -81,45 +97,61 @@ class KindClassifier:
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
-        """Return the kinds of regions with descriptors [N, C]. InputError where the model has another C."""
+        """Return the likely kinds of each region, the nearest kind first.
+
+        Args:
+            descriptors: [N, C], one for each region.
+
+        Raises:
+            InputError: The model's kinds have another number C of values.
+        """
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
         squares = self._discriminant.distances(directions) * lengths**self.kinds.power
-        examples = np.array(self.kinds.distances), np.array(self.kinds.margins)
-        p_values = combined_p_values(squares, *examples, self.kinds.share)
+        distances = np.array(self.kinds.distances)
+        margins = np.array(self.kinds.margins)
+        p_values = combined_p_values(squares, distances, margins, self.kinds.share)
         names = self.kinds.names
-        error = self.kinds.effective_error
+        from_nearest = np.argsort(squares, axis=1, kind="stable")  # [N, K], numbers of kinds
         kind_sets = []
-        for order, row in zip(np.argsort(squares, axis=1, kind="stable"), p_values.tolist(), strict=True):
-            inside = tuple(names[k] for k in order if row[k] > error)
-            kind_sets.append(KindSet(inside, dict(zip(names, row, strict=True))))
+        for numbers, kind_p_values in zip(from_nearest, p_values.tolist(), strict=True):
+            likely = tuple(names[k] for k in numbers if kind_p_values[k] > self.kinds.effective_error)
+            kind_sets.append(KindSet(likely, dict(zip(names, kind_p_values, strict=True))))
         return kind_sets
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
-    """Return the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
+    """Return the lengths [N, 1] of descriptors [N, C], and the normalized descriptors; zeros stay zeros."""
     values = descriptors.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return lengths, values / np.maximum(lengths, 1e-12)
 
 
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
-    """Return p-values [N, K] of kinds from squared distances [N, K]: twice the smaller of two (Bonferroni).
+    """Return p-values [N, K] of kinds: twice the smaller of two p-values (Bonferroni), at most 1.
 
-    The first ranks the nearest kind's distance, less `share` of the average distance, among `distances` [n].
-    It compares the likelihoods of the nearest kind and of a new one: around the middle of all kinds, with
-    1/share of the covariance. The second ranks how much farther each kind is than the nearest among
-    `margins` [n].
+    The first p-value tests whether the kind is known at all. Its statistic is min - `share` * mean of the
+    squared distances to all kinds, ranked among the examples' `distances`. This compares the likelihood of
+    the nearest kind with that of a new kind, which lies around the middle of all kinds with 1/share of the
+    covariance. The second p-value tests each kind. Its statistic is the kind's squared distance - min, ranked
+    among the examples' `margins`.
 
-    Equal values of examples count as beyond: the least rank is 1/(n + 1).
+    Args:
+        squares: [N, K], squared distances to the kinds.
+        distances: [n], the first statistic of each example.
+        margins: [n], the second statistic of each example, for its true kind.
+        share: Weight of the mean distance in the first statistic.
     """
     nearest = squares.min(1, keepdims=True)
-    alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)
-    return np.asarray(np.minimum(1.0, 2 * np.minimum(alike, _ranks(squares - nearest, margins))))
+    mean = squares.mean(1, keepdims=True)
+    known_p_values = _rank_p_values(nearest - share * mean, distances)
+    kind_p_values = _rank_p_values(squares - nearest, margins)
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(known_p_values, kind_p_values)))
 
 
-def _ranks(values: Floats, examples: Floats) -> Floats:
+def _rank_p_values(values: Floats, examples: Floats) -> Floats:
+    """Return conformal p-values, (1 + #{examples >= value}) / (n + 1), in the shape of `values`."""
     below = np.searchsorted(np.sort(examples), values.ravel(), side="left").reshape(values.shape)
     return np.asarray((1 + len(examples) - below) / (len(examples) + 1))
 
@@ -127,14 +159,14 @@ def _ranks(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learn kinds from labelled regions, each of another part.
+    """Learn kinds from labelled regions; each region is of another part.
 
-    Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
+    Kinds with fewer than `MIN_EXAMPLES` examples are left out.
 
     Args:
         descriptors: [N, C] of the regions.
         labels: [N], kind of each region.
-        error: Share of answers that may lack the true kind.
+        error: Share of the sets of kinds that may lack the true kind.
 
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
@@ -143,35 +175,31 @@ def learn(
         raise InputError(f"an error of {error:g} is not between 0 and 1: give a share such as 0.1")
     names = tuple(name for name in sorted({*labels}) if labels.count(name) >= MIN_EXAMPLES)
     if not names:
-        counts = {name: labels.count(name) for name in sorted({*labels})}
-        counted = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        counts = [f"{name} {labels.count(name)}" for name in sorted({*labels})]
         raise InputError(
-            f"no kind of defect has {MIN_EXAMPLES} examples with a region ({counted}): label more"
+            f"no kind of defect has {MIN_EXAMPLES} examples with a region ({', '.join(counts) or 'none'}): "
+            "label more"
         )
-    by_kind = np.array([row for name in names for row, label in enumerate(labels) if label == name])
-    kind_of = np.array([names.index(labels[row]) for row in by_kind])
-    lengths, examples = to_length_1(descriptors[by_kind])
-    count = len(examples)
-    folds = np.arange(count) % min(count, MAX_FOLDS)  # sorted by kind: a fold takes few of each
-    squares = np.empty((count, len(names)))
-    for fold in range(folds.max() + 1):
-        out = folds == fold
-        rest = LinearDiscriminant.fit(examples[~out], kind_of[~out], len(names))
-        squares[out] = rest.distances(examples[out])
+    # examples are sorted by kind: so a fold of every n-th example has few examples of each kind
+    rows = np.array([row for name in names for row, label in enumerate(labels) if label == name])
+    kind_of = np.array([names.index(labels[row]) for row in rows])
+    lengths, examples = to_length_1(descriptors[rows])
     sizes = np.bincount(kind_of)
-    kind_elements = np.arange(count), kind_of
-    # (1 + 1/n) / (1 + 1/(n - 1)): the mean of its kind was that of n - 1 examples
-    squares[kind_elements] *= 1 - 1 / sizes[kind_of] ** 2
+    squares = _left_out_distances(examples, kind_of, len(names))
+    at_true_kind = np.arange(len(examples)), kind_of  # index of each example's true kind in `squares`
+    # An example was compared with the mean of the other n - 1 examples of its kind; a new one is compared
+    # with the mean of n. The expected squared distances have the ratio (1 + 1/n) / (1 + 1/(n - 1)).
+    squares[at_true_kind] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
-    margins = squares[kind_elements] - squares.min(1)
-    whole = LinearDiscriminant.fit(examples, kind_of, len(names))
-    tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
+    margins = squares[at_true_kind] - squares.min(1)
+    discriminant = LinearDiscriminant.fit(examples, kind_of, len(names))
+    tensor = np.concatenate([discriminant.means, discriminant.directions]).astype(np.float32)
     kinds = Kinds(
         names,
         tuple(sizes.tolist()),
         error,
-        whole.spread,
+        discriminant.spread,
         (len(tensor), tensor.shape[1]),
         tuple(distances.tolist()),
         tuple(margins.tolist()),
@@ -182,22 +210,49 @@ def learn(
     return KindClassifier(kinds, tensor)
 
 
+def _left_out_distances(examples: Floats, kind_of: NDArray[np.intp], count: int) -> Floats:
+    """Return squared distances [N, K] of examples to kinds that were learnt without the example's fold.
+
+    Args:
+        examples: [N, C], descriptors at length 1.
+        kind_of: [N], number of each example's kind.
+        count: Number of kinds.
+    """
+    folds = np.arange(len(examples)) % min(len(examples), MAX_FOLDS)
+    squares = np.empty((len(examples), count))
+    for fold in range(folds.max() + 1):
+        is_left_out = folds == fold
+        discriminant = LinearDiscriminant.fit(examples[~is_left_out], kind_of[~is_left_out], count)
+        squares[is_left_out] = discriminant.distances(examples[is_left_out])
+    return squares
+
+
 def _confusion(
     squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
-    """Return `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
+    """Return `Kinds.confusion`: for each true kind, how often each answer is given on left-out examples.
+
+    Args:
+        squares: [N, K], squared distances of the examples to the kinds.
+        kind_of: [N], number of each example's kind.
+        distances: [N], first statistics of the examples (`combined_p_values`).
+        margins: [N], second statistics of the examples (`combined_p_values`).
+        error: Share of the sets of kinds that may lack the true kind.
+    """
     count = squares.shape[1]
-    least = max(error, 2 / len(kind_of))
-    # columns beside those of the kinds
-    several = count
-    new = count + 1
+    limit = max(error, 2 / len(kind_of))  # 2 / N: the least p-value that N - 1 examples can give
+    # columns for the answers "several kinds" and "new kind", after the columns of the kinds
+    several_kinds = count
+    new_kind = count + 1
     table = np.zeros((count, count + 2), np.int64)
     for k in range(len(kind_of)):
-        others = np.delete(distances, k), np.delete(margins, k)
-        inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)
-        if len(inside) == 1:
-            answer = int(inside[0])
+        other_distances = np.delete(distances, k)
+        other_margins = np.delete(margins, k)
+        p_values = combined_p_values(squares[k : k + 1], other_distances, other_margins, SHARE)
+        likely = np.flatnonzero(p_values[0] > limit)
+        if len(likely) == 1:
+            answer = int(likely[0])
         else:
-            answer = several if len(inside) else new
+            answer = several_kinds if len(likely) else new_kind
         table[kind_of[k], answer] += 1
     return tuple(tuple(row) for row in table.tolist())

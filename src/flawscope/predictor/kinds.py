@@ -33,8 +33,8 @@ class Example(NamedTuple):
     Attributes:
         picture: The picture.
         kind: The kind's name.
-        mask: [H, W] bool, True where the defect is, or a function that makes it for the picture's size
-            (H, W). None, or all False: the defect is in the strongest region.
+        mask: [H, W] bool, True where the defect is; or a function that returns this mask, given the picture's
+            size (H, W). None, or all False: the defect is in the strongest region.
     """
 
     picture: PictureSource
@@ -64,36 +64,38 @@ def learn_kinds(
     step: ProgressCallback = ignore_progress,
     total: int | None = None,
 ) -> LearntKinds:
-    """Learn kinds of defects from labelled pictures: from each, the strongest region that its mask touches.
+    """Learn kinds of defects from labelled pictures.
 
-    Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
+    From each picture, the strongest region that its mask touches is learnt. Pictures of one part count as a
+    single example of a kind.
 
     Args:
         predictor: The model.
         examples: The labelled pictures.
         error: Share of answers that may lack the true kind.
         step: Gets the progress.
-        total: Number of examples, for `step`.
+        total: Number of examples, for `step`; None: no progress is reported.
 
     Raises:
         InputError: No kind has `MIN_EXAMPLES` examples, or the model cannot name kinds.
     """
-    predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))  # or it cannot
-    seen = LabelledRegions()
+    # called only because it raises an error if the model cannot name kinds
+    predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))
+    regions = LabelledRegions()
     for done, example in enumerate(examples, start=1):
         try:
-            seen.add(predictor, example)
-        except (InputError, MemoryError) as reason:
-            seen.failures.append(error_reason(reason, source_name(example.picture)))
+            regions.add(predictor, example)
+        except (InputError, MemoryError) as failure:
+            regions.failures.append(error_reason(failure, source_name(example.picture)))
         if total:
             step("kinds", done, total)
     try:
-        return seen.learn(predictor, error)
-    except InputError as reason:
-        if not (failures := seen.failures):
+        return regions.learn(predictor, error)
+    except InputError as failure:
+        if not regions.failures:
             raise
-        skipped = f"{pluralize(len(failures), 'picture')} skipped, such as {failures[0]}"
-        raise InputError(f"{reason}; {skipped}") from None
+        skipped = f"{pluralize(len(regions.failures), 'picture')} skipped, such as {regions.failures[0]}"
+        raise InputError(f"{failure}; {skipped}") from None
 
 
 class LabelledRegions:
@@ -109,28 +111,33 @@ class LabelledRegions:
         self._hashes: set[tuple[str, str]] = set()
 
     def add(self, predictor: Predictor, example: Example) -> None:
-        """Add the strongest region of a picture that its mask touches.
+        """Add the strongest region that a picture's mask touches.
 
-        A picture with the pixels and the kind of an earlier one is passed over; one without such a region is
-        counted in `missed`.
+        If there is no such region, the picture is counted in `missed`. A picture with the pixels and the kind
+        of an earlier one is left out.
 
         Raises:
             InputError: The picture cannot be read or judged.
         """
         how = predictor.manifest.preprocess
         picture = how.decode(example.picture)
-        if (key := (pixel_hash(picture), example.kind)) in self._hashes:
+        key = pixel_hash(picture), example.kind
+        if key in self._hashes:
             return
         self._hashes.add(key)
-        mask = example.mask((picture.shape[0], picture.shape[1])) if callable(example.mask) else example.mask
+        mask = example.mask
+        if callable(mask):
+            mask = mask((picture.shape[0], picture.shape[1]))
         loaded = predictor.see(example.picture, picture)
         [(_, result)] = predictor.judge([(example.picture, loaded)], predictor.session.run)
         if isinstance(result, InputError):
             raise result
-        if (region := _touched_region(result, mask)) is None:
+        region = _find_touched_region(result, mask)
+        if region is None:
             self.missed[example.kind] += 1
             return
-        self.descriptors.append(region_descriptors(predictor, loaded[0], result, region)[0])
+        (descriptor,) = region_descriptors(predictor, loaded[0], result, region)
+        self.descriptors.append(descriptor)
         self.kinds.append(example.kind)
         self.names.append(os.fspath(source_name(example.picture)))
         self.looks.append(Look.of(first_channels(picture, how.channels)))
@@ -143,19 +150,26 @@ class LabelledRegions:
         """
         examples = named_rows(self.names, self.looks)
         units = units_of(examples, part_of=stored_part_reader(predictor.manifest)).numbers
-        first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
-        chosen = sorted(first.values())
-        labels = [self.kinds[k] for k in chosen]
-        spelled: dict[str, str] = {}
+        first_regions: dict[tuple[int, str], int] = {}  # by part and kind
+        for number, part_and_kind in enumerate(zip(units, self.kinds, strict=True)):
+            first_regions.setdefault(part_and_kind, number)
+        chosen = sorted(first_regions.values())
+        labels = [self.kinds[number] for number in chosen]
+        spellings: dict[str, str] = {}  # name without upper case -> first spelling
         for name in labels:
-            if (other := spelled.setdefault(name.casefold(), name)) != name:
-                raise InputError(f"the kinds {other} and {name} differ in upper case alone: name them alike")
+            spelling = spellings.setdefault(name.casefold(), name)
+            if spelling != name:
+                raise InputError(
+                    f"the kinds {spelling} and {name} differ in upper case alone: name them alike"
+                )
         width = self.descriptors[0].size if self.descriptors else 0
-        descriptors = np.array([self.descriptors[k] for k in chosen]).reshape(len(chosen), width)
+        chosen_descriptors = [self.descriptors[number] for number in chosen]
+        descriptors = np.array(chosen_descriptors).reshape(len(chosen), width)
         classifier = kind_classifier.learn(descriptors, labels, error)
         counts = Counter(labels)
         notes = [
-            f"{name}: {pluralize(n, 'picture')} without a region there" for name, n in self.missed.items()
+            f"{name}: {pluralize(count, 'picture')} without a region there"
+            for name, count in self.missed.items()
         ]
         notes += [
             f"{name}: {pluralize(counts[name], 'example')}, a kind takes {MIN_EXAMPLES}: left out"
@@ -163,25 +177,33 @@ class LabelledRegions:
             if name not in classifier.kinds.names
         ]
         notes += [finding.line for finding in find_unusual_looks(self.looks, self.names)]
-        if copies := len(units) - len(chosen):
-            notes.append(
-                f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"
-            )
+        left_out = len(units) - len(chosen)
+        if left_out:
+            pictures_text = pluralize(left_out, "picture")
+            notes.append(f"{pictures_text} of a part that has another one of the kind: left out")
         manifest = replace(predictor.manifest, kinds=classifier.kinds)
         tensors = {**predictor.artefact.tensors, "kinds": classifier.tensor}
         model = Predictor(Artefact(manifest, tensors), predictor.session, predictor.failures)
         return LearntKinds(model, notes, self.failures)
 
 
-def _touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
-    """Return the number of the strongest region that the picture's mask [H, W] touches, or None."""
-    if mask is None or not mask.any() or not prediction.region_pixels:
-        return 0 if prediction.region_pixels else None
+def _find_touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
+    """Return the number of the strongest region that the picture's mask [H, W] touches; None: no region.
+
+    Without a mask, the strongest region is returned. Regions are numbered from the strongest.
+    """
+    if not prediction.region_pixels:
+        return None
+    if mask is None or not mask.any():
+        return 0
     numbers = np.full(prediction.geometry.size, -1)
     for number, pixels in enumerate(prediction.region_pixels):
         numbers[pixels] = number
-    points = (at.astype(np.float64) + 0.5 for at in np.nonzero(mask))
-    y, x = (np.floor(at).astype(int) for at in prediction.geometry.locate(*points))
+    rows, columns = np.nonzero(mask)
+    map_y, map_x = prediction.geometry.locate(rows.astype(np.float64) + 0.5, columns.astype(np.float64) + 0.5)
+    y = np.floor(map_y).astype(int)
+    x = np.floor(map_x).astype(int)
     inside = (y >= 0) & (y < numbers.shape[0]) & (x >= 0) & (x < numbers.shape[1])
     touched = numbers[y[inside], x[inside]]
-    return int(touched[touched >= 0].min()) if (touched >= 0).any() else None
+    touched_regions = touched[touched >= 0]
+    return int(touched_regions.min()) if len(touched_regions) else None

@@ -15,39 +15,44 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.predictor import Predictor
 from flawscope.views.view_looks import thumbnail
 
-LOOKED_AT = 24  # good pictures of each view, evenly drawn, that are compared
+LOOKED_AT = 24  # good pictures of each view, evenly spaced, that are compared
 
 
 def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
-    """Return at most `LOOKED_AT` pictures of a view, evenly spread, that stand for how it looks."""
-    chosen = np.linspace(0, len(pictures) - 1, min(len(pictures), LOOKED_AT)).round().astype(int)
-    return [pictures[number] for number in np.unique(chosen)]
+    """Choose at most `LOOKED_AT` pictures of a view, evenly spaced, from which its look is learnt."""
+    numbers = np.linspace(0, len(pictures) - 1, min(len(pictures), LOOKED_AT)).round().astype(int)
+    return [pictures[number] for number in np.unique(numbers)]
 
 
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Return the models of views, each with the looks of all views as it sees them.
+    """Return the models of views after each has learnt thumbnails of the pictures of all views.
 
-    A picture is decoded once for all models that read its channels alike.
+    Thumbnails differ between models, as each model preprocesses pictures in its own way. A picture is decoded
+    once for all models that read the same channels.
 
     Args:
         models: The models, by view.
-        pictures: Good pictures, by view. Pictures that a model cannot see are left out; where a view has too
-            few, the model keeps the looks that it has.
+        pictures: Good pictures, by view. Pictures that a model cannot preprocess are left out. If a view has
+            too few pictures, the model keeps its former looks.
     """
+    # thumbnails, by the model's name and then by the view that is shown
     looks: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {} for name in models}
     for view, sources in pictures.items():
-        for seen in looks.values():
-            seen[view] = []
+        for model_looks in looks.values():
+            model_looks[view] = []
         for source in looked_at(sources):
             for name, look in _looks(models, source).items():
                 looks[name][view].append(look)
-    return {name: _knowing(model, looks[name]) for name, model in models.items()}
+    return {name: _set_looks(model, looks[name]) for name, model in models.items()}
 
 
 def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, NDArray[np.float32]]:
-    """Return a picture's thumbnail as each model sees it, by the model's name, where it can see it."""
+    """Return a picture's thumbnail for each model, by the model's name.
+
+    Models that cannot preprocess the picture are left out.
+    """
     decoded: dict[Channels | None, NDArray[np.generic]] = {}
     looks = {}
     for name, model in models.items():
@@ -55,14 +60,15 @@ def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, 
         try:
             if preprocess.channels not in decoded:
                 decoded[preprocess.channels] = preprocess.decode(source)
-            views, _, *_ = model.see(source, decoded[preprocess.channels])
+            loaded = model.see(source, decoded[preprocess.channels])
+            views = loaded[0]
             looks[name] = thumbnail(views.images([0])[0])
         except FlawscopeError:
             continue
     return looks
 
 
-def _knowing(model: Predictor, looks: Mapping[str, Sequence[NDArray[np.float32]]]) -> Predictor:
+def _set_looks(model: Predictor, looks: Mapping[str, Sequence[NDArray[np.float32]]]) -> Predictor:
     """Return the model with these looks of views."""
     facts = model.manifest.facts
     expected = ExpectedPictures.from_facts(facts).with_views(looks)

@@ -22,25 +22,39 @@ from flawscope.results.prediction import Prediction, Recognition
 from flawscope.views.view_looks import ViewLooks, find_identical
 
 
-def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
-    """Return the prediction of a view's picture, with a finding where the picture shows another view."""
-    known = any(finding.code == VIEW_EXCHANGED for finding in found.findings)
-    if looks is None or found.look is None or known:
-        return found
-    shown = looks.shown_instead(view, found.look)
-    return found if shown is None else found.noticing(view_exchanged(view, shown))
+def compare_view(looks: ViewLooks | None, view: str, prediction: Prediction) -> Prediction:
+    """Return the prediction of a picture, with a finding where the picture shows another view.
+
+    Args:
+        looks: Looks of good pictures of each view; None: they are not known, and nothing is compared.
+        view: View that the picture should show.
+        prediction: The prediction.
+    """
+    has_finding = any(finding.code == VIEW_EXCHANGED for finding in prediction.findings)
+    if looks is None or prediction.look is None or has_finding:
+        return prediction
+    other_view = looks.shown_instead(view, prediction.look)
+    if other_view is None:
+        return prediction
+    return prediction.noticing(view_exchanged(view, other_view))
 
 
-def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
-    """Return the prediction, with a finding where the picture shows another view than its file names."""
+def compare_named_view(manifest: Manifest, looks: ViewLooks, prediction: Prediction) -> Prediction:
+    """Return the prediction, with a finding if the picture shows another view than the file's name says.
+
+    Args:
+        manifest: Manifest of the model.
+        looks: Looks of good pictures of each view.
+        prediction: The prediction. If the file's name states no view, it is returned unchanged.
+    """
     pattern = stored_part_pattern(manifest)
-    if pattern is None or found.path is None:
-        return found
+    if pattern is None or prediction.path is None:
+        return prediction
     try:
-        named = pattern.parse(PurePath(found.path).as_posix())
-    except InputError:  # the name tells no view
-        return found
-    return compare_view(looks, named.view, found)
+        named = pattern.parse(PurePath(prediction.path).as_posix())
+    except InputError:
+        return prediction
+    return compare_view(looks, named.view, prediction)
 
 
 def no_parts_error() -> InputError:
@@ -48,9 +62,16 @@ def no_parts_error() -> InputError:
     return InputError("the model judges single pictures: fit it with --part")
 
 
-def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError:
-    """Return the error for a picture `name` of a view that is not among the known ones."""
-    return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
+def unknown_view_error(name: str, view: str, known_views: Iterable[str]) -> InputError:
+    """Return the error for a picture of an unknown view.
+
+    Args:
+        name: Name of the picture.
+        view: The view that the name states.
+        known_views: Names of the views that the model knows.
+    """
+    views = ", ".join(known_views)
+    return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {views}")
 
 
 class PartCollector:
@@ -62,19 +83,21 @@ class PartCollector:
             "".
 
     Raises:
-        InputError: The model was fitted without --part, or was calibrated on pictures whose names tell no
+        InputError: The model was fitted without --part, or was calibrated on pictures whose names state no
             part.
     """
 
     def __init__(self, facts: ModelFacts):
-        if (pattern := facts.parts) is None:
+        if facts.parts is None:
             raise no_parts_error()
-        self.pattern = pattern
-        self.calibrations = {name: known.calibration for name, known in facts.known_parts().items()}
-        self._looks = dict[str, ViewLooks | None]()
-        for name in self.calibrations:  # of models of one view each the router compares their looks
-            self._looks[name] = None if facts.views else ViewLooks.from_facts(facts.manifests[name].facts)
-        self._open: dict[str, dict[str, Prediction]] = {}
+        self.pattern = facts.parts
+        self.calibrations = {name: parts.calibration for name, parts in facts.known_parts().items()}
+        # looks by product; None for a model of views, whose router compares them instead
+        self._looks: dict[str, ViewLooks | None] = dict.fromkeys(self.calibrations)
+        if not facts.views:
+            for name in self.calibrations:
+                self._looks[name] = ViewLooks.from_facts(facts.manifests[name].facts)
+        self._incomplete: dict[str, dict[str, Prediction]] = {}  # part -> view -> prediction
 
     @property
     def calibration(self) -> PartCalibration:
@@ -84,32 +107,34 @@ class PartCollector:
 
     @property
     def views(self) -> list[str]:
-        """Names of the views of all products."""
-        return [
-            *dict.fromkeys(view for calibration in self.calibrations.values() for view in calibration.views)
-        ]
+        """Names of the views of all products, each once."""
+        names = [view for calibration in self.calibrations.values() for view in calibration.views]
+        return [*dict.fromkeys(names)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
-        """Add a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
+        """Add the prediction of a file.
+
+        Returns:
+            The prediction of the part, if this was its last view; else None.
 
         Raises:
-            InputError: The file's name tells no part or an unknown view, or this view is there already.
+            InputError: The file's name states no part or an unknown view, or this view was added before.
         """
         name = PurePath(prediction.path or "").as_posix()
         part, view = self.pattern.parse(name)
-        views = self._open.get(part, {})
-        if view in views:
-            raise InputError(
-                f"{name}: {views[view].path} shows part {part} from {view} too: give each part once"
-            )
-        views = {**views, view: prediction}
-        known = self._calibration_of(views).views
-        if view not in known:
-            raise unknown_view_error(name, view, known)
-        self._open[part] = views
-        if len(views) < len(known):
+        earlier_views = self._incomplete.get(part, {})
+        if view in earlier_views:
+            other_path = earlier_views[view].path
+            raise InputError(f"{name}: {other_path} shows part {part} from {view} too: give each part once")
+        views = {**earlier_views, view: prediction}
+        known_views = self._calibration_of(views).views
+        if view not in known_views:
+            raise unknown_view_error(name, view, known_views)
+        if len(views) < len(known_views):
+            self._incomplete[part] = views
             return None
-        return self.decide(part, self._open.pop(part))
+        self._incomplete.pop(part, None)
+        return self.decide(part, views)
 
     @property
     def expected_rate(self) -> float:
@@ -117,32 +142,36 @@ class PartCollector:
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Return files in their order, with the files of a part moved to its first one.
+        """Sort files so that those of a part follow each other; parts keep the order of their first files.
 
-        A part is decided on when its last view is there; until then its pictures wait in memory.
+        In this order, few parts are incomplete at a time, whose predictions are held in memory.
         """
-        first = dict[str, int]()
-        for number, path in enumerate(paths):
-            first.setdefault(self.name_part(str(path)), number)
-        return sorted(paths, key=lambda path: first[self.name_part(str(path))])
+        first_place_by_part = dict[str, int]()  # place of each part's first file
+        for place, path in enumerate(paths):
+            first_place_by_part.setdefault(self.name_part(str(path)), place)
+        return sorted(paths, key=lambda path: first_place_by_part[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
-        """Return the name of the part that a file shows; the file's stem where its name tells no part."""
+        """Return the part that a file's name states; if it states none, return the file's stem."""
         try:
             return self.pattern.parse_part(PurePath(path).as_posix())
         except InputError:
             return PurePath(path).stem
 
     def check_view(self, name: str, view: str) -> None:
-        """Raise an InputError, which lists the known views, where a picture's view is unknown."""
+        """Check that the model knows a picture's view.
+
+        Raises:
+            InputError: The view is unknown; the message lists the known views.
+        """
         if view not in self.views:
             raise unknown_view_error(name, view, self.views)
 
     def decide_incomplete(self) -> Iterator[PartPrediction]:
         """Yield the predictions of the parts that still lack views, and forget these parts."""
-        while self._open:
-            part = next(iter(self._open))
-            yield self.decide(part, self._open.pop(part))
+        while self._incomplete:
+            part = next(iter(self._incomplete))
+            yield self.decide(part, self._incomplete.pop(part))
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
@@ -152,54 +181,76 @@ class PartCollector:
         Args:
             part: The part's name.
             views: The prediction of each view, by the view's name.
-            pictures: The picture of each view, for `RoutedParts`, which judges some anew. None: they are
-                files, whose paths the predictions hold.
+            pictures: The picture of each view, by the view's name; `RoutedParts` may judge some of them
+                again. None: the pictures are files, whose paths the predictions have.
         """
         return self._decide(self.calibration, self._looks[ONE], part, views)
 
     @classmethod
     def _decide(
-        cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
+        cls,
+        calibration: PartCalibration,
+        looks: ViewLooks | None,
+        part: str,
+        predictions: Mapping[str, Prediction],
     ) -> PartPrediction:
-        views = {view: compare_view(looks, view, prediction) for view, prediction in views.items()}
-        same = find_identical(
-            {view: prediction.look for view, prediction in views.items() if prediction.look is not None}
-        )
-        findings = () if same is None else (same_picture(*same),)
+        """Decide on a part of a product by the predictions of its views.
+
+        Args:
+            calibration: Calibration of the product's parts.
+            looks: Looks of the product's views; None: views are not compared.
+            part: The part's name.
+            predictions: The prediction of each view, by the view's name.
+        """
+        views = {view: compare_view(looks, view, prediction) for view, prediction in predictions.items()}
+        view_looks = {
+            view: prediction.look for view, prediction in views.items() if prediction.look is not None
+        }
+        identical_views = find_identical(view_looks)
+        findings = () if identical_views is None else (same_picture(*identical_views),)
         scores = {view: prediction.score for view, prediction in views.items()}
-        all_found = not any(
-            finding.decides for prediction in views.values() for finding in prediction.findings
-        )
+        decision = calibration.decide(scores)
         missing = tuple(view for view in calibration.views if view not in scores)
-        decision = calibration.decide(scores)._asdict()
-        found = PartPrediction(part, **decision, views=views, missing=missing, findings=findings)
-        return found.called_anomalous() if findings or not all_found else found
+        result = PartPrediction(part, **decision._asdict(), views=views, missing=missing, findings=findings)
+        view_findings = [finding for prediction in views.values() for finding in prediction.findings]
+        has_deciding_finding = any(finding.decides for finding in view_findings)
+        return result.called_anomalous() if findings or has_deciding_finding else result
 
     def promise(self) -> str:
-        """Return a line for a person: the false alarms expected among parts with all views."""
+        """Return a line for a person on the false alarms expected among parts with all views."""
         lines = []
         for name, calibration in self.calibrations.items():
             lines.append(f"{name}: {calibration.promise()}" if name else calibration.promise())
         return "; ".join(lines)
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judge whether the promise was kept, by the number of false alarms among new good parts.
+        """Judge whether the promised false-alarm rate was kept.
 
-        None where no promise was made, or each of several products has its own.
+        None: no rate was promised, or each of several products has a promise of its own.
+
+        Args:
+            alarms: Number of false alarms.
+            good: Number of new good parts.
         """
-        if len(self.calibrations) > 1:  # of each product its own
+        if len(self.calibrations) > 1:
             return None
         return self.calibration.judge(alarms, good)
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
+        """Return the calibration of the product that these views of a part show."""
         return self.calibration
 
 
 class RoutedParts(PartCollector):
-    """Collects predictions of a router.
+    """Collects predictions of a router to several products.
 
     A part's product is recognised from all its views together. The part is anomalous where a view shows none
     of the products, or lies too far from the part's product.
+
+    Args:
+        facts: Facts of the router.
+        recogniser: Recognises products by the distances of pictures.
+        judge: Judges a picture by the model of a product.
     """
 
     def __init__(
@@ -215,36 +266,43 @@ class RoutedParts(PartCollector):
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
         """Recognise the product that the views show together.
 
-        It is chosen among the products that have these views; among all where none has them.
+        Candidates are the products that have all of these views; if there are none, all products.
         """
-        recognised = [
+        recognitions = [
             prediction.recognition for prediction in views.values() if prediction.recognition is not None
         ]
-        said = [shown for shown in recognised if not shown.distances]
-        if said:  # the caller named the product of all pictures
-            return said[0]
-        among = [name for name, calibration in self.calibrations.items() if {*views} <= {*calibration.views}]
-        distances = np.array([shown.distances for shown in recognised])
-        found = self._recogniser.recognise_group(distances, among or None)
-        return found if all(shown.product for shown in recognised) else found._replace(product=None)
+        for recognition in recognitions:
+            if not recognition.distances:  # the caller named the product of all pictures
+                return recognition
+        shown_views = set(views)
+        candidates = [
+            name for name, calibration in self.calibrations.items() if shown_views.issubset(calibration.views)
+        ]
+        distances = np.array([recognition.distances for recognition in recognitions])
+        of_part = self._recogniser.recognise_group(distances, candidates or None)
+        all_show_products = all(recognition.product for recognition in recognitions)
+        return of_part if all_show_products else of_part._replace(product=None)
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
         """Decide on a part by the model of the product that its views show together.
 
-        A view that was judged as another product is judged anew; it is left out where it cannot be read.
+        A view that another product's model has judged is judged again. If its picture cannot be read any
+        more, the view is left out.
         """
-        shown = self._recognise_product(views)
-        same_product = dict[str, Prediction]()
+        recognition = self._recognise_product(views)
+        nearest = recognition.nearest
+        predictions = dict[str, Prediction]()  # of the nearest product's model
         for view, prediction in views.items():
-            if prediction.recognition is not None and prediction.recognition.nearest != shown.nearest:
-                try:
-                    prediction = self._judge((pictures or {}).get(view, prediction.path or ""), shown.nearest)
-                except InputError:  # it cannot be read any more
-                    continue
-            same_product[view] = prediction
-        nearest = shown.nearest
-        found = self._decide(self.calibrations[nearest], self._looks[nearest], part, same_product)
-        found = replace(found, product=shown.product)
-        return found if shown.product else found.called_anomalous()
+            if prediction.recognition is None or prediction.recognition.nearest == nearest:
+                predictions[view] = prediction
+                continue
+            picture = (pictures or {}).get(view, prediction.path or "")
+            try:
+                predictions[view] = self._judge(picture, nearest)
+            except InputError:
+                continue  # the picture cannot be read any more
+        decision = self._decide(self.calibrations[nearest], self._looks[nearest], part, predictions)
+        result = replace(decision, product=recognition.product)
+        return result if recognition.product else result.called_anomalous()

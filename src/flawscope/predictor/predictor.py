@@ -36,7 +36,7 @@ from flawscope.pictures.form import describe_other_form
 from flawscope.pictures.listing import refuse_masks, relative_names
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.kind_classifier import KindClassifier
-from flawscope.predictor.parts import named_as_another
+from flawscope.predictor.parts import compare_named_view
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.region_kinds import name_kinds
 from flawscope.predictor.several_parts import with_parts
@@ -64,7 +64,7 @@ from flawscope.views.views import PartFrameViews, Views
 if TYPE_CHECKING:
     from flawscope.runtime.torch import Detector, TorchSession
 
-SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
+SHOWN_SAMPLES = 3  # stored pictures that a notebook displays
 
 
 def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | None = None) -> Predictor:
@@ -73,7 +73,7 @@ def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | N
     Args:
         artefact: The model.
         device: auto, cpu, cuda or mps.
-        detector: The model's network. None: it is made from the artefact.
+        detector: The model's network; None: it is made from the artefact.
     """
     if detector is None:
         return Predictor(artefact, open_session(artefact, f"model{TRAINED_SUFFIX}", device=device))
@@ -84,18 +84,21 @@ def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | N
 
 @check_arguments()
 def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
-    """Return the artefact of a fitted model, given its file, the artefact or an open predictor.
+    """Return the artefact of a fitted model, given as its file, an open predictor, or the artefact itself.
 
     Raises:
-        InputError: The model is an exported one, or its file cannot be read.
+        InputError: The model is exported, or its file cannot be read.
     """
     if isinstance(model, Artefact):
         return model
-    suffix = model.session.suffix if isinstance(model, Predictor) else os.path.splitext(model)[1].lower()
-    if suffix in (EXPORTED_SUFFIX, ARCHIVE_SUFFIX):
-        name = "this" if isinstance(model, Predictor) else os.fspath(model)
-        raise exported_error(name)
-    return model.artefact if isinstance(model, Predictor) else model_file.read(model)
+    exported_suffixes = (EXPORTED_SUFFIX, ARCHIVE_SUFFIX)
+    if isinstance(model, Predictor):
+        if model.session.suffix in exported_suffixes:
+            raise exported_error("this")
+        return model.artefact
+    if os.path.splitext(model)[1].lower() in exported_suffixes:
+        raise exported_error(os.fspath(model))
+    return model_file.read(model)
 
 
 class Predictor(AnyModel["Predictor"]):
@@ -103,7 +106,7 @@ class Predictor(AnyModel["Predictor"]):
 
     Attributes:
         manifest: Facts and settings of the model.
-        calibration: Score to p-value, severity and decision.
+        calibration: Thresholds, and how a score becomes p-value, severity and decision.
         appearance: Range of the training pictures' appearance as a whole; None in models without it.
         view_looks: Looks of good pictures of each view of a part; None: they are not known.
         known_sizes: Extreme sizes (H, W) of the training pictures; empty in models without them.
@@ -113,11 +116,12 @@ class Predictor(AnyModel["Predictor"]):
     """
 
     def __init__(self, artefact: Artefact, session: Session, failures: Sequence[str] = ()):
-        wanted = artefact.manifest.preprocess.network_size
-        if tuple(wanted) != tuple(session.size):
+        height, width = artefact.manifest.preprocess.network_size
+        session_height, session_width = session.size
+        if (height, width) != (session_height, session_width):
             raise InputError(
-                f"the model's manifest says pictures of {wanted[0]}x{wanted[1]}, its network takes "
-                f"{session.size[0]}x{session.size[1]}: fit anew"
+                f"the model's manifest says pictures of {height}x{width}, its network takes "
+                f"{session_height}x{session_width}: fit anew"
             )
         self.artefact = artefact
         self.session = session
@@ -139,7 +143,11 @@ class Predictor(AnyModel["Predictor"]):
         device: str = "auto",
         threads: int | None = None,
     ) -> Predictor:
-        """Open the model file of one product (`flawscope.load`). InputError for a model of several."""
+        """Open the model file of one product, with the arguments of `flawscope.load`.
+
+        Raises:
+            InputError: The file cannot be read, or holds models of several products or views.
+        """
         artefact = read_one(path)
         return cls(artefact, open_session(artefact, path, engine, device, threads))
 
@@ -179,14 +187,14 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Return `model`: it takes the place of the only product (`Router.with_product`)."""
+        """Return `model`, which replaces the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
         """Return the model unchanged.
 
-        A model of one product learns the looks of a part's views where it is fitted or calibrated; only a
-        `Router` of views learns them here.
+        Only a `Router` of views learns the looks of views here. A model of one product learns them when it is
+        fitted or calibrated.
         """
         return self
 
@@ -196,22 +204,30 @@ class Predictor(AnyModel["Predictor"]):
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         """Yield the main facts of the model, for a person."""
-        manifest, (height, width) = self.manifest, self.session.size
-        of = f" for {manifest.category}" if manifest.category else ""
-        yield "model", f"{manifest.method}{of}, {height}x{width}, {self.session.runtime}"
-        learnt = Counter(picture.role for picture in manifest.pictures)
-        yield "pictures", ", ".join(f"{n} {role}" for role, n in learnt.items()) or "no pictures known"
+        manifest = self.manifest
+        height, width = self.session.size
+        category = f" for {manifest.category}" if manifest.category else ""
+        yield "model", f"{manifest.method}{category}, {height}x{width}, {self.session.runtime}"
+        role_counts = Counter(picture.role for picture in manifest.pictures)
+        counts = [f"{count} {role}" for role, count in role_counts.items()]
+        yield "pictures", ", ".join(counts) or "no pictures known"
         yield "decision", promise_of(self.manifest).text
 
     def _repr_html_(self) -> str:
         """Show a notebook the model's facts and the pictures that it holds."""
-        found = describe_detection(self.manifest)
-        rows = [*self._facts(), *([("simulated defects by size", found)] if found else [])]
+        rows = [*self._facts()]
+        detection = describe_detection(self.manifest)
+        if detection:
+            rows.append(("simulated defects by size", detection))
         rows += [("note", note) for note in self.manifest.notes]
+        parts = [html.table(rows)]
         samples = self.artefact.tensors.get("samples")
-        pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
-        shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
-        return html.table(rows) + "".join(html.image_tag(html.shrink(picture)) for picture in shown)
+        images = () if samples is None else unpack_images(samples[:SHOWN_SAMPLES])
+        for image in images:
+            pixels = image.transpose(1, 2, 0).clip(0, 1)  # [H, W, 3]
+            picture = (255 * pixels).astype(np.uint8)
+            parts.append(html.image_tag(html.shrink(picture)))
+        return "".join(parts)
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -231,8 +247,8 @@ class Predictor(AnyModel["Predictor"]):
         """Return a picture's views, and its appearance as a whole.
 
         Args:
-            source: Origin of the picture, which errors name.
-            picture: The picture that `source` holds, decoded or not.
+            source: The picture as it was given; errors name it.
+            picture: The same picture, decoded or not.
 
         Raises:
             InputError: The picture cannot be used.
@@ -243,54 +259,65 @@ class Predictor(AnyModel["Predictor"]):
         views.with_roi(self.artefact.tensors.get("region"))
         return views, measure_appearance(views.images([0])[0], counted)
 
-    def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
+    def _run_views(
+        self, pictures_views: list[Views], run: Run
+    ) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
+        """Run the network on pictures, given as their views; return their scores [n] and their maps."""
+        if not pictures_views:
+            return np.empty(0), []
         fusion = self.manifest.fusion
         if fusion is None and self.manifest.preprocess.channels is None:
-            found, drawn = run(np.concatenate([views.images([0]) for views in several]))
-            return found, list(drawn)
-        scored_maps = (views.predict(run, fusion, self.session.batch) for views in several)
-        scores, maps = zip(*scored_maps, strict=True)
-        return np.array(scores), maps
+            scores, maps = run(np.concatenate([views.images([0]) for views in pictures_views]))
+            return scores, list(maps)
+        results = (views.predict(run, fusion, self.session.batch) for views in pictures_views)
+        picture_scores, picture_maps = zip(*results, strict=True)
+        return np.array(picture_scores), picture_maps
 
     def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
         """Judge pictures that are computed together."""
-        good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
             if self.manifest.preprocess.several is not None:
                 return [(source, self._judge_parts(source, loaded, run)) for source, loaded in batch]
-            scores, maps = self._run_views([loaded[0] for loaded in good], run) if good else (np.empty(0), [])
+            readable = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
+            scores, maps = self._run_views(readable, run)
         except MemoryError as error:
             return memory_errors(batch, error)
-        decided = self.decide(batch, scores, maps)
-        return [
-            (source, self._name_kinds(found, *loaded))
-            for (source, found), loaded in zip(decided, batch, strict=True)
-        ]
+        results = []
+        without_kinds = self.decide(batch, scores, maps)
+        for (source, result), (_, loaded) in zip(without_kinds, batch, strict=True):
+            results.append((source, self._name_kinds(result, source, loaded)))
+        return results
 
     def _name_kinds(
-        self, found: Prediction | InputError, source: PictureSource, loaded: LoadResult
+        self, result: Prediction | InputError, source: PictureSource, loaded: LoadResult
     ) -> Prediction | InputError:
-        """Names the kinds of the regions' defects, where the model knows kinds."""
-        if self.kind_classifier is None or isinstance(found, InputError) or isinstance(loaded, InputError):
-            return found
+        """Return the result with the kinds of the regions' defects, where the model knows kinds."""
+        if self.kind_classifier is None or isinstance(result, InputError) or isinstance(loaded, InputError):
+            return result
         try:
-            return name_kinds(self, self.kind_classifier, loaded[0], found)
+            return name_kinds(self, self.kind_classifier, loaded[0], result)
         except (InputError, MemoryError) as error:
             return InputError(error_reason(error, f"{source!s:.200}"))
 
     def _judge_parts(self, source: PictureSource, loaded: LoadResult, run: Run) -> Prediction | InputError:
-        """Judge a picture by its parts, which are computed together."""
-        if isinstance(loaded, InputError) or not isinstance(views := loaded[0], PartFrameViews):
-            return self.decide([(source, loaded)], np.empty(0), [])[0][1]
+        """Judge a picture of several parts by its worst part; the parts are computed together."""
+        if isinstance(loaded, InputError):
+            return loaded
+        views = loaded[0]
+        assert isinstance(views, PartFrameViews), "the preprocessing of several parts makes these"
         fusion = self.manifest.fusion
-        # tiles mark the region themselves
-        batch, roi = (None, self.artefact.counted) if fusion is None else (self.session.batch, None)
-        scores, drawn, numbers = views.predict_parts(run, fusion, batch, roi)
-        found = self.decide([(source, loaded)], scores.max(keepdims=True), [drawn])[0][1]
-        if isinstance(found, InputError):
-            return found
-        found = with_parts(found, views, scores, numbers, self.manifest.preprocess, self.calibration)
-        return self._name_kinds(found, source, loaded)
+        if fusion is None:
+            results = views.predict_parts(run, None, batch=None, roi=self.artefact.counted)
+        else:  # tiles mark the region of interest themselves
+            results = views.predict_parts(run, fusion, self.session.batch, roi=None)
+        scores, picture_map, part_numbers = results
+        worst_score = scores.max(keepdims=True)
+        [(_, result)] = self.decide([(source, loaded)], worst_score, [picture_map])
+        if isinstance(result, InputError):
+            return result
+        how = self.manifest.preprocess
+        prediction = with_parts(result, views, scores, part_numbers, how, self.calibration)
+        return self._name_kinds(prediction, source, loaded)
 
     def decide(
         self,
@@ -298,19 +325,28 @@ class Predictor(AnyModel["Predictor"]):
         scores: NDArray[Any],
         maps: Sequence[NDArray[Any]],
     ) -> list[SourceResult]:
-        """Decide on pictures by the scores and maps of those that could be read."""
-        c = self.calibration
-        values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
-        judged = zip(scores, maps, *values, strict=True)  # of the pictures that could be read, in their order
-        return [
-            (
-                source,
-                loaded if isinstance(loaded, InputError) else self._prediction(source, loaded, *next(judged)),
-            )
-            for source, loaded in batch
-        ]
+        """Decide on pictures by their scores and maps.
 
-    def _prediction(
+        Args:
+            batch: Each picture, and what `load` returned for it.
+            scores: Scores of the pictures that could be read, in the order of `batch`.
+            maps: Maps of the pictures that could be read, in the order of `batch`.
+        """
+        calibration = self.calibration
+        p_values = calibration.p_values(scores)
+        severities = calibration.severity(scores)
+        decisions = calibration.is_anomalous(scores)
+        values_of_readable = zip(scores, maps, p_values, severities, decisions, strict=True)
+        results: list[SourceResult] = []
+        for source, loaded in batch:
+            if isinstance(loaded, InputError):
+                results.append((source, loaded))
+                continue
+            values = next(values_of_readable)  # score, map, p-value, severity, decision
+            results.append((source, self._make_prediction(source, loaded, *values)))
+        return results
+
+    def _make_prediction(
         self,
         source: PictureSource,
         seen: Loaded,
@@ -320,49 +356,78 @@ class Predictor(AnyModel["Predictor"]):
         severity: float,
         anomalous: bool,
     ) -> Prediction | InputError:
-        views, measured = seen[:2]
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+        """Return the prediction of a picture, or an error if its score is not a finite number.
+
+        Args:
+            source: The picture.
+            seen: The picture's views and appearance.
+            score: The picture's score.
+            map_: [H, W], map of the corrected picture.
+            p_value: p-value of the score.
+            severity: Severity of the score.
+            anomalous: Decision on the score.
+        """
+        views, appearance = seen[:2]
+        preprocess = self.manifest.preprocess
+        path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         if not math.isfinite(score):
-            what = name or "a picture"
-            return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
-        pose = views.pose
-        reference = self.manifest.preprocess.reference
-        parts = NOT_SEARCHED
-        if pose is not None and reference is not None:
-            size = views.geometry.picture_size
-            place = PartPose.from_pose(pose, reference, size) if pose.found else None
-            parts = PartSearch(reference.p_value(pose.error), place)
-        map_, geometry = self.manifest.preprocess.restored(map_, views.geometry)
-        unlike, is_stretched = describe_other_form(geometry.picture_size, self.known_sizes)
-        c = self.calibration
-        nearby = PEAK_RADIUS * max(self.session.size) / max(map_.shape)
-        found = Prediction(
+            name = path or "a picture"
+            return InputError(f"{name}: its score is not a number; fit with --set precision=fp32")
+        restored_map, geometry = preprocess.restored(map_, views.geometry)
+        other_form_text, is_stretched = describe_other_form(geometry.picture_size, self.known_sizes)
+        calibration = self.calibration
+        # `PEAK_RADIUS` is in pixels of the network, `peak_radius` in pixels of the map
+        peak_radius = PEAK_RADIUS * max(self.session.size) / max(restored_map.shape)
+        levels = ScoreLevels(
+            calibration.score_threshold,
+            calibration.mask_threshold,
+            calibration.colour_range,
+            calibration.outline,
+            peak_radius,
+        )
+        parts = self._find_part(views)
+        findings = []
+        if views.outside_light:
+            findings.append(outside_light())
+        if other_form_text:
+            findings.append(other_form(other_form_text, decides=is_stretched))
+        findings += parts.findings()
+        prediction = Prediction(
             score=float(score),
             p_value=float(p_value),
             severity=float(severity),
             is_anomalous=bool(anomalous),
-            map=map_,
+            map=restored_map,
             geometry=replace(geometry, mm_per_pixel=self.mm_per_pixel),
-            levels=ScoreLevels(c.score_threshold, c.mask_threshold, c.colour_range, c.outline, nearby),
-            path=name,
-            shifts=() if self.appearance is None else self.appearance.shifts(measured),
-            brightness=measured[0] if measured else None,
+            levels=levels,
+            path=path,
+            shifts=() if self.appearance is None else self.appearance.shifts(appearance),
+            brightness=appearance[0] if appearance else None,
             outside_light=views.outside_light,
             parts=parts,
             look=thumbnail(views.images([0])[0]) if self._shows_a_view else None,
             size_bounds=self.size_bounds,
-            near=not anomalous and is_near(float(p_value), c.expected_rate),
-        ).noticing(
-            *([outside_light()] if views.outside_light else []),
-            *([other_form(unlike, decides=is_stretched)] if unlike else []),
-            *parts.findings(),
-        )
-        return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
+            near=not anomalous and is_near(float(p_value), calibration.expected_rate),
+        ).noticing(*findings)
+        if self.view_looks is None:
+            return prediction
+        return compare_named_view(self.manifest, self.view_looks, prediction)
+
+    def _find_part(self, views: Views) -> PartSearch:
+        """Return the place of a picture's part; `NOT_SEARCHED` for a model that does not align parts."""
+        pose = views.pose
+        reference = self.manifest.preprocess.reference
+        if pose is None or reference is None:
+            return NOT_SEARCHED
+        place = None
+        if pose.found:
+            place = PartPose.from_pose(pose, reference, views.geometry.picture_size)
+        return PartSearch(reference.p_value(pose.error), place)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
         """Return the model with another calibration, and with `notes` added to its own."""
-        notes = (*self.manifest.notes, *notes)
-        manifest = replace(self.manifest, calibration=calibration, notes=notes)
+        all_notes = (*self.manifest.notes, *notes)
+        manifest = replace(self.manifest, calibration=calibration, notes=all_notes)
         return self.with_manifest(with_decided_defects(manifest))
 
     @property
@@ -408,15 +473,15 @@ class Predictor(AnyModel["Predictor"]):
     ) -> Predictor:
         """Return the model with thresholds from new good pictures, for a changed camera or light.
 
-        Pictures that the model was fitted on would score too low, and copies would count twice: both are
-        left out, found by their decoded pixels.
+        Pictures that the model was fitted on would score too low, and copies would count twice. Both are
+        recognised by their decoded pixels, and left out.
 
         Args:
-            good: The pictures, or a folder of them, as for `stream`. Pictures of one part, by the model's
-                pattern or as near-duplicates, count as one.
+            good: The pictures, or a folder of them, as for `stream`. Pictures of one part count as one: parts
+                are recognised by the model's pattern of names, or as near-duplicates.
             step: Gets the progress.
-            force: The pictures are good without doubt. Otherwise the new model has `questions` where they
-                are too few to promise what the model promised, show nothing, or are as far out as defects.
+            force: Whether the pictures are known to be good. If not, the new model has `questions` where
+                pictures are too few for the promised rate, show nothing, or look like defects.
 
         Raises:
             InputError: There are no pictures, or none could be read. Single failures are collected in
@@ -425,34 +490,36 @@ class Predictor(AnyModel["Predictor"]):
         pictures = list(resolve_pictures(good))
         refuse_masks(pictures)
         decoded = DecodedPictures(pictures, self.manifest.preprocess.channels)
-        found = recalibrate(self, decoded, relative_names(pictures), step, force)
-        return self.with_manifest(found.manifest).with_failures(found.failures)
+        result = recalibrate(self, decoded, relative_names(pictures), step, force)
+        return self.with_manifest(result.manifest).with_failures(result.failures)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
 
-        They show the picture, not a letterbox's border, and lie in the region of interest.
+        Such pixels show the picture, not a letterbox's border, and lie in the region of interest.
         """
         how = self.manifest.preprocess
         size = geometry.size
         if how.several is not None:
-            return np.ones(size, np.bool_)  # where parts lie is not known here
-        if (placed := geometry.corrected) is not None:
-            return how.restored(self.valid_mask(placed).astype(np.float32), placed, 0.0)[0] > 0.5
+            return np.ones(size, np.bool_)  # the places of parts are not known here
+        if geometry.corrected is not None:
+            corrected_mask = self.valid_mask(geometry.corrected).astype(np.float32)
+            mask, _ = how.restored(corrected_mask, geometry.corrected, fill=0.0)
+            return mask > 0.5
         visible = geometry.visible_mask()
-        counted = self.artefact.counted
-        if how.tile is None or size == tuple(self.session.size):  # one view
-            inside = np.ones(size, np.bool_) if counted is None else counted
-            return inside & visible
-        if (region := self.artefact.tensors.get("region")) is None:
+        is_single_view = how.tile is None or size == tuple(self.session.size)
+        if is_single_view:
+            counted = self.artefact.counted
+            return visible if counted is None else counted & visible
+        region = self.artefact.tensors.get("region")
+        if region is None:
             return visible
-        whole = how.whole.geometry(how.frame_size(geometry.picture_size))
-        return RegionOfInterest(region, whole, size, visible).window(0, 0, *size)
+        frame_geometry = how.whole.geometry(how.frame_size(geometry.picture_size))
+        return RegionOfInterest(region, frame_geometry, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine, and compare the answers with stored ones.
+        """Run the artefact's sample pictures on this machine, and compare the results with stored ones.
 
-        The stored answers are the trained model's, or those that a model of reduced precision gave where it
-        was exported.
+        The stored results come from the trained model; for a model of reduced precision, from its export.
         """
         return certify_samples(self.session, self.artefact)

@@ -47,7 +47,7 @@ class ProductModel(Protocol):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yield every picture with its prediction, or with the reason why there is none, in order."""
+        """Yield every picture, in order, with its prediction or the reason why there is none."""
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the map's size: pixels of the picture, no border, in the region of interest."""

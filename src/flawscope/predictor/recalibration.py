@@ -49,9 +49,9 @@ class _NewPictures:
 
     Attributes:
         scored: The pictures that were scored.
-        units: Units of all pictures whose pixels the model does not know.
+        units: Units of the pictures whose pixels the model has not learnt from.
         failures: A line for each picture that cannot be used, with the reason.
-        left_out: Number of pictures of parts that the model has learnt from, and of copies.
+        left_out: Number of pictures that were left out: pictures that the model was fitted on, and copies.
     """
 
     scored: ScoredRows
@@ -61,26 +61,30 @@ class _NewPictures:
 
     @property
     def rows(self) -> list[Picture]:
+        """Rows of the scored pictures."""
         return [*self.scored.rows.values()]
 
     @property
     def usable(self) -> list[Picture]:
+        """Rows of the pictures with a score."""
         return self.scored.usable
 
     @property
     def lost(self) -> list[str]:
-        """Names of the pictures that count as above all scores."""
+        """Names of the lost pictures: they count as pictures with a score above all others."""
         return [row.name for row in self.scored.lost.values()]
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
         """Return the pictures' thumbnails by view of a part; empty where the model has no parts."""
         pattern = stored_part_pattern(manifest)
-        found = dict[str, list[NDArray[np.float32]]]()
+        looks = dict[str, list[NDArray[np.float32]]]()
+        if pattern is None:
+            return looks
         for number, row in self.scored.rows.items():
             look = self.scored.answers.pictures[number].look
-            if pattern is not None and look is not None:
-                found.setdefault(pattern.parse(row.name).view, []).append(look)
-        return found
+            if look is not None:
+                looks.setdefault(pattern.parse(row.name).view, []).append(look)
+        return looks
 
     def notes(self) -> Iterator[str]:
         """Yield the new model's notes on the pictures of its calibration."""
@@ -93,12 +97,12 @@ class _NewPictures:
             line = f"judged without what the model has learnt of their parts, which names tell: {names}"
             yield data_checks.JUDGED_WITHOUT_PART.coded(line)
         if self.left_out:
-            fitted = pluralize(self.left_out, "picture")
+            pictures = pluralize(self.left_out, "picture")
+            line = f"not calibrated with {pictures} that the model was fitted on, or copies"
             copies = self.units.describe_copies()
-            yield data_checks.KNOWN_PICTURES.coded(
-                f"not calibrated with {fitted} that the model was fitted on, or copies"
-                f"{f': {copies}' if copies else ''}"
-            )
+            if copies:
+                line += f": {copies}"
+            yield data_checks.KNOWN_PICTURES.coded(line)
 
 
 def _judge_new(
@@ -113,26 +117,27 @@ def _judge_new(
     Args:
         model: The model.
         good: The pictures, decoded.
-        names: Their names.
+        names: Names of the pictures.
         known: Rows that the model has learnt from.
         step: Gets the progress.
     """
     table = PictureTable.read(good, names, CALIBRATE, step)
-    hashes = {row.hash for row in known}
-    fresh = [number for number in table.distinct() if table.rows[number].hash not in hashes]
+    known_hashes = {row.hash for row in known}
+    new_numbers = [number for number in table.distinct() if table.rows[number].hash not in known_hashes]
     part_of = stored_part_reader(model.manifest)
-    units = units_of([table.rows[number] for number in fresh], known, part_of)
-    asked = {number: units.rows[k] for k, number in enumerate(fresh) if k not in units.copies}
+    new_rows = [table.rows[number] for number in new_numbers]
+    units = units_of(new_rows, known, part_of)  # `units.rows` are in the order of `new_numbers`
+    rows_to_score = {number: units.rows[k] for k, number in enumerate(new_numbers) if k not in units.copies}
     good_pictures = SessionPictures(model, good, step)
     run_of = leave_out_known(model, known)
-    scored = score(good_pictures, asked, run_of, model.manifest.preprocess.lights)
+    scored = score(good_pictures, rows_to_score, run_of, model.manifest.preprocess.lights)
     failures = [*table.failures.values(), *scored.answers.failures.values()]
     left_out = len(names) - len(scored.rows) - len(failures)
     return _NewPictures(scored, units, failures, left_out)
 
 
-def _check_usable(new: _NewPictures, given: int) -> None:
-    """Raise an InputError where none of the `given` pictures can be calibrated on."""
+def _check_usable(new: _NewPictures, count: int) -> None:
+    """Raise InputError if none of the `count` given pictures is usable."""
     if new.usable:
         return
     if new.lost:
@@ -142,9 +147,11 @@ def _check_usable(new: _NewPictures, given: int) -> None:
         )
     if new.failures:
         raise InputError(new.failures[0])
-    why = "the model was fitted on all of them: give good pictures it has not seen"
+    if not count:
+        raise InputError("no good pictures given")
     copies = new.units.describe_copies()
-    raise InputError((f"{why} ({copies})" if copies else why) if given else "no good pictures given")
+    example = f" ({copies})" if copies else ""
+    raise InputError(f"the model was fitted on all of them: give good pictures it has not seen{example}")
 
 
 def recalibrate(
@@ -159,9 +166,9 @@ def recalibrate(
     Args:
         model: The model.
         good: The pictures, decoded.
-        names: Names of the pictures, which tell their parts.
+        names: Names of the pictures, which state their parts.
         step: Gets the progress.
-        force: Whether the pictures are good without doubt: open questions become notes.
+        force: Whether the pictures are known to be good. Open questions then become notes.
 
     Raises:
         InputError: No picture can be used, or no part would have all views.
@@ -171,18 +178,18 @@ def recalibrate(
     pattern = stored_part_pattern(manifest)
     if pattern is not None:
         require_whole_part(part_calibration(manifest, pattern).views, pattern.parse_all(names))
-    known = [row.forgotten() for row in manifest.pictures if row.learnt]
-    new = _judge_new(model, good, names, known, step)
+    learnt_rows = [row.forgotten() for row in manifest.pictures if row.learnt]
+    new = _judge_new(model, good, names, learnt_rows, step)
     _check_usable(new, len(names))
-    rows = (*known, *new.rows)
-    how = before.to_dict() | {
+    rows = (*learnt_rows, *new.rows)
+    arguments = before.to_dict() | {
         "method": f"held out{within_range(manifest.preprocess.normalization)}",
         "runtime": model.session.runtime,
         "promised": True,
     }
-    calibration = calibrate(rows, **how)
+    calibration = calibrate(rows, **arguments)
     expected = ExpectedPictures.from_facts(manifest.facts)
-    found = find_unusual(
+    unusual = find_unusual(
         rows,
         calibration,
         DefectScores.from_facts(manifest.facts),
@@ -191,7 +198,7 @@ def recalibrate(
         appearance=expected.appearance,
         left_out=new.left_out,
     )
-    remarks, questions = settle(found, force)
+    remarks, questions = settle(unusual, force)
     notes = *new.notes(), *expected.scale_notes(new.usable), *remarks
     widened = expected.widened(new.usable).with_views(new.looks_of_views(manifest))
     changed = replace(

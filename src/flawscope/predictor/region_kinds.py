@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from flawscope.predictor.product_model import ProductModel
 from flawscope.results.prediction import Prediction
 from flawscope.views.views import Views
 
-MAX_POINTS = 4096  # of a region that its descriptor is the mean of
-MAX_VIEWS = 16  # tiles of a picture that are looked at again: those with most of the regions, and each's own
+MAX_POINTS = 4096  # a region's descriptor is the mean at its points, of which about so many are used at most
+# Tiles of a picture that run again, because they show most of the regions; each region's best tile runs, too
+MAX_VIEWS = 16
 
 Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 
@@ -23,7 +25,7 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 def name_kinds(
     model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
 ) -> Prediction:
-    """Names the kinds of a picture's regions; a picture without regions is not run again."""
+    """Return the prediction with the kinds of its regions; without regions, the network does not run."""
     if not prediction.region_pixels:
         return prediction
     region_kinds = classifier.classify(region_descriptors(model, views, prediction))
@@ -33,70 +35,99 @@ def name_kinds(
 def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
-    """Return descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
+    """Return descriptors [N, C] of a picture's regions: the mean of their cells' differences from good ones.
 
-    Where a picture is seen in tiles, the cells of the tiles count.
+    With tiles, the tiles' cells are used, and not those of the whole view.
 
     Args:
         model: The model that found the regions.
         views: The picture's views.
         prediction: The prediction with the regions.
-        only: Number of the only region to describe; None: all.
+        only: Number of the region to describe; None: all regions.
 
     Raises:
         InputError: The model's network does not give differences.
     """
-    chosen = slice(None) if only is None else slice(only, only + 1)
-    regions = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
+    region_pixels = prediction.region_pixels if only is None else prediction.region_pixels[only : only + 1]
+    regions = [_points_in_picture(model, prediction, pixels) for pixels in region_pixels]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    hits = {number: [_inside(views, number, points) for points in regions] for number in finest}
-    used = _views_to_run(hits)
-    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(regions))]
+    # number of a view -> for each region, the region's points that the view shows
+    hits = {number: [_points_in_view(views, number, points) for points in regions] for number in finest}
+    numbers_to_run = _views_to_run(hits)
+    point_counts = []  # [regions, 1]
+    for region in range(len(regions)):
+        count = 0
+        for number in numbers_to_run:
+            y, _ = hits[number][region]
+            count += len(y)
+        point_counts.append([max(1, count)])
     session = model.session
-    sums = []
-    for start in range(0, len(used), session.batch):
-        batch = used[start : start + session.batch]
+    sums = []  # [views, regions, C]
+    for start in range(0, len(numbers_to_run), session.batch):
+        batch = numbers_to_run[start : start + session.batch]
         for number, cells in zip(batch, session.residuals(views.images(batch)), strict=True):
-            _, h, w = cells.shape
-            sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
-    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
+            _, height, width = cells.shape
+            region_sums = []
+            for y, x in hits[number]:
+                rows = (y * height).astype(int)
+                columns = (x * width).astype(int)
+                region_sums.append(cells[:, rows, columns].sum(1))
+            sums.append(region_sums)
+    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / point_counts)
 
 
 def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
-    """Return the numbers of the views with most of the regions, and of each region's best view.
+    """Choose views to run: for each region the view that shows most of it, and the views with most points.
 
     Args:
-        hits: For each view, the points of each region that it shows.
+        hits: For each view, by number: the points of each region that the view shows.
     """
     totals = {number: sum(len(y) for y, _ in regions) for number, regions in hits.items()}
-    falling = sorted(hits, key=lambda number: -totals[number])
-    region_count = len(hits[falling[0]])
-    best = [max(falling, key=lambda number: len(hits[number][k][0])) for k in range(region_count)]
-    most = [number for number in falling[:MAX_VIEWS] if totals[number]]
-    return [*dict.fromkeys([*best, *most])]
+    by_total = sorted(hits, key=lambda number: -totals[number])
+    region_count = len(hits[by_total[0]])
+    best_views = []
+    for region in range(region_count):
+        point_counts = {}
+        for number in by_total:
+            y, _ = hits[number][region]
+            point_counts[number] = len(y)
+        best_views.append(max(point_counts, key=point_counts.__getitem__))
+    views_with_most = [number for number in by_total[:MAX_VIEWS] if totals[number]]
+    return [*dict.fromkeys([*best_views, *views_with_most])]
 
 
-def _in_picture(
+def _points_in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
-    """Return points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
+    """Return points of a region in the corrected picture, at most about `MAX_POINTS`, evenly spaced.
+
+    Args:
+        model: The model that found the region.
+        prediction: The prediction with the region.
+        pixels: Rows and columns of the region in the map.
+    """
     how = model.manifest.preprocess
     geometry = prediction.geometry
     if how.corrections:
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True
         rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
-        y, x = rows + 0.5, columns + 0.5
+        y = rows + 0.5
+        x = columns + 0.5
     else:
-        y, x = geometry.inverse().locate(*(at.astype(np.float64) + 0.5 for at in pixels))
-    some = slice(None, None, -(-len(y) // MAX_POINTS) or 1)
-    return y[some], x[some]
+        rows, columns = pixels
+        y, x = geometry.inverse().locate(rows.astype(np.float64) + 0.5, columns.astype(np.float64) + 0.5)
+    stride = max(1, math.ceil(len(y) / MAX_POINTS))
+    return y[::stride], x[::stride]
 
 
-def _inside(views: Views, number: int, points: Points) -> Points:
-    """Return the points that a view shows, as shares 0..1 of its height and width."""
+def _points_in_view(views: Views, number: int, points: Points) -> Points:
+    """Return the points that a view shows, as shares 0..1 of the view's height and width."""
     place = views.placement(number)
-    y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
-    seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
-    return y[seen], x[seen]
+    height, width = place.size
+    view_y, view_x = place.locate(*points)
+    y = view_y / height
+    x = view_x / width
+    is_inside = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
+    return y[is_inside], x[is_inside]

@@ -68,9 +68,8 @@ def load(
         engine: Engine of an exported model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where
             the model's precision is bf16. A .safetensors model runs in torch.
         device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
-        threads: Number of threads, 1 or more, that compute one batch on a CPU; None leaves it to the engine.
-            torch has one number for the whole process: that of a .safetensors model holds for all that
-            torch does.
+        threads: Number of threads, 1 or more, that compute one batch on a CPU; None: the engine's default.
+            For a .safetensors model this sets torch's number of threads for the whole process.
         false_alarm_rate: Target rate instead of the stored one, 0.05 or "5%".
 
     Warns:
@@ -82,23 +81,24 @@ def load(
             installed.
     """
     check_threads(threads)
-    found = _opened(open_model(path, engine, device, threads))
+    model = _wrap(open_model(path, engine, device, threads))
     if false_alarm_rate is None:
-        return found
-    found = found.with_rate(false_alarm_rate)
-    for name, product in found.products.items():
+        return model
+    model = model.with_rate(false_alarm_rate)
+    for name, product in model.products.items():
         if product.calibration.pictures_missing:
-            warnings.warn(": ".join(filter(None, (name, product.calibration.promise()))), stacklevel=2)
-    return found
+            promise = product.calibration.promise()
+            warnings.warn(f"{name}: {promise}" if name else promise, stacklevel=2)
+    return model
 
 
 def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Router:
     """Open fitted models in memory in torch."""
-    return _opened(open_model(mapping, device=device))
+    return _wrap(open_model(mapping, device=device))
 
 
-def _opened(model: OpenModel) -> Predictor | Router:
-    """Return the `Predictor` of one product, or the `Router` of several."""
+def _wrap(model: OpenModel) -> Predictor | Router:
+    """Return the `Predictor` of an open model of one product, or the `Router` of several models."""
     if model.mapping.kind == ONE:
         return Predictor(model.mapping.products[ONE], model.sessions[ONE])
     return Router.opened(model)
@@ -117,21 +117,21 @@ def open_joined(
         failures: Lines on pictures that could not be used, by the model's name.
 
     Raises:
-        InputError: The models were calibrated on pictures whose names tell no part.
+        InputError: The models were calibrated on pictures whose names state no part.
     """
-    found = Router.opened(open_model(mapping, device=device))
+    router = Router.opened(open_model(mapping, device=device))
     for name, lines in failures.items():
-        found = found.with_product(name, found.products[name].with_failures(lines))
-    found.parts()
-    return found
+        router = router.with_product(name, router.products[name].with_failures(lines))
+    router.parts()  # raises where names state no part
+    return router
 
 
 def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, list[str]]:
     """Return the model without open questions (`Predictor.accept`), and the questions, each once."""
-    asked = [line for product in model.products.values() for line in product.questions]
+    questions = [line for product in model.products.values() for line in product.questions]
     for name, product in model.products.items():
         model = model.with_product(name, product.accept())
-    return model, list(dict.fromkeys(asked))
+    return model, list(dict.fromkeys(questions))
 
 
 class Router(AnyModel[Predictor]):
@@ -161,9 +161,8 @@ class Router(AnyModel[Predictor]):
     @property
     def artefact(self) -> ModelMapping:
         """The router as its file holds it: all products' models, and the data that recognise products."""
-        return replace(
-            self._artefact, products={name: product.artefact for name, product in self.products.items()}
-        )
+        artefacts = {name: product.artefact for name, product in self.products.items()}
+        return replace(self._artefact, products=artefacts)
 
     @property
     def mapping(self) -> ModelMapping:
@@ -172,7 +171,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def views(self) -> PartPattern | None:
-        """Pattern by which file names name the part and its view; None: the models are not of views."""
+        """Pattern that reads part and view from a file's name; None: the models are not of views."""
         return self._artefact.views
 
     @property
@@ -193,46 +192,47 @@ class Router(AnyModel[Predictor]):
         """Write the model file, atomically: .safetensors, or .zip of an exported router.
 
         Raises:
-            InputError: The models cannot stand in one file: they share too little, or would decide on no
+            InputError: The models cannot be in one file: they do not fit together, or would decide on no
                 whole part.
         """
         self.facts.check()
         save_router(self.artefact, {name: product.session for name, product in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
-        """Return the router with another model of one of its products, such as one calibrated anew."""
+        """Return the router with another model for one product, such as a model that was calibrated anew."""
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Return the router of views whose models know the looks of the other views, to name exchanges.
+        """Return the router of views with models that have learnt the looks of all views.
 
         Args:
-            pictures: Good pictures by view; at most 24 of each are compared.
+            pictures: Good pictures by view; at most 24 of each view are used.
         """
         return Router(self._artefact, with_looks_of_views(self.products, pictures), self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Return the files of each view, by the view that a file's name names.
+        """Group pictures by the view that each file's name states.
 
         Raises:
-            InputError: A name tells no known view, or the router's models are not of views.
+            InputError: A name states no known view, or the router's models are not of views.
         """
         if self.views is None:
             return super().sort_by_view(pictures)
-        found: dict[str, list[PictureSource]] = {}
+        pictures_by_view: dict[str, list[PictureSource]] = {}
         for picture in pictures:
-            found.setdefault(self._view(picture), []).append(picture)
-        return found
+            pictures_by_view.setdefault(self._read_view(picture), []).append(picture)
+        return pictures_by_view
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
-        """Check, for a model of views, that good parts with all views remain when views are calibrated anew.
+        """Check, before views are calibrated anew, that there will be good parts with pictures of all views.
 
         Args:
-            new: Good pictures of each view that is calibrated on them; the others keep theirs.
+            new: New good pictures, by view, for the views that are calibrated anew. Other views keep their
+                pictures.
 
         Raises:
-            InputError: No whole part would remain, or names tell no part.
+            InputError: No part would have all views, or names state no part.
         """
         self.facts.check_whole_parts({view: relative_names(pictures) for view, pictures in new.items()})
 
@@ -242,25 +242,25 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Run `Predictor.self_test` of each product, and count stored good pictures taken for another.
+        """Run each product's `Predictor.self_test`, and count samples that are recognised as another product.
 
         Returns:
-            The certificate of each product, by its name; `mistaken` is None for models of views.
+            The certificate of each product, by its name, with this count as `mistaken`; it is None for models
+            of views.
         """
-        found = {}
-        by = self._artefact.recognition
+        certificates = {}
+        recognition = self._artefact.recognition
         for name, product in self.products.items():
             try:
-                found[name] = product.self_test()
+                certificate = product.self_test()
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
-            if by is not None:
-                shown = [
-                    self._recognise(image[None]) for image in unpack_images(by.samples.get(name, np.empty(0)))
-                ]
-                mistaken = sum(each.product != name for each in shown)
-                found[name] = replace(found[name], mistaken=mistaken)
-        return found
+            if recognition is not None:
+                samples = unpack_images(recognition.samples.get(name, np.empty(0)))
+                mistaken = sum(self._recognise(image[None]).product != name for image in samples)
+                certificate = replace(certificate, mistaken=mistaken)
+            certificates[name] = certificate
+        return certificates
 
     # ---- the product of a picture
 
@@ -270,14 +270,19 @@ class Router(AnyModel[Predictor]):
         return self._recogniser.recognise(self._describe(images))[0]
 
     def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
-        if (by := self._artefact.recognition) is not None:
+        recognition = self._artefact.recognition
+        if recognition is not None:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            return self._recognise(by.preprocess.views(picture, name).images([0]))
-        view = self._view(source)
+            return self._recognise(recognition.preprocess.views(picture, name).images([0]))
+        view = self._read_view(source)
         return Recognition(view, view, 1.0)
 
-    def _view(self, source: PictureSource) -> str:
-        """Return the view that a picture's file name names. InputError where it names no known view."""
+    def _read_view(self, source: PictureSource) -> str:
+        """Read the view from the name of a picture's file.
+
+        Raises:
+            InputError: The picture is no file, or the name states no known view.
+        """
         assert self.views is not None
         if not isinstance(source, str | os.PathLike):
             raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
@@ -297,70 +302,84 @@ class Router(AnyModel[Predictor]):
 
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
         if self.views is not None:
-            view = self._view(source)
+            view = self._read_view(source)
             return (*self.products[view]._load(source, bgr, leave_out)[:2], Recognition(view, view, 1.0))
         picture = read_picture(source, bgr, leave_out)
-        shown = self._recognise_picture(source, picture)
-        return (*self.products[shown.nearest].see(source, picture)[:2], shown)
+        recognition = self._recognise_picture(source, picture)
+        return (*self.products[recognition.nearest].see(source, picture)[:2], recognition)
 
     def judge(
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]
     ) -> list[SourceResult]:
         """Judge pictures that are computed together, each by the model of its product."""
-        judged: dict[int, SourceResult] = {}
-        rows: dict[str, list[int]] = {}
-        recognised: dict[int, Recognition] = {}
-        for k, (source, loaded) in enumerate(batch):
+        results: dict[int, SourceResult] = {}  # by place in the batch
+        numbers_by_product: dict[str, list[int]] = {}
+        recognitions: dict[int, Recognition] = {}
+        for number, (source, loaded) in enumerate(batch):
             if isinstance(loaded, InputError):
-                judged[k] = (source, loaded)
-            else:
-                recognised[k] = loaded[-1]  # type: ignore[assignment]
-                rows.setdefault(recognised[k].nearest, []).append(k)
-        for name, product_rows in rows.items():
+                results[number] = (source, loaded)
+                continue
+            recognition: Recognition = loaded[-1]  # type: ignore[assignment]
+            recognitions[number] = recognition
+            numbers_by_product.setdefault(recognition.nearest, []).append(number)
+        for name, numbers in numbers_by_product.items():
             product = self.products[name]
-            found = product.judge([batch[k] for k in product_rows], run(product.session))
-            for k, (source, result) in zip(product_rows, found, strict=True):
-                judged[k] = (source, self._finished(result, recognised[k]))
-        return [judged[k] for k in range(len(batch))]
+            product_batch = [batch[number] for number in numbers]
+            product_results = product.judge(product_batch, run(product.session))
+            for number, (source, result) in zip(numbers, product_results, strict=True):
+                results[number] = (source, self._add_recognition(result, recognitions[number]))
+        return [results[number] for number in range(len(batch))]
 
-    def _finished(self, result: Result, shown: Recognition) -> Result:
-        """Return a model's answer with the recognised product, or with a finding on an exchanged view."""
+    def _add_recognition(self, result: Result, recognition: Recognition) -> Result:
+        """Add the recognised product to a result; for views, add a finding if views were exchanged."""
         if self.views is None:
-            return _with_recognition(result, shown)
+            return _with_recognition(result, recognition)
         if isinstance(result, InputError):
             return result
-        return compare_view(self.products[shown.nearest].view_looks, shown.nearest, result)
+        view = recognition.nearest
+        return compare_view(self.products[view].view_looks, view, result)
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
-        source, found = result
+        source, answer = result
         if self.views is not None:
-            found = self._check_view(source, found, product)
-        return source, self._finished(found, Recognition(product, product, 1.0))
+            answer = self._check_view(source, answer, product)
+        return source, self._add_recognition(answer, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
-        """Return the result, or an error where the picture's name names another view than the caller."""
-        try:
-            named_view = self._view(source) if isinstance(source, str | os.PathLike) else view
-        except InputError:  # the name tells none
+        """Return the result, or an error if the picture's name states another view than the caller named."""
+        if not isinstance(source, str | os.PathLike):
             return result
-        said = f"{source!s:.200} shows view {named_view}, and product={view} was said: leave it out"
-        return result if named_view == view else InputError(said)
+        try:
+            named_view = self._read_view(source)
+        except InputError:
+            return result  # the name states no view
+        if named_view == view:
+            return result
+        return InputError(
+            f"{source!s:.200} shows view {named_view}, and product={view} was said: leave it out"
+        )
 
     # ---- parts
 
     def parts(self) -> PartCollector | None:
-        """Return a collector that decides on each part; None where the models were fitted without `part`.
+        """Return a collector that decides on each part; None: the models were fitted without `part`.
 
-        With several products, it recognises a part's product from all views of the part together.
+        With several products, the collector recognises a part's product from all views of the part together.
         """
         if self.views is not None or self.facts.parts is None:
             return super().parts()
-        again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
-        return RoutedParts(self.facts, self._recogniser, again)
+
+        def judge_as(picture: PictureSource, product: str) -> Prediction:
+            return self.predict(picture, product=product)
+
+        return RoutedParts(self.facts, self._recogniser, judge_as)
 
 
 class _Runner:
-    """Runner of a router's products: `run` and `run_alone` return those of a product's session."""
+    """Runner of a router's products.
+
+    `run` and `run_alone` take a product's session, and return the session's method of the same name.
+    """
 
     runtime = "router"
     size = (0, 0)
@@ -376,14 +395,14 @@ class _Runner:
         return session.run_alone
 
 
-def _with_recognition(result: Result, shown: Recognition) -> Result:
-    """Return the prediction with the recognised product; anomalous where it is none of the products."""
+def _with_recognition(result: Result, recognition: Recognition) -> Result:
+    """Add the recognised product to a prediction; a picture without a product becomes anomalous."""
     if not isinstance(result, Prediction):
         return result
-    result = replace(result, recognition=shown)
-    if shown.product is not None:
-        return result
-    return result.noticing(no_product(Prediction.NO_PRODUCT_NAME, result.product_p_value))
+    prediction = replace(result, recognition=recognition)
+    if recognition.product is not None:
+        return prediction
+    return prediction.noticing(no_product(Prediction.NO_PRODUCT_NAME, prediction.product_p_value))
 
 
 Model = Predictor | Router

@@ -1,8 +1,8 @@
 """Scores good pictures as if the model had not learnt from their parts.
 
-`score` is the only place that fills a row's values of its map, or counts a picture as lost. Each source of
-pictures is a `ModelPictures` of its own: of a session (`SessionPictures`), of a fit (`fitting.judging`), of a
-reduced precision beside the trained one (`export.recalibrate`).
+`score` is the only place that fills in a row's values, or counts a picture as lost. Each source of pictures
+is a `ModelPictures` of its own: pictures of a session (`SessionPictures`), of a fit (`fitting.judging`), or
+of a model of reduced precision (`export.recalibrate`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
 
-# Gives the run that has not learnt from a row's unit; None: the model's own, which has not. It, or its run,
-# may raise an `ExcludedPictureError`.
+# Function that takes a row, and returns the run of the model without the row's unit; None: the model has not
+# learnt from that unit, and its ordinary run is used. The function, or the returned run, may raise an
+# `ExcludedPictureError`.
 RunOf = Callable[[Picture], Run | None]
 Lights = Sequence[Light]
-LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # with which a good picture is called anomalous, too
+LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # findings by which a good picture counts as lost
 
 
 class Answer(NamedTuple):
@@ -84,8 +85,8 @@ class ModelPictures(Protocol):
 
         Args:
             rows: The rows, by number.
-            run_of: Returns the run that has not learnt from a row's unit.
-            lights: The lights; the first is the pictures' own.
+            run_of: Returns the run of the model without a row's unit.
+            lights: Changes of light; the first changes nothing.
         """
 
 
@@ -95,8 +96,8 @@ class ScoredRows:
 
     Attributes:
         rows: The rows with an answer, scored in all lights.
-        unlit: The same rows, scored in their own light alone.
-        answers: The model's answers that they were scored by.
+        unlit: The same rows, scored in the pictures' own light only.
+        answers: The model's answers, from which the scores come.
     """
 
     rows: dict[int, Picture]
@@ -105,49 +106,59 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
-        """Rows with a score: their parts are found in all light."""
+        """Rows with a score, whose parts are found in every light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
     def lost(self) -> dict[int, Picture]:
-        """Rows that count as above all scores."""
+        """Rows of lost pictures, by number: they count as above all scores."""
         return {number: row for number, row in self.rows.items() if row.is_lost}
 
 
 def score(
     table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
 ) -> ScoredRows:
-    """Score rows and mark them as counted; a row whose parts are lost in a light counts above all scores.
+    """Score rows and mark them as counted.
+
+    A row whose parts are lost in some light counts as above all scores.
 
     Args:
         table: The rows' pictures, and the model.
         rows: The rows, by number.
-        run_of: Returns the run that has not learnt from a row's unit.
-        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
+        run_of: Returns the run of the model without a row's unit.
+        lights: The model's lights (`Preprocess.lights`), or only the first, which changes nothing.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
     if not numbers:
         return ScoredRows({}, {}, answers)
-    seen = []
+    measured_rows = []
     for number in numbers:
         row = rows[number]
-        measured = answers.pictures[number].measured
-        seen.append(row.seen(row.look, measured, row.size) if measured else row)
-    values = np.array([answers.pictures[number].values for number in numbers])
-    judged = judge(seen, values)
-    unlit = judge(seen, values[:, :1])
+        appearance = answers.pictures[number].measured
+        measured_rows.append(row.seen(row.look, appearance, row.size) if appearance else row)
+    values = np.array([answers.pictures[number].values for number in numbers])  # [rows, lights, 3]
+    own_light_values = values[:, :1]
+    scored_rows = judge(measured_rows, values)
+    unlit_rows = judge(measured_rows, own_light_values)
     return ScoredRows(
-        dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
+        rows=dict(zip(numbers, scored_rows, strict=True)),
+        unlit=dict(zip(numbers, unlit_rows, strict=True)),
+        answers=answers,
     )
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Return the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
-    units = {row.unit for row in known if row.learnt}
+    """Return the `RunOf` of a model.
+
+    Args:
+        model: The model.
+        known: Rows of the model's pictures.
+    """
+    learnt_units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
-        if row.unit not in units:
+        if row.unit not in learnt_units:
             return None
         return model.session.run_without(model.artefact, row.unit)
 
@@ -167,7 +178,7 @@ def lost_note(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SessionPictures:
-    """Good pictures that a model judges in its session, like any others."""
+    """Good pictures that a model judges in its session, like any other picture."""
 
     model: ProductModel
     pictures: DecodedPictures
@@ -175,26 +186,32 @@ class SessionPictures:
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Return the model's answers on the pictures of rows, and report the progress to `step`."""
-        found = _SessionAnswers(self.model, self.pictures, lights[1:])
+        collector = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
-            found.add_batch(batch, run, rows, run_of)
+            collector.add_batch(batch, run, rows, run_of)
             return [number for number, _ in batch]
 
-        tiled = self.model.manifest.preprocess.tile is not None
+        is_tiled = self.model.manifest.preprocess.tile is not None
         load = loader(self.model, self.pictures)
         session = self.model.session
-        for done, _ in enumerate(
-            stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=tiled)
-        ):
+        judged = stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=is_tiled)
+        for done, _ in enumerate(judged):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))
-        return found.answers.in_order()
+        return collector.answers.in_order()
 
 
 @dataclass
 class _SessionAnswers:
-    """Collects the answers of a model on good pictures. `lights` are those beside the pictures' own."""
+    """Collects the answers of a model on good pictures.
+
+    Attributes:
+        model: The model.
+        pictures: The pictures, decoded.
+        lights: Further lights, without the pictures' own.
+        answers: The answers up to now.
+    """
 
     model: ProductModel
     pictures: DecodedPictures
@@ -208,14 +225,14 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judge loaded pictures: one by one where the model has learnt from them, the others together.
+        """Judge loaded pictures together; a picture that the model has learnt from is judged alone.
 
         Args:
             batch: Numbers of pictures, and the loaded pictures.
             shared_run: Judges the pictures that the model has not learnt from.
             rows: Rows of the pictures, by number.
-            run_of: Gives the run that judges a picture without what the model learnt from it; None: the
-                model has not learnt from it.
+            run_of: Returns the run of the model without a picture's unit; None: the model has not learnt from
+                that unit.
         """
         not_learnt = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
@@ -231,10 +248,10 @@ class _SessionAnswers:
         self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judge loaded pictures by one run: together in their own light, one by one in the others."""
-        shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
+        """Judge loaded pictures by `run`: together in their own light, one by one in the further lights."""
+        with_sources = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
-            results = self.model.judge(shown, run)
+            results = self.model.judge(with_sources, run)
         except ExcludedPictureError:
             self.answers.excluded.extend(number for number, _ in batch)
             return
@@ -244,9 +261,17 @@ class _SessionAnswers:
             elif isinstance(result, InputError):
                 self.answers.failures[number] = failure_of(result)
             else:
-                self._keep(number, loaded[1], result, run)
+                self._add_answer(number, loaded[1], result, run)
 
-    def _keep(self, number: int, measured: FeatureValues, prediction: Prediction, run: Run) -> None:
+    def _add_answer(self, number: int, appearance: FeatureValues, prediction: Prediction, run: Run) -> None:
+        """Add the answer for a picture, and judge it in the further lights.
+
+        Args:
+            number: Number of the picture.
+            appearance: Appearance of the picture as a whole.
+            prediction: Prediction for the picture in its own light.
+            run: Run that judges the picture in the further lights.
+        """
         refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
             name = prediction.path or "a picture"
@@ -256,23 +281,27 @@ class _SessionAnswers:
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
             values[0] = self._values(prediction)
-            for k, light in enumerate(self.lights, start=1):
-                lit = light(self.pictures.read(number))
-                values[k] = self._values(self._predict(lit, run))
-        self.answers.pictures[number] = Answer(values, measured, prediction.look)
+            for light_number, light in enumerate(self.lights, start=1):
+                changed_picture = light(self.pictures.read(number))
+                values[light_number] = self._values(self._predict(changed_picture, run))
+        self.answers.pictures[number] = Answer(values, appearance, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
-        [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
-        if isinstance(found, InputError):
-            raise found
-        return found
+        """Judge a decoded picture; raise InputError if it cannot be judged."""
+        loaded = self.model.see(picture, picture)
+        [(_, result)] = self.model.judge([(picture, loaded)], run)
+        if isinstance(result, InputError):
+            raise result
+        return result
 
-    def _values(self, found: Prediction) -> Values:
-        if _refusal(found) is not None:
+    def _values(self, prediction: Prediction) -> Values:
+        """Return the values of a prediction; `LOST`: a finding decides on the picture."""
+        if _refusal(prediction) is not None:
             return LOST
-        return map_values(found.score, found.map, self.model.valid_mask(found.geometry))
+        valid_mask = self.model.valid_mask(prediction.geometry)
+        return map_values(prediction.score, prediction.map, valid_mask)
 
 
-def _refusal(found: Prediction) -> Finding | None:
-    """Return the finding that decides on a picture instead of its score, or None."""
-    return next((finding for finding in found.findings if finding.decides), None)
+def _refusal(prediction: Prediction) -> Finding | None:
+    """Return the finding that decides on a picture instead of its score; None: the score decides."""
+    return next((finding for finding in prediction.findings if finding.decides), None)

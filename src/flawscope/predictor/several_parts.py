@@ -19,39 +19,54 @@ from flawscope.views.views import PartFrameViews
 
 
 def with_parts(
-    found: Prediction,
+    prediction: Prediction,
     views: PartFrameViews,
     scores: NDArray[Any],
     numbers: NDArray[np.uint16],
     how: Preprocess,
-    known: Calibration,
+    calibration: Calibration,
 ) -> Prediction:
     """Return the prediction of a picture's worst part, with all parts of the picture.
 
     Args:
-        found: The prediction of the worst part.
+        prediction: The prediction of the worst part.
         views: Views of the parts.
         scores: [n], a score for each view.
-        numbers: [H, W], at each pixel of the views' geometry the number of its part.
-        how: Preprocessing of the model; its `reference` and `several` are set.
-        known: Calibration of the model.
+        numbers: [H, W], at each pixel of the views' map the number of the part there; 0: none.
+        how: Preprocessing of the model, with `reference` and `several`.
+        calibration: Calibration of the model.
     """
     reference = how.reference
     several = how.several
     assert reference is not None
     assert several is not None
-    values = (known.p_values(scores), known.severity(scores), known.is_anomalous(scores))
-    parts = tuple(
-        FoundPart(k, float(score), float(p), float(s), bool(bad), reference.p_value(pose.error), pose)
-        for k, (pose, score, p, s, bad) in enumerate(zip(views.poses, scores, *values, strict=False), 1)
-    )
-    lost = float(known.p_values(np.inf)) if views.count_error else 1.0
-    every = FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error)
+    p_values = calibration.p_values(scores)
+    severities = calibration.severity(scores)
+    decisions = calibration.is_anomalous(scores)
+    parts = []
+    # `strict=False`: a picture without parts has one view with a score, but no pose
+    rows = zip(views.poses, scores, p_values, severities, decisions, strict=False)
+    for number, (pose, score, p_value, severity, is_anomalous) in enumerate(rows, start=1):
+        place_p_value = reference.p_value(pose.error)
+        parts.append(
+            FoundPart(  # p-value of the part's score, later p-value of its place
+                number,
+                float(score),
+                float(p_value),
+                float(severity),
+                bool(is_anomalous),
+                place_p_value,
+                pose,
+            )
+        )
+    all_parts = FoundParts(tuple(parts), several.least, several.most, tuple(views.objects), views.count_error)
+    count_p_value = float(calibration.p_values(np.inf)) if views.count_error else 1.0
+    picture_numbers = numbers
     if how.corrections:
-        corrected = numbers
-        numbers = np.zeros(found.map.shape, np.uint16)
+        picture_numbers = np.zeros(prediction.map.shape, np.uint16)
         for part in parts:
-            here = (corrected == part.part_index).astype(np.float32)
-            numbers[how.restored(here, views.geometry, 0.0)[0] > 0.5] = part.part_index
-    search = PartSearch(lost, several=every, numbers=numbers)
-    return replace(found, parts=search).noticing(*search.findings())
+            part_mask = (numbers == part.part_index).astype(np.float32)
+            restored, _ = how.restored(part_mask, views.geometry, 0.0)
+            picture_numbers[restored > 0.5] = part.part_index
+    search = PartSearch(count_p_value, several=all_parts, numbers=picture_numbers)
+    return replace(prediction, parts=search).noticing(*search.findings())

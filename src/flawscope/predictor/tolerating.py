@@ -23,24 +23,27 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     Raises:
         InputError: A rule is for a kind that the model does not name.
     """
-    named = [
-        product.manifest.kinds for product in model.products.values() if product.manifest.kinds is not None
-    ]
-    names = [name for kinds in named for name in kinds.names]
-    if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
-        raise InputError(
-            f"the tolerances have a rule for the kind {strange[0]!r}, and the model names "
-            f"{join_names([*dict.fromkeys(names)]) or 'no kinds'}: correct the rule, or teach it"
-        )
+    names: list[str] = []
+    for product in model.products.values():
+        if product.manifest.kinds is not None:
+            names += product.manifest.kinds.names
+    for rule in tolerances.rules:
+        if rule.kind not in (ANY, *names):
+            known_names = join_names([*dict.fromkeys(names)]) or "no kinds"
+            raise InputError(
+                f"the tolerances have a rule for the kind {rule.kind!r}, and the model names "
+                f"{known_names}: correct the rule, or teach it"
+            )
 
-    def tolerate(found: Prediction) -> Prediction:
-        if not found.is_anomalous:
-            return found
-        # of what shows none of the products, the nearest one's model made the map
-        judging = model.product("" if found.recognition is None else found.recognition.nearest)
-        several = found.parts.numbers
-        numbers = judging.valid_mask(found.geometry) if several is None else several
-        return apply_tolerances(found, numbers, tolerances)
+    def tolerate(prediction: Prediction) -> Prediction:
+        if not prediction.is_anomalous:
+            return prediction
+        if prediction.parts.numbers is not None:
+            return apply_tolerances(prediction, prediction.parts.numbers, tolerances)
+        # the map comes from the nearest product's model, even if the picture shows none of the products
+        name = "" if prediction.recognition is None else prediction.recognition.nearest
+        mask = model.product(name).valid_mask(prediction.geometry)
+        return apply_tolerances(prediction, mask, tolerances)
 
     return tolerate
 
@@ -53,7 +56,8 @@ def tolerating(
     """Return a model's `stream` with the tolerances applied to its predictions.
 
     Raises:
-        InputError: A rule is for a kind that the model does not name, or the model decides on parts in views.
+        InputError: A rule is for a kind that the model does not name, or the model decides on whole parts, by
+            the scores of all their views.
     """
     if model.parts() is not None:
         raise InputError(
@@ -62,8 +66,10 @@ def tolerating(
         )
     tolerate = tolerator(model, tolerances)
 
-    def streamed(*given: StreamArguments.args, **how: StreamArguments.kwargs) -> Iterator[SourceResult]:
-        for source, found in stream(*given, **how):
-            yield source, found if isinstance(found, InputError) else tolerate(found)
+    def stream_tolerated(
+        *args: StreamArguments.args, **kwargs: StreamArguments.kwargs
+    ) -> Iterator[SourceResult]:
+        for source, result in stream(*args, **kwargs):
+            yield source, result if isinstance(result, InputError) else tolerate(result)
 
-    return streamed
+    return stream_tolerated

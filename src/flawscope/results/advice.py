@@ -14,16 +14,17 @@ from flawscope.errors import pluralize
 from flawscope.pictures.defect_size import choose_tile, default_network, pixels_left
 from flawscope.pictures.form import Size
 
-MOST = 3  # steps that are advised
-TOO_SMALL = 8.0  # pixels at the network below which one in five spots or more is missed (`defect_size`)
-SMALL_SHARE = 0.25  # of the missed defects: a step is worth its time where so many are too small
-MIN_MISSED = 0.1  # share of the defects from which on other settings are advised
-MIN_WORTH = 0.15  # gain in the share of defects found, less that of false alarms, for which a rate is advised
-ROUNDING = 1e-9  # of a rate
-MANY_MISSED = 0.25  # share from which on a step is named, whatever is known
+MAX_STEPS = 3  # steps that are advised
+MIN_PIXELS = 8.0  # length of a spot at the network: of smaller spots one in five is missed (`defect_size`)
+SMALL_SHARE = 0.25  # share of missed defects that must be too small before `--min-defect` is advised
+MIN_MISSED = 0.1  # share of missed defects from which on other settings are advised
+# A rate is advised if it raises (share of defects found - share of false alarms) by at least this
+MIN_WORTH = 0.15
+ROUNDING = 1e-9  # error of a rate
+MANY_MISSED = 0.25  # share of missed defects that is a reason for any remedy
 SEARCH = "fit --auto, which tries how the pictures are best seen"
-MIN_SEARCHED = 12  # good parts: of fewer a search tries nothing
-REDUCED = 0.9  # share of a side's pixels left to most pictures, below which a larger size shows more
+MIN_SEARCHED = 12  # good parts: with fewer a search tries nothing
+REDUCED = 0.9  # share of its pixels that scaling leaves to a side, below which a larger size shows more
 ACCURATE = "--preset accurate, which knows more beforehand and takes about five times as long a picture"
 LIES = {
     "turn": "parts lie at any angle",
@@ -69,62 +70,61 @@ def advice(
     """Return the steps that help most, at most three, the best first.
 
     Args:
-        lies: `--align` that good parts need; None: they lie alike, or are aligned already.
+        lies: Value of `--align` that good parts need, a key of `LIES`; None: they lie alike, or are aligned
+            already.
         rate: The requested false-alarm rate.
-        missing: Words on the good pictures that the rate still needs, by `describe_missing`; empty: none.
-        learnt: Number of good pictures learnt from by the default of a method with a preset `accurate`, where
-            they are few; 0: many, or by other settings.
-        marks: Length of the largest piece of each missed defect that is marked, in pixels of the pictures.
+        missing: Words on the good pictures that the rate still needs, by `describe_missing`; empty: it needs
+            none.
+        learnt: Number of training pictures, if they are so few that the method's preset `accurate` is worth
+            its time; else 0.
+        marks: For each missed defect the length of its largest labelled region, in pixels of the pictures.
         pictures: Sizes (H, W) of pictures.
         network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
         defects: Number of defects that were judged.
         missed: Number of defects that were not found.
-        lies_elsewhere: Returns whether parts lie elsewhere; called only where it decides.
-        sole: Name of the good picture that alone sets the threshold.
-        hidden: Number of missed defects that would be found without that picture.
-        looser: A false-alarm rate that would find many more of them, and what it costs.
-        remedies: Steps that may help a model that does not see the defects (`remedies`).
-        blind: Words on simulated defects that it hardly sees; empty: it does.
+        lies_elsewhere: Returns whether parts lie at different places; it is called only if that decides.
+        sole: Name of the good picture that alone sets the threshold; empty: no single picture does.
+        hidden: Number of missed defects that would be found if `sole` were left out.
+        looser: Advice on a false-alarm rate that would find many more defects; None: no rate would.
+        remedies: Steps that may help if the model does not see the defects, from `remedies()`.
+        blind: Words on simulated defects that the model hardly sees; empty: it sees them.
     """
     steps = _steps_to_see_better(lies, marks, pictures, network)
     misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
-    has_many = missed >= max(1, MANY_MISSED * defects)
     if missed >= max(1, MIN_MISSED * defects):
-        if sole and 2 * hidden >= missed:
-            look = f"look whether {sole} is good, else fit without it"
-            steps.append(Advice(look, f"{misses}, {hidden} for one picture"))
-        else:
-            steps += _given(looser)
-            if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
-                steps.append(Advice(SEARCH, misses))
-    if remedies and not steps:
-        steps += _remedy_steps(remedies, misses if has_many else blind)
+        is_for_one_picture = bool(sole) and hidden >= missed / 2
+        if is_for_one_picture:
+            step = f"look whether {sole} is good, else fit without it"
+            steps.append(Advice(step, f"{misses}, {hidden} for one picture"))
+        elif looser is not None:
+            steps.append(looser)
+        can_search_help = SEARCH in remedies and not is_for_one_picture
+        if can_search_help and (is_reduced(pictures, network) or lies_elsewhere()):
+            steps.append(Advice(SEARCH, misses))
+    are_many_missed = missed >= max(1, MANY_MISSED * defects)
+    remedy_reason = misses if are_many_missed else blind
+    if remedies and remedy_reason and not steps:
+        steps.append(Advice(f"what may help: {join_words(remedies)}", remedy_reason))
     steps += _steps_to_learn_more(learnt, missing, rate)
-    return steps[:MOST]
+    return steps[:MAX_STEPS]
 
 
 def _steps_to_see_better(
     lies: str | None, marks: Sequence[float], pictures: Sequence[Size], network: Size | None
 ) -> list[Advice]:
-    """Steps by how parts lie, and by how small defects are at the network."""
+    """Return the steps against parts that lie differently, and against defects too small at the network."""
     steps = []
     if lies is not None:
         steps.append(Advice(f"--align {lies}", LIES[lies]))
     if marks and pictures and network is not None:
-        steps += _given(_smaller_view(marks, pictures, network))
+        min_defect = _advise_min_defect(marks, pictures, network)
+        if min_defect is not None:
+            steps.append(min_defect)
     return steps
 
 
-def _given(step: Advice | None) -> list[Advice]:
-    return [] if step is None else [step]
-
-
-def _remedy_steps(remedies: Sequence[str], reason: str) -> list[Advice]:
-    """The step that names all remedies; none without a reason."""
-    return [Advice(f"what may help: {join_words(remedies)}", reason)] if reason else []
-
-
 def _steps_to_learn_more(learnt: int, missing: str, rate: float) -> list[Advice]:
+    """Return the steps against few training pictures, and against a rate that does not hold yet."""
     steps = []
     if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
@@ -135,8 +135,8 @@ def _steps_to_learn_more(learnt: int, missing: str, rate: float) -> list[Advice]
 
 def join_words(words: Sequence[str]) -> str:
     """Join alternatives: "a, b or c"."""
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def remedies(
@@ -145,19 +145,19 @@ def remedies(
     """Return steps that may help a model that does not see the defects, the likeliest first.
 
     Args:
-        learnt: Number of good parts that it learnt from.
+        learnt: Number of good parts that the model has learnt from.
         pictures: Sizes (H, W) of pictures.
         network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
-        accurate: Whether its method has a preset `accurate` that it was not fitted with.
+        accurate: Whether its method has a preset `accurate` that the model was not fitted with.
         tried: Whether settings were tried (`--auto`).
     """
-    found = ["--preset accurate"] if accurate else []
+    steps = ["--preset accurate"] if accurate else []
     if is_reduced(pictures, network):
-        found.append("larger pictures (--size, or --min-defect with the smallest defect's size)")
-    found.append("a region where the defects are (--roi)")
+        steps.append("larger pictures (--size, or --min-defect with the smallest defect's size)")
+    steps.append("a region where the defects are (--roi)")
     if learnt >= MIN_SEARCHED and not tried:
-        found.append(SEARCH)
-    return found
+        steps.append(SEARCH)
+    return steps
 
 
 def looser_rate(
@@ -166,65 +166,88 @@ def looser_rate(
     """Advise a higher false-alarm rate where scores separate good from defective and decisions do not.
 
     Args:
-        decided: Of each test picture, or part: whether it is defective, whether it is called anomalous, and
-            its p-value.
-        rates: Rates to choose from, all above the model's own.
-        auroc: AUROC of the scores.
+        decided: For each test picture, or part: whether it is defective; whether it is called anomalous; its
+            p-value.
+        rates: Rates to choose from, all above the rate of the model.
+        auroc: AUROC of the scores; None: it is not known.
 
     Returns:
-        None: no rate finds so many more that it is worth its false alarms.
+        The advice; None: no rate finds so many more defects that its false alarms are worth it.
     """
-    count = sum(defective for defective, _, _ in decided)
-    good = len(decided) - count
-    if not count or not good or auroc is None:
+    defect_count = sum(is_defective for is_defective, _, _ in decided)
+    good_count = len(decided) - defect_count
+    if not defect_count or not good_count or auroc is None:
         return None
 
-    def called(rate: float) -> tuple[int, int]:
-        """Number of defective and of good ones that are called anomalous at a rate."""
-        flagged = [defective for defective, is_called, p in decided if is_called or p <= rate + ROUNDING]
-        return sum(flagged), len(flagged) - sum(flagged)
+    def count_called(rate: float) -> tuple[int, int]:
+        """Return the numbers of defective and of good pictures that are called anomalous at a rate."""
+        defects = 0
+        alarms = 0
+        for is_defective, is_called, p_value in decided:
+            if is_called or p_value <= rate + ROUNDING:
+                defects += is_defective
+                alarms += not is_defective
+        return defects, alarms
 
     def worth(rate: float) -> float:
-        found, alarms = called(rate)
-        return found / count - alarms / good
+        """Return the share of defects found at a rate, minus the share of false alarms."""
+        defects, alarms = count_called(rate)
+        return defects / defect_count - alarms / good_count
 
-    now = called(0.0)
-    best = max(sorted(rates), key=worth, default=None)
-    if best is None or worth(best) - (now[0] / count - now[1] / good) < MIN_WORTH:
+    present_rate = 0.0  # all p-values are above it: only pictures count that are called anomalous now
+    best_rate = max(sorted(rates), key=worth, default=None)
+    if best_rate is None or worth(best_rate) - worth(present_rate) < MIN_WORTH:
         return None
-    found, alarms = called(best)
+    present_defects, _ = count_called(present_rate)
+    best_defects, best_alarms = count_called(best_rate)
     return Advice(
-        f"calibrate --false-alarm-rate {best:.0%}, which finds {found} and calls {alarms} of {good} good "
-        "ones anomalous, as read from this test set: others tell whether it holds",
-        f"{count - now[0]} of {pluralize(count, 'defect')} are missed, though scores tell them from good "
-        f"ones (AUROC {auroc:.2f})",
+        f"calibrate --false-alarm-rate {best_rate:.0%}, which finds {best_defects} and calls {best_alarms} "
+        f"of {good_count} good ones anomalous, as read from this test set: others tell whether it holds",
+        f"{defect_count - present_defects} of {pluralize(defect_count, 'defect')} are missed, though scores "
+        f"tell them from good ones (AUROC {auroc:.2f})",
     )
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Return whether most pictures are scaled down to the default size.
+    """Return whether most pictures lose pixels since they are scaled down to the default size.
 
-    A larger size, which a search tries, shows more. Sides are rounded to the network's step: a few percent
-    less do not count.
+    If so, a larger size shows more, and a search tries it. A loss of a few percent does not count: it comes
+    from rounding the sides to the network's step.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False
-    return statistics.median_low(pixels_left(1, size, network) for size in pictures) < REDUCED
+    shares = [pixels_left(1, size, network) for size in pictures]
+    return statistics.median_low(shares) < REDUCED
 
 
-def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
-    """Advise `--min-defect` where missed defects are too small at the network to be found."""
-    usual = sorted(marks)[int(SMALL_SHARE * (len(marks) - 1))]
-    left = min(pixels_left(usual, size, network) for size in pictures)
-    wanted = max(1, math.floor(usual))
-    if left >= TOO_SMALL or (chosen := choose_tile(wanted, pictures, network)) is None:
+def _advise_min_defect(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
+    """Advise `--min-defect` where missed defects are too small at the network to be found.
+
+    The arguments are those of `advice`. The result is None if the defects are large enough, or too small in
+    any tile.
+    """
+    quarter_index = int(SMALL_SHARE * (len(marks) - 1))
+    length = sorted(marks)[quarter_index]  # a quarter of the defects are not longer
+    network_length = min(pixels_left(length, size, network) for size in pictures)
+    if network_length >= MIN_PIXELS:
         return None
-    largest = max(pictures, key=math.prod)
-    counts = (  # tiles of the largest picture, which overlap by a quarter, beside the whole
-        1 if side <= length else 1 + math.ceil((side - length) / (0.75 * length))
-        for side, length in zip(largest, chosen[0], strict=True)
-    )
+    min_defect = max(1, math.floor(length))
+    choice = choose_tile(min_defect, pictures, network)
+    if choice is None:
+        return None
+    tile_size, _ = choice
+    largest_size = max(pictures, key=math.prod)
+    counts = [_count_tiles(side, tile_side) for side, tile_side in zip(largest_size, tile_size, strict=True)]
+    view_count = 1 + math.prod(counts)  # the whole picture is seen, too
     return Advice(
-        f"--min-defect {wanted}px, which takes about {1 + math.prod(counts)} times as long a picture",
-        f"a quarter of the missed defects are up to {usual:.0f} px long, {left:.0f} px at the network",
+        f"--min-defect {min_defect}px, which takes about {view_count} times as long a picture",
+        f"a quarter of the missed defects are up to {length:.0f} px long, {network_length:.0f} px at the "
+        "network",
     )
+
+
+def _count_tiles(side: int, tile_side: int) -> int:
+    """Return the number of tiles along a side of a picture; they overlap by a quarter."""
+    if side <= tile_side:
+        return 1
+    return 1 + math.ceil((side - tile_side) / (0.75 * tile_side))

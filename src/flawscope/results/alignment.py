@@ -35,7 +35,7 @@ class Poses:
 
     Attributes:
         poses: Pose of each part.
-        problem: Why the picture is not good to learn from; empty: it is.
+        problem: Why the model cannot learn from the picture; empty: it can.
     """
 
     poses: list[PartPose]
@@ -53,9 +53,9 @@ class Alignment:
 
     Attributes:
         reference: Reference that was learnt from the good pictures.
-        poses: Poses by the picture.
+        poses: Poses by the picture's file.
         root: Folder of the data set.
-        learnt: Settings for several parts in a picture; None: each shows one.
+        learnt: What was learnt for pictures of several parts; None: each picture shows one part.
         problem: Why nothing can be learnt from the poses; empty: it can.
     """
 
@@ -75,86 +75,97 @@ class Alignment:
         progress: Callable[[int, int], None],
         several: bool = False,
     ) -> Alignment:
-        """Learn the reference from good pictures, and find the parts in all.
+        """Learn the reference from good pictures, and find the parts in all pictures.
 
         Pictures that cannot be read are left out.
 
         Args:
             good: Good pictures.
             others: All other pictures.
-            kind: Poses that occur.
+            kind: Kind of poses that occur.
             root: Folder of the data set.
-            progress: Called with the number of pictures read, and of all.
+            progress: Called after each picture that was read, with its number from 1, and the number of all.
             several: Whether each picture shows several parts.
 
         Raises:
-            InputError: There are too few good pictures, or they show nothing to be found.
+            InputError: There are too few good pictures, or no part can be found in them.
         """
-        small = {}
-        sizes = {}
-        for done, path in enumerate([*good, *others], start=1):
+        small_picture_by_path = {}
+        size_by_path = {}
+        for number, path in enumerate([*good, *others], start=1):
             try:
                 picture = decode(path)
-                small[path] = Preprocess().small(picture, OVERVIEW_SIDE if several else SIDE)
-                sizes[path] = picture_size(picture)
+                small_picture_by_path[path] = Preprocess().small(picture, OVERVIEW_SIDE if several else SIDE)
+                size_by_path[path] = picture_size(picture)
             except InputError:
-                continue  # the check names it
-            progress(done, len(good) + len(others))
-        known = [path for path in good if path in small]
+                continue  # the data check reports it
+            progress(number, len(good) + len(others))
+        readable_good = [path for path in good if path in small_picture_by_path]
         if several:
-            return cls._learn_several(known, small, kind, root)
-        reference = learn_reference([small[path] for path in known], kind)
-        poses = {}
-        for path, picture in small.items():
-            pose = reference.find(picture)
+            return cls._learn_several(readable_good, small_picture_by_path, kind, root)
+        reference = learn_reference([small_picture_by_path[path] for path in readable_good], kind)
+        poses_by_path = {}
+        for path, small_picture in small_picture_by_path.items():
+            pose = reference.find(small_picture)
             if pose.found:
-                poses[path] = Poses([PartPose.from_pose(pose, reference, sizes[path])])
+                poses_by_path[path] = Poses([PartPose.from_pose(pose, reference, size_by_path[path])])
             else:
-                poses[path] = Poses([], part_not_found(None).words)
-        return cls(reference, poses, root)
+                poses_by_path[path] = Poses([], part_not_found(None).words)
+        return cls(reference, poses_by_path, root)
 
     @classmethod
     def _learn_several(
-        cls, known: Sequence[Path], small: Mapping[Path, NDArray[np.float32]], kind: PoseKind, root: Path
+        cls,
+        good: Sequence[Path],
+        small_pictures: Mapping[Path, NDArray[np.float32]],
+        kind: PoseKind,
+        root: Path,
     ) -> Alignment:
-        """Learn the reference from good pictures of several parts each, and find the parts in all."""
+        """Learn the reference from good pictures of several parts each, and find the parts in all pictures.
 
-        def reduced(i: int, side: int) -> NDArray[np.float32]:
-            return Preprocess().small(decode(known[i]), side)
+        Args:
+            good: Good pictures that could be read.
+            small_pictures: All pictures that could be read, scaled down, by their files.
+            kind: Kind of poses that occur.
+            root: Folder of the data set.
+        """
+
+        def reduced(index: int, side: int) -> NDArray[np.float32]:
+            return Preprocess().small(decode(good[index]), side)
 
         problem = ""
         try:
-            learnt = learn_several_parts([small[path] for path in known], reduced, kind)
-        except PartsCountedWrongError as error:  # what was taken for a part is shown all the same
+            learnt = learn_several_parts([small_pictures[path] for path in good], reduced, kind)
+        except PartsCountedWrongError as error:  # the drawings still show what was taken for a part
             learnt = error.learnt
             problem = str(error)
-        how = Preprocess(reference=learnt.reference, several=learnt.settings)
+        preprocess = Preprocess(reference=learnt.reference, several=learnt.settings)
         poses = {}
-        for path in small:
-            views = how.views(path)
+        for path in small_pictures:
+            views = preprocess.views(path)
             if isinstance(views, PartFrameViews):
                 poses[path] = Poses(views.poses, views.count_error)
         return cls(learnt.reference, poses, root, learnt, problem)
 
     @property
     def lost(self) -> list[str]:
-        """Pictures without a part, or with another number of parts."""
+        """Names of pictures in which no part was found, or a wrong number of parts."""
         return [self._name(path) for path, poses in self.poses.items() if poses.problem]
 
     def lines(self) -> list[str]:
-        """Text for people."""
+        """Return the lines of text for people."""
         errors = [poses.error for poses in self.poses.values() if not poses.problem]
-        far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
-        lost = "no part found" if self.learnt is None else "parts counted wrong"
+        error_text = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
+        lost_text = "no part found" if self.learnt is None else "parts counted wrong"
         lines = []
         if self.problem:
             lines.append(f"error: {self.problem}")
         if self.learnt is not None:
             lines.append(self.learnt.describe())
         lines.append(self.reference.describe())
-        lines.append(f"{self._found_line}; spreads off: {far}")
+        lines.append(f"{self._found_line}; spreads off: {error_text}")
         if self.lost:
-            lines.append(f"{lost} in {join_names(self.lost)}")
+            lines.append(f"{lost_text} in {join_names(self.lost)}")
         return lines
 
     @property
@@ -164,7 +175,7 @@ class Alignment:
         return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows."""
+        """Return the kind of poses, and the poses of each picture, as values for JSON."""
         document: Json = {
             "kind": self.reference.kind,
             "period": self.reference.period,
@@ -173,8 +184,8 @@ class Alignment:
         if self.problem:
             document["problem"] = self.problem
         if self.learnt is not None:
-            several = self.learnt.settings
-            document["expected"] = [several.least, several.most]
+            settings = self.learnt.settings
+            document["expected"] = [settings.least, settings.most]  # number of parts in a picture
         pictures = []
         for path, poses in self.poses.items():
             pictures.append({"path": self._name(path)} | self._facts(poses))
@@ -190,19 +201,23 @@ class Alignment:
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
         """Yield drawings [H, W, 3], each with a name and a remark.
 
-        The reference comes first. Pictures with the squares around their parts follow: those without a part
-        first, then the farthest from the reference.
+        The reference comes first. Then come pictures with squares around their parts: first those with a
+        problem, then the others, of which the farthest from the reference come first.
         """
-        yield np.repeat(self.reference.part_image()[..., None], 3, 2), "reference", self.reference.describe()
-        for path, poses in sorted(self.poses.items(), key=lambda item: -item[1].error)[:MAX_PICTURES]:
+        grey_image = self.reference.part_image()
+        reference_image = np.repeat(grey_image[..., None], 3, axis=2)  # three equal channels
+        yield reference_image, "reference", self.reference.describe()
+        farthest_first = sorted(self.poses.items(), key=lambda item: -item[1].error)
+        for path, poses in farthest_first[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))
             width, height = small.size
             small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-            scale = small.width / width, small.height / height
+            scale_x = small.width / width
+            scale_y = small.height / height
             squares = []
             for number, pose in enumerate(poses.poses, 1):
                 square = drawing.Square(pose.corners(), str(number) if self.learnt else "")
-                squares.append(square.scaled(*scale))
+                squares.append(square.scaled(scale_x, scale_y))
             drawn = drawing.draw_squares(np.asarray(small), squares)
             drawn = drawing.draw_note(drawn, poses.problem, squares)
             yield drawn, self._name(path), poses.problem or f"{poses.error:.2f} spreads off"

@@ -32,10 +32,11 @@ class ProductCounts(MismatchDetector):
         return self.pictures_by_product[Prediction.NO_PRODUCT_NAME]
 
     def lines(self) -> str:
-        """Counts of each product, for a person."""
-        return ", ".join(
-            f"{name} {self.anomalous_by_product[name]} of {count}"
-            if name != Prediction.NO_PRODUCT_NAME
-            else f"{name} {count}"
-            for name, count in sorted(self.pictures_by_product.items())
-        )
+        """Return the counts of all products in one line for a person."""
+        texts = []
+        for name, count in sorted(self.pictures_by_product.items()):
+            if name == Prediction.NO_PRODUCT_NAME:
+                texts.append(f"{name} {count}")
+            else:
+                texts.append(f"{name} {self.anomalous_by_product[name]} of {count}")
+        return ", ".join(texts)

@@ -62,13 +62,14 @@ _ANCHORS = (
 
 @functools.cache
 def colour_table() -> Pixels:
-    """The colour map [256, 3] uint8, dark to bright in equal steps of CIE lightness."""
+    """Return the colour map [256, 3] uint8, dark to bright in equal steps of CIE lightness."""
     anchors = np.asarray(_ANCHORS, dtype=np.float64)
-    fine = np.linspace(0, len(anchors) - 1, 4096)
-    colours = np.stack([np.interp(fine, np.arange(len(anchors)), channel) for channel in anchors.T], axis=1)
-    light = lightness(colours)
-    wanted = np.linspace(light[0], light[-1], 256)
-    table = np.stack([np.interp(wanted, light, channel) for channel in colours.T], axis=1)
+    anchor_positions = np.arange(len(anchors))
+    positions = np.linspace(0, len(anchors) - 1, 4096)
+    colours = np.stack([np.interp(positions, anchor_positions, channel) for channel in anchors.T], axis=1)
+    colour_lightness = lightness(colours)  # rises throughout
+    even_lightness = np.linspace(colour_lightness[0], colour_lightness[-1], 256)
+    table = np.stack([np.interp(even_lightness, colour_lightness, channel) for channel in colours.T], axis=1)
     rounded: Pixels = np.round(table).astype(np.uint8)
     rounded.flags.writeable = False
     return rounded
@@ -91,40 +92,44 @@ def colour_map(values: Values, low: float, high: float) -> Pixels:
 
 
 def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity: float = 0.5) -> Pixels:
-    """Return the map `values` [H, W] over the photo [H, W, 3] uint8.
+    """Return the photo [H, W, 3] uint8 with the map `values` [H, W] drawn over it as colours.
 
-    It is invisible at `low`, has the `opacity` (0..1) in the middle, which is the mask threshold, and is
-    nearly invisible again at `high` and above: a defect shows inside its halo.
+    The colours are invisible at `low`. In the middle of the scale, which is the mask threshold, they have the
+    `opacity` (0..1). At `high` and above they are nearly invisible again, so that a defect can be seen inside
+    its halo.
     """
-    size = (picture.shape[0], picture.shape[1])
-    share = np.linspace(0, 1, 256, dtype=np.float32)
-    alpha = np.float32(opacity) * _opacity_curve(share)
-    keep = (1 - alpha)[:, None]
-    add = colour_table() * alpha[:, None] + np.float32(0.5)
+    height, width = picture.shape[:2]
+    shares_of_scale = np.linspace(0, 1, 256, dtype=np.float32)
+    alpha = np.float32(opacity) * _opacity_curve(shares_of_scale)
+    # by colour index: the weight of the photo, and the weighted colour of the map
+    photo_weights = (1 - alpha)[:, None]
+    weighted_colours = colour_table() * alpha[:, None] + np.float32(0.5)  # 0.5: uint8 cuts decimals off
     out = np.empty_like(picture, order="C")
-    step = max(1, (1 << 18) // max(1, size[1]))
-    for start in range(0, size[0], step):  # blocks: a float copy of 100 megapixels would take 1.2 GB
-        part = slice(start, start + step)
-        levels = _colour_indices(values[part], low, high)
-        blended = picture[part] * keep[levels]
-        blended += add[levels]
-        out[part] = blended
+    block_height = max(1, (1 << 18) // max(1, width))
+    # in blocks of rows: a float copy of a whole photo of 100 megapixels would take 1.2 GB
+    for start in range(0, height, block_height):
+        block = slice(start, start + block_height)
+        indices = _colour_indices(values[block], low, high)
+        blended = picture[block] * photo_weights[indices]
+        blended += weighted_colours[indices]
+        out[block] = blended
     return out
 
 
 def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Opacity of a heat map, as a share of the largest, at a share 0..1 of its scale."""
+    """Share 0..1 of the colour scale -> opacity, as a share of the largest, which is reached at 0.5."""
 
-    def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def smooth_step(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
         return x * x * (3 - 2 * x)
 
-    rise = (share - np.float32(_TRANSPARENT_SHARE)) / np.float32(0.5 - _TRANSPARENT_SHARE)
-    return smooth(rise) * (1 - np.float32(1 - _PEAK_OPACITY) * smooth(2 * share - 1))
+    rise = smooth_step((share - np.float32(_TRANSPARENT_SHARE)) / np.float32(0.5 - _TRANSPARENT_SHARE))
+    fall = smooth_step(2 * share - 1)
+    return rise * (1 - np.float32(1 - _PEAK_OPACITY) * fall)
 
 
 def outline_colour(tolerated: bool) -> Colour:
-    """Colour of the outlines of a part: another one within tolerance."""
+    """Return the colour of a part's outlines: yellow where the part is within tolerance, else cyan."""
     return WITHIN_COLOUR if tolerated else OUTLINE_COLOUR
 
 
@@ -139,11 +144,12 @@ def contour(
     """Return a copy of the picture with a line just outside the mask's edge and a dark rim around the line.
 
     Args:
-        picture: The picture.
-        mask: [H, W] bool at the picture's size, or smaller and then stretched over it.
+        picture: The picture, [H, W, 3].
+        mask: [H, W] bool, the mask at the picture's size. A mask of another size is stretched over the
+            picture.
         colour: Colour of the line.
-        width: Width in pixels; None: 1/150 of the shorter side, which a thumbnail of a large picture still
-            shows.
+        width: Width of the line in pixels; None: 1/150 of the picture's shorter side, so that a thumbnail of
+            a large picture still shows the line.
         dashed: Whether the line has gaps.
     """
     size = (picture.shape[0], picture.shape[1])
@@ -158,30 +164,34 @@ def contour(
         return out
     rim = max(1, width // 3)
     reach = width + rim
-    window = (
+    window = (  # the part of the picture where something is drawn
         slice(max(0, rows[0] - reach), rows[-1] + reach + 1),
         slice(max(0, columns[0] - reach), columns[-1] + reach + 1),
     )
     inside = mask[window]
-    drawn_on = out[window]
+    window_picture = out[window]  # a view: drawing on it changes `out`
     from scipy import ndimage  # slow to import
 
-    squared = ndimage.distance_transform_edt(~inside) ** 2
-    line, dark = (squared < (r + 0.5) ** 2 + 0.5 for r in (width, reach))  # rounded at the corners
-    dark &= ~line
-    line &= ~inside
+    # + 0.5 rounds the corners of the line and the rim
+    squared_distances = ndimage.distance_transform_edt(~inside) ** 2
+    line_pixels = squared_distances < (width + 0.5) ** 2 + 0.5
+    rim_pixels = squared_distances < (reach + 0.5) ** 2 + 0.5
+    rim_pixels &= ~line_pixels
+    line_pixels &= ~inside
     # At the picture's border there is no room outside: there the line lies on the mask.
-    near = [
-        (np.minimum(np.arange(length), length - 1 - np.arange(length)) < width)[span]
-        for length, span in zip(size, window, strict=True)
-    ]
-    line |= inside & (near[0][:, None] | near[1])
+    near_border = []  # of the rows, then of the columns of the window: which are near the picture's border
+    for length, span in zip(size, window, strict=True):
+        indices = np.arange(length)
+        border_distances = np.minimum(indices, length - 1 - indices)
+        near_border.append((border_distances < width)[span])
+    rows_near, columns_near = near_border
+    line_pixels |= inside & (rows_near[:, None] | columns_near)
     if dashed:
-        drawn = _dash_pattern(line, 4 * reach)
-        dark = dark & drawn
-        line = line & drawn
-    drawn_on[dark] //= _RIM_DARKENING
-    drawn_on[line] = colour
+        dashes = _dash_pattern(line_pixels, 4 * reach)
+        rim_pixels = rim_pixels & dashes
+        line_pixels = line_pixels & dashes
+    window_picture[rim_pixels] //= _RIM_DARKENING
+    window_picture[line_pixels] = colour
     return out
 
 
@@ -189,9 +199,9 @@ class Square(NamedTuple):
     """Square around a part.
 
     Attributes:
-        corners: [4, 2], corners (x, y), the reference's upper left one first.
-        text: Text beside it; empty: none.
-        colour: Colour of its lines.
+        corners: [4, 2], corners (x, y); the first is the upper left one of the reference.
+        text: Text beside the square; empty: none.
+        colour: Colour of the lines.
     """
 
     corners: NDArray[np.floating]
@@ -199,14 +209,14 @@ class Square(NamedTuple):
     colour: Colour = POSE_COLOUR
 
     def scaled(self, across: float, down: float) -> Square:
-        """The square in a picture that is so many times as wide and as high."""
+        """Return the square for a picture that is `across` times as wide and `down` times as high."""
         return self._replace(corners=self.corners * (across, down))
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
     """Return a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner: it shows turn and side.
+    A dot marks the first corner. It shows how the part is turned, and whether it is mirrored.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -214,33 +224,48 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
     font = load_font(max(10, round(min(image.size) / 16)))
     for corners, _, colour in squares:
         points = [(float(x), float(y)) for x, y in corners]
-        for line, thick in ((TEXT, 3 * width), (colour, width)):
-            draw.line([*points, points[0], points[1]], fill=line, width=thick)
-        (x, y), reach = points[0], 3 * width + 1
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour, outline=TEXT, width=width)
-    for corners, text, colour in squares:  # above all lines
-        if text:
-            x, y = _text_place(corners, draw.textbbox((0, 0), f" {text} ", font, "mm"), image.size)
-            draw.rectangle(draw.textbbox((x, y), f" {text} ", font, "mm"), fill=TEXT)
-            draw.text((x, y), text, colour, font, "mm")
+        closed_line = [*points, points[0], points[1]]  # the first side twice, so that all corners are joined
+        draw.line(closed_line, fill=TEXT, width=3 * width)  # a dark rim
+        draw.line(closed_line, fill=colour, width=width)
+        x, y = points[0]
+        radius = 3 * width + 1
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=TEXT, width=width)
+    for corners, text, colour in squares:  # texts last: above all lines
+        if not text:
+            continue
+        padded_text = f" {text} "
+        # "mm": a text is placed by its middle
+        x, y = _text_place(corners, draw.textbbox((0, 0), padded_text, font, anchor="mm"), image.size)
+        draw.rectangle(draw.textbbox((x, y), padded_text, font, anchor="mm"), fill=TEXT)
+        draw.text((x, y), text, colour, font, anchor="mm")
     return np.asarray(image)
 
 
 def _text_place(
     corners: NDArray[np.floating], box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float]:
-    """Middle (x, y) of a text in the square's lowest corner, within a picture (W, H)."""
-    lowest = corners[corners[:, 1].argmax()]
+    """Return the middle (x, y) of a text near the square's lowest corner, where it fits into the picture.
+
+    Args:
+        corners: [4, 2], corners (x, y) of the square.
+        box: Box x0, y0, x1, y1 of the text around its middle at (0, 0).
+        size: Width and height of the picture.
+    """
+    lowest_corner = corners[corners[:, 1].argmax()]
     middle = corners.mean(axis=0)
-    at = middle + 0.8 * (lowest - middle)
-    return tuple(  # type: ignore[return-value]
-        float(min(max(coordinate, -low), side - high))
-        for coordinate, low, high, side in zip(at, box[:2], box[2:], size, strict=True)
-    )
+    x, y = middle + 0.8 * (lowest_corner - middle)
+    left, top, right, bottom = box
+    width, height = size
+    return float(min(max(x, -left), width - right)), float(min(max(y, -top), height - bottom))
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
-    """Return the picture [H, W, 3] with a name at each place (x, y), below and to the right of it."""
+    """Return the picture [H, W, 3] with names.
+
+    Args:
+        picture: The picture.
+        places: Points x, y, each with a name, which is drawn below and to the right of the point.
+    """
     if not places:
         return picture
     image = Image.fromarray(picture)
@@ -248,17 +273,21 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
     draw = ImageDraw.Draw(image)
     for x, y, name in places:
         left, top, right, bottom = draw.textbbox((0, 0), name, font)
-        at = (max(0.0, min(x, image.width - right - 2)), max(0.0, min(y, image.height - bottom - 2)))
-        draw.rectangle((at[0] + left - 2, at[1] + top - 1, at[0] + right + 2, at[1] + bottom + 1), fill=TEXT)
-        draw.text(at, name, WHITE, font)
+        # moved to the left and up where the text would leave the picture
+        text_x = max(0.0, min(x, image.width - right - 2))
+        text_y = max(0.0, min(y, image.height - bottom - 2))
+        background = (text_x + left - 2, text_y + top - 1, text_x + right + 2, text_y + bottom + 1)
+        draw.rectangle(background, fill=TEXT)
+        draw.text((text_x, text_y), name, WHITE, font)
     return np.asarray(image)
 
 
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
     """Return the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
 
-    The corner is the one where the text covers the least of the squares, the upper left one where all are
-    equal. A longer text takes two small lines, and is cut at their end.
+    The text stands in the corner where it covers least of the squares; if all corners are equal, in the upper
+    left one. A text too long for one line is written in two lines of a smaller font, and cut if it is longer
+    than these.
     """
     if not words:
         return picture
@@ -266,64 +295,77 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
     font = load_font(max(10, round(min(image.size) / 14)))
     if font.getlength(words) > image.width - 8:
         font = load_font(max(10, round(min(image.size) / 20)))
-        room = int((image.width - 8) / font.getlength("n"))
-        words = "\n".join(textwrap.wrap(words, max(room, 8), max_lines=2, placeholder="…"))
+        line_length = int((image.width - 8) / font.getlength("n"))
+        words = "\n".join(textwrap.wrap(words, max(line_length, 8), max_lines=2, placeholder="…"))
     draw = ImageDraw.Draw(image)
-    box = draw.textbbox((4, 2), words, font)
-    width, height = box[2] + 4, box[3] + 4
-    right, bottom = image.width - width, image.height - height
+    _, _, text_right, text_bottom = draw.textbbox((4, 2), words, font)
+    width = text_right + 4
+    height = text_bottom + 4
+    right = image.width - width
+    bottom = image.height - height
+    # x, y of the note in each corner
+    places: list[tuple[float, float]] = [(0, 0), (right, 0), (0, bottom), (right, bottom)]
 
-    def covered(corner: tuple[float, float]) -> float:
-        left, top = corner
+    def covered_pixels(place: tuple[float, float]) -> float:
+        left, top = place
         return _covered((left, top, left + width, top + height), squares)
 
-    x, y = min(((0, 0), (right, 0), (0, bottom), (right, bottom)), key=covered)
+    x, y = min(places, key=covered_pixels)
     draw.rectangle((x, y, x + width, y + height), fill=BAD_COLOUR)
     draw.text((x + 4, y + 2), words, WHITE, font)
     return np.asarray(image)
 
 
 def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) -> float:
-    """Pixels of the squares, taken as upright boxes, that lie in a box (x0, y0, x1, y1)."""
-    total = 0.0
+    """Return the area in pixels that a box (x0, y0, x1, y1) covers of the squares.
+
+    Of a turned square, its upright bounding box counts.
+    """
+    covered_area = 0.0
     for square in squares:
-        low = square.corners.min(axis=0)
-        high = square.corners.max(axis=0)
-        sides = np.minimum(high, box[2:]) - np.maximum(low, box[:2])
-        total += float(np.prod(np.maximum(sides, 0)))
-    return total
+        upper_left = square.corners.min(axis=0)
+        lower_right = square.corners.max(axis=0)
+        overlap = np.minimum(lower_right, box[2:]) - np.maximum(upper_left, box[:2])  # width, height
+        covered_area += float(np.prod(np.maximum(overlap, 0)))
+    return covered_area
 
 
 def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """Return the pixels of a line [H, W] bool that are drawn: dashes of a length; of short lines all.
+    """Return a mask [H, W] of the pixels where a dashed line is drawn; a short line has no gaps.
 
-    The dashes are squares of a chequerboard. It is turned: no line along an edge or a diagonal of the picture
-    stays on squares of the same kind.
+    The mask is a chequerboard: the line is drawn on every other field. The board is turned by 23°, so that a
+    line along an edge or a diagonal of the picture also crosses both kinds of fields.
+
+    Args:
+        line: [H, W] bool, pixels of the line.
+        length: Side of a field in pixels, which is about the length of a dash.
     """
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
-    across = columns * 0.92 - rows * 0.39
-    along = columns * 0.39 + rows * 0.92
-    drawn = np.asarray((np.floor(across / length) + np.floor(along / length)) % 2 == 0)
+    board_x = columns * 0.92 - rows * 0.39
+    board_y = columns * 0.39 + rows * 0.92
+    drawn = np.asarray((np.floor(board_x / length) + np.floor(board_y / length)) % 2 == 0)
     labels, _ = ndimage.label(line, structure=np.ones((3, 3)))
-    for place in ndimage.find_objects(labels):
-        if max(part.stop - part.start for part in place) < 4 * length:
-            around = tuple(slice(max(0, part.start - length), part.stop + length) for part in place)
-            drawn[around] = True
+    for box in ndimage.find_objects(labels):
+        longer_side = max(span.stop - span.start for span in box)
+        if longer_side < 4 * length:
+            enlarged_box = tuple(slice(max(0, span.start - length), span.stop + length) for span in box)
+            drawn[enlarged_box] = True
     return drawn
 
 
 def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
     """Scale an image to fit into `cell` (height, width), proportions kept; RGB."""
     image = _as_image(image)
-    scale = min(cell[0] / image.height, cell[1] / image.width)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    if size == image.size:
+    cell_height, cell_width = cell
+    scale = min(cell_height / image.height, cell_width / image.width)
+    new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if new_size == image.size:
         return image
-    # enlarged a lot, pixels should look like pixels
+    # in a picture that is enlarged a lot, single pixels stay visible
     resampling = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
-    return image.resize(size, resampling)
+    return image.resize(new_size, resampling)
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -338,10 +380,16 @@ def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> Non
 
 
 def save_map(path: Path, values: Values, low: float, high: float) -> None:
-    """Write a map [H, W] in the format of the path's suffix. OSError or FlawscopeError if it cannot be.
+    """Write a map [H, W] in the format of the path's suffix.
 
-    .png: 16-bit grey, 0 at `low` and below, 65535 at `high` and above, linear between. .tiff: unscaled
-    float32, the layout that MVTec's evaluation code reads. .npy: unscaled float32.
+    A .png is 16-bit grey: 0 at `low` and below, 65535 at `high` and above, linear between. A .tiff has the
+    unscaled values as float32, as MVTec's evaluation code reads them. A .npy has the unscaled values as
+    float32.
+
+    Raises:
+        InputError: A value is not finite.
+        FlawscopeError: The .png or .tiff file cannot be written.
+        OSError: The .npy file cannot be written.
     """
     values = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(values).all():
@@ -359,6 +407,11 @@ def save_map(path: Path, values: Values, low: float, high: float) -> None:
 def _save(
     image: Image.Image, path: str | os.PathLike[str] | IO[bytes], file_format: str, **options: int
 ) -> None:
+    """Save an image with Pillow's `options` of the format; remove the file if it cannot be written.
+
+    Raises:
+        FlawscopeError: The file cannot be written.
+    """
     try:
         image.save(path, file_format, **options)
     except OSError as error:
@@ -367,7 +420,7 @@ def _save(
                 f"cannot write a picture: {one_line_message(error)}; check the disk"
             ) from None
         with suppress(OSError):
-            Path(path).unlink()  # the rest of a broken write
+            Path(path).unlink()  # the file may be incomplete
         raise write_error(Path(path), error) from None
 
 
@@ -377,11 +430,13 @@ def _check_scale(low: float, high: float) -> None:
 
 
 def _colour_indices(values: Values, low: float, high: float) -> NDArray[np.uint8]:
+    """Return each value's index in the colour table: 0 at `low` and below, 255 at `high`; NaN as `low`."""
     _check_scale(low, high)
-    share = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
-    share = np.nan_to_num(share, copy=False, nan=0.0)
-    levels: NDArray[np.uint8] = (np.clip(share, 0, 255, out=share) + np.float32(0.5)).astype(np.uint8)
-    return levels
+    scaled = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    scaled = np.nan_to_num(scaled, copy=False, nan=0.0)
+    clipped = np.clip(scaled, 0, 255, out=scaled)
+    indices: NDArray[np.uint8] = (clipped + np.float32(0.5)).astype(np.uint8)  # rounded
+    return indices
 
 
 def _covering_geometry(size: tuple[int, int], array: Array) -> Geometry:
@@ -391,6 +446,7 @@ def _covering_geometry(size: tuple[int, int], array: Array) -> Geometry:
 
 
 def _as_image(image: Drawable) -> Image.Image:
+    """Return an RGB image of the picture; raise InputError for an array of another form than `Drawable`."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if image.dtype == np.bool_:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 NUMBER_FORMAT = "0.0000"  # of numbers that are not whole; the cell holds all digits
 TIME_FORMAT = "yyyy-mm-dd hh:mm:ss"
-MAX_ROWS = 1_048_575  # below the heading; one less than fit, for a last row may say that there are more
-MAX_LINKS = 65_530  # of a sheet; Excel repairs one that has more
-SHEET = "results"  # of a workbook that has one
-# rows that tell how wide a column is, and characters of it at most
-MEASURED_ROWS = 200
-MAX_WIDTH = 60
+MAX_ROWS = 1_048_575  # below the heading; Excel takes one more, which may say that there are more
+MAX_LINKS = 65_530  # of a sheet; Excel reports a sheet with more as damaged
+SHEET = "results"  # name of the sheet in a workbook with a single sheet
+MEASURED_ROWS = 200  # first rows, whose texts decide how wide a column is
+MAX_WIDTH = 60  # characters of a column
+COLUMN_PADDING = 3  # characters beside the longest text
 # Excel's own styles, by the verdict in a cell
 VERDICT_STYLES = {
     "good": "Good",
@@ -53,7 +53,7 @@ class Link(NamedTuple):
 
     Attributes:
         text: Text of the cell.
-        target: Path relative to the workbook, with forward slashes, or a whole address.
+        target: Path relative to the workbook, with forward slashes, or an address.
     """
 
     text: str
@@ -61,19 +61,19 @@ class Link(NamedTuple):
 
 
 def _cell_content(value: object) -> object:
-    """A value as a cell can hold it: without control characters, and as text where it is no finite number."""
+    """Return a value that a cell can hold: a text without control characters; for NaN or infinity a text."""
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
         return value
-    known = value.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
-    return ILLEGAL_CHARACTERS_RE.sub("", known)
+    valid_text = value.encode("utf-8", "backslashreplace").decode()  # a file name may not be UTF-8
+    return ILLEGAL_CHARACTERS_RE.sub("", valid_text)
 
 
 class Workbook:
-    """A workbook that is written row by row. A text computes nothing, and a verdict has a colour.
+    """A workbook that is written row by row. Texts are never formulas, and verdicts are coloured.
 
     Args:
         sheets: Columns by the name of the sheet. Each sheet has a heading that stays in view, and a filter.
@@ -90,7 +90,7 @@ class Workbook:
             self.add_sheet(name, columns)
 
     def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
-        """Add a sheet, at the end or at a place."""
+        """Add a sheet, before the sheet of the index `place`; None: at the end."""
         from openpyxl.styles import Font
         from openpyxl.utils import get_column_letter
 
@@ -107,19 +107,22 @@ class Workbook:
     def add(self, name: str, values: Sequence[object]) -> None:
         """Add a row to a sheet.
 
-        The row that fills the sheet says instead that there are more; later rows are left out.
+        The last row that fits into the sheet is a remark that there are more; later rows are left out.
         """
         if self.is_full(name):
             return
         self._rows[name] += 1
         sheet = self._book[name]
-        is_last = self.is_full(name)
-        shown = ["there are more: a sheet holds no more rows; take CSV"] if is_last else values
-        pairs = zip(shown, self._columns[name], strict=False)
-        sheet.append([self._cell(sheet, value, column.number_format) for value, column in pairs])
+        cell_values = values
+        if self.is_full(name):  # this row is the last that fits
+            cell_values = ["there are more: a sheet holds no more rows; take CSV"]
+        cells = []
+        for value, column in zip(cell_values, self._columns[name], strict=False):  # a remark has one cell
+            cells.append(self._cell(sheet, value, column.number_format))
+        sheet.append(cells)
 
     def is_full(self, name: str) -> bool:
-        """Whether a sheet takes no more rows."""
+        """Return whether a sheet takes no more rows."""
         return self._rows[name] > MAX_ROWS
 
     def save(self, file: IO[bytes]) -> None:
@@ -127,13 +130,16 @@ class Workbook:
         from openpyxl.utils import get_column_letter
 
         for name, columns in self._columns.items():
-            rows = self._rows[name] + 1
-            self._book[name].auto_filter.ref = f"A1:{get_column_letter(len(columns))}{rows}"
-        packed = io.BytesIO()  # an archive whose file cannot be written is not to be ended by Python later
-        self._book.save(packed)
-        file.write(packed.getbuffer())
+            last_column = get_column_letter(len(columns))
+            last_row = self._rows[name] + 1  # with the heading
+            self._book[name].auto_filter.ref = f"A1:{last_column}{last_row}"
+        # in memory first: an archive whose file cannot be written would raise errors again when Python ends
+        archive = io.BytesIO()
+        self._book.save(archive)
+        file.write(archive.getbuffer())
 
     def _cell(self, sheet: WriteOnlyWorksheet, value: object, number_format: str = "") -> WriteOnlyCell:
+        """Return the cell of a value, with its link, colour and number format."""
         from openpyxl.cell import WriteOnlyCell
 
         link = value.target if isinstance(value, Link) else ""
@@ -153,7 +159,7 @@ class Workbook:
 
 
 def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> None:
-    """Give a verdict its colour, and a number its form."""
+    """Give a verdict its colour, and a number or time its format; empty `number_format`: the default."""
     if isinstance(content, str):
         if content in VERDICT_STYLES:
             cell.style = VERDICT_STYLES[content]
@@ -164,15 +170,22 @@ def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> No
 
 
 def fitting_columns(rows: Sequence[Sequence[object]]) -> list[Column]:
-    """Columns for rows, the heading first, as wide as their texts."""
-    heading, *others = rows[:MEASURED_ROWS]
-    texts = [[_shown(row[place]) for row in others if place < len(row)] for place in range(len(heading))]
-    widest = [max(map(len, (str(name), *some))) for name, some in zip(heading, texts, strict=True)]
-    return [Column(str(name), min(w + 3, MAX_WIDTH)) for name, w in zip(heading, widest, strict=True)]
+    """Return columns as wide as their texts, up to `MAX_WIDTH`; the first row is the heading."""
+    heading, *content_rows = rows[:MEASURED_ROWS]
+    columns = []
+    for index, title in enumerate(heading):
+        texts = [str(title)]
+        texts += [_cell_text(row[index]) for row in content_rows if index < len(row)]
+        width = max(map(len, texts)) + COLUMN_PADDING
+        columns.append(Column(str(title), min(width, MAX_WIDTH)))
+    return columns
 
 
-def _shown(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+def _cell_text(value: object) -> str:
+    """Return the text that Excel shows for a value."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
@@ -186,7 +199,7 @@ def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def write_table(path: Path, rows: Iterable[Sequence[object]], *, decimal_comma: bool = False) -> None:
-    """Write a table, .csv or .xlsx, whole or not at all."""
+    """Write a table, .csv or .xlsx, completely or not at all."""
     if path.suffix.lower() == EXCEL_SUFFIX:
         data = encode_workbook([*rows])
     else:

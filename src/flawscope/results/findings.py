@@ -11,8 +11,8 @@ from flawscope.results.region import Region
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous by another reason than its score: above 0
-# Why a part is within tolerance or beyond it, by code; pages say the same in their languages (`reason_CODE`)
+MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous for another reason than its score: above 0
+# Reasons why a part is within or beyond tolerance, by code; pages translate them (`reason_CODE`)
 REASONS = {
     "picture_size": "the picture has {width} x {height} pixels, the rules hold for {rules_width} x "
     "{rules_height}",
@@ -33,22 +33,26 @@ REASONS = {
     "area_at_most": "{kind} area {size} mm², may be up to {bound} mm² {relation} {most} mm²",
     "more": "{count} more",
 }
-REGION = "region"  # in the place of a kind that the model does not name
+REGION = "region"  # word for a region whose kind the model does not name
 Value = str | int | float | None
 Reason = Mapping[str, Value]
 """`code`, one of `REASONS`, and its values: text, numbers, or None for a kind that is not known."""
 
 
 def describe_reasons(reasons: Sequence[Reason]) -> str:
-    """Say reasons in one line of English."""
+    """Return reasons in one line of English."""
+    texts = []
+    for reason in reasons:
+        template = REASONS[str(reason["code"])]
+        text_by_name = {name: _value_text(value) for name, value in reason.items()}
+        texts.append(template.format_map(text_by_name))
+    return ", ".join(texts)
 
-    def shown(value: Value) -> object:
-        return REGION if value is None else f"{value:.4g}" if isinstance(value, float) else value
 
-    return ", ".join(
-        REASONS[str(reason["code"])].format_map({k: shown(v) for k, v in reason.items()})
-        for reason in reasons
-    )
+def _value_text(value: Value) -> str:
+    if value is None:
+        return REGION
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ class Finding:
     Attributes:
         code: Kind of the finding, for programs.
         words: One line for a person.
-        p_value: How often a good picture shows as much of it, 0..1; None: not known, or not a part of the
-            picture's own.
-        decides: Whether it alone makes the picture anomalous.
-        reasons: Content of `words` for programs, of a finding about tolerances.
+        p_value: Share of good pictures in which the finding is at least as strong, 0..1; None: it is not
+            known, or does not count for the picture's p-value.
+        decides: Whether the finding alone makes the picture anomalous.
+        reasons: For a finding about tolerances: its reasons, which `words` describe, for programs.
     """
 
     code: str
@@ -72,7 +76,7 @@ class Finding:
 
     @property
     def is_beyond_promise(self) -> bool:
-        """Whether the false-alarm rate is not promised for the picture, which is decided on all the same."""
+        """Whether the false-alarm rate does not hold for the picture, which still gets a decision."""
         return self.code in BEYOND_PROMISE and not self.decides
 
     def to_dict(self) -> Json:
@@ -81,7 +85,7 @@ class Finding:
 
 
 def severity_text(severity: float) -> str:
-    """Return a severity for a person: a number, or a dash where only a finding decides."""
+    """Return a severity as text: a number, or a dash where a finding alone makes the picture anomalous."""
     return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
@@ -93,7 +97,10 @@ class Decision(NamedTuple):
     is_anomalous: bool
 
     def after(self, findings: Sequence[Finding]) -> Decision:
-        """Return the decision after these findings."""
+        """Return the decision after these findings: anomalous if one of them decides, else as before.
+
+        The p-value is then the smallest of the decision's and the deciding findings'.
+        """
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
             return self
@@ -103,16 +110,16 @@ class Decision(NamedTuple):
 
 
 PART_NOT_FOUND = "part_not_found"
-COUNT_WRONG = "count_wrong"  # of several parts
+COUNT_WRONG = "count_wrong"  # for a model that searches for several parts
 ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
 OTHER_FORM = "other_form"
-# of a part in several views
+# For a part in several views
 VIEW_EXCHANGED = "view_exchanged"
 SAME_PICTURE = "same_picture"
-# Findings that, where they do not decide, say that the false-alarm rate is not promised for the picture
+# Findings that, where they do not decide, say that the false-alarm rate does not hold for the picture
 BEYOND_PROMISE = {OUTSIDE_LIGHT: "light outside the range", OTHER_FORM: "another size than learnt from"}
-# which part in several views a picture shows
+# For a picture of a part in several views: the name of the part
 PART = "part"
 PART_INCOMPLETE = "part_incomplete"
 WITHIN_TOLERANCE = "within_tolerance"
@@ -120,88 +127,107 @@ BEYOND_TOLERANCE = "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:
-    """Return the finding that the part is not in a picture, which is not good.
+    """Return the finding that the part was not found in a picture, which is therefore anomalous.
 
-    `p_value` is that of the most similar place; None: not known.
+    `p_value` is that of the place most similar to the part; None: it is not known.
     """
     return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
 
 
 def wrong_count(words: str, p_value: float | None) -> Finding:
-    """Return the finding on another number of parts, or on other objects.
+    """Return the finding that a picture shows a wrong number of parts, or other objects.
 
     Args:
-        words: How the numbers differ.
-        p_value: How often a good picture is counted wrong; None: not known.
+        words: Words on the difference.
+        p_value: Share of good pictures that are counted wrong; None: it is not known.
     """
     return Finding(COUNT_WRONG, words, p_value, decides=True)
 
 
 def anomalous_parts(words: str) -> Finding:
-    """Names the parts by which the score makes a picture of several anomalous."""
+    """Return the finding that names the anomalous parts in a picture of several; their scores decide."""
     return Finding(ANOMALOUS_PARTS, words)
 
 
 def outside_light() -> Finding:
-    """The false-alarm rate is not promised for the picture's light."""
+    """Return the finding that the false-alarm rate does not hold for the picture's light."""
     return Finding(OUTSIDE_LIGHT, BEYOND_PROMISE[OUTSIDE_LIGHT])
 
 
 def other_form(words: str, decides: bool) -> Finding:
-    """Return the finding that the picture has another form or size than those learnt from.
+    """Return the finding that the picture has another form or size than the training pictures.
 
     Args:
-        words: How they differ.
-        decides: Whether the form differs: the picture is stretched or shows more or less, and its score means
-            nothing.
+        words: Words on the difference.
+        decides: Whether the finding makes the picture anomalous. It must if the form differs: the picture is
+            then stretched, or shows more or less, and its score means nothing.
     """
     return Finding(OTHER_FORM, words, decides=decides)
 
 
 def view_exchanged(view: str, shown: str) -> Finding:
-    """Return the finding that the picture of a view shows another: nobody has looked at its own."""
+    """Return the finding that a picture shows another view than the one it is named for.
+
+    It makes the picture anomalous, since the view was not inspected.
+
+    Args:
+        view: View that the picture's name says.
+        shown: View that it looks like.
+    """
     return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
 
 
 def same_picture(first: str, second: str) -> Finding:
-    """Return the finding that two views of a part have one picture: nobody has looked at one of them."""
+    """Return the finding that two views of a part have the same picture, so that one was not inspected."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
 def shown_part(words: str, is_incomplete: bool) -> Finding:
-    """Names the part in several views that a picture shows, and which decides on it."""
+    """Return the finding on a picture's part, for a model that decides on all views of a part together.
+
+    Args:
+        words: Words on the part.
+        is_incomplete: Whether other views of the part are missing.
+    """
     return Finding(PART_INCOMPLETE if is_incomplete else PART, words)
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:
-    """Return the finding whether a person's rules tolerate an anomalous picture, and why.
+    """Return the finding that an anomalous picture is within tolerance, or beyond it.
 
     Args:
-        within: Whether they tolerate it.
-        reasons: The reasons.
+        within: Whether the picture is within tolerance.
+        reasons: Why it is.
         rules: Name of the rules.
     """
-    which, said = (WITHIN_TOLERANCE, "within") if within else (BEYOND_TOLERANCE, "beyond")
-    words = f"anomalous, {said} tolerance: {describe_reasons(reasons)} ({rules})"
-    return Finding(which, words, reasons=(*reasons,))
+    code = WITHIN_TOLERANCE if within else BEYOND_TOLERANCE
+    relation = "within" if within else "beyond"
+    words = f"anomalous, {relation} tolerance: {describe_reasons(reasons)} ({rules})"
+    return Finding(code, words, reasons=tuple(reasons))
 
 
 def no_product(name: str, p_value: float | None) -> Finding:
-    """Return the finding that a picture shows none of the products, and is not good.
+    """Return the finding that a picture shows none of the products, and is therefore anomalous.
 
     Args:
-        name: Name of no product.
-        p_value: p-value of the nearest product, which is not the picture's own and only shown in words; None:
-            not known.
+        name: Words for "none of the products".
+        p_value: P-value of the nearest product; None: it is not known. The finding's words name it, but it
+            does not count for the picture's p-value.
     """
-    return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
+    words = name if p_value is None else f"{name}, p {p_value:.3f}"
+    return Finding("no_product", words, decides=True)
 
 
 def measure_places(regions: Sequence[Region]) -> Json:
-    """Return the number of regions, and size and centre of the largest, as columns of a table."""
+    """Return columns of a table: the number of regions, and the size and centre of the largest region."""
     if not regions:
         return {"places": 0}
     largest = max(regions, key=lambda region: region.longer_side)
-    x, y = (round(at, 1) for at in largest.centroid)
-    sizes = {"largest_px": round(largest.longer_side, 1), "largest_mm": largest.length_mm}
-    return {"places": len(regions), **sizes, "largest_x": x, "largest_y": y}
+    x, y = largest.centroid
+    return {
+        "places": len(regions),
+        "largest_px": round(largest.longer_side, 1),
+        "largest_mm": largest.length_mm,
+        "largest_x": round(x, 1),
+        "largest_y": round(y, 1),
+    }

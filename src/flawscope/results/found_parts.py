@@ -20,11 +20,11 @@ class FoundPart:
     """Part in a picture.
 
     Attributes:
-        part_index: Its number in the picture, from 1: from the top, and from the left where parts lie beside
-            each other.
-        p_value: How often the worst part of a good picture scores as high.
-        is_anomalous: Whether its score alone makes the picture anomalous.
-        part_p_value: How often a good part is as far from the reference.
+        part_index: Number of the part in the picture, from 1. Parts are counted from top to bottom, in a row
+            from left to right.
+        p_value: Share of good pictures whose worst part scores as high.
+        is_anomalous: Whether the part's score alone makes the picture anomalous.
+        part_p_value: Share of good parts that are as far from the reference.
         part_pose: Place of the part.
     """
 
@@ -51,7 +51,7 @@ class FoundParts:
         least: Fewest parts in good pictures.
         most: Most parts in good pictures.
         objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-        wrong: Says how these numbers are wrong; empty: they are not.
+        wrong: Words on a wrong number of parts or objects; empty: the numbers are right.
     """
 
     parts: tuple[FoundPart, ...]
@@ -61,60 +61,64 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Return the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
+        """Return the finding that the numbers are wrong, else that parts are anomalous; () if all is right.
 
         Args:
-            p_value: How often those of a good picture are counted wrong; None: not known.
+            p_value: Share of good pictures whose parts are counted wrong; None: it is not known.
         """
         if self.wrong:
             return (wrong_count(self.wrong, p_value),)
-        bad = [str(part.part_index) for part in self.parts if part.is_anomalous]
-        more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-        words = f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
-        return (anomalous_parts(words),) if bad else ()
+        numbers = [str(part.part_index) for part in self.parts if part.is_anomalous]
+        if not numbers:
+            return ()
+        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
+        words = f"part {', '.join(numbers[:MAX_NAMED])}{more} of {len(self.parts)}"
+        return (anomalous_parts(words),)
 
     def squares(self) -> list[drawing.Square]:
         """Return squares around the parts, with their numbers, and boxes around other objects.
 
         Anomalous parts and other objects have a colour of their own.
         """
-        boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
-        colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
         squares = []
         for part in self.parts:
-            colour = colours[part.is_anomalous]
+            colour = drawing.BAD_COLOUR if part.is_anomalous else drawing.POSE_COLOUR
             squares.append(drawing.Square(part.part_pose.corners(), str(part.part_index), colour))
-        squares += [drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes]
+        for x0, y0, x1, y1 in self.objects:
+            corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+            squares.append(drawing.Square(corners, text="", colour=drawing.BAD_COLOUR))
         return squares
 
     def to_dict(self) -> Json:
         """Return values that JSON knows, for `from_dict`."""
         data: Json = asdict(self)
-        data["objects"] = [[round(at, 1) for at in box] for box in self.objects]
+        data["objects"] = [[round(side, 1) for side in box] for box in self.objects]
         return data
 
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:
-        """Read what `to_dict` returned."""
-        parts = (
-            FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"]
-        )
+        """Return the parts from the values of `to_dict`."""
+        parts = []
+        for facts in data["parts"]:
+            pose = PartPose(**facts["part_pose"])
+            parts.append(FoundPart(**{**facts, "part_pose": pose}))
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 
 
 @dataclass(frozen=True)
 class PartSearch:
-    """Answer of the search for the part in a picture, or for several.
+    """Answer of the search for the part in a picture, or for several parts.
 
     Attributes:
-        p_value: How often a good part is as far from the good ones, where it was found or anywhere; of
-            several parts, how often those of a good picture are counted wrong; None: not known.
-        pose: Place of the part; None: it was not found, or the search is for several.
-        several: The parts, where the search is for several; else None.
+        p_value: For a single part: the share of good parts that are at least as far from the reference as the
+            most similar place in the picture. For several parts: the share of good pictures whose parts are
+            counted wrong. None: it is not known.
+        pose: Place of the part; None: it was not found, or the search is for several parts.
+        several: The parts, if the search is for several; else None.
         searched: Whether the model searches for parts.
-        numbers: [H, W] of the map, where the search is for several: `part_index` of the part that is
-            inspected there; 0: none, or more than one.
+        numbers: [H, W], if the search is for several parts: for each pixel of the map the `part_index` of the
+            part that is inspected there; 0: no part is, or more than one.
     """
 
     p_value: float | None
@@ -125,25 +129,27 @@ class PartSearch:
 
     @property
     def found(self) -> bool | None:
-        """Whether any part was found; None: none is looked for."""
+        """Whether any part was found; None: the model searches for none."""
         if not self.searched:
             return None
         return self.pose is not None or bool(self.several and self.several.parts)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Findings on the part, or the parts."""
+        """Return the findings on the part, or the parts."""
         if self.several is not None:
             return self.several.findings(self.p_value)
         return (part_not_found(self.p_value),) if self.found is False else ()
 
     def to_dict(self) -> Json:
-        """Entries of a prediction's document."""
+        """Return the entries of a prediction's document; empty: the model searches for no parts."""
         if not self.searched:
             return {}
-        facts = {"part_found": self.found, "part_p_value": self.p_value}
+        facts: Json = {"part_found": self.found, "part_p_value": self.p_value}
         if self.several is not None:
-            return facts | {"found_parts": self.several.to_dict()}
-        return facts | {"part_pose": self.pose and self.pose.to_dict()}
+            facts["found_parts"] = self.several.to_dict()
+        else:
+            facts["part_pose"] = None if self.pose is None else self.pose.to_dict()
+        return facts
 
 
-NOT_SEARCHED = PartSearch(None, searched=False)
+NOT_SEARCHED = PartSearch(p_value=None, searched=False)

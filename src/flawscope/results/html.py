@@ -24,38 +24,40 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-MAX_SIDE = 280  # pixels that a picture in a notebook is high and wide at most
-JPEG_QUALITY = 80  # of its JPEG
+MAX_SIDE = 280  # pixels of the longer side of a picture in a notebook
+JPEG_QUALITY = 80  # of such a picture, 0..100
 
 
 def environment(text_of: Callable[[str], str]) -> Environment:
-    """Return Jinja's environment: it escapes, and refuses unknown names; `code` shows code in a text.
+    """Return Jinja's environment: it escapes texts, and raises an error for unknown names.
+
+    Its filter `code` shows text between backticks as code.
 
     Args:
-        text_of: Returns the text of a template by its name.
+        text_of: Called with the name of a template, returns its text.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    made = Environment(
+    jinja_environment = Environment(
         loader=FunctionLoader(text_of),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["code"] = _mark_code
-    return made
+    jinja_environment.filters["code"] = _mark_code
+    return jinja_environment
 
 
 def _mark_code(text: str) -> Markup:
-    """A text as HTML, in which what stands between ` is code."""
+    """Return a text as HTML, in which text between backticks is code."""
     from markupsafe import Markup
 
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
 
 
 def script_json(value: object) -> Markup:
-    """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
+    """Return a JSON value to stand in a <script> element, escaped so that no text in it ends the element."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -70,7 +72,7 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def image_tag(picture: NDArray[np.uint8]) -> str:
-    """Element with a picture [H, W, 3] as data in the page."""
+    """Return an <img> element that holds a picture [H, W, 3] itself, as a data URL."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -80,11 +82,11 @@ def image_tag(picture: NDArray[np.uint8]) -> str:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Table of texts; all of them are escaped."""
+    """Return a <table> element with texts; all of them are escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        inside = (f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells)
-        return f"<tr>{''.join(inside)}</tr>"
+        elements = [f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells]
+        return f"<tr>{''.join(elements)}</tr>"
 
     head = row(header, "th") if header else ""
     return f"<table>{head}{''.join(row(cells, 'td') for cells in rows)}</table>"

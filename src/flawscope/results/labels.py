@@ -19,9 +19,9 @@ from flawscope.results.table import OutputFiles
 from flawscope.types import Json
 
 KIND = "anomalous"  # name of the label
-TOLERANCE = (
-    0.7  # pixels by which an outline may be off; the corners of a single pixel are .71 off its diagonal
-)
+# Largest distance in pixels of a polygon from the edge of its region. It is less than 0.71, the distance of a
+# pixel's corners from its diagonal, so that the polygon of a single pixel keeps all corners.
+TOLERANCE = 0.7
 
 Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
 
@@ -30,7 +30,9 @@ class LabelledRegion(NamedTuple):
     """Region of a picture.
 
     Attributes:
-        score: Largest value of the map in it.
+        outline: Corners of the region, in pixels of the picture.
+        area: Number of pixels.
+        score: Largest value of the map in the region.
     """
 
     outline: Polygon
@@ -55,13 +57,19 @@ class LabelledPicture(NamedTuple):
 
 
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
-    """Raise InputError where two pictures would share a file of labels.
+    """Check that each picture has its own file of labels.
 
-    The tools of YOLO and LabelMe look for it by the picture's name without the suffix.
+    The label files of YOLO and LabelMe have the picture's name without its suffix, so that a.png and a.jpg
+    would share one. Other forms have one file for all pictures.
+
+    Raises:
+        InputError: Two pictures would share a file.
     """
-    named: dict[Path, Path] = {}
-    for picture in pictures if form in ("yolo", "labelme") else ():
-        other = named.setdefault(picture.with_suffix(""), picture)
+    if form not in ("yolo", "labelme"):
+        return
+    picture_by_stem: dict[Path, Path] = {}
+    for picture in pictures:
+        other = picture_by_stem.setdefault(picture.with_suffix(""), picture)
         if other != picture:
             raise InputError(
                 f"{other} and {picture.name} would share a file of labels with --labels {form}: rename one, "
@@ -69,20 +77,23 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
             )
 
 
-def _below_common_folder(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
-    """Pictures that are named below the folder which they share; on several drives by their files' names."""
+def _shorten_names(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
+    """Return the pictures with names relative to their common folder.
+
+    If they lie on several drives, the names are the file names alone.
+    """
     folders = {picture.name.parent for picture in pictures}
-    is_shared = len({folder.anchor for folder in folders}) == 1
-    root = os.path.commonpath(folders) if is_shared else ""
-    found = []
+    are_on_one_drive = len({folder.anchor for folder in folders}) == 1
+    root = os.path.commonpath(folders) if are_on_one_drive else ""
+    renamed = []
     for picture in pictures:
         name = os.path.relpath(picture.name, root) if root else picture.name.name
-        found.append(picture._replace(name=Path(name)))
-    return found
+        renamed.append(picture._replace(name=Path(name)))
+    return renamed
 
 
 class LabelWriter:
-    """Collects pictures and writes their labels, by names below the folder that the pictures share.
+    """Collects pictures and writes their labels. Names of pictures are relative to their common folder.
 
     The files are `labels.json` of COCO, `label_studio.json`, YOLO's `labels/NAME.txt`, `data.yaml` and
     `scores.json`, or LabelMe's `labels/NAME.json`.
@@ -94,7 +105,7 @@ class LabelWriter:
 
     def __init__(self, form: str, output: OutputFiles):
         self.form = form
-        self.own = output
+        self.output = output
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:
@@ -105,15 +116,21 @@ class LabelWriter:
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
 
     def finish(self) -> None:
-        """Write the files. FlawscopeError: one cannot be written, or two pictures would share it."""
+        """Write the files.
+
+        Raises:
+            FlawscopeError: A file cannot be written, or two pictures would share a file.
+        """
         require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
-        pictures = _below_common_folder(self._pictures)
+        pictures = _shorten_names(self._pictures)
         if self.form == "yolo":
             self._write_yolo(pictures)
         elif self.form == "labelme":
             self._write_labelme(pictures)
         elif self.form == "coco":
-            document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
+            document = coco_document(
+                (picture.name.as_posix(), picture.size, _coco_marks(picture)) for picture in pictures
+            )
             self._write("labels.json", json.dumps(document, allow_nan=False))
         else:
             tasks = [_task(picture) for picture in pictures]
@@ -126,22 +143,25 @@ class LabelWriter:
                 self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
 
     def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
-        scores: dict[str, list[float]] = {}
+        """Write a file of polygons for each picture with regions, `data.yaml`, and the regions' scores."""
+        scores_by_file: dict[str, list[float]] = {}
         for picture in pictures:
             if not picture.regions:
                 continue
             file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
-            scores[file] = [region.score for region in picture.regions]
+            scores_by_file[file] = [region.score for region in picture.regions]
             lines = []
             for region in picture.regions:
-                shares = region.outline / picture.size[::-1]
-                lines.append(" ".join(["0", *(f"{share:.7g}" for share in shares.ravel())]))
+                height, width = picture.size
+                shares = region.outline / (width, height)
+                coordinates = [f"{share:.7g}" for share in shares.ravel()]  # x, y, x, y, ...
+                lines.append(" ".join(["0", *coordinates]))  # 0: number of the class
             self._write(file, "\n".join(lines))
         self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
-        self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+        self._write("scores.json", json.dumps(scores_by_file, indent=1, allow_nan=False))
 
     def _write(self, name: str, text: str) -> None:
-        with atomic_write(self.own.path(name)) as file:
+        with atomic_write(self.output.path(name)) as file:
             file.write(f"{text}\n".encode())
 
 
@@ -151,53 +171,86 @@ def coco_document(
     """Return the COCO data set of pictures.
 
     Args:
-        pictures: Name, size (H, W) and marks of each; a mark has all of an annotation except its numbers.
+        pictures: Name, size (H, W) and marks of each picture. A mark holds the entries of an annotation
+            without `id`, `image_id`, `category_id` and `iscrowd`, which are added here.
     """
     images: list[Json] = []
     annotations: list[Json] = []
     for number, (name, (height, width), marks) in enumerate(pictures, start=1):
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for mark in marks:
-            numbers = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
-            annotations.append({**numbers, "iscrowd": 0, **mark})
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": 1}
+            annotations.append({**ids, "iscrowd": 0, **mark})
     categories = [{"id": 1, "name": KIND, "supercategory": ""}]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
-    for outline, area, score in picture.regions:
-        low, high = outline.min(0), outline.max(0)
-        place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
-        yield {**place, "area": area, "score": score, "p_value": picture.p_value}
+    """Yield the marks of a picture's regions, as `coco_document` takes them."""
+    for region in picture.regions:
+        upper_left = region.outline.min(axis=0)
+        size = region.outline.max(axis=0) - upper_left  # width, height
+        yield {
+            "bbox": [*upper_left.tolist(), *size.tolist()],
+            "segmentation": [region.outline.ravel().tolist()],
+            "area": region.area,
+            "score": region.score,
+            "p_value": picture.p_value,
+        }
 
 
 def _labelme_document(picture: LabelledPicture) -> Json:
-    """File of LabelMe, to lie beside the picture. A description keeps the score: the tool knows none."""
-    (height, width), common = picture.size, {"label": KIND, "shape_type": "polygon"}
-    shapes = [
-        {**common, "points": region.outline.tolist(), "description": f"score {region.score:.6g}", "flags": {}}
-        for region in picture.regions
-    ]
-    size = {"imageHeight": height, "imageWidth": width}
-    return (
-        {"version": "5.5.0", "flags": {}, "imagePath": picture.name.name, "imageData": None}
-        | size
-        | {"shapes": shapes}
-    )
+    """Return the content of a LabelMe file, which must lie beside the picture.
+
+    The score is in the description of a shape, since the format has no field for scores.
+    """
+    height, width = picture.size
+    shapes = []
+    for region in picture.regions:
+        shapes.append(
+            {
+                "label": KIND,
+                "shape_type": "polygon",
+                "points": region.outline.tolist(),
+                "description": f"score {region.score:.6g}",
+                "flags": {},
+            }
+        )
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "imagePath": picture.name.name,
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+        "shapes": shapes,
+    }
 
 
 def _task(picture: LabelledPicture) -> Json:
-    """Task of Label Studio with a prediction; the picture is in its local storage."""
-    name, (height, width), p_value, regions = picture
-    shape = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}
-    shape |= {"original_width": width, "original_height": height}
+    """Return a task of Label Studio that shows the regions as a prediction.
+
+    The picture is expected in the local storage of Label Studio.
+    """
+    height, width = picture.size
     result = []
-    for number, (outline, _, score) in enumerate(regions):
-        points = (outline * 100 / (width, height)).tolist()
-        value = {"points": points, "closed": True, "polygonlabels": [KIND]}
-        result.append({"id": f"region{number}", **shape, "value": value, "score": score})
-    prediction = {"model_version": "flawscope", "score": 1 - p_value, "result": result}
-    data = {"image": f"/data/local-files/?d={quote(name.as_posix())}"}
+    for number, region in enumerate(picture.regions):
+        percent = region.outline * 100 / (width, height)
+        result.append(
+            {
+                "id": f"region{number}",
+                "type": "polygonlabels",
+                "from_name": "label",
+                "to_name": "image",
+                "image_rotation": 0,
+                "original_width": width,
+                "original_height": height,
+                "value": {"points": percent.tolist(), "closed": True, "polygonlabels": [KIND]},
+                "score": region.score,
+            }
+        )
+    prediction = {"model_version": "flawscope", "score": 1 - picture.p_value, "result": result}
+    data = {"image": f"/data/local-files/?d={quote(picture.name.as_posix())}"}
     return {"data": data, "predictions": [prediction]}
 
 
@@ -209,69 +262,82 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
     from scipy import ndimage
 
     values = prediction.picture_map()
-    numbers, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
-    for number, (ys, xs) in enumerate(ndimage.find_objects(numbers), start=1):
-        part = numbers[ys, xs] == number
-        score = float(values[ys, xs][part].max())
-        yield LabelledRegion(trace_outline(part) + np.array([xs.start, ys.start]), int(part.sum()), score)
+    labels, _ = ndimage.label(prediction.outlined(values), structure=np.ones((3, 3)))
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        region = labels[rows, columns] == label
+        outline = trace_outline(region) + np.array([columns.start, rows.start])  # x, y in the picture
+        score = float(values[rows, columns][region].max())
+        yield LabelledRegion(outline, area=int(region.sum()), score=score)
 
 
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
-    """Trace the outline of a mask as one polygon, within `TOLERANCE`.
+    """Trace the edge of a mask as one polygon, within `TOLERANCE`.
 
-    Holes, and pieces that only touch at a corner, are joined by a line there and back: filling by the
-    even-odd rule gives the mask.
+    The edge may consist of several closed loops: around holes, and around parts of the mask that only touch
+    at a corner. The polygon goes from its start to each further loop, around it, and back to the start.
+    Filled by the even-odd rule, it gives the mask, since the ways there and back enclose nothing.
     """
-    loops = [_simplified(loop) for loop in _loops(mask)]
-    start = loops[0][:1]
-    further = [part for loop in loops[1:] for part in (loop, loop[:1], start)]
-    return np.concatenate([loops[0], start, *further] if further else loops[:1])
+    first_loop, *other_loops = [_simplify(loop) for loop in _trace_loops(mask)]
+    if not other_loops:
+        return first_loop
+    start = first_loop[:1]
+    point_lists = [first_loop, start]
+    for loop in other_loops:
+        loop_start = loop[:1]
+        point_lists += [loop, loop_start, start]
+    return np.concatenate(point_lists)
 
 
-def _loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
-    """Yield the closed lines between marked pixels and others, clockwise around marked ones."""
-    padded = np.pad(mask, 1)
-    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
-        shifted = np.roll(padded, (-dy, -dx), (0, 1))
-        for y, x in np.argwhere(padded & ~shifted) - 1:
-            ends.setdefault((int(x) + x0, int(y) + y0), []).append((int(x) + x1, int(y) + y1))
-    while ends:
-        at = next(iter(ends))
-        loop = []
-        while at in ends:
-            loop.append(at)
-            following = ends[at].pop()
-            if not ends[at]:
-                del ends[at]
-            at = following
-        yield np.array(loop, float)
-
-
-# by the neighbour: the side of a pixel towards it, from corner to corner
+# Each side of a pixel, by the direction (y, x) of the neighbour behind it: its beginning x0, y0 and its end
+# x1, y1, clockwise around the pixel
 _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0, -1): (0, 1, 0, 0)}
 
 
-def _simplified(loop: Polygon) -> Polygon:
-    """The corners of a closed line that are needed to stay within `TOLERANCE` of it.
+def _trace_loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
+    """Yield the closed lines between marked and unmarked pixels, clockwise around marked ones."""
+    padded = np.pad(mask, 1)
+    # each side between a marked and an unmarked pixel: its end, by its beginning (x, y); up to two begin at a
+    # corner
+    ends_by_beginning: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():
+        has_marked_neighbour = np.roll(padded, (-dy, -dx), axis=(0, 1))
+        for y, x in np.argwhere(padded & ~has_marked_neighbour) - 1:  # - 1: without the padding
+            beginning = (int(x) + x0, int(y) + y0)
+            end = (int(x) + x1, int(y) + y1)
+            ends_by_beginning.setdefault(beginning, []).append(end)
+    while ends_by_beginning:
+        corner = next(iter(ends_by_beginning))
+        loop = []
+        while corner in ends_by_beginning:
+            loop.append(corner)
+            next_corner = ends_by_beginning[corner].pop()
+            if not ends_by_beginning[corner]:
+                del ends_by_beginning[corner]
+            corner = next_corner
+        yield np.array(loop, float)
 
-    Douglas-Peucker (1973) on a closed line: split at the first point and the one farthest from it, then
-    simplify both halves.
+
+def _simplify(loop: Polygon) -> Polygon:
+    """Return those corners of a closed line that are needed to stay within `TOLERANCE` of it.
+
+    This is the algorithm of Douglas and Peucker (1973). The closed line is first split in two, at its first
+    point and the point farthest from that; both halves are then simplified.
     """
-    far = int(np.argmax(((loop - loop[0]) ** 2).sum(1)))
-    needed = {0, far}
+    farthest = int(np.argmax(((loop - loop[0]) ** 2).sum(axis=1)))
+    needed = {0, farthest}
     closed = np.concatenate([loop, loop[:1]])
-    spans = [(0, far), (far, len(loop))]
+    spans = [(0, farthest), (farthest, len(loop))]
     while spans:
         first, last = spans.pop()
-        if last - first < 2:
+        if last - first < 2:  # no points lie between
             continue
-        along = closed[last] - closed[first]
+        chord = closed[last] - closed[first]
         points = closed[first + 1 : last] - closed[first]
-        share = np.clip(points @ along / max(along @ along, 1e-9), 0, 1)
-        distance = np.hypot(*(points - share[:, None] * along).T)
-        if distance.max() > TOLERANCE:
-            middle = first + 1 + int(np.argmax(distance))
-            needed.add(middle)
-            spans += [(first, middle), (middle, last)]
-    return loop[sorted(needed)] if len(needed) > 2 else loop
+        # each point's nearest point on the chord, as a share of the chord; 1e-9 avoids a division by zero
+        shares = np.clip(points @ chord / max(chord @ chord, 1e-9), 0, 1)
+        distances = np.hypot(*(points - shares[:, None] * chord).T)
+        if distances.max() > TOLERANCE:
+            farthest_point = first + 1 + int(np.argmax(distances))
+            needed.add(farthest_point)
+            spans += [(first, farthest_point), (farthest_point, last)]
+    return loop[sorted(needed)] if len(needed) > 2 else loop  # two points make no polygon

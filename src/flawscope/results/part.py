@@ -12,7 +12,7 @@ from flawscope.results.prediction import INCOMPLETE, NEAR_WORDS, Prediction
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-# decisions, beside INCOMPLETE
+# Decisions beside INCOMPLETE
 GOOD = "good"
 ANOMALOUS = "anomalous"
 
@@ -23,8 +23,7 @@ class PartPrediction:
 
     Attributes:
         part: Name of the part.
-        score: Number of standard deviations of the good parts by which its most unusual view lies above their
-            mean.
+        score: Score of the most unusual view, in standard deviations above the mean of the good parts.
         p_value: Conformal p-value of the part, in 1/(n+1)..1.
         is_anomalous: The decision.
         worst: View with the largest score.
@@ -32,8 +31,8 @@ class PartPrediction:
             where the part is anomalous.
         views: Prediction of each view that was judged.
         missing: Views without a picture.
-        product: Product of the part, by a joint model; None: it is none of its products, and anomalous. None
-            by other models, too.
+        product: Product of the part, by a joint model; None: the part shows none of the products, and is
+            anomalous; or the model is not joint.
         findings: Findings on the views together, beside their own findings.
         near: Whether it is called good, near the threshold (`calibration.near_threshold`).
     """
@@ -51,70 +50,73 @@ class PartPrediction:
     near: bool = False
 
     def called_anomalous(self) -> PartPrediction:
-        """Return the decision where something else than the scores makes the part anomalous."""
+        """Return the prediction with the part called anomalous, for another reason than its scores."""
         severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
         return replace(self, is_anomalous=True, severity=severity, near=False)
 
     def pictures(self) -> dict[str, Prediction]:
         """Return the predictions of the views by their names, each with the decision on the part.
 
-        A picture of a good part is not anomalous. Scores and maps are the pictures' own.
+        Decision, p-value and severity are those of the part; scores and maps stay those of the pictures.
         """
-        found = dict[str, Prediction]()
+        picture_by_view = dict[str, Prediction]()
         for view, picture in self.views.items():
             words = [f"part {self.part}"]
-            words += ["most unusual"] if view == self.worst else []
-            words += [f"missing: {', '.join(self.missing)}"] if self.missing else []
+            if view == self.worst:
+                words.append("most unusual")
+            if self.missing:
+                words.append(f"missing: {', '.join(self.missing)}")
             words += [finding.words for finding in self.findings]
-            part = shown_part(", ".join(words), is_incomplete=bool(self.missing))
-            found[view] = replace(
+            part_finding = shown_part(", ".join(words), is_incomplete=bool(self.missing))
+            picture_by_view[view] = replace(
                 picture,
-                findings=(*picture.findings, part),
+                findings=(*picture.findings, part_finding),
                 p_value=self.p_value,
                 severity=self.severity,
                 is_anomalous=self.is_anomalous,
                 near=self.near,
             )
-        return found
+        return picture_by_view
 
     @property
     def remarks(self) -> list[str]:
-        """Words for a person on findings that make the part anomalous, its own first."""
+        """Words of the findings on the part, then of the findings that make a view anomalous."""
         words = [finding.words for finding in self.findings]
-        for view, found in self.views.items():
-            words += [f"{view}: {finding.words}" for finding in found.findings if finding.decides]
+        for view, picture in self.views.items():
+            words += [f"{view}: {finding.words}" for finding in picture.findings if finding.decides]
         return words
 
     @property
     def decision(self) -> str:
         """The decision in a word: good, anomalous or incomplete.
 
-        A part that was not seen whole is not called good, but incomplete.
+        A part with missing views is not called good, but incomplete.
         """
-        return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
+        if self.is_anomalous:
+            return ANOMALOUS
+        return INCOMPLETE if self.missing else GOOD
 
     @property
     def product_name(self) -> str:
-        """The product, or "none of these"; empty for a model of one product."""
-        return self.product or (
-            Prediction.NO_PRODUCT_NAME
-            if any(prediction.product_name for prediction in self.views.values())
-            else ""
-        )
+        """The product, or "none of these"; empty if the model is not joint."""
+        if self.product:
+            return self.product
+        is_of_joint_model = any(prediction.product_name for prediction in self.views.values())
+        return Prediction.NO_PRODUCT_NAME if is_of_joint_model else ""
 
     def line(self) -> str:
-        """Line for a person."""
-        without = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
+        """Return the line on the part for a person."""
+        missing = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
         near = f"  ({NEAR_WORDS})" if self.near else ""
         product = f"  ({self.product_name})" if self.product_name else ""
         remarks = "".join(f"  ({words})" for words in self.remarks)
         return (
             f"part {self.part}: {self.decision}, severity {severity_text(self.severity)}, "
-            f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{near}{remarks}"
+            f"p {self.p_value:.3f}, most unusual: {self.worst}{missing}{product}{near}{remarks}"
         )
 
     def to_dict(self) -> Json:
-        """The document that `predict --json` prints."""
+        """Return the document that `predict --json` prints."""
         document: Json = {
             "part": self.part,
             "decision": self.decision,
@@ -123,7 +125,7 @@ class PartPrediction:
             "severity": self.severity,
             "near": self.near,
             "worst": self.worst,
-            "views": {view: found.path for view, found in self.views.items()},
+            "views": {view: picture.path for view, picture in self.views.items()},
             "missing": list(self.missing),
         }
         if self.product_name:

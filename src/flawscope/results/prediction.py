@@ -6,6 +6,7 @@ light.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -39,25 +40,25 @@ from flawscope.types import Facts, Json
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 
-MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
-WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+MAX_SHOWN_REGIONS = 5  # regions that a notebook lists, and that an overlay names
+WITHIN = "within tolerance"  # decision on an anomalous picture that the rules of tolerance allow
 NEAR_WORDS = "near the threshold"
-INCOMPLETE = "incomplete"  # decision on a part that was not seen whole, and so is not good
-# readable on white and on black
+INCOMPLETE = "incomplete"  # decision on a good part of which views are missing
+# Colours that are readable on white and on black
 DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", INCOMPLETE: "#b45309", "good": "#16a34a"}
-PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
+PEAK_RADIUS = 1 / 16  # of a map's longer side: a defect of one point makes a place of about this radius
 
-
+# Outcomes of a decision
 RIGHT = "right"
 FALSE_ALARM = "false alarm"
 MISSED = "missed"
 
 
-def outcome(anomalous: bool, called: bool) -> str:
-    """Compare a decision with the truth: right, missed or false alarm."""
-    if anomalous == called:
+def outcome(is_defective: bool, is_called_anomalous: bool) -> str:
+    """Return whether a decision is right, missed or a false alarm."""
+    if is_defective == is_called_anomalous:
         return RIGHT
-    return MISSED if anomalous else FALSE_ALARM
+    return MISSED if is_defective else FALSE_ALARM
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ class ScoreLevels:
         score_threshold: A picture is anomalous when its score is above this.
         mask_threshold: Pixels whose map value is above this make a region.
         colour_range: Map values at both ends of the colours.
-        outline: How much of a region is marked (`outlined`); 0: all of it.
-        nearby: How far around a pixel a region's peak is searched, as a share of the map's longer side.
+        outline: Share of the way from the level of good pictures to a region's peak, above which a pixel is
+            marked (`outlined`); 0: the whole region is.
+        nearby: Distance around a pixel in which a region's peak is searched, as a share of the map's longer
+            side.
     """
 
     score_threshold: float
@@ -80,17 +83,23 @@ class ScoreLevels:
 
     @property
     def doubted(self) -> float:
-        """Pixels around a region whose map value is above this may be wrong, too."""
+        """Map value above which pixels around a region may be defective, too."""
         return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return the regions marked in a map [H, W] at any size, NaN where the network does not look.
+        """Return the marked pixels [H, W] of a map.
 
-        Of each 8-connected region above the mask threshold, the pixels are marked that are at least `outline`
-        of the way from the level of good pictures (the dark end of the colours) to the region's peak nearby.
-        A map is smooth: pixels around a strong defect are above the threshold, too. The peak nearby counts,
-        as a large defect is not equally strong everywhere. A picture has a mask exactly where its map is
-        above the threshold somewhere.
+        A pixel is marked if it lies in an 8-connected region above the mask threshold and
+
+            value - good >= outline * (peak - good),
+
+        where `good` is the level of good pictures, the dark end of the colours, and `peak` the region's
+        largest value nearby. A map is smooth: without this condition, pixels around a strong defect would
+        be marked, too. The peak is searched nearby since a large defect is not equally strong everywhere. The
+        pixel of the peak is always marked, so that each region keeps a marked pixel.
+
+        Args:
+            values: [H, W], the map at any size; NaN where the network does not look.
         """
         above = values > self.mask_threshold
         if not self.outline or not above.any():
@@ -98,14 +107,14 @@ class ScoreLevels:
         from scipy import ndimage
 
         labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
-        level = self.colour_range[0]
+        good_level, _ = self.colour_range
         window = 2 * round(max(values.shape) * self.nearby) + 1
         marked = np.zeros_like(above)
-        for index, box in enumerate(ndimage.find_objects(labels), start=1):
-            part = labels[box] == index
-            heights = np.where(part, values[box] - level, -np.inf)
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            region = labels[box] == label
+            heights = np.where(region, values[box] - good_level, -np.inf)
             peaks = ndimage.maximum_filter(heights, window, mode="constant", cval=-np.inf)
-            marked[box] |= part & (heights >= self.outline * peaks)
+            marked[box] |= region & (heights >= self.outline * peaks)
         return marked
 
 
@@ -114,9 +123,9 @@ class Recognition(NamedTuple):
 
     Attributes:
         product: Name of the product; None: the picture shows none of the products.
-        nearest: The product with the nearest good picture, also where the picture shows none.
-        p_value: Conformal p-value of the distance to it: rank among the nearest product's leave-one-out
-            distances.
+        nearest: The product with the nearest good picture, also where the picture shows no product.
+        p_value: Conformal p-value of the distance to `nearest`: its rank among the leave-one-out distances of
+            that product.
         distances: Distance to each product, in the products' order.
     """
 
@@ -133,7 +142,7 @@ class Prediction:
     Attributes:
         NO_PRODUCT_NAME: Name of the product where a picture shows none of a joint model's.
         score: Raw score, higher is more anomalous, unbounded.
-        p_value: How often a good picture scores as high; small is anomalous.
+        p_value: Share of good pictures that score as high; small is anomalous.
         severity: The score above the score threshold in units of good pictures' spread, comparable between
             models (`Calibration.severity`); above 0 exactly where the picture is anomalous.
         is_anomalous: The decision.
@@ -141,23 +150,23 @@ class Prediction:
         geometry: Place of the map in the picture.
         levels: Thresholds of the decision.
         path: The picture's file; None: it came without one.
-        shifts: How far the picture as a whole lies outside of the training pictures, for each of
-            `appearance.FEATURES`; empty for a model that does not know.
+        shifts: Distance of the picture as a whole from the training pictures, for each of
+            `appearance.FEATURES`; empty for a model that did not measure them.
         brightness: Mean of the channels, 0..1, over the pixels that count; None where these are too few.
-        outside_light: Whether its light lies outside of the range that the rate holds for; None for a model
-            without one.
-        recognition: Product that the picture shows, by a joint model; a product that the caller named has no
-            distances. Where it shows none of the products, score and map are those of the nearest. None by
-            other models.
-        parts: Place of the part, or of each of several. Where none is found, score and map are those of the
-            picture as it lies; of several parts, the score is that of the worst.
-        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
-            none.
+        outside_light: Whether the picture's light lies outside of the range that the rate holds for; None for
+            a model without such a range.
+        recognition: Product that the picture shows, by a joint model; None by other models. If the picture
+            shows none of the products, score and map are those of the nearest product. If the caller named
+            the product, there are no distances.
+        parts: Place of the part, or of each of several parts. If no part is found, score and map are those of
+            the unaligned picture. If there are several parts, the score is that of the worst.
+        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: the model is not
+            for a view of a part.
         findings: Findings beside the score (`noticing`).
-        region_kinds: Kinds of the regions' defects, in their order; empty for a model that knows none.
-        size_bounds: How much larger a defect may be than the place that the map doubts.
-        near: Whether it is called good, near the threshold (`calibration.near_threshold`): a person looks at
-            these, too.
+        region_kinds: Kinds of the defects of `regions`, in their order; empty for a model without kinds.
+        size_bounds: Factors by which a defect may be larger than the pixels above `ScoreLevels.doubted`.
+        near: Whether the picture is called good, near the threshold (`calibration.near_threshold`), so that a
+            person should look at it, too.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -182,56 +191,58 @@ class Prediction:
     near: bool = False
 
     def noticing(self, *findings: Finding) -> Prediction:
-        """Return the prediction with these findings after its own, and what they do to the decision."""
+        """Return the prediction with further findings, and with the decision that they lead to."""
         decision = Decision(self.p_value, self.severity, self.is_anomalous).after(findings)
         near = self.near and not decision.is_anomalous
         return replace(self, findings=(*self.findings, *findings), near=near, **decision._asdict())
 
     @property
     def score_threshold(self) -> float:
-        """The picture is anomalous when its score is above this."""
+        """Score above which the picture is anomalous."""
         return self.levels.score_threshold
 
     @property
     def product(self) -> str | None:
-        """Product that the picture shows, of a joint model; None: none of them. None of other models, too."""
+        """Product of a joint model that the picture shows; None: it shows none, or the model is not joint."""
         return None if self.recognition is None else self.recognition.product
 
     @property
     def product_p_value(self) -> float | None:
-        """P-value of the recognition: share of the nearest product's good pictures as far from the others.
+        """P-value of the recognition (`Recognition.p_value`).
 
-        It is None where the call named the product, or the model has only one.
+        The value is None if the caller named the product, or the model is not joint.
         """
         recognition = self.recognition
         return recognition.p_value if recognition and recognition.distances else None
 
     @property
     def part_found(self) -> bool | None:
-        """Whether the part, or any of several, was found; None for a model that aligns none."""
+        """Whether a part was found; None: the model does not search for parts."""
         return self.parts.found
 
     @property
     def part_pose(self) -> PartPose | None:
-        """Place of the part; None where it was not found, or not one is looked for."""
+        """Place of the part; None where it was not found, or the model does not search for a single part."""
         return self.parts.pose
 
     @property
     def found_parts(self) -> FoundParts | None:
-        """The parts where several are looked for; else None."""
+        """The parts, if the model searches for several; else None."""
         return self.parts.several
 
     @property
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
-        return self.product or ("" if self.product_p_value is None else self.NO_PRODUCT_NAME)
+        if self.product:
+            return self.product
+        return "" if self.product_p_value is None else self.NO_PRODUCT_NAME
 
     @property
     def decision(self) -> str:
         """The decision in words: "good", "anomalous", "within tolerance" or "incomplete".
 
-        Within tolerance is an anomalous picture that a person's rules tolerate. Incomplete is a picture of a
-        part in several views that was not seen whole.
+        "Within tolerance": the picture is anomalous, and the rules of tolerance allow it. "Incomplete": the
+        picture is good, and other views of its part are missing.
         """
         if self.is_tolerated:
             return WITHIN
@@ -242,10 +253,10 @@ class Prediction:
 
     @property
     def is_tolerated(self) -> bool:
-        """Whether it is anomalous by its score alone, and within the tolerances."""
-        codes = {finding.code for finding in self.findings}
-        decided = any(finding.decides for finding in self.findings)
-        return self.is_anomalous and WITHIN_TOLERANCE in codes and not decided
+        """Whether the picture is anomalous by its score alone, and within tolerance."""
+        is_within = any(finding.code == WITHIN_TOLERANCE for finding in self.findings)
+        has_deciding_finding = any(finding.decides for finding in self.findings)
+        return self.is_anomalous and is_within and not has_deciding_finding
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -253,7 +264,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
+        """Return the marked pixels [H, W] of this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -263,60 +274,68 @@ class Prediction:
 
     @cached_property
     def _peaks(self) -> list[tuple[float, Pixels]]:
-        """The largest value of the map in each of `regions`, and their pixels."""
+        """The largest value of the map in each of `regions`, with the region's pixels; largest first."""
         if not self.mask.any():
             return []
         _, parts = connected_parts(self.mask)
         peaks = [(float(self.map[pixels].max()), pixels) for pixels in parts]
-        return sorted(peaks, key=lambda pair: -pair[0])
+        return sorted(peaks, key=operator.itemgetter(0), reverse=True)
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order.
+        """Rows and columns of the pixels, in and around each region of the map, that may be defective.
 
-        They are the connected place above `ScoreLevels.doubted`, which several regions may share.
+        They are the connected pixels above `ScoreLevels.doubted` that hold the region. Several regions may
+        share them.
         """
-        labels, parts = connected_parts(self.map > self.levels.doubted)
-        return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
+        labels, places = connected_parts(self.map > self.levels.doubted)
+        region_labels = [labels[rows[0], columns[0]] for rows, columns in self.region_pixels]
+        return tuple(places[label - 1] for label in region_labels)  # labels begin with 1
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The mask's 8-connected parts, largest peak first. Independent of `is_anomalous`."""
-        found = []
-        geometry, (sy, sx) = self.geometry, self.geometry.scale
-        bounds = None if geometry.mm_per_pixel is None or not self._peaks else self._bounded_sizes()
+        """The mask's 8-connected parts, largest peak first. They do not depend on `is_anomalous`."""
+        regions = []
+        geometry = self.geometry
+        scale_y, scale_x = geometry.scale
+        has_bounds = geometry.mm_per_pixel is not None and bool(self._peaks)
+        bounds = self._bound_region_sizes() if has_bounds else None
         for number, (peak, (rows, columns)) in enumerate(self._peaks):
-            cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
-            x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
+            map_y = float(rows.mean()) + 0.5  # + 0.5: pixel i reaches from i to i + 1
+            map_x = float(columns.mean()) + 0.5
+            x, y, _, _ = geometry.to_picture((map_x, map_y, map_x, map_y))
             facts = measure_region(rows, columns, geometry)
             if self.region_kinds:
                 facts |= self.region_kinds[number]._asdict()
             if bounds is not None:
                 facts |= bounds[number]
             box = geometry.box_around(rows, columns)
-            area = float(len(rows) / (sy * sx))
-            found.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
-        return tuple(found)
+            area = float(len(rows) / (scale_y * scale_x))
+            regions.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
+        return tuple(regions)
 
-    def _bounded_sizes(self) -> list[Json]:
-        """Bounds of each of `regions`; those that share a place are measured once."""
-        places = {id(rows): (rows, columns) for rows, columns in self.doubted_pixels}
-        found = {key: bound_sizes(*place, self.geometry, self.size_bounds) for key, place in places.items()}
-        return [found[id(rows)] for rows, _ in self.doubted_pixels]
+    def _bound_region_sizes(self) -> list[Json]:
+        """Return `bound_sizes` of each of `regions`; pixels that several regions share are measured once."""
+        bounds_by_place: dict[int, Json] = {}  # by the identity of the array of rows, which regions share
+        for rows, columns in self.doubted_pixels:
+            if id(rows) not in bounds_by_place:
+                bounds_by_place[id(rows)] = bound_sizes(rows, columns, self.geometry, self.size_bounds)
+        return [bounds_by_place[id(rows)] for rows, _ in self.doubted_pixels]
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """Return the map at the picture's size, or over the picture scaled to `size` (height, width).
+        """Return the map at the picture's size, or at another `size` (height, width) of the picture.
 
-        It is NaN where the network does not look. It takes 4 bytes a pixel, and is computed by each call.
+        The map is NaN where the network does not look. Each call computes it anew, at 4 bytes a pixel.
         """
-        return (self.geometry if size is None else self.geometry.with_picture_size(size)).warp(self.map)
+        geometry = self.geometry if size is None else self.geometry.with_picture_size(size)
+        return geometry.warp(self.map)
 
     def picture_mask(self) -> NDArray[np.bool_]:
-        """Mask at the picture's size; False where the network does not look."""
+        """Return the mask at the picture's size; False where the network does not look."""
         return self.outlined(self.picture_map())
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], drawing.Colour]:
-        """Return the heat map over a picture, the marked pixels, and the colour of their outline.
+        """Return the heat map over a picture, the marked pixels, and the colour of their contours.
 
         Args:
             picture: [H, W, 3], the picture at any size.
@@ -324,42 +343,55 @@ class Prediction:
         Returns:
             The heat map [H, W, 3]; the pixels [H, W] bool; the colour.
         """
-        values = self.picture_map((picture.shape[0], picture.shape[1]))
+        height, width = picture.shape[:2]
+        values = self.picture_map((height, width))
         heat = drawing.overlay(picture, values, *self.levels.colour_range)
-        marked = self.outlined(values)
-        heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]))
-        named = drawing.draw_names(heat, self._named_places(heat.shape[:2]))
-        return named, marked, drawing.outline_colour(self.is_tolerated)
+        with_squares = drawing.draw_squares(heat, self.squares((height, width)))
+        with_names = drawing.draw_names(with_squares, self._kind_labels((height, width)))
+        return with_names, self.outlined(values), drawing.outline_colour(self.is_tolerated)
 
-    def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Return the lower left corners x, y of the strongest regions' boxes, each with the region's kinds.
+    def _kind_labels(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
+        """Return x, y and text of a label with the kinds of each of the strongest regions.
 
-        They are in pixels of the picture scaled to (H, W). There are none where the model names no kinds.
+        x, y is the lower left corner of the region's box, in pixels of the picture scaled to `size` (H, W).
+        There are no labels if the model names no kinds.
         """
         if not self.region_kinds:
             return []
-        down, across = (side / whole for side, whole in zip(size, self.geometry.picture_size, strict=True))
-        some = self.regions[:MAX_SHOWN_REGIONS]
-        return [(r.box[0] * across, r.box[3] * down, r.kinds_text) for r in some]
+        picture_height, picture_width = self.geometry.picture_size
+        scale_y = size[0] / picture_height
+        scale_x = size[1] / picture_width
+        labels = []
+        for region in self.regions[:MAX_SHOWN_REGIONS]:
+            left, _, _, bottom = region.box
+            labels.append((left * scale_x, bottom * scale_y, region.kinds_text))
+        return labels
 
     def drawing_facts(self) -> Json:
-        """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
+        """Return values for JSON from which `from_map` makes a prediction that is drawn as this one."""
         return {
             **asdict(self.levels),
             "geometry": self.geometry.to_dict(),
-            "part_pose": self.part_pose and self.part_pose.to_dict(),
-            "found_parts": self.found_parts and self.found_parts.to_dict(),
+            "part_pose": None if self.part_pose is None else self.part_pose.to_dict(),
+            "found_parts": None if self.found_parts is None else self.found_parts.to_dict(),
         }
 
     @classmethod
     def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
-        """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
+        """Return a prediction that can only be drawn: its score and decision mean nothing.
 
-        KeyError, TypeError: they are damaged.
+        Args:
+            values: [H, W], the map.
+            facts: Values of `drawing_facts`.
+
+        Raises:
+            KeyError: A fact is missing.
+            TypeError: A fact is damaged.
         """
         pose = facts.get("part_pose")
-        several = facts.get("found_parts")
+        found_parts = facts.get("found_parts")
         levels = {field.name: facts[field.name] for field in fields(ScoreLevels)}
+        levels["colour_range"] = tuple(levels["colour_range"])
         return cls(
             score=0.0,
             p_value=0.0,
@@ -367,39 +399,53 @@ class Prediction:
             is_anomalous=False,
             map=values,
             geometry=Geometry.from_dict(facts["geometry"]),
-            levels=ScoreLevels(**levels | {"colour_range": tuple(facts["colour_range"])}),
-            parts=PartSearch(None, pose and PartPose(**pose), several and FoundParts.from_dict(several)),
+            levels=ScoreLevels(**levels),
+            parts=PartSearch(
+                p_value=None,
+                pose=PartPose(**pose) if pose else None,
+                several=FoundParts.from_dict(found_parts) if found_parts else None,
+            ),
         )
 
     def squares(self, size: tuple[int, int]) -> list[drawing.Square]:
-        """Squares around the parts that were found, in the picture scaled to (H, W)."""
-        found = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
+        """Return squares around the parts that were found, in the picture scaled to `size` (H, W)."""
+        squares = [] if self.part_pose is None else [drawing.Square(self.part_pose.corners())]
         if self.found_parts is not None:
-            found = self.found_parts.squares()
-        height, width = self.geometry.picture_size
-        return [square.scaled(size[1] / width, size[0] / height) for square in found]
+            squares = self.found_parts.squares()
+        picture_height, picture_width = self.geometry.picture_size
+        scale_y = size[0] / picture_height
+        scale_x = size[1] / picture_width
+        return [square.scaled(scale_x, scale_y) for square in squares]
 
-    def with_note(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def with_note(self, overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
-        return drawing.draw_note(drawn, self.remark, self.squares((drawn.shape[0], drawn.shape[1])))
+        height, width = overlay.shape[:2]
+        return drawing.draw_note(overlay, self.remark, self.squares((height, width)))
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
-        """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
+        """Return the picture [H, W, 3] RGB with heat map and contours.
+
+        The calibration fixes the scale of the colours.
 
         Args:
-            picture: any that `predict` takes, RGB; by default the file that this is a prediction of.
+            picture: A picture as `predict` takes it, RGB; None: the file of this prediction is read.
 
         Raises:
-            InputError: it cannot be read, or it was no file and is not given.
+            InputError: The picture cannot be read; or neither the prediction has a file, nor a picture is
+                given.
         """
-        if picture is None and self.path is None:
+        if picture is not None:
+            source = picture
+        elif self.path is not None:
+            source = self.path
+        else:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
-        shown = displayed(self.path or "" if picture is None else picture)
-        return self.with_note(drawing.contour(*self.over(shown)))
+        heat, marked, colour = self.over(displayed(source))
+        return self.with_note(drawing.contour(heat, marked, colour))
 
     @property
     def remark(self) -> str:
-        """The findings in one line; empty: none."""
+        """The findings in one line; empty: there are none."""
         return "; ".join(finding.words for finding in self.findings)
 
     def __repr__(self) -> str:
@@ -415,11 +461,11 @@ class Prediction:
         return prediction_html(self)
 
     def to_dict(self) -> Json:
-        """The document that `predict --json` prints."""
-        shifts = {}
+        """Return the document that `predict --json` prints."""
+        shift_by_feature = {}
         if self.shifts:
             for feature, shift in zip(FEATURES, self.shifts, strict=True):
-                shifts[feature.name] = round(shift, 3)
+                shift_by_feature[feature.name] = round(shift, 3)
         document: Json = {
             "path": self.path,
             "score": self.score,
@@ -431,7 +477,7 @@ class Prediction:
             "score_threshold": self.score_threshold,
             "mask_threshold": self.levels.mask_threshold,
             "outline": self.levels.outline,
-            "shifts": shifts,
+            "shifts": shift_by_feature,
             "regions": [region.to_dict() for region in self.regions],
         }
         if self.outside_light is not None:
@@ -448,7 +494,7 @@ class Prediction:
 
 
 def _regions_html(regions: Sequence[Region]) -> str:
-    """The boxes of the first regions, and the number of the others."""
+    """Return HTML with the boxes and kinds of the first regions, and the number of the others."""
     boxes = []
     for region in regions[:MAX_SHOWN_REGIONS]:
         box = ", ".join(f"{side:.0f}" for side in region.box)
@@ -459,9 +505,9 @@ def _regions_html(regions: Sequence[Region]) -> str:
 
 
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
-    """Return HTML with the picture, its heat map and the decision.
+    """Return HTML with the picture, its heat map and the decision; `caption` stands beside the decision.
 
-    The heat map is alone where the picture cannot be read. `caption` stands beside the decision.
+    If the picture cannot be read, there is only the heat map.
     """
     name = prediction.path or ""
     words = [
@@ -481,24 +527,31 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
 
-def _panels(found: Prediction) -> list[NDArray[np.uint8]]:
-    try:
-        if found.path is None:
-            raise InputError("not known")
-        picture = html.shrink(displayed(found.path))
-        return [picture, found.with_note(drawing.contour(*found.over(picture)))]
-    except InputError:  # moved since, or never a file
-        return (
-            [html.shrink(drawing.colour_map(found.map, *found.levels.colour_range))] if found.map.size else []
-        )
+def _panels(prediction: Prediction) -> list[NDArray[np.uint8]]:
+    """Return the picture and its overlay [H, W, 3].
+
+    If the picture cannot be read, the heat map is returned alone; if there is no map either, nothing.
+    """
+    if prediction.path is not None:
+        try:
+            picture = html.shrink(displayed(prediction.path))
+            heat, marked, colour = prediction.over(picture)
+            return [picture, prediction.with_note(drawing.contour(heat, marked, colour))]
+        except InputError:  # such as a picture that was moved since
+            pass
+    if not prediction.map.size:
+        return []
+    heat_map = drawing.colour_map(prediction.map, *prediction.levels.colour_range)
+    return [html.shrink(heat_map)]
 
 
+# Limits of the warnings of `MismatchDetector`
 MIN_WARNING_PICTURES = 4  # pictures that a warning needs
-MAX_REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
-MAJORITY = 0.5  # share of such pictures
-MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures
-HIGH_SEVERITY = 10.0  # severity of most
-MIN_EQUAL_SEVERITY = 0.5  # share of the median severity that nearly all reach: defects differ more
+MAX_REMEMBERED = 1000  # latest pictures that are remembered: a stream may have no end
+MAJORITY = 0.5  # share of pictures from which on most are unlike the training pictures
+MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures from which on they are too many
+HIGH_SEVERITY = 10.0  # median severity that a wrong model gives
+MIN_EQUAL_SEVERITY = 0.5  # share of the median severity that nine in ten reach; defects differ more
 RECALIBRATE_REMEDY = "set the score threshold anew with `flawscope calibrate`, or fit anew"
 OTHER_MODEL_REMEDY = (
     "is the model of another product, camera or light? Take this product's model, or fit anew with good "
@@ -510,13 +563,11 @@ CHANGED_LIGHT_REMEDY = (
 )
 
 
-def codes_beyond_promise(found: Prediction) -> list[str]:
-    """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
-    return (
-        []
-        if found.is_anomalous
-        else [finding.code for finding in found.findings if finding.is_beyond_promise]
-    )
+def codes_beyond_promise(prediction: Prediction) -> list[str]:
+    """Return codes of findings for which the false-alarm rate does not hold; [] for an anomalous picture."""
+    if prediction.is_anomalous:
+        return []
+    return [finding.code for finding in prediction.findings if finding.is_beyond_promise]
 
 
 @dataclass
@@ -526,15 +577,16 @@ class MismatchDetector:
     Attributes:
         false_alarm_rate: Share of good pictures that is expected to be called anomalous.
         noun: Name of the pictures in the warning.
-        defective: Whether some pictures are known to be defective: all of them may be anomalous then.
+        defective: Whether defective pictures are expected among them; then there is no warning if nearly all
+            are anomalous, unless all severities are about the same.
         count: Number of pictures added.
         anomalous: Number of anomalous pictures, without the tolerated ones.
         tolerated: Number of tolerated pictures.
         near: Number of pictures called good, near the threshold.
-        beyond_promise: Number of pictures called good for which the rate is not promised, by the finding's
+        beyond_promise: Number of pictures called good for which the rate does not hold, by the finding's
             code.
         severities: Severities of the latest pictures.
-        shifts: Shifts of their features.
+        shifts: Shifts (`Prediction.shifts`) of the latest pictures.
     """
 
     false_alarm_rate: float
@@ -560,41 +612,46 @@ class MismatchDetector:
             self.shifts.append(prediction.shifts)
 
     def beyond_line(self) -> str:
-        """Line on the pictures called good for which the rate is not promised; empty: there are none."""
-        said = [f"{count} {BEYOND_PROMISE[code]}" for code, count in self.beyond_promise.items()]
-        return f"called good, though the rate is not promised for them: {', '.join(said)}" if said else ""
+        """Return a line with the numbers of pictures called good for which the rate does not hold.
+
+        The line is empty if there are no such pictures.
+        """
+        reasons = [f"{count} {BEYOND_PROMISE[code]}" for code, count in self.beyond_promise.items()]
+        if not reasons:
+            return ""
+        return f"called good, though the rate is not promised for them: {', '.join(reasons)}"
 
     def warning(self) -> str:
-        """Warning for a person; empty where there is no reason for one."""
+        """Return a warning for a person; empty where there is no reason for one."""
         if self.count < MIN_WARNING_PICTURES:
             return ""
-        far = [shift for shift in self.shifts if is_far(shift)]
-        if self.shifts and len(far) >= MAJORITY * len(self.shifts):
+        far_shifts = [shift for shift in self.shifts if is_far(shift)]
+        if self.shifts and len(far_shifts) >= MAJORITY * len(self.shifts):
             remedy = OTHER_MODEL_REMEDY if self.anomalous >= MAJORITY * self.count else CHANGED_LIGHT_REMEDY
             return (
-                f"{len(far)} of {len(self.shifts)} {self.noun} look unlike the training pictures as a whole "
-                f"({describe_shifts(far)}), {self.anomalous} of {self.count} are anomalous: {remedy}"
+                f"{len(far_shifts)} of {len(self.shifts)} {self.noun} look unlike the training pictures as a "
+                f"whole ({describe_shifts(far_shifts)}), {self.anomalous} of {self.count} are anomalous: "
+                f"{remedy}"
             )
         if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.false_alarm_rate > MAJORITY:
             return ""
         return self._too_many_warning()
 
     def _too_many_warning(self) -> str:
-        """Warning that too many are anomalous; empty where defective ones explain them."""
-        every = f"{self.anomalous} of {self.count} {self.noun} are anomalous"
-        low, middle, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
-        alike = middle >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * middle
-        if alike:
-            every += f", all of about the same severity ({low:.0f} to {high:.0f})"
-        if alike and not self.shifts:
-            return f"{every}: {OTHER_MODEL_REMEDY}"
+        """Return the warning that too many pictures are anomalous; empty if defects may explain it."""
+        observation = f"{self.anomalous} of {self.count} {self.noun} are anomalous"
+        low, median, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
+        has_equal_severities = median >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * median
+        if has_equal_severities:
+            observation += f", all of about the same severity ({low:.0f} to {high:.0f})"
+        if has_equal_severities and not self.shifts:
+            return f"{observation}: {OTHER_MODEL_REMEDY}"
         if self.defective:
             return ""
         if self.shifts:
-            every += ", although light, colour and detail are as in the training pictures"
-        asked = (
-            "is it the same product, in the same place and position? Look at some"
-            if alike
-            else "look at some"
-        )
-        return f"{every}: {asked}. If they are good, {RECALIBRATE_REMEDY}"
+            observation += ", although light, colour and detail are as in the training pictures"
+        if has_equal_severities:
+            request = "is it the same product, in the same place and position? Look at some"
+        else:
+            request = "look at some"
+        return f"{observation}: {request}. If they are good, {RECALIBRATE_REMEDY}"

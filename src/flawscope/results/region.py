@@ -19,9 +19,9 @@ class KindSet(NamedTuple):
     """Kinds that a region may be of.
 
     Attributes:
-        kinds: Likeliest first; empty: it is like no known kind.
-        kind_p_values: p-values of all kinds by name, 0..1; a kind is in the set where its own is above the
-            error.
+        kinds: Kinds by name, the likeliest first; empty: the region is like no known kind.
+        kind_p_values: P-values of all kinds by name, 0..1; `kinds` has the kinds whose p-value is above the
+            allowed share of errors.
     """
 
     kinds: tuple[str, ...]
@@ -29,7 +29,7 @@ class KindSet(NamedTuple):
 
 
 def describe_kinds(kinds: Sequence[str]) -> str:
-    """Say the kinds that a region may be of, such as "scratch or dent"."""
+    """Return the words for the kinds that a region may be of, such as "scratch or dent"."""
     return " or ".join(kinds) or "something new"
 
 
@@ -42,16 +42,17 @@ class Region:
     Attributes:
         box: x0, y0, x1, y1, the upper bounds exclusive.
         area: Area in square pixels.
-        peak: Largest map value in it.
+        peak: Largest map value in the region.
         centroid: x, y.
         kinds: Kinds of defects that it may be of, likeliest first; empty: something new; None: the model
             names none.
         kind_p_values: p-values of all kinds by name, 0..1.
-        length_mm, width_mm: Sides of the smallest rectangle around it, at any angle.
-        area_mm2: Its area.
-        length_mm_at_most, width_mm_at_most, area_mm2_at_most: Largest size that the defect there may have,
-            beyond the outline too (`SizeBounds`).
-        box_at_most: Place that the map doubts; None as the sizes.
+        length_mm, width_mm: Sides of the smallest rectangle around the region, at any angle.
+        area_mm2: Area in mm².
+        length_mm_at_most, width_mm_at_most, area_mm2_at_most: Largest sizes that the defect may have, which
+            may reach beyond the region (`SizeBounds`).
+        box_at_most: Box around all pixels that may belong to the defect; None if the length of a pixel is not
+            known.
     """
 
     box: tuple[float, float, float, float]
@@ -80,7 +81,7 @@ class Region:
         return max(x1 - x0, y1 - y0)
 
     def to_dict(self) -> Json:
-        """The region as results have it in JSON."""
+        """Return the region as results have it in JSON."""
         document: Json = {
             "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),
@@ -109,38 +110,53 @@ class Region:
 
 
 def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> Json:
-    """Measure a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
+    """Return a region's length, width and area in mm, as entries of `Region`.
 
-    Length and width are the sides of the smallest rectangle around the pixels, whole with their corners, in
-    the picture: at no angle too small, and too large by about a pixel of the map. Rows come in order.
+    Length and width are the sides of the smallest rectangle, at any angle, that holds all corners of the
+    pixels in the picture. They are never too small, and too large by about a pixel of the map.
+
+    Args:
+        rows: [N], rows of the region's pixels in the map, in ascending order.
+        columns: [N], their columns.
+        geometry: Place of the map in the picture.
+
+    Returns:
+        The entries; empty where the length of the picture's pixels is not known.
     """
-    if (mm_per_pixel := geometry.mm_per_pixel) is None:
+    mm_per_pixel = geometry.mm_per_pixel
+    if mm_per_pixel is None:
         return {}
-    y, x = geometry.inverse().locate(*corners(rows, columns).T)
+    corner_rows, corner_columns = corners(rows, columns).T
+    y, x = geometry.inverse().locate(corner_rows, corner_columns)
     length, width = rectangle_sides(np.stack([x, y], axis=1))
-    sy, sx = geometry.scale
+    scale_y, scale_x = geometry.scale
+    area = float(len(rows) / (scale_y * scale_x))
     return {
         "length_mm": length * mm_per_pixel,
         "width_mm": width * mm_per_pixel,
-        "area_mm2": float(len(rows) / (sy * sx)) * mm_per_pixel**2,
+        "area_mm2": area * mm_per_pixel**2,
     }
 
 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
-    """Return bounds of the defect's size within a place that the map doubts, as entries of `Region`.
+    """Return the largest sizes that a defect may have, as the entries `..._at_most` of `Region`.
 
-    They are empty where the length of the picture's pixels is not known.
+    They are empty if the length of the picture's pixels is not known.
 
     Args:
-        rows: [N], rows of the map's pixels.
+        rows: [N], rows of all map pixels that may belong to the defect.
         columns: [N], their columns.
         geometry: Place of the map in the picture.
-        bounds: Factors from the place's size to the bounds.
+        bounds: Factors by which the size of these pixels is multiplied.
     """
-    if not (sizes := measure_region(rows, columns, geometry)):
+    sizes = measure_region(rows, columns, geometry)
+    if not sizes:
         return {}
-    factors = bounds.length, bounds.width, bounds.area
-    bounded = {f"{name}_at_most": f * sizes[name] for name, f in zip(sizes, factors, strict=True)}
-    return {"box_at_most": geometry.box_around(rows, columns), **bounded}
+    return {
+        "box_at_most": geometry.box_around(rows, columns),
+        "length_mm_at_most": bounds.length * sizes["length_mm"],
+        "width_mm_at_most": bounds.width * sizes["width_mm"],
+        "area_mm2_at_most": bounds.area * sizes["area_mm2"],
+    }

@@ -31,7 +31,7 @@ PIXELS = "0.0"
 MILLIMETRES = "0.00"
 P_VALUE = "0.000"
 SEVERITY = "+0.0;-0.0;0.0"
-# Columns of what was judged by the name of a value, in their order; a sheet has those that are known
+# Columns of the sheet of judged pictures, by the name of a value; a sheet has those whose values are known
 COLUMNS = {
     "id": Column("No.", 9),
     "part": Column("Part", 20),
@@ -74,7 +74,7 @@ PLACE_COLUMNS = (
 )
 MEANING = {
     "Places": "connected places that look different; good ones may have some, too",
-    "Largest": "the longer side of the box around the largest place, its length in mm where --scale-mm told "
+    "Largest": "the longer side of the box around the largest place, its length in mm where --scale-mm gave "
     "the scale, and its centre, from the picture's upper left corner",
     "p": "the share of good pictures that score as high",
     "Severity": "above 0 is anomalous, 3 is clear",
@@ -90,43 +90,53 @@ class ResultWorkbook:
     """Workbook of results, for `predict` and for a station's export.
 
     Args:
-        names: Names of the values that are known, among `COLUMNS`.
-        more: Names of further values, whose columns stand behind these.
+        names: Names of the values that are known; those that are in `COLUMNS` have columns.
+        more: Names of further values; their columns follow.
     """
 
     def __init__(self, names: Iterable[str], more: Iterable[str] = ()):
-        known = {*names}
-        self.names = [name for name in COLUMNS if name in known]
+        wanted_names = {*names}
+        self.names = [name for name in COLUMNS if name in wanted_names]
         self.more = [*more]
 
     @cached_property
     def book(self) -> Workbook:
-        """The workbook, from the first row on: one that was begun has to be saved."""
-        judged = [COLUMNS[name] for name in self.names]
-        judged += [Column(name.replace("_", " ").capitalize(), 14) for name in self.more]
-        totals = Column("Item", 26), Column("Value", 90)
-        return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
+        """The workbook, made when it is first needed: once made, it must be saved."""
+        judged_columns = [COLUMNS[name] for name in self.names]
+        judged_columns += [Column(name.replace("_", " ").capitalize(), 14) for name in self.more]
+        totals_columns = Column("Item", 26), Column("Value", 90)
+        return Workbook({JUDGED: judged_columns, PLACES: PLACE_COLUMNS, TOTALS: totals_columns})
 
     def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
         """Add the row of a judged picture, and the rows of its places.
 
         Args:
             values: Values by their names.
-            places: Regions, each with the name of its file.
-            link: Target that the picture's name opens; empty: none.
+            places: Regions of the picture, each with the path of the picture's file.
+            link: Target that a click on the picture's name opens; empty: the name is no link.
         """
-        shown = {**values, "path": _linked(values.get("path"), link)}
-        self.book.add(JUDGED, [shown.get(name) for name in (*self.names, *self.more)])
+        linked_values = {**values, "path": _link_text(values.get("path"), link)}
+        self.book.add(JUDGED, [linked_values.get(name) for name in (*self.names, *self.more)])
         for number, (name, region) in enumerate(places, start=1):
             x0, y0, x1, y1 = region.box
-            row = [values.get("part"), _linked(name, link), number]
-            row += [*region.centroid, x1 - x0, y1 - y0]
-            row += [region.area, region.length_mm, region.width_mm, region.area_mm2, region.kinds_text]
+            row = [
+                values.get("part"),
+                _link_text(name, link),
+                number,
+                *region.centroid,
+                x1 - x0,
+                y1 - y0,
+                region.area,
+                region.length_mm,
+                region.width_mm,
+                region.area_mm2,
+                region.kinds_text,
+            ]
             self.book.add(PLACES, row)
 
     @property
     def is_full(self) -> bool:
-        """Whether no more can be added."""
+        """Whether no more pictures can be added."""
         return self.book.is_full(JUDGED)
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
@@ -135,10 +145,10 @@ class ResultWorkbook:
         Args:
             file: File to write to.
             totals: Totals by their names.
-            parts: Rows on parts in several views, the heading first.
+            parts: Rows of the sheet on parts in several views, the heading first; empty: there is no sheet.
         """
         if parts:
-            self.book.add_sheet(PARTS, fitting_columns(parts), 0)
+            self.book.add_sheet(PARTS, fitting_columns(parts), place=0)
         for row in parts[1:]:
             self.book.add(PARTS, row)
         for name, value in (*totals, *MEANING.items()):
@@ -146,14 +156,14 @@ class ResultWorkbook:
         self.book.save(file)
 
 
-def _linked(text: object, link: str) -> object:
+def _link_text(text: object, link: str) -> object:
     return Link(str(text), link) if link else text
 
 
 def file_link(path: str, folder: Path) -> str:
-    """Return the link from a workbook in a folder to a file; empty where no file is there.
+    """Return the link from a workbook in a folder to a file; empty where the file does not exist.
 
-    It is relative where possible: both can be moved together.
+    The link is relative where possible, so that workbook and file can be moved together.
     """
     if not path or not os.path.lexists(path):
         return ""
@@ -164,7 +174,7 @@ def file_link(path: str, folder: Path) -> str:
 
 
 class ExcelTable:
-    """A table to write, .xlsx, when it is closed; columns are given as `TableWriter` takes them."""
+    """Writes a table, .xlsx, when it is closed; the arguments are those of `TableWriter`."""
 
     def __init__(
         self, path: str | os.PathLike[str], *, part_of: PartOf = file_stem, model: str = "", **columns: bool
@@ -175,26 +185,29 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Add the row of an input, a row for each of several parts in it, and its places.
+        """Add the row of an input and the rows of its places; if several parts were searched, a row for each.
 
         Args:
             result: The input's prediction, or why it was not judged.
-            link: Target of the file's name, relative to the table; empty: the file itself.
+            link: Target that a click on the input's name opens, relative to the table; empty: the input.
         """
-        link = link or file_link(result.path or "", self.path.parent)
-        regions = result.regions if isinstance(result, Prediction) else ()
+        target = link or file_link(result.path or "", self.path.parent)
+        places = []
+        if isinstance(result, Prediction):
+            places = [(result.path or "", region) for region in result.regions]
         try:
             for row in ResultRow.rows(result, part_of=self.part_of, model=self.model):
-                values = asdict(row) | {"time": datetime.fromisoformat(row.time) if row.time else None}
+                values = asdict(row)
+                values["time"] = datetime.fromisoformat(row.time) if row.time else None
                 if row.error:
                     values |= {"decision": "not judged", "remark": row.error}
-                self.book.add(values, ((row.path, region) for region in regions), link)
-                regions = ()
-        except OSError as error:  # rows wait in temporary files
+                self.book.add(values, places, target)
+                places = []  # already added with the first row, that of the input; rows of parts follow
+        except OSError as error:  # openpyxl keeps rows in temporary files
             raise write_error(self.path, error) from None
 
     def close(self, totals: Totals = (), parts: Sequence[Sequence[object]] = ()) -> None:
-        """Write the file; totals and parts as `ResultWorkbook.save` takes them."""
+        """Write the file; `totals` and `parts` are those of `ResultWorkbook.save`."""
         with atomic_write(self.path) as file:
             self.book.save(file, totals, parts)
 
@@ -212,7 +225,7 @@ def open_table(path: str, *, decimal_comma: bool, **form: Unpack[TableForm]) -> 
     return TableWriter(path, decimal_comma=decimal_comma, **form)
 
 
-# Facts of a run (`results.json`) by their words in the totals
+# Facts of a run (`results.json`) with their titles in the totals
 FACTS = {
     "model": "Model",
     "method": "Method",
@@ -230,13 +243,12 @@ FACTS = {
 
 
 def run_totals(facts: Facts) -> list[tuple[str, object]]:
-    """Return the totals of a run by their names for the workbook, from the facts of its summary."""
-    bad = facts["anomalous"] + facts.get("within_tolerance", 0)
-    known = {**facts, "good": facts["judged"] - bad}
-    found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]
+    """Return the titles and values of the totals of a run, from the facts of its summary (`results.json`)."""
+    flagged_count = facts["anomalous"] + facts.get("within_tolerance", 0)
+    all_facts = {**facts, "good": facts["judged"] - flagged_count}
+    totals = [(title, all_facts[name]) for name, title in FACTS.items() if all_facts.get(name) is not None]
     for name, product_facts in facts.get("products", {}).items():
         if "pictures" in product_facts:
-            found.append(
-                (f"Product {name}", f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous")
-            )
-    return found
+            counts = f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"
+            totals.append((f"Product {name}", counts))
+    return totals

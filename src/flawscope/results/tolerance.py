@@ -25,14 +25,15 @@ from flawscope.results.prediction import Prediction, Region
 from flawscope.types import Array, Json
 
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
-# limit of a rule: the region's size, and its unit
+# Limits of a rule: the field of `Region` that each bounds, and its unit
 LIMITS = {"length": ("length_mm", "mm"), "width": ("width_mm", "mm"), "area": ("area_mm2", "mm²")}
-_HOW_WRITTEN = {  # keys of a file
+# Keys of a file, with the form of their values
+_FORMS = {
     "version": "a whole number, or a text",
     "picture": "[width, height] of the pictures, in pixels",
     "rules": "a list, each with kind and length, width or area",
 }
-MAX_REPORTED = 3  # regions that are reported
+MAX_REPORTED = 3  # reasons that a finding lists
 MAX_NAME_LENGTH = 100  # characters of a version or kind
 
 Mask = NDArray[np.bool_]
@@ -43,10 +44,11 @@ class Measured(NamedTuple):
     """Size of a region beside a rule's limit.
 
     Attributes:
-        limit: Name of the limit.
+        limit: Name of the limit, a key of `LIMITS`.
         most: Value of the limit.
-        size: Size of the region; None: not known.
-        bound: Size that the defect has at most; None: not known.
+        size: Size of the marked region; None: it is not known.
+        bound: Largest size that the defect there may have, of which only a part may be marked; None: it is
+            not known.
     """
 
     limit: str
@@ -55,11 +57,16 @@ class Measured(NamedTuple):
     bound: float | None
 
     def exceeded(self, kind: str | None) -> Reason:
-        """Say how much larger a region is than the rule allows."""
+        """Return the reason "a region of this kind is larger than the rule allows"."""
         return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
 
     def bounded(self, kind: str | None, relation: str) -> Reason:
-        """Say how large a region is, how large it may be, and how large the rule allows."""
+        """Return the reason "the defect may be as large as the bound, which is ≤ or > the limit".
+
+        Args:
+            kind: Kind of the region.
+            relation: How the bound compares with the limit, "≤" or ">".
+        """
         return {
             "code": f"{self.limit}_at_most",
             "kind": kind,
@@ -72,16 +79,16 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """Rule of what is tolerated.
+    """Rule of what is tolerated. At least one of length, width and area is limited.
 
     Attributes:
-        kind: Kind of the region, or `ANY`.
-        length, width: Limits in mm, inclusive; None: there is none. At least one limit of the three is set.
-        area: Limit in mm², inclusive; None: there is none.
-        zone: Box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
-            region without touching its edge; None: anywhere.
-        number: Most regions of a picture that the rule tolerates; of more it tolerates none. None: any
-            number.
+        kind: Kind of the tolerated regions, or `ANY`.
+        length, width: Largest length and width in mm, inclusive; None: there is no limit.
+        area: Largest area in mm², inclusive; None: there is no limit.
+        zone: Place where regions are tolerated: a box x0, y0, x1, y1 in the picture's pixels, or a mask
+            [H, W] of the picture. A region must lie in the zone and not touch its edge. None: anywhere.
+        number: Largest number of regions in a picture; if more regions match the rule, it tolerates none of
+            them. None: any number.
     """
 
     kind: str
@@ -92,7 +99,10 @@ class Rule:
     number: int | None = None
 
     def refusal(self, region: Region, kind: str | None) -> Reason | None:
-        """Why the rule does not tolerate a region of this kind; None: it does, but for the number."""
+        """Return why the rule does not tolerate a region of this kind; None: it tolerates the region.
+
+        The region is judged alone: `number` is not considered.
+        """
         if self.kind not in (kind, ANY):
             return {"code": "kind_not_known"} if kind is None else {"code": "no_rule", "kind": kind}
         if region.box_at_most is None:
@@ -100,25 +110,29 @@ class Rule:
         for measured in self._measure(region):
             if measured.size is None or measured.bound is None:
                 return {"code": "size_not_known"}
-            if not measured.size <= measured.most:
+            if not measured.size <= measured.most:  # `not <=`, since NaN must not be tolerated
                 return measured.exceeded(kind)
             if not measured.bound <= measured.most:
                 return measured.bounded(kind, ">")
-        return None if self._holds_at(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
+        return None if self._contains(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
 
     def kept_limit(self, region: Region, kind: str | None) -> Reason:
-        """The first limit that a tolerated region keeps."""
-        return next(self._measure(region)).bounded(kind, "≤")
+        """Return the reason why a region is tolerated: the rule's first limit, which the region keeps."""
+        first_measured = next(self._measure(region))
+        return first_measured.bounded(kind, "≤")
 
     def _measure(self, region: Region) -> Iterator[Measured]:
-        """Yield a region's sizes, each with the rule's limit."""
+        """Yield a region's size beside each limit that the rule has."""
         for limit, (attribute, _) in LIMITS.items():
             most = getattr(self, limit)
             if most is None:
                 continue
-            yield Measured(limit, most, getattr(region, attribute), getattr(region, f"{attribute}_at_most"))
+            size = getattr(region, attribute)
+            bound = getattr(region, f"{attribute}_at_most")
+            yield Measured(limit, most, size, bound)
 
-    def _holds_at(self, box: tuple[float, float, float, float]) -> bool:
+    def _contains(self, box: tuple[float, float, float, float]) -> bool:
+        """Return whether the zone holds a box x0, y0, x1, y1 without touching its edge."""
         x0, y0, x1, y1 = box
         if self.zone is None:
             return True
@@ -129,14 +143,19 @@ class Rule:
 
 
 class Verdict(NamedTuple):
-    """Whether a picture is tolerated, and why."""
+    """Verdict of the rules on a picture.
+
+    Attributes:
+        within: Whether the picture is tolerated.
+        reasons: The reasons for the verdict.
+    """
 
     within: bool
     reasons: tuple[Reason, ...]
 
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
-        """Return the verdict that a picture is not tolerated for a reason, by its code and values."""
+        """Return the verdict "not tolerated", for the reason of this code and these values."""
         return cls(within=False, reasons=({"code": code, **values},))
 
 
@@ -147,7 +166,7 @@ class Tolerances:
     Attributes:
         version: Version that the file names.
         sha256: Digest of the file and its masks.
-        picture: (H, W) of the pictures that it holds for.
+        picture: (H, W) of the pictures that the rules hold for.
         rules: The rules, in the file's order.
         masks: Files of the masks.
     """
@@ -160,7 +179,11 @@ class Tolerances:
 
     @classmethod
     def read(cls, path: Path) -> Tolerances:
-        """Read a file. InputError: it cannot be read, or a rule is not clear."""
+        """Read a file of tolerances, and the masks that it names.
+
+        Raises:
+            InputError: A file cannot be read, or a rule is wrong.
+        """
         try:
             content = path.read_bytes()
             data = load_yaml(decode_text(content))
@@ -172,182 +195,245 @@ class Tolerances:
 
     @classmethod
     def _parse(cls, document: object, content: bytes, path: Path) -> Tolerances:
-        data = _check_keys(document, [*_HOW_WRITTEN], str(path))
-        for name, form in _HOW_WRITTEN.items():
+        """Return the rules of a file.
+
+        Args:
+            document: Content of the file, read as YAML.
+            content: Bytes of the file.
+            path: The file.
+        """
+        data = _check_keys(document, [*_FORMS], str(path))
+        for name, form in _FORMS.items():
             if data.get(name) is None:
                 raise InputError(f"{path} has no {name}: write {form}")
         version = _parse_version(data["version"], path)
         size = _parse_size(data["picture"], path)
         documents = data["rules"]
         if not isinstance(documents, list) or not documents:
-            raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")
+            raise InputError(f"{path} has no rules: write {_FORMS['rules']}")
         rules = []
-        for number, rule_facts in enumerate(documents, 1):
-            rules.append(_parse_rule(rule_facts, f"{path} rule {number}", path.parent, size))
+        masks = []
         digest = hashlib.sha256(content)
-        for rule in rules:
-            digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
-        masks = (
-            path.parent / rule_facts["zone"]
-            for rule_facts in documents
-            if isinstance(rule_facts.get("zone"), str)
-        )
+        for number, rule_facts in enumerate(documents, 1):
+            rule = _parse_rule(rule_facts, f"{path} rule {number}", path.parent, size)
+            rules.append(rule)
+            if isinstance(rule.zone, np.ndarray):
+                digest.update(rule.zone.tobytes())
+                masks.append(path.parent / rule_facts["zone"])
         return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
-        """Facts for the results of a run."""
+        """Return the version and the digest, for the results of a run."""
         return {"version": self.version, "sha256": self.sha256}
 
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
-        """Judge the regions of an anomalous picture of (H, W) pixels.
+        """Judge the regions of an anomalous picture.
 
-        Each region needs a rule for every kind that it may be of.
+        A picture is tolerated if, for each of its regions and every kind that the region may be of, a rule
+        tolerates it.
+
+        Args:
+            regions: The regions.
+            picture_size: (H, W) of the picture.
         """
-        refused = self._refuse(regions, picture_size)
-        if refused is not None:
-            return refused
-        tolerating, crowded = self._match(regions)
+        general_verdict = self._refuse_all(regions, picture_size)
+        if general_verdict is not None:
+            return general_verdict
+        rule_by_pair, crowding_reason = self._match_rules(regions)
         reasons = []
-        for number, region in enumerate(regions):
-            for kind in _kinds(region):
-                if (number, kind) not in tolerating:
-                    reason = self._refusal(region, kind)
-                    return Verdict(within=False, reasons=(crowded if reason is None else reason,))
-            first = _kinds(region)[0]
-            reasons.append(tolerating[number, first].kept_limit(region, first))
+        for index, region in enumerate(regions):
+            kinds = _kinds(region)
+            for kind in kinds:
+                if (index, kind) not in rule_by_pair:
+                    refusal = self._refusal(region, kind)
+                    reason = crowding_reason if refusal is None else refusal
+                    return Verdict(within=False, reasons=(reason,))
+            likeliest_kind = kinds[0]
+            rule = rule_by_pair[index, likeliest_kind]
+            reasons.append(rule.kept_limit(region, likeliest_kind))
         return Verdict(within=True, reasons=tuple(reasons))
 
-    def _refuse(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
-        """Why no rule can tolerate regions, whatever it says; None: one may."""
+    def _refuse_all(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
+        """Return the verdict if no rule could tolerate the regions; None: it depends on the rules."""
         if picture_size != self.picture:
-            (height, width), (h, w) = picture_size, self.picture
-            return Verdict.beyond("picture_size", width=width, height=height, rules_width=w, rules_height=h)
+            height, width = picture_size
+            rules_height, rules_width = self.picture
+            return Verdict.beyond(
+                "picture_size",
+                width=width,
+                height=height,
+                rules_width=rules_width,
+                rules_height=rules_height,
+            )
         if not regions:
             return Verdict.beyond("nothing_marked")
+        full_picture = np.broadcast_to(True, picture_size)
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
-            reach = region.box if region.box_at_most is None else region.box_at_most
-            if not lies_inside(reach, np.broadcast_to(True, picture_size)):
+            defect_box = region.box if region.box_at_most is None else region.box_at_most
+            if not lies_inside(defect_box, full_picture):
                 return Verdict.beyond("at_border")
         return None
 
-    def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
-        """Find the first rule that tolerates each region.
+    def _match_rules(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
+        """Find the first rule that tolerates each region, for each kind that the region may be of.
+
+        If more regions match a rule than its `number`, the rule is left out: it tolerates none of them.
 
         Returns:
-            The rules by the region's number and kind; and the reason why a rule that would tolerate more
-            regions than it may tolerates none, empty where there is none.
+            The rules, by the region's index in `regions` and its kind; and the reason "too many regions" of
+            the last rule that was left out, empty if none was.
         """
-        pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
-        tolerating: dict[tuple[int, str | None], Rule] = {}
-        crowded: Reason = {}
+        pairs = [(index, kind) for index, region in enumerate(regions) for kind in _kinds(region)]
+        rule_by_pair: dict[tuple[int, str | None], Rule] = {}
+        crowding_reason: Reason = {}
         for rule in self.rules:
-            matching = [
-                (number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None
+            matching_pairs = [
+                (index, kind) for index, kind in pairs if rule.refusal(regions[index], kind) is None
             ]
-            count = len({number for number, _ in matching})
+            count = len({index for index, _ in matching_pairs})  # a region may match by several kinds
             if rule.number is not None and count > rule.number:
-                crowded = {"code": "too_many", "count": count, "kind": rule.kind, "most": rule.number}
+                crowding_reason = {
+                    "code": "too_many",
+                    "count": count,
+                    "kind": rule.kind,
+                    "most": rule.number,
+                }
                 continue
-            for pair in matching:
-                tolerating.setdefault(pair, rule)
-        return tolerating, crowded
+            for pair in matching_pairs:
+                rule_by_pair.setdefault(pair, rule)
+        return rule_by_pair, crowding_reason
 
     def _refusal(self, region: Region, kind: str | None) -> Reason | None:
-        """Why the rules for a kind do not tolerate a region; None: all do, but for the number."""
-        for rule in [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules:
+        """Return why no rule tolerates a region of this kind.
+
+        The result is None if each rule would tolerate this region alone, but there are too many regions. If
+        there is no rule for the kind, the first rule of all gives the reason.
+        """
+        rules_of_kind = [rule for rule in self.rules if rule.kind in (kind, ANY)]
+        for rule in rules_of_kind or self.rules:
             reason = rule.refusal(region, kind)
             if reason is not None:
                 return reason
         return None
 
 
-def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
-    """Return an anomalous prediction with the verdict of the rules; a good one stays as it is.
+def apply_tolerances(prediction: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
+    """Return an anomalous prediction with the verdict of the rules; a good prediction stays as it is.
 
-    Of several parts each anomalous one is judged by itself.
+    If a picture shows several parts, each anomalous part is judged by itself.
 
     Args:
-        found: The prediction.
-        numbers: [H, W] of the map: number of the part that is inspected there, 1 or True where there is only
-            one; 0: nothing is inspected. A region at an edge between them is not tolerated.
+        prediction: The prediction.
+        numbers: [H, W], for each pixel of the map the number of the part that is inspected there; 0: nothing
+            is inspected. For a single part it may be a bool mask. A region that reaches a pixel of another
+            number is not tolerated.
         tolerances: The rules.
     """
-    if not found.is_anomalous:
-        return found
-    within, reasons = _judge_parts(found, numbers, tolerances)
-    more: list[Reason] = (
-        [{"code": "more", "count": len(reasons) - MAX_REPORTED}] if reasons[MAX_REPORTED:] else []
-    )
-    name = f"tolerances {tolerances.version}, {tolerances.sha256[:8]}"
-    return found.noticing(tolerance_finding(within, (*reasons[:MAX_REPORTED], *more), name))
+    if not prediction.is_anomalous:
+        return prediction
+    is_within, all_reasons = _judge_parts(prediction, numbers, tolerances)
+    reasons = [*all_reasons[:MAX_REPORTED]]
+    unlisted_count = len(all_reasons) - len(reasons)
+    if unlisted_count:
+        reasons.append({"code": "more", "count": unlisted_count})
+    rules_name = f"tolerances {tolerances.version}, {tolerances.sha256[:8]}"
+    return prediction.noticing(tolerance_finding(is_within, reasons, rules_name))
 
 
-def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> Verdict:
-    if any(finding.code != ANOMALOUS_PARTS for finding in found.findings):
+def _judge_parts(prediction: Prediction, numbers: Array, tolerances: Tolerances) -> Verdict:
+    """Judge the regions of each anomalous part; the arguments are those of `apply_tolerances`."""
+    if any(finding.code != ANOMALOUS_PARTS for finding in prediction.findings):
         return Verdict.beyond("something_else")
-    parts = {1: True}  # whether each is anomalous
-    if found.found_parts is not None:
-        parts = {part.part_index: part.is_anomalous for part in found.found_parts.parts}
-    regions = _regions_by_part(found, numbers, [*parts])
-    if regions is None:
+    if prediction.found_parts is None:
+        all_numbers = [1]
+        anomalous_numbers = [1]
+    else:
+        parts = prediction.found_parts.parts
+        all_numbers = [part.part_index for part in parts]
+        anomalous_numbers = [part.part_index for part in parts if part.is_anomalous]
+    regions_by_part = _regions_by_part(prediction, numbers, all_numbers)
+    if regions_by_part is None:
         return Verdict.beyond("at_edge")
     reasons: list[Reason] = []
-    for number, is_anomalous in parts.items():
-        if not is_anomalous:
-            continue
-        verdict = tolerances.judge(regions[number], found.geometry.picture_size)
+    for number in anomalous_numbers:
+        verdict = tolerances.judge(regions_by_part[number], prediction.geometry.picture_size)
         if not verdict.within:
             return verdict
         reasons += verdict.reasons
-    return Verdict(within=True, reasons=tuple(reasons)) if reasons else Verdict.beyond("nothing_marked")
+    if not reasons:
+        return Verdict.beyond("nothing_marked")
+    return Verdict(within=True, reasons=tuple(reasons))
 
 
 def _regions_by_part(
-    found: Prediction, numbers: Array, parts: Sequence[int]
+    prediction: Prediction, numbers: Array, parts: Sequence[int]
 ) -> dict[int, list[Region]] | None:
-    """Regions by the number of the part in which they lie; None where one does not lie inside of any."""
-    regions: dict[int, list[Region]] = {number: [] for number in parts}
-    inside = {number: without_edge(numbers == number) for number in parts}
-    for place, region in zip(found.doubted_pixels, found.regions, strict=True):
-        number = int(numbers[place[0][0], place[1][0]])
-        if number not in regions or not inside[number][place].all():
+    """Return the regions by the number of their part; None if a region does not lie inside a single part.
+
+    Args:
+        prediction: The prediction.
+        numbers: Those of `apply_tolerances`.
+        parts: Numbers of all parts.
+    """
+    regions_by_part: dict[int, list[Region]] = {number: [] for number in parts}
+    inside_by_part = {number: without_edge(numbers == number) for number in parts}
+    for doubted_pixels, region in zip(prediction.doubted_pixels, prediction.regions, strict=True):
+        rows, columns = doubted_pixels
+        number = int(numbers[rows[0], columns[0]])  # of any pixel: all must have the same
+        if number not in regions_by_part or not inside_by_part[number][doubted_pixels].all():
             return None
-        regions[number].append(region)
-    return regions
+        regions_by_part[number].append(region)
+    return regions_by_part
 
 
 def lies_inside(box: tuple[float, float, float, float], mask: Mask) -> bool:
-    """Whether a box x0, y0, x1, y1 and a pixel around it lie in a mask [H, W]."""
+    """Return whether a box x0, y0, x1, y1 and a pixel around it lie in a mask [H, W]."""
     if not all(map(math.isfinite, box)):
         return False
-    left, top = (math.floor(at) - 1 for at in box[:2])
-    right, bottom = (math.ceil(at) + 1 for at in box[2:])
-    within = left >= 0 and top >= 0 and bottom <= mask.shape[0] and right <= mask.shape[1]
-    return within and bool(mask[top:bottom, left:right].all())
+    x0, y0, x1, y1 = box
+    left = math.floor(x0) - 1
+    top = math.floor(y0) - 1
+    right = math.ceil(x1) + 1
+    bottom = math.ceil(y1) + 1
+    height, width = mask.shape
+    is_in_picture = left >= 0 and top >= 0 and bottom <= height and right <= width
+    return is_in_picture and bool(mask[top:bottom, left:right].all())
 
 
 def _kinds(region: Region) -> tuple[str | None, ...]:
-    """Kinds that a region may be of; empty: something new. None: the model names none."""
+    """Return the kinds that a region may be of, likeliest first; empty: it is something new.
+
+    A model without kinds has the single kind None.
+    """
     return (None,) if region.kinds is None else region.kinds
 
 
 def _parse_version(version: object, path: Path) -> str:
     if not isinstance(version, str) or not _is_name(version):
-        raise InputError(f"{path}: version is {version!r:.60}: write {_HOW_WRITTEN['version']}")
+        raise InputError(f"{path}: version is {version!r:.60}: write {_FORMS['version']}")
     return version.strip()
 
 
 def _parse_size(picture: object, path: Path) -> tuple[int, int]:
-    """Size (H, W) of the pictures, which a file writes as [width, height]."""
-    sides = [_number(side, int) for side in picture] if isinstance(picture, list) else []
+    """Return the size (H, W) of the pictures, which a file writes as [width, height]."""
+    sides = [_parse_whole_number(side) for side in picture] if isinstance(picture, list) else []
     if len(sides) != 2 or not all(side > 0 for side in sides):
-        raise InputError(f"{path}: picture is {picture!r:.60}: write {_HOW_WRITTEN['picture']}")
-    return int(sides[1]), int(sides[0])
+        raise InputError(f"{path}: picture is {picture!r:.60}: write {_FORMS['picture']}")
+    width, height = sides
+    return height, width
 
 
 def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
+    """Return a rule from its document in a file.
+
+    Args:
+        document: Content of the document, read from YAML.
+        place: Where the document is in the file, for errors.
+        folder: Folder of the file; names of masks are relative to it.
+        size: (H, W) of the pictures.
+    """
     data = _check_keys(document, [field.name for field in fields(Rule)], place)
     kind = data.get("kind")
     if not isinstance(kind, str) or not _is_name(kind):
@@ -359,13 +445,14 @@ def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int
 
 
 def _parse_limits(data: Json, place: str) -> dict[str, float]:
-    """Limits of a rule by their names: one at least."""
-    limits = {name: _number(data[name], float) for name in LIMITS if name in data}
+    """Return the limits of a rule by their names; raise InputError if one is wrong or there are none."""
+    limits = {name: _parse_number(data[name]) for name in LIMITS if name in data}
     for name, value in limits.items():
+        _, unit = LIMITS[name]
         if not 0 < value < math.inf:
             raise InputError(
-                f"{place}: {name} is {data[name]!r:.60}: write a number of {LIMITS[name][1]} above 0, "
-                "without its unit, such as 0.5"
+                f"{place}: {name} is {data[name]!r:.60}: write a number of {unit} above 0, without its unit, "
+                "such as 0.5"
             )
     if not limits:
         raise InputError(f"{place} has no limit: write length, width or area")
@@ -373,21 +460,25 @@ def _parse_limits(data: Json, place: str) -> dict[str, float]:
 
 
 def _parse_count(text: object, place: str) -> int:
-    number = int(_number(text, int))
+    number = _parse_whole_number(text)
     if number < 1:
         raise InputError(f"{place}: number is {text!r:.60}: write a whole number of regions, 1 or more")
     return number
 
 
 def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -> Zone:
+    """Return the zone of a rule: a box, or the mask of a file; raise InputError for another value."""
     if isinstance(zone, str):
         return _read_zone(zone, place, folder, size)
-    sides = [_number(side, float) for side in zone] if isinstance(zone, list) else []
+    sides = [_parse_number(side) for side in zone] if isinstance(zone, list) else []
     if len(sides) == 4 and not any(map(math.isnan, sides)):
         x0, y0, x1, y1 = sides
-        if min(x0, y0, size[1] - x1, size[0] - y1) < -1:
+        height, width = size
+        smallest_margin = min(x0, y0, width - x1, height - y1)
+        # a zone may reach a pixel beyond the picture, since regions must not touch its edge
+        if smallest_margin < -1:
             raise InputError(
-                f"{place}: zone is {zone!r:.60} and leaves the picture, which has {size[1]} x {size[0]} "
+                f"{place}: zone is {zone!r:.60} and leaves the picture, which has {width} x {height} "
                 "pixels: correct the zone, or picture: [width, height]"
             )
         if x1 - x0 > 1 and y1 - y0 > 1:
@@ -398,38 +489,58 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
 
 
 def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Mask:
-    """Read the mask of a zone. InputError where it is not as large as the pictures, or empty."""
-    marked = read_mask(folder / name)
-    if marked.shape != size:
-        raise InputError(f"{place}: {name} is not as large as the pictures, {size[1]} x {size[0]} pixels")
-    if not marked.any():
-        raise InputError(f"{place}: nothing in {name} is white: draw white where the rule holds")
-    return marked
+    """Read the mask of a zone.
 
-
-def _number(text: object, kind: type[float]) -> float:
-    """Return the number that a text gives, with a point or a decimal comma.
-
-    It is NaN for a text without a number, or 0 where `kind` is int and it gives no whole number.
+    Raises:
+        InputError: The mask cannot be read, is not as large as the pictures, or is empty.
     """
-    none = 0 if kind is int else math.nan
-    if not isinstance(text, str | int | float):
-        return none
+    mask = read_mask(folder / name)
+    if mask.shape != size:
+        raise InputError(f"{place}: {name} is not as large as the pictures, {size[1]} x {size[0]} pixels")
+    if not mask.any():
+        raise InputError(f"{place}: nothing in {name} is white: draw white where the rule holds")
+    return mask
+
+
+def _parse_number(value: object) -> float:
+    """Return a YAML value as a number; NaN if it is none. A text may have a decimal comma."""
+    if not isinstance(value, str | int | float):
+        return math.nan
     try:
-        return kind(decimal_point(text) if isinstance(text, str) else text)
+        return float(decimal_point(value) if isinstance(value, str) else value)
     except ValueError:
-        return none
+        return math.nan
+
+
+def _parse_whole_number(value: object) -> int:
+    """Return a YAML value, number or text, as a whole number; 0 if it is none. Decimals are cut off."""
+    if not isinstance(value, str | int | float):
+        return 0
+    try:
+        return int(decimal_point(value) if isinstance(value, str) else value)
+    except ValueError:
+        return 0
 
 
 def _is_name(text: str) -> bool:
+    """Return whether a text can be a version or a kind."""
     return text.isprintable() and 0 < len(text.strip()) <= MAX_NAME_LENGTH
 
 
-def _check_keys(data: object, known: Sequence[str], place: str) -> Json:
-    """Return the keys and values of a document. InputError: it has none, or others than these."""
+def _check_keys(data: object, valid_keys: Sequence[str], place: str) -> Json:
+    """Return `data`, after a check that it is a document with valid keys only.
+
+    Args:
+        data: Content of a YAML document.
+        valid_keys: Keys that it may have.
+        place: Where the document is, for errors.
+
+    Raises:
+        InputError: The data is no document, or has other keys.
+    """
     if not isinstance(data, dict):
-        raise InputError(f"{place} is no list of `key: value`: write {', '.join(known)}")
+        raise InputError(f"{place} is no list of `key: value`: write {', '.join(valid_keys)}")
     for key in data:
-        if key not in known:
-            raise InputError(f"{place}: unknown key {key!r}; {suggest_name(str(key), known)}")
+        if key not in valid_keys:
+            raise InputError(f"{place}: unknown key {key!r}; {suggest_name(str(key), valid_keys)}")
     return data

@@ -52,18 +52,19 @@ def open_session(
         path: The model file, or its place in a .zip.
         engine: One of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
             For a .safetensors model: torch or None.
-        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        device: Name of a device of the engine; auto: torch chooses one, the other engines use the CPU.
         threads: Number of CPU threads; None: the engine's default.
 
     Raises:
-        InputError: The engine does not run such a file or is not installed, or it cannot use this model.
+        InputError: The engine does not run such files, is not installed, or cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    chosen = _choose_engine(f"model {path}", is_fitted(path), precision, engine)
-    if chosen == "torch":
-        opened: Session = _import_torch_runtime().TorchSession.open(artefact, device, threads)
-        return opened
-    return ExportedSession.from_file(exported_engine(chosen), artefact, path, device, threads, precision)
+    engine_name = _choose_engine(f"model {path}", is_fitted(path), precision, engine)
+    if engine_name == "torch":
+        session: Session = _import_torch_runtime().TorchSession.open(artefact, device, threads)
+        return session
+    exported = exported_engine(engine_name)
+    return ExportedSession.from_file(exported, artefact, path, device, threads, precision)
 
 
 class OpenModel(NamedTuple):
@@ -92,7 +93,7 @@ def open_model(
         model: The model file, or a fitted model.
         engine: One of `ENGINES` for an exported model; None: ONNX Runtime, or OpenVINO for a model in bf16.
             For a fitted model: torch or None.
-        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        device: Name of a device of the engine; auto: torch chooses one, the other engines use the CPU.
         threads: Number of CPU threads; None: the engine's default.
 
     Raises:
@@ -106,28 +107,34 @@ def open_model(
     sessions = {}
     for name, product in mapping.products.items():
         sessions[name] = open_session(product, places[name], engine, device, threads)
-    fitted = all(is_fitted(place) for place in places.values())
-    if fitted and len(sessions) > 1:
+    are_fitted = all(is_fitted(place) for place in places.values())
+    if are_fitted and len(sessions) > 1:
         _import_torch_runtime().share_weights([*sessions.values()], [*mapping.products.values()])
-    by = mapping.recognition
-    if by is None:
+    recognition = mapping.recognition
+    if recognition is None:
         return OpenModel(mapping, sessions, describe=None)
-    if fitted:
+    if are_fitted:
         torch_runtime = _import_torch_runtime()
-        describing = torch_runtime.Describing(torch_runtime.DescriptorNetwork.open(by, device))
-        return OpenModel(mapping, sessions, describing)
-    chosen = exported_engine(_choose_engine("this router", trained=False, precision="fp32", engine=engine))
-    graph = by.tensors[GRAPH].tobytes()
-    return OpenModel(mapping, sessions, ExportedDescriptors(chosen, graph, device, threads))
+        network = torch_runtime.DescriptorNetwork.open(recognition, device)
+        return OpenModel(mapping, sessions, torch_runtime.Describing(network))
+    engine_name = _choose_engine("this router", trained=False, precision="fp32", engine=engine)
+    graph = recognition.tensors[GRAPH].tobytes()
+    describe = ExportedDescriptors(exported_engine(engine_name), graph, device, threads)
+    return OpenModel(mapping, sessions, describe)
 
 
 def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Path) -> None:
-    """Write a router atomically, fitted or exported as its sessions are.
+    """Write a router atomically, as a fitted or an exported one, depending on its sessions.
+
+    Args:
+        mapping: The models.
+        sessions: The session of each product, by its name.
+        path: File to write: .safetensors for fitted models, .zip for exported ones.
 
     Raises:
-        InputError: The suffix of `path` is not the one of such a router.
+        InputError: `path` does not have the suffix that the sessions need.
     """
-    networks = {}
+    networks = {}  # network of each exported model, by name
     for name, session in sessions.items():
         if isinstance(session, ExportedSession) and session.network is not None:
             networks[name] = session.network
@@ -138,6 +145,7 @@ def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Pa
 
 
 def _import_torch_runtime() -> ModuleType:
+    """Return the module `flawscope.runtime.torch`; raise an error where torch is missing."""
     try:
         return import_module("flawscope.runtime.torch")
     except ImportError:
@@ -159,23 +167,25 @@ def _choose_engine(model: str, trained: bool, precision: str, engine: str | None
     """Return the name of the engine that runs a model.
 
     Args:
-        model: Names the model in errors.
-        trained: Whether it is fitted; else it is exported.
-        precision: The precision that it was calibrated in.
-        engine: The wanted engine; None: any.
+        model: Name of the model for errors.
+        trained: Whether the model is fitted; else it is exported.
+        precision: The precision that the model was calibrated in.
+        engine: The engine that a user chose; None: any.
 
     Raises:
-        InputError: The wanted engine does not run the model.
+        InputError: The chosen engine does not run the model.
     """
-    if engine not in (None, *(["torch"] if trained else ENGINES)):
-        runs = "torch runs it; export it first" if trained else f"use one of {', '.join(ENGINES)}"
-        raise InputError(f"cannot run {model} with engine {engine!s:.20}: {runs}")
     if trained:
+        if engine not in (None, "torch"):
+            raise InputError(f"cannot run {model} with engine {engine!s:.20}: torch runs it; export it first")
         return "torch"
-    chosen = engine or ("openvino" if precision == "bf16" else ENGINES[0])
-    if precision == "bf16" and chosen != "openvino":
-        raise InputError(f"cannot run {model} with engine {chosen}: its bf16 is OpenVINO's alone")
-    return chosen
+    if engine not in (None, *ENGINES):
+        raise InputError(f"cannot run {model} with engine {engine!s:.20}: use one of {', '.join(ENGINES)}")
+    if precision != "bf16":
+        return engine or ENGINES[0]
+    if engine not in (None, "openvino"):
+        raise InputError(f"cannot run {model} with engine {engine}: its bf16 is OpenVINO's alone")
+    return "openvino"
 
 
 def check_threads(threads: int | None) -> None:

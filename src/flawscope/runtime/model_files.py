@@ -57,7 +57,7 @@ MAX_PRODUCTS = 10_000
 CONTENTS = "router.json"
 NETWORK = "recognition.onnx"
 DESCRIPTORS = "recognition.npz"
-LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of what else there is
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of the extra field
 Path = str | os.PathLike[str]
 
 
@@ -101,18 +101,20 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
         FlawscopeError: The file cannot be written.
     """
     store = _ArchiveWriter(networks) if networks else _TensorWriter()
-    rows = [{"name": name, **store.add_model(name, artefact)} for name, artefact in model.products.items()]
+    rows = []
+    for name, artefact in model.products.items():
+        rows.append({"name": name, **store.add_model(name, artefact)})
     document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
     else:
-        seen = {"preprocess": model.recognition.preprocess.to_dict()}
-        document["recognition"] = {**seen, **store.add_recognition(model.recognition)}
+        preprocess = model.recognition.preprocess.to_dict()
+        document["recognition"] = {"preprocess": preprocess, **store.add_recognition(model.recognition)}
     store.write(document, path)
 
 
 class _Writer(Protocol):
-    """Writer of a file of several models: it collects the models, and writes them with their document."""
+    """Writer of a file of several models: collects the models, then writes them with their document."""
 
     def add_model(self, name: str, model: Artefact) -> Json:
         """Add a model, and return its row of the document, without the name."""
@@ -125,9 +127,11 @@ class _Writer(Protocol):
 
 
 class _TensorWriter:
+    """Writer of a .safetensors file."""
+
     def __init__(self) -> None:
         self._tensors: Tensors = {}
-        self._runs: list[Json] = []  # facts of the run of each model
+        self._runs: list[Json] = []  # for each model: facts on its run (`split_run_facts`)
 
     def add_model(self, name: str, model: Artefact) -> Json:
         document, run = split_run_facts(model.manifest)
@@ -142,13 +146,14 @@ class _TensorWriter:
             "samples": self._add(model.samples),
         }
 
-    def _add(self, given: Mapping[str, Array]) -> dict[str, str]:
-        """Keep tensors, and return the key of each: its hash."""
-        keys = {}
-        for name, values in given.items():
-            about = f"{values.dtype.str} {values.shape}".encode()
-            keys[name] = hashlib.sha256(about + np.ascontiguousarray(values).tobytes()).hexdigest()
-            self._tensors.setdefault(keys[name], values)
+    def _add(self, tensors: Mapping[str, Array]) -> dict[str, str]:
+        """Store tensors under their hashes, equal tensors once; return tensor name -> hash."""
+        keys = {}  # name of a tensor -> hash
+        for name, values in tensors.items():
+            type_and_shape = f"{values.dtype.str} {values.shape}".encode()
+            digest = hashlib.sha256(type_and_shape + np.ascontiguousarray(values).tobytes()).hexdigest()
+            keys[name] = digest
+            self._tensors.setdefault(digest, values)
         return keys
 
     def write(self, document: Json, path: Path) -> None:
@@ -156,9 +161,11 @@ class _TensorWriter:
 
 
 class _ArchiveWriter:
+    """Writer of a .zip; `networks` are the models' networks, by name."""
+
     def __init__(self, networks: Mapping[str, NetworkFile]):
         self._networks = networks
-        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name
+        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name in the .zip
         self._recognition: dict[str, bytes] = {}
 
     def add_model(self, name: str, model: Artefact) -> Json:
@@ -167,19 +174,19 @@ class _ArchiveWriter:
         return {"file": file}
 
     def _file_name(self, name: str) -> str:
-        """Return a file name for a model that no other file of the archive has."""
+        """Make a file name from a model's name; no other file of the archive has it."""
         number = len(self._models)
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
-        file = f"{plain or number}.onnx"
-        taken = file.lower() in (NETWORK, *(known.lower() for known in self._models))
-        return f"{number}-{file}" if taken else file
+        safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+        file = f"{safe_name or number}.onnx"
+        used_names = {NETWORK, *(used.lower() for used in self._models)}
+        return f"{number}-{file}" if file.lower() in used_names else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
         arrays: Tensors = {}
-        for k, (name, product) in enumerate(model.known.items()):
-            arrays |= {f"{k}.{key}": values for key, values in product.arrays().items()}
+        for number, (name, product) in enumerate(model.known.items()):
+            arrays |= {f"{number}.{key}": values for key, values in product.arrays().items()}
             if name in model.samples:
-                arrays[f"{k}.samples"] = model.samples[name]
+                arrays[f"{number}.samples"] = model.samples[name]
         packed = io.BytesIO()
         np.savez(packed, **arrays)  # type: ignore[arg-type]
         self._recognition = {NETWORK: model.tensors[GRAPH].tobytes(), DESCRIPTORS: packed.getvalue()}
@@ -197,15 +204,16 @@ class _ArchiveWriter:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a file of an archive to be written. Its bytes do not depend on the time."""
-    return archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+    """Open a file of an archive for writing; its date is fixed, so that equal models give equal bytes."""
+    fixed_date = (1980, 1, 1, 0, 0, 0)
+    return archive.open(zipfile.ZipInfo(name, fixed_date), "w", force_zip64=True)
 
 
 # ------------------------------------------------------------------------------------------------- reading
 
 
 def read(path: Path) -> StoredModel:
-    """Read and check a model file of any kind. Networks of exported models are checked, and not loaded.
+    """Read and check a model file of any kind. Networks of exported models are checked, but not loaded.
 
     Raises:
         InputError: The file is missing, damaged or no model; one line names the fault.
@@ -215,8 +223,8 @@ def read(path: Path) -> StoredModel:
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
         views = parse_views(document)
-        about = document.get("recognition")
-        recognition = None if about is None else store.read_recognition(about)
+        recognition_entry = document.get("recognition")
+        recognition = None if recognition_entry is None else store.read_recognition(recognition_entry)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
         return StoredModel(ModelMapping(products, recognition, views), places)
@@ -253,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Reader(Protocol):
-    """Reader of the models to which a document refers; any error of a wrong reference is raised unchanged."""
+    """Reader of the models that a document refers to; a wrong reference raises any error (`_opened`)."""
 
     def read_manifest(self, row: Facts) -> Manifest:
         """Read the manifest of a row's model. Tensors and network are not checked."""
@@ -268,10 +276,12 @@ class _Reader(Protocol):
         """Return where a row's model stands."""
 
     def check_all_is_used(self) -> None:
-        """Raise KeyError where the file holds a tensor to which nothing referred."""
+        """Raise KeyError if the file contains a tensor that has not been read."""
 
 
 class _TensorFile:
+    """Reader of a .safetensors file."""
+
     def __init__(self, file: io.BufferedReader, path: Path):
         self._file = file
         self._path = path
@@ -279,13 +289,15 @@ class _TensorFile:
         self.document = self._header.document
         runs = self._header.run["products"]
         pairs = zip(self.document["products"], runs, strict=True)
+        # name of a model -> facts on its run
         self._runs = {row["name"]: run for row, run in pairs}
-        self._read: Tensors | None = None
-        self._used: set[str] = set()
+        self._read: Tensors | None = None  # all tensors of the file, by key
+        self._used: set[str] = set()  # keys of the tensors that were asked for
 
     def read_manifest(self, row: Facts) -> Manifest:
         manifest = row["manifest"]
-        return Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **self._runs[row["name"]]}})
+        facts = {**manifest["facts"], **self._runs[row["name"]]}
+        return Manifest.from_dict({**manifest, "facts": facts})
 
     def read_model(self, row: Facts) -> Artefact:
         return Artefact.from_stored(self.read_manifest(row), self._find(row["tensors"]))
@@ -297,8 +309,8 @@ class _TensorFile:
         return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
-        """Return the tensors of these keys, by their names."""
-        if self._read is None:  # a manifest is read without them
+        """Read tensors, given as tensor name -> key in the file; return tensor name -> tensor."""
+        if self._read is None:  # read when first needed: manifests do not need tensors
             self._read = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
         return {name: self._read[key] for name, key in keys.items()}
@@ -312,6 +324,8 @@ class _TensorFile:
 
 
 class _Archive:
+    """Reader of a .zip."""
+
     def __init__(self, archive: zipfile.ZipFile, file: io.BufferedReader, path: Path):
         self._archive = archive
         self._file = file
@@ -330,9 +344,10 @@ class _Archive:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known = {}
         samples = Tensors()
-        for k, name in enumerate(map(str, about["known"])):
+        for number, name in enumerate(map(str, about["known"])):
+            prefix = f"{number}."
             product_arrays = {
-                key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")
+                key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
             }
             if "samples" in product_arrays:
                 samples[name] = product_arrays.pop("samples")
@@ -341,21 +356,22 @@ class _Archive:
         return DescriptorModel.from_stored(about, graph, known, samples)
 
     def place(self, row: Facts) -> Member:
-        """Find where a file of the archive stands; raise InputError where it is compressed."""
+        """Return the place of a file in the archive; raise InputError if the file is compressed."""
         info = self._archive.getinfo(str(row["file"]))
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise files.unusable_file_error(
                 self._path, f"{info.filename} in it is compressed: store it as it is"
             )
         self._file.seek(info.header_offset)
-        signature, name, extra = LOCAL_HEADER.unpack(self._file.read(LOCAL_HEADER.size))
+        header = self._file.read(LOCAL_HEADER.size)
+        signature, name_length, extra_length = LOCAL_HEADER.unpack(header)
         if signature != b"PK\x03\x04":
             raise ValueError
-        start = info.header_offset + LOCAL_HEADER.size + name + extra
+        start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
-        """Do nothing: a file that somebody added to the archive harms nobody."""
+        """Do nothing: further files in the archive are not read, and do no harm."""
 
 
 @contextmanager
@@ -372,11 +388,12 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
                 yield tensors.document, tensors
                 return
             with zipfile.ZipFile(file) as archive:
-                found = _Archive(archive, file, path)
-                yield found.document, found
+                store = _Archive(archive, file, path)
+                yield store.document, store
         except InputError as error:
             text = str(error)
-            raise error if text.startswith("cannot") else files.unusable_file_error(path, text) from None
+            names_file = text.startswith("cannot")  # errors that name the file begin like this
+            raise error if names_file else files.unusable_file_error(path, text) from None
         except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
             raise files.damaged_error(path, "it is no model of several products, or damaged") from None
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):
@@ -386,15 +403,22 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
 
 
 def _rows(document: Facts) -> dict[str, Facts]:
-    """Return each model's row by its name; raise ValueError, TypeError or KeyError for a damaged list."""
+    """Return the document's row of each model, by the model's name.
+
+    Raises:
+        ValueError, TypeError, KeyError: The list of rows is damaged.
+    """
     rows = document["products"]
-    found: dict[str, Facts] = {row["name"]: row for row in rows}
-    if not isinstance(rows, list) or not 0 < len(found) == len(rows) <= MAX_PRODUCTS:
+    rows_by_name: dict[str, Facts] = {row["name"]: row for row in rows}
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_PRODUCTS:
         raise ValueError
-    if not all(isinstance(name, str) for name in found):
+    if len(rows_by_name) != len(rows):  # two rows have the same name
+        raise ValueError
+    if not all(isinstance(name, str) for name in rows_by_name):
         raise TypeError
-    return found
+    return rows_by_name
 
 
 def _suffix(path: Path) -> str:
+    """Return the suffix of a path, in lower case."""
     return os.path.splitext(os.fspath(path))[1].lower()

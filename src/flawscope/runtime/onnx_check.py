@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 METADATA_PROPS = 14  # field of ModelProto
 MAX_FIELDS = 1_000_000  # a real model has a few thousand
+MAX_VARINT_BYTES = 10  # bytes of a number of 64 bits, with seven bits a byte
 MAX_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
 
 # All that networks, their search and their quantisation need, and nothing that holds a graph, draws random
@@ -69,8 +70,8 @@ _NODE_FIELDS = {1, 2, 3, OP_TYPE, ATTRIBUTE, 6, DOMAIN, 9}
 _ATTRIBUTE_FIELDS = {NAME, 2, NUMBER, 4, TENSOR, 7, NUMBERS, 13, 20}
 # not: text, segments
 _TENSOR_FIELDS = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
-# Of data. Not: text, which may be of any length; complex numbers
-_DATA_TYPES = set(range(1, 23)) - {8, 14, 15}  # no texts, no complex numbers
+# Numbers of the types of data. Not 8, text, which may be of any length; nor 14 and 15, complex numbers
+_DATA_TYPES = set(range(1, 23)) - {8, 14, 15}
 
 Buffer = bytes | memoryview
 Field = tuple[int, int, int, int]  # number, where it begins, where its content begins, where it ends
@@ -78,54 +79,61 @@ FieldContent = tuple[int, int, int]  # a field's number, where its content begin
 
 
 def check(data: Buffer) -> None:
-    """Raise ValueError, with the reason, unless an .onnx file is made of allowed parts alone."""
-    nodes = 0
-    for number, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
-        if number != GRAPH:
+    """Raise ValueError, with the reason, if an .onnx file has a part that is not allowed."""
+    node_count = 0
+    for model_field, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
+        if model_field != GRAPH:
             continue
-        for part, start, stop in _allowed_fields(data, begin, end, _GRAPH_FIELDS, "a graph"):
-            if part == NODE:
-                nodes += 1
-                if nodes > MAX_NODES:
+        for graph_field, start, stop in _allowed_fields(data, begin, end, _GRAPH_FIELDS, "a graph"):
+            if graph_field == NODE:
+                node_count += 1
+                if node_count > MAX_NODES:
                     raise ValueError(f"its network has more than {MAX_NODES} nodes")
                 _check_node(data, start, stop)
-            elif part == INITIALIZER:
+            elif graph_field == INITIALIZER:
                 _check_tensor(data, start, stop)
 
 
 def _check_node(data: Buffer, begin: int, end: int) -> None:
+    """Raise ValueError where a node has an operator or an attribute that is not allowed."""
     parts = list(_allowed_fields(data, begin, end, _NODE_FIELDS, "a node"))
-    operator, domain = (_read_text(data, parts, number) for number in (OP_TYPE, DOMAIN))
+    operator = _read_text(data, parts, OP_TYPE)
+    domain = _read_text(data, parts, DOMAIN)
     if operator not in OPERATORS.get(domain, ()):
-        raise ValueError(
-            f"its network has an operator that is not allowed, {f'{domain} {operator}'.strip()!r:.80}"
-        )
+        full_name = f"{domain} {operator}".strip()
+        raise ValueError(f"its network has an operator that is not allowed, {full_name!r:.80}")
     for number, start, stop in parts:
         if number == ATTRIBUTE:
             _check_attribute(data, start, stop)
 
 
 def _check_attribute(data: Buffer, begin: int, end: int) -> None:
+    """Raise ValueError if an attribute asks for a forbidden type of data, or has a number beyond 32 bits."""
     parts = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
     name = _read_text(data, parts, NAME)
+    names_data_type = name in ("to", "dtype", "output_dtype")
     for number, start, stop in parts:
         if number == TENSOR:
             _check_tensor(data, start, stop)
-        elif name == "value_string" or (
-            number == NUMBER
-            and name in ("to", "dtype", "output_dtype")
-            and _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
-        ):
+            continue
+        makes_forbidden_data = name == "value_string"
+        if number == NUMBER and names_data_type:
+            makes_forbidden_data = _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
+        if makes_forbidden_data:
             raise ValueError("its network makes text, or another type of data that is not allowed")
-        elif number in (NUMBER, NUMBERS) and not name.startswith("value_") and _is_64_bit(data, start, stop):
-            # OpenVINO takes the lower half: a stride of 2^32 is then a division by 0, which ends the process
+        is_setting = number in (NUMBER, NUMBERS) and not name.startswith("value_")
+        if is_setting and _is_64_bit(data, start, stop):
+            # OpenVINO reads the lower 32 bits alone: a stride of 2^32 becomes 0, and dividing by it ends the
+            # process
             raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
+    """Raise ValueError where a tensor lies in another file, or has a type that is not allowed."""
     for number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
-        if number == EXTERNAL_DATA or (number == DATA_LOCATION and _read_integer(data, start, stop)):
-            raise ValueError("its weights lie in other files")  # anywhere on the disk
+        has_location = number == DATA_LOCATION and _read_integer(data, start, stop) != 0  # 0: in this file
+        if number == EXTERNAL_DATA or has_location:  # another file could be any file on the disk
+            raise ValueError("its weights lie in other files")
         if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
 
@@ -140,27 +148,32 @@ def _allowed_fields(
         yield number, start, stop
 
 
-def _read_text(data: Buffer, parts: list[FieldContent], number_wanted: int) -> str:
-    """Return the text of the field with this number, or an empty text; raise ValueError for several fields.
+def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> str:
+    """Return the text of the field with this number; empty: there is no such field.
 
-    Of several fields, readers could take different ones.
+    Raises:
+        ValueError: There are several such fields: another program could read another one than this.
     """
-    found = [bytes(data[start:stop]) for number, start, stop in parts if number == number_wanted]
-    if len(found) > 1:
+    texts = [bytes(data[start:stop]) for number, start, stop in parts if number == field_number]
+    if len(texts) > 1:
         raise ValueError("its network says one thing twice")
-    return found[0].decode(errors="replace") if found else ""
+    return texts[0].decode(errors="replace") if texts else ""
 
 
 def _read_integer(data: Buffer, begin: int, end: int) -> int:
-    """Read an integer of any width: a value that wraps around is not taken for a small one."""
-    return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))
+    """Read an integer without limiting it to 64 bits: a value beyond them stays large, and does not wrap."""
+    value = 0
+    for place, byte in enumerate(data[begin : min(end, begin + MAX_VARINT_BYTES)]):
+        value += (byte & 127) << 7 * place
+    return value
 
 
 def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
-    """Whether an integer from `begin` to `end` is beyond 32 bits; a negative n is written as 2^64 + n."""
+    """Whether any of the integers from `begin` to `end` does not fit into 32 bits, with sign."""
     while begin < end:
         value, begin = read_varint(data, begin, end)
-        if 2**31 <= value % 2**64 < 2**64 - 2**31:
+        unsigned = value % 2**64  # a negative n is written as 2^64 + n
+        if 2**31 <= unsigned < 2**64 - 2**31:
             return True
     return False
 
@@ -171,35 +184,43 @@ def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
 
 
 def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yield the fields of a message; raise ValueError if the data are no message."""
+    """Yield the fields of a message (`Field`); raise ValueError if the data are no message.
+
+    Args:
+        data: Bytes that contain the message.
+        begin: Where the message begins in `data`.
+        end: Where the message ends in `data`; None: at the end of `data`.
+    """
     end = len(data) if end is None else end
     for _ in range(MAX_FIELDS):
         if begin == end:
             return
         tag, content = read_varint(data, begin, end)
-        kind = tag & 7
-        if kind == 0:
-            after = read_varint(data, content, end)[1]
-        elif kind == 2:
+        number, wire_type = tag >> 3, tag & 7  # the lower three bits: how the content is stored
+        if wire_type == 0:  # a number of seven bits a byte
+            _, after = read_varint(data, content, end)
+        elif wire_type == 1:  # a number of 64 bits
+            after = content + 8
+        elif wire_type == 2:  # a length, and as many bytes
             length, content = read_varint(data, content, end)
             after = content + length
-        elif kind in (1, 5):
-            after = content + (8 if kind == 1 else 4)
+        elif wire_type == 5:  # a number of 32 bits
+            after = content + 4
         else:
             raise ValueError("a field of no known kind")
-        if after > end or not tag >> 3:
+        if after > end or not number:
             raise ValueError("a field that reaches beyond its message")
-        yield tag >> 3, begin, content, after
+        yield number, begin, content, after
         begin = after
     raise ValueError("too many fields")
 
 
 def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, lowest first; return it and the place where it ends."""
+    """Read a number with seven bits per byte, lowest first; return the number, and where it ends."""
     value = 0
-    for k in range(min(10, end - begin)):
-        byte = data[begin + k]
-        value |= (byte & 127) << 7 * k
+    for place in range(min(MAX_VARINT_BYTES, end - begin)):
+        byte = data[begin + place]
+        value |= (byte & 127) << 7 * place
         if byte < 128:
-            return value, begin + k + 1
+            return value, begin + place + 1
     raise ValueError("a number that does not end")

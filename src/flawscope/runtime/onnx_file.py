@@ -36,18 +36,21 @@ from flawscope.types import Array
 
 SHA256 = f"{METADATA_KEY}.sha256"
 METADATA_SHA256 = f"{METADATA_KEY}.metadata_sha256"
-# The artefact's tensors that are needed beside the network: for self-test and new calibration
-KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {  # entry: tensor and type
+# The artefact's tensors that are needed beside the network, for self-test and new calibration: key of an
+# entry of the metadata -> name and type of the tensor
+KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {
     "samples": ("samples", np.dtype(np.uint8)),
-    "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
+    "samples_int16": ("samples", np.dtype(np.int16)),  # where some samples are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
     "kinds": ("kinds", np.dtype(np.float32)),
     **{name: (name, kind) for name, kind in LOOK_TENSORS.items()},
 }
+_KEY_FIELD = 1  # number of the key's field in an entry of the metadata
+_VALUE_FIELD = 2
 MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
-MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
+MAX_TENSOR_BYTES = 32 * 2**20  # bytes of one of these tensors; larger ones stay in the .safetensors file
 
 
 class Member(NamedTuple):
@@ -84,7 +87,7 @@ def read_manifest(path: Place) -> Manifest:
 
 
 def read(path: Place) -> Artefact:
-    """Read manifest, sample pictures and region of interest. Weights are checked, and not loaded.
+    """Read manifest, sample pictures and region of interest. Weights are checked, but not loaded.
 
     Raises:
         InputError: The file is missing, damaged or no model; one line names the fault.
@@ -112,6 +115,7 @@ def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> 
 
 
 def _write_network(artefact: Artefact, network: Buffer, file: IO[bytes]) -> None:
+    """Write a network with this artefact's manifest and samples to an open file."""
     entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
     write_entries(file, without_metadata(network), entries)
 
@@ -136,7 +140,7 @@ class NetworkFile:
             return cls(place, _read_entries(data, path).get(SHA256))
 
     def is_unchanged(self) -> bool:
-        """Whether the file still holds this network."""
+        """Whether the file still contains the network with this digest."""
         try:
             with _memory_map(self.path) as data:
                 return sha256_hex(without_metadata(data)) == self.digest
@@ -149,7 +153,7 @@ class NetworkFile:
             self.write_to(file, artefact)
 
     def write_to(self, file: IO[bytes], artefact: Artefact) -> None:
-        """Write the network with another manifest to an open file; raise InputError where it has changed."""
+        """Write the network with another manifest to `file`; raise InputError if its own file has changed."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.unusable_file_error(
@@ -160,34 +164,36 @@ class NetworkFile:
 
 def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
     """Return the SHA-256 (hex) of the pieces in their order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for piece in pieces:
-        found.update(piece)
-    return found.hexdigest()
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def metadata_hash(entries: Mapping[str, str]) -> str:
-    """Return the SHA-256 (hex) of all entries but the hash itself."""
-    ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
-    return sha256_hex([json.dumps(ours, sort_keys=True).encode()])
+    """Return the SHA-256 (hex) of all entries of the metadata except `METADATA_SHA256`."""
+    hashed = {key: value for key, value in entries.items() if key != METADATA_SHA256}
+    return sha256_hex([json.dumps(hashed, sort_keys=True).encode()])
 
 
 @contextmanager
 def _memory_map(path: Place) -> Iterator[memoryview]:
+    """Yield the bytes of a file, or of a `Member` of a file; raise InputError if the size is impossible."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
-        whole = os.fstat(file.fileno()).st_size
-        start, size = path[2:] if isinstance(path, Member) else (0, whole)
-        if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > whole:
+        file_size = os.fstat(file.fileno()).st_size
+        start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
+        if not 0 < size <= MAX_PROTOBUF_BYTES or start + size > file_size:
             raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        yield data[start : start + size]  # unmapped with its last slice, which an error's traceback may hold
+        # not closed here: a slice of the map may still be in use, such as by an error's traceback
+        yield data[start : start + size]
 
 
 # ---------------------------------------------------------------------------------------------- the entries
 
 
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
-    """Return the metadata for a network of this digest. ASCII only."""
+    """Return the metadata of the file, in ASCII; `network` is the SHA-256 (hex) of the network."""
     stored = artefact.stored_tensors()
     tensors = {}
     for entry, (name, kind) in KEPT_TENSORS.items():
@@ -197,8 +203,9 @@ def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
         packed = zlib.compress(tensor.tobytes())
         tensors[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
     manifest = artefact.manifest
-    packed_samples = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
-    if not packed_samples & tensors.keys():  # nothing to compare with
+    sample_entries = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
+    has_samples = bool(sample_entries & tensors.keys())
+    if not has_samples:  # a self-test would have no pictures
         manifest = replace(manifest, samples=())
         tensors.pop(f"{METADATA_KEY}.sample_maps", None)
     entries = {METADATA_KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
@@ -221,38 +228,40 @@ def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
     try:
-        found = Manifest.from_dict(content)
+        manifest = Manifest.from_dict(content)
     except InputError as error:
         raise files.unusable_file_error(path, str(error)) from None
     if metadata_hash(entries) != entries.get(METADATA_SHA256):
         raise files.damaged_error(path, "its manifest was altered or damaged")
-    return found
+    return manifest
 
 
 def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
-    """Read the tensors of `KEPT_TENSORS` that the metadata have; raise InputError where they are damaged."""
+    """Read the tensors of `KEPT_TENSORS` that the metadata contain; raise InputError if any is damaged."""
     size = manifest.preprocess.network_size
     count = len(manifest.samples)
-    grid = tuple(-(-side // MAP_STRIDE) for side in size)
+    grid = tuple(-(-side // MAP_STRIDE) for side in size)  # side / MAP_STRIDE, rounded up
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
-    shapes |= {} if manifest.kinds is None else {"kinds": manifest.kinds.shape}
+    if manifest.kinds is not None:
+        shapes["kinds"] = manifest.kinds.shape
+    tensors = {}
     try:
         shapes |= _look_shapes(entries)
-        return {
-            name: _unpack_array(entries[f"{METADATA_KEY}.{entry}"], shapes[name], kind)
-            for entry, (name, kind) in KEPT_TENSORS.items()
-            if f"{METADATA_KEY}.{entry}" in entries
-        }
+        for entry, (name, kind) in KEPT_TENSORS.items():
+            text = entries.get(f"{METADATA_KEY}.{entry}")
+            if text is not None:
+                tensors[name] = _unpack_array(text, shapes[name], kind)
     except (ValueError, KeyError, zlib.error):
-        what = (
+        reason = (
             "its sample pictures, its kinds of defects, its region of interest or the looks of its good "
             "pictures are damaged"
         )
-        raise files.damaged_error(path, what) from None
+        raise files.damaged_error(path, reason) from None
+    return tensors
 
 
 def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the looks, whose number follows from the length of their rows.
+    """Return the shapes of the tensors of looks; the number of looks follows from the length of `LOOK_ROWS`.
 
     Raises:
         ValueError, zlib.error: The rows are damaged.
@@ -260,25 +269,31 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     packed = entries.get(f"{METADATA_KEY}.{LOOK_ROWS}")
     if packed is None:
         return {}
-    kind = LOOK_TENSORS[LOOK_ROWS]
-    data = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), MAX_TENSOR_BYTES)
-    count = len(data) // kind.itemsize
+    dtype = LOOK_TENSORS[LOOK_ROWS]
+    compressed = base64.b64decode(packed, validate=True)
+    data = zlib.decompressobj().decompress(compressed, MAX_TENSOR_BYTES)
+    count = len(data) // dtype.itemsize
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
-    """Unpack an array of this shape and type; raise ValueError or zlib.error if its size is another.
+    """Unpack an array of this shape and type.
 
-    Of a longer array, no more than that size and a byte is unpacked.
+    At most one byte more than expected is unpacked: a hostile file cannot fill the memory, and an array that
+    is too long is noticed.
+
+    Raises:
+        ValueError, zlib.error: The text is damaged, or contains an array of another size.
     """
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
         raise ValueError
-    data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
-    if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
+    compressed = base64.b64decode(text, validate=True)
+    data = zlib.decompressobj().decompress(compressed, size + 1)
+    if kind == np.bool_:  # only the bytes 0 and 1 are valid values of a bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-    found: Array = np.frombuffer(data, kind).reshape(shape)
-    return found
+    array: Array = np.frombuffer(data, kind).reshape(shape)
+    return array
 
 
 # ------------------------------------------------------------------------------------- metadata of the format
@@ -290,36 +305,43 @@ def parse_entries(data: Buffer) -> dict[str, str]:
 
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
-    """Yield the file without flawscope's metadata, in pieces."""
-    begin = 0
-    for key, _, start, after in _iterate_metadata(data):
+    """Yield the parts of a file before, between and after flawscope's metadata, in order."""
+    piece_start = 0
+    for key, _, start, end in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):
-            yield data[begin:start]
-            begin = after
-    yield data[begin:]
+            yield data[piece_start:start]
+            piece_start = end
+    yield data[piece_start:]
 
 
 def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
-    """Write a network's pieces, and metadata behind them."""
+    """Write a network's pieces, then the entries of the metadata."""
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
-        entry = _encode_field(1, key.encode()) + _encode_field(2, value.encode())
+        entry = _encode_field(_KEY_FIELD, key.encode()) + _encode_field(_VALUE_FIELD, value.encode())
         file.write(_encode_field(METADATA_PROPS, entry))
 
 
 def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
-    """Yield key, value, begin and end of each entry."""
-    for number, start, content, after in parse_fields(data):
-        if number == METADATA_PROPS:
-            parts = {n: bytes(data[a:b]).decode() for n, _, a, b in parse_fields(data, content, after)}
-            yield parts.get(1, ""), parts.get(2, ""), start, after
+    """Yield each entry of the metadata: its key, its value, and where its field begins and ends."""
+    for number, start, content_start, end in parse_fields(data):
+        if number != METADATA_PROPS:
+            continue
+        texts = {}  # number of a field in the entry -> its text
+        for part_number, _, part_start, part_end in parse_fields(data, content_start, end):
+            texts[part_number] = bytes(data[part_start:part_end]).decode()
+        yield texts.get(_KEY_FIELD, ""), texts.get(_VALUE_FIELD, ""), start, end
 
 
 def _encode_field(number: int, content: bytes) -> bytes:
-    length = len(content)
-    size = b""
-    while length > 127:
-        size += bytes([length & 127 | 128])
-        length >>= 7
-    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+    """Encode a field with a length: a tag, the length in groups of seven bits, lowest first, the content."""
+    remaining = len(content)
+    length = b""
+    while remaining > 127:
+        lowest_bits = remaining & 127
+        length += bytes([lowest_bits | 128])  # 128: further groups follow
+        remaining >>= 7
+    length += bytes([remaining])
+    tag = bytes([number << 3 | 2])  # 2: a field with a length
+    return tag + length + content

@@ -24,50 +24,66 @@ class OnnxRuntime(Engine):
     ) -> Graph:
         """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` has no effect.
 
-        Only a file on the CPU has lanes: each call on one core needs a second engine, opened from that file.
+        Only a network from a file, on the CPU, has more than one lane (`Graph.lanes`): calls on one core need
+        a second session, which is opened from the file.
         """
-        engine = _open_session(network, device, threads)
+        session = _open_session(network, device, threads)
         inputs = {}
-        for given in engine.get_inputs():
-            sides = [side if isinstance(side, int) else None for side in given.shape]
-            inputs[given.name] = INPUT_TYPES.get(given.type, ""), sides
-        outputs = [output.name for output in engine.get_outputs()]
+        for model_input in session.get_inputs():
+            sides = [side if isinstance(side, int) else None for side in model_input.shape]
+            inputs[model_input.name] = INPUT_TYPES.get(model_input.type, ""), sides
+        outputs = [output.name for output in session.get_outputs()]
         results = [name for name in outputs if name != RESIDUALS]
-        on_cpu = engine.get_providers()[0] == "CPUExecutionProvider"
-        run = _run_for(engine, results, outputs)
-        apart = (lambda: _run_for(engine, [RESIDUALS], outputs)) if RESIDUALS in outputs else None
+        on_cpu = session.get_providers()[0] == "CPUExecutionProvider"
+        run = _compute_outputs(session, results, outputs)
+        open_residuals = None
+        if RESIDUALS in outputs:
+            open_residuals = partial(_compute_outputs, session, [RESIDUALS], outputs)
         if not on_cpu or isinstance(network, bytes):
-            return Graph(inputs, results, on_cpu, run, open_residuals=apart)
-        # all calls of an engine share its threads and wait for each other's: a second engine, of one thread
-        beside = lambda: _run_for(_open_session(network, "cpu", 1), results, outputs)  # noqa: E731
-        return Graph(inputs, results, on_cpu, run, threads or default_thread_count(), beside, apart)
+            return Graph(inputs, results, on_cpu, run, open_residuals=open_residuals)
+
+        def open_alone() -> Compute:
+            # a second session, of one thread: concurrent calls of the first session would wait for each other
+            return _compute_outputs(_open_session(network, "cpu", 1), results, outputs)
+
+        lanes = threads or default_thread_count()
+        return Graph(inputs, results, on_cpu, run, lanes, open_alone, open_residuals)
 
 
-def _run_for(engine: onnxruntime.InferenceSession, wanted: list[str], outputs: list[str]) -> Compute:
-    """Return a function that computes some of the outputs, and nothing that these do not need."""
+def _compute_outputs(session: onnxruntime.InferenceSession, names: list[str], outputs: list[str]) -> Compute:
+    """Return a function that computes some of a session's outputs, and runs only the needed operations.
+
+    Args:
+        session: The session.
+        names: Names of the outputs to compute.
+        outputs: Names of all outputs.
+    """
     options = onnxruntime.RunOptions()
-    options.only_execute_path_to_fetches = wanted != outputs
-    return partial(engine.run, wanted, run_options=options)
+    options.only_execute_path_to_fetches = names != outputs
+    return partial(session.run, names, run_options=options)
 
 
 def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:
+    """Open a network in ONNX Runtime; raise InputError where CUDA cannot be loaded."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = _providers(device)
     if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA from beside torch, else as usual
-    engine = onnxruntime.InferenceSession(model, options, providers=providers)
-    if len(providers) > 1 and engine.get_providers() == ["CPUExecutionProvider"]:  # it does not report that
+        onnxruntime.preload_dlls()  # loads torch's CUDA, if it is there
+    session = onnxruntime.InferenceSession(model, options, providers=providers)
+    # ONNX Runtime does not report that it falls back to the CPU
+    if len(providers) > 1 and session.get_providers() == ["CPUExecutionProvider"]:
         raise InputError(
             "this ONNX Runtime cannot load CUDA: use --device cpu, or install the CUDA and cuDNN that its "
             "onnxruntime-gpu asks for"
         )
-    return engine
+    return session
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """Return ONNX Runtime's providers of a device; raise InputError where there is no such device."""
     kind, _, number = device.partition(":")
     if kind in ("auto", "cpu") and not number:
         return ["CPUExecutionProvider"]

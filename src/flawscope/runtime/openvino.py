@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import openvino
 
 STEP_INPUTS = ("images", "features")  # inputs of the network's two steps, embed and score
-# The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
-# has it. A file of int8, as they were written once, says by itself where it is.
+# The arithmetic of the features, which is always set: by default OpenVINO takes bf16 where the CPU has it. A
+# file of int8, of an earlier version, states by itself which operations are in int8.
 PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 # -------------------------------------------------------------------------------------------- OpenVINO itself
@@ -35,21 +35,22 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stop OpenVINO's packages, imported in this block, from sending data.
+    """Stop OpenVINO's packages that are imported in this block from sending data.
 
-    Unless somebody opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It works without its package for that: the block makes that package look missing.
+    Unless the user opted out, `import openvino` reports to its makers and stores an identifier in the home
+    folder. It uses the package openvino_telemetry for this, and works without that package. In this block,
+    openvino_telemetry looks as if it were not installed.
     """
     name = "openvino_telemetry"
     with _import_lock:
-        before = sys.modules.get(name)
+        loaded_module = sys.modules.get(name)
         sys.modules[name] = None  # type: ignore[assignment]
         try:
             yield
         finally:
             sys.modules.pop(name, None)
-            if before is not None:
-                sys.modules[name] = before
+            if loaded_module is not None:
+                sys.modules[name] = loaded_module
 
 
 def import_openvino() -> ModuleType:
@@ -62,21 +63,21 @@ def import_openvino() -> ModuleType:
                 import openvino
     except ImportError:
         raise missing_library_error("running a model in OpenVINO", "openvino", extras="openvino") from None
-    found: ModuleType = openvino
-    return found
+    module: ModuleType = openvino
+    return module
 
 
 def shared_core() -> openvino.Core:
     """Return OpenVINO's `Core`: a single object for the life of the process.
 
-    Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
-    former stack when it is unloaded. Of two plugins that are not unloaded in reverse order, the second
-    restores the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
-    segmentation fault (OpenVINO 2026.4).
+    There must not be a second one. Each `Core` loads a CPU plugin that replaces this thread's stack for
+    signal handlers, and restores the former stack when it is unloaded. If the first of two plugins is
+    unloaded first, the second later restores the first one's stack, which is freed by then. The next signal,
+    such as Ctrl-C, then ends the process with a segmentation fault (OpenVINO 2026.4).
 
-    The core has run once before it is returned. When several threads run it for the first time together,
-    they can deadlock: a thread holds Python's lock while it waits for the binding's first import of numpy,
-    and the thread that does this import waits for Python's lock.
+    The core has run once before it is returned. If several threads ran it for the first time at once, they
+    could deadlock: one thread holds Python's lock while it waits for the binding's first import of numpy, and
+    the thread that does this import waits for Python's lock.
 
     Raises:
         InputError: OpenVINO is not installed.
@@ -95,17 +96,14 @@ def shared_core() -> openvino.Core:
 
 
 def _run_once(core: openvino.Core) -> None:
-    """Run a network with inputs and outputs of the two types that networks here have."""
+    """Run a small network with inputs and outputs of both types that models have, f32 and i64."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
     model = ov.Model([ov.opset13.result(parameter) for parameter in parameters], parameters)
-    found = (
-        core.compile_model(model, "CPU")
-        .create_infer_request()
-        .infer([np.zeros(1, np.float32), np.zeros(1, np.int64)])
-    )
-    for value in found.values():
-        np.array(value)
+    request = core.compile_model(model, "CPU").create_infer_request()
+    results = request.infer([np.zeros(1, np.float32), np.zeros(1, np.int64)])
+    for value in results.values():
+        np.array(value)  # the binding imports numpy here
 
 
 # ----------------------------------------------------------------------------------------------- the engine
@@ -123,124 +121,143 @@ class OpenVino(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        """Open an .onnx file, or its bytes; raise InputError where the device or its precision is missing.
+        """Open an .onnx file, or its bytes, as `Engine.open` does.
 
-        A network in bf16 is split: its features are computed in bf16, the rest in fp32.
+        With precision bf16 the network is split: its features are computed in bf16, the rest in fp32.
         """
-        device = _find_device(shared_core(), device)
-        hint = _precision_hint(shared_core(), device, precision)
-        # not converted: converting makes constants of tensors computed from the memory bank, too
-        model = shared_core().read_model(network)
-        inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
-        results = [name for output in model.outputs if (name := output.get_any_name()) != RESIDUALS]
+        core = shared_core()
+        device_name = _find_device(core, device)
+        hint = _precision_hint(core, device_name, precision)
+        # read, not converted: a conversion would also precompute tensors from the memory bank as constants
+        whole_model = core.read_model(network)
+        inputs = {
+            model_input.get_any_name(): (model_input.element_type.get_type_name(), _shape(model_input))
+            for model_input in whole_model.inputs
+        }
+        output_names = [output.get_any_name() for output in whole_model.outputs]
+        results = [name for name in output_names if name != RESIDUALS]
         options: dict[str, str | int | bool] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": hint,
         }
-        apart, model = _take_residuals(model)
-        on_cpu = device == "CPU"
+        residual_model, model = _split_residuals(whole_model)
+        on_cpu = device_name == "CPU"
         lanes = 1
         if on_cpu:
-            # Pinned, two processes of one thread each would share the first core
+            # With pinning, two processes of one thread each would both run on the first core
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
-            # Two calls for each thread: while one waits, the thread computes the other
-            count = threads or default_thread_count()
-            lanes = 2 * count if count > 1 else 1
+            # Two concurrent calls per thread: while one call waits, the thread computes the other call
+            thread_count = threads or default_thread_count()
+            lanes = 2 * thread_count if thread_count > 1 else 1
         parts = [model]
-        if hint == "bf16" and len(results) > 1:  # of the features alone, as it was exported
+        if hint == "bf16" and len(results) > 1:  # as in the export, only the features are in bf16
             parts = _split_network(model)
 
-        def compiled(**others: str | int | bool) -> Compute:
+        def compile_parts(**further_options: str | int | bool) -> Compute:
             """Compile the network's parts; all but the first compute in fp32."""
-            chosen = options | others
-            rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
-            made = [
-                shared_core().compile_model(part, device, rest if k else chosen)
-                for k, part in enumerate(parts)
-            ]
-            return partial(_run_parts, made, results)
+            compiled: list[openvino.CompiledModel] = []
+            for number, part in enumerate(parts):
+                part_options = options | further_options
+                if number > 0:
+                    part_options["INFERENCE_PRECISION_HINT"] = "f32"
+                compiled.append(core.compile_model(part, device_name, part_options))
+            return partial(_run_parts, compiled, results)
 
-        streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}  # each thread has one
-        alone = partial(compiled, **streams)
-        if apart is None:
-            return Graph(inputs, results, on_cpu, compiled(), lanes, alone)
+        # one stream per thread (lanes // 2 threads): each call of `run_alone` runs in one stream
+        streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}
+        compile_alone = partial(compile_parts, **streams)
+        if residual_model is None:
+            return Graph(inputs, results, on_cpu, compile_parts(), lanes, compile_alone)
 
         def compile_residuals() -> Compute:
-            chosen = options | {"INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"]}
-            return partial(_run_parts, [shared_core().compile_model(apart, device, chosen)], [RESIDUALS])
+            fp32_options = options | {"INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"]}
+            compiled = core.compile_model(residual_model, device_name, fp32_options)
+            return partial(_run_parts, [compiled], [RESIDUALS])
 
-        return Graph(inputs, results, on_cpu, compiled(), lanes, alone, compile_residuals)
+        return Graph(inputs, results, on_cpu, compile_parts(), lanes, compile_alone, compile_residuals)
 
 
-def _take_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Divide the network into the part that computes `RESIDUALS`, None if it has none, and the rest."""
+def _split_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
+    """Split a network into the part that computes `RESIDUALS`, or None, and the rest."""
     ov = import_openvino()
-    apart = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
-    if not apart:
+    residuals = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
+    if not residuals:
         return None, model
-    rest = [result for result in model.get_results() if result not in apart]
+    rest = [result for result in model.get_results() if result not in residuals]
     inputs = model.get_parameters()
-    return ov.Model(apart, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
+    return ov.Model(residuals, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
 
 
-def _shape(given: openvino.Output) -> list[int | None]:
-    return [int(size.get_length()) if size.is_static else None for size in given.partial_shape]
+def _shape(tensor: openvino.Output) -> list[int | None]:
+    """Return the shape of an input; None for a side of any length."""
+    return [int(side.get_length()) if side.is_static else None for side in tensor.partial_shape]
 
 
 def _run_parts(
-    parts: Sequence[openvino.CompiledModel], names: Sequence[str], given: Mapping[str, Array]
+    parts: Sequence[openvino.CompiledModel], names: Sequence[str], inputs: Mapping[str, Array]
 ) -> list[Array]:
-    """Run a network's parts one after the other, and return the results of these names."""
-    found = dict(given)
-    for part in parts:  # a request of its own for each call: several threads may call at once
-        inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEP_INPUTS}
-        results = part.create_infer_request().infer(inputs)
-        found |= {name: value for output, value in results.items() for name in output.names}
-    return [np.array(found[name], np.float32) for name in names]
+    """Run a network's parts one after the other, and return the results with these names."""
+    values = dict(inputs)
+    for part in parts:
+        input_names = [name for part_input in part.inputs for name in part_input.names]
+        part_inputs = {name: values[name] for name in input_names if name in STEP_INPUTS}
+        # each call makes its own request, as several threads may call at once
+        results = part.create_infer_request().infer(part_inputs)
+        for output, value in results.items():
+            values |= dict.fromkeys(output.names, value)
+    return [np.array(values[name], np.float32) for name in names]
 
 
 def _split_network(model: openvino.Model) -> list[openvino.Model]:
-    """Split the network into its two steps: images to features, and features to all other results.
+    """Split a network into two steps: from images to features, and from features to all other results.
 
-    The second step gets the images too: OpenVINO reads the batch size from them.
+    The second step gets the images, too, because OpenVINO reads the batch size from them.
+
+    Raises:
+        InputError: The network has no features.
     """
     ov = import_openvino()
-
-    def features_of(model: openvino.Model) -> openvino.Output:
-        made = [op for op in model.get_ops() if op.get_type_name() != "Result"]
-        found = [output for op in made for output in op.outputs() if "features" in output.names]
-        if len(found) != 1:
-            raise InputError("its network has no features; export it anew")
-        return found[0]
-
     embed = model.clone()
     score = model.clone()
-    result = ov.opset13.result(features_of(embed))
-    cut = features_of(score)
-    given = ov.opset13.parameter(cut.partial_shape, cut.element_type)
-    for target in cut.get_target_inputs():
-        target.replace_source_output(given.output(0))
-    cut.set_names(set())
-    given.output(0).set_names({"features"})
-    rest = [result for result in score.get_results() if result.input_value(0) != given.output(0)]
+    features_result = ov.opset13.result(_find_features(embed))
+    features = _find_features(score)
+    # in the second step, the features are an input instead of a computed value
+    parameter = ov.opset13.parameter(features.partial_shape, features.element_type)
+    for target in features.get_target_inputs():
+        target.replace_source_output(parameter.output(0))
+    features.set_names(set())
+    parameter.output(0).set_names({"features"})
+    score_results = [result for result in score.get_results() if result.input_value(0) != parameter.output(0)]
     return [
-        ov.Model([result], embed.get_parameters(), "embed"),
-        ov.Model(rest, [given, *score.get_parameters()], "score"),
+        ov.Model([features_result], embed.get_parameters(), "embed"),
+        ov.Model(score_results, [parameter, *score.get_parameters()], "score"),
     ]
 
 
+def _find_features(model: openvino.Model) -> openvino.Output:
+    """Return the output that contains the features; raise InputError unless there is exactly one."""
+    operations = [operation for operation in model.get_ops() if operation.get_type_name() != "Result"]
+    outputs = [output for operation in operations for output in operation.outputs()]
+    features = [output for output in outputs if "features" in output.names]
+    if len(features) != 1:
+        raise InputError("its network has no features; export it anew")
+    return features[0]
+
+
 def _find_device(core: openvino.Core, name: str) -> str:
+    """Return OpenVINO's name of a device; raise InputError if this machine does not have the device."""
     available = list(core.available_devices)
-    wanted = "CPU" if name == "auto" else name.upper()
-    if wanted in available or f"{wanted}.0" in available:
-        return wanted
+    device = "CPU" if name == "auto" else name.upper()
+    if device in available or f"{device}.0" in available:
+        return device
     names = ", ".join(["auto", *map(str.lower, available)])
     raise InputError(f"OpenVINO has no device {name} here: use one of {names}")
 
 
 def _precision_hint(core: openvino.Core, device: str, precision: str) -> str:
+    """Return OpenVINO's name of a precision; raise InputError where the device lacks the precision."""
     if precision not in PRECISION_HINTS:
         raise InputError(
             f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(PRECISION_HINTS)}"

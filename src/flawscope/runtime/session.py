@@ -61,16 +61,16 @@ class Session(Runner, Protocol):
         """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]` float32 in 0..1."""
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
+        """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images.
 
         Raises:
-            InputError: The network does not compute them.
+            InputError: The network does not compute differences.
         """
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from.
+        """Return a `run` of the model as it would be without the training pictures of a unit.
 
-        The run raises an ExcludedPictureError where they cannot be left out.
+        The returned function raises ExcludedPictureError where these pictures cannot be left out.
         """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
@@ -79,8 +79,8 @@ class Session(Runner, Protocol):
 
 # ------------------------------------------------------------------------------------------ exported networks
 
-RESULTS = ["scores", "maps"]  # of an exported model
-RESIDUALS = "residuals"  # a further one of a model that names kinds of defects, computed when asked for alone
+RESULTS = ["scores", "maps"]  # results of an exported model
+RESIDUALS = "residuals"  # further result of a model that names kinds of defects, computed separately
 Inputs = Mapping[str, Array]
 Compute = Callable[[Inputs], Sequence[Array]]  # inputs by name to the results, in their order
 
@@ -144,12 +144,13 @@ class Engine(ABC):
         threads: int | None = None,
         precision: str = "fp32",
     ) -> Graph:
-        """Open a network, turn all errors of the engine into InputError, and check the names of its results.
+        """Open a network and check the names of its results; turn errors of the engine into InputError.
 
         Args:
             network: Path of an .onnx file, or its bytes.
-            what: Names the network in errors, such as `model part.onnx`.
-            results: Names that its results must have, in this order; `RESIDUALS` may be there besides.
+            what: Name of the network for errors, such as `model part.onnx`.
+            results: Names that the network's results must have, in this order. It may have `RESIDUALS` in
+                addition.
             device: Name of a device of this engine; auto: the CPU.
             threads: Number of threads that compute one picture; None: as many as there are cores.
             precision: The precision that the model was calibrated in: fp32, int8 or bf16.
@@ -163,21 +164,22 @@ class Engine(ABC):
             raise InputError(f"cannot use {what}: {error}") from None
         except Exception as error:  # engines have no common class of errors
             raise InputError(f"{self.name} cannot use {what}: {one_line_message(error)}") from None
-        if [*graph.results] != [*results]:
+        if list(graph.results) != list(results):
             raise mismatch_error(what)
         return graph
 
-    def run_checked(self, run: Compute, given: Inputs) -> Sequence[NDArray[np.float32]]:
+    def run_checked(self, run: Compute, inputs: Inputs) -> Sequence[NDArray[np.float32]]:
         """Return a network's results as float32; raise FlawscopeError where the engine fails."""
         try:
-            return [array.astype(np.float32, copy=False) for array in run(given)]
+            return [array.astype(np.float32, copy=False) for array in run(inputs)]
         except Exception as error:  # engines have no common class of errors
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
-    def score(self, run: Compute, given: Inputs, count: int, size: tuple[int, int]) -> Answers:
-        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for any other shape."""
-        scores, maps = self.run_checked(run, given)
-        if (scores.shape, maps.shape) != ((count,), (count, *size)):
+    def score(self, run: Compute, inputs: Inputs, count: int, size: tuple[int, int]) -> Answers:
+        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for other shapes."""
+        scores, maps = self.run_checked(run, inputs)
+        has_shapes = scores.shape == (count,) and maps.shape == (count, *size)
+        if not has_shapes:
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
         return scores, maps
 
@@ -190,7 +192,7 @@ def mismatch_error(what: str) -> InputError:
 class ExportedSession:
     """Session of an exported network, from an .onnx file or its bytes, in any engine.
 
-    It runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`.
+    Images `[B, 3, H, W]` float32 become scores `[B]` and maps `[B, H, W]`.
 
     Args:
         engine: The engine that runs the network.
@@ -216,21 +218,23 @@ class ExportedSession:
         precision: str = "fp32",
     ):
         network = model if isinstance(model, bytes) else os.fspath(model)
-        what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
+        name = "model the exported network" if isinstance(network, bytes) else f"model {network}"
         self.engine = engine
         self.runtime = engine.runtime
         self._how = (device, threads, precision)
         self.network: NetworkFile | None = None
-        self.graph = engine.open_checked(network, what, RESULTS, device, threads, precision)
-        inputs = dict(self.graph.inputs)
-        kind, shape = inputs.pop("images", ("", ()))
-        if kind != "f32" or len(shape) != 4 or [*shape[:2]] != [None, 3] or not all(shape[2:]):
-            raise mismatch_error(what)
-        if inputs:
-            raise mismatch_error(what)
-        self.size = (int(shape[2] or 0), int(shape[3] or 0))
+        self.graph = engine.open_checked(network, name, RESULTS, device, threads, precision)
+        other_inputs = dict(self.graph.inputs)
+        dtype, shape = other_inputs.pop("images", ("", ()))
+        if dtype != "f32" or len(shape) != 4 or other_inputs:
+            raise mismatch_error(name)
+        batch, channels, height, width = shape
+        # a side of None may have any length: only the batch may be such a side
+        if batch is not None or channels != 3 or not height or not width:
+            raise mismatch_error(name)
+        self.size = (int(height), int(width))
         self._run_alone: Compute | None = None  # opened by the first call
-        self._residuals: Compute | None = None  # likewise
+        self._residuals: Compute | None = None  # opened by the first call
         self._alone_lock = Lock()
 
     @classmethod
@@ -243,7 +247,19 @@ class ExportedSession:
         threads: int | None = None,
         precision: str = "fp32",
     ) -> Self:
-        """Open the session of an artefact that was read from `path`; raise InputError if they do not fit."""
+        """Open the session of a model file.
+
+        Args:
+            engine: The engine that runs the network.
+            artefact: The model, as read from `path`.
+            path: The model file.
+            device: Name of a device of the engine; auto: the CPU.
+            threads: Number of threads that compute one picture; None: as many as there are cores.
+            precision: The precision that the model was calibrated in: fp32, int8 or bf16.
+
+        Raises:
+            InputError: The network cannot be used, or does not fit the artefact's manifest.
+        """
         network = path.read() if isinstance(path, Member) else path
         session = cls(engine, network, device, threads, precision)
         if session.size != tuple(artefact.manifest.preprocess.network_size):
@@ -252,7 +268,7 @@ class ExportedSession:
         return session
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the place of the network, not the network: another process opens the file again."""
+        """Pickle the path of the network, not the network: another process opens the file again."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be pickled")
         return _open_again, (type(self.engine), self.network, *self._how)
@@ -264,7 +280,8 @@ class ExportedSession:
     def batch(self) -> int:
         """Batch size that is fastest.
 
-        On a CPU one picture keeps all threads busy, and more only take memory (bench/latency.py).
+        On a CPU it is 1: one picture keeps all threads busy, and larger batches only take more memory
+        (bench/latency.py).
         """
         return 1 if self.graph.on_cpu else batch_size_for(self.size, SMALL_BATCH)
 
@@ -280,17 +297,25 @@ class ExportedSession:
     def run_alone(self, images: NDArray[np.float32]) -> Answers:
         """Return scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`, on one core.
 
-        The first call opens the network again for this; where that is impossible, all threads compute.
+        The first call opens the network a second time for one core. Where that is impossible, the images are
+        run on all threads.
         """
         with self._alone_lock:
             if self._run_alone is None:
-                same = self.network is None or self.network.is_unchanged()  # else the file has another one
-                opens = self.graph.open_alone if same and self.lanes > 1 else None
-                self._run_alone = self.graph.run if opens is None else opens()
+                # the second session reads the file again: a changed file would contain another network
+                can_open = self.network is None or self.network.is_unchanged()
+                if can_open and self.lanes > 1 and self.graph.open_alone is not None:
+                    self._run_alone = self.graph.open_alone()
+                else:
+                    self._run_alone = self.graph.run
         return self._answers(self._run_alone, images)
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return differences `[B, C, h, w]` of images from good ones; raise InputError if there are none."""
+        """Return the differences `[B, C, h, w]` between images and good images.
+
+        Raises:
+            InputError: The network does not compute differences.
+        """
         if self.graph.open_residuals is None:
             raise InputError(
                 "this exported model does not say how pictures differ: `flawscope kinds` takes the "
@@ -303,7 +328,7 @@ class ExportedSession:
         return cells
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Return a function that raises ExcludedPictureError: nothing can be left out of such a network."""
+        """Return a function that raises ExcludedPictureError: an exported network cannot be changed."""
 
         def refuse(images: NDArray[np.float32]) -> Answers:
             raise ExcludedPictureError("an exported network cannot leave out what it has learnt from")
@@ -311,6 +336,7 @@ class ExportedSession:
         return refuse
 
     def _answers(self, run: Compute, images: NDArray[np.float32]) -> Answers:
+        """Return scores and maps of images, computed by `run`."""
         return self.engine.score(run, {"images": images}, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
@@ -323,18 +349,18 @@ class ExportedSession:
 def _open_again(
     engine: type[Engine], network: NetworkFile, device: str, threads: int | None, precision: str
 ) -> ExportedSession:
-    """Open a pickled session; raise InputError where its file is gone, or has another network by now."""
+    """Open a pickled session again; raise InputError if its file is missing or has changed."""
     if not network.is_unchanged():
         raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
     path = network.path
-    given = path.read() if isinstance(path, Member) else path
-    session = ExportedSession(engine(), given, device, threads, precision)
+    model = path.read() if isinstance(path, Member) else path
+    session = ExportedSession(engine(), model, device, threads, precision)
     session.network = network
     return session
 
 
 class ExportedDescriptors:
-    """Function from images `[B, 3, H, W]` to descriptors `[B, D]`: a router's exported descriptor network.
+    """Exported descriptor network of a router, as a function: images `[B, 3, H, W]` to descriptors `[B, D]`.
 
     Args:
         engine: The engine that runs the network.
@@ -353,7 +379,7 @@ class ExportedDescriptors:
         except ValueError as error:
             raise InputError(f"cannot use {what}: {error}; export it anew") from None
         self._engine = engine
-        self._given = (graph, device, threads)
+        self._arguments = (graph, device, threads)
         self._run = engine.open_checked(graph, what, ["descriptors"], device, threads).run
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -361,7 +387,7 @@ class ExportedDescriptors:
         return self._engine.run_checked(self._run, {"images": images})[0]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ExportedDescriptors, (self._engine, *self._given)
+        return ExportedDescriptors, (self._engine, *self._arguments)
 
     def __deepcopy__(self, _: object) -> Self:
         return self

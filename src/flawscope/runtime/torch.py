@@ -38,12 +38,18 @@ class TorchSession:
 
     @classmethod
     def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
-        """Open a session of an artefact; raise InputError where its tensors do not fit its configuration.
+        """Open a session of an artefact.
 
-        `threads` is set for everything that torch computes in this process; None: torch's number stays.
+        Args:
+            artefact: The fitted model.
+            device: auto, cpu, cuda or mps.
+            threads: torch's number of threads, which is set for the whole process; None: it stays unchanged.
+
+        Raises:
+            InputError: The artefact's tensors do not fit its configuration.
         """
         set_thread_count(threads)
-        tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
+        tensors = _network_tensors(artefact)
         try:
             model = registry.method(artefact.manifest.method).rebuild(artefact.manifest.config, tensors)
         except (KeyError, RuntimeError, IndexError) as error:
@@ -67,52 +73,62 @@ class TorchSession:
         """Return scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`; on a CPU, by one thread."""
         if self.device.type != "cpu":
             return self.run(images)
-        with workers(self.device) as each:
-            [(scores, maps)] = each(self.model, [torch.from_numpy(images)])
+        with workers(self.device) as map_in_threads:
+            [(scores, maps)] = map_in_threads(self.model, [torch.from_numpy(images)])
         return scores.float().numpy(), maps.float().numpy()
 
     def run(self, images: NDArray[np.float32]) -> Answers:
         """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]`."""
         batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
-            # One picture a thread: no thread waits for another, which matters most on a busy machine
-            with workers(self.device) as each:
-                results = each(self.model, batch.split(1))
-            scores, maps = (torch.cat(part) for part in zip(*results, strict=True))
+            # One picture per thread: so no thread waits for another, which costs most on a busy machine
+            with workers(self.device) as map_in_threads:
+                results = map_in_threads(self.model, batch.split(1))
+            scores, maps = (torch.cat(parts) for parts in zip(*results, strict=True))
         else:
             with torch.inference_mode():
                 scores, maps = self.model(batch.to(self.device))
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32."""
-        with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
-            [cells] = each(self.model.residuals, [torch.from_numpy(images).to(self.device)])
+        """Return the differences `[B, C, h, w]` float32 between images `[B, 3, H, W]` and good images."""
+        with workers(self.device) as map_in_threads:  # on a CPU by one thread; other calls use the others
+            [cells] = map_in_threads(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from."""
-        if self._leave_out is None or self._leave_out[0] is not artefact:
-            kept = {name: tensor for name, tensor in artefact.tensors.items() if name != "samples"}
-            tensors = {name: torch.from_numpy(np.asarray(tensor)) for name, tensor in kept.items()}
+        """Return a `run` of the model as it would be without the training pictures of a unit."""
+        if self._leave_out is None or self._leave_out[0] is not artefact:  # made for another artefact
             learnt = learnt_units(artefact.manifest.pictures).values()
-            self._leave_out = artefact, LeaveOut(self.model, learnt, tensors)
-        return self._leave_out[1].run(unit)
+            self._leave_out = artefact, LeaveOut(self.model, learnt, _network_tensors(artefact))
+        _, leave_out = self._leave_out
+        return leave_out.run(unit)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Write the artefact as a .safetensors file, atomically."""
         model_file.write(artefact, path)
 
 
+def _network_tensors(artefact: Artefact) -> dict[str, Tensor]:
+    """Return the artefact's tensors in torch, without the sample pictures."""
+    return {
+        name: torch.from_numpy(np.asarray(array))
+        for name, array in artefact.tensors.items()
+        if name != "samples"
+    }
+
+
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
-    """Let sessions have one copy of each tensor that is the same array in their artefacts."""
-    first: dict[tuple[int, torch.dtype], Tensor] = {}
+    """Let sessions share the memory of parameters that come from the same array in their artefacts."""
+    first_parameters: dict[tuple[int, torch.dtype], Tensor] = {}  # by identity of the array, and type
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, parameter in session.model.state_dict(keep_vars=True).items():
-            if (source := artefact.tensors.get(name)) is not None:
-                same = first.setdefault((id(source), parameter.dtype), parameter)
-                if same.shape == parameter.shape:
-                    parameter.data = same.data
+            source = artefact.tensors.get(name)
+            if source is None:
+                continue
+            first = first_parameters.setdefault((id(source), parameter.dtype), parameter)
+            if first.shape == parameter.shape:
+                parameter.data = first.data
 
 
 class Describing:
@@ -125,10 +141,10 @@ class Describing:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device = self._network.roi.device
         batch = torch.from_numpy(images)
-        if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
-            with workers(device) as each:
-                [found] = each(self._network, [batch])
+        if device.type == "cpu" and torch.get_num_threads() > 1:  # one thread: others run other pictures
+            with workers(device) as map_in_threads:
+                [descriptors] = map_in_threads(self._network, [batch])
         else:
             with torch.inference_mode():
-                found = self._network(batch.to(device))
-        return np.asarray(found.float().cpu().numpy())
+                descriptors = self._network(batch.to(device))
+        return np.asarray(descriptors.float().cpu().numpy())

@@ -1,8 +1,8 @@
 """Simulated defects: a good picture in, the same picture with a small flaw and its exact mask out.
 
-For the methods that need defects and have none: PRN trains on them, and the right input size can be
-chosen with them. Pictures are `[H, W, 3]` uint8, RGB, in one intensity scale throughout; every function
-takes its `numpy.random.Generator` and touches no global state.
+They serve methods that need defects where there are none: PRN trains on them, and a fit chooses sizes by
+them. Pictures are `[H, W, 3]` uint8, RGB, all on the same intensity scale. Every function takes its
+`numpy.random.Generator`, and changes no global state.
 """
 
 from flawscope.pictures.foreground import Foreground, foreground_mask

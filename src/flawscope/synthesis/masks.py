@@ -1,6 +1,7 @@
-"""Shapes of defects: masks `[H, W]` bool, True where the defect is to be.
+"""Shapes of defects: masks `[H, W]` bool, True on the defect.
 
-`within [H, W]` bool, not all False, is where a shape may lie; it also gives the picture's size.
+In all functions, `within` is a mask `[H, W]` bool of the pixels that a shape may cover. It is not all False,
+and has the picture's size.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Area = tuple[float, float]
 """A range of shares of the picture, 0 <= low < high <= 1."""
 
 MIN_PIXELS = 4  # a smaller defect looks like noise
-PERLIN_CELLS = (1, 2, 4, 8, 16, 32)  # a side; of DRAEM, MemSeg and PRN
-PERLIN_THRESHOLD = (0.35, 0.65)  # published is 0.5
+PERLIN_CELLS = (1, 2, 4, 8, 16, 32)  # numbers of cells along a side, as in DRAEM, MemSeg and PRN
+PERLIN_THRESHOLD = (0.35, 0.65)  # range of the threshold; published is 0.5
 _MIN_ISLAND = 0.0005  # share of the picture below which an island is not chosen
-_SUPERSAMPLING = 4
+_SUPERSAMPLING = 4  # lines are drawn at this multiple of the size
 
 
 class DefectScale(StrEnum):
@@ -43,7 +44,10 @@ SCALE_AREAS: dict[DefectScale, Area] = {
 
 
 def pixel_count(total: int, area: Area, rng: np.random.Generator) -> int:
-    """Pixels of a share of `total` drawn log-uniformly from `area`, at least `MIN_PIXELS`."""
+    """Return a random number of pixels: a share of `total` that is log-uniform in the range `area`.
+
+    It is at least `MIN_PIXELS`, and at most `total`.
+    """
     low, high = area
     count = round(total * math.exp(rng.uniform(math.log(low), math.log(high))))
     # rounding must not leave the range
@@ -59,7 +63,11 @@ def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
-    """Return `foreground`, or all True where it is None or all False. InputError for another size."""
+    """Return `foreground`; if it is None or all False, return a mask that is True everywhere.
+
+    Raises:
+        InputError: The foreground does not have the picture's `shape`.
+    """
     if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
     if foreground.shape != shape:
@@ -68,7 +76,7 @@ def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
 
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
-    """Return the smallest window with all of a non-empty `mask`, widened by `pad` within the picture."""
+    """Return the smallest window that holds a non-empty mask, widened by `pad` pixels within the picture."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     return (
@@ -80,23 +88,26 @@ def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
 def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
     """Return Perlin noise turned by up to 90 degrees either way, without empty corners.
 
-    It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
+    The noise is made on as few pixels as its cells need, and enlarged smoothly by the same resampling that
+    turns it.
     """
     height, width = shape
-    pixels = min(1.0, 8 * max(cells) / max(shape))  # coarse pixels per pixel
+    cell_rows, cell_columns = cells
+    coarseness = min(1.0, 8 * max(cells) / max(shape))  # coarse pixels per pixel
+    # enough cells of the same size to fill the picture at any angle
     diagonal = math.hypot(height, width)
-    more = (math.ceil(cells[0] * diagonal / height), math.ceil(cells[1] * diagonal / width))
-    canvas = (
-        max(1, math.ceil(more[0] * height / cells[0] * pixels)),
-        max(1, math.ceil(more[1] * width / cells[1] * pixels)),
-    )
-    noise = perlin_noise(canvas, more, rng)
+    canvas_cells = (math.ceil(cell_rows * diagonal / height), math.ceil(cell_columns * diagonal / width))
+    # pixels of the canvas: number of cells times pixels of a cell, in coarse pixels
+    canvas_height = max(1, math.ceil(canvas_cells[0] * height / cell_rows * coarseness))
+    canvas_width = max(1, math.ceil(canvas_cells[1] * width / cell_columns * coarseness))
+    noise = perlin_noise((canvas_height, canvas_width), canvas_cells, rng)
     angle = math.radians(rng.uniform(-90, 90))
-    cos, sin = math.cos(angle) * pixels, math.sin(angle) * pixels
-    affine = (
-        *(cos, sin, canvas[1] / 2 - (cos * width + sin * height) / 2),
-        *(-sin, cos, canvas[0] / 2 + (sin * width - cos * height) / 2),
-    )
+    cos = math.cos(angle) * coarseness
+    sin = math.sin(angle) * coarseness
+    # from pixels to the canvas; the middles meet
+    x_offset = canvas_width / 2 - (cos * width + sin * height) / 2
+    y_offset = canvas_height / 2 + (sin * width - cos * height) / 2
+    affine = (cos, sin, x_offset, -sin, cos, y_offset)
     turned = Image.fromarray(noise).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
     )
@@ -109,31 +120,33 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
     The mask is never empty: where no noise exceeds the threshold, the threshold is lowered below the
     largest value.
     """
-    cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
-    shape: tuple[int, int] = (within.shape[0], within.shape[1])
-    noise = _rotated_perlin(shape, (min(cells[0], shape[0]), min(cells[1], shape[1])), rng)
-    peak = float(noise[within].max())  # in a small foreground it may be below 0
+    height, width = within.shape[0], within.shape[1]
+    rows = int(rng.choice(np.asarray(PERLIN_CELLS)))
+    columns = int(rng.choice(np.asarray(PERLIN_CELLS)))
+    noise = _rotated_perlin((height, width), (min(rows, height), min(columns, width)), rng)
+    peak = float(noise[within].max())  # it may be below 0 in a small foreground
     return np.asarray(within & (noise >= min(threshold, peak - 0.1 * abs(peak))))
 
 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """Return the mask of islands of Perlin noise above a random threshold.
 
-    Half of the time all islands are kept, as published; otherwise one to three, like most real defects.
+    Half of the time all islands stay, as published; otherwise one to three stay, as most real defects have.
     """
     from scipy import ndimage
 
-    mask = perlin_mask(within, rng, float(rng.uniform(*PERLIN_THRESHOLD)))
-    kept = int(rng.integers(1, 4)) if rng.random() < 0.5 else 0
-    if not kept:
+    mask = perlin_mask(within, rng, threshold=float(rng.uniform(*PERLIN_THRESHOLD)))
+    if rng.random() >= 0.5:
         return mask
-    labels, count = ndimage.label(mask)
-    large = 1 + np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:] >= _MIN_ISLAND * mask.size)
-    if len(large) <= kept:
+    island_count = int(rng.integers(1, 4))
+    labels, label_count = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel(), minlength=2)[1:]  # without label 0, the background
+    large_labels = 1 + np.flatnonzero(sizes >= _MIN_ISLAND * mask.size)
+    if len(large_labels) <= island_count:
         return mask
-    chosen = np.zeros(count + 1, np.bool_)
-    chosen[rng.choice(large, kept, replace=False)] = True
-    return np.asarray(chosen[labels])
+    stays = np.zeros(label_count + 1, np.bool_)
+    stays[rng.choice(large_labels, island_count, replace=False)] = True
+    return np.asarray(stays[labels])
 
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
@@ -144,24 +157,25 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     Args:
         within: [H, W] bool, the pixels that the spot may cover.
         rng: Source of size, place and shape.
-        area: Range of the spot's share of the picture.
+        area: Range for the spot's share of the picture.
         roughness: Height of the fractal noise that roughens the edge.
     """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
-    half = math.ceil(1.8 * math.sqrt(count)) + 4
-    box = (
-        slice(max(0, row - half), min(within.shape[0], row + half + 1)),
-        slice(max(0, column - half), min(within.shape[1], column + half + 1)),
-    )
-    y, x = np.ogrid[box[0], box[1]]
+    # a window that a spot of any aspect and edge fits into
+    reach = math.ceil(1.8 * math.sqrt(count)) + 4
+    rows = slice(max(0, row - reach), min(within.shape[0], row + reach + 1))
+    columns = slice(max(0, column - reach), min(within.shape[1], column + reach + 1))
+    box = (rows, columns)
+    y, x = np.ogrid[rows, columns]
     angle = rng.uniform(0, np.pi)
     aspect = math.exp(rng.uniform(0, 0.6))
     distance = np.hypot(*ellipse(x - column, y - row, angle, aspect)).astype(np.float32)
     ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
     field = -distance * np.exp(2 * roughness * ripple)
     mask = np.zeros_like(within)
-    mask[box] = _grow_region(field, (row - box[0].start, column - box[1].start), count, within[box])
+    seed = (row - rows.start, column - columns.start)
+    mask[box] = _grow_region(field, seed, count, within[box])
     return mask
 
 
@@ -176,43 +190,53 @@ def ellipse(
 def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
     """Return a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
 
-    It is smaller only where the connected part of `allowed` is. A level set that jumps past `count` (two
-    hills merge) is filled up ring by ring instead.
+    The region has fewer pixels if the connected part of `allowed` has fewer. A bisection finds the level
+    above which the field's region around the seed has about `count` pixels. If the size jumps past `count` at
+    a level, because two hills merge, the region is filled up ring by ring.
+
+    Args:
+        field: [H, W], the field.
+        seed: (row, column) of the seed.
+        count: Number of pixels.
+        allowed: [H, W] bool, the pixels that the region may cover.
     """
     from scipy import ndimage
 
-    def component(level: float) -> Mask:
+    def region_above(level: float) -> Mask:
         labels, _ = ndimage.label(allowed & (field >= level))
         return np.asarray(labels == labels[seed])
 
-    core = np.zeros_like(allowed)
+    core = np.zeros_like(allowed)  # a region that is not too large
     core[seed] = True
-    shell = component(float("-inf"))
-    values = np.sort(field[shell & (field <= field[seed])])
-    low, high = 0, len(values) - 1  # low: too large; high: the seed alone
+    shell = region_above(float("-inf"))  # a region that is too large, or the largest one
+    levels = np.sort(field[shell & (field <= field[seed])])
+    low = 0  # a level whose region is the shell
+    high = len(levels) - 1  # a level whose region is the core
     while high - low > 1 and core.sum() < 0.97 * count:
         middle = (low + high) // 2
-        region = component(float(values[middle]))
+        region = region_above(float(levels[middle]))
         if region.sum() <= count:
             core = region
             high = middle
         else:
             shell = region
             low = middle
-    while (missing := count - int(core.sum())) > 0:
-        rings = int((math.sqrt(count) - math.sqrt(count - missing)) / 4)
-        if rings > 1:  # far from full: several rings at once, unless that is too much
+    while (missing_count := count - int(core.sum())) > 0:
+        # at once, a quarter of the rings that a disc would need; a single ring if that is too many
+        rings = int((math.sqrt(count) - math.sqrt(count - missing_count)) / 4)
+        if rings > 1:
             wider = ndimage.binary_dilation(core, iterations=rings, mask=shell)
             if core.sum() < wider.sum() <= count:
                 core = wider
                 continue
         ring = ndimage.binary_dilation(core, mask=shell) & ~core
-        places = np.flatnonzero(ring)
-        if not len(places):
+        pixels = np.flatnonzero(ring)
+        if not len(pixels):
             break
-        if len(places) > missing:
-            places = places[np.argsort(-field.ravel()[places], kind="stable")[:missing]]
-        core.ravel()[places] = True
+        if len(pixels) > missing_count:
+            highest_first = np.argsort(-field.ravel()[pixels], kind="stable")
+            pixels = pixels[highest_first[:missing_count]]
+        core.ravel()[pixels] = True
     return core
 
 
@@ -224,22 +248,24 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
         path: [N, 2], points (row, column); pixel centres are at half integers.
         widths: [N], widths of the line at the points, in pixels.
     """
+    # the line's window: first and last row and column
     reach = float(widths.max()) / 2 + 1
     low = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
     high = np.clip(np.ceil(path.max(0) + reach), low + 1, np.asarray(shape)).astype(int)
-    size = high - low
+    rows, columns = (int(side) for side in high - low)
     n = _SUPERSAMPLING
-    canvas = Image.new("L", (int(size[1]) * n, int(size[0]) * n), 0)
+    canvas = Image.new("L", (columns * n, rows * n), 0)
     draw = ImageDraw.Draw(canvas)
     points = (path - low) * n
     for start, end, width in zip(points[:-1], points[1:], widths[:-1] * n, strict=True):
+        start_xy = start[::-1]
+        end_xy = end[::-1]
+        draw.line([*start_xy, *end_xy], fill=255, width=max(1, round(float(width))))
         step = max(abs(end - start).max(), 1)
-        drawn_width = max(1, round(float(width)))
-        draw.line([*start[::-1], *end[::-1]], fill=255, width=drawn_width)
-        if width > 3 and step > 1:  # round joints
+        if width > 3 and step > 1:  # a disc rounds the joint
             radius = float(width) / 2
-            draw.ellipse([*(start[::-1] - radius), *(start[::-1] + radius)], fill=255)
-    fine = np.asarray(canvas, np.float32).reshape(int(size[0]), n, int(size[1]), n)
+            draw.ellipse([*(start_xy - radius), *(start_xy + radius)], fill=255)
+    fine = np.asarray(canvas, np.float32).reshape(rows, n, columns, n)
     coverage = np.zeros(shape, np.float32)
     coverage[low[0] : high[0], low[1] : high[1]] = fine.mean((1, 3)) / 255
     return coverage
@@ -248,32 +274,34 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
 def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
     """Return the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
 
-    With a growing share it becomes longer first, then wider, then there are more strokes.
+    To cover a larger share, the line first becomes longer, then wider; then further strokes are added.
 
     Args:
         within: [H, W] bool, the pixels that the line may cover; it is clipped there.
         rng: Source of size, place and shape.
-        area: Range of the line's share of the picture, before it is clipped.
+        area: Range for the line's share of the picture, before the line is clipped.
         jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)
     count = pixel_count(within.size, area, rng)
-    longest = float(rng.uniform(0.25, 0.8)) * side
-    thinnest = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256)
-    thickest = 1.5 + 0.012 * side
-    width = min(max(thinnest, count / longest), thickest)
-    length = min(max(count / width, 3.0), longest)
-    strokes = max(min(round(count / (width * length)), 12), 3 if jagged else 1)
+    max_length = float(rng.uniform(0.25, 0.8)) * side
+    min_width = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256)
+    max_width = 1.5 + 0.012 * side
+    width = min(max(min_width, count / max_length), max_width)
+    length = min(max(count / width, 3.0), max_length)
+    min_strokes = 3 if jagged else 1
+    stroke_count = max(min(round(count / (width * length)), 12), min_strokes)
     centre = draw_centre(within, rng)
     trunk = _curved_path(length, jagged, rng) + np.asarray(centre) + 0.5
     coverage = line_coverage(within.shape, trunk, _tapered_widths(width, trunk))
-    for _ in range(strokes - 1):
-        if jagged:
-            more = _curved_path(length * float(rng.uniform(0.15, 0.5)), jagged, rng)
-            more += trunk[int(rng.integers(1, len(trunk) - 1))] - more[0]
+    for _ in range(stroke_count - 1):
+        if jagged:  # a branch
+            stroke = _curved_path(length * float(rng.uniform(0.15, 0.5)), jagged, rng)
+            stroke += trunk[int(rng.integers(1, len(trunk) - 1))] - stroke[0]
         else:
-            more = trunk + rng.normal(0, 3 * width + 0.04 * length, 2)
-        coverage = np.maximum(coverage, line_coverage(within.shape, more, 0.7 * _tapered_widths(width, more)))
+            stroke = trunk + rng.normal(0, 3 * width + 0.04 * length, 2)
+        stroke_widths = 0.7 * _tapered_widths(width, stroke)
+        coverage = np.maximum(coverage, line_coverage(within.shape, stroke, stroke_widths))
     mask = within & (coverage > 0.3)
     mask[centre] = True  # never empty
     return np.asarray(mask)

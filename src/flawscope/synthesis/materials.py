@@ -1,7 +1,7 @@
 """Random changes of how a picture looks, and the materials of defects.
 
-Every material takes the request, the mask `[H, W]` bool of the defect and a generator, and returns a
-picture `[H, W, 3]` uint8 that shows the defect inside the mask; what it shows outside does not count.
+Every material takes the request, the mask `[H, W]` bool of the defect and a generator. It returns a picture
+`[H, W, 3]` uint8 that shows the defect inside the mask; its pixels outside are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flawscope.synthesis.masks import Area, Mask, bounding_box, draw_centre
 from flawscope.synthesis.textures import Floats, Picture, fractal_noise
 
 Change = Callable[[Picture, np.random.Generator, float], Picture]
-"""picture [H, W, 3] uint8, generator, strength (1 is plain to see) -> picture of the same shape."""
+"""Changes a picture [H, W, 3] uint8, by a generator and a strength, of which 1 is plain to see."""
 
 _LEVELS = np.arange(256, dtype=np.float64)
 _LUMA = np.asarray([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
@@ -48,12 +48,14 @@ def change_appearance(
         picture: [H, W, 3] uint8.
         rng: Source of the changes.
         count: Number of different changes.
-        strong: Whether to change more, and also to solarise, posterise or equalise: for a picture that is to
-            look like other material.
+        strong: Whether to change more, and also to solarise, posterise or equalise: then the picture looks
+            like other material.
     """
-    known = _CHANGES + _STRONG if strong else _CHANGES
-    for index in rng.permutation(len(known))[:count]:
-        picture = known[int(index)](picture, rng, 1.0 if strong else 0.5)
+    changes = _CHANGES + _STRONG if strong else _CHANGES
+    strength = 1.0 if strong else 0.5
+    for index in rng.permutation(len(changes))[:count]:
+        change = changes[int(index)]
+        picture = change(picture, rng, strength)
     return picture
 
 
@@ -77,14 +79,14 @@ def _gamma(picture: Picture, rng: np.random.Generator, strength: float) -> Pictu
 
 
 def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Hue turned about the grey axis, and more or less saturation."""
+    """Turn the hue about the grey axis, and change the saturation."""
     turn = strength * rng.uniform(-1, 1)
-    # Rodrigues' formula about (1, 1, 1) / sqrt 3, whose outer product is 1/3 everywhere
+    # Rodrigues' rotation formula for the axis (1, 1, 1) / √3, whose outer product is 1/3 everywhere
     s = math.sqrt(1 / 3) * math.sin(turn)
-    around = np.asarray([[0, -s, s], [s, 0, -s], [-s, s, 0]])
-    hue = math.cos(turn) * np.eye(3) + around + (1 - math.cos(turn)) / 3
-    amount = math.exp(strength * rng.uniform(-1, 0.5))
-    matrix = (amount * np.eye(3) + (1 - amount) * _LUMA) @ hue
+    cross_product = np.asarray([[0, -s, s], [s, 0, -s], [-s, s, 0]])
+    hue = math.cos(turn) * np.eye(3) + cross_product + (1 - math.cos(turn)) / 3
+    saturation = math.exp(strength * rng.uniform(-1, 0.5))
+    matrix = (saturation * np.eye(3) + (1 - saturation) * _LUMA) @ hue
     rows = np.concatenate([matrix, np.zeros((3, 1))], 1).ravel()
     return np.asarray(Image.fromarray(picture).convert("RGB", tuple(rows.tolist())))
 
@@ -100,7 +102,7 @@ def _sharpness(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _noise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Noise that is the same in all channels."""
+    """Add noise that is the same in all channels."""
     grain = rng.standard_normal(picture.shape[:2], np.float32) * np.float32(strength * rng.uniform(2, 14))
     noisy = picture.astype(np.int16) + np.rint(grain).astype(np.int16)[..., None]
     return np.asarray(np.clip(noisy, 0, 255), np.uint8)
@@ -125,8 +127,8 @@ _CHANGES: tuple[Change, ...] = (_brightness, _contrast, _gamma, _colour, _blur, 
 _STRONG: tuple[Change, ...] = (_solarise, _posterise, _equalise)
 
 
-ANY_SIZE: Area = (0.0, 1.0)  # islands of Perlin noise
-_CELLS = 8  # a side that are shuffled
+ANY_SIZE: Area = (0.0, 1.0)  # a request without a size: islands of Perlin noise
+_CELLS = 8  # number of cells along a side of a shuffled mosaic
 
 Textures = Callable[[np.random.Generator], Picture]
 """Draws a texture `[h, w, 3]` uint8 of any size; `TextureFolder.draw` is one."""
@@ -138,7 +140,7 @@ class DefectRequest(NamedTuple):
     Attributes:
         picture: [H, W, 3] uint8, the good picture.
         allowed: [H, W] bool, the pixels that a defect may cover; not all False.
-        area: Range of the defect's share of the picture.
+        area: Range for the defect's share of the picture.
         textures: Draws textures.
     """
 
@@ -151,40 +153,43 @@ class DefectRequest(NamedTuple):
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Return the picture with foreign material: a part of a texture in other light.
 
-    It is stretched over the whole picture, as published, or over the defect where its size was asked for.
+    The part is stretched over the entire picture, as published. If the request has a size, it is stretched
+    over the defect.
     """
-    drawn = request.textures(rng)
-    check_picture(drawn, "texture")
+    texture = request.textures(rng)
+    check_picture(texture, "texture")
     box = bounding_box(np.ones_like(mask) if request.area == ANY_SIZE else mask)
-    size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
-    height, width = drawn.shape[:2]
+    rows, columns = box
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    height, width = texture.shape[:2]
     share = float(rng.uniform(0.3, 1))
     top = (1 - share) * height * float(rng.random())
     left = (1 - share) * width * float(rng.random())
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
-    part = Image.fromarray(drawn).resize(size, Image.Resampling.BILINEAR, window)
+    part = Image.fromarray(texture).resize(size, Image.Resampling.BILINEAR, window)
     light = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
     return _insert(request.picture, box, light)
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Return the picture with the right material in the wrong place: changed light, shuffled cells."""
+    """Return the picture with its own material in the wrong place: in other light, and shuffled."""
     return shuffle_cells(change_appearance(request.picture, rng, strong=True), mask, rng)
 
 
 def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
     """Return the picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
-    rows, columns = min(_CELLS, height), min(_CELLS, width)
-    order = rng.permutation(rows * columns)
-    starts_y = np.arange(rows) * height // rows
-    starts_x = np.arange(columns) * width // columns
+    rows = min(_CELLS, height)
+    columns = min(_CELLS, width)
+    order = rng.permutation(rows * columns)  # for each cell, the number of the cell that it shows
+    row_starts = np.arange(rows) * height // rows
+    column_starts = np.arange(columns) * width // columns
     y, x = np.nonzero(mask)
-    cell_y = np.searchsorted(starts_y, y, "right") - 1
-    cell_x = np.searchsorted(starts_x, x, "right") - 1
-    source = order[cell_y * columns + cell_x]
-    source_y = np.minimum(starts_y[source // columns] + y - starts_y[cell_y], height - 1)
-    source_x = np.minimum(starts_x[source % columns] + x - starts_x[cell_x], width - 1)
+    row = np.searchsorted(row_starts, y, "right") - 1
+    column = np.searchsorted(column_starts, x, "right") - 1
+    source_cell = order[row * columns + column]
+    source_y = np.minimum(row_starts[source_cell // columns] + y - row_starts[row], height - 1)
+    source_x = np.minimum(column_starts[source_cell % columns] + x - column_starts[column], width - 1)
     changed = picture.copy()
     changed[y, x] = picture[source_y, source_x]
     return changed
@@ -199,15 +204,15 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
     height, width = mask[box].shape
     zoom = math.exp(rng.uniform(-0.25, 0.25))
     angle = rng.uniform(0, 2 * np.pi)
-    cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
-    # the piece is cut inside the picture, where that is large enough
+    cos = math.cos(angle) * zoom
+    sin = math.sin(angle) * zoom
+    # the piece is cut inside the picture, if the picture is large enough
     shape = np.asarray(mask.shape, np.float64)
     reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
-    middle = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)
-    affine = (
-        *(cos, sin, float(middle[1] - cos * width / 2 - sin * height / 2)),
-        *(-sin, cos, float(middle[0] + sin * width / 2 - cos * height / 2)),
-    )
+    middle_y, middle_x = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)
+    x_offset = float(middle_x - cos * width / 2 - sin * height / 2)
+    y_offset = float(middle_y + sin * width / 2 - cos * height / 2)
+    affine = (cos, sin, x_offset, -sin, cos, y_offset)
     turned = Image.fromarray(request.picture).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
@@ -220,13 +225,18 @@ def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generat
 
     box = bounding_box(mask)
     radius = _radius(mask)
-    soft = _feathered_weights(mask[box], radius)
+    weights = _feathered_weights(mask[box], radius)
     distance = radius * rng.uniform(0.5, 1.2) + 1
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[box].astype(np.float32)
-    at = [y + distance * np.sin(angle) * soft, x + distance * np.cos(angle) * soft]
-    moved = [ndimage.map_coordinates(request.picture[..., c], at, np.float32, 1, "nearest") for c in range(3)]
-    return _insert(request.picture, box, np.stack(moved, -1))
+    positions = [y + distance * np.sin(angle) * weights, x + distance * np.cos(angle) * weights]
+    channels = [
+        ndimage.map_coordinates(
+            request.picture[..., channel], positions, output=np.float32, order=1, mode="nearest"
+        )
+        for channel in range(3)
+    ]
+    return _insert(request.picture, box, np.stack(channels, -1))
 
 
 def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
@@ -246,17 +256,23 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
     """
     tint = rng.normal(0, 1, 3)
     tint -= tint.mean()
-    strength = math.exp(rng.uniform(math.log(20), math.log(100)))
-    shade = sign * strength + 4 * tint if sign else tint * strength / max(float(np.abs(tint).max()), 1e-6)
+    strength = math.exp(rng.uniform(math.log(20), math.log(100)))  # grey levels
+    if sign:
+        shade = sign * strength + 4 * tint
+    else:
+        shade = tint * strength / max(float(np.abs(tint).max()), 1e-6)
     box = bounding_box(mask)
-    soft = _feathered_weights(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
-    soft = soft * (1 + 0.3 * fractal_noise(soft.shape, (2, 2), rng))
-    return _insert(request.picture, box, request.picture[box] + soft[..., None] * shade)
+    feather = 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask)
+    weights = _feathered_weights(mask[box], feather)
+    weights = weights * (1 + 0.3 * fractal_noise(weights.shape, (2, 2), rng))
+    return _insert(request.picture, box, request.picture[box] + weights[..., None] * shade)
 
 
 def shaded_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
     """Shade thin lines evenly: darker than the surface with the probability `dark`, else brighter."""
-    contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
+    contrast = math.exp(rng.uniform(math.log(20), math.log(100)))  # grey levels
+    if rng.random() < dark:
+        contrast = -contrast
     box = bounding_box(mask)
     return _insert(request.picture, box, request.picture[box] + np.float32(contrast))
 
@@ -272,7 +288,7 @@ def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Genera
     nearest = ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
     filled = ndimage.gaussian_filter(surface[tuple(nearest)], (radius / 3, radius / 3, 0), mode="nearest")
     grain = (surface - ndimage.uniform_filter(surface, (3, 3, 1), mode="nearest"))[~inside]
-    # the median ignores the edges among the surroundings
+    # the grain's standard deviation by the median (1.4826 for normal values), which ignores edges
     strength = np.minimum(1.4826 * np.median(np.abs(grain), 0), 12)
     return _insert(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
 
@@ -301,7 +317,7 @@ def _radius(mask: Mask) -> float:
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
     """Return weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
-    The feather shrinks in masks that are too thin for it: the middle always has 1.
+    In a thinner mask, the weights rise over a shorter way, so that they reach 1 in its middle.
     """
     from scipy import ndimage
 

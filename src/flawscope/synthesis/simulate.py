@@ -1,9 +1,10 @@
 """Simulator of defects: a good picture in, the same picture with a defect and its exact mask out.
 
-All kinds follow one recipe: a shape within the foreground is filled with a material and blended; one rule
-keeps the visible part, and a plain spot takes the place of an invisible defect. `KINDS` names the shape and
-the material of each kind. PRN is trained on "texture" and "structure" without a scale (CVPR 2023, 3.4; the
-split into two is MemSeg's), and on the seen defects that `extend_defect` puts on other good pictures.
+All kinds follow one recipe. A shape within the foreground is filled with a material, and blended with the
+picture. The mask keeps the visible part of the change, and a plain spot replaces a defect that is not
+visible. `KINDS` has the shape and the material of each kind. PRN is trained on "texture" and "structure"
+without a scale (CVPR 2023, 3.4; the two kinds are MemSeg's), and on seen defects that `extend_defect` puts on
+other good pictures.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from flawscope.synthesis.materials import (
 from flawscope.synthesis.textures import Floats, Picture, generated_texture
 from flawscope.synthesis.transform import blend, cut_and_move, paste_cut
 
-OPACITY_RANGE = (0.15, 1.0)  # of MemSeg and PRN
-VISIBLE_LEVEL = 5  # grey levels in the channel that changes most: a pixel below counts as unchanged
-VISIBLE_CHANGE = (12.0, 160.0)  # mean of this change over the mask: anything else is drawn again
-_MAX_GRAIN = 20.0  # grey levels that a lively surface adds at most to what must differ
+OPACITY_RANGE = (0.15, 1.0)  # as in MemSeg and PRN
+VISIBLE_LEVEL = 5  # grey levels in the channel that changes most: a smaller change of a pixel is not visible
+VISIBLE_CHANGE = (12.0, 160.0)  # range for the mean change over the mask; other defects are drawn again
+_MAX_GRAIN = 20.0  # largest rise of that range's lower end, in grey levels, on surfaces with much grain
 _MIN_ISLAND = 0.0001  # share of the picture below which an island is dropped
-_MIN_VISIBLE_SHARE = 0.25  # share of the intended mask that must show
+_MIN_VISIBLE_SHARE = 0.25  # share of the intended mask that must be visible
 _SMALLEST_SIDE = 16
 _TRIES = 12
 _SPOT_AREA = (0.002, 0.02)
@@ -60,7 +61,7 @@ class SimulatedDefect(NamedTuple):
     Attributes:
         picture: [H, W, 3] uint8; differs from the good picture in every pixel of the mask, and in no other.
         mask: [H, W] bool, True on the defect.
-        kind: A key of `KINDS`, or "seen"; "spot" where the kind that was asked for is not visible.
+        kind: A key of `KINDS`, or "seen"; "spot" where a defect of the requested kind was not visible.
         difference: Mean over the mask of the largest channel difference, in grey levels.
     """
 
@@ -74,10 +75,10 @@ class DefectKind(NamedTuple):
     """Kind of defect: a shape and the material that fills it.
 
     Attributes:
-        shape: Draws a shape within a mask, with a share of the picture.
+        shape: Draws a shape within a mask, with a share of the picture in a range.
         material: Fills the shape.
-        translucent: Whether the material is blended with a random opacity. It must differ by more where the
-            surface is lively: a faint change is lost there.
+        translucent: Whether the material is blended with a random opacity. The change must then be larger on
+            a surface with much grain, where a faint change is lost.
     """
 
     shape: Callable[[Mask, Area, np.random.Generator], Mask]
@@ -86,15 +87,16 @@ class DefectKind(NamedTuple):
 
 
 def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
-    """Return a spot with a share of the picture in `area`, or islands of any size."""
+    """Return a spot with a share of the picture in `area`; for `ANY_SIZE`, islands of any size."""
     if area == ANY_SIZE:
         return islands_mask(allowed, rng)
     return blob_mask(allowed, rng, area=area, roughness=float(rng.uniform(0.1, 0.5)))
 
 
 def _line_shape(allowed: Mask, area: Area, rng: np.random.Generator, *, jagged: float) -> Mask:
-    shake = jagged * max(1.0, min(allowed.shape) / 256)
-    return line_mask(allowed, rng, area=area, jagged=shake)
+    """Return a line; `jagged` is the size of its turns, in pixels of a picture of 256 pixels."""
+    pixels = jagged * max(1.0, min(allowed.shape) / 256)
+    return line_mask(allowed, rng, area=area, jagged=pixels)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
@@ -126,12 +128,13 @@ def simulate_defect(
 ) -> SimulatedDefect:
     """Simulate a defect on a good picture.
 
-    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
+    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again. If all attempts fail, the
+    result is a plain spot.
 
     Args:
         picture: [H, W, 3] uint8, the good picture.
         rng: Source of the defect.
-        kind: A key of `KINDS`. None: any of them with a scale, any of `PAPER_KINDS` without.
+        kind: A key of `KINDS`. None: a random key; without a scale, a random one of `PAPER_KINDS`.
         scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
             None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
             kinds a scale is chosen at random.
@@ -172,15 +175,15 @@ def _draw_visible_defect(
 ) -> SimulatedDefect | None:
     """Draw a defect of one of the kinds, of the requested size.
 
-    None: no defect of several trials is visible and of that size.
+    It is None where none of `_TRIES` defects is visible and has that size.
     """
-    smallest, largest = request.area
-    least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)
-    most = max(MIN_PIXELS, largest * request.allowed.size)
+    smallest_share, largest_share = request.area
+    min_pixels = max(MIN_PIXELS, smallest_share / 2 * request.allowed.size)
+    max_pixels = max(MIN_PIXELS, largest_share * request.allowed.size)
     for _ in range(_TRIES):
         kind = kinds[0] if len(kinds) == 1 else kinds[int(rng.integers(len(kinds)))]
         defect = _draw_defect(request, kind, rng)
-        if defect is not None and least <= defect.mask.sum() <= most:
+        if defect is not None and min_pixels <= defect.mask.sum() <= max_pixels:
             return defect
     return None
 
@@ -195,10 +198,10 @@ def extend_defect(
 ) -> SimulatedDefect:
     """Put a seen defect on a good picture: cut it out by its mask, transform and paste it.
 
-    The cut is turned, mirrored, resized, distorted a little, and shown in other light. It is pasted at the
-    place where this leaves it if more than 2/3 of it lies in the foreground. Otherwise each of its connected
-    parts moves to a random place of the foreground, inside the frame. A cut pasted in place may reach over
-    the object's edge, like a bent lead; a part that moves may not.
+    The cut is turned, mirrored, resized, distorted a little, and shown in other light. If more than 2/3 of
+    the cut then lies in the foreground, it is pasted there, and may reach over the object's edge like a bent
+    lead. Otherwise each of its connected parts moves to a random place inside the frame, and is clipped to
+    the foreground.
 
     Args:
         picture: [H, W, 3] uint8, the good picture.
@@ -226,7 +229,7 @@ def extend_defect(
             continue
         light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
         changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
-        extended = _keep_visible(picture, changed, mask, "seen") if mask.any() else None
+        extended = _keep_visible(picture, changed, mask, kind="seen") if mask.any() else None
         if extended is not None:
             return extended
     return _plain_spot(picture, within, _SPOT_AREA, rng)
@@ -234,21 +237,20 @@ def extend_defect(
 
 def largest_change(good: Picture, changed: Picture) -> Picture:
     """Return the difference of the channel that differs most, `[H, W]` uint8."""
-    apart = np.maximum(good, changed) - np.minimum(good, changed)
-    return np.asarray(np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]))
+    difference = np.maximum(good, changed) - np.minimum(good, changed)
+    return np.asarray(np.maximum(np.maximum(difference[..., 0], difference[..., 1]), difference[..., 2]))
 
 
 def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
-    """Return a mask's pixels on, or next to, a pixel of it that changed by at least `VISIBLE_LEVEL`."""
+    """Return a mask's pixels that changed by at least `VISIBLE_LEVEL`, and their neighbours in the mask."""
     from scipy import ndimage
 
-    return np.asarray(
-        intended & ndimage.binary_dilation(intended & (difference >= VISIBLE_LEVEL), np.ones((3, 3)))
-    )
+    is_visible = intended & (difference >= VISIBLE_LEVEL)
+    return np.asarray(intended & ndimage.binary_dilation(is_visible, np.ones((3, 3))))
 
 
 def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
-    """Return the mask of the pixels that a defect may cover. InputError for an unusable picture."""
+    """Return the mask of the pixels that a defect may cover; raise InputError for an unusable picture."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
@@ -266,7 +268,8 @@ def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) ->
         source = to_grey(source)
     opacity = float(rng.uniform(*OPACITY_RANGE)) if kind.translucent else 1.0
     changed = _blend_material(picture, mask, source, opacity, rng)
-    return _keep_visible(picture, changed, mask, name, _grain(picture, mask) if kind.translucent else 0.0)
+    grain = _grain(picture, mask) if kind.translucent else 0.0
+    return _keep_visible(picture, changed, mask, name, grain)
 
 
 def _blend_material(
@@ -290,7 +293,10 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """Return the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
+    """Return the surface's grain under the mask, in grey levels.
+
+    The grain is the mean absolute difference of a pixel from the mean of the 7 x 7 pixels about it.
+    """
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -300,53 +306,65 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """Return the visible part of a change, or None where that is too small, too faint or too strong.
+    """Return the visible part of a change as a defect; None if it is too small, too faint or too strong.
 
-    The `visible_part` of the changed pixels is kept, without specks; all other pixels are those of the good
-    picture. The mean change must lie in `VISIBLE_CHANGE`, whose lower end rises by the `grain` of the
-    surface.
+    The `visible_part` of the changed pixels stays, without specks; all other pixels are those of the good
+    picture. The mean change must lie in `VISIBLE_CHANGE`.
+
+    Args:
+        good: The good picture.
+        changed: The picture with the change.
+        intended: Mask of the change.
+        kind: Kind of the defect.
+        grain: Grain of the surface, by which the lower end of `VISIBLE_CHANGE` rises.
     """
     from scipy import ndimage
 
     box = bounding_box(intended)
     difference = largest_change(good[box], changed[box])
-    kept = visible_part(intended[box] & (difference > 0), difference)
-    least = max(MIN_PIXELS, round(_MIN_ISLAND * intended.size))
-    labels, count = ndimage.label(kept, np.ones((3, 3)))
+    visible = visible_part(intended[box] & (difference > 0), difference)
+    min_pixels = max(MIN_PIXELS, round(_MIN_ISLAND * intended.size))
+    labels, count = ndimage.label(visible, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
-        kept = kept & (areas >= least)[labels]
-    if int(kept.sum()) < max(least, _MIN_VISIBLE_SHARE * intended.sum()):
+        is_large = areas >= min_pixels  # by label
+        visible = visible & is_large[labels]
+    if int(visible.sum()) < max(min_pixels, _MIN_VISIBLE_SHARE * intended.sum()):
         return None
-    mean = float(difference[kept].mean())
-    if not VISIBLE_CHANGE[0] + min(grain, _MAX_GRAIN) <= mean <= VISIBLE_CHANGE[1]:
+    mean = float(difference[visible].mean())
+    min_change, max_change = VISIBLE_CHANGE
+    if not min_change + min(grain, _MAX_GRAIN) <= mean <= max_change:
         return None
     mask = np.zeros_like(intended)
-    mask[box] = kept
-    return SimulatedDefect(np.where(mask[..., None], changed, good), mask, kind, mean)
+    mask[box] = visible
+    picture = np.where(mask[..., None], changed, good)
+    return SimulatedDefect(picture, mask, kind=kind, difference=mean)
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
     """Draw a spot of another brightness, visible on any picture."""
     mask = blob_mask(within, rng, area=area)
-    away = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
+    change = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
-    changed[mask] = (picture[mask].astype(np.int16) + away).astype(np.uint8)
-    return SimulatedDefect(changed, mask, "spot", float(_SPOT_CONTRAST))
+    changed[mask] = (picture[mask].astype(np.int16) + change).astype(np.uint8)
+    return SimulatedDefect(changed, mask, kind="spot", difference=float(_SPOT_CONTRAST))
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
     """Return the defect at a mean contrast in grey levels: all changes are multiplied by one factor."""
     box = bounding_box(defect.mask)
     change = defect.picture[box].astype(np.float32) - good[box]
-    faded = np.clip(np.rint(good[box] + change * (contrast / defect.difference)), 0, 255).astype(np.uint8)
-    difference = largest_change(good[box], faded)
+    factor = contrast / defect.difference
+    scaled = np.clip(np.rint(good[box] + change * factor), 0, 255).astype(np.uint8)
+    difference = largest_change(good[box], scaled)
     if not difference.any():  # fainter than a grey level
         return defect
     picture = good.copy()
+    picture[box] = scaled
     mask = np.zeros_like(defect.mask)
-    picture[box], mask[box] = faded, difference > 0
-    return SimulatedDefect(picture, mask, defect.kind, float(difference[difference > 0].mean()))
+    mask[box] = difference > 0
+    mean = float(difference[difference > 0].mean())
+    return SimulatedDefect(picture, mask, kind=defect.kind, difference=mean)
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:

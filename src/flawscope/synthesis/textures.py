@@ -14,24 +14,29 @@ from flawscope.pictures.listing import list_pictures
 
 Floats = NDArray[np.float32]
 Picture = NDArray[np.uint8]
-Field = tuple[Floats, int]  # [H, W] in 0..1, and the number of colours to show it in
+Field = tuple[Floats, int]  # values [H, W] in 0..1, and the number of colours for them
 
 
 def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Lattice point before each pixel of an axis, the pixel's offset from it in cells, and the fade."""
+    """Return, for each pixel of an axis, its place in a lattice of cells.
+
+    Returns:
+        Number of the pixel's cell, its offset from the cell's beginning in cells, and the fade (its weight
+        for the cell's end).
+    """
     position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
-    before = np.minimum(position.astype(np.intp), cells - 1)
-    offset = position - before
+    cell = np.minimum(position.astype(np.intp), cells - 1)
+    offset = position - cell
     fade = offset**3 * (offset * (offset * 6 - 15) + 10)  # Perlin 2002: 6t^5 - 15t^4 + 10t^3
-    return before, offset.astype(np.float32), fade.astype(np.float32)
+    return cell, offset.astype(np.float32), fade.astype(np.float32)
 
 
 def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
+    """Return gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
 
-    Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Any size and
-    any number of cells. The four-corner sum is linear in the gradients and separable, so that the rows are
-    interpolated on the lattice's columns first and only the second axis works on all pixels.
+    Source: Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Sizes
+    and numbers of cells are free. The sum over a cell's four corners is linear in the gradients, and
+    separable: first it is interpolated down the lattice's columns, then across all pixels.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
     # [columns, rows] of the lattice
@@ -52,22 +57,26 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
 def fractal_noise(
     shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator, octaves: int = 4
 ) -> Floats:
-    """Sum of Perlin octaves, each with double the cells and half the height; `[H, W]` float32 in -1..1."""
+    """Return a weighted mean of octaves of Perlin noise, `[H, W]` float32 in -1..1.
+
+    Each octave has twice the cells and half the weight of the octave before. Octaves stop where cells would
+    be smaller than a pixel.
+    """
     total = np.zeros(shape, np.float32)
-    height = 1.0
-    used = 0.0
+    weight = 1.0
+    weight_sum = 0.0
     for octave in range(octaves):
         grid = (cells[0] << octave, cells[1] << octave)
         if octave and (grid[0] > shape[0] or grid[1] > shape[1]):
             break
-        total += height * perlin_noise(shape, grid, rng)
-        used += height
-        height /= 2
-    return total / np.float32(used)
+        total += weight * perlin_noise(shape, grid, rng)
+        weight_sum += weight
+        weight /= 2
+    return total / np.float32(weight_sum)
 
 
 def _colour_family(count: int, rng: np.random.Generator) -> Floats:
-    """`[count, 3]` colours in 0..255: a random hue family, from dark to bright, in random order."""
+    """Return colours `[count, 3]` in 0..255 of a random hue, from dark to bright, in random order."""
     base = rng.uniform(40, 215, 3)
     tint = rng.normal(0, 1, (count, 3)) * rng.uniform(8, 45)
     light = np.linspace(-1, 1, count)[:, None] * rng.uniform(20, 110)
@@ -75,13 +84,14 @@ def _colour_family(count: int, rng: np.random.Generator) -> Floats:
 
 
 def _ramp(field: Floats, colours: Floats) -> Floats:
-    """Colours interpolated along `field` in 0..1; `[H, W, 3]`."""
-    position = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(field, position, colours[:, c]) for c in range(3)], -1).astype(np.float32)
+    """Return the colours `[H, W, 3]` of a field: 0 is the first colour, 1 the last, interpolated between."""
+    positions = np.linspace(0, 1, len(colours))
+    channels = [np.interp(field, positions, colours[:, channel]) for channel in range(3)]
+    return np.stack(channels, -1).astype(np.float32)
 
 
 def _rotated_coordinates(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Pixel coordinates along a random direction and across it, centred."""
+    """Return the coordinates of pixels along a random direction and across it."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle = rng.uniform(0, np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -111,7 +121,8 @@ def _checker(shape: tuple[int, int], rng: np.random.Generator) -> Field:
 
 def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     grain = int(rng.integers(1, 4))
-    coarse = rng.normal(0, 1, (-(-shape[0] // grain), -(-shape[1] // grain))).astype(np.float32)
+    coarse_shape = (-(-shape[0] // grain), -(-shape[1] // grain))  # rounded up
+    coarse = rng.normal(0, 1, coarse_shape).astype(np.float32)
     field = np.repeat(np.repeat(coarse, grain, 0), grain, 1)[: shape[0], : shape[1]]
     return np.clip(0.5 + 0.25 * field, 0, 1), 3
 
@@ -124,27 +135,42 @@ def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Pictu
 
     It has clouds, stripes, checks or speckle in a random family of colours, with a little grain.
     """
-    field, colours = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
-    texture = _ramp(field, _colour_family(colours, rng))
+    draw_field = _TEXTURES[int(rng.integers(len(_TEXTURES)))]
+    field, colour_count = draw_field(shape, rng)
+    texture = _ramp(field, _colour_family(colour_count, rng))
     texture += rng.normal(0, rng.uniform(0, 8), (*shape, 1)).astype(np.float32)
     return np.clip(np.rint(texture), 0, 255).astype(np.uint8)
 
 
 class TextureFolder:
-    """Textures of a folder and its subfolders, read once and kept in memory; `draw` returns one of them.
+    """Textures of a folder and its subfolders, which are read once and stay in memory.
 
-    All formats of `decode` are read. Larger textures are reduced to `side` pixels. Where the textures do not
-    fit into `memory` bytes, every n-th in natural order is kept: all subfolders are represented.
+    If not all textures fit into memory, every n-th in natural order is used: all subfolders are represented.
+
+    Attributes:
+        pictures: The textures, `[h, w, 3]` uint8, read-only.
+        skipped: A line for each file that cannot be read.
+        left_out: Number of files that are not used for want of memory.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
-        """Raise `InputError` where there is no picture or none can be read."""
+        """Read the textures.
+
+        Args:
+            folder: The folder.
+            side: Pixels a side to which larger textures are reduced.
+            memory: Bytes of textures, at most.
+
+        Raises:
+            InputError: There is no picture, or none can be read.
+        """
         paths = list_pictures(folder)
-        room = max(1, memory // (3 * side * side))
-        chosen = paths[:: -(-len(paths) // room)]
+        max_count = max(1, memory // (3 * side * side))
+        step = -(-len(paths) // max_count)  # rounded up
+        used_paths = paths[::step]
         pictures = []
         skipped = []
-        for path in chosen:
+        for path in used_paths:
             try:
                 pictures.append(_shrink_texture(to_eight_bits(decode(path)), side))
             except InputError as error:
@@ -152,19 +178,19 @@ class TextureFolder:
         if not pictures:
             raise InputError(f"no texture in {folder} can be read; the first: {skipped[0]}")
         self.pictures: tuple[Picture, ...] = tuple(pictures)
-        self.skipped: tuple[str, ...] = tuple(skipped)  # one line for each file that cannot be read
-        self.left_out = len(paths) - len(chosen)  # for want of memory
+        self.skipped: tuple[str, ...] = tuple(skipped)
+        self.left_out = len(paths) - len(used_paths)
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def draw(self, rng: np.random.Generator) -> Picture:
-        """Return a random texture `[h, w, 3]` uint8, which is not a copy and is read-only."""
+        """Return a random texture `[h, w, 3]` uint8: one of `pictures` itself, which is read-only."""
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """Return the picture at most `side` pixels high and wide, read-only; proportions are kept."""
+    """Return a picture reduced to at most `side` pixels a side in its proportions, read-only."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

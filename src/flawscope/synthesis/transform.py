@@ -1,4 +1,4 @@
-"""Moves a cut-out defect: turns, mirrors, resizes and distorts it, finds a place for it, and pastes it."""
+"""Cuts out a defect, turns, mirrors, resizes and distorts it, and pastes it at another place."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from flawscope.synthesis.masks import Mask, bounding_box
 from flawscope.synthesis.textures import Floats, Picture
 
-IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
-_MESH_CELLS = 4  # a side, whose corners are shaken
-_MAX_PLACES = 8  # places that are tried for a part
+IN_PLACE = 2 / 3  # share of a cut in the foreground above which it stays where it is
+_MESH_CELLS = 4  # number of cells along a side of the mesh, whose corners are moved to distort a cut
+_MAX_PLACES = 8  # number of places that are tried for a part
 
 
 class Cut(NamedTuple):
@@ -38,15 +38,15 @@ class Cut(NamedTuple):
 
 def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
     """Return `(1 - opacity) * old + opacity * new`, rounded; `opacity` is [h, w] float32 in 0..1."""
-    before = old.astype(np.float32)
-    return np.rint(before + opacity[..., None] * (new - before)).astype(np.uint8)
+    old_levels = old.astype(np.float32)
+    return np.rint(old_levels + opacity[..., None] * (new - old_levels)).astype(np.uint8)
 
 
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the marked part of a picture, and move it at random.
 
-    Half of the time the cut is mirrored and turned about its own middle and stays at its place; otherwise
-    about the picture's middle, as if the whole picture had been turned.
+    The cut is mirrored, stretched and turned. Half of the time this is about its own middle, so that it stays
+    at its place; otherwise about the picture's middle, as if the entire picture were turned.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -59,12 +59,12 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     frame = np.asarray(mask.shape, np.float64)
     matrix = _random_matrix(rng)
     size = np.asarray(layers.shape[:2])
-    reach = np.abs(matrix) @ size
-    fits = min(1.0, float((frame / reach).min()))  # no larger than the picture
-    matrix = matrix * fits
-    reach = reach * fits
-    canvas = np.clip(np.ceil(reach), 1, frame).astype(int)
-    if rng.random() < 0.5:
+    extent = np.abs(matrix) @ size  # (height, width) of the moved cut
+    reduction = min(1.0, float((frame / extent).min()))  # the cut must not be larger than the picture
+    matrix = matrix * reduction
+    extent = extent * reduction
+    canvas = np.clip(np.ceil(extent), 1, frame).astype(int)
+    if rng.random() < 0.5:  # turn about the picture's middle, which moves the cut
         middle = frame / 2 + matrix @ (middle - frame / 2)
     top, left = np.rint(middle - canvas / 2).astype(int)
     mesh = _distorted_mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
@@ -74,17 +74,18 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
         )
     )
     alpha = turned[..., 3]
-    opacity = np.where(alpha >= 128, alpha, 0).astype(np.float32) / np.float32(255)
-    return Cut(turned[..., :3], opacity, (int(top), int(left)))
+    belongs_to_cut = alpha >= 128  # at least half of the pixel
+    opacity = np.where(belongs_to_cut, alpha, 0).astype(np.float32) / np.float32(255)
+    return Cut(pixels=turned[..., :3], opacity=opacity, corner=(int(top), int(left)))
 
 
 def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
     """Return a random matrix [2, 2] from source to target (row, column): mirror, stretch, turn."""
     mirror = np.diag(rng.choice([-1.0, 1.0], 2))
     stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
-    quarter = int(rng.choice([0, 0, 1])) * math.pi / 2
-    # mostly a little, at times any angle
-    angle = quarter + (rng.uniform(-0.3, 0.3) if rng.random() < 0.7 else rng.uniform(-math.pi, math.pi))
+    angle = int(rng.choice([0, 0, 1])) * math.pi / 2  # a quarter turn once in three times
+    is_small_turn = rng.random() < 0.7
+    angle += rng.uniform(-0.3, 0.3) if is_small_turn else rng.uniform(-math.pi, math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     return np.asarray(np.asarray([[cos, -sin], [sin, cos]]) @ stretch @ mirror, np.float64)
 
@@ -101,6 +102,7 @@ def _distorted_mesh(
     for i in range(len(rows) - 1):
         for j in range(len(columns) - 1):
             box = (int(columns[j]), int(rows[i]), int(columns[j + 1]), int(rows[i + 1]))
+            # (x, y) of upper left, lower left, lower right and upper right corner, as Pillow wants them
             corners = source[[i, i + 1, i + 1, i], [j, j, j + 1, j + 1]][:, ::-1]
             mesh.append((box, tuple(corners.ravel().tolist())))
     return mesh
@@ -108,6 +110,9 @@ def _distorted_mesh(
 
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """Paste a cut in place, or its parts at random places.
+
+    It is pasted in place if more than `IN_PLACE` of it lies in the mask `within`. Otherwise each connected
+    part is pasted at the best of a few random places, and clipped to the mask.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -125,11 +130,11 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
         return changed, mask
     places = np.flatnonzero(within)
     for part in _connected_parts(cut):
-        tried = [_place(part, places, within.shape, rng) for _ in range(_MAX_PLACES)]
-        best = max(tried, key=lambda place: _share_within(place, within))
-        there, here = _overlap_windows(best, within.shape)
+        candidates = [_place(part, places, within.shape, rng) for _ in range(_MAX_PLACES)]
+        best = max(candidates, key=lambda candidate: _share_within(candidate, within))
+        picture_window, cut_window = _overlap_windows(best, within.shape)
         opacity = best.opacity.copy()
-        opacity[here] *= within[there]
+        opacity[cut_window] *= within[picture_window]
         _paste(changed, mask, best._replace(opacity=opacity))
     return changed, mask
 
@@ -149,33 +154,39 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
     """Return the part with its middle at one of the places, or as near to it as the frame allows."""
-    middle = divmod(int(places[rng.integers(len(places))]), frame[1])
+    middle = divmod(int(places[rng.integers(len(places))]), frame[1])  # (row, column)
     top, left = (
-        min(max(0, at - size // 2), whole - size)
-        for at, size, whole in zip(middle, part.opacity.shape, frame, strict=True)
+        min(max(0, centre - side // 2), frame_side - side)
+        for centre, side, frame_side in zip(middle, part.opacity.shape, frame, strict=True)
     )
     return part._replace(corner=(top, left))
 
 
 def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the window of the picture that a cut covers, and the window of the cut in the picture."""
-    there = []
-    here = []
-    for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
-        start = max(0, at)
-        stop = max(min(whole, at + size), max(0, at))
-        there.append(slice(start, stop))
-        here.append(slice(start - at, stop - at))
-    return (there[0], there[1]), (here[0], here[1])
+    """Return where a cut and the frame of the picture overlap.
+
+    Returns:
+        The window in the picture, and the same window in the cut.
+    """
+    picture_window = []
+    cut_window = []
+    for corner, side, frame_side in zip(cut.corner, cut.opacity.shape, frame, strict=True):
+        start = max(0, corner)
+        stop = max(min(frame_side, corner + side), start)  # an empty window where nothing overlaps
+        picture_window.append(slice(start, stop))
+        cut_window.append(slice(start - corner, stop - corner))
+    return (picture_window[0], picture_window[1]), (cut_window[0], cut_window[1])
 
 
 def _share_within(cut: Cut, within: Mask) -> float:
-    there, here = _overlap_windows(cut, within.shape)
+    """Return the share of a cut's pixels that lie in a mask of the picture."""
+    picture_window, cut_window = _overlap_windows(cut, within.shape)
     mask = cut.mask
-    return float((mask[here] & within[there]).sum()) / max(1, int(mask.sum()))
+    return float((mask[cut_window] & within[picture_window]).sum()) / max(1, int(mask.sum()))
 
 
-def _paste(changed: Picture, mask: Mask, cut: Cut) -> None:
-    there, here = _overlap_windows(cut, mask.shape)
-    changed[there] = blend(changed[there], cut.pixels[here], cut.opacity[here])
-    mask[there] |= cut.mask[here]
+def _paste(picture: Picture, mask: Mask, cut: Cut) -> None:
+    """Paste a cut into a picture, and add it to the mask of pasted pixels, both in place."""
+    picture_window, cut_window = _overlap_windows(cut, mask.shape)
+    picture[picture_window] = blend(picture[picture_window], cut.pixels[cut_window], cut.opacity[cut_window])
+    mask[picture_window] |= cut.mask[cut_window]

@@ -29,13 +29,18 @@ __all__ = ["Case", "Check", "check_method", "checks_for", "draw_good_part", "mus
 
 @dataclass(frozen=True)
 class Check:
-    """Check of one rule of the contract; the docstring of `run` is the rule."""
+    """Check of one rule of the contract.
+
+    Attributes:
+        name: Name of the check.
+        run: Function that checks a case; its docstring is the rule.
+    """
 
     name: str
     run: Callable[[Case], None]
 
     def __call__(self, case: Case) -> None:
-        """Run the check; an AssertionError names the method, the check and the rule."""
+        """Run the check; if it fails, the AssertionError names the method, the check and the rule."""
         try:
             self.run(case)
         except AssertionError as error:
@@ -47,26 +52,28 @@ class Check:
 
 
 def checks_for(method: Method) -> list[Check]:
-    """Return the checks of a method: features that it declares must work, all others must be refused.
+    """Return the checks of a method.
 
-    Exports are checked for the engines that are installed.
+    Features that the method declares must work, and it must refuse all others. Exports are checked for the
+    engines that are installed.
     """
-    repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
-    runs = [*fits.CHECKS, *repeated]
-    runs += [*models.CHECKS, *models.exports()]
-    return [Check(run.__name__, run) for run in runs]
+    functions = [*fits.CHECKS]
+    if not method.learns_in_steps:  # for methods that learn in steps, `resumes` checks the same
+        functions.append(fits.same_again)
+    functions += [*models.CHECKS, *models.exports()]
+    return [Check(function.__name__, function) for function in functions]
 
 
 def check_method(
     method: Method, *, settings: Mapping[str, object] | None = None, data: Path | None = None
 ) -> None:
-    """Run all checks.
+    """Run all checks of a method.
 
     Args:
         method: The method.
         settings: Settings that make the method small: it is fitted about a dozen times, on 8 pictures.
-        data: Folder of a category: 8 good pictures to learn from, 2 good and 2 defective ones for testing;
-            None: generated pictures of 96x96.
+        data: Folder of a category with 8 good pictures to learn from, and 2 good and 2 defective pictures for
+            testing. None: pictures of 96x96 pixels are generated.
 
     Raises:
         AssertionError: A check fails; the first one is reported.

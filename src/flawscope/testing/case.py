@@ -32,7 +32,7 @@ TOLERANCE = 1e-5  # relative: the same numbers, added up in another order
 
 
 def must(condition: object, message: str) -> None:
-    """Raise an AssertionError unless the condition holds, unlike `assert` also under `python -O`."""
+    """Raise an AssertionError unless the condition is true; unlike `assert`, under `python -O`, too."""
     if not condition:
         raise AssertionError(message)
 
@@ -43,14 +43,28 @@ def draw_good_part(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def must_be_close(found: ArrayLike, wanted: ArrayLike, message: str, tolerance: float = TOLERANCE) -> None:
-    """Raise an AssertionError unless values are close, relative to the largest wanted value."""
-    wanted = np.asarray(wanted)
-    reach = tolerance * float(np.abs(wanted).max())
-    np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=reach, err_msg=message)
+    """Raise an AssertionError unless each value is close to the wanted one.
+
+    Args:
+        found: The values.
+        wanted: Values of the same shape.
+        message: Text of the error.
+        tolerance: Largest difference, as a share of the largest wanted value.
+    """
+    wanted_values = np.asarray(wanted)
+    largest_difference = tolerance * float(np.abs(wanted_values).max())
+    np.testing.assert_allclose(
+        np.asarray(found), wanted_values, rtol=0, atol=largest_difference, err_msg=message
+    )
 
 
 def must_refuse(call: Callable[[], object], message: str) -> str:
-    """Return the text of the InputError that the call must raise; it must be a single line."""
+    """Check that a call raises an InputError of a single line, and return its text.
+
+    Args:
+        call: Function without arguments.
+        message: Beginning of the AssertionError's text: what must be refused.
+    """
     try:
         call()
     except InputError as error:
@@ -64,7 +78,7 @@ class FitResult(NamedTuple):
 
     Attributes:
         model: The model, read from its file.
-        outputs: Scores and maps for `Case.prediction_pictures` before the model was saved.
+        outputs: Scores and maps for `Case.prediction_pictures`, computed before the model was saved.
         failures: Failures of the fit.
         progress: Progress of the fit in order: (stage, done, total).
     """
@@ -79,13 +93,16 @@ class FitResult(NamedTuple):
 class Case:
     """Method, settings that make it small, and pictures; fitted models are kept for other checks.
 
-    A model has variants: "plain", "region" (of interest, with pairs of pictures of one part) and "padded" (of
-    wide strips, which it pads above and below).
+    A model has three variants:
+
+    - "plain",
+    - "region": it has a region of interest, and learns from parts with two pictures each,
+    - "padded": it learns from wide strips, which are padded above and below.
 
     Attributes:
         method: The method.
-        settings: Settings that make it small.
-        data: Folder of a category in a layout that `open_dataset` reads; None: one is generated.
+        settings: Settings that make the method small.
+        data: Folder of a category in a layout that `open_dataset` reads; None: a category is generated.
     """
 
     method: Method
@@ -105,9 +122,8 @@ class Case:
         if self.data is not None:
             return open_dataset(os.fspath(self.data))
         folder = Path(self._temporary_folder.name)
-        return open_dataset(
-            os.fspath(draw_dataset(folder, train=GOOD_COUNT, good=2, bad_per_kind=1, size=96, seed=1))
-        )
+        category = draw_dataset(folder, train=GOOD_COUNT, good=2, bad_per_kind=1, size=96, seed=1)
+        return open_dataset(os.fspath(category))
 
     @property
     def good_pictures(self) -> list[PictureSource]:
@@ -117,46 +133,49 @@ class Case:
     @property
     def probes(self) -> list[PictureSource]:
         """Test pictures that no model has seen: two good ones, then two with defects."""
+        good = [item.path for item in self.dataset.test if not item.anomalous]
         defects = [item.path for item in self.dataset.test if item.anomalous]
-        others = [item.path for item in self.dataset.test if not item.anomalous]
-        return [*others[:2], *defects[:2]]
+        return [*good[:2], *defects[:2]]
 
     @cached_property
     def defect(self) -> NDArray[np.uint8]:
-        """Picture of a good part with a conspicuous block, left and low."""
+        """Picture of a good part with a conspicuous block at the lower left: magenta with green lines."""
         picture = np.array(decode(self.good_pictures[0]))
-        height, width = picture.shape[:2]
-        picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8] = (255, 0, 255)
-        picture[height * 5 // 8 : height * 7 // 8 : 4, width // 8 : width * 3 // 8] = (0, 255, 0)
+        height, width, _ = picture.shape
+        block = picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8]
+        block[:] = (255, 0, 255)
+        block[::4] = (0, 255, 0)
         return picture
 
     @property
     def pair_pattern(self) -> str:
-        """Pattern of names by which the first six good pictures are three parts, two pictures each."""
+        """Pattern of names by which the first six good pictures show three parts, two pictures each."""
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good_pictures]
-        return "|".join(
-            f"(?:{first}|{other})()" for first, other in zip(names[:6:2], names[1:6:2], strict=True)
-        )
+        pairs = zip(names[0:6:2], names[1:6:2], strict=True)
+        # The texts of a pattern's groups name a part: each pair matches an empty group of its own.
+        return "|".join(f"(?:{first}|{second})()" for first, second in pairs)
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
-        """Return the pictures that a variant is fitted on, with a copy and bytes that are no picture.
+        """Return the pictures that a variant is fitted on.
 
-        The "padded" variant has neither.
+        They are the good pictures, a copy of one of them, and bytes that are no picture; for "padded", strips
+        of the good pictures only.
         """
         if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]
-        return [*self.good_pictures, decode(self.good_pictures[0]), b"no picture"]
+        copy = decode(self.good_pictures[0])
+        return [*self.good_pictures, copy, b"no picture"]
 
     # ---- models
 
     def fit_options(self, variant: str) -> Json:
-        """Return the arguments of `fit` for a variant, without the pictures."""
-        of_variant: dict[str, Json] = {
-            "region": {"roi": "0,0,0.5,1", "group": self.pair_pattern},
-            "padded": {"keep_aspect": True},
-        }
-        common = {"method": self.method.name, "device": "cpu", "samples": 1}
-        return {**common, **self.settings, **of_variant.get(variant, {})}
+        """Return the arguments of `fit` for a variant, except for the pictures."""
+        options: Json = {"method": self.method.name, "device": "cpu", "samples": 1, **self.settings}
+        if variant == "region":
+            options |= {"roi": "0,0,0.5,1", "group": self.pair_pattern}
+        elif variant == "padded":
+            options["keep_aspect"] = True
+        return options
 
     def fit(
         self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: object
@@ -170,24 +189,24 @@ class Case:
         """
         from flawscope.fitting.fitting import fit
 
-        given = self.training_pictures(variant) if pictures is None else list(pictures)
-        return fit(given, **{"check": False, **self.fit_options(variant), **more})
+        sources = self.training_pictures(variant) if pictures is None else list(pictures)
+        return fit(sources, **{"check": False, **self.fit_options(variant), **more})
 
     def fit_result(self, variant: str = "plain") -> FitResult:
-        """Return a variant of the model, which is fitted, saved and read at the first call."""
+        """Return a variant of the model with records of its fit; the first call fits, saves and reads it."""
         if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
-            given: Json = {
-                "check": variant == "plain",
-                "step": lambda *report: progress.append(report),
-            }
-            fitted = self.fit(variant=variant, **given)
-            said = predict_scores_and_maps(fitted, self.prediction_pictures(variant))
+
+            def step(stage: str, done: int, total: int) -> None:
+                progress.append((stage, done, total))
+
+            model = self.fit(variant=variant, check=variant == "plain", step=step)
+            outputs = predict_scores_and_maps(model, self.prediction_pictures(variant))
             path = Path(self._temporary_folder.name) / f"{variant}.safetensors"
-            fitted.save(path)
-            read = load(path, device="cpu")
-            assert isinstance(read, Predictor)
-            self._fit_results[variant] = FitResult(read, said, fitted.failures, progress)
+            model.save(path)
+            loaded_model = load(path, device="cpu")
+            assert isinstance(loaded_model, Predictor)
+            self._fit_results[variant] = FitResult(loaded_model, outputs, model.failures, progress)
         return self._fit_results[variant]
 
     def fitted(self, variant: str = "plain") -> Predictor:
@@ -195,15 +214,20 @@ class Case:
         return self.fit_result(variant).model
 
     def outputs(self, variant: str = "plain") -> ScoresAndMaps:
-        """Return the model's scores and maps for `prediction_pictures` before it was saved."""
+        """Return the scores and maps for `prediction_pictures` that were computed before saving the model."""
         return self.fit_result(variant).outputs
 
     def prediction_pictures(self, variant: str = "plain") -> list[PictureSource]:
-        """Return the pictures that a variant predicts; the "padded" one also a picture without padding."""
-        return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "padded" else self.probes
+        """Return the pictures for the predictions of a variant: the probes.
+
+        For "padded", they are strips of two probes, and a whole probe, which needs no padding.
+        """
+        if variant != "padded":
+            return self.probes
+        return [*map(cut_strip, self.probes[::2]), self.probes[-1]]
 
     def exported_path(self, variant: str) -> Path:
-        """Return the path of a variant's ONNX file, which is exported at the first call."""
+        """Return the path of a variant's ONNX file; the first call exports it."""
         from flawscope.export.export import export
 
         path = Path(self._temporary_folder.name) / f"{variant}.onnx"
@@ -213,10 +237,14 @@ class Case:
 
 
 def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
-    """Cut a strip from a picture's middle, 320x80: a model that keeps the aspect pads it above and below."""
-    middle = decode(source)
-    high = middle.shape[0] // 4
-    return np.asarray(Image.fromarray(middle[high : 3 * high]).resize((320, 80)))
+    """Cut the middle out of a picture, and resize it to a strip, [80, 320, 3].
+
+    A model that keeps the aspect pads it above and below.
+    """
+    picture = decode(source)
+    quarter = picture.shape[0] // 4
+    middle = picture[quarter : 3 * quarter]
+    return np.asarray(Image.fromarray(middle).resize((320, 80)))
 
 
 def preprocess_pictures(model: Predictor, pictures: Sequence[PictureSource]) -> Floats:
@@ -227,22 +255,25 @@ def preprocess_pictures(model: Predictor, pictures: Sequence[PictureSource]) -> 
 def predict_scores_and_maps(
     model: Predictor, pictures: Sequence[PictureSource], batch: int = 1
 ) -> ScoresAndMaps:
-    """Predict scores `[N]` and maps `[N, H, W]`, in batches."""
+    """Predict scores `[N]` and maps `[N, H, W]`, in batches of `batch` pictures."""
     images = preprocess_pictures(model, pictures)
-    parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
-    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return scores, maps
+    scores, maps = [], []
+    for start in range(0, len(images), batch):
+        batch_scores, batch_maps = model.session.run(images[start : start + batch])
+        scores.append(batch_scores)
+        maps.append(batch_maps)
+    return np.concatenate(scores), np.concatenate(maps)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Set torch's number of threads for a `with` block, and check that the block does not change it."""
+    """Set torch's thread count for a `with` block, and check that the block does not change it."""
     import torch
 
-    before = torch.get_num_threads()
+    count_before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
         must(torch.get_num_threads() == count, "the number of torch's threads is not what it was")
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(count_before)

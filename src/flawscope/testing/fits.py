@@ -40,16 +40,17 @@ def is_registered(case: Case) -> None:
     method = case.method
     must(registry.method(method.name) is method, "the record under its name is another one")
     must("default" in method.presets, "there is no preset `default`")
-    code = f"import {method.config.__module__}, sys; sys.exit('torch' in sys.modules)"
-    paths = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, check=False)
-    must(done.returncode == 0, f"importing {method.config.__module__} fails, or loads torch")
+    module = method.config.__module__
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    must(process.returncode == 0, f"importing {module} fails, or loads torch")
 
 
 def settings_are_checked(case: Case) -> None:
     """Every setting has a default, every preset builds, and wrong settings are InputErrors of one line.
 
-    Settings of a model file that have since gone are ignored.
+    If a model file has settings that the method does not have any more, they are ignored.
     """
     method = case.method
     for preset in method.presets:
@@ -80,73 +81,115 @@ def settings_are_checked(case: Case) -> None:
 
 
 def pictures_have_roles(case: Case) -> None:
-    """Copies count once, and what cannot be read is reported.
+    """Copies count once, and pictures that cannot be read are reported.
 
-    A method that holds pictures out calibrates on none that it learns from; any other on all of them.
+    A method that holds pictures out calibrates on the held-out pictures. Any other method calibrates on all
+    pictures that it learns from.
     """
     model = case.fitted()
-    roles = {p.hash: p.role for p in model.manifest.pictures}
-    used = [pixel_hash(decode(source)) for source in case.good_pictures]
-    must(sorted(p.role for p in model.manifest.pictures).count("duplicate") == 1, "copies count once")
+    role_by_hash = {row.hash: row.role for row in model.manifest.pictures}
+    good_hashes = {pixel_hash(decode(source)) for source in case.good_pictures}
+    copy_count = sum(row.role == "duplicate" for row in model.manifest.pictures)
+    must(copy_count == 1, "copies count once")
     failures = case.fit_result().failures
-    broken = f"picture {len(case.good_pictures) + 1}"
-    must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
+    unreadable_name = f"picture {len(case.good_pictures) + 1}"
+    must(
+        len(failures) == 1 and unreadable_name in failures[0],
+        f"what cannot be read is not reported: {failures}",
+    )
     calibrated = [row.hash for row in _scored(model)]
-    must(len(calibrated) == model.calibration.count == len(set(calibrated)), "scores without a picture")
-    must(set(calibrated) <= set(used), "calibrated on other pictures")
-    learnt = [digest for digest in used if roles.get(digest) in ("train", "duplicate")]
+    calibrated_set = set(calibrated)
+    must(len(calibrated) == model.calibration.count == len(calibrated_set), "scores without a picture")
+    must(calibrated_set <= good_hashes, "calibrated on other pictures")
+    learnt = {digest for digest in good_hashes if role_by_hash.get(digest) in ("train", "duplicate")}
     if case.method.holds_out:
-        must(not set(calibrated) & set(learnt), "calibrated on what was learnt from")
-        must(calibrated and learnt, "nothing to learn from, or nothing to calibrate on")
+        must(not calibrated_set & learnt, "calibrated on what was learnt from")
+        must(calibrated_set and learnt, "nothing to learn from, or nothing to calibrate on")
     else:
-        must(set(calibrated) == set(used), "not calibrated on all that was learnt from")
+        must(calibrated_set == good_hashes, "not calibrated on all that was learnt from")
 
 
 def calibration_is_honest(case: Case) -> None:
-    """Calibration scores are answers for pictures that were not learnt from.
+    """Calibration scores are scores of pictures that were not learnt from.
 
-    They are this model's answers where pictures were held out, and otherwise near those of a model that is
-    fitted without the pictures. Maxima and level of maps come from the pixels that count alone.
+    If pictures were held out, they are this model's scores for them. Otherwise each is near the score by a
+    model that is fitted without the picture. Maxima and level of maps come only from the pixels that count.
     """
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
-        calibration = model.calibration
         rows = _scored(model)
-        pictures = case.training_pictures(variant)
-        sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
-        shown = [sources[row.hash] for row in rows]
-        scores_and_maxima = np.stack([calibration.scores, calibration.map_maxima])
+        source_of = {}
+        for source in case.training_pictures(variant):
+            if not isinstance(source, bytes):
+                source_of[pixel_hash(decode(source))] = source
+        sources = [source_of[row.hash] for row in rows]
         if case.method.holds_out:
-            found = np.array([_score_and_map_levels(model, source) for source in shown]).T
-            must_be_close(found[0], scores_and_maxima[0], f"{variant}: scores", 1e-4)
-            must_be_close(found[1], scores_and_maxima[1], f"{variant}: maxima of maps", 1e-4)
-            _must_have_level(model, found, f"{variant}: level of maps", 1e-3)
-            continue
-        parts = [row.unit for row in rows]
-        refitted = []
-        for i in range(0, len(shown), 3):
-            rest = [s for s, part in zip(shown, parts, strict=True) if part != parts[i]]
-            refitted.append(_score_and_map_levels(case.fit(rest, variant), shown[i]))
-        found = np.array(refitted).T
-        expected = scores_and_maxima[:, ::3]
-        for row, name in enumerate(("scores", "maxima of maps")):
-            must_be_close(found[row].mean(), expected[row].mean(), f"{variant}: {name}, refitted", 0.2)
-            must_be_close(found[row], expected[row], f"{variant}: {name}, refitted", 0.4)
-        _must_have_level(model, found, f"{variant}: level of maps", 0.1)
-        left_out = [_left_out_score(model, source, part) for source, part in zip(shown, parts, strict=True)]
-        pairs = [
-            (place, score)
-            for place, score in zip(left_out, scores_and_maxima[0], strict=True)
-            if place is not None
-        ]
-        must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
-        if pairs:
-            left, stored = np.array(pairs).mean(0)
-            must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
+            _must_be_answers(model, sources, variant)
+        else:
+            units = [row.unit for row in rows]
+            _must_be_near_refits(case, model, sources, units, variant)
+            _must_leave_out(model, sources, units, variant)
+
+
+def _must_be_answers(model: Predictor, sources: Sequence[PictureSource], variant: str) -> None:
+    """Check that the stored scores and levels are those that the model itself gives for the pictures."""
+    scores, maxima, medians = np.array([_score_and_map_levels(model, source) for source in sources]).T
+    must_be_close(scores, model.calibration.scores, f"{variant}: scores", tolerance=1e-4)
+    must_be_close(maxima, model.calibration.map_maxima, f"{variant}: maxima of maps", tolerance=1e-4)
+    _must_have_level(model, medians, f"{variant}: level of maps", tolerance=1e-3)
+
+
+def _must_be_near_refits(
+    case: Case, model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
+) -> None:
+    """Check that the stored scores and levels are near those of models fitted without the picture's unit.
+
+    Only every third picture is checked, because each needs a fit.
+
+    Args:
+        case: The case.
+        model: The model.
+        sources: Pictures that the model was calibrated on.
+        units: Unit of each picture.
+        variant: Variant of the model.
+    """
+    answers = []
+    for i in range(0, len(sources), 3):
+        others = [source for source, unit in zip(sources, units, strict=True) if unit != units[i]]
+        refitted_model = case.fit(others, variant)
+        answers.append(_score_and_map_levels(refitted_model, sources[i]))
+    scores, maxima, medians = np.array(answers).T
+    for name, values, stored in (
+        ("scores", scores, model.calibration.scores),
+        ("maxima of maps", maxima, model.calibration.map_maxima),
+    ):
+        expected = np.asarray(stored)[::3]
+        must_be_close(values.mean(), expected.mean(), f"{variant}: {name}, refitted", tolerance=0.2)
+        must_be_close(values, expected, f"{variant}: {name}, refitted", tolerance=0.4)
+    _must_have_level(model, medians, f"{variant}: level of maps", tolerance=0.1)
+
+
+def _must_leave_out(
+    model: Predictor, sources: Sequence[PictureSource], units: Sequence[int], variant: str
+) -> None:
+    """Check that the mean score by `Detector.left_out` is not below that of the stored scores.
+
+    For the variant "region", the method may give no such scores.
+    """
+    pairs = []  # score by `left_out`, and stored score
+    for source, unit, stored in zip(sources, units, model.calibration.scores, strict=True):
+        score = _left_out_score(model, source, unit)
+        if score is not None:
+            pairs.append((score, stored))
+    must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
+    if pairs:
+        score_mean, stored_mean = np.array(pairs).mean(0)
+        # a picture that is left out scores at least as high; the factor allows for rounding
+        must(score_mean > 0.999 * stored_mean, f"{variant}: `left_out` leaves nothing out")
 
 
 def _scored(model: Predictor) -> list[Picture]:
-    """Return the rows of the calibration's scores, in their order."""
+    """Return the rows of the pictures that were calibrated on, in the order of the calibration's scores."""
     return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 
 
@@ -159,38 +202,54 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
     with torch.inference_mode():
         inside = detector.inside(image)
         scores, maps = detector.score(detector.embed(image), inside)
-    drawn = maps[0][detector.roi if inside is None else inside[0]]
-    return float(scores[0]), float(drawn.max()), float(drawn.median())
+    region = detector.roi if inside is None else inside[0]
+    values = maps[0][region]
+    return float(scores[0]), float(values.max()), float(values.median())
 
 
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
-    """Return a picture's score by `Detector.left_out`; None where the method has none."""
+    """Return a picture's score by `Detector.left_out`, without what was learnt from its unit, `group`.
+
+    None where the method gives no such score.
+    """
     import torch
 
     detector = model.detector
     image = torch.from_numpy(preprocess_pictures(model, [source]))
-    kept = {k: torch.from_numpy(np.asarray(v)) for k, v in model.artefact.tensors.items()}
+    tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in model.artefact.tensors.items()}
     with torch.inference_mode():
-        found = detector.left_out(detector.embed(image), group, kept, detector.inside(image))
-    return None if found is None else float(found[0])
+        scores = detector.left_out(detector.embed(image), group, tensors, detector.inside(image))
+    return None if scores is None else float(scores[0])
 
 
-def _must_have_level(model: Predictor, found: NDArray[np.float64], text: str, tolerance: float) -> None:
-    level = float(np.median(found[2]))
-    reach = tolerance * float(np.abs(model.calibration.map_maxima).max())
-    must(abs(level - model.calibration.map_level) <= reach, text)
+def _must_have_level(model: Predictor, medians: NDArray[np.float64], message: str, tolerance: float) -> None:
+    """Check that the stored level of maps is the median of the medians of pictures' maps.
+
+    Args:
+        model: The model.
+        medians: Median of the map of each picture.
+        message: Text of the error.
+        tolerance: Largest difference, as a share of the largest stored maximum of maps.
+    """
+    level = float(np.median(medians))
+    largest_difference = tolerance * float(np.abs(model.calibration.map_maxima).max())
+    must(abs(level - model.calibration.map_level) <= largest_difference, message)
 
 
 def groups_stay_together(case: Case) -> None:
     """Pictures of one part (`--group`) are learnt from or held out together."""
     model = case.fitted("region")
     calibrated = {row.hash for row in _scored(model)}
-    parts: dict[tuple[str | None, ...], list[bool]] = {}
-    for item in model.manifest.pictures:
-        if (match := re.search(case.pair_pattern, item.name)) and item.role != "duplicate":
-            parts.setdefault(match.groups(), []).append(item.hash in calibrated)
-    must(parts and all(len(set(held)) == 1 for held in parts.values()), f"a part is divided: {parts}")
-    must(any(len(held) == 2 for held in parts.values()), f"no part has two pictures: {parts}")
+    is_calibrated: dict[tuple[str | None, ...], list[bool]] = {}  # for each picture of a part, by part
+    for row in model.manifest.pictures:
+        match = re.search(case.pair_pattern, row.name)
+        if match and row.role != "duplicate":
+            is_calibrated.setdefault(match.groups(), []).append(row.hash in calibrated)
+    is_together = all(len(set(flags)) == 1 for flags in is_calibrated.values())
+    must(is_calibrated and is_together, f"a part is divided: {is_calibrated}")
+    must(
+        any(len(flags) == 2 for flags in is_calibrated.values()), f"no part has two pictures: {is_calibrated}"
+    )
 
 
 def same_again(case: Case) -> None:
@@ -203,6 +262,7 @@ def same_again(case: Case) -> None:
 
 
 def _must_equal(first: Predictor, other: Predictor, text: str) -> None:
+    """Check that two models have the same tensors, bit for bit, and the same calibration."""
     must(first.artefact.tensors.keys() == other.artefact.tensors.keys(), f"{text}: other tensors")
     for name, values in first.artefact.tensors.items():
         must(values.tobytes() == other.artefact.tensors[name].tobytes(), f"{text}: {name} differs")
@@ -212,39 +272,40 @@ def _must_equal(first: Predictor, other: Predictor, text: str) -> None:
 def progress_and_interruption(case: Case) -> None:
     """Every stage of progress ends at its total, and an interrupted fit leaves no traces.
 
-    It leaves neither threads nor another number of torch's threads.
+    It leaves no threads running and does not change torch's thread count.
     """
 
     def count_threads() -> int:
-        """Return the number of threads, without flawscope's own that stay."""
+        """Return the number of threads, without those of flawscope that are meant to stay."""
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
-    stages: dict[str, tuple[int, int]] = {}
-    for stage, done, total in case.fit_result().progress:
-        stage = stage.partition(",")[0]  # what follows is the loss
-        must(stages.get(stage, (0, total))[0] <= done <= total, f"{stage}: {done} of {total} after {stages}")
+    stages: dict[str, tuple[int, int]] = {}  # last `done` and `total` of each stage
+    for text, done, total in case.fit_result().progress:
+        stage, _, _ = text.partition(",")  # after a comma, there is the loss
+        last_done, _ = stages.get(stage, (0, total))
+        must(last_done <= done <= total, f"{stage}: {done} of {total} after {stages}")
         stages[stage] = done, total
     must(stages and all(done == total for done, total in stages.values()), f"progress ends at {stages}")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = count_threads()
+    count_before = count_threads()
     with torch_threads(2):
         try:
             case.fit(case.good_pictures[:4], step=stop)
             must(False, "it went on")
         except KeyboardInterrupt:
-            must(count_threads() == before, "threads are left")
+            must(count_threads() == count_before, "threads are left")
 
 
-# ---- what a method declares; what it does not is refused
+# ---- features that a method declares; other methods refuse them
 
 
 def resumes(case: Case) -> None:
     """A run that was stopped and resumed ends with the same tensors as a run without a stop.
 
-    A run that was stopped after its last step does, too. The checkpoint of another run, or of other pictures,
+    This is also so if it was stopped after its last step. A checkpoint of another run, or of other pictures,
     is refused. A method that does not learn in steps refuses `minutes` and `resume`.
     """
     from flawscope.fitting.preparation import prepare
@@ -262,7 +323,9 @@ def resumes(case: Case) -> None:
             if path.exists():
                 raise KeyboardInterrupt
 
-        options = {k: v for k, v in case.fit_options("plain").items() if k not in ("method", "samples")}
+        options = case.fit_options("plain")
+        # arguments of `fit` that `prepare` does not take
+        del options["method"], options["samples"]
         prepared = prepare(case.training_pictures("plain"), case.method, step=stop, **options)
         try:
             budget = Budget(checkpoint=path, checkpoint_interval=0.0)
@@ -271,8 +334,8 @@ def resumes(case: Case) -> None:
         except KeyboardInterrupt:
             pass
         must_refuse(lambda: case.fit(checkpoint=path, resume=True, seed=1), "another seed")
-        others = [np.array(decode(source))[::-1] for source in case.good_pictures]
-        must_refuse(lambda: case.fit(others, checkpoint=path, resume=True), "other pictures")
+        flipped = [np.array(decode(source))[::-1] for source in case.good_pictures]
+        must_refuse(lambda: case.fit(flipped, checkpoint=path, resume=True), "other pictures")
         _must_equal(case.fitted(), case.fit(checkpoint=path), "resumed")
         _must_equal(case.fitted(), case.fit(checkpoint=path, resume=True), "resumed after its last step")
 
@@ -280,76 +343,79 @@ def resumes(case: Case) -> None:
 def says_what_it_would_miss(case: Case) -> None:
     """A fit measures the share of simulated defects that is found, on pictures that it has not learnt from.
 
-    There are equally many defects of each size. The measurement can be left out, and nothing else with it.
+    There are equally many defects of each size. The measurement can be switched off on its own.
     """
     model = case.fitted()
     key = "simulated_defects"
-    found = model.manifest.facts.get(key, {})
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
-    must(len({facts["defects"] for facts in found["sizes"].values()}) == 1, "not as many of each size")
-    must(found["score_threshold"] == model.calibration.score_threshold, "another threshold")
+    facts = model.manifest.facts[key]
+    defect_counts = {row["defects"] for row in facts["sizes"].values()}
+    must(len(defect_counts) == 1, "not as many of each size")
+    must(facts["score_threshold"] == model.calibration.score_threshold, "another threshold")
     must(key not in case.fitted("padded").manifest.facts, "the check is not left out")
 
 
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores and knows the new pictures.
 
-    It passes its self-test, and pictures that it knew before are left out. A method that does not extend
-    refuses.
+    It passes its self-test. Given pictures that it knew before are left out. A method that cannot extend
+    models refuses to.
     """
     from flawscope.fitting.fitting import partial_fit
 
-    old = case.fitted()
-    more = case.probes[:2]
+    model = case.fitted()
+    new_pictures = case.probes[:2]
     if not case.method.extends:
-        must_refuse(lambda: partial_fit(old.artefact, more, device="cpu"), "extending")
+        must_refuse(lambda: partial_fit(model.artefact, new_pictures, device="cpu"), "extending")
         return
-    new = partial_fit(old.artefact, [*more, case.good_pictures[1]], device="cpu")
-    count = old.calibration.count
-    must(new.calibration.scores[:count] == old.calibration.scores, "the old scores are not kept")
+    extended = partial_fit(model.artefact, [*new_pictures, case.good_pictures[1]], device="cpu")
+    count = model.calibration.count
+    must(extended.calibration.scores[:count] == model.calibration.scores, "the old scores are not kept")
     must(
-        new.calibration.count == count + len(more), "the new pictures are not calibrated on, or old ones are"
+        extended.calibration.count == count + len(new_pictures),
+        "the new pictures are not calibrated on, or old ones are",
     )
-    hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
-    given = [*more, *case.good_pictures]
-    must(hashes >= {pixel_hash(decode(source)) for source in given}, "it does not know its pictures")
-    must(new.self_test().passed, "the self-test fails")
-    must_refuse(lambda: partial_fit(new.artefact, list(more), device="cpu"), "nothing but known pictures")
+    hashes = {row.hash for row in extended.manifest.pictures if row.role != "duplicate"}
+    all_pictures = [*new_pictures, *case.good_pictures]
+    must(hashes >= {pixel_hash(decode(source)) for source in all_pictures}, "it does not know its pictures")
+    must(extended.self_test().passed, "the self-test fails")
+    must_refuse(
+        lambda: partial_fit(extended.artefact, list(new_pictures), device="cpu"),
+        "nothing but known pictures",
+    )
 
 
 def finds_suspects(case: Case) -> None:
-    """A defect among the good pictures is the first suspect and can be dropped; or dropping is refused."""
+    """A defect among the good pictures is the first suspect, and can be dropped.
+
+    A method that finds no suspects refuses to drop them.
+    """
     if not case.method.finds_suspects:
         must_refuse(lambda: case.fit(drop_suspects=True), "dropping suspects")
         return
     pictures = [*case.good_pictures, case.defect]
     model = case.fit(pictures, drop_suspects=True, samples=0)
-    must(
-        model.suspects and model.suspects[0][0] == f"picture {len(case.good_pictures)}",
-        f"found {model.suspects}",
-    )
-    roles = {p.hash: p.role for p in model.manifest.pictures}
-    must(roles[pixel_hash(case.defect)] == "dropped", "it was not dropped")
-    must(model.calibration.count == list(roles.values()).count("train"), "it was calibrated on")
+    suspect_names = [name for name, *_ in model.suspects]
+    must(suspect_names[:1] == [f"picture {len(case.good_pictures)}"], f"found {model.suspects}")
+    role_by_hash = {row.hash: row.role for row in model.manifest.pictures}
+    must(role_by_hash[pixel_hash(case.defect)] == "dropped", "it was not dropped")
+    must(model.calibration.count == list(role_by_hash.values()).count("train"), "it was calibrated on")
 
 
 def takes_seen_defects(case: Case) -> None:
-    """Seen defects are remembered and change the model; or they are refused."""
+    """Seen defects are remembered and change the model; a method that does not take them refuses them."""
     if not case.method.takes_seen_defects:
         must_refuse(lambda: case.fit(seen=1), "seen defects")
         return
-    pairs = [
-        draw_picture("plate", np.random.default_rng([8, k]), CATEGORIES["plate"].defects[k], 0.0, size=96)
-        for k in range(2)
-    ]
+    pairs = []  # pictures with their masks
+    for k, defect in enumerate(CATEGORIES["plate"].defects[:2]):
+        pairs.append(draw_picture("plate", np.random.default_rng([8, k]), defect, 0.0, size=96))
     model = case.fit(seen=pairs, samples=0)
-    seen = {p.hash for p in model.manifest.pictures if p.role == "seen"}
-    must(seen == {pixel_hash(picture) for picture, _ in pairs}, "they are not remembered")
+    seen_hashes = {row.hash for row in model.manifest.pictures if row.role == "seen"}
+    must(seen_hashes == {pixel_hash(picture) for picture, _ in pairs}, "they are not remembered")
     _, maps = predict_scores_and_maps(model, case.probes[:1])
-    must(
-        not np.array_equal(maps, predict_scores_and_maps(case.fitted(), case.probes[:1])[1]),
-        "they change nothing",
-    )
+    _, plain_maps = predict_scores_and_maps(case.fitted(), case.probes[:1])
+    must(not np.array_equal(maps, plain_maps), "they change nothing")
 
 
 CHECKS: Sequence[Callable[[Case], None]] = (

@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 
 def answers_have_their_form(case: Case) -> None:
-    """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32.
+    """Check that a model returns finite float32 scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`.
 
-    `forward` is `score` of `embed`, in eval mode, and changes neither the images nor the model.
+    `forward` is `score` of `embed`. The model is in eval mode; it changes neither the images nor itself.
     """
     import torch
 
     detector = case.fitted().detector
     images = torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2]))
-    before = {k: v.clone() for k, v in detector.state_dict().items()}
-    given = images.clone()
+    state_before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    images_before = images.clone()
     with torch.inference_mode():
         scores, maps = detector(images)
-        again = detector.score(detector.embed(images), detector.inside(images))
+        scores_in_steps, maps_in_steps = detector.score(detector.embed(images), detector.inside(images))
     must(not any(module.training for module in detector.modules()), "not in eval mode")
     size = detector.config.network_size
     must(detector.size == size == tuple(detector.roi.shape), "size, region of interest and settings differ")
@@ -51,11 +51,13 @@ def answers_have_their_form(case: Case) -> None:
     must(tuple(maps.shape) == (len(images), *size), f"maps of shape {tuple(maps.shape)}")
     must(scores.dtype == maps.dtype == torch.float32, "scores and maps are float32")
     must(bool(scores.isfinite().all() and maps.isfinite().all()), "scores and maps are finite")
-    must_be_close(again[0], scores, "`forward` is not `score` of `embed`")
-    must_be_close(again[1], maps, "`forward` is not `score` of `embed`")
-    must(torch.equal(images, given), "the images were changed")
-    must(all(torch.equal(v, before[k]) for k, v in detector.state_dict().items()), "the model was changed")
-    must(len(set(case.outputs()[0].tolist())) > 1, "all pictures have the same score")
+    must_be_close(scores_in_steps, scores, "`forward` is not `score` of `embed`")
+    must_be_close(maps_in_steps, maps, "`forward` is not `score` of `embed`")
+    must(torch.equal(images, images_before), "the images were changed")
+    for name, tensor in detector.state_dict().items():
+        must(torch.equal(tensor, state_before[name]), "the model was changed")
+    probe_scores, _ = case.outputs()
+    must(len(set(probe_scores.tolist())) > 1, "all pictures have the same score")
 
 
 def any_batch(case: Case) -> None:
@@ -63,91 +65,115 @@ def any_batch(case: Case) -> None:
     scores, maps = case.outputs()
     images = preprocess_pictures(case.fitted(), case.probes)
     for batch in (3, 8):
-        chosen = np.arange(batch) % len(images)
-        found = case.fitted().session.run(images[chosen])
-        must_be_close(found[0], scores[chosen], f"scores in a batch of {batch}")
-        must_be_close(found[1], maps[chosen], f"maps in a batch of {batch}")
+        indices = np.arange(batch) % len(images)
+        batch_scores, batch_maps = case.fitted().session.run(images[indices])
+        must_be_close(batch_scores, scores[indices], f"scores in a batch of {batch}")
+        must_be_close(batch_maps, maps[indices], f"maps in a batch of {batch}")
 
 
 def saved_and_read(case: Case) -> None:
-    """A model that was saved and read gives the same answers, bit for bit, and passes its self-test."""
+    """A model that was saved and read gives the same scores and maps, bit for bit.
+
+    For its stored sample picture, it gives the stored score.
+    """
     for variant in ("padded", "region", "plain"):
-        model, (scores, maps) = case.fitted(variant), case.outputs(variant)
-        found = predict_scores_and_maps(model, case.prediction_pictures(variant)[:2])
-        must(np.array_equal(found[0], scores[:2]), f"{variant}: other scores")
-        must(np.array_equal(found[1], maps[:2]), f"{variant}: other maps")
+        model = case.fitted(variant)
+        saved_scores, saved_maps = case.outputs(variant)
+        scores, maps = predict_scores_and_maps(model, case.prediction_pictures(variant)[:2])
+        must(np.array_equal(scores, saved_scores[:2]), f"{variant}: other scores")
+        must(np.array_equal(maps, saved_maps[:2]), f"{variant}: other maps")
         must(model.manifest.method == case.method.name, "another method")
-        config = model.manifest.config
-        must(all(not config[name] or "/" not in config[name] for name in case.method.config.PATHS), "a path")
-    sample = model.artefact.tensors["samples"][:1].astype(np.float32) / np.float32(255)
-    must_be_close(model.session.run(sample)[0], model.manifest.samples[0]["score"], "the sample picture")
+        for name in case.method.config.PATHS:
+            must("/" not in (model.manifest.config[name] or ""), "a path")
+    plain_model = case.fitted("plain")
+    sample = plain_model.artefact.tensors["samples"][:1].astype(np.float32) / np.float32(255)
+    sample_scores, _ = plain_model.session.run(sample)
+    must_be_close(sample_scores, plain_model.manifest.samples[0]["score"], "the sample picture")
 
 
 def damaged_files_are_refused(case: Case) -> None:
-    """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
+    """A model file whose tensors are missing or contradict the settings is an InputError of one line."""
     artefact = case.fitted().artefact
     session: Any = type(case.fitted().session)
-    trained_keys = [k for k in case.fitted().detector.state_dict() if not k.startswith("backbone.")]
-    damaged = []
+    state_names = case.fitted().detector.state_dict()
+    learnt_names = [name for name in state_names if not name.startswith("backbone.")]
+    damaged_tensors = []
     for roi in (np.ones((3, 3), np.bool_), artefact.tensors["roi"].astype(np.float32)):
-        damaged.append(artefact.tensors | {"roi": roi})
-    for missing in {trained_keys[0], trained_keys[-1]}:
-        damaged.append({name: tensor for name, tensor in artefact.tensors.items() if name != missing})
-    for values in damaged:
-        other = replace(artefact, tensors=values)
-        must_refuse(lambda other=other: session.open(other, "cpu"), "a damaged model")  # type: ignore[misc]
+        damaged_tensors.append(artefact.tensors | {"roi": roi})
+    for missing in {learnt_names[0], learnt_names[-1]}:
+        damaged_tensors.append({name: array for name, array in artefact.tensors.items() if name != missing})
+    for tensors in damaged_tensors:
+        damaged = replace(artefact, tensors=tensors)
+        must_refuse(lambda damaged=damaged: session.open(damaged, "cpu"), "a damaged model")  # type: ignore[misc]
 
 
 # ---- what counts
 
 
 def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
-    """Raise an AssertionError where a map value outside exceeds one inside; both arrays are [N, H, W]."""
-    for drawn, counts in zip(maps, inside, strict=True):
-        must(drawn[~counts].max() <= drawn[counts].min(), "a value outside is above the lowest inside")
+    """Raise an AssertionError if a map has a value outside that exceeds one inside.
+
+    Args:
+        maps: Maps [N, H, W].
+        inside: [N, H, W], pixels that count.
+    """
+    for values, is_inside in zip(maps, inside, strict=True):
+        must(
+            values[~is_inside].max() <= values[is_inside].min(),
+            "a value outside is above the lowest inside",
+        )
 
 
 def region_of_interest(case: Case) -> None:
     """Pixels outside the region of interest have the lowest map value, and decide no score.
 
-    Where the region excludes the most anomalous pixels, the score is lower.
+    If the region excludes the most anomalous pixels, the score is lower than without a region.
     """
     import torch
 
     model = case.fitted("region")
     roi = model.artefact.tensors["roi"]
-    left = np.arange(roi.shape[1]) < roi.shape[1] // 2
-    must(np.array_equal(roi, np.broadcast_to(left, roi.shape)), "another region than was given")
-    maps = case.outputs("region")[1]
+    is_left_column = np.arange(roi.shape[1]) < roi.shape[1] // 2
+    must(np.array_equal(roi, np.broadcast_to(is_left_column, roi.shape)), "another region than was given")
+    _, maps = case.outputs("region")
     _must_be_lowest_outside(maps, np.broadcast_to(roi, maps.shape))
     plain = case.fitted()
+    tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in plain.artefact.tensors.items()}
     images = torch.from_numpy(preprocess_pictures(plain, [case.defect]))
     with torch.inference_mode():
-        score, drawn = plain.detector(images)
-        for side in (0, 1):
-            elsewhere = _half_without_maximum(drawn[0], side)
-            kept = {k: torch.from_numpy(np.asarray(v)) for k, v in plain.artefact.tensors.items()}
-            other = case.method.rebuild(plain.manifest.config, {**kept, "roi": elsewhere})
-            lower, within = other(images)
-            must(float(lower) < float(score), f"outside the region counts: {float(lower)}, {float(score)}")
-            _must_be_lowest_outside(within.numpy(), elsewhere.numpy()[None])
+        score, plain_maps = plain.detector(images)
+        for axis in (0, 1):
+            half = _half_without_maximum(plain_maps[0], axis)
+            detector = case.method.rebuild(plain.manifest.config, {**tensors, "roi": half})
+            half_score, half_maps = detector(images)
+            must(
+                float(half_score) < float(score),
+                f"outside the region counts: {float(half_score)}, {float(score)}",
+            )
+            _must_be_lowest_outside(half_maps.numpy(), half.numpy()[None])
 
 
-def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
-    """Return the mask [H, W] of the half, along axis `side`, without the maximum of the map [H, W]."""
+def _half_without_maximum(values: Tensor, axis: int) -> Tensor:
+    """Return the mask [H, W] of that half of a map which does not contain its maximum.
+
+    Args:
+        values: The map [H, W].
+        axis: Axis that is halved.
+    """
     import torch
 
-    top = divmod(int(drawn.argmax()), drawn.shape[1])[side]
-    place = torch.arange(drawn.shape[side])
-    half = drawn.shape[side] // 2
-    chosen = (place >= half) if top < half else (place < half)
-    return (chosen[:, None] if side == 0 else chosen[None]).expand(drawn.shape).clone()
+    maximum_indices = divmod(int(values.argmax()), values.shape[1])  # (row, column)
+    middle = values.shape[axis] // 2
+    indices = torch.arange(values.shape[axis])
+    is_in_half = (indices >= middle) if maximum_indices[axis] < middle else (indices < middle)
+    along_axis = is_in_half[:, None] if axis == 0 else is_in_half[None]
+    return along_axis.expand(values.shape).clone()
 
 
 def padding(case: Case) -> None:
-    """Padding counts nowhere: its map value is the lowest, and it decides no score.
+    """Padding has the lowest map value, and does not affect the score.
 
-    The marks of padding are not taken for brightness.
+    The values that mark padding in images are not taken for brightness.
     """
     import torch
 
@@ -158,34 +184,39 @@ def padding(case: Case) -> None:
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
+        # without `filled`, `embed` gets the values that mark padding
         detector.filled = lambda images: images  # type: ignore[method-assign]
-        marked = detector.embed(images)
-        del detector.filled  # the class has its own
-        must(not torch.equal(features, marked), "`embed` takes marks for pixels")
+        features_of_marks = detector.embed(images)
+        del detector.filled  # restores the method of the class
+        must(not torch.equal(features, features_of_marks), "`embed` takes marks for pixels")
         assert inside is not None
         scores, maps = detector.score(features, inside)
         must(torch.equal(inside, (images[:, 0] >= 0) & detector.roi), "`inside` is not the picture")
         _must_be_lowest_outside(maps.numpy(), inside.numpy())
-        half = torch.stack([_half_without_maximum(drawn, 1) for drawn in maps]) & inside
-        lower, drawn = detector.score(features, half)
-        must(bool((lower <= scores).all() and (lower < scores).any()), "what is not `inside` decides scores")
-        _must_be_lowest_outside(drawn.numpy(), half.numpy())
+        halves = torch.stack([_half_without_maximum(values, axis=1) for values in maps]) & inside
+        half_scores, half_maps = detector.score(features, halves)
+        are_lower = bool((half_scores <= scores).all() and (half_scores < scores).any())
+        must(are_lower, "what is not `inside` decides scores")
+        _must_be_lowest_outside(half_maps.numpy(), halves.numpy())
 
 
 def many_threads_predict(case: Case) -> None:
-    """A predictor can be used from many threads at once, and leaves torch's number of threads alone."""
+    """A predictor can be used from many threads at once, and does not change torch's thread count."""
     import torch
 
-    model, (scores, maps) = case.fitted(), case.outputs()
+    model = case.fitted()
+    expected_scores, expected_maps = case.outputs()
     with torch_threads(2), ThreadPoolExecutor(4) as pool:
         tasks = [
             pool.submit(predict_scores_and_maps, model, case.probes[:2], batch) for batch in (1, 2, 1, 2)
         ]
         for task in tasks:
-            must_be_close(task.result()[0], scores[:2], "scores")
-            must_be_close(task.result()[1], maps[:2], "maps")
-        with ThreadPoolExecutor(1) as fresh:
-            must(fresh.submit(torch.get_num_threads).result() == 2, "a new thread gets another number")
+            scores, maps = task.result()
+            must_be_close(scores, expected_scores[:2], "scores")
+            must_be_close(maps, expected_maps[:2], "maps")
+        with ThreadPoolExecutor(1) as new_thread:
+            count = new_thread.submit(torch.get_num_threads).result()
+            must(count == 2, "a new thread gets another number")
 
 
 def exports_onnx(case: Case) -> None:
@@ -205,33 +236,35 @@ def exports_openvino(case: Case) -> None:
 
 
 def _check_export(case: Case, engine: str) -> None:
-    """Check that an export on `engine` gives the model's answers, on strips: these are padded."""
+    """Check that the exported model of the variant "padded" gives the fitted model's scores and maps.
+
+    Args:
+        case: The case.
+        engine: Engine that runs the exported model.
+    """
     variant = "padded"
-    trained = case.fitted(variant)
-    shown = case.prediction_pictures(variant)
-    model = load(case.exported_path(variant), engine=engine, device="cpu")
-    assert isinstance(model, Predictor)
-    certificates = [
-        certificate for key, certificate in model.manifest.facts.items() if key.startswith("certificate")
-    ]
-    must(
-        not any(certificate["decisions"] for certificate in certificates),
-        "an engine decided otherwise than the model",
-    )
-    must(model.calibration.scores == trained.calibration.scores, "another calibration")
-    scores, maps = case.outputs(variant)
+    pictures = case.prediction_pictures(variant)
+    exported = load(case.exported_path(variant), engine=engine, device="cpu")
+    assert isinstance(exported, Predictor)
+    for key, facts in exported.manifest.facts.items():
+        if key.startswith("certificate"):
+            must(not facts["decisions"], "an engine decided otherwise than the model")
+    must(exported.calibration.scores == case.fitted(variant).calibration.scores, "another calibration")
+    expected_scores, expected_maps = case.outputs(variant)
     for batch in (1, 3):
-        found = predict_scores_and_maps(model, shown, batch)
-        np.testing.assert_allclose(found[0], scores, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(found[1], maps, rtol=1e-3, atol=1e-3)
+        scores, maps = predict_scores_and_maps(exported, pictures, batch)
+        np.testing.assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(maps, expected_maps, rtol=1e-3, atol=1e-3)
 
 
 def exports() -> list[Callable[[Case], None]]:
     """Return the checks of exports for the engines that are installed."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return []
-    openvino = [exports_openvino] if importlib.util.find_spec("openvino") else []
-    return [exports_onnx, *openvino]
+    checks: list[Callable[[Case], None]] = [exports_onnx]
+    if importlib.util.find_spec("openvino"):
+        checks.append(exports_openvino)
+    return checks
 
 
 def held_out_is_not_learnt(case: Case) -> None:
@@ -239,57 +272,61 @@ def held_out_is_not_learnt(case: Case) -> None:
     if not case.method.holds_out:
         return
     model = case.fitted()
-    learnt = {p.hash for p in model.manifest.pictures if p.role in ("train", "duplicate")}
+    learnt_hashes = {row.hash for row in model.manifest.pictures if row.role in ("train", "duplicate")}
 
-    def changed(source: PictureSource) -> PictureSource:
+    def change_held_out(source: PictureSource) -> PictureSource:
+        """Return a picture with other content if it was held out; any other source as it is."""
         if isinstance(source, bytes):
             return source
         picture = decode(source)
-        if (digest := pixel_hash(picture)) in learnt:
+        digest = pixel_hash(picture)
+        if digest in learnt_hashes:
             return source
-        # each is moved by another distance: they are no copies of each other
+        # each is moved by another distance, because they might be near-duplicates otherwise
         moved: Array = np.roll(picture.max() - picture, int(digest, 16) % picture.size)
         return moved
 
-    other = case.fit([changed(source) for source in case.training_pictures("plain")], samples=0)
-    _must_learn_same(case, model, other, "other pictures held out")
+    pictures = [change_held_out(source) for source in case.training_pictures("plain")]
+    _must_learn_same(case, model, case.fit(pictures, samples=0), "other pictures held out")
 
 
 def outside_is_not_learnt(case: Case) -> None:
     """Pixels outside of the region of interest change neither the learnt tensors nor a score.
 
-    Give networks `Detector.filled`. The region itself counts: without it, other tensors are learnt. Learn
-    from the cells that `Detector.inside` counts.
+    To pass, give networks what `Detector.filled` returns, and learn from the cells that `Detector.inside`
+    marks. The region is used: without it, other tensors are learnt.
     """
     options: Json = {"group": None, "samples": 0}
     model = case.fit(case.good_pictures, "region", **options)
-    hidden: list[PictureSource] = [_network_view(model, source) for source in case.good_pictures]
-    _must_learn_same(case, model, case.fit(hidden, "region", **options), "other pixels outside of the region")
-    shown = [np.array(decode(source)) for source in case.probes]
-    for picture in shown:
-        outside = picture[:, picture.shape[1] * 5 // 8 :]  # scaling takes a little from across the border
+    filled: list[PictureSource] = [_network_view(model, source) for source in case.good_pictures]
+    _must_learn_same(case, model, case.fit(filled, "region", **options), "other pixels outside of the region")
+    changed = [np.array(decode(source)) for source in case.probes]
+    for picture in changed:
+        # not from the region's border, at 4/8, because scaling mixes the pixels beside it
+        outside = picture[:, picture.shape[1] * 5 // 8 :]
         outside[:] = outside.max() - outside
-    same = zip(
-        predict_scores_and_maps(model, shown), predict_scores_and_maps(model, case.probes), strict=True
-    )
-    must(all(np.array_equal(*pair) for pair in same), "pixels outside of the region change the answer")
-    other = case.fit(hidden, **options)
-    _must_learn_other(case, model, other, "as much is learnt from outside of the region")
+    scores, maps = predict_scores_and_maps(model, case.probes)
+    changed_scores, changed_maps = predict_scores_and_maps(model, changed)
+    is_same = np.array_equal(scores, changed_scores) and np.array_equal(maps, changed_maps)
+    must(is_same, "pixels outside of the region change the answer")
+    without_region = case.fit(filled, **options)
+    _must_learn_other(case, model, without_region, "as much is learnt from outside of the region")
 
 
 def padding_is_not_learnt(case: Case) -> None:
-    """Padding is not learnt: the same pixels as a picture without padding give other tensors.
+    """Padding is not learnt: if the same pixels are a picture without padding, other tensors are learnt.
 
-    Learn from the cells that `Detector.inside` counts.
+    To pass, learn from the cells that `Detector.inside` marks.
     """
     model = case.fitted("padded")
-    whole: list[PictureSource] = [_network_view(model, source) for source in case.training_pictures("padded")]
-    other = case.fit(whole, "padded", samples=0)
-    _must_learn_other(case, model, other, "as much is learnt from padding")
+    strips = case.training_pictures("padded")
+    square_pictures: list[PictureSource] = [_network_view(model, source) for source in strips]
+    without_padding = case.fit(square_pictures, "padded", samples=0)
+    _must_learn_other(case, model, without_padding, "as much is learnt from padding")
 
 
 def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
-    """Return a picture [H, W, 3] at the network's size, padding and outside filled (`Detector.filled`)."""
+    """Return a picture [H, W, 3] at the network's size, as `Detector.filled` fills padding and outside."""
     import torch
 
     image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))
@@ -298,18 +335,27 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     """Return the tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
-    others = {"roi", "samples", "sample_maps", *model.detector.calibrated}
-    return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
+    other_names = {"roi", "samples", "sample_maps", *model.detector.calibrated}
+    learnt = {}
+    for name, array in model.artefact.tensors.items():
+        if name not in other_names:
+            learnt[name] = array.tobytes()
+    return learnt
 
 
 def _must_learn_same(case: Case, first: Predictor, other: Predictor, text: str) -> None:
-    before = _learnt_tensors(case, first)
-    after = _learnt_tensors(case, other)
-    changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
+    """Check that two models learnt the same; `text` names what differs between their pictures."""
+    first_tensors = _learnt_tensors(case, first)
+    other_tensors = _learnt_tensors(case, other)
+    changed = []
+    for name in sorted(first_tensors.keys() | other_tensors.keys()):
+        if first_tensors.get(name) != other_tensors.get(name):
+            changed.append(name)
     must(not changed, f"{text} change what is learnt: {', '.join(changed)}")
 
 
 def _must_learn_other(case: Case, first: Predictor, other: Predictor, text: str) -> None:
+    """Check that two models did not learn the same; `text` is the error."""
     must(_learnt_tensors(case, first) != _learnt_tensors(case, other), text)
 
 

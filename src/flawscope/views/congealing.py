@@ -35,27 +35,28 @@ from flawscope.views.pose import (
 MAX_PICTURES = 40  # pictures that the reference is learnt from
 MIN_REFERENCE_PICTURES = 8
 _SEED_CANDIDATES = 5  # pictures that are tried as the first reference
-_SEED_COMPARISONS = 12  # other pictures that each is tried on
-_ROUNDS = 3
+_SEED_COMPARISONS = 12  # other pictures on which each candidate is tried
+_ROUNDS = 3  # rounds of alignment to the average
 _MIN_SPREAD = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
 _MIN_CONTRAST = 2.5  # spreads by which a pixel of the part differs from half of the ground's pixels
-_BORDER = 6  # pixels wide, along a picture's edges: they show the ground
-_QUANTILES = 64  # of the border's pixels in all pictures
+_BORDER = 6  # pixels along a picture's edges, which show the ground
+_QUANTILES = 64  # quantiles of the border's pixels in all pictures
+_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
+_MIN_AREA_SHARE = 0.02  # share of all areas that differ from the ground, below which an area is left out
 _OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
 _ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle, or 1/16 of a period
 _MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
-_MAX_PERIOD = 24  # teeth of a wheel, say
-_FOLDS = 10  # of the cross-validation
-# Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
-_MIN_SHIFT = 0.1
+_MAX_PERIOD = 24  # largest number of folds of a symmetry, such as the teeth of a wheel
+_FOLDS = 10  # folds of the cross-validation
+# Parts lie elsewhere in each picture where their places or their angles spread by more
+_MIN_SHIFT = 0.1  # sides of the part
 _MIN_TURN = math.radians(8)
 _MIN_FOUND = 0.8  # share of the pictures that must show the part
-# What a few pictures, each as the reference, tell of how parts lie: bench/NOTES.md
-_FEW = 5  # pictures that are tried so, at most
-# share of the pictures that one must find; pixels, within which parts lie alike
-_MOST = 0.75
-_NEAR = 5.0
+# A few pictures, each as the reference, show how parts lie (bench/NOTES.md)
+_FEW = 5  # pictures that are tried as the reference, at most
+_MOST = 0.75  # share of the pictures in which such a reference must find the part
+_NEAR = 5.0  # pixels, within which parts lie at the same place
 
 
 class Aligned(NamedTuple):
@@ -70,7 +71,7 @@ class Lying(NamedTuple):
 
     Attributes:
         kind: The poses.
-        learnt: Parts that were aligned by these poses; None: the poses were found without.
+        learnt: The parts, aligned by these poses; None: the poses were found without an alignment.
     """
 
     kind: PoseKind
@@ -81,7 +82,8 @@ def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
     """Learn the reference as `learn_cross_validated` does, without references for groups."""
-    return learn_cross_validated(pictures, kind, learnt=learnt)[0]
+    reference, _ = learn_cross_validated(pictures, kind, learnt=learnt)
+    return reference
 
 
 def learn_cross_validated(
@@ -91,20 +93,23 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learn the reference, with the errors of good parts that were left out of it (10-fold).
+    """Learn the reference, and the error of each good part by a reference learnt without it (10-fold).
 
-    Two references are learnt, each from half of the pictures. The angles on which they agree give the period:
-    the part looks the same after a share of a turn, or after any.
+    Two references are learnt, each from half of the pictures. The angles on which they agree give the
+    period of the part's symmetry.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: Poses that occur.
         ground: Level around the parts, where these lie in the middle of the pictures.
-        groups: Group of each picture: those of one group are left out together. None: each is a group.
-        learnt: Result of `poses_needed` for the same pictures and poses, which is not computed again.
+        groups: Group of each picture; pictures of one group are left out together. None: each picture is a
+            group of its own.
+        learnt: Parts that `poses_needed` has aligned for the same pictures and poses; None: they are aligned
+            here.
 
     Returns:
-        The reference; and for each group whose pictures it was learnt from, a reference learnt without them.
+        The reference; and group -> reference learnt without this group, for groups that the reference was
+        learnt from.
 
     Raises:
         InputError: There are too few pictures, or they show nothing to be found.
@@ -115,61 +120,63 @@ def learn_cross_validated(
             f"{len(pictures)}: give more, or leave out --align"
         )
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
-    selected = [pictures[i] for i in chosen]
-    aligned = learnt or _align_all(_SingleReferences(selected, ground), kind)
-    others = sorted(set(range(len(pictures))) - set(chosen))
-    errors = [aligned.reference.find(pictures[i]).error for i in others]
-    numbers = chosen if groups is None else [groups[i] for i in chosen]
-    left_out, held_out = _learn_folds(selected, aligned, numbers)
-    return replace(aligned.reference, errors=tuple(sorted(errors + left_out))), held_out
+    chosen_pictures = [pictures[number] for number in chosen]
+    aligned = learnt or _align_all(_SingleReferences(chosen_pictures, ground), kind)
+    other_numbers = sorted(set(range(len(pictures))) - set(chosen))
+    unused_errors = [aligned.reference.find(pictures[number]).error for number in other_numbers]
+    chosen_groups = chosen if groups is None else [groups[number] for number in chosen]
+    fold_errors, held_out = _learn_folds(chosen_pictures, aligned, chosen_groups)
+    errors = tuple(sorted(unused_errors + fold_errors))
+    return replace(aligned.reference, errors=errors), held_out
 
 
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learn references from all pictures except those of some groups, for 10 folds.
+    """Learn a reference for each of 10 folds, from the pictures of all other folds.
 
     Returns:
-        The errors of the pictures that a reference was learnt without; and that reference for each group.
+        The error of each picture, by the reference learnt without the picture's fold; and group -> reference
+        learnt without the group's fold.
     """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
-    order = {group: k for k, group in enumerate(dict.fromkeys(groups))}
+    distinct_groups = dict.fromkeys(groups)
+    fold_by_group = {group: number % _FOLDS for number, group in enumerate(distinct_groups)}
     errors = list[float]()
-    held_out = dict[int, PoseReference]()
-    if len(order) < 2:
-        return errors, held_out
-    folds = [order[group] % _FOLDS for group in groups]
-    for fold in range(min(_FOLDS, len(order))):
-        pairs = zip(pictures, poses, folds, strict=True)
-        without = _average(
-            [(picture, pose) for picture, pose, picture_fold in pairs if picture_fold != fold],
-            reference,
-            levels,
-        )
-        errors += [
-            without.find(picture).error
-            for picture, picture_fold in zip(pictures, folds, strict=True)
-            if picture_fold == fold
-        ]
-        held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
-    return errors, held_out
+    reference_by_group = dict[int, PoseReference]()
+    if len(fold_by_group) < 2:
+        return errors, reference_by_group
+    for fold in range(min(_FOLDS, len(fold_by_group))):
+        learnt = []
+        left_out = []
+        for picture, pose, group in zip(pictures, poses, groups, strict=True):
+            if fold_by_group[group] == fold:
+                left_out.append(picture)
+            else:
+                learnt.append((picture, pose))
+        fold_reference = _average(learnt, reference, levels)
+        errors += [fold_reference.find(picture).error for picture in left_out]
+        for group, group_fold in fold_by_group.items():
+            if group_fold == fold:
+                reference_by_group[group] = fold_reference
+    return errors, reference_by_group
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
-    """Return the poses in which parts lie; None where they lie alike, or cannot be found.
+    """Return the kind of poses in which parts lie; None: all lie in the same pose, or cannot be found.
 
-    They cannot be found where fewer than four of five pictures show one part, or where it fills them.
+    Parts cannot be found if less than 80 % of the pictures show the part, or if the part fills the picture.
 
     Args:
-        pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`; with fewer than
-            `MIN_REFERENCE_PICTURES` the answer is None.
-        full: Whether parts may lie mirrored or at another scale, too, which takes twice as long.
+        pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`. If there are fewer than
+            `MIN_REFERENCE_PICTURES`, the result is None.
+        full: Whether parts may also be mirrored or scaled, which takes twice as long to find out.
     """
-    pictures = [pictures[i] for i in spread_numbers(len(pictures), MAX_PICTURES)]
-    if len(pictures) < MIN_REFERENCE_PICTURES:
+    chosen = [pictures[number] for number in spread_numbers(len(pictures), MAX_PICTURES)]
+    if len(chosen) < MIN_REFERENCE_PICTURES:
         return None
-    singles = _SingleReferences(pictures)
+    singles = _SingleReferences(chosen)
     kinds, is_sure = _poses_by_few(singles, full)
     if is_sure:
         return Lying(kinds[0], learnt=None)
@@ -178,101 +185,129 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
             aligned = _align_all(singles, kind)
         except InputError:
             continue
-        found = _found_among(aligned.poses)
-        if len(found) >= _MIN_FOUND * len(pictures):
-            return _lying_of(aligned, kind, found)
+        valid_poses = _valid_poses(aligned.poses)
+        if len(valid_poses) >= _MIN_FOUND * len(chosen):
+            return _simplest_poses(aligned, kind, valid_poses)
     return None
 
 
-def _lying_of(aligned: Aligned, kind: PoseKind, found: Sequence[Pose]) -> Lying | None:
-    """Poses in which parts lie that were aligned by poses of a kind, and found; None: they lie alike."""
+def _simplest_poses(aligned: Aligned, kind: PoseKind, poses: Sequence[Pose]) -> Lying | None:
+    """Return the simplest kind of poses that explains how aligned parts lie; None: all in the same pose.
+
+    Args:
+        aligned: The aligned parts.
+        kind: Kind of poses by which they were aligned.
+        poses: Poses of the parts that were found.
+    """
     reference = aligned.reference
-    if reference.extent >= HALF_SIDE:  # as of a texture: nothing has a place in the picture
+    if reference.extent >= HALF_SIDE:  # the part fills the picture, as a texture does: it has no place
         return None
-    if reference.rotates and _turns(found, reference.period) > _MIN_TURN:
+    if reference.rotates and _angle_spread(poses, reference.period) > _MIN_TURN:
         return Lying(kind, aligned)
-    places = np.array([(pose.x, pose.y) for pose in found])
-    is_shifted = places.std(0).max() > _MIN_SHIFT * 2 * reference.extent
-    return Lying("shift", aligned if kind == "shift" else None) if is_shifted else None
+    places = np.array([(pose.x, pose.y) for pose in poses])
+    if places.std(0).max() <= _MIN_SHIFT * 2 * reference.extent:
+        return None
+    return Lying("shift", aligned if kind == "shift" else None)
 
 
-def _found_among(poses: Sequence[Pose]) -> list[Pose]:
+def _valid_poses(poses: Sequence[Pose]) -> list[Pose]:
+    """Return the poses in which a part was found."""
     return [pose for pose in poses if pose.found]
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Return the poses in which parts may lie, in the order to try them, and whether the first is sure.
+    """Find the kinds of poses in which parts may lie, by a few pictures, each used as the reference.
 
-    There are none where parts lie alike, or no part is there. A few pictures, each as the reference, take a
-    tenth of the time of all.
+    Trying a few pictures takes a tenth of the time of aligning all pictures.
+
+    Args:
+        singles: The pictures.
+        full: Whether parts may also be mirrored or scaled.
+
+    Returns:
+        The kinds, in the order to try them; none if all parts lie in the same pose, or no part is found; and
+        whether the first kind is sure, and need not be tried.
     """
-    upright, alike = _count_upright(singles)
-    if alike == 2:
+    upright_count, same_place_count = _count_upright(singles)
+    if same_place_count == 2:
         return (), False
-    if upright >= 2:
+    if upright_count >= 2:
         return ("shift",), False
     count = len(singles.pictures)
     first, second = (singles.find(number, "turn") for number in spread_numbers(count, 2))
-    seen = (_found_among(first), _found_among(second))
-    if not full and max(map(len, seen)) < _MOST * count:
+    first_valid = _valid_poses(first)
+    second_valid = _valid_poses(second)
+    if not full and max(len(first_valid), len(second_valid)) < _MOST * count:
         return (), False
-    period = _count_folds(first, second) if min(map(len, seen)) >= _MIN_FOUND * count else 0
-    if period and min(_turns(poses, period) for poses in seen) > 2 * _MIN_TURN:
-        return ("turn",), True
+    period = 0
+    if min(len(first_valid), len(second_valid)) >= _MIN_FOUND * count:
+        period = _count_folds(first, second)
+    if period:
+        spread = min(_angle_spread(first_valid, period), _angle_spread(second_valid, period))
+        if spread > 2 * _MIN_TURN:
+            return ("turn",), True
     return ("turn", "full", "shift") if full else ("turn", "shift"), False
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Count the references by which most parts are found without a turn, and those by which they lie alike.
+    """Count the pictures that, used as the reference, find most parts without a rotation.
 
-    A few pictures are tried as the reference.
+    A few pictures are tried. The count ends early after two that find the parts at the same place, or after
+    three of which none finds most parts.
 
     Returns:
-        The number of pictures by which most parts are found well; and of those by which the parts lie alike.
-        The count ends at two that lie alike, and early where no picture finds most parts.
+        The number of pictures that find most parts well; and how many of these find them at the same place.
     """
     count = len(singles.pictures)
-    found = list[int]()
-    upright = 0
-    alike = 0
+    valid_counts = list[int]()
+    upright_count = 0
+    same_place_count = 0
     for number in spread_numbers(count, _FEW):
-        poses = _found_among(singles.find(number, "shift"))
-        found.append(len(poses))
-        # turned parts may be found too, in wrong places, but not so well
-        if len(poses) >= _MOST * count and np.median([pose.error for pose in poses]) <= MAX_ERROR / 2:
-            upright += 1
-            alike += _lie_alike(poses, count)
-        if alike == 2:
+        poses = _valid_poses(singles.find(number, "shift"))
+        valid_counts.append(len(poses))
+        finds_most = len(poses) >= _MOST * count
+        # turned parts may be found too, in wrong places, but with larger errors
+        if finds_most and np.median([pose.error for pose in poses]) <= MAX_ERROR / 2:
+            upright_count += 1
+            same_place_count += _have_same_place(poses, count)
+        if same_place_count == 2:
             break
-        if len(found) == 3 and max(found) < _MOST * count:
+        if len(valid_counts) == 3 and max(valid_counts) < _MOST * count:
             break
-    return upright, alike
+    return upright_count, same_place_count
 
 
-def _lie_alike(poses: Sequence[Pose], count: int) -> bool:
-    """Whether the parts of most of so many pictures lie at one place."""
+def _have_same_place(poses: Sequence[Pose], count: int) -> bool:
+    """Whether the parts in most of `count` pictures lie at the same place."""
     places = np.array([(pose.x, pose.y) for pose in poses])
-    away = np.hypot(*(places - np.median(places, axis=0)).T)
-    return int((away <= _NEAR).sum()) >= _MOST * count
+    x, y = (places - np.median(places, axis=0)).T  # from the median place
+    distances = np.hypot(x, y)
+    return int((distances <= _NEAR).sum()) >= _MOST * count
 
 
-def _turns(poses: Sequence[Pose], period: int) -> float:
-    """Spread of the angles, in radians, of a part that looks the same after a share of a turn."""
-    turns = np.array([pose.angle for pose in poses]) * period
-    length = abs(np.exp(1j * turns).mean())  # of the mean direction: 1 where all are alike
+def _angle_spread(poses: Sequence[Pose], period: int) -> float:
+    """Return the circular standard deviation of the angles, in radians.
+
+    Args:
+        poses: Poses of the parts.
+        period: Number of folds of the part's symmetry: it looks the same after 1 / period of a turn.
+    """
+    angles = np.array([pose.angle for pose in poses]) * period
+    length = abs(np.exp(1j * angles).mean())  # length of the mean direction: 1 where all angles are equal
     return math.sqrt(-2 * math.log(min(1.0, max(length, 1e-9)))) / period
 
 
-def spread_numbers(count: int, most: int) -> list[int]:
-    """Return at most so many of the numbers below `count`, from the first to the last, evenly spread."""
-    found: list[int] = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
-    return found
+def spread_numbers(count: int, max_count: int) -> list[int]:
+    """Return at most `max_count` of the numbers below `count`, from the first to the last, evenly spaced."""
+    numbers: list[int] = np.unique(np.linspace(0, count - 1, min(max_count, count)).astype(int)).tolist()
+    return numbers
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learn the reference, without errors, and find the poses of its pictures.
+    """Learn a reference, whose `errors` stay empty, and find the poses of the pictures by the reference.
 
-    InputError: they show nothing to be found.
+    Raises:
+        InputError: The pictures show nothing to be found.
     """
     pictures = singles.pictures
     period = 1
@@ -289,28 +324,32 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
 def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     """Return the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
 
-    With n folds, turns by 1/n of a circle look the same. The part has the least n for which, in most
-    pictures, the references' angles differ by a common angle, up to such turns. 0: there is none, and every
-    turn looks the same.
+    A part with n folds looks the same after 1/n of a turn. The result is the least n for which, in most
+    pictures, the two references' angles differ by the same angle, modulo 1/n of a turn. 0: there is no such
+    n, and the part looks the same at every angle.
 
     Args:
         first: Pose of each picture by the first reference.
         second: Pose of each picture by the second reference.
     """
-    sides = [-1 if pose.mirrored else 1 for pose in first]
-    delta = np.array([(b.angle - a.angle) * side for a, b, side in zip(first, second, sides, strict=True)])
+    angle_differences = []
+    for first_pose, second_pose in zip(first, second, strict=True):
+        side = -1 if first_pose.mirrored else 1  # a mirrored part turns the other way
+        angle_differences.append((second_pose.angle - first_pose.angle) * side)
+    differences = np.array(angle_differences)
     for folds in range(1, _MAX_PERIOD + 1):
-        phase = np.exp(1j * folds * delta)
-        # [N, N]: row i tries the difference of picture i as the common one, and holds how far each is from it
-        residual = np.angle(phase[:, None] / phase) / folds
+        phases = np.exp(1j * folds * differences)
+        # [N, N]: row i has the angles from all pictures' differences to that of picture i
+        distances = np.angle(phases[:, None] / phases) / folds
         tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / folds / 16)
-        if (np.abs(residual) < tolerance).mean(1).max() >= _MIN_AGREEMENT:
+        agreement = (np.abs(distances) < tolerance).mean(1)
+        if agreement.max() >= _MIN_AGREEMENT:
             return folds
     return 0
 
 
 def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
-    """Align all pictures to one of them, then to their average, again and again."""
+    """Learn a reference: align all pictures to one of them, then repeatedly to their average."""
     reference = singles.best(kind, period)
     pictures = singles.pictures
     levels = _border_quantiles(pictures)
@@ -322,138 +361,156 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
 def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
     """Return evenly spaced quantiles of the grey levels along the pictures' edges.
 
-    They are the ground's, however large the parts are.
+    The edges show the ground, however large the parts are.
     """
-    strips = (
-        strip
-        for picture in pictures
-        for way in (picture, picture.T)
-        for strip in (way[:_BORDER], way[-_BORDER:])
-    )
-    every = np.concatenate([strip.ravel() for strip in strips])
-    return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
+    strips = []
+    for picture in pictures:
+        for rows in (picture, picture.T):
+            strips += [rows[:_BORDER].ravel(), rows[-_BORDER:].ravel()]
+    shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return np.asarray(np.quantile(np.concatenate(strips), shares), np.float32)
 
 
 class _SingleReferences:
     """Pictures [h, w], each tried as the first reference.
 
-    A picture shows its part where it differs from the other pictures, unaligned, or from the ground.
+    A picture shows its part where the picture differs from the ground's level or, if that is not known, from
+    the median of all pictures before they are aligned.
+
+    Args:
+        pictures: The pictures.
+        ground: Level of the ground; None: it is not known.
     """
 
     def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
         from scipy import ndimage
 
-        every = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
         self.pictures = pictures
         self.ground = ground
-        whole, inside = (np.stack(part) for part in zip(*every, strict=True))
+        # each picture in the reference's frame; the middles of picture and frame coincide
+        centred = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
+        self._centred = np.stack([pixels for pixels, _ in centred])
+        self._inside = np.stack([inside for _, inside in centred])
         if ground is None:
-            median = np.median(whole, axis=0)
-            deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
-            spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
+            self._background = np.median(self._centred, axis=0)
+            absolute_deviations = np.abs(self._centred - self._background)
+            deviation = _MAD_TO_STANDARD_DEVIATION * np.median(absolute_deviations, axis=0)
+            self._spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
         else:
-            median = np.full((SIDE, SIDE), ground)
-            spread = np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
-        self._whole = whole
-        self._inside = inside
-        self._median = median
-        self._spread = spread
+            self._background = np.full((SIDE, SIDE), ground)
+            self._spread = np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
 
     def build(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
-        """Build the reference of a single picture; None where it shows nothing of its own."""
+        """Build a reference from a single picture; None: the picture differs from the background nowhere."""
         from scipy import ndimage
 
-        away = np.abs(self._whole[number] - self._median) / self._spread
-        difference = ndimage.gaussian_filter(away, 2) * self._inside[number]
-        part = difference**2 / (difference**2 + 4)  # 0..1: how surely each pixel shows the part
-        part[part < part.max() / 4] = 0
-        middle = ndimage.center_of_mass(part + 1e-12)
+        distance = np.abs(self._centred[number] - self._background) / self._spread
+        smooth_distance = ndimage.gaussian_filter(distance, 2) * self._inside[number]
+        part = smooth_distance**2 / (smooth_distance**2 + 4)  # 0..1: how surely each pixel shows the part
+        part[part < part.max() / 4] = 0  # unsure pixels do not count
+        middle_row, middle_column = ndimage.center_of_mass(part + 1e-12)
         picture = self.pictures[number]
-        # from a pixel of the frame to a place in the picture: the frame's middle is the picture's
-        y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, picture.shape, strict=True))
+        # from a pixel of the frame to a place in the picture: the middles of both coincide
+        y = middle_row + 0.5 - HALF_SIDE + picture.shape[0] / 2
+        x = middle_column + 0.5 - HALF_SIDE + picture.shape[1] / 2
         centred_picture, visible = align(picture, Pose(x, y))
-        to_centre = [HALF_SIDE - 0.5 - at for at in middle]
-        centred_part = ndimage.shift(part, to_centre, order=1) * visible
-        counts = centred_part > 0.01
-        if not counts.any():
+        shift = [HALF_SIDE - 0.5 - middle_row, HALF_SIDE - 0.5 - middle_column]
+        centred_part = ndimage.shift(part, shift, order=1) * visible
+        counted = centred_part > 0.01
+        if not counted.any():
             return None
         uncertainty = 2 * _MIN_SPREAD / np.sqrt(np.maximum(centred_part, 0.01))
-        deviation = np.where(counts, uncertainty, 0)  # 0: the pixel does not count
+        deviation = np.where(counted, uncertainty, 0)  # 0: the pixel does not count
         return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
-        """Return the poses of the pictures by a single picture's reference; none where it shows nothing."""
+        """Return the poses of all pictures by the reference of one; empty: that picture has no reference."""
         reference = self.build(number, kind)
         return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
-        """Return the reference to which the other pictures can be aligned best.
+        """Build a reference from each of a few pictures; return the one to which other pictures align best.
 
         Raises:
             InputError: No picture shows anything of its own.
         """
-        found = list[tuple[float, PoseReference]]()
+        candidates = list[tuple[float, PoseReference]]()  # median error and reference
         numbers = range(len(self.pictures))
-        for number in numbers[:: max(1, len(numbers) // _SEED_CANDIDATES)]:
-            if (reference := self.build(number, kind, period)) is None:
+        candidate_stride = max(1, len(numbers) // _SEED_CANDIDATES)
+        comparison_stride = max(1, len(numbers) // _SEED_COMPARISONS)
+        for number in numbers[::candidate_stride]:
+            reference = self.build(number, kind, period)
+            if reference is None:
                 continue
-            others = [i for i in numbers if i != number][:: max(1, len(numbers) // _SEED_COMPARISONS)]
-            errors = [reference.find(self.pictures[i]).error for i in others]
-            found.append((float(np.median(errors)), reference))
-        if not found:
+            other_numbers = [other for other in numbers if other != number][::comparison_stride]
+            errors = [reference.find(self.pictures[other]).error for other in other_numbers]
+            candidates.append((float(np.median(errors)), reference))
+        if not candidates:
             raise InputError("the good pictures are all alike: there is nothing to align, leave out --align")
-        return min(found, key=lambda candidate: candidate[0])[1]
+        _, best = min(candidates, key=lambda candidate: candidate[0])
+        return best
 
 
 def _average(
     pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
 ) -> PoseReference:
-    """Return the median of the pictures as a reference, aligned by their poses to the previous reference.
+    """Align pictures by their poses, and make a reference of their median.
 
     Args:
         pictures: Small pictures, each with its pose.
-        previous: Reference that the poses are against.
+        previous: Reference by which the poses were found.
         levels: Quantiles of the ground's levels (`_border_quantiles`).
 
     Raises:
-        InputError: Most pictures show no part, or none in common.
+        InputError: In most pictures no part was found, or no pixel of the part is visible in most pictures.
     """
     from scipy import ndimage
 
     lost = InputError("the good pictures show no part that can be found in most of them: leave out --align")
-    known = [(picture, pose) for picture, pose in pictures if pose.found]
-    if 2 * len(known) < len(pictures):
+    with_part = [(picture, pose) for picture, pose in pictures if pose.found]
+    if 2 * len(with_part) < len(pictures):
         raise lost
-    warped = [align(picture, pose) for picture, pose in known]
+    warped = [align(picture, pose) for picture, pose in with_part]
     stack = np.stack([np.where(inside, picture, np.nan) for picture, inside in warped])
     visible = np.stack([inside for _, inside in warped]).mean(0) > 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # places outside of all pictures
-        middle = np.nanmedian(stack, axis=0)
-        deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
-    middle = np.where(visible, middle, np.median(levels))
-    deviation = np.where(visible, deviation, 1.0)
-    deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _MIN_SPREAD**2)
+        median = np.nanmedian(stack, axis=0)
+        raw_deviation = _MAD_TO_STANDARD_DEVIATION * np.nanmedian(np.abs(stack - median), axis=0)
+    level = np.where(visible, median, np.median(levels))
+    visible_deviation = np.where(visible, raw_deviation, 1.0)
+    deviation = np.sqrt(ndimage.uniform_filter(visible_deviation**2, 3) + _MIN_SPREAD**2)
     # pixels that differ from half of the ground's levels show the part or its outline
-    contrast = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
-    part = ndimage.binary_opening((contrast > _MIN_CONTRAST * deviation) & visible)
-    areas, count = ndimage.label(part, np.ones((3, 3)))
-    if count:
-        sizes = np.bincount(areas.ravel())[1:]
-        part = np.isin(areas, 1 + np.flatnonzero(sizes >= 0.02 * sizes.sum()))
-    else:
+    contrast = np.median(np.abs(levels[:, None] - level.ravel()), axis=0).reshape(level.shape)
+    part = _without_small_areas((contrast > _MIN_CONTRAST * deviation) & visible)
+    if part is None:
         part = visible
-    if not part.any():  # aligned to each other, they show no place in common
+    if not part.any():  # no pixel lies in most of the pictures
         raise lost
     counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
-    turn, x, y, extent = _bounding_square(part, previous.rotates)
+    square = _bounding_square(part, previous.rotates)
+    # pixels of the new frame, from its middle; then their rows and columns in the old frame
     right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
-    cos, sin = math.cos(turn), math.sin(turn)
-    at = sin * right + cos * down + y + HALF_SIDE - 0.5, cos * right - sin * down + x + HALF_SIDE - 0.5
-    middle = ndimage.map_coordinates(middle, at, order=1, mode="nearest")
-    deviation = ndimage.map_coordinates(np.where(counted, deviation, 0), at, order=0)
-    extent = min(HALF_SIDE, extent + _MARGIN)
-    return _build_reference(previous.kind, middle, deviation, extent, previous.period)
+    cos, sin = math.cos(square.turn), math.sin(square.turn)
+    rows = sin * right + cos * down + square.y + HALF_SIDE - 0.5
+    columns = cos * right - sin * down + square.x + HALF_SIDE - 0.5
+    turned_level = ndimage.map_coordinates(level, (rows, columns), order=1, mode="nearest")
+    counted_deviation = np.where(counted, deviation, 0)
+    turned_deviation = ndimage.map_coordinates(counted_deviation, (rows, columns), order=0)
+    extent = min(HALF_SIDE, square.half_side + _MARGIN)
+    return _build_reference(previous.kind, turned_level, turned_deviation, extent, previous.period)
+
+
+def _without_small_areas(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Return a mask [SIDE, SIDE] without thin lines and small areas; None: no area remains."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(ndimage.binary_opening(mask), np.ones((3, 3)))
+    if not count:
+        return None
+    sizes = np.bincount(labels.ravel())[1:]
+    large_labels = 1 + np.flatnonzero(sizes >= _MIN_AREA_SHARE * sizes.sum())
+    return np.isin(labels, large_labels)
 
 
 class _Square(NamedTuple):
@@ -461,9 +518,9 @@ class _Square(NamedTuple):
 
     Attributes:
         turn: Angle, in radians.
-        x: Middle, to the right of the frame's.
-        y: Middle, below the frame's.
-        half_side: Half its side.
+        x: Distance of its middle to the right of the frame's middle.
+        y: Distance of its middle below the frame's middle.
+        half_side: Half of its side.
     """
 
     turn: float
@@ -472,28 +529,37 @@ class _Square(NamedTuple):
     half_side: float
 
 
-def _bounding_square(part: NDArray[np.bool_], turns: bool) -> _Square:
-    """Return the square around the part [SIDE, SIDE].
+def _bounding_square(part: NDArray[np.bool_], can_turn: bool) -> _Square:
+    """Return the smallest square around a part; a turned square must be clearly smaller than the upright one.
 
-    It is not turned unless a turn makes it clearly smaller.
+    Args:
+        part: [SIDE, SIDE], pixels of the part.
+        can_turn: Whether the square may be turned.
     """
+    # centres of the part's pixels, from the frame's middle
     y, x = np.nonzero(part) + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])
-    found = []
-    for turn in np.radians(np.arange(0, 90, 3)) if turns else [0.0]:
+    squares = []
+    for turn in np.radians(np.arange(0, 90, 3)) if can_turn else [0.0]:
         cos, sin = math.cos(turn), math.sin(turn)
-        u, v = cos * x + sin * y, cos * y - sin * x
-        mid_u = (u.min() + u.max()) / 2
-        mid_v = (v.min() + v.max()) / 2
-        half = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
-        found.append(_Square(turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
-    upright = found[0]
-    smallest = min(found, key=lambda square: square.half_side)
+        # coordinates along the sides of the turned square
+        u = cos * x + sin * y
+        v = cos * y - sin * x
+        middle_u = (u.min() + u.max()) / 2
+        middle_v = (v.min() + v.max()) / 2
+        half_side = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
+        middle_x = cos * middle_u - sin * middle_v
+        middle_y = sin * middle_u + cos * middle_v
+        squares.append(_Square(turn, middle_x, middle_y, half_side))
+    upright = squares[0]
+    smallest = min(squares, key=lambda square: square.half_side)
     return smallest if smallest.half_side < 0.95 * upright.half_side else upright
 
 
 def _build_reference(
     kind: PoseKind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
 ) -> PoseReference:
-    """A reference of levels 0..1 and standard deviations, 0 where a pixel does not count."""
+    """Build a reference from levels in 0..1 and deviations; a pixel of deviation 0 does not count."""
+    # lower bound `deviation > 0` is 1 for a pixel that counts: 0 means that the pixel does not count
     spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
-    return PoseReference(kind, np.rint(levels * 255).clip(0, 255).astype(np.uint8), spread, extent, period)
+    grey_levels = np.rint(levels * 255).clip(0, 255).astype(np.uint8)
+    return PoseReference(kind, grey_levels, spread, extent, period)

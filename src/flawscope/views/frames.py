@@ -1,10 +1,10 @@
 """The frame: the place that a model inspects in a picture, as a picture of its own. Torch-free.
 
-Without an alignment it is the picture. With one it shows the part as the reference lies, and its
-surroundings. Regions of interest lie in the frame and tiles are cut from it as from a picture: both move with
-the part. Of several parts each has a frame. Other parts do not count in it, and are covered with the ground:
-neighbours lie differently in every picture, and a network's answer for a pixel depends on its surroundings,
-too.
+Without an alignment the frame is the picture. With one it shows the part in the pose of the reference, and
+the part's surroundings. Regions of interest lie in the frame, and tiles are cut from it: both move with the
+part. Where a picture has several parts, each has a frame. Other parts do not count in it, and are covered
+with the ground: they lie differently in every picture, and a network's answer for a pixel depends on its
+surroundings, too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
-_RIM_WIDTH = 3  # pixels around another part that do not count either, at half the small picture's size
+_RIM_WIDTH = 3  # pixels at half the small picture's size: the rim of other parts, which does not count
 
 
 class Neighbours(NamedTuple):
-    """Masks [h, w] of a small picture: the other parts, with a rim, and the part itself."""
+    """Masks [h, w] of a small picture: `others` are the other parts with a rim, `body` is the part itself."""
 
     others: Mask
     body: Mask
@@ -44,8 +44,9 @@ class Frame:
     Attributes:
         picture: Picture that the frame lies in.
         divisor: Value of the picture that is white.
-        size: (H, W) in pixels as large as the picture's.
-        turned: Place in the picture of the frame scaled to the network; None: the frame is the picture.
+        size: (H, W) of the frame, in pixels of the picture's scale.
+        turned: Place in the picture of the frame, scaled to the network's size; None: the frame is the
+            whole picture.
         pose: Pose of the part.
         neighbours: Other parts and objects, of a part among several.
     """
@@ -58,32 +59,38 @@ class Frame:
     neighbours: Neighbours | None = None
 
     def place(self, view: Geometry) -> Geometry:
-        """Place in the picture of a view that lies so in the frame."""
-        if (turned := self.turned) is None or turned.matrix is None:
+        """Convert the place of a view in the frame to its place in the picture."""
+        turned = self.turned
+        if turned is None or turned.matrix is None:
             return view
-        down, across = (
-            scale / (part / whole)
-            for scale, part, whole in zip(view.scale, turned.size, self.size, strict=True)
-        )
-        (yy, yx, xy, xx), (y, x) = turned.matrix, turned.offset
-        scale = turned.scale[0] * math.sqrt(down * across)
+        height, width = self.size
+        network_height, network_width = turned.size
+        view_scale_y, view_scale_x = view.scale
+        # factors from the frame, scaled to the network's size, to the view
+        network_scale_y = network_height / height
+        network_scale_x = network_width / width
+        y_factor = view_scale_y / network_scale_y
+        x_factor = view_scale_x / network_scale_x
+        yy, yx, xy, xx = turned.matrix
+        y, x = turned.offset
+        scale = turned.scale[0] * math.sqrt(y_factor * x_factor)
         return replace(
             turned,
             size=view.size,
             scale=(scale, scale),
-            offset=(y * down + view.offset[0], x * across + view.offset[1]),
-            matrix=(yy * down, yx * down, xy * across, xx * across),
+            offset=(y * y_factor + view.offset[0], x * x_factor + view.offset[1]),
+            matrix=(yy * y_factor, yx * y_factor, xy * x_factor, xx * x_factor),
         )
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
-        """Return the frame scaled to a canvas, and which of the canvas's pixels show its part.
+        """Scale the frame to a canvas.
 
         Args:
             canvas: Place of the canvas in the frame.
 
         Returns:
-            The canvas in the picture's depth; and a mask [H, W] of the pixels that show the picture and no
-            other part, None: all do.
+            The canvas in the picture's depth; and a mask [H, W] of its pixels that show the picture and no
+            other part, or None if all of them do.
         """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
@@ -91,25 +98,29 @@ class Frame:
         planes = warp_view(self.picture, placed)
         if self.neighbours is not None:
             planes = planes.copy()
-        return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
+        with_channel_axis = planes if planes.ndim == 3 else planes[..., None]
+        return planes, self.visible(placed, with_channel_axis)
 
     def visible(self, placed: Geometry, planes: Array) -> Mask:
-        """Mask [H, W] of the pixels of a view that show the picture and no other part.
+        """Return the mask [H, W] of a view's pixels that show the picture and no other part.
 
-        Other parts in the view's pixels [H, W, C] are covered, in place.
+        Args:
+            placed: Place of the view in the picture.
+            planes: [H, W, C], the view's pixels. Other parts are covered in this array, in place.
         """
-        shown = placed.visible_mask()
+        is_picture = placed.visible_mask()
         if self.neighbours is None:
-            return shown
+            return is_picture
         others, body = self.neighbours
-        small = placed.with_picture_size((others.shape[0], others.shape[1]))
-        hidden = small.mask_to_network(others)
-        _cover(planes, hidden, shown & ~hidden & ~small.mask_to_network(body))
-        return shown & ~hidden
+        small_place = placed.with_picture_size((others.shape[0], others.shape[1]))
+        is_other_part = small_place.mask_to_network(others)
+        is_part = small_place.mask_to_network(body)
+        _cover(planes, hidden=is_other_part, ground=is_picture & ~is_other_part & ~is_part)
+        return is_picture & ~is_other_part
 
 
 class WholePicture:
-    """Makes frames of pictures that are not aligned: each is the picture."""
+    """Makes frames of pictures that are not aligned: a frame is the whole picture."""
 
     words = "it has"
 
@@ -140,30 +151,35 @@ class AlignedPart:
     words = "its part and what is around it have"
 
     def size(self, picture: Size, network: Size) -> Size:
-        """Return the size of the frame in a picture (H, W), in pixels as large as the picture's.
+        """Return the size of the frame, in pixels of the picture's scale.
 
-        Its shape is that in which the network (H, W) sees it.
+        Args:
+            picture: (H, W) of the picture.
+            network: (H, W) at which the network sees the frame; the frame has the same aspect ratio.
         """
-        pixel = 2 * self.reference.extent * max(picture) / self.side / min(network)
-        height, width = (max(1, round(length * pixel)) for length in network)
+        # pixels of the picture per pixel of the network: the square of the part fills the shorter side
+        factor = 2 * self.reference.extent * max(picture) / self.side / min(network)
+        height, width = (max(1, round(length * factor)) for length in network)
         return height, width
 
     def find(self, small: Callable[[], Float32]) -> Pose | None:
-        """Pose of the part in the small picture."""
+        """Return the pose of the part in the small picture that `small` makes."""
         return self.reference.find(small())
 
     def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
-        """Frame of a part that lies so, which the network sees at (H, W)."""
+        """Return the frame around a part in this pose; `network` is its size (H, W) for the network."""
         assert pose is not None
-        whole = picture_size(picture)
-        placed = self.reference.geometry(pose, whole, network, self.side)
-        return Frame(picture, divisor, self.size(whole, network), placed, pose)
+        size = picture_size(picture)
+        placed = self.reference.geometry(pose, size, network, self.side)
+        return Frame(picture, divisor, self.size(size, network), placed, pose)
 
 
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
-    """Cover the hidden pixels of a frame, in place, with the ground at the other sides of the part.
+    """Cover the hidden pixels of a frame, in place.
 
-    Where there is no ground, they get its median colour.
+    A hidden pixel gets the value of its mirrored pixel if that shows the ground. The frame is mirrored
+    horizontally, vertically, then both ways. Where no mirrored pixel shows the ground, the hidden pixel gets
+    the ground's median colour.
 
     Args:
         planes: [H, W, C], the frame.
@@ -172,17 +188,18 @@ def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     """
     if not hidden.any() or not ground.any():
         return
-    before = planes.copy()
+    original = planes.copy()
     planes[hidden] = np.median(planes[ground], axis=0)
+    uncovered = hidden
     for axes in (1, 0, (0, 1)):
-        mirrored_ground = hidden & np.flip(ground, axes)
-        planes[mirrored_ground] = np.flip(before, axes)[mirrored_ground]
-        hidden = hidden & ~mirrored_ground
+        has_mirrored_ground = uncovered & np.flip(ground, axes)
+        planes[has_mirrored_ground] = np.flip(original, axes)[has_mirrored_ground]
+        uncovered = uncovered & ~has_mirrored_ground
 
 
 @dataclass(frozen=True)
 class PartPose:
-    """Place of a part, and the square around it that is inspected.
+    """Place of a part, and the inspected square around it.
 
     Attributes:
         x, y: Middle of the square in pixels, x to the right, y down.
@@ -205,28 +222,41 @@ class PartPose:
     def from_pose(
         cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
-        """Convert a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
-        small = reduced_size(picture_size, side)
-        down = picture_size[0] / small[0]
-        across = picture_size[1] / small[1]
+        """Convert a pose in the small picture to the picture.
+
+        Args:
+            pose: Pose of the part in the small picture.
+            reference: Reference of the part.
+            picture_size: (H, W) of the picture.
+            side: Longer side of the small picture.
+        """
+        small_height, small_width = reduced_size(picture_size, side)
+        height, width = picture_size
+        y_factor = height / small_height
+        x_factor = width / small_width
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
-        square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
-        x, y, angle, scale, square, error = (
-            round(float(number), 4)
-            for number in (pose.x * across, pose.y * down, angle, pose.scale, square, pose.error)
+        square_side = 2 * reference.extent * pose.scale * math.sqrt(y_factor * x_factor)
+        return cls(
+            x=round(float(pose.x * x_factor), 4),
+            y=round(float(pose.y * y_factor), 4),
+            angle=round(float(angle), 4),
+            scale=round(float(pose.scale), 4),
+            mirrored=pose.mirrored,
+            side=round(float(square_side), 4),
+            error=round(float(pose.error), 4),
         )
-        return cls(x, y, angle, scale, pose.mirrored, square, error)
 
     def corners(self) -> NDArray[np.float64]:
         """Return the corners (x, y) of the square [4, 2] in pixels.
 
-        The first is the reference's upper left one; the others follow clockwise as the reference shows them.
+        Their order is the reference's upper left, upper right, lower right and lower left corner.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
-        turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
-        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
-        return np.asarray(square @ turn + (self.x, self.y))
+        rotation = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
+        unit_square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        square = unit_square * (-1 if self.mirrored else 1, 1)
+        return np.asarray(square @ rotation + (self.x, self.y))
 
     def to_dict(self) -> Json:
         """Return the fields by their names, as JSON knows them."""
@@ -237,11 +267,12 @@ class PartFrames(NamedTuple):
     """Parts in a picture, each with its frame.
 
     Attributes:
-        frames: Frame of each part; where there are none, that of the picture as it lies.
+        frames: Frame of each part; without parts, a single frame of the whole picture.
         middle: Frame of a part that lies as the reference does.
         poses: Place of each part.
         objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-        count_error: Says how the number of parts or objects differs from good pictures; empty: it does not.
+        count_error: Text on how the number of parts or objects differs from good pictures; empty: it does
+            not differ.
     """
 
     frames: list[Frame]
@@ -254,32 +285,47 @@ class PartFrames(NamedTuple):
 def find_frames(
     picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
 ) -> PartFrames:
-    """Find the parts in a picture, whose frames are seen at `network` (H, W)."""
-    whole = picture_size(picture)
-    reference = framing.reference
-    detections = several.find(
-        small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
-    )
+    """Find several parts in a picture, and return each with its frame.
 
-    frames = [
-        replace(framing.frame(picture, divisor, network, pose), neighbours=masks)
-        for pose, masks in zip(detections.poses or [Pose(0, 0)], _neighbours(detections), strict=True)
-    ]
-    height, width = whole
+    Args:
+        picture: The picture.
+        divisor: Value of the picture that is white.
+        network: (H, W) at which the network sees the frames.
+        framing: Makes the frames.
+        several: Settings by which parts are found.
+    """
+    size = picture_size(picture)
+    reference = framing.reference
+    small = small_grey(picture, divisor, several.side)
+    overview = small_grey(picture, divisor, OVERVIEW_SIDE)
+    detections = several.find(small, overview, reference)
+    not_found = Pose(0, 0)  # the frame of a pose without a part is the whole picture
+    frame_poses = detections.poses or [not_found]
+    frames = []
+    for pose, neighbours in zip(frame_poses, _find_neighbours(detections), strict=True):
+        frame = framing.frame(picture, divisor, network, pose)
+        frames.append(replace(frame, neighbours=neighbours))
+    height, width = size
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in detections.objects]
-    poses = [PartPose.from_pose(pose, reference, whole, several.side) for pose in detections.poses]
+    poses = [PartPose.from_pose(pose, reference, size, several.side) for pose in detections.poses]
     count_error = several.count_error(len(poses), len(objects))
-    middle = framing.frame(picture, divisor, network, Pose(0, 0, error=0.0))
+    upright = Pose(0, 0, error=0.0)
+    middle = framing.frame(picture, divisor, network, upright)
     return PartFrames(frames, middle, poses, objects, count_error)
 
 
-def _neighbours(detections: PartDetections) -> list[Neighbours]:
-    """Masks of the others and of the part itself, of each part, with rims, [h / 2, w / 2]."""
+def _find_neighbours(detections: PartDetections) -> list[Neighbours]:
+    """Return the neighbours of each part, as masks [h / 2, w / 2]; without parts, one pair of empty masks."""
     from scipy import ndimage
 
     bodies = detections.part_masks
     if not detections.poses:
-        return [Neighbours(*np.zeros((2, *bodies.shape[1:]), np.bool_))]
-    rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
-    count = rims.sum(0)
-    return [Neighbours((count > rim) & ~body, rim) for rim, body in zip(rims, bodies, strict=True)]
+        others, body = np.zeros((2, *bodies.shape[1:]), np.bool_)
+        return [Neighbours(others, body)]
+    with_rims = ndimage.binary_dilation(bodies, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
+    part_count = with_rims.sum(0)
+    neighbours = []
+    for body, body_with_rim in zip(bodies, with_rims, strict=True):
+        has_other_part = part_count > body_with_rim  # more parts than this one
+        neighbours.append(Neighbours(others=has_other_part & ~body, body=body_with_rim))
+    return neighbours

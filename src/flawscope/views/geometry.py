@@ -20,53 +20,67 @@ from flawscope.types import Array, Facts, Json
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+BLOCK_PIXELS = 1 << 18  # pixels that are warped together, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x).
 
-    Of a turned view it is network = matrix picture + offset.
+    For a turned view, network = matrix @ picture + offset.
 
     Attributes:
-        scale: Length in the network of a pixel of the picture, also of a turned view.
+        picture_size: (H, W) of the upright picture, in pixels.
+        size: (H, W) of the network's input and of its map.
+        scale: Length in the network of a pixel of the picture, along y and x; also of a turned view.
+        offset: Place (y, x) in the network of the picture's upper left corner.
         matrix: (yy, yx, xy, xx) of a turned view; None: it is upright.
+        mm_per_pixel: Length of a pixel of the picture in millimetres; None: not known.
+        corrected: Place in the corrected picture, for a map that was brought back to the picture as taken;
+            None for other maps. Not stored in files.
     """
 
     picture_size: tuple[int, int]
-    """(H, W) of the upright picture, in pixels."""
     size: tuple[int, int]
-    """(H, W) of the network's input and of its map."""
     scale: tuple[float, float]
     offset: tuple[float, float]
     matrix: tuple[float, float, float, float] | None = None
     mm_per_pixel: float | None = None
-    """Length of a pixel of the picture in millimetres; None: not known."""
     corrected: Geometry | None = None
-    """Place in the corrected picture of a view whose map was brought back to the picture as taken; None: of
-    another view, or in a file."""
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Return the picture's box of a box (x0, y0, x1, y1) in the network's view, clipped to the picture.
+        """Transform a box (x0, y0, x1, y1) in the network's view to the picture, clipped to the picture.
 
-        Of a turned view it is the box around the turned one.
+        For a turned view the result is the upright box around the turned box.
         """
-        (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
         if self.matrix is not None:
-            box, (sy, sx), (oy, ox) = self.inverse().to_network(box), (1.0, 1.0), (0.0, 0.0)
-        x0, x1 = (float(min(max((x - ox) / sx, 0.0), width)) for x in (box[0], box[2]))
-        y0, y1 = (float(min(max((y - oy) / sy, 0.0), height)) for y in (box[1], box[3]))
-        return x0, y0, x1, y1
+            x0, y0, x1, y1 = self.inverse().to_network(box)
+        else:
+            (scale_y, scale_x), (offset_y, offset_x) = self.scale, self.offset
+            x0, y0, x1, y1 = box
+            x0 = (x0 - offset_x) / scale_x
+            y0 = (y0 - offset_y) / scale_y
+            x1 = (x1 - offset_x) / scale_x
+            y1 = (y1 - offset_y) / scale_y
+        height, width = self.picture_size
+        return _clip(x0, width), _clip(y0, height), _clip(x1, width), _clip(y1, height)
 
     def box_around(
         self, rows: NDArray[np.intp], columns: NDArray[np.intp]
     ) -> tuple[float, float, float, float]:
-        """Picture box (x0, y0, x1, y1) around pixels [N] of the network, clipped to the picture."""
+        """Return the box (x0, y0, x1, y1) in the picture around pixels of the view, clipped to the picture.
+
+        Args:
+            rows: [N], the pixels' rows.
+            columns: [N], the pixels' columns.
+        """
         if self.matrix is None:
             return self.to_picture((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-        back, (height, width) = self.inverse(), self.picture_size
-        y, x = back._to_view(rows + 0.5, columns + 0.5)
-        (yy, yx), (xy, xx) = np.abs(back._linear) / 2  # from a pixel's middle to its edges
+        inverse = self.inverse()
+        height, width = self.picture_size
+        y, x = inverse._to_view(rows + 0.5, columns + 0.5)
+        # half sizes of a turned pixel: yy + yx along y, xy + xx along x
+        (yy, yx), (xy, xx) = np.abs(inverse._linear) / 2
         x0 = _clip(x.min() - xy - xx, width)
         y0 = _clip(y.min() - yy - yx, height)
         x1 = _clip(x.max() + xy + xx, width)
@@ -74,138 +88,172 @@ class Geometry:
         return x0, y0, x1, y1
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Return the box in the network's view of a box (x0, y0, x1, y1) in the picture, not clipped.
+        """Transform a box (x0, y0, x1, y1) in the picture to the network's view, not clipped.
 
-        Of a turned view it is the box around the turned one.
+        For a turned view the result is the upright box around the turned box.
         """
-        (sy, sx), (oy, ox) = self.scale, self.offset
+        x0, y0, x1, y1 = box
         if self.matrix is not None:
-            y, x = self._to_view(np.array(box)[[1, 1, 3, 3]], np.array(box)[[0, 2, 0, 2]])
+            corners_y = np.array([y0, y0, y1, y1])
+            corners_x = np.array([x0, x1, x0, x1])
+            y, x = self._to_view(corners_y, corners_x)
             return float(x.min()), float(y.min()), float(x.max()), float(y.max())
-        return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
+        (scale_y, scale_x), (offset_y, offset_x) = self.scale, self.offset
+        return (
+            x0 * scale_x + offset_x,
+            y0 * scale_y + offset_y,
+            x1 * scale_x + offset_x,
+            y1 * scale_y + offset_y,
+        )
 
     def locate(
         self, y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Points of the picture in the network's view, y and x, not clipped."""
+        """Transform points (y, x) of the picture to the network's view, not clipped; return their y and x."""
         if self.matrix is not None:
             return self._to_view(y, x)
         return y * self.scale[0] + self.offset[0], x * self.scale[1] + self.offset[1]
 
     def with_picture_size(self, picture_size: tuple[int, int]) -> Geometry:
-        """Geometry of the same view, of the picture scaled to another size."""
-        (sy, sx), (height, width) = self.scale, self.picture_size
-        scale = (sy * height / picture_size[0], sx * width / picture_size[1])
+        """Return the geometry of the same view after the picture is scaled to this size (H, W)."""
+        scale_y, scale_x = self.scale
+        height, width = self.picture_size
+        new_height, new_width = picture_size
+        scale = (scale_y * height / new_height, scale_x * width / new_width)
         matrix = self.matrix
         if matrix is not None:
-            down = height / picture_size[0]
-            across = width / picture_size[1]
-            matrix = (matrix[0] * down, matrix[1] * across, matrix[2] * down, matrix[3] * across)
+            yy, yx, xy, xx = matrix
+            y_factor = height / new_height
+            x_factor = width / new_width
+            matrix = (yy * y_factor, yx * x_factor, xy * y_factor, xx * x_factor)
         return Geometry(picture_size, self.size, scale, self.offset, matrix)
 
     def window(self, top: int, left: int, height: int, width: int) -> Geometry:
-        """Geometry of the same view, of a part of the picture."""
-        yy, yx, xy, xx = self.matrix or (self.scale[0], 0.0, 0.0, self.scale[1])
-        offset = self.offset[0] + top * yy + left * yx, self.offset[1] + top * xy + left * xx
-        return replace(self, picture_size=(height, width), offset=offset)
+        """Return the geometry of the same view after the picture is cropped to this window."""
+        scale_y, scale_x = self.scale
+        yy, yx, xy, xx = self.matrix or (scale_y, 0.0, 0.0, scale_x)
+        offset_y, offset_x = self.offset
+        window_offset = offset_y + top * yy + left * yx, offset_x + top * xy + left * xx
+        return replace(self, picture_size=(height, width), offset=window_offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the network's row of each row of the picture, and its column of each column.
+        """Return the view's row for each row of the picture, and the view's column for each column.
 
         The view must show the whole picture.
         """
-        return self._nearest(0)[1], self._nearest(1)[1]
+        _, rows = self._nearest(0)
+        _, columns = self._nearest(1)
+        return rows, columns
 
     def visible_mask(self) -> Mask:
-        """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox."""
+        """Return the mask [H, W] of the view's pixels whose centre shows the picture, not a letterbox."""
+        inverse = self.inverse()
         if self.matrix is not None:
-            return self.inverse()._visible_in_view()
-        rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
-        shown = np.zeros(self.size, np.bool_)
-        shown[rows, columns] = True
-        return shown
+            return inverse._visible_in_view()
+        rows, _ = inverse._centres(0)
+        columns, _ = inverse._centres(1)
+        visible = np.zeros(self.size, np.bool_)
+        visible[rows, columns] = True
+        return visible
 
     def warp(self, values: NDArray[np.floating], fill: float = math.nan) -> Float32:
-        """A map [H, W] at network size -> [Hp, Wp] float32 over the picture, bilinear between pixel centres.
+        """Warp a map [H, W] at network size to the picture [Hp, Wp] float32, bilinear between pixel centres.
 
-        Picture pixels whose centre lies outside the network's view get `fill`.
+        Args:
+            values: The map.
+            fill: Value of the picture's pixels whose centre lies outside the network's view.
         """
-        values = self._check_shape(np.asarray(values, dtype=np.float32), self.size)
+        map_values = self._check_shape(np.asarray(values, dtype=np.float32), self.size)
         if self.matrix is not None:
-            return np.where(self._visible_in_view(), self._affine_warp(values, 1), np.float32(fill))
-        (rows, y0, y1, wy), (columns, x0, x1, wx) = (self._bilinear(axis) for axis in (0, 1))
-        out = np.full(self.picture_size, fill, dtype=np.float32)
-        view = out[rows, columns]
-        step = max(1, (1 << 18) // max(1, view.shape[1]))  # blocks that stay in the cache
-        for start in range(0, view.shape[0], step):
-            part = slice(start, start + step)
-            above = values[y0[part]]  # [rows, W]
-            across = above + (values[y1[part]] - above) * wy[part, None]
-            left = np.take(across, x0, axis=1)  # [rows, columns]
-            right = np.take(across, x1, axis=1)
+            warped_values = self._affine_warp(map_values, order=1)
+            return np.where(self._visible_in_view(), warped_values, np.float32(fill))
+        rows, y0, y1, y_weights = self._bilinear(0)
+        columns, x0, x1, x_weights = self._bilinear(1)
+        warped = np.full(self.picture_size, fill, dtype=np.float32)
+        visible_part = warped[rows, columns]
+        step = max(1, BLOCK_PIXELS // max(1, visible_part.shape[1]))
+        for start in range(0, visible_part.shape[0], step):
+            block = slice(start, start + step)
+            upper = map_values[y0[block]]  # [rows, W]
+            mixed_rows = upper + (map_values[y1[block]] - upper) * y_weights[block, None]
+            left = np.take(mixed_rows, x0, axis=1)  # [rows, columns]
+            # left + (right - left) * weight, in place
+            right = np.take(mixed_rows, x1, axis=1)
             right -= left
-            right *= wx
-            np.add(left, right, out=view[part])
-        return out
+            right *= x_weights
+            np.add(left, right, out=visible_part[block])
+        return warped
 
     def warp_mask(self, mask: Mask) -> Mask:
-        """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
+        """Warp a mask [H, W] at network size to the picture [Hp, Wp], nearest; False outside the view."""
         return self.warp_labels(mask)
 
-    def warp_labels(self, mask: Array) -> Array:
-        """Whole numbers [H, W] at network size -> [Hp, Wp], nearest; 0 outside the network's view."""
-        mask = self._check_shape(mask, self.size)
+    def warp_labels(self, labels: Array) -> Array:
+        """Warp whole numbers [H, W] at network size to the picture [Hp, Wp], nearest; 0 outside the view."""
+        self._check_shape(labels, self.size)
         if self.matrix is not None:
-            warped = self._affine_warp(mask.astype(np.float32), 0).astype(mask.dtype)
-            return np.where(self._visible_in_view(), warped, mask.dtype.type(0))
-        out = np.zeros(self.picture_size, dtype=mask.dtype)
-        (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
-        out[rows, columns] = mask[y][:, x]
-        return out
+            warped = self._affine_warp(labels.astype(np.float32), order=0).astype(labels.dtype)
+            return np.where(self._visible_in_view(), warped, labels.dtype.type(0))
+        warped = np.zeros(self.picture_size, dtype=labels.dtype)
+        rows, map_rows = self._nearest(0)
+        columns, map_columns = self._nearest(1)
+        warped[rows, columns] = labels[map_rows][:, map_columns]
+        return warped
 
     def mask_to_network(self, mask: Mask) -> Mask:
-        """A mask [Hp, Wp] bool of the picture -> [H, W] bool, nearest; False on a letterbox's border."""
-        mask = self._check_shape(mask, self.picture_size)
+        """Warp a mask [Hp, Wp] of the picture to network size [H, W], nearest; False on a letterbox."""
+        self._check_shape(mask, self.picture_size)
         return self.inverse().warp_mask(mask)
 
     def inverse(self) -> Geometry:
-        """Geometry with picture and view exchanged."""
-        (sy, sx), (oy, ox) = self.scale, self.offset
+        """Return the geometry of the opposite direction: picture and view are exchanged."""
+        scale_y, scale_x = self.scale
+        offset_y, offset_x = self.offset
+        scale = (1 / scale_y, 1 / scale_x)
         if self.matrix is None:
-            return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
-        back = np.linalg.inv(self._linear)
-        y, x = map(float, -back @ self.offset)
-        yy, yx, xy, xx = map(float, back.ravel())
-        return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (y, x), (yy, yx, xy, xx))
+            offset = (-offset_y / scale_y, -offset_x / scale_x)
+            return Geometry(self.size, self.picture_size, scale, offset)
+        matrix = np.linalg.inv(self._linear)
+        y, x = map(float, -matrix @ self.offset)
+        yy, yx, xy, xx = map(float, matrix.ravel())
+        return Geometry(self.size, self.picture_size, scale, offset=(y, x), matrix=(yy, yx, xy, xx))
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
-        known = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in known.items()
-            if value is not None
-        }
+        """Convert to values for JSON, which `from_dict` reads."""
+        values: Json = {}
+        for name in _STORED_FIELDS:
+            value = getattr(self, name)
+            if value is not None:
+                values[name] = list(value) if isinstance(value, tuple) else value
+        return values
 
     @classmethod
     def from_dict(cls, data: Facts) -> Geometry:
-        """Read what `to_dict` returned. InputError for unknown, missing or invalid entries."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Entries are unknown, missing or invalid.
+        """
         try:
-            known = [field.name for field in fields(cls)[:-1]]
-            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:4])
+            picture_height, picture_width = data["picture_size"]
+            height, width = data["size"]
+            scale_y, scale_x = data["scale"]
+            offset_y, offset_x = data["offset"]
             matrix = data.get("matrix")
             length = data.get("mm_per_pixel")
             geometry = cls(
-                (positive_integer(hp), positive_integer(wp)),
-                (positive_integer(h), positive_integer(w)),
-                (float(sy), float(sx)),
-                (float(oy), float(ox)),
+                (positive_integer(picture_height), positive_integer(picture_width)),
+                (positive_integer(height), positive_integer(width)),
+                (float(scale_y), float(scale_x)),
+                (float(offset_y), float(offset_x)),
                 None if matrix is None else _parse_matrix(matrix),
                 None if length is None else positive_length(length),
             )
-            if set(data) - {*known} or min(geometry.scale) <= 0:
+            unknown_entries = set(data) - set(_STORED_FIELDS)
+            if unknown_entries or min(geometry.scale) <= 0:
                 raise ValueError
-            if not all(map(math.isfinite, geometry.scale + geometry.offset + (geometry.matrix or ()))):
+            numbers = geometry.scale + geometry.offset + (geometry.matrix or ())
+            if not all(map(math.isfinite, numbers)):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise InputError(
@@ -215,52 +263,68 @@ class Geometry:
 
     @property
     def _linear(self) -> NDArray[np.float64]:
+        """Matrix [2, 2] of a turned view, for (y, x)."""
         return np.array(self.matrix).reshape(2, 2)
 
     def _to_view(self, y: Array, x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Points of the picture in a turned view, y and x."""
+        """Return points of the picture in a turned view, y and x."""
         (yy, yx), (xy, xx) = self._linear
         return yy * y + yx * x + self.offset[0], xy * y + xx * x + self.offset[1]
 
     def _visible_in_view(self) -> Mask:
-        """Mask [Hp, Wp] of the picture's pixels whose centre a turned view shows."""
-        y, x = (np.arange(length) + 0.5 for length in self.picture_size)
-        y, x = self._to_view(y[:, None], x[None])
-        shown: Mask = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
-        return shown
+        """Return the mask [Hp, Wp] of the picture's pixels whose centre a turned view shows."""
+        picture_height, picture_width = self.picture_size
+        centres_y = np.arange(picture_height) + 0.5
+        centres_x = np.arange(picture_width) + 0.5
+        y, x = self._to_view(centres_y[:, None], centres_x[None])
+        visible: Mask = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
+        return visible
 
     def _affine_warp(self, values: Float32, order: int) -> Float32:
-        """Values [H, W] of a turned view over the picture, nearest (0) or bilinear (1); edges repeated."""
+        """Warp values [H, W] of a turned view to the picture; edges are repeated.
+
+        Args:
+            values: The values.
+            order: Order of the interpolation, 0: nearest, 1: bilinear.
+        """
         from scipy import ndimage
 
+        # scipy's coordinates begin at the middle of the first pixel, which is 0.5 in ours
         start = np.array(self._to_view(np.array(0.5), np.array(0.5))) - 0.5
         size = self.picture_size
-        turned = ndimage.affine_transform(values, self._linear, start, size, order=order, mode="nearest")
-        return np.asarray(turned, np.float32)
+        warped = ndimage.affine_transform(values, self._linear, start, size, order=order, mode="nearest")
+        return np.asarray(warped, np.float32)
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
-        """The picture's pixels along `axis` that the network sees, and their centres in its coordinates."""
-        pixels = np.arange(self.picture_size[axis], dtype=np.float64) + 0.5
-        centres = pixels * self.scale[axis] + self.offset[axis]
+        """Return the picture's pixels along an axis that the network sees, and their centres in its view.
+
+        Args:
+            axis: 0: rows; 1: columns.
+        """
+        picture_centres = np.arange(self.picture_size[axis], dtype=np.float64) + 0.5
+        centres = picture_centres * self.scale[axis] + self.offset[axis]
         start, stop = np.searchsorted(centres, (0.0, float(self.size[axis])))
         return slice(int(start), int(stop)), centres[start:stop]
 
     def _nearest(self, axis: int) -> tuple[slice, NDArray[np.intp]]:
-        seen, centres = self._centres(axis)
-        return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
+        """Return the picture's pixels along an axis that the network sees, and the view's pixel of each."""
+        pixels, centres = self._centres(axis)
+        return pixels, centres.astype(np.intp)  # rounded down: 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Return the picture's pixels along an axis that the network sees, and how each is interpolated.
+        """Return the picture's pixels along an axis that the network sees, and their interpolation.
 
         Returns:
             The pixels; the lower and the upper neighbour of each in the network's map, edges repeated; and
             the upper neighbour's weight.
         """
-        seen, centres = self._centres(axis)
+        pixels, centres = self._centres(axis)
         last = self.size[axis] - 1
         position = np.clip(centres - 0.5, 0, last)
         lower = position.astype(np.intp)
-        return seen, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
+        upper = np.minimum(lower + 1, last)
+        upper_weights = (position - lower).astype(np.float32)
+        return pixels, lower, upper, upper_weights
 
     @staticmethod
     def _check_shape(array: Array, size: tuple[int, int]) -> Array:
@@ -269,12 +333,16 @@ class Geometry:
         return array
 
 
+_STORED_FIELDS = [field.name for field in fields(Geometry) if field.name != "corrected"]
+
+
 def _clip(place: float, length: int) -> float:
-    """The nearest place on a side of this length."""
+    """Return the place, moved into 0..length."""
     return min(max(float(place), 0.0), float(length))
 
 
 def _parse_matrix(values: Iterable[float | str]) -> tuple[float, float, float, float]:
+    """Read the four numbers of a matrix; raise ValueError where the matrix cannot be inverted."""
     yy, yx, xy, xx = map(float, values)
     if not yy * xx - yx * xy:
         raise ValueError(values)
@@ -282,7 +350,11 @@ def _parse_matrix(values: Iterable[float | str]) -> tuple[float, float, float, f
 
 
 def positive_integer(value: object) -> int:
-    """Return an integer of at least 1. TypeError or ValueError for any other value."""
+    """Return an integer of at least 1.
+
+    Raises:
+        TypeError, ValueError: The value is no integer, or below 1.
+    """
     number = operator.index(cast(SupportsIndex, value))
     if isinstance(value, bool) or number < 1:
         raise ValueError(value)

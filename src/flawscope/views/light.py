@@ -15,10 +15,9 @@ from flawscope.types import Array, Facts, Json
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-# channels
-RED = 0
+RED = 0  # number of the channel
 BLUE = 2
-MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contrast is lost
+MAX_RANGE = 0.3  # widest range of light: beyond it pictures are clipped at white, and contrast is lost
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Light:
         return ", ".join(changes) or "unchanged"
 
     def __call__(self, picture: Array) -> Array:
-        """Return the changed picture, clipped to the values that its type can have; floats at 0 only."""
+        """Return the changed picture, clipped to the type's range; floats are clipped at 0 only."""
         gains = np.full(picture.shape[2], self.brightness)
         if picture.shape[2] >= 3:  # a grey picture has no white balance
             gains[RED] *= 1 + self.white_balance
@@ -70,20 +69,21 @@ class Light:
         else:
             limit = np.iinfo(picture.dtype).max
             np.rint(changed, out=changed)
-        kept: Array = changed.clip(0, limit).astype(picture.dtype)
-        return kept
+        clipped: Array = changed.clip(0, limit).astype(picture.dtype)
+        return clipped
 
 
 def check_range(share: float) -> None:
-    """InputError where a range of light is wider than `MAX_RANGE`."""
+    """Raise InputError where a range of light is wider than `MAX_RANGE`."""
     if share > MAX_RANGE:
         raise InputError(f"light {share:.0%}: a range above {MAX_RANGE:.0%} is no small change; give 10%")
 
 
 def light_variations(share: float) -> list[Light]:
-    """Return the ends of a range of light, one change at a time, the unchanged light first.
+    """Return the unchanged light, then the extremes of each kind of change alone.
 
-    Brightness and contrast go from 1 - share to 1 + share, white balance from -share / 2 to share / 2.
+    The extremes are 1 - share and 1 + share for brightness and contrast, and -share / 2 and share / 2 for
+    white balance.
     """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
@@ -111,7 +111,7 @@ class ToneCorrection(NamedTuple):
 
     def __call__(self, image: Float32) -> Float32:
         """Return the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
-        padded = image < 0
+        padded = image < 0  # a padded value v is marked as -1 - v
         changed = np.where(padded, -1 - image, image)
         changed *= self.gain[:, None, None]
         changed += self.shift[:, None, None]
@@ -124,8 +124,8 @@ class Normalization:
     """Brings pictures to the light of the good training pictures.
 
     The mean and the standard deviation of each channel become those of the middle picture (Reinhard et al.,
-    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them: content
-    is not explained away.
+    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them:
+    differences because of the content are kept.
 
     Attributes:
         share: Range of the light (`light_variations`), 0..1.
@@ -138,48 +138,72 @@ class Normalization:
     deviations: tuple[ValueRange, ...]
 
     def __post_init__(self) -> None:
-        """InputError for values that no good pictures can have."""
-        ranges = (*self.means, *self.deviations)
-        right = len(self.means) == len(self.deviations) == 3 and 0 < self.share < 1
-        if not right or not all(
-            len(bounds) == 3 and 0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1 for bounds in ranges
-        ):
+        """Raise InputError for values that no good pictures can have."""
+        is_valid = len(self.means) == len(self.deviations) == 3 and 0 < self.share < 1
+        for bounds in (*self.means, *self.deviations):
+            is_valid &= len(bounds) == 3 and 0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1
+        if not is_valid:
             raise InputError("the model's normalization of light is damaged: fit anew")
 
     @classmethod
     def from_statistics(cls, measured: Iterable[tuple[Array, Array]], share: float) -> Normalization:
-        """Normalization to good pictures, given what `channel_statistics` found. InputError without any."""
-        rows = np.array(list(measured))
-        if not len(rows):
+        """Return the normalization to good pictures.
+
+        Args:
+            measured: Means and standard deviations of each picture's channels (`channel_statistics`).
+            share: Range of the light (`light_variations`), 0..1.
+
+        Raises:
+            InputError: No picture was measured.
+        """
+        statistics = np.array(list(measured))  # [pictures, 2, channels]
+        if not len(statistics):
             raise InputError("no picture shows its light inside the region of interest: give another --roi")
-        low = rows.min(0)
-        middle = np.median(rows, axis=0)
-        high = rows.max(0)
-        ranges = []
-        for lowest, median, highest in zip(low, middle, high, strict=True):
-            channels = zip(lowest, median, highest, strict=True)
-            ranges.append(tuple((float(a), float(b), float(c)) for a, b, c in channels))
-        return cls(share, ranges[0], ranges[1])
+        lowest = statistics.min(0)
+        median = np.median(statistics, axis=0)
+        highest = statistics.max(0)
+        ranges = np.stack([lowest, median, highest], axis=-1).tolist()  # [2, channels, 3]
+        means, deviations = (tuple((a, b, c) for a, b, c in channels) for channels in ranges)
+        return cls(share, means, deviations)
 
     def correction(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
-        """Correction of a whole picture [3, H, W], 0..1, padding marked, by its pixels that count [H, W]."""
-        found = channel_statistics(image, counted)
-        if found is None:
+        """Return the correction of a whole picture.
+
+        Args:
+            image: [3, H, W], 0..1, padding marked.
+            counted: [H, W], pixels whose light is measured; None: all.
+        """
+        statistics = channel_statistics(image, counted)
+        if statistics is None:
             return ToneCorrection(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
-        # the widest that a good picture's mean and contrast can become in light of the range
-        least = (1 - self.share) * (1 - self.share / 2)
-        most = (1 + self.share) * (1 + self.share / 2)
-        explained = []
-        wanted = []
-        inside = True
-        for values, ranges in zip(found, (self.means, self.deviations), strict=True):
-            low, middle, high = np.array(ranges).T
-            explained.append(values.clip(low * least, high * most))
-            wanted.append(middle)
-            inside &= bool(np.abs(explained[-1] - values).max() < MIN_DEVIATION)
-        gain = np.maximum(wanted[1], MIN_DEVIATION) / np.maximum(explained[1], MIN_DEVIATION)
-        shift = wanted[0] - gain * explained[0]
-        return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
+        means, deviations = statistics
+        explained_means, target_means, has_mean = self._explain(means, self.means)
+        explained_deviations, target_deviations, has_deviation = self._explain(deviations, self.deviations)
+        gain = np.maximum(target_deviations, MIN_DEVIATION) / np.maximum(explained_deviations, MIN_DEVIATION)
+        shift = target_means - gain * explained_means
+        is_inside = has_mean and has_deviation
+        return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), is_inside)
+
+    def _explain(
+        self, values: NDArray[np.float64], ranges: tuple[ValueRange, ...]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+        """Clip a picture's statistics to those that good pictures have in any light of the range.
+
+        Args:
+            values: [3], means or standard deviations of the picture's channels.
+            ranges: Lowest, middle and highest value of good pictures, for each channel.
+
+        Returns:
+            The clipped values [3]; the middle values of good pictures [3]; and whether light explains the
+            picture's values, which is so if clipping hardly changed them.
+        """
+        # factors by which light of the range can change a good picture's mean and contrast at most
+        least_factor = (1 - self.share) * (1 - self.share / 2)
+        largest_factor = (1 + self.share) * (1 + self.share / 2)
+        low, middle, high = np.array(ranges).T
+        explained = values.clip(low * least_factor, high * largest_factor)
+        is_explained = bool(np.abs(explained - values).max() < MIN_DEVIATION)
+        return explained, middle, is_explained
 
     def to_dict(self) -> Json:
         """Return values that JSON knows, for the model file."""
@@ -187,7 +211,11 @@ class Normalization:
 
     @classmethod
     def from_dict(cls, data: Facts) -> Normalization:
-        """Read what `to_dict` returned. InputError where it is damaged."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Values are missing or invalid.
+        """
         try:
             means, deviations = (
                 tuple((float(a), float(b), float(c)) for a, b, c in data[key])
@@ -199,9 +227,9 @@ class Normalization:
 
 
 def within_range(normalization: Normalization | None) -> str:
-    """Return words that end a sentence on the calibration: the range of light in which the rate holds.
+    """Return the range of light in which the rate holds, as the end of a sentence on the calibration.
 
-    They are empty where light is not corrected.
+    The text is empty where light is not corrected.
     """
     return "" if normalization is None else f", in each light within {normalization.share:.0%}"
 
@@ -209,13 +237,14 @@ def within_range(normalization: Normalization | None) -> str:
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the mean and the standard deviation of each channel; None where no pixel counts.
+    """Return the mean and the standard deviation of each channel; None: no pixel counts.
 
     Args:
-        image: [3, H, W], 0..1, padding marked, which does not count.
+        image: [3, H, W], 0..1, padding marked; padding does not count.
         counted: [H, W], pixels that count; None: all.
     """
-    mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
+    is_picture = image[0] >= 0  # padding is negative
+    mask = is_picture if counted is None else counted & is_picture
     pixels = image.reshape(3, -1) if mask.all() else image[:, mask]
     if not pixels.size:
         return None

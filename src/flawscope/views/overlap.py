@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-DEFAULT_OVERLAP = 0.25  # of a tile
+DEFAULT_OVERLAP = 0.25  # share of a tile
 MAX_OVERLAP = 0.75
 
 
 def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
-    """Read "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
-    text = text.strip().lower()
+    """Read "0.25", "25%" or "128px" as a share of a tile; None: any other text, or too large a share."""
+    words = text.strip().lower()
     try:
-        if text.endswith("px"):
-            share = float(text[:-2]) / min(tile)
+        if words.endswith("px"):
+            share = float(words.removesuffix("px")) / min(tile)
+        elif words.endswith("%"):
+            share = float(words.removesuffix("%")) / 100
         else:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+            share = float(words)
     except ValueError:
         return None
     return share if 0 <= share <= MAX_OVERLAP else None

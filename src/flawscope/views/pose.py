@@ -37,15 +37,16 @@ HALF_SIDE = SIDE / 2
 SPREAD_SCALE = 1000.0  # steps of a stored spread per 1.0
 _AFFINE = Image.Transform.AFFINE
 _BILINEAR = Image.Resampling.BILINEAR
-_COARSE_SIDE = SIDE // 2  # of the correlation
-_ANGLE_STEP = 6  # degrees between two angles of it
-# angles that are refined at most, and by how much less they may correlate
-_MAX_CANDIDATES = 4
-_MAX_GAP = 0.1
+_COARSE_SIDE = SIDE // 2  # pixels of a side of the pictures that are correlated
+_ANGLE_STEP = 6  # degrees between two angles of the correlation
+_MAX_CANDIDATES = 4  # angles that are refined, at most
+_MAX_GAP = 0.1  # difference from the best correlation, beyond which an angle is not refined
 _BLUR_SIGMA = 1.0  # pixels
-_MAX_POINTS = 2500  # of the reference that are compared, at the best angle
+_MAX_POINTS = 2500  # points of the reference that are compared, at the best angle
 _MAX_FIRST_POINTS = 700  # points while the best angle is not known
-_ITERATIONS = (4, 8)  # of the refinement, for every angle and for the best
+_FIRST_ITERATIONS = 4  # rounds of the refinement, for every angle
+_ITERATIONS = 8  # rounds of the refinement, for the best angle
+_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
 _MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part differs from the reference by no larger factor
 _MAX_DISTANCE = 3.0  # spreads: larger distances of a pixel are clipped
 MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken ones lie within 1.5
@@ -53,13 +54,13 @@ MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken one
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of a part: a point q of the reference, from its middle, lies at centre + scale R(angle) F q.
+    """Pose of a part: point q of the reference lies at centre + scale R(angle) F q in the small picture.
 
     Attributes:
-        x, y: The centre, in pixels of the small picture.
+        x, y: The centre, in pixels of the small picture; q is measured from the reference's middle.
         angle: Angle of the rotation R, in radians.
         scale: Size against the reference.
-        mirrored: Whether F turns x around before the part is turned.
+        mirrored: Whether F changes the sign of x before the part is turned; else F changes nothing.
         error: Root mean square distance to the good parts, in their spreads; infinite where none was found.
     """
 
@@ -84,12 +85,12 @@ class Pose:
 
 
 class _Samples(NamedTuple):
-    """Points of the reference, with what a step of the refinement needs.
+    """Points of the reference, with the values that a step of the refinement needs.
 
     Attributes:
-        positions: [2, N] from its middle.
-        levels: [N].
-        weights: [N].
+        positions: [2, N], x and y from the reference's middle.
+        levels: [N], grey levels of the points.
+        weights: [N], weights of the points.
         jacobian: [n + 2, N], derivatives of the levels by each parameter of the pose, the gain and the
             offset.
     """
@@ -108,8 +109,8 @@ class PoseReference:
         kind: Poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
         levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
         spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
-        extent: From the middle to the edge of the square that shows the part, in pixels.
-        period: Turns by a circle's share of 1 / period look the same; 0: every turn does.
+        extent: Half the side of the square that shows the part, in pixels.
+        period: The part looks the same after 1 / period of a full turn; 0: after every turn.
         errors: Errors of good parts that the reference did not know, ascending.
     """
 
@@ -121,11 +122,12 @@ class PoseReference:
     errors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        arrays = all(a.shape == (SIDE, SIDE) and a.dtype == np.uint8 for a in (self.levels, self.spread))
-        right = (
-            arrays and self.kind in get_args(PoseKind) and 1 <= self.extent <= HALF_SIDE and self.period >= 0
+        has_arrays = all(
+            array.shape == (SIDE, SIDE) and array.dtype == np.uint8 for array in (self.levels, self.spread)
         )
-        if not right or not self.spread.any():
+        has_kind = self.kind in get_args(PoseKind)
+        has_numbers = 1 <= self.extent <= HALF_SIDE and self.period >= 0
+        if not (has_arrays and has_kind and has_numbers and self.spread.any()):
             raise InputError("the model's reference for poses is damaged: fit anew")
 
     def __eq__(self, other: object) -> bool:
@@ -135,7 +137,7 @@ class PoseReference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Find the part in a picture; the pose has an infinite error where there is none.
+        """Find the part in a picture; if there is none, the pose has an infinite error.
 
         Args:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
@@ -144,28 +146,37 @@ class PoseReference:
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
-        """Refine poses in a blurred small picture [SIDE, SIDE], and return the nearest to the good parts.
+        """Refine poses, and return the pose at which the picture is most like the good parts.
 
-        Its error is infinite where there is no part.
+        If there is no part, the pose has an infinite error.
+
+        Args:
+            square: [SIDE, SIDE], blurred small picture.
+            poses: Poses to start from.
         """
-        few, many = self._points
-        fitted = [self._fit_pose(square, start, few, _ITERATIONS[0]) for start in poses]
+        few_points, many_points = self._points
+        fitted = [self._fit_pose(square, start, few_points, _FIRST_ITERATIONS) for start in poses]
         pose = min(fitted, key=lambda fit: fit.error)
         if pose.found:
-            pose = self._fit_pose(square, pose, many, _ITERATIONS[1])
+            pose = self._fit_pose(square, pose, many_points, _ITERATIONS)
         return pose if pose.error <= MAX_ERROR else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
-        """Return the share of good parts that are as far from the reference; 1 where nothing is known."""
-        n = len(self.errors)
-        return (1 + sum(known_error >= error for known_error in self.errors)) / (1 + n) if n else 1.0
+        """Return the conformal p-value of an error, (1 + #{good errors >= error}) / (n + 1).
+
+        The p-value is 1 if no errors of good parts are known.
+        """
+        if not self.errors:
+            return 1.0
+        as_large = sum(good_error >= error for good_error in self.errors)
+        return (1 + as_large) / (1 + len(self.errors))
 
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
     ) -> Geometry:
-        """Return the place in a picture of a view that shows the part as the reference does.
+        """Return the place in a picture of a view that shows the part in the reference's pose.
 
-        The view shows the part's surroundings, too. Where no part was found it shows the whole picture,
+        The view includes the part's surroundings. If no part was found, the view shows the whole picture,
         upright.
 
         Args:
@@ -180,39 +191,48 @@ class PoseReference:
             pose = Pose(small[1] / 2, small[0] / 2)
             extent = HALF_SIDE
         grow = np.array(picture_size) / small
-        # from the view, (y, x), to the small picture, to the picture
-        linear = grow[:, None] * pose.matrix()[::-1, ::-1] * (2 * extent / min(size))
-        y, x = map(float, grow * (pose.y, pose.x) - linear @ (size[0] / 2, size[1] / 2))
+        matrix_yx = pose.matrix()[::-1, ::-1]  # for (y, x) instead of (x, y)
+        # from the view to the small picture (matrix_yx and its factor), then to the picture (grow)
+        linear = grow[:, None] * matrix_yx * (2 * extent / min(size))
+        view_middle = (size[0] / 2, size[1] / 2)
+        y, x = map(float, grow * (pose.y, pose.x) - linear @ view_middle)
         length = math.sqrt(abs(float(np.linalg.det(linear))))
         yy, yx, xy, xx = map(float, linear.ravel())
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
 
     def describe(self) -> str:
         """Return a sentence on the poses, the errors of good parts, and how many were not found."""
-        looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
-        same = "" if self.period == 1 else f"; {looks} the same"
-        known = [error for error in self.errors if math.isfinite(error)]
-        far = f"at most {max(known):.2f} spreads off, {MAX_ERROR:g} allowed" if known else "all lost"
-        text = f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, "
-        text += f"{len(self.errors) - len(known)} not found"
-        return text + (
-            f"; expected of at most {self.p_value(MAX_ERROR):.1%} of new good ones" if self.errors else ""
-        )
+        symmetry = ""
+        if self.period == 0:
+            symmetry = "; every angle looks the same"
+        elif self.period > 1:
+            symmetry = f"; turns by 1/{self.period} look the same"
+        finite_errors = [error for error in self.errors if math.isfinite(error)]
+        distance = "all lost"
+        if finite_errors:
+            distance = f"at most {max(finite_errors):.2f} spreads off, {MAX_ERROR:g} allowed"
+        lost_count = len(self.errors) - len(finite_errors)
+        text = f"parts aligned ({self.kind}{symmetry}): {len(finite_errors)} good ones found, {distance}, "
+        text += f"{lost_count} not found"
+        if self.errors:
+            text += f"; expected of at most {self.p_value(MAX_ERROR):.1%} of new good ones"
+        return text
 
     def part_image(self) -> NDArray[np.uint8]:
-        """The part and the square around it that is inspected, [S, S] uint8, 255 is white."""
+        """Return the reference's inspected square, with the part, [S, S] uint8; 255 is white."""
         edges = slice(math.floor(HALF_SIDE - self.extent), math.ceil(HALF_SIDE + self.extent))
         return self.levels[edges, edges]
 
     @property
     def rotates(self) -> bool:
-        """Whether the angle is looked for."""
+        """Whether the angle is searched: parts may be turned, and turned parts look different."""
         return self.kind != "shift" and self.period != 0
 
     # ---- coarse
 
     @cached_property
     def _angles(self) -> NDArray[np.float64]:
+        """Angles of the correlation, in radians, ascending."""
         if not self.rotates:
             return np.zeros(1)
         count = max(1, round(360 / self.period / _ANGLE_STEP))
@@ -220,142 +240,187 @@ class PoseReference:
         return np.asarray(angles, np.float64)
 
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
-        """Return the normalized reference and its weights [size, size], turned by every few degrees.
+        """Return the normalized reference and its weights [size, size], rotated in steps of a few degrees.
 
-        Where parts may be mirrored, both sides are there. Pixel i shows the reference at i - size / 2 from
-        its middle, in steps of SIDE / size.
+        Where parts may be mirrored, the mirrored kernels follow. Pixel i shows the reference at a distance of
+        (i - size / 2) * SIDE / size from its middle.
+
+        Returns:
+            The pose, the normalized reference and the weights of each kernel.
         """
-        weights = self._weights
         levels = np.divide(self.levels, 255, dtype=np.float32)
-        coarse = _downsample(weights, size)
+        small_weights = _downsample(self._weights, size)
+        weighted_levels = _downsample(self._weights * levels, size)
+        small_levels = np.asarray(weighted_levels / np.maximum(small_weights, 1e-9), np.float32)
+        weight_image = Image.fromarray(small_weights)
+        level_image = Image.fromarray(small_levels)
         middle = size / 2
-        shown = np.asarray(_downsample(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
-        images = [Image.fromarray(coarse), Image.fromarray(shown)]
-        found = []
-        for side in (1, -1) if self.kind == "full" else (1,):
+        kernels = []
+        for side in (1, -1) if self.kind == "full" else (1,):  # -1: mirrored
             for angle in self._angles:
                 cos, sin = math.cos(angle), math.sin(angle)
                 (xx, xy), (yx, yy) = (side * cos, side * sin), (-sin, cos)
-                x, y = (middle - (a + b) * (middle + 0.5) for a, b in ((xx, xy), (yx, yy)))
+                # the middle of the turned image stays its middle
+                x = middle - (xx + xy) * (middle + 0.5)
+                y = middle - (yx + yy) * (middle + 0.5)
                 affine = xx, xy, x, yx, yy, y
-                turned = (image.transform(image.size, _AFFINE, affine, _BILINEAR) for image in images)
-                weight, level = (np.asarray(kernel, np.float64) for kernel in turned)
-                weight = weight / max(weight.sum(), 1e-9)
-                level = level - (weight * level).sum()
+                turned_weights = weight_image.transform(weight_image.size, _AFFINE, affine, _BILINEAR)
+                turned_levels = level_image.transform(level_image.size, _AFFINE, affine, _BILINEAR)
+                raw_weights = np.asarray(turned_weights, np.float64)
+                raw_levels = np.asarray(turned_levels, np.float64)
+                # normalized, so that a product with a picture is a weighted covariance
+                weight = raw_weights / max(raw_weights.sum(), 1e-9)
+                level = raw_levels - (weight * raw_levels).sum()
                 part = weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12))
-                pose = Pose(0.0, 0.0, float(angle), 1.0, side < 0)
-                found.append((pose, np.asarray(part, np.float32), np.asarray(weight, np.float32)))
-        return found
+                pose = Pose(0.0, 0.0, float(angle), 1.0, mirrored=side < 0)
+                kernels.append((pose, np.asarray(part, np.float32), np.asarray(weight, np.float32)))
+        return kernels
 
     @cached_property
     def _spectra(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
         """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
         from scipy import fft
 
-        def spectra(kernels: Sequence[Float32]) -> NDArray[np.complex64]:
+        def compute_spectra(kernels: Sequence[Float32]) -> NDArray[np.complex64]:
             stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
             return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
 
-        _, parts, wholes = zip(*self.kernels(_COARSE_SIDE), strict=True)
-        return spectra([*parts]), spectra([*wholes])
+        _, parts, weights = zip(*self.kernels(_COARSE_SIDE), strict=True)
+        return compute_spectra([*parts]), compute_spectra([*weights])
 
     def _coarse_poses(self, square: Float32, picture: Float32) -> list[Pose]:
-        """Return poses to refine: of the best angles, the places where the correlation is largest."""
+        """Return poses to refine: the best angles, each at the place where its correlation is largest.
+
+        Args:
+            square: [SIDE, SIDE], the blurred picture with its edges repeated.
+            picture: [h, w], the picture; only its size is used.
+        """
         from scipy import fft
 
         image = _downsample(square)
         image -= image.mean()
-        parts, wholes = self._spectra
+        part_spectra, weight_spectra = self._spectra
 
-        def correlated(kernels: NDArray[np.complex64], values: Float32) -> Float32:
-            return np.asarray(fft.irfft2(kernels * fft.rfft2(values), s=image.shape), np.float32)
+        def correlate(kernel_spectra: NDArray[np.complex64], values: Float32) -> Float32:
+            return np.asarray(fft.irfft2(kernel_spectra * fft.rfft2(values), s=image.shape), np.float32)
 
-        found = correlated(parts, image)
+        correlation = correlate(part_spectra, image)
         # divided by the standard deviation of the image below the part, in place: the arrays are large
-        mean = correlated(wholes, image)
-        variance = correlated(wholes, image**2)
+        mean = correlate(weight_spectra, image)
+        variance = correlate(weight_spectra, image**2)
         mean *= mean
         variance -= mean
         np.maximum(variance, 1e-4, out=variance)
-        found /= np.sqrt(variance, out=variance)
-        seen = found[:, : math.ceil(picture.shape[0] / 2), : math.ceil(picture.shape[1] / 2)]
-        flat = seen.reshape(len(seen), -1)
-        places = flat.argmax(1)
+        correlation /= np.sqrt(variance, out=variance)
+        height, width = picture.shape
+        inside = correlation[:, : math.ceil(height / 2), : math.ceil(width / 2)]
+        flat = inside.reshape(len(inside), -1)  # [kernels, places]
+        best_places = flat.argmax(1)
         count = len(self._angles)
-        poses = []
-        for mirrored in range(len(flat) // count):
-            rows = np.arange(count) + mirrored * count
-            peaks = flat[rows, places[rows]]
+        angle_step = self._angles[1] - self._angles[0] if count > 1 else 0
+        candidates = []  # correlation and pose
+        for side in range(len(flat) // count):  # 1: mirrored
+            kernels = np.arange(count) + side * count
+            peaks = flat[kernels, best_places[kernels]]
             left, right = np.roll(peaks, 1), np.roll(peaks, -1)
             for i in np.flatnonzero((peaks >= left) & (peaks >= right)):
-                bend = left[i] - 2 * peaks[i] + right[i]
-                off = 0.5 * (left[i] - right[i]) / bend if bend < 0 and count > 1 else 0.0
-                y, x = divmod(int(places[rows[i]]), seen.shape[2])
-                angle = float(self._angles[i] + off * (self._angles[1] - self._angles[0] if count > 1 else 0))
-                poses.append((float(peaks[i]), Pose(2.0 * x, 2.0 * y, angle, 1.0, bool(mirrored))))
-        poses.sort(key=lambda candidate: -candidate[0])
-        return [pose for peak, pose in poses[:_MAX_CANDIDATES] if peak > poses[0][0] - _MAX_GAP]
+                # vertex of the parabola through the peak and both neighbouring angles, in steps
+                curvature = left[i] - 2 * peaks[i] + right[i]
+                shift = 0.5 * (left[i] - right[i]) / curvature if curvature < 0 and count > 1 else 0.0
+                y, x = divmod(int(best_places[kernels[i]]), inside.shape[2])
+                angle = float(self._angles[i] + shift * angle_step)
+                pose = Pose(2.0 * x, 2.0 * y, angle, 1.0, mirrored=bool(side))
+                candidates.append((float(peaks[i]), pose))
+        candidates.sort(key=lambda candidate: -candidate[0])
+        best_peak, _ = candidates[0]
+        return [pose for peak, pose in candidates[:_MAX_CANDIDATES] if peak > best_peak - _MAX_GAP]
 
     # ---- fine
 
     @cached_property
     def _weights(self) -> Float32:
+        """Weights [SIDE, SIDE] of the reference's pixels: 1 / variance, 0 where a pixel does not count."""
         spread = np.divide(self.spread, SPREAD_SCALE, dtype=np.float32)
         return np.where(self.spread > 0, 1 / np.maximum(spread, 1e-3) ** 2, 0).astype(np.float32)
 
     @cached_property
     def _points(self) -> tuple[_Samples, _Samples]:
+        """Points of the reference: few for refining every angle, and more for refining the best angle."""
         return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
-    def _select_points(self, most: int) -> _Samples:
-        """Choose points: half of them those with the largest weighted gradients, the others at random."""
+    def _select_points(self, max_count: int) -> _Samples:
+        """Choose points: one half with the largest weighted gradients, the other half at random."""
         levels = np.divide(self.levels, 255, dtype=np.float32)
         weights = self._weights
-        down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
-        counted = np.flatnonzero(weights)
-        if len(counted) > most:
-            order = np.argsort(-(weights * (down**2 + across**2)).ravel()[counted], kind="stable")
-            others = np.random.default_rng(0).permutation(order[most // 2 :])[: most - most // 2]
-            counted = counted[np.sort(np.concatenate([order[: most // 2], others]))]
-        y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
-        down = down.ravel()[counted]
-        across = across.ravel()[counted]
-        level = levels.ravel()[counted]
-        slopes = [across, down]
-        slopes += [(down * x - across * y) / HALF_SIDE] if self.rotates else []
-        slopes += [(across * x + down * y) / HALF_SIDE] if self.kind == "full" else []
-        slopes += [level, np.ones_like(level)]
-        places = np.stack([x, y]).astype(np.float32)
-        return _Samples(places, level, weights.ravel()[counted], np.stack(slopes))
+        slope_y, slope_x = (slope.astype(np.float32) for slope in np.gradient(levels))
+        chosen = np.flatnonzero(weights)
+        if len(chosen) > max_count:
+            half = max_count // 2
+            weighted_gradients = (weights * (slope_y**2 + slope_x**2)).ravel()[chosen]
+            order = np.argsort(-weighted_gradients, kind="stable")  # the largest first
+            random_places = np.random.default_rng(0).permutation(order[half:])[: max_count - half]
+            chosen = chosen[np.sort(np.concatenate([order[:half], random_places]))]
+        y, x = (np.divmod(chosen, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
+        down = slope_y.ravel()[chosen]
+        across = slope_x.ravel()[chosen]
+        level = levels.ravel()[chosen]
+        # derivatives by x, y, angle and scale, as far as these are free, then by gain and offset
+        derivatives = [across, down]
+        if self.rotates:
+            derivatives.append((down * x - across * y) / HALF_SIDE)
+        if self.kind == "full":
+            derivatives.append((across * x + down * y) / HALF_SIDE)
+        derivatives += [level, np.ones_like(level)]
+        positions = np.stack([x, y]).astype(np.float32)
+        return _Samples(positions, level, weights.ravel()[chosen], np.stack(derivatives))
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
-        """Return the pose nearby at which the picture is most like the reference, with its error."""
-        slopes = points.jacobian
+        """Refine a pose step by step until the picture is most like the reference.
+
+        Args:
+            square: [SIDE, SIDE], blurred small picture.
+            pose: Pose to start from.
+            points: Points of the reference that are compared.
+            rounds: Largest number of steps.
+
+        Returns:
+            The pose with its error; infinite: the part differs too much from the reference.
+        """
+        jacobian = points.jacobian
         weights = points.weights
-        roots = np.sqrt(points.weights)
-        seen = _bilinear(square, *_project(pose, points.positions))
-        light = slopes[-2:] * weights
-        gain, offset = _solve_damped(light @ slopes[-2:].T, light @ seen)
-        for turn in range(rounds + 1):
-            # Huber's weights, by the usual distance in this picture
-            far = np.abs(seen - gain * points.levels - offset) * roots
-            usual = 2 * 1.4826 * float(np.median(far)) + 1e-6
-            weighted = slopes * (weights / np.maximum(1, far / usual))
-            *change, gain, offset = _solve_damped(weighted @ slopes.T, weighted @ seen)
+        root_weights = np.sqrt(points.weights)
+        values = _bilinear(square, *_project(pose, points.positions))
+        # gain and offset of the light first, then all parameters together
+        weighted_light = jacobian[-2:] * weights
+        gain, offset = _solve_damped(weighted_light @ jacobian[-2:].T, weighted_light @ values)
+        for round_number in range(rounds + 1):
+            # robust weights (Huber): points farther off than usual in this picture count less
+            distances = np.abs(values - gain * points.levels - offset) * root_weights
+            usual = 2 * _MAD_TO_STANDARD_DEVIATION * float(np.median(distances)) + 1e-6
+            weighted = jacobian * (weights / np.maximum(1, distances / usual))
+            *change, gain, offset = _solve_damped(weighted @ jacobian.T, weighted @ values)
             if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:
                 return replace(pose, error=math.inf)
-            if turn == rounds or max(map(abs, change)) < 0.01 * gain:
+            if round_number == rounds or max(map(abs, change)) < 0.01 * gain:
                 break
             pose = self._update_pose(pose, [part / gain for part in change])
-            seen = _bilinear(square, *_project(pose, points.positions))
-        inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
-        if not inside or not 1 / _MAX_FACTORS["scale"] < pose.scale < _MAX_FACTORS["scale"]:
+            values = _bilinear(square, *_project(pose, points.positions))
+        is_inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
+        has_scale = 1 / _MAX_FACTORS["scale"] < pose.scale < _MAX_FACTORS["scale"]
+        if not is_inside or not has_scale:
             return replace(pose, error=math.inf)
-        away = ((seen - np.float32(offset)) / np.float32(gain) - points.levels) * roots
-        return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _MAX_DISTANCE**2)))))
+        residuals = ((values - np.float32(offset)) / np.float32(gain) - points.levels) * root_weights
+        mean_square = np.mean(np.minimum(residuals * residuals, _MAX_DISTANCE**2))
+        return replace(pose, error=float(np.sqrt(mean_square)))
 
     def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
-        """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
+        """Return the pose after the inverse of a change: steps change the reference, not the picture.
+
+        Args:
+            pose: The pose.
+            change: Change of x and y, then of angle and scale, as far as these are free. It is limited to a
+                small step.
+        """
         x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
         angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.rotates else 0.0
         scale = 1 + min(max(change[-1] / HALF_SIDE, -0.05), 0.05) if self.kind == "full" else 1.0
@@ -367,7 +432,7 @@ class PoseReference:
     # ---- files
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
         return {
             "kind": self.kind,
@@ -379,7 +444,11 @@ class PoseReference:
 
     @classmethod
     def from_dict(cls, data: Facts) -> PoseReference:
-        """Read what `to_dict` returned. InputError where it is damaged."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Values are missing or invalid.
+        """
         try:
             unpacker = zlib.decompressobj()
             pixels = unpacker.decompress(base64.b64decode(data["pixels"], validate=True), 2 * SIDE * SIDE)
@@ -391,7 +460,7 @@ class PoseReference:
 
 
 def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
-    """Size (h, w) of the small picture of one of (H, W) pixels."""
+    """Return the size (h, w) of the small picture of a picture; `longer` is its longer side."""
     height, width = (max(1, round(side * longer / max(size))) for side in size)
     return height, width
 
@@ -405,7 +474,8 @@ def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
-    return _bilinear(_pad_to_square(picture), at_x, at_y).reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
+    warped = _bilinear(_pad_to_square(picture), at_x, at_y)
+    return warped.reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
 
 
 def _pad_to_square(picture: Float32) -> Float32:
@@ -414,15 +484,16 @@ def _pad_to_square(picture: Float32) -> Float32:
 
 
 def blur(picture: Float32) -> Float32:
-    """Blur a small picture as refining poses takes it."""
+    """Blur a small picture, as the refinement of poses needs it."""
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
 
 
 def _downsample(image: NDArray[np.floating], size: int = _COARSE_SIDE) -> Float32:
-    by = SIDE // size
-    return np.asarray(image.reshape(size, by, size, by).mean((1, 3)), np.float32)
+    """Reduce an image [SIDE, SIDE] to [size, size] by the means of its blocks."""
+    block = SIDE // size
+    return np.asarray(image.reshape(size, block, size, block).mean((1, 3)), np.float32)
 
 
 def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
@@ -433,19 +504,23 @@ def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
 
 def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
     """Sample an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
-    x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
-    left, top = x.astype(np.intp), y.astype(np.intp)
-    x, y = x - left.astype(np.float32), y - top.astype(np.float32)
+    last = np.float32(SIDE - 1.001)  # below SIDE - 1: each point has a right and a lower neighbour
+    columns = np.clip(x - np.float32(0.5), 0, last)
+    rows = np.clip(y - np.float32(0.5), 0, last)
+    left = columns.astype(np.intp)
+    top = rows.astype(np.intp)
+    right_weights = columns - left.astype(np.float32)
+    lower_weights = rows - top.astype(np.float32)
     flat = image.ravel()
-    first = top * SIDE + left
-    upper = flat[first] + (flat[first + 1] - flat[first]) * x
-    first += SIDE
-    lower = flat[first] + (flat[first + 1] - flat[first]) * x
-    return np.asarray(upper + (lower - upper) * y, np.float32)
+    index = top * SIDE + left
+    upper = flat[index] + (flat[index + 1] - flat[index]) * right_weights
+    index += SIDE
+    lower = flat[index] + (flat[index + 1] - flat[index]) * right_weights
+    return np.asarray(upper + (lower - upper) * lower_weights, np.float32)
 
 
 def _solve_damped(matrix: Array, right: Array) -> list[float]:
-    """Solve a symmetric system, a little damped: a reference may not determine every parameter."""
-    whole = matrix.astype(np.float64)
-    whole += np.diag(1e-6 * np.diag(whole) + 1e-12)
-    return list(map(float, np.linalg.solve(whole, right.astype(np.float64))))
+    """Solve a symmetric system with a little damping: the reference may leave a parameter undetermined."""
+    damped = matrix.astype(np.float64)
+    damped += np.diag(1e-6 * np.diag(damped) + 1e-12)
+    return list(map(float, np.linalg.solve(damped, right.astype(np.float64))))

@@ -55,27 +55,30 @@ class Correction(Protocol):
         """Correct a picture.
 
         Args:
-            picture: values of any type, of which 0 is black.
-            divisor: value that is white, whatever the type could hold; values above it are white, too.
-            name: for errors.
+            picture: Values of any type, of which 0 is black.
+            divisor: Value that is white; larger values are white, too. It may be below the type's maximum.
+            name: Name of the picture for errors.
 
         Returns:
-            A picture of the same size, with the same white.
+            The corrected picture, of the same size and with the same white value.
 
         Raises:
-            InputError: it cannot be corrected.
+            InputError: The picture cannot be corrected.
         """
 
     def mask(self, mask: Mask) -> Mask:
-        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        """Transform a mask [H, W] of the picture as taken into a mask of the corrected picture."""
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
-        """Return the map of a corrected picture as one of the picture as taken, and its place there.
+        """Transform a map of the corrected picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the corrected picture.
-            placed: Place of the map in the corrected picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the corrected picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
 
 
@@ -163,7 +166,8 @@ class Preprocess:
                 raise InputError(f"white_level is {white!r}; give a number above 0, or none")
             object.__setattr__(self, "white_level", float(white))
         if black is not None:
-            if not _is_number(black) or not 0 <= black < (white or 0.0):
+            upper_bound = white or 0.0  # without a white level, no black level is valid
+            if not _is_number(black) or not 0 <= black < upper_bound:
                 raise InputError(f"black_level is {black!r}; give a number from 0 to below the white level")
             object.__setattr__(self, "black_level", float(black))
 
@@ -171,7 +175,7 @@ class Preprocess:
     def of_levels(
         cls, levels: Levels | None, *, size: tuple[int, int] = DEFAULT_SIZE, channels: Channels | None = None
     ) -> Preprocess:
-        """Preprocessing of pictures of these levels; None: of 8 bits."""
+        """Return the preprocessing for pictures with these black and white levels; None: 8-bit pictures."""
         black, white = levels or (None, None)
         return cls(size, white_level=white, black_level=black, channels=channels)
 
@@ -187,7 +191,7 @@ class Preprocess:
 
     @property
     def lights(self) -> list[Light]:
-        """The lights in which the false-alarm rate holds, that of the good pictures first."""
+        """Changes of light under which the false-alarm rate holds; the first changes nothing."""
         return [Light()] if self.normalization is None else light_variations(self.normalization.share)
 
     @cached_property
@@ -208,21 +212,23 @@ class Preprocess:
         return self if self.tile is None else replace(self, tile=None)
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Return the network's input for a source that `decode` reads, and the geometry of its map.
+        """Return the network's input for a picture, and the place of its map in the picture.
 
-        The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is 1 without tiles; `views` reads
-        large pictures in parts.
+        The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is the number of views, 1 without
+        tiles. For large pictures, `views` makes the views one by one.
+
+        Args:
+            source: Picture that `decode` reads.
+            name: Name for errors; None: the source's.
         """
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> Raster:
-        """Read a picture, with all of its channels [H, W, N] where the model knows them.
-
-        Else it reads it as `load_picture` does.
+        """Read a picture: with `channels`, all of them [H, W, N]; else as `load_picture` does.
 
         Raises:
-            InputError: It cannot be read, as `decode` says.
+            InputError: The picture cannot be read.
         """
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
@@ -236,11 +242,11 @@ class Preprocess:
         Args:
             source: Picture that `decode` reads.
             name: Name for errors; None: the source's.
-            counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
-                measured; None: all of it.
+            counted: [H, W], region of interest in the view of the whole picture. The light is measured there;
+                None: in the whole view.
 
         Raises:
-            InputError: It cannot be read, or is smaller than a tile.
+            InputError: The picture cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
         return self.cut(self.read(source, name), name, counted)
@@ -251,8 +257,8 @@ class Preprocess:
         Args:
             raster: The picture.
             name: Name for errors.
-            counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
-                measured; None: all of it.
+            counted: [H, W], region of interest in the view of the whole picture. The light is measured there;
+                None: in the whole view.
         """
         if self.channels is not None:
             return self._channel_views(self.channels, np.asarray(raster), counted, name)
@@ -262,26 +268,33 @@ class Preprocess:
             return self._views_of(self.framing.frame(picture, divisor, self.size, pose), counted, name)
         assert isinstance(self.framing, AlignedPart)
         parts = find_frames(picture, divisor, self.size, self.framing, self.several)
-        views = [self._views_of(frame, counted, name) for frame in parts.frames]
-        return PartFrameViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
+        part_views = [self._views_of(frame, counted, name) for frame in parts.frames]
+        map_place = parts.middle.place(self.geometry(parts.middle.size))
+        scale, _ = map_place.scale
+        return PartFrameViews(part_views, parts, scale)
 
     def _channel_views(
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
-        """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
-        alone = replace(self, channels=None)
+        """Return views of a picture's channels [H, W, N]; its part is found in the mean of all channels."""
+        single_group = replace(self, channels=None)  # preprocesses a group of channels like a picture
         pose = self.framing.find(lambda: self.small(values))
-        pictures = (alone._corrected(picture, name) for picture in channels.split(values))
-        frames = (self.framing.frame(*picture, self.size, pose) for picture in pictures)
-        return ChannelViews([alone._views_of(frame, counted, name) for frame in frames])
+        group_views = []
+        for group in channels.split(values):
+            picture, divisor = single_group._corrected(group, name)
+            frame = self.framing.frame(picture, divisor, self.size, pose)
+            group_views.append(single_group._views_of(frame, counted, name))
+        return ChannelViews(group_views)
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
-        """Views of a frame, as `views` has them."""
+        """Return the views of a frame: of the whole frame, and of its tiles."""
         first, placed = self._whole_view(frame)
         pose = frame.pose
         size = frame.size
-        if pose is not None and counted is not None and not (counted & (first[0, 0] >= 0)).any():
-            pose = replace(pose, error=math.inf)  # nothing of what counts lies in the picture
+        is_picture = first[0, 0] >= 0  # padding is negative
+        if pose is not None and counted is not None and not (counted & is_picture).any():
+            # no pixel of the region of interest lies in the picture: the part counts as not found
+            pose = replace(pose, error=math.inf)
         first, tone = self.lit(first, counted)
         if self.tile is None:
             return Views(first, placed, tone=tone, pose=pose)
@@ -291,108 +304,129 @@ class Preprocess:
         planes, visible = frame.scaled(canvas)
         return Views(
             first,
-            frame.place(canvas),
-            self.whole.geometry(size),
-            grid,
-            planes,
-            frame.divisor,
-            tone,
-            pose,
-            placed,
-            visible,
+            geometry=frame.place(canvas),
+            whole=self.whole.geometry(size),
+            grid=grid,
+            canvas=planes,
+            divisor=frame.divisor,
+            tone=tone,
+            pose=pose,
+            placed=placed,
+            visible=visible,
         )
 
     def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
-        """Return the view of a whole picture in the light of good ones, and the correction.
-
-        Without `normalization` the view stays as it is, and the correction is None.
+        """Correct the light of a whole picture's view to that of good pictures.
 
         Args:
             first: [1, 3, H, W], the view.
             counted: [H, W], pixels whose light is measured; None: all.
+
+        Returns:
+            The corrected view, and the correction. Without `normalization`: the given view, and None.
         """
         if self.normalization is None:
             return first, None
-        tone = self.normalization.correction(first[0], counted)
-        return tone(first[0])[None], tone
+        image = first[0]
+        tone = self.normalization.correction(image, counted)
+        return tone(image)[None], tone
 
     def small(self, picture: Array, side: int = SIDE) -> Float32:
-        """Reduce a decoded picture to a grey one, in which poses are found.
+        """Reduce a decoded picture to a small grey one, in which poses are found.
 
         Args:
             picture: The picture.
             side: Longer side of the result, in pixels.
 
         Raises:
-            InputError: Its values are far off the white level.
+            InputError: The picture's values are far off the white level.
         """
         if self.channels is not None:
             picture = mean_channel(picture)
-        return small_grey(*self._corrected(picture, "a picture"), side)
+        corrected, divisor = self._corrected(picture, "a picture")
+        return small_grey(corrected, divisor, side)
 
     def corrected_mask(self, mask: Mask) -> Mask:
-        """Mask [H, W] of a picture as taken, as one of the corrected picture."""
+        """Transform a mask [H, W] of the picture as taken into one of the corrected picture."""
+        corrected = mask
         for stage in self.corrections:
-            mask = stage.mask(mask)
-        return mask
+            corrected = stage.mask(corrected)
+        return corrected
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Return the map of a corrected picture as one of the picture as taken, and its place there.
+        """Transform a map of the corrected picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the corrected picture.
-            placed: Place of the map in the corrected picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the corrected picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
-        corrected = placed
+        restored_map = drawn
+        geometry = placed
         for stage in reversed(self.corrections):
-            drawn, placed = stage.restored(drawn, placed, fill)
-        return drawn, placed if placed is corrected else replace(placed, corrected=corrected)
+            restored_map, geometry = stage.restored(restored_map, geometry, fill)
+        if geometry is placed:
+            return restored_map, placed
+        return restored_map, replace(geometry, corrected=placed)
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (H, W) of the frame of a picture of (H, W) pixels.
+        """Return the size (H, W) of the frame in a picture of this size (H, W).
 
-        It is the picture's, or that of the aligned part with its surroundings.
+        The frame is the picture or, where parts are aligned, the part with its surroundings.
         """
         return self.framing.size(picture_size, self.size)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
-        """Size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
+        """Return the size (H, W) to which a frame of (H, W) pixels is scaled before tiles are cut from it."""
         assert self.tile is not None
-        height, width = (
-            max(1, round(whole * seen / part))
-            for whole, seen, part in zip(frame_size, self.size, self.tile, strict=True)
-        )
+        frame_height, frame_width = frame_size
+        network_height, network_width = self.size
+        tile_height, tile_width = self.tile
+        height = max(1, round(frame_height * network_height / tile_height))
+        width = max(1, round(frame_width * network_width / tile_width))
         return height, width
 
     def grid(self, frame_size: tuple[int, int]) -> TileGrid | None:
-        """Grid of the tiles of a frame of (H, W) pixels; None where the frame is smaller than a tile."""
-        canvas = self.canvas(frame_size)
-        if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
+        """Return the grid of the tiles of a frame (H, W); None: the frame is smaller than a tile."""
+        canvas_height, canvas_width = self.canvas(frame_size)
+        height, width = self.size
+        if height > canvas_height or width > canvas_width:
             return None
-        return TileGrid(canvas, self.size, self.overlap)
+        return TileGrid((canvas_height, canvas_width), self.size, self.overlap)
 
     def geometry(self, frame_size: tuple[int, int]) -> Geometry:
-        """Place of the map in a frame of (H, W) pixels; without an alignment the frame is the picture."""
-        if self.tile is not None and (canvas := self.canvas(frame_size)) != self.size:
-            scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
-            return Geometry(frame_size, canvas, scale, (0.0, 0.0))
-        (y0, x0, y1, x1), (h, w), (top, left) = self._whole_placement(*frame_size)
-        sy, sx = h / (y1 - y0), w / (x1 - x0)
-        return Geometry(frame_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
+        """Return the place of the anomaly map in a frame of this size (H, W).
+
+        With tiles the map has the canvas's size, else the network's. Without an alignment the frame is the
+        picture.
+        """
+        if self.tile is not None:
+            canvas = self.canvas(frame_size)
+            if canvas != self.size:
+                scale = (canvas[0] / frame_size[0], canvas[1] / frame_size[1])
+                return Geometry(frame_size, canvas, scale, offset=(0.0, 0.0))
+        (y0, x0, y1, x1), (height, width), (top, left) = self._whole_placement(*frame_size)
+        scale_y = height / (y1 - y0)
+        scale_x = width / (x1 - x0)
+        offset = (top - y0 * scale_y, left - x0 * scale_x)
+        return Geometry(frame_size, self.network_size, (scale_y, scale_x), offset)
 
     def described(self) -> str:
         """Describe the preprocessing for a person."""
-        (height, width), tile = self.network_size, self.tile
-        if tile is None:
+        height, width = self.network_size
+        if self.tile is None:
             return f"{height}x{width}"
-        scale = tile[0] / self.size[0]
-        by = "" if scale == 1 else f", scaled to {height}x{width}"
-        tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
+        tile_height, tile_width = self.tile
+        is_scaled = tile_height != self.size[0]
+        scaling = f", scaled to {height}x{width}" if is_scaled else ""
+        tiles = f"tiles of {tile_height}x{tile_width} pixels{scaling}, {self.overlap:.0%} shared"
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         data: Json = {
             "size": list(self.size),
             "keep_aspect": self.keep_aspect,
@@ -412,107 +446,144 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
-        """Read what `to_dict` returned. InputError for unknown keys and invalid values."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(data) - set(known))
-        if unknown:
-            raise InputError(f"unknown preprocess key {unknown[0]!r}; {suggest_name(unknown[0], known)}")
-        stages = {name: STAGES[name].from_dict(data[name]) for name in STAGES if data.get(name) is not None}
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Keys are unknown, or values are invalid.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown_keys = sorted(set(data) - set(names))
+        if unknown_keys:
+            key = unknown_keys[0]
+            raise InputError(f"unknown preprocess key {key!r}; {suggest_name(key, names)}")
+        stages = {
+            name: stage.from_dict(data[name]) for name, stage in STAGES.items() if data.get(name) is not None
+        }
         return cls(**{**data, **stages})
 
     def _whole_placement(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Return the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
-        whole = (0.0, 0.0, float(height), float(width))
-        sy, sx = self.size[0] / height, self.size[1] / width
-        keeps = self.keep_aspect and self.reference is None  # a part's frame has the network's shape
-        if self.crop is None and not keeps:
-            return whole, self.size, (0, 0)
-        if self.crop is None:
-            scale = min(sy, sx)
-            h = min(max(round(height * scale), 1), self.size[0])
-            w = min(max(round(width * scale), 1), self.size[1])
-            return whole, (h, w), ((self.size[0] - h) // 2, (self.size[1] - w) // 2)
-        if keeps:
-            sy = sx = max(sy, sx)
-        y0 = max(0.0, (height - self.crop[0] / sy) / 2)
-        x0 = max(0.0, (width - self.crop[1] / sx) / 2)
+        """Return the box of a frame that the network sees, and the box's place in the network's input.
+
+        Returns:
+            The box (y0, x0, y1, x1) in the frame; and in the network's input, the box's size (h, w) and upper
+            left corner (top, left).
+        """
+        whole_frame = (0.0, 0.0, float(height), float(width))
+        scaled_height, scaled_width = self.size
+        scale_y = scaled_height / height
+        scale_x = scaled_width / width
+        # a part's frame has the network's shape already
+        keeps_aspect = self.keep_aspect and self.reference is None
+        if self.crop is None and not keeps_aspect:
+            return whole_frame, self.size, (0, 0)
+        if self.crop is None:  # letterbox
+            scale = min(scale_y, scale_x)
+            h = min(max(round(height * scale), 1), scaled_height)
+            w = min(max(round(width * scale), 1), scaled_width)
+            return whole_frame, (h, w), ((scaled_height - h) // 2, (scaled_width - w) // 2)
+        if keeps_aspect:
+            scale_y = scale_x = max(scale_y, scale_x)
+        crop_height, crop_width = self.crop
+        y0 = max(0.0, (height - crop_height / scale_y) / 2)
+        x0 = max(0.0, (width - crop_width / scale_x) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
-        """View of the whole frame [1, 3, H, W], and its place in the picture."""
+        """Return the view of the whole frame [1, 3, H, W], padding marked, and its place in the picture."""
         picture = frame.picture
         divisor = frame.divisor
         placed = frame.place(self.whole.geometry(frame.size))
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
+        image = tensor[0]
         if frame.turned is not None:
-            write_planes(warp_view(picture, placed), divisor, tensor[0])
-            visible = frame.visible(placed, tensor[0].transpose(1, 2, 0))
-            tensor[0] = np.where(visible, tensor[0], -1 - tensor[0])
+            write_planes(warp_view(picture, placed), divisor, image)
+            visible = frame.visible(placed, image.transpose(1, 2, 0))
+            image[:] = np.where(visible, image, -1 - image)
             return tensor, placed
         box, (h, w), (top, left) = self._whole_placement(*frame.size)
-        write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
+        write_planes(resized(picture, (h, w), box), divisor, image[:, top : top + h, left : left + w])
         if (h, w) != self.network_size:
-            _repeat_edges(tensor[0], top, left, h, w)
+            _repeat_edges(image, top, left, h, w)
             padding = np.ones(self.network_size, np.bool_)
             padding[top : top + h, left : left + w] = False
-            tensor[0][:, padding] = -1 - tensor[0][:, padding]
+            image[:, padding] = -1 - image[:, padding]
         return tensor, placed
 
     def _check_tiles(self, grid: TileGrid | None, canvas: Geometry, name: str) -> None:
-        """InputError where a frame is too small for a tile, or too large for its canvas."""
+        """Raise InputError where a frame is smaller than a tile, or its canvas would be too large.
+
+        Args:
+            grid: Grid of the tiles; None: the frame is smaller than a tile.
+            canvas: Place of the canvas in the frame.
+            name: Name of the picture for errors.
+        """
         assert self.tile is not None
         height, width = canvas.picture_size
-        has = f"{self.framing.words} {width} x {height} pixels"
         if grid is None:
-            least = f"{self.tile[1]} x {self.tile[0]}"
-            raise picture_error(name, f"{has}, less than a tile of {least}", "fit with a smaller --tile")
+            frame_text = f"{self.framing.words} {width} x {height} pixels"
+            tile_text = f"{self.tile[1]} x {self.tile[0]}"
+            problem = f"{frame_text}, less than a tile of {tile_text}"
+            raise picture_error(name, problem, "fit with a smaller --tile")
+        canvas_height, canvas_width = canvas.size
         if math.prod(canvas.size) > max(MAX_CANVAS_PIXELS, height * width):
             raise picture_error(
                 name,
-                f"for its tiles it would be enlarged to {canvas.size[1]} x {canvas.size[0]} pixels",
+                f"for its tiles it would be enlarged to {canvas_width} x {canvas_height} pixels",
                 "fit with a larger --tile or a smaller --size",
             )
 
     def _corrected(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Picture of the learnt depth, corrected, and the divisor of its values."""
+        """Correct a picture in the learnt depth; return it, and the value that is white in it."""
         picture, divisor = self._at_learnt_depth(picture, name)
         for correction in self.corrections:
             picture = correction(picture, divisor, name)
         return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Return the picture with the depth that the model learnt from, and the divisor of its values.
+        """Convert a picture to the depth that the model learnt from: 8 bits, or deep with a white level.
 
-        A picture gives the same view whatever its type. Without a white level it is uint8, else deep.
+        A picture gives the same view whatever its type.
+
+        Returns:
+            The converted picture, and the value that is white in it.
 
         Raises:
-            InputError: Its values are far off the white level, and it would be all black or white.
+            InputError: The values are so far off the white level that all would be black, or all white.
         """
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             if self.white_level is None:
                 return picture, 255.0
-            values = np.asarray(picture)
-            return values.reshape(*values.shape[:2], -1).astype(np.uint16), 255.0
-        level = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
+            pixels = np.asarray(picture)
+            with_channel_axis = pixels.reshape(*pixels.shape[:2], -1)
+            return with_channel_axis.astype(np.uint16), 255.0
+        white = self.white_level or (65535.0 if picture.dtype == np.uint16 else 1.0)
         check_depth(picture, self.white_level, self.black_level, name)
         if self.white_level is not None:
-            return self._clipped(picture, level)
-        values = np.multiply(picture, np.float32(255 / level), dtype=np.float32)
-        return grey_as_rgb(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)), 255.0
+            return self._clipped(picture, white)
+        values = np.multiply(picture, np.float32(255 / white), dtype=np.float32)
+        np.rint(values, out=values)
+        np.clip(values, 0, 255, out=values)
+        return grey_as_rgb(values.astype(np.uint8)), 255.0
 
     def _clipped(self, picture: Array, white: float) -> tuple[Array, float]:
-        """A deep picture from black on, and the divisor of its values."""
+        """Clip a deep picture to black and white, and shift it so that black is 0.
+
+        Returns:
+            The picture, and the value that is white in it.
+        """
         black = self.black_level
         if black is None or (black == 0 and picture.max() <= white):
             return picture, white
-        return np.clip(picture, black, white).astype(np.float32) - np.float32(black), white - black
+        clipped = np.clip(picture, black, white).astype(np.float32)
+        return clipped - np.float32(black), white - black
 
 
 def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int) -> None:
-    """Fill the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
-    bottom, right = top + height, left + width
+    """Fill an image [C, H, W] around a window with the window's outermost pixels, in place."""
+    bottom = top + height
+    right = left + width
     rows = planes[:, top:bottom]
     rows[:, :, :left] = rows[:, :, left : left + 1]
     rows[:, :, right:] = rows[:, :, right - 1 : right]
@@ -521,6 +592,7 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
 
 
 def _parse_size(key: str, value: object) -> tuple[int, int]:
+    """Read a size (H, W); raise InputError, with the key's name, for any other value."""
     try:
         height, width = cast("Iterable[object]", value)
         return positive_integer(height), positive_integer(width)
@@ -529,8 +601,9 @@ def _parse_size(key: str, value: object) -> tuple[int, int]:
 
 
 def _parse_crop(value: object, size: tuple[int, int]) -> tuple[int, int]:
+    """Read the size of a crop; raise InputError where it is larger than `size`."""
     crop = _parse_size("crop", value)
-    if any(part > whole for part, whole in zip(crop, size, strict=True)):
+    if any(crop_side > side for crop_side, side in zip(crop, size, strict=True)):
         raise InputError(f"crop {crop} is larger than size {size}; make size larger")
     return crop
 
@@ -540,9 +613,9 @@ def _is_number(value: object) -> bool:
 
 
 def _check_tile_scale(tile: tuple[int, int], size: tuple[int, int]) -> None:
-    """InputError for tiles that are scaled too much to the network's size."""
-    for part, seen in zip(tile, size, strict=True):
-        if seen > MAX_ENLARGEMENT * part or part > MAX_REDUCTION * seen:
+    """Raise InputError if scaling tiles to the network's size enlarges or reduces them too much."""
+    for tile_side, side in zip(tile, size, strict=True):
+        if side > MAX_ENLARGEMENT * tile_side or tile_side > MAX_REDUCTION * side:
             raise InputError(
                 f"tile is {tile!r:.30} at size {size}; "
                 f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"

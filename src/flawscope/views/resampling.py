@@ -31,34 +31,38 @@ def full_box(picture: Raster) -> Box:
 
 
 def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
-    """Return the part of a picture in a box, scaled to a size.
+    """Crop a picture to a box, and scale the crop to a size.
 
     Args:
         picture: Picture of any depth.
         size: (H, W) of the result.
-        box: (y0, x0, y1, x1) of the part, in pixels.
+        box: (y0, x0, y1, x1) of the crop, in pixels of the picture.
 
     Returns:
         uint8 [H, W] or [H, W, 3], or float32 [H, W, C] for a deep picture.
     """
-    (h, w), (y0, x0, y1, x1) = size, box
+    height, width = size
+    y0, x0, y1, x1 = box
+    is_unscaled = box == (0, 0, height, width)  # true if the picture also has the result's size
 
     def resize(image: Image.Image) -> Array:
-        if image.size == (w, h) and box == (0, 0, h, w):
+        if image.size == (width, height) and is_unscaled:
             return np.asarray(image)
         # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
-        across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
-        return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
+        narrowed = image.resize(
+            (width, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height)
+        )
+        return np.asarray(narrowed.resize((width, height), Image.Resampling.BILINEAR, box=(0, y0, width, y1)))
 
     if isinstance(picture, Image.Image):
         return resize(picture)
-    if picture.dtype == np.uint8:  # grey as a view needs only one of its channels
-        grey = picture.strides[2] == 0
-        shown = picture[:, :, 0] if grey else picture
-        if picture.shape[:2] == size and box == (0, 0, h, w):
-            return shown.copy()  # tiles are cut later: whoever gave it may write into it
-        return resize(Image.fromarray(np.ascontiguousarray(shown)))
-    planes = np.empty((h, w, picture.shape[2]), np.float32)
+    if picture.dtype == np.uint8:
+        is_grey = picture.strides[2] == 0  # stride 0: one channel, repeated as three; it is resized once
+        pixels = picture[:, :, 0] if is_grey else picture
+        if picture.shape[:2] == size and is_unscaled:
+            return pixels.copy()  # tiles are cut later, and the caller may change the picture until then
+        return resize(Image.fromarray(np.ascontiguousarray(pixels)))
+    planes = np.empty((height, width, picture.shape[2]), np.float32)
     for channel in range(picture.shape[2]):
         plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
         planes[:, :, channel] = resize(Image.fromarray(plane))
@@ -80,33 +84,51 @@ def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Flo
 
 
 def warp_view(picture: Raster, placed: Geometry) -> Array:
-    """Warp a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
-    size, (height, width) = picture_size(picture), placed.size
-    reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
-    size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
+    """Warp a picture to a turned view; edges are repeated.
+
+    Args:
+        picture: Picture of any depth.
+        placed: Place of the view in the picture.
+
+    Returns:
+        [H, W] or [H, W, C], with the shapes and types that `resized` returns.
+    """
+    picture_height, picture_width = picture_size(picture)
+    height, width = placed.size
+    # the picture is reduced first: the warp mixes four neighbours only, and would skip the other pixels
+    reduction = max(1.0, 1 / placed.scale[0])
+    size = max(1, round(picture_height / reduction)), max(1, round(picture_width / reduction))
     planes = resized(picture, size, full_box(picture))
     view = placed.with_picture_size(size).inverse()
+    # the box of the reduced picture that the view covers
     left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
-    (above, below), (before, after) = (
-        (max(0, math.ceil(-low) + 1), max(0, math.ceil(high) + 1))
-        for low, high in ((top, bottom - size[0]), (left, right - size[1]))
-    )
-    padded = np.pad(planes, ((above, below), (before, after), (0, 0))[: planes.ndim], mode="edge")
+    # pixels to pad before and after the rows and the columns, where the view leaves the picture
+    rows = (_padding(-top), _padding(bottom - size[0]))
+    columns = (_padding(-left), _padding(right - size[1]))
+    padding = (rows, columns) if planes.ndim == 2 else (rows, columns, (0, 0))
+    padded = np.pad(planes, padding, mode="edge")
     yy, yx, xy, xx = view.matrix or (1.0, 0.0, 0.0, 1.0)
-    affine = (xx, xy, view.offset[1] + before, yx, yy, view.offset[0] + above)
+    offset_y, offset_x = view.offset
+    # as Pillow takes it: x and y in the picture of a point (x, y) of the view
+    affine = (xx, xy, offset_x + columns[0], yx, yy, offset_y + rows[0])
 
-    def transformed(image: Image.Image) -> Array:
+    def transform(image: Image.Image) -> Array:
         return np.asarray(
             image.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         )
 
     if planes.dtype == np.uint8:
-        return transformed(Image.fromarray(padded))
-    return np.stack([transformed(Image.fromarray(plane)) for plane in np.moveaxis(padded, 2, 0)], 2)
+        return transform(Image.fromarray(padded))
+    return np.stack([transform(Image.fromarray(plane)) for plane in np.moveaxis(padded, 2, 0)], 2)
+
+
+def _padding(reach: float) -> int:
+    """Return the pixels to pad at an edge: `reach`, by which a view exceeds the edge, and a spare one."""
+    return max(0, math.ceil(reach) + 1)
 
 
 def write_planes(planes: Array, divisor: float, target: Float32) -> None:
-    """Write pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
+    """Write pixels [H, W] or [H, W, C] of any depth into `target` [3, H, W], divided by the divisor."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
         target[1:] = target[0]

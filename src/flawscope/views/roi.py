@@ -26,12 +26,12 @@ Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | NDArray[n
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _CARRIED_SIDE = 512  # pixels of the reference as a picture
-_LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, though not four as `_BOX` takes them
+_LIKE_A_BOX = re.compile(r"[\d.,;:@xX\s-]+")  # numbers, perhaps not in the form of `_BOX`
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
 
 
 def split_picture(spec: Drawn) -> tuple[Drawn, str]:
-    """Split "REGION@PICTURE" into the region and the picture that it is drawn on; empty: none."""
+    """Split "REGION@PICTURE" into the region and the name of its picture; without "@PICTURE", "" as name."""
     if not isinstance(spec, str) or _BOX.fullmatch(spec) or "@" not in spec or os.path.exists(spec):
         return spec, ""
     region, _, picture = spec.rpartition("@")
@@ -39,24 +39,29 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Return the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
+    """Return the size (H, W) of the picture that a region is drawn on; None: the region does not state it.
 
     Raises:
-        InputError: It is a mask that cannot be read.
+        InputError: The region is a mask's file that cannot be read.
     """
     if isinstance(spec, np.ndarray):
         return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
     if isinstance(spec, list | tuple):
         return None
     if match := _BOX.fullmatch(str(spec)):
-        return (int(match[6]), int(match[5])) if match[5] else None
+        width, height = match[5], match[6]
+        return (int(height), int(width)) if width else None
     assert isinstance(spec, str | os.PathLike)
     mask = _read_drawn(spec)
     return mask.shape[0], mask.shape[1]
 
 
 def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
-    """Read a mask's file. InputError: it cannot be read, or the text is a box with a mistake in it."""
+    """Read the file of a mask.
+
+    Raises:
+        InputError: The file cannot be read, or `spec` looks like a box but is not a valid one.
+    """
     if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
         raise InputError(
             f"region of interest {spec}: give four numbers with points and commas between them, x0,y0,x1,y1, "
@@ -68,27 +73,35 @@ def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
 def needs_picture_size(spec: Drawn) -> bool:
     """Whether a region is a box in pixels without the size of its picture."""
     match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
+    if match is None or match[5]:
+        return False
+    return max(_box_numbers(match)) > 1
+
+
+def _box_numbers(match: re.Match[str]) -> tuple[float, float, float, float]:
+    """Return the numbers x0, y0, x1, y1 of a match of `_BOX`."""
+    return float(match[1]), float(match[2]), float(match[3]), float(match[4])
 
 
 def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes (H, W) have one shape, but for rounding."""
-    return abs(first[0] * other[1] - first[1] * other[0]) <= max(*first, *other)
+    """Whether two sizes (H, W) have the same aspect ratio, up to a pixel of rounding."""
+    height, width = first
+    other_height, other_width = other
+    return abs(height * other_width - width * other_height) <= max(*first, *other)
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
     """Return the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
-    A box in fractions says nothing about the picture's shape, and is refused where that matters, with
-    `keep_aspect`.
+    With `keep_aspect`, a box in fractions is refused: it does not state the picture's aspect ratio.
 
     Args:
         spec: A mask at the pictures' size: an array, whose values above 0 count, or a file that `read_mask`
-            reads. Or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture; or pixels of a
-            picture of W x H as "x0,y0,x1,y1@WxH".
+            reads. Or a box in fractions of the picture, as four numbers or as text "x0,y0,x1,y1". Or a box
+            in pixels of a picture of W x H, as "x0,y0,x1,y1@WxH".
         preprocess: Preprocessing of the model.
-        drawn_on: Places of views in the picture that the region is drawn on; the view that shows most of it
-            counts. A box may be in pixels of that picture, then.
+        drawn_on: Places of views in the picture that the region is drawn on. The view that shows most of the
+            region is used. With this, a box may be in pixels without "@WxH".
 
     Raises:
         InputError: The region cannot be read, or holds no pixel that the network sees.
@@ -102,13 +115,13 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
     else:
         roi = _roi_from_mask(_drawn_mask(spec, box, drawn_on), preprocess, drawn_on)
     if not roi.any():
-        shown = "given" if isinstance(spec, np.ndarray) else str(spec)
-        raise InputError(f"region of interest {shown} holds no pixel the network sees; make it larger")
+        name = "given" if isinstance(spec, np.ndarray) else str(spec)
+        raise InputError(f"region of interest {name} holds no pixel the network sees; make it larger")
     return roi
 
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
-    """Return a mask at network size, by the place that shows most of it.
+    """Return a mask at network size, in the view that shows most of the mask.
 
     Args:
         mask: [H, W], at the size of the picture that it is drawn on.
@@ -117,12 +130,17 @@ def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geomet
     """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
-    places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
-    return max((placed.mask_to_network(corrected) for placed in places), key=np.count_nonzero)
+    places = [place.with_picture_size(size) for place in drawn_on] or [preprocess.geometry(size)]
+    masks = [place.mask_to_network(corrected) for place in places]
+    return max(masks, key=np.count_nonzero)
 
 
 def _box_text(numbers: Sequence[float]) -> str:
-    """Four fractions as the text of a box. InputError: they are others."""
+    """Write four fractions as the text of a box.
+
+    Raises:
+        InputError: There are not four numbers, or one is below 0 or not finite.
+    """
     if len(numbers) != 4:
         raise InputError(f"region of interest of {len(numbers)} numbers; give four: x0, y0, x1, y1")
     text = ",".join(f"{number:.6f}".rstrip("0").rstrip(".") for number in numbers)
@@ -139,7 +157,7 @@ def _drawn_mask(
     Args:
         spec: Mask, its file, or a box as text.
         box: Match of `spec` where it is a box.
-        drawn_on: Places of views in the picture; a box is drawn at the size of the first one's picture.
+        drawn_on: Places of views in the picture; the first one has the picture's size, which a box needs.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
@@ -150,9 +168,9 @@ def _drawn_mask(
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Return a sentence on the share of the picture that counts by a mask, which may be inverted.
+    """Describe the share of the picture that a mask marks: a person may have inverted the mask.
 
-    It is empty for a box.
+    The text is empty for a box.
 
     Args:
         spec: The region, as `read_roi` takes it.
@@ -179,17 +197,18 @@ class FrameRegion:
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """Return the region at network size, in the frames of another reference.
+        """Return the region at network size, in the frames of the given preprocessing.
 
-        The earlier reference finds the part in the new one as in a picture.
+        Where the references differ, the earlier reference finds the part in the picture of the new one.
 
         Raises:
-            InputError: It does not find it.
+            InputError: The part is not found.
         """
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:
             return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)
-        pose = self.reference.find(np.divide(reference.levels, 255, dtype=np.float32))
+        reference_picture = np.divide(reference.levels, 255, dtype=np.float32)
+        pose = self.reference.find(reference_picture)
         if not pose.found:
             raise InputError(
                 "the parts look otherwise than those of the earlier model, and its region of interest cannot "
@@ -197,45 +216,65 @@ class FrameRegion:
             )
         size = (_CARRIED_SIDE, _CARRIED_SIDE)
         middle = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
-        picture = np.empty((*size, 1), np.uint8)
-        frame = AlignedPart(reference).frame(picture, 255.0, preprocess.size, middle)
-        earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
-        return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
+        blank_picture = np.empty((*size, 1), np.uint8)  # its size alone is used
+        frame = AlignedPart(reference).frame(blank_picture, 255.0, preprocess.size, middle)
+        earlier_place = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
+        mask_in_picture = earlier_place.warp_mask(self.mask)
+        new_place = frame.place(preprocess.geometry(frame.size))
+        return new_place.mask_to_network(mask_in_picture)
 
 
 RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
 
 
 def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
-    if not match[5] and preprocess.keep_aspect and max(float(match[i]) for i in range(1, 5)) <= 1:
+    """Return the mask of a box at network size.
+
+    Args:
+        spec: The box as text.
+        match: Match of `_BOX`.
+        preprocess: Preprocessing of the model.
+
+    Raises:
+        InputError: Fractions are given where the aspect is kept, or the box is wrong.
+    """
+    is_in_fractions = not match[5] and max(_box_numbers(match)) <= 1
+    if is_in_fractions and preprocess.keep_aspect:
         raise InputError(
             f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
             "give pixels as x0,y0,x1,y1@WxH or a mask file"
         )
-    box, size = _parse_box(spec, match)  # stretched: fractions mean the same in every picture
+    # pictures are stretched to the network's size, so that fractions mean the same in every picture
+    box, size = _parse_box(spec, match)
     geometry = preprocess.geometry(size)
     return _box_mask(geometry.to_network(box), geometry.size)
 
 
 def _draw_box(spec: str, match: re.Match[str], picture_size: tuple[int, int]) -> Mask:
-    """Mask [H, W] of a box in fractions or pixels of a picture of (H, W) pixels."""
-    whole: re.Match[str] | None = match
+    """Draw a box, in fractions or pixels, as a mask [H, W] of a picture of this size."""
+    height, width = picture_size
+    sized_match: re.Match[str] | None = match
     if needs_picture_size(spec):
-        whole = _BOX.fullmatch(f"{spec}@{picture_size[1]}x{picture_size[0]}")
-    assert whole is not None
-    box, size = _parse_box(spec, whole)
-    down, across = (side / part for side, part in zip(picture_size, size, strict=True))
-    x0, y0, x1, y1 = box
-    return _box_mask((x0 * across, y0 * down, x1 * across, y1 * down), picture_size)
+        sized_match = _BOX.fullmatch(f"{spec}@{width}x{height}")
+    assert sized_match is not None
+    (x0, y0, x1, y1), (box_height, box_width) = _parse_box(spec, sized_match)
+    y_factor = height / box_height
+    x_factor = width / box_width
+    return _box_mask((x0 * x_factor, y0 * y_factor, x1 * x_factor, y1 * y_factor), picture_size)
 
 
 def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """A box and the size (H, W) of the picture that it is in; 1 by 1 for fractions."""
-    x0, y0, x1, y1 = (float(match[i]) for i in range(1, 5))
-    width, height = (int(match[5]), int(match[6])) if match[5] else (1, 1)
+    """Return a box and the size (H, W) of the picture that it is in; 1 by 1 for fractions.
+
+    Raises:
+        InputError: The box is empty, leaves the picture, or is in pixels without the picture's size.
+    """
+    x0, y0, x1, y1 = _box_numbers(match)
+    has_size = bool(match[5])
+    width, height = (int(match[5]), int(match[6])) if has_size else (1, 1)
     if min(width, height) < 1:
         raise InputError(f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT")
-    if not match[5] and max(x0, y0, x1, y1) > 1:
+    if not has_size and max(x0, y0, x1, y1) > 1:
         raise InputError(
             f"region of interest {spec}: values above 1 are pixels; add the picture's size, {spec}@WxH"
         )
@@ -247,8 +286,12 @@ def _parse_box(spec: str, match: re.Match[str]) -> tuple[tuple[float, float, flo
 
 
 def _box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> Mask:
-    """Mask (H, W) of the pixels whose middle lies in a box."""
+    """Return the mask (H, W) of the pixels whose middle lies in a box (left, upper, right, lower)."""
     left, upper, right, lower = box
-    rows, columns = (np.arange(length) + 0.5 for length in size)
-    inside: Mask = ((rows >= upper) & (rows < lower))[:, None] & ((columns >= left) & (columns < right))
+    height, width = size
+    y = np.arange(height) + 0.5
+    x = np.arange(width) + 0.5
+    row_inside = (y >= upper) & (y < lower)
+    column_inside = (x >= left) & (x < right)
+    inside: Mask = row_inside[:, None] & column_inside
     return inside

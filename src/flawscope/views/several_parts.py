@@ -1,14 +1,15 @@
 """Finds all parts of one kind in a picture, and what else lies there. Torch-free.
 
-The reference is correlated with the picture at every place and every few degrees (as `pose` does, in a larger
-picture), and the best places are refined one after the other; parts may overlap no more than a little. A
-connected area that differs from the ground, is large enough and is no part is another object.
+The reference is correlated with the picture at every place and every few degrees, as `pose` does in a smaller
+picture. The best places are refined one after the other; parts may overlap only a little. A connected area
+that differs from the ground, is large enough and is no part is another object.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,21 +22,21 @@ from flawscope.types import Facts, Json
 from flawscope.views.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
 OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the ground is found
-# spreads of the ground's pixels, rounds of its fit
-_OUTLIER_DISTANCE = 3.0
-_ITERATIONS = 8
+_OUTLIER_DISTANCE = 3.0  # spreads, beyond which a pixel is left out of the ground's fit
+_ITERATIONS = 8  # rounds of the ground's fit
+_FIT_STEP = 5  # every 5th pixel of the ground is fitted
+_MAD_TO_STANDARD_DEVIATION = 1.4826  # factor from the median absolute deviation of a normal distribution
 MIN_DISTANCE = 5.0  # spreads by which a pixel differs from the ground
-_MIN_SPREAD = 0.004
+_MIN_SPREAD = 0.004  # least spread of the ground
 MAX_SIDE = 1024  # pixels of the longer side of the picture in which parts are found
-_REDUCTION = 4  # by this factor for the correlation
-_MIN_CORRELATION = 0.35  # correlation
-# as `pose` has them
-_MAX_POSES = 4
-_MAX_GAP = 0.1
+_REDUCTION = 4  # factor by which the picture is reduced for the correlation
+_MIN_CORRELATION = 0.35  # least correlation of a place with the reference
+_MAX_POSES = 4  # poses that are refined at a place, at most
+_MAX_GAP = 0.1  # difference from the best correlation, beyond which a pose is not refined
 _MAX_OVERLAP = 0.3  # share of a part that may lie over others
 _MIN_VISIBLE = 0.95  # share of a part that lies in the picture
 _OUTLINE_WIDTH = 6  # pixels around the part in the reference
-MAX_SOUGHT = 1000
+MAX_SOUGHT = 1000  # places that are examined, at most
 DAMAGED = "the model's settings for several parts are damaged: fit anew"
 
 
@@ -47,7 +48,7 @@ class PartDetections(NamedTuple):
 
     Attributes:
         poses: Poses in pixels of the small picture, by rows from the top.
-        part_masks: [n, h / 2, w / 2] bool.
+        part_masks: [n, h / 2, w / 2] bool, the pixels of each part at half the small picture's size.
         objects: Boxes around other objects.
     """
 
@@ -81,15 +82,24 @@ class SeveralParts:
             raise InputError(DAMAGED)
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Facts) -> SeveralParts:
-        """Read what `to_dict` returned. InputError where it is damaged."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Values are missing or invalid.
+        """
         try:
-            span, area, *counts = (data[field.name] for field in fields(cls))
-            return cls(float(span), float(area), *map(int, counts))
+            return cls(
+                float(data["span"]),
+                float(data["object_area"]),
+                int(data["sought"]),
+                int(data["least"]),
+                int(data["most"]),
+            )
         except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(DAMAGED) from None
 
@@ -99,12 +109,21 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Return how the number of parts differs, or that other objects are there; empty: all is right."""
-        shown = f"{pluralize(count, 'part')} found, {self.count_text} expected"
-        found = f"{self.least - count} missing: {shown}" if count < self.least else ""
-        found = f"{count - self.most} too many: {shown}" if count > self.most else found
-        other = f"{pluralize(objects, 'other object')}" if objects else ""
-        return "; ".join(filter(None, (found, other)))
+        """Describe how the number of parts or objects differs from good pictures; empty: it does not.
+
+        Args:
+            count: Number of parts in the picture.
+            objects: Number of other objects.
+        """
+        summary = f"{pluralize(count, 'part')} found, {self.count_text} expected"
+        errors = []
+        if count < self.least:
+            errors.append(f"{self.least - count} missing: {summary}")
+        if count > self.most:
+            errors.append(f"{count - self.most} too many: {summary}")
+        if objects:
+            errors.append(pluralize(objects, "other object"))
+        return "; ".join(errors)
 
     @property
     def side(self) -> int:
@@ -119,63 +138,84 @@ class SeveralParts:
             overview: The same picture, the longer side `OVERVIEW_SIDE`.
             reference: Reference of the part.
         """
-        finder = _matcher(reference)
-        covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
+        matcher = _matcher(reference)
+        covered = np.zeros([math.ceil(length / 2) for length in small.shape], np.bool_)
         padded = np.pad(blur(small), SIDE // 2, mode="edge")
-        poses: list[Pose] = []
-        for starts in finder.candidates(small, self.sought):
-            if finder.overlap(starts[0], covered) > 1 - _MAX_OVERLAP:
+        unsorted_poses: list[Pose] = []
+        for starts in matcher.candidates(small, self.sought):
+            best_start = starts[0]
+            if matcher.overlap(best_start, covered) > 1 - _MAX_OVERLAP:
                 continue
-            x, y = (round(at) for at in (starts[0].x, starts[0].y))
-            window = padded[y : y + SIDE, x : x + SIDE]
-            near = [replace(start, x=start.x - x + HALF_SIDE, y=start.y - y + HALF_SIDE) for start in starts]
-            pose = reference.refine(window, near)
-            pose = replace(pose, x=pose.x + x - HALF_SIDE, y=pose.y + y - HALF_SIDE)
-            if not (pose.found and finder.is_inside(pose, small.shape)):
+            x = round(best_start.x)
+            y = round(best_start.y)
+            window = padded[y : y + SIDE, x : x + SIDE]  # the place (x, y) is its middle
+            in_window = [
+                replace(start, x=start.x - x + HALF_SIDE, y=start.y - y + HALF_SIDE) for start in starts
+            ]
+            refined = reference.refine(window, in_window)
+            pose = replace(refined, x=refined.x + x - HALF_SIDE, y=refined.y + y - HALF_SIDE)
+            if not (pose.found and matcher.is_inside(pose, small.shape)):
                 continue
-            if finder.overlap(pose, covered) <= _MAX_OVERLAP:
-                poses.append(pose)
-                covered[finder.pixels(pose, covered.shape)[:2]] = True
-        poses = _sort_into_rows(poses, reference.extent)
-        bodies = np.zeros((len(poses), *covered.shape), np.bool_)
-        for body, pose in zip(bodies, poses, strict=True):
-            body[finder.pixels(pose, covered.shape)[:2]] = True
-        return PartDetections(poses, bodies, self._other_objects(overview, covered))
+            if matcher.overlap(pose, covered) <= _MAX_OVERLAP:
+                unsorted_poses.append(pose)
+                rows, columns, _ = matcher.pixels(pose, covered.shape)
+                covered[rows, columns] = True
+        poses = _sort_into_rows(unsorted_poses, reference.extent)
+        part_masks = np.zeros((len(poses), *covered.shape), np.bool_)
+        for part_mask, pose in zip(part_masks, poses, strict=True):
+            rows, columns, _ = matcher.pixels(pose, covered.shape)
+            part_mask[rows, columns] = True
+        return PartDetections(poses, part_masks, self._find_other_objects(overview, covered))
 
-    def _other_objects(self, overview: Float32, covered: Mask) -> list[Box]:
-        """Objects that differ from the ground beside the parts that were found [h / 2, w / 2]."""
+    def _find_other_objects(self, overview: Float32, covered: Mask) -> list[Box]:
+        """Return boxes around objects that differ from the ground, and are no parts.
+
+        Args:
+            overview: The picture, the longer side `OVERVIEW_SIDE`.
+            covered: [h / 2, w / 2], pixels of the parts at half the small picture's size.
+        """
         from scipy import ndimage
 
         distance = ground_distance(overview)
-        zoom = np.array(overview.shape) / covered.shape
-        rows, columns = (
-            np.minimum((np.arange(length) + 0.5) / by, most - 1).astype(np.intp)
-            for length, by, most in zip(overview.shape, zoom, covered.shape, strict=True)
-        )
-        known = ndimage.binary_dilation(covered[rows][:, columns], iterations=4)
-        areas = ndimage.binary_opening((distance > MIN_DISTANCE) & ~known, iterations=1)
-        labels, count = ndimage.label(areas)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        inner = np.ones(count + 1, np.bool_)
-        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-            inner[edge] = False  # an area at the picture's edge is neither a part nor another object
-        inner[0] = False
         height, width = overview.shape
-        return [
-            (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
-            for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1)
-            if inner[number] and sizes[number] >= self.object_area * OVERVIEW_SIDE**2
-        ]
+        covered_height, covered_width = covered.shape
+        # for each row and column of the overview, the row and column of the mask
+        mask_rows = np.minimum((np.arange(height) + 0.5) / (height / covered_height), covered_height - 1)
+        mask_columns = np.minimum((np.arange(width) + 0.5) / (width / covered_width), covered_width - 1)
+        is_part = covered[mask_rows.astype(np.intp)][:, mask_columns.astype(np.intp)]
+        near_part = ndimage.binary_dilation(is_part, iterations=4)
+        differs = ndimage.binary_opening((distance > MIN_DISTANCE) & ~near_part, iterations=1)
+        labels, count = ndimage.label(differs)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        is_object = sizes >= self.object_area * OVERVIEW_SIDE**2
+        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            # `edge` holds labels of areas
+            is_object[edge] = False  # an area at the picture's edge is neither a part nor another object
+        boxes = []
+        for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+            if not is_object[label]:
+                continue
+            x0, x1 = columns.start / width, columns.stop / width
+            y0, y1 = rows.start / height, rows.stop / height
+            boxes.append((x0, y0, x1, y1))
+        return boxes
 
 
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
-    """Sort poses from the top, and from the left where they lie beside each other."""
-    rows = list[tuple[float, Pose]]()
-    top = -np.inf
+    """Sort poses into rows from the top, and from the left within a row.
+
+    Args:
+        poses: The poses.
+        height: Height of a row: its poses lie at most this far below its first pose.
+    """
+    rows = list[list[Pose]]()
+    row_top = -np.inf
     for pose in sorted(poses, key=lambda part_pose: part_pose.y):
-        top = pose.y if pose.y > top + height else top
-        rows.append((top, pose))
-    return [pose for _, pose in sorted(rows, key=lambda row: (row[0], row[1].x))]
+        if pose.y > row_top + height:
+            row_top = pose.y
+            rows.append([])
+        rows[-1].append(pose)
+    return [pose for row in rows for pose in sorted(row, key=lambda part_pose: part_pose.x)]
 
 
 @dataclass(frozen=True)
@@ -185,7 +225,7 @@ class _PartMatcher:
     Attributes:
         reference: Reference of the part.
         part_points: [2, N], the part's pixels, from the middle.
-        pose_angles: Poses of `PoseReference.kernels`.
+        pose_angles: Pose of each of `PoseReference.kernels`: its angle, and whether it is mirrored.
     """
 
     reference: PoseReference
@@ -193,89 +233,133 @@ class _PartMatcher:
     pose_angles: list[Pose]
 
     def pixels(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
-        """Rows and columns of the part in the small picture at half its size, and which are in it."""
+        """Return the part's pixels in the small picture, reduced to half its size.
+
+        Args:
+            pose: Pose of the part in the small picture.
+            half: (h / 2, w / 2), half the small picture's size.
+
+        Returns:
+            The rows and the columns of the part's points that lie in the picture; and a mask [N], True for
+            these points.
+        """
         x, y = (pose.matrix() @ self.part_points + np.array([[pose.x], [pose.y]])) / 2
-        seen = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
-        return y[seen].astype(np.intp), x[seen].astype(np.intp), seen
+        is_inside = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
+        return y[is_inside].astype(np.intp), x[is_inside].astype(np.intp), is_inside
 
     def overlap(self, pose: Pose, covered: Mask) -> float:
-        """Share of the part that lies over others."""
+        """Return the share of a part that lies over other parts; 1 if the part lies outside the picture."""
         rows, columns, _ = self.pixels(pose, covered.shape)
         return float(covered[rows, columns].mean()) if len(rows) else 1.0
 
     def is_inside(self, pose: Pose, shape: tuple[int, ...]) -> bool:
-        """Whether the part lies in the picture."""
-        return float(self.pixels(pose, tuple(length / 2 for length in shape))[2].mean()) >= _MIN_VISIBLE
+        """Whether nearly all of the part lies in the picture."""
+        _, _, is_inside = self.pixels(pose, tuple(length / 2 for length in shape))
+        return float(is_inside.mean()) >= _MIN_VISIBLE
 
-    def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
-        """Return places where the reference may lie, the best first: at each the best angles and sides."""
+    def candidates(self, small: Float32, max_count: int) -> list[list[Pose]]:
+        """Return the places where the reference may lie, the best first, each with its best poses.
+
+        Args:
+            small: [h, w], the small picture.
+            max_count: Largest number of places.
+        """
         from scipy import fft, ndimage
 
-        size = [max(1, round(length / _REDUCTION)) for length in small.shape]
-        image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BOX), np.float32)
+        height, width = (max(1, round(length / _REDUCTION)) for length in small.shape)
+        reduced = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BOX), np.float32)
         margin = SIDE // _REDUCTION // 2
-        image = np.pad(image - image.mean(), margin, mode="edge")
-        whole = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
-        spectra = [fft.rfft2(values, s=whole) for values in (image, image**2)]
-        of_parts, of_weights = _spectra(self.reference, whole)
-        level, mean, square = (
-            fft.irfft2(kernels * spectrum, s=whole)[:, : size[0], : size[1]]
-            for kernels, spectrum in zip(
-                (of_parts, of_weights, of_weights), (spectra[0], *spectra), strict=True
-            )
-        )
-        found = np.asarray(level / np.sqrt(np.maximum(square - mean**2, 1e-4)), np.float32)
-        best = found.max(0)
-        peaks = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
-        rows, columns = np.nonzero(peaks)
-        order = np.argsort(-best[rows, columns], kind="stable")[:most]
-        grow = np.array(small.shape) / size
-        return [self._poses_at(found, int(rows[k]), int(columns[k]), grow) for k in order]
+        image = np.pad(reduced - reduced.mean(), margin, mode="edge")
+        fft_size = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
+        part_spectra, weight_spectra = _spectra(self.reference, fft_size)
 
-    def _poses_at(self, found: Float32, row: int, column: int, grow: NDArray[np.float64]) -> list[Pose]:
-        """The best poses at a place of the correlation [K, h, w]."""
-        near = found[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max((1, 2))
-        y, x = (row + 0.5) * grow[0], (column + 0.5) * grow[1]
-        several = []
-        sides = 2 if self.reference.kind == "full" else 1
-        for side, peaks in enumerate(near.reshape(sides, -1)):
-            up = (peaks >= np.roll(peaks, 1)) & (peaks >= np.roll(peaks, -1))
-            several += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(up)]
-        several.sort(reverse=True)
+        def correlate(kernel_spectra: NDArray[np.complex64], spectrum: NDArray[np.complex64]) -> Float32:
+            correlation = fft.irfft2(kernel_spectra * spectrum, s=fft_size)
+            return correlation[:, :height, :width]  # type: ignore[no-any-return]
+
+        spectrum = fft.rfft2(image, s=fft_size)
+        squared_spectrum = fft.rfft2(image**2, s=fft_size)
+        covariance = correlate(part_spectra, spectrum)
+        # mean, mean square and standard deviation of the image below the part
+        mean = correlate(weight_spectra, spectrum)
+        mean_square = correlate(weight_spectra, squared_spectrum)
+        deviation = np.sqrt(np.maximum(mean_square - mean**2, 1e-4))
+        correlation = np.asarray(covariance / deviation, np.float32)
+        best = correlation.max(0)  # over all kernels
+        is_peak = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
+        rows, columns = np.nonzero(is_peak)
+        order = np.argsort(-best[rows, columns], kind="stable")[:max_count]  # the largest first
+        factors = np.array(small.shape) / (height, width)  # from the correlation to the small picture
+        return [self._best_poses(correlation, int(rows[k]), int(columns[k]), factors) for k in order]
+
+    def _best_poses(
+        self, correlation: Float32, row: int, column: int, factors: NDArray[np.float64]
+    ) -> list[Pose]:
+        """Return the best poses at a place of the correlation, the best first.
+
+        Args:
+            correlation: [K, h, w], correlation with each kernel at each place.
+            row: Row of the place.
+            column: Column of the place.
+            factors: [2], from the correlation's size to the small picture's, along y and x.
+        """
+        rows = slice(max(0, row - 1), row + 2)
+        columns = slice(max(0, column - 1), column + 2)
+        kernel_peaks = correlation[:, rows, columns].max((1, 2))
+        y = (row + 0.5) * factors[0]
+        x = (column + 0.5) * factors[1]
+        candidates = []  # (correlation, number) of each kernel that is a peak among the neighbouring angles
+        side_count = 2 if self.reference.kind == "full" else 1  # 2: mirrored kernels follow the others
+        for side, angle_peaks in enumerate(kernel_peaks.reshape(side_count, -1)):
+            is_peak = (angle_peaks >= np.roll(angle_peaks, 1)) & (angle_peaks >= np.roll(angle_peaks, -1))
+            first_kernel = side * len(angle_peaks)
+            for angle in np.flatnonzero(is_peak):
+                candidates.append((float(angle_peaks[angle]), first_kernel + int(angle)))
+        candidates.sort(reverse=True)
+        best_peak, _ = candidates[0]
         return [
-            replace(self.pose_angles[k], x=x, y=y)
-            for peak, k in several[:_MAX_POSES]
-            if peak > several[0][0] - _MAX_GAP
+            replace(self.pose_angles[kernel], x=x, y=y)
+            for peak, kernel in candidates[:_MAX_POSES]
+            if peak > best_peak - _MAX_GAP
         ]
 
 
 @lru_cache(maxsize=8)
 def _matcher(reference: PoseReference) -> _PartMatcher:
+    """Return the matcher of a reference; the outline around the part is not counted among its pixels."""
     from scipy import ndimage
 
-    counted = reference.spread > 0
-    body = ndimage.binary_erosion(counted, iterations=_OUTLINE_WIDTH)
-    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF_SIDE]] * 2)
+    with_outline = reference.spread > 0
+    body = ndimage.binary_erosion(with_outline, iterations=_OUTLINE_WIDTH)
+    from_corner = np.nonzero(body if body.any() else with_outline)
+    y, x = from_corner + np.array([[0.5 - HALF_SIDE]] * 2)  # from the middle
     angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCTION)]
     return _PartMatcher(reference, np.stack([x, y]).astype(np.float32), angles)
 
 
-@lru_cache(maxsize=3)  # some 40 MB each
+@lru_cache(maxsize=3)  # an entry takes some 40 MB
 def _spectra(
-    reference: PoseReference, whole: tuple[int, ...]
+    reference: PoseReference, fft_size: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-    """Spectra of the reference and of its weights, by angle and side, for pictures of this size."""
+    """Return the spectra of all kernels: of the turned reference, and of its weights.
+
+    Args:
+        reference: Reference of the part.
+        fft_size: Size (H, W) of the pictures that they are multiplied with.
+    """
     from scipy import fft
 
     _, parts, weights = zip(*reference.kernels(SIDE // _REDUCTION), strict=True)
-    return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))
+    part_spectra = np.conj(fft.rfft2(np.array(parts), s=fft_size))
+    weight_spectra = np.conj(fft.rfft2(np.array(weights), s=fft_size))
+    return part_spectra, weight_spectra
 
 
 # ------------------------------------------------------------------------------------------------- ground
 
 
 def ground_distance(overview: Float32) -> Float32:
-    """Distances of the pixels [h, w] from the ground, in its spreads.
+    """Return the distances [h, w] of the pixels from the ground, in the ground's spreads.
 
     The ground is a quadratic surface that is fitted robustly to most pixels.
     """
@@ -283,15 +367,22 @@ def ground_distance(overview: Float32) -> Float32:
 
     height, width = overview.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    # [pixels, 6]: terms of a quadratic surface, x and y in -1..1
     surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
-    off = values - np.median(values)
-    kept = np.ones(values.size, np.bool_)
-    spread = 0.0
+    residuals = values - np.median(values)
+    is_ground = np.ones(values.size, np.bool_)
     for _ in range(_ITERATIONS):
-        spread = max(_MIN_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
-        kept = np.abs(off) < _OUTLIER_DISTANCE * spread
-        factors = np.linalg.lstsq(surfaces[kept][::5], values[kept][::5], rcond=None)[0]
-        off = values - surfaces @ factors
-    spread = max(_MIN_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
-    return np.asarray(np.abs(off) / spread, np.float32).reshape(height, width)
+        spread = _robust_spread(residuals[is_ground])
+        is_ground = np.abs(residuals) < _OUTLIER_DISTANCE * spread
+        ground_surfaces = surfaces[is_ground][::_FIT_STEP]
+        ground_values = values[is_ground][::_FIT_STEP]
+        factors, *_ = np.linalg.lstsq(ground_surfaces, ground_values, rcond=None)
+        residuals = values - surfaces @ factors
+    spread = _robust_spread(residuals[is_ground])
+    return np.asarray(np.abs(residuals) / spread, np.float32).reshape(height, width)
+
+
+def _robust_spread(residuals: NDArray[np.float64]) -> float:
+    """Return the standard deviation of residuals, at least `_MIN_SPREAD`; outliers hardly count."""
+    return max(_MIN_SPREAD, _MAD_TO_STANDARD_DEVIATION * float(np.median(np.abs(residuals))))

@@ -1,8 +1,8 @@
 """Learns from good pictures how several parts in a picture are found, and how many there are. Torch-free.
 
 The ground is a smooth surface near most pixels; a part is a connected component that differs from it. The
-reference is learnt from crops around those of the usual area (`congealing`). How often good pictures are
-counted wrong is cross-validated: each is counted by a reference that was learnt without it.
+reference is learnt from crops around the components of the usual area (`congealing`). Cross-validation tells
+how often good pictures are counted wrong: each is counted by a reference that was learnt without it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,24 @@ from flawscope.views.several_parts import (
     ground_distance,
 )
 
-_SINGLE_PART_AREA = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
-_CROP_FACTOR = 1.5  # times the part's diameter: the side of a crop
+_SINGLE_PART_AREA = (0.7, 1.4)  # a component of one part has this many times the usual area
+_CROP_FACTOR = 1.5  # side of a crop, as a factor of the part's diameter
 _MAX_CROPS = 80  # crops that the reference is learnt from, at most
-_CANDIDATE_FACTOR = 3  # times the largest known number of parts, at most
-_MIN_OBJECT_AREA = 0.3  # of a part's area: what is smaller is no object
+_CANDIDATE_FACTOR = 3  # places that are examined, as a factor of the largest number of parts
+_MIN_OBJECT_AREA = 0.3  # least area of another object, as a share of a part's area
 _MIN_EQUAL_COUNTS = 0.9  # share of good pictures that have the same number of parts
 
 
 class _Component(NamedTuple):
-    """Connected area, in pixels of the overview."""
+    """Connected area, in pixels of the overview.
+
+    Attributes:
+        label: Its number among the labels.
+        x: Middle, to the right.
+        y: Middle, down.
+        area: Number of its pixels.
+        radius: Distance of the farthest pixel from the middle.
+    """
 
     label: int
     x: float
@@ -45,21 +53,34 @@ class _Component(NamedTuple):
 
 
 def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
-    """Connected areas that differ from the ground [h, w], and those that do not touch the picture's edge."""
+    """Find connected areas that differ from the ground.
+
+    Returns:
+        The labels [h, w] of all such areas, 0: ground; and the areas that do not touch the picture's edge.
+    """
     from scipy import ndimage
 
-    apart = ndimage.binary_opening(ndimage.binary_fill_holes(ground_distance(overview) > MIN_DISTANCE))
-    labels, _ = ndimage.label(apart, np.ones((3, 3)))
-    found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-        ends = (rows.start, labels.shape[0] - rows.stop, columns.start, labels.shape[1] - columns.stop)
-        if min(ends) == 0:
+    is_far = ground_distance(overview) > MIN_DISTANCE
+    differs = ndimage.binary_opening(ndimage.binary_fill_holes(is_far))
+    labels, _ = ndimage.label(differs, np.ones((3, 3)))
+    height, width = labels.shape
+    components = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        edge_distances = (rows.start, height - rows.stop, columns.start, width - columns.stop)
+        touches_edge = min(edge_distances) == 0
+        if touches_edge:
             continue
-        y, x = np.nonzero(labels[rows, columns] == number)
-        reach = float(np.hypot(x - x.mean(), y - y.mean()).max()) + 1
-        at = float(x.mean()) + columns.start + 0.5, float(y.mean()) + rows.start + 0.5
-        found.append(_Component(number, *at, float(len(x)), reach))
-    return labels, found
+        y, x = np.nonzero(labels[rows, columns] == label)
+        components.append(
+            _Component(
+                label,
+                x=float(x.mean()) + columns.start + 0.5,
+                y=float(y.mean()) + rows.start + 0.5,
+                area=float(len(x)),
+                radius=float(np.hypot(x - x.mean(), y - y.mean()).max()) + 1,
+            )
+        )
+    return labels, components
 
 
 class LearnedParts(NamedTuple):
@@ -69,7 +90,8 @@ class LearnedParts(NamedTuple):
         settings: Settings by which parts are found.
         reference: Reference by which parts are found.
         counts: Number of parts in each good picture.
-        count_errors: How a model learnt without the picture counts each wrong; empty: it counts it right.
+        count_errors: How each picture is counted wrong, by a model that was learnt without it; empty: it is
+            counted right.
     """
 
     settings: SeveralParts
@@ -108,27 +130,29 @@ class PartsCountedWrongError(InputError):
 def learn_several_parts(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learn the reference from good pictures with several parts each, and how many these are.
+    """Learn the reference and the number of parts from good pictures with several parts each.
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW_SIDE`.
-        small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
-        kind: poses that occur.
+        small: Function (picture number, longer side) that returns the picture [h, w] float32 in 0..1 at that
+            size.
+        kind: Poses that occur.
 
     Raises:
-        PartsCountedWrongError: the parts of some pictures are counted wrong. The message names another kind
-            of poses by which they are counted right, if there is one.
-        InputError: parts do not stand out against the ground, or too few do.
+        PartsCountedWrongError: Parts are counted wrong in most pictures. The message names another kind of
+            poses by which they are counted right, if there is one.
+        InputError: Too few parts, or none, stand out against the ground.
     """
-    found = _learn_or_error(overviews, small, kind)
-    if isinstance(found, LearnedParts) and found.is_reliable:
-        return found
+    learnt = _learn_or_error(overviews, small, kind)
+    if isinstance(learnt, LearnedParts) and learnt.is_reliable:
+        return learnt
     reliable = _learn_by_other_poses(overviews, small, kind)
-    if not reliable and isinstance(found, InputError):
-        raise found
+    if not reliable and isinstance(learnt, InputError):
+        raise learnt
     count = len(overviews)
     if reliable:
-        best = min(reliable, key=lambda other: reliable[other].wrong_count)  # of equals the simplest
+        # kinds are sorted from the simplest: of equally good ones, the simplest is named
+        best = min(reliable, key=lambda other: reliable[other].wrong_count)
         right_count = count - reliable[best].wrong_count
         remedy = f"give --align {best}, by which they are counted right in {right_count} of {count}"
     else:
@@ -136,20 +160,20 @@ def learn_several_parts(
             "take pictures of these parts alone that lie apart, or leave out --several; `flawscope data "
             f"check --align {kind} --several --out FILE.html` shows what is taken for a part"
         )
-    if isinstance(found, InputError):
+    if isinstance(learnt, InputError):
         raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")
-    example = next(error for error in found.count_errors if error)
+    example = next(error for error in learnt.count_errors if error)
     line = (
-        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, "
+        f"parts are counted wrong in {learnt.wrong_count} of {count} good pictures, "
         f"such as {example}: {remedy}"
     )
-    raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(line), found)
+    raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(line), learnt)
 
 
 def _learn_by_other_poses(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> dict[PoseKind, LearnedParts]:
-    """Learn with each other kind of poses; return those by which parts are counted right, by the kind."""
+    """Learn with each other kind of poses; return the reliable results, by their kind."""
     reliable: dict[PoseKind, LearnedParts] = {}
     for other in get_args(PoseKind):
         if other == kind:
@@ -163,6 +187,7 @@ def _learn_by_other_poses(
 def _learn_or_error(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts | InputError:
+    """Learn the reference and the number of parts; return the error where that fails."""
     try:
         return _learn(overviews, small, kind)
     except InputError as error:
@@ -172,72 +197,84 @@ def _learn_or_error(
 def _learn(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learn the reference and the number of parts, also where parts are counted wrong."""
+    """Learn the reference and the number of parts; the result may count parts wrong."""
     components = [_find_components(overview) for overview in overviews]
-    areas = np.sort([component.area for _, several in components for component in several])
+    areas = np.sort([component.area for _, in_picture in components for component in in_picture])
     if not len(areas):
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
-    # half of all that differs from the ground lies in areas up to the usual one: small specks count little
-    typical_area = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
+    # Area of the component that contains the median of all components' pixels: so small specks count little
+    middle = np.searchsorted(np.cumsum(areas), areas.sum() / 2)
+    typical_area = float(areas[middle])
     single_parts = _find_single_parts(components, typical_area)
-    largest_area = max(sum(component.area for component in several) for _, several in components)
+    largest_area = max(sum(component.area for component in in_picture) for _, in_picture in components)
     most = max(1, round(largest_area / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
-    settings = SeveralParts(_span_of(single_parts), object_area, sought, most=min(most, sought))
-    chosen = [single_parts[row] for row in spread_numbers(len(single_parts), _MAX_CROPS)]
+    settings = SeveralParts(_frame_span(single_parts), object_area, sought, most=min(most, sought))
+    chosen = [single_parts[place] for place in spread_numbers(len(single_parts), _MAX_CROPS)]
     crops = list[Float32]()
-    levels = list[float]()
-    crop_owners = list[int]()
-    for i in sorted({owner for owner, _ in chosen}):
-        picture = small(i, settings.side)
-        levels.append(float(np.median(picture)))
-        components_of_picture = [component for owner, component in chosen if owner == i]
-        crops += [
-            _crop_part(picture, components[i][0], component, levels[-1])
-            for component in components_of_picture
-        ]
-        crop_owners += [i] * len(components_of_picture)
-    reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
+    crop_pictures = list[int]()  # number of the picture of each crop
+    ground_levels = list[float]()
+    for number in sorted({number for number, _ in chosen}):
+        picture = small(number, settings.side)
+        ground_level = float(np.median(picture))
+        ground_levels.append(ground_level)
+        labels, _ = components[number]
+        for picture_number, component in chosen:
+            if picture_number == number:
+                crops.append(_crop_part(picture, labels, component, ground_level))
+                crop_pictures.append(number)
+    reference, held_out = learn_cross_validated(
+        crops, kind, ground=float(np.median(ground_levels)), groups=crop_pictures
+    )
     return _count_parts(settings, reference, held_out, overviews, small)
 
 
-def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
-    """Side of the frame of a part, as a share of the picture. InputError: parts are too large or small."""
-    span = (
-        2
-        * _CROP_FACTOR
-        * float(np.median([component.radius for _, component in single_parts]))
-        / OVERVIEW_SIDE
-    )
-    if not SIDE / MAX_SIDE <= span <= 1:
-        size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
-        raise InputError(f"parts {size} to be found among several: take pictures from {way}")
+def _frame_span(single_parts: Sequence[tuple[int, _Component]]) -> float:
+    """Return the side of the frame around a part, as a share of the picture's longer side.
+
+    Raises:
+        InputError: Parts are too large or too small.
+    """
+    radius = float(np.median([component.radius for _, component in single_parts]))
+    span = 2 * _CROP_FACTOR * radius / OVERVIEW_SIDE
+    if span > 1:
+        raise InputError("parts fill the pictures to be found among several: take pictures from farther away")
+    if span < SIDE / MAX_SIDE:
+        raise InputError("parts are too small to be found among several: take pictures from nearer")
     return span
 
 
 def _find_single_parts(
     components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
 ) -> list[tuple[int, _Component]]:
-    """Find the parts that touch no others, by their area, each with the number of its picture.
+    """Find the components that show a single part, by their area; parts that touch have a larger area.
 
-    InputError: they are too few to learn from.
+    Args:
+        components: Labels and components of each picture.
+        typical_area: Usual area of a part.
+
+    Returns:
+        The components, each with the number of its picture.
+
+    Raises:
+        InputError: There are too few such components to learn from.
     """
-    found = [
-        (i, component)
-        for i, (_, several) in enumerate(components)
-        for component in several
-        if _SINGLE_PART_AREA[0] * typical_area < component.area < _SINGLE_PART_AREA[1] * typical_area
-    ]
-    if len(found) < MIN_REFERENCE_PICTURES:
+    smallest, largest = (factor * typical_area for factor in _SINGLE_PART_AREA)
+    single_parts = []
+    for number, (_, in_picture) in enumerate(components):
+        for component in in_picture:
+            if smallest < component.area < largest:
+                single_parts.append((number, component))
+    if len(single_parts) < MIN_REFERENCE_PICTURES:
         raise InputError(
-            f"{pluralize(len(found), 'part')} of about one size that touch nothing stand out in the "
+            f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the "
             f"good pictures, and learning them takes at least {MIN_REFERENCE_PICTURES}: give more pictures, "
             "or parts that lie apart"
         )
-    return found
+    return single_parts
 
 
 def _count_parts(
@@ -247,50 +284,85 @@ def _count_parts(
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
 ) -> LearnedParts:
-    """Count the parts of all good pictures by the reference, and by those that were learnt without them."""
-    found = {}
-    left_out = {}
-    # one reference after the other
-    for i in sorted(range(len(overviews)), key=lambda i: id(held_out.get(i))):
-        views = small(i, settings.side), overviews[i]
-        found[i] = settings.find(*views, reference)
-        left_out[i] = settings.find(*views, held_out[i]) if i in held_out else found[i]
-    counts = [len(found[i].poses) for i in range(len(overviews))]
+    """Count the parts of each good picture by the reference, and by one that was learnt without the picture.
+
+    Args:
+        settings: Settings by which parts are found; their `least` and `most` are not final yet.
+        reference: Reference that was learnt from all pictures.
+        held_out: For pictures of the crops, by number: the reference that was learnt without the picture.
+        overviews: Overviews of the pictures.
+        small: Function (picture number, longer side) that returns the picture at that size.
+
+    Raises:
+        InputError: No parts are found.
+    """
+    detections = {}  # number of a picture -> parts found by the reference
+    # number of a picture -> parts found by a reference that was learnt without the picture
+    held_out_detections = {}
+    # Pictures with the same held-out reference follow each other: its spectra are then computed once
+    by_held_out_reference = sorted(range(len(overviews)), key=lambda number: id(held_out.get(number)))
+    for number in by_held_out_reference:
+        picture = small(number, settings.side)
+        overview = overviews[number]
+        detections[number] = settings.find(picture, overview, reference)
+        if number in held_out:
+            held_out_detections[number] = settings.find(picture, overview, held_out[number])
+        else:
+            held_out_detections[number] = detections[number]
+    counts = [len(detections[number].poses) for number in range(len(overviews))]
     if not any(counts):
         raise InputError("the good pictures show no parts that can be found: leave out --several")
     least, most = expected_counts(counts)
-    settings = replace(settings, least=least, most=min(most, settings.sought))
-    wrong = []
-    for i, count in enumerate(counts):
-        others = [*counts[:i], *counts[i + 1 :]]
-        least, most = expected_counts(others or counts)
-        known = replace(settings, least=least, most=min(most, settings.sought))
-        error = settings.count_error(count, len(found[i].objects))
-        apart = left_out[i]
-        wrong.append(error or known.count_error(len(apart.poses), len(apart.objects)))
-    return LearnedParts(settings, reference, counts, wrong)
+    final_settings = replace(settings, least=least, most=min(most, settings.sought))
+    errors = []
+    for number, count in enumerate(counts):
+        other_counts = [*counts[:number], *counts[number + 1 :]]
+        least, most = expected_counts(other_counts or counts)
+        held_out_settings = replace(settings, least=least, most=min(most, settings.sought))
+        held_out_detection = held_out_detections[number]
+        error = final_settings.count_error(count, len(detections[number].objects))
+        held_out_error = held_out_settings.count_error(
+            len(held_out_detection.poses), len(held_out_detection.objects)
+        )
+        errors.append(error or held_out_error)
+    return LearnedParts(final_settings, reference, counts, errors)
 
 
 def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Component, level: float) -> Float32:
-    """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
+    """Crop the square [SIDE, SIDE] around a part, with other parts covered.
+
+    Args:
+        picture: [h, w], the small picture.
+        labels: Labels of the components, in the overview.
+        component: The part.
+        level: Level of the ground, which covers other parts.
+    """
     from scipy import ndimage
 
-    others = ndimage.binary_dilation((labels > 0) & (labels != component.label), iterations=2)
-    rows, columns = (
-        (np.arange(length) * known / length).astype(np.intp)
-        for length, known in zip(picture.shape, labels.shape, strict=True)
-    )
-    alone = np.where(others[rows][:, columns], np.float32(level), picture)
-    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (component.y, component.x))
-    return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
+    is_other_part = ndimage.binary_dilation((labels > 0) & (labels != component.label), iterations=2)
+    height, width = picture.shape
+    overview_height, overview_width = labels.shape
+    # for each row and column of the small picture, the row and column of the overview
+    rows = (np.arange(height) * overview_height / height).astype(np.intp)
+    columns = (np.arange(width) * overview_width / width).astype(np.intp)
+    covered = np.where(is_other_part[rows][:, columns], np.float32(level), picture)
+    y = round(component.y * height / overview_height)
+    x = round(component.x * height / overview_height)
+    padded = np.pad(covered, SIDE // 2, mode="edge")
+    return padded[y : y + SIDE, x : x + SIDE]
 
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
-    """Return the least and the largest number of parts in good pictures that have any.
+    """Return the least and the largest expected number of parts.
 
-    Both are the same number where nearly all pictures have it.
+    Where nearly all pictures with parts have the same number, both are that number.
+
+    Args:
+        counts: Number of parts in each good picture; pictures without parts are left out.
     """
-    numbers, times = np.unique([count for count in counts if count] or [1], return_counts=True)
-    if times.max() >= _MIN_EQUAL_COUNTS * times.sum():
-        return int(numbers[times.argmax()]), int(numbers[times.argmax()])
-    return int(numbers[0]), int(numbers[-1])
+    positive_counts = [count for count in counts if count] or [1]
+    values, frequencies = np.unique(positive_counts, return_counts=True)
+    if frequencies.max() >= _MIN_EQUAL_COUNTS * frequencies.sum():
+        usual = int(values[frequencies.argmax()])
+        return usual, usual
+    return int(values[0]), int(values[-1])

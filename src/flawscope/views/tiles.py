@@ -20,14 +20,20 @@ from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-PIXEL_STEP = 8  # of the canvas pixels that the middle map value is taken from
+PIXEL_STEP = 8  # the map's median is that of every 8th pixel along both axes
+BLOCK_PIXELS = 1 << 20  # pixels of a canvas that are computed together
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Places of tiles on a canvas: rows of tiles from the top, from the left in each.
+    """Places of tiles on a canvas: rows of tiles from the top, from the left in each row.
 
-    The last ones are moved inwards, so that nothing is padded.
+    The last tiles are moved inwards, so that nothing is padded.
+
+    Attributes:
+        canvas: (H, W) of the canvas.
+        tile: (H, W) of a tile.
+        overlap: Share of a tile that neighbours have in common.
     """
 
     canvas: tuple[int, int]
@@ -35,18 +41,19 @@ class TileGrid:
     overlap: float
 
     def __post_init__(self) -> None:
-        if any(part > whole for part, whole in zip(self.tile, self.canvas, strict=True)):
+        if any(tile_side > side for tile_side, side in zip(self.tile, self.canvas, strict=True)):
             raise ValueError("a tile is larger than the canvas")
 
     @cached_property
     def starts(self) -> tuple[list[int], list[int]]:
         """Upper edges of the rows of tiles, and left edges of the columns."""
-        found = []
-        for whole, part in zip(self.canvas, self.tile, strict=True):
-            stride = max(1, part - round(self.overlap * part))
-            count = -(-(whole - part) // stride) + 1
-            found.append([min(i * stride, whole - part) for i in range(count)])
-        rows, columns = found
+        starts = []
+        for canvas_side, tile_side in zip(self.canvas, self.tile, strict=True):
+            stride = max(1, tile_side - round(self.overlap * tile_side))
+            last = canvas_side - tile_side
+            count = math.ceil(last / stride) + 1
+            starts.append([min(number * stride, last) for number in range(count)])
+        rows, columns = starts
         return rows, columns
 
     @property
@@ -58,19 +65,19 @@ class TileGrid:
         return math.prod(self.shape)
 
     def row_and_column(self, tile: int) -> tuple[int, int]:
-        """Row and column of a tile in the grid."""
+        """Return the row and the column of a tile in the grid."""
         return divmod(tile, len(self.starts[1]))
 
     def tiles_at(self, y: int, x: int) -> list[int]:
-        """Numbers of the tiles that show a pixel of the canvas."""
-        rows, columns = (
-            [i for i, start in enumerate(starts) if start <= at < start + side]
-            for starts, at, side in zip(self.starts, (y, x), self.tile, strict=True)
-        )
-        return [row * len(self.starts[1]) + column for row in rows for column in columns]
+        """Return the numbers of the tiles that show a pixel of the canvas."""
+        row_starts, column_starts = self.starts
+        height, width = self.tile
+        rows = [row for row, start in enumerate(row_starts) if start <= y < start + height]
+        columns = [column for column, start in enumerate(column_starts) if start <= x < start + width]
+        return [row * len(column_starts) + column for row in rows for column in columns]
 
     def corner(self, tile: int) -> tuple[int, int]:
-        """Upper left corner of a tile on the canvas."""
+        """Return the upper left corner (y, x) of a tile on the canvas."""
         row, column = self.row_and_column(tile)
         return self.starts[0][row], self.starts[1][column]
 
@@ -78,28 +85,27 @@ class TileGrid:
     def weights(self) -> tuple[Float32, Float32]:
         """Weights of the tiles along their height [rows, h] and width [columns, w].
 
-        They are 1 where a tile is alone, and fall linearly to the edge where a neighbour overlaps. The
-        products of all tiles that show a pixel sum to 1.
+        A weight is 1 where no neighbour overlaps; in an overlap it falls linearly towards the tile's edge.
+        A pixel's weight in a tile is the product of both; the weights of all tiles at a pixel sum to 1.
         """
         return self._axis_weights(0), self._axis_weights(1)
 
     def _axis_weights(self, axis: int) -> Float32:
+        """Return the weights [tiles, side] of the tiles along an axis."""
         starts = self.starts[axis]
-        part = self.tile[axis]
-        whole = self.canvas[axis]
-        middles = np.arange(part) + 0.5
-        ramps = np.ones((len(starts), part))
-        for before, after in zip(range(len(starts)), range(1, len(starts)), strict=False):
-            shared = starts[before] + part - starts[after]
-            if shared > 0:
-                ramps[before] *= np.clip((part - middles) / shared, 0, 1)
-                ramps[after] *= np.clip(middles / shared, 0, 1)
-        total = np.zeros(whole)
+        side = self.tile[axis]
+        middles = np.arange(side) + 0.5
+        ramps = np.ones((len(starts), side))
+        for number in range(len(starts) - 1):
+            overlap = starts[number] + side - starts[number + 1]
+            if overlap > 0:
+                ramps[number] *= np.clip((side - middles) / overlap, 0, 1)
+                ramps[number + 1] *= np.clip(middles / overlap, 0, 1)
+        totals = np.zeros(self.canvas[axis])
         for start, ramp in zip(starts, ramps, strict=True):
-            total[start : start + part] += ramp
-        return np.stack(
-            [ramp / total[start : start + part] for start, ramp in zip(starts, ramps, strict=True)]
-        ).astype(np.float32)
+            totals[start : start + side] += ramp
+        weights = [ramp / totals[start : start + side] for start, ramp in zip(starts, ramps, strict=True)]
+        return np.stack(weights).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Fusion:
     def __post_init__(self) -> None:
         if self.score not in ("map", "views"):
             raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
-        with np.errstate(over="ignore"):  # maps are computed with in float32
+        with np.errstate(over="ignore"):  # maps are float32, so both must be finite in that type
             factor = np.float32(self.factor)
             shift = np.float32(self.shift)
         if not 0 < factor < math.inf or not math.isfinite(shift):
@@ -130,18 +136,23 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Fusion:
-        """Read a fusion. InputError for other entries, and for invalid values."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: There are other entries, or values are invalid.
+        """
         if set(data) != {"score", "factor", "shift"}:
             raise InputError("fusion has score, factor and shift, and nothing else")
-        numbers = data["factor"], data["shift"]
-        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        factor = data["factor"]
+        shift = data["shift"]
+        if any(isinstance(number, bool) or not isinstance(number, int | float) for number in (factor, shift)):
             raise InputError("fusion: factor and shift are numbers")
-        return cls(data["score"], float(numbers[0]), float(numbers[1]))
+        return cls(data["score"], float(factor), float(shift))
 
 
 class RegionOfInterest:
@@ -160,29 +171,29 @@ class RegionOfInterest:
         self.rows, self.columns = whole.with_picture_size(canvas).nearest_indices()
 
     def window(self, y: int, x: int, height: int, width: int) -> Mask:
-        """Mask [height, width] of the region at this place."""
+        """Return the mask [height, width] of the region at a place of the canvas."""
         inside = self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
         return inside if self.visible is None else inside & self.visible[y : y + height, x : x + width]
 
     def tiles(self, grid: TileGrid) -> list[int]:
-        """Numbers of the tiles that show a pixel of the region."""
-        shown = []
+        """Return the numbers of the tiles that show a pixel of the region."""
+        numbers = []
         for number in range(len(grid)):
             top, left = grid.corner(number)
             if self.window(top, left, *grid.tile).any():
-                shown.append(number)
-        return shown
+                numbers.append(number)
+        return numbers
 
 
 class TileSummary(NamedTuple):
-    """Answers for a frame, of its tiles and of its whole view.
+    """Results for a frame, in pairs: for its tiles, and for its whole view.
 
     Attributes:
         scores: Largest score of a tile, and the whole view's score.
-        maxima: Maxima of both maps.
+        maxima: Maximum of the tiles' blended map, and of the whole view's map.
         means: Means of both maps.
-        whole_peak: Maximum of the whole view's map at its own size.
-        pixels: [2, n], some values of both maps, at the same places.
+        whole_peak: Maximum of the whole view's map, before the map is scaled to the canvas.
+        pixels: [2, n], values of both maps at the same sampled places.
     """
 
     scores: tuple[float, float]
@@ -193,19 +204,31 @@ class TileSummary(NamedTuple):
 
     @classmethod
     def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
-        """Return the answers for a frame of one view. `inside` are the pixels [H, W] that count."""
+        """Return the summary for a frame of one view, which is treated as its only tile.
+
+        Args:
+            score: Score of the view.
+            view_map: [H, W], its map.
+            inside: [H, W], pixels that count.
+        """
         counted = view_map[inside] if inside.any() else view_map.ravel()
-        pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
-        tops = (score, -math.inf), (float(view_map.max()), -math.inf)
-        return cls(*tops, (float(counted.mean()), 0.0), -math.inf, pixels)
+        return cls(
+            scores=(score, -math.inf),
+            maxima=(float(view_map.max()), -math.inf),
+            means=(float(counted.mean()), 0.0),
+            whole_peak=-math.inf,
+            pixels=np.stack([counted, np.full(counted.shape, -np.inf, np.float32)]),
+        )
 
     def fused(self, fusion: Fusion) -> tuple[float, float, float]:
-        """Score, maximum and middle value of the map, as `TileBlender.result` gives them."""
-        score, maximum = (
-            max(of[0], of[1] * fusion.factor + fusion.shift) for of in (self.scores, self.maxima)
-        )
-        both = np.maximum(self.pixels[0], self.pixels[1] * fusion.factor + fusion.shift)
-        return (maximum if fusion.score == "map" else score), maximum, float(np.median(both))
+        """Return score, maximum and median of the map, all fused as `TileBlender.result` fuses them."""
+        tiles_score, whole_score = self.scores
+        tiles_maximum, whole_maximum = self.maxima
+        tiles_pixels, whole_pixels = self.pixels
+        score = max(tiles_score, whole_score * fusion.factor + fusion.shift)
+        maximum = max(tiles_maximum, whole_maximum * fusion.factor + fusion.shift)
+        fused_pixels = np.maximum(tiles_pixels, whole_pixels * fusion.factor + fusion.shift)
+        return (maximum if fusion.score == "map" else score), maximum, float(np.median(fused_pixels))
 
 
 class TileBlender:
@@ -215,19 +238,31 @@ class TileBlender:
         grid: Places of the tiles.
         whole: Place in the frame of its whole view.
         region: Pixels that count; None: all.
+
+    Attributes:
+        tiles: [H, W], the blended maps of the tiles.
+        lowest: Lowest value of the tiles' maps.
+        score: Largest score of a tile.
+        view: Score and map of the whole view; None: not added yet.
     """
 
     def __init__(self, grid: TileGrid, whole: Geometry, region: RegionOfInterest | None = None):
         self.grid = grid
         self.whole = whole
         self.region = region
-        self.tiles = np.zeros(grid.canvas, np.float32)  # blended
-        self.lowest = math.inf  # of the tiles' maps
-        self.score = -math.inf  # the largest of a tile
-        self.view: tuple[float, Float32] | None = None  # of the whole picture
+        self.tiles = np.zeros(grid.canvas, np.float32)
+        self.lowest = math.inf
+        self.score = -math.inf
+        self.view: tuple[float, Float32] | None = None
 
     def add(self, view: int, score: float, view_map: Float32) -> None:
-        """Add the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
+        """Add the result for a view. Each view is added once, in any order.
+
+        Args:
+            view: Number of the view; 0 is the whole picture.
+            score: Score of the view.
+            view_map: [H, W], map of the view.
+        """
         if view == 0:
             self.view = score, view_map
             return
@@ -238,87 +273,99 @@ class TileBlender:
     def confirm_maximum(
         self, unsure: dict[int, Float32], sure_maps: Callable[[list[int]], Iterable[Float32]]
     ) -> None:
-        """Replace maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
+        """Replace upper bounds of tiles' maps by exact maps, until the blended maximum is exact.
 
         Args:
-            unsure: The maps, by the number of the view; it is emptied.
-            sure_maps: Returns sure maps for numbers of views.
+            unsure: Maps that are upper bounds, by the number of the view. Replaced ones are removed from this
+                dictionary.
+            sure_maps: Function that returns the exact maps of views, given their numbers.
         """
         width = self.grid.canvas[1]
         region = self.region
         counted = None if region is None else region.window(0, 0, *self.grid.canvas)
         while unsure:
-            drawn = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
-            showing = self.grid.tiles_at(*divmod(int(drawn.argmax()), width))
-            numbers = [tile + 1 for tile in showing if tile + 1 in unsure]
+            picture_map = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
+            y, x = divmod(int(picture_map.argmax()), width)
+            numbers = [tile + 1 for tile in self.grid.tiles_at(y, x) if tile + 1 in unsure]
             if not numbers:
                 return
-            for number, sure in zip(numbers, sure_maps(numbers), strict=True):
-                before = unsure.pop(number)
-                # a bank selected anew may also lack patches of the other: over many tiles that adds up
-                self._add_weighted(number, np.minimum(before, sure) - before)
+            for number, exact_map in zip(numbers, sure_maps(numbers), strict=True):
+                bound_map = unsure.pop(number)
+                # The exact map may exceed its bound somewhere: its memory bank, selected anew, may lack
+                # patches of the other bank. The minimum keeps this from adding up over many tiles.
+                self._add_weighted(number, np.minimum(bound_map, exact_map) - bound_map)
 
     def _add_weighted(self, view: int, view_map: Float32) -> None:
+        """Add a tile's map, or the change of its map, to the blended maps, by the tile's weights."""
         row, column = self.grid.row_and_column(view - 1)
-        (y, x), (height, width) = self.grid.corner(view - 1), self.grid.tile
-        down = self.grid.weights[0][row]
-        across = self.grid.weights[1][column]
-        self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
+        y, x = self.grid.corner(view - 1)
+        height, width = self.grid.tile
+        row_weights = self.grid.weights[0][row]
+        column_weights = self.grid.weights[1][column]
+        self.tiles[y : y + height, x : x + width] += view_map * row_weights[:, None] * column_weights
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarise the answers for a fusion that is not known yet.
+        """Summarise the results while the fusion is not known yet.
 
         Args:
             shown: [H, W], pixels of the whole view that count.
         """
         assert self.view is not None
-        score, whole_map = self.view
+        whole_score, whole_map = self.view
         height, width = self.grid.canvas
-        at = self.whole.with_picture_size(self.grid.canvas)
-        step = max(1, (1 << 20) // width)
-        top = whole_top = -math.inf
+        geometry = self.whole.with_picture_size(self.grid.canvas)
+        step = max(1, BLOCK_PIXELS // width)
+        tiles_maximum = whole_maximum = -math.inf
         total = 0.0
         count = 0
-        samples = []  # of every PIXEL_STEP-th pixel: values in the tiles and in the whole view
+        samples = []  # [2, n] of each block: values of the tiles and of the whole view
         for start in range(0, height, step):
             rows = self.tiles[start : start + step]
-            whole_rows = at.window(start, 0, len(rows), width).warp(whole_map, fill=-math.inf)
+            whole_rows = geometry.window(start, 0, len(rows), width).warp(whole_map, fill=-math.inf)
             inside = np.ones(rows.shape, np.bool_)
             if self.region is not None:
                 inside = self.region.window(start, 0, len(rows), width)
             counted = rows[inside]
             total += float(counted.sum(dtype=np.float64))
             count += counted.size
-            top = max(top, float(counted.max(initial=-math.inf)))
-            whole_top = max(whole_top, float(whole_rows[inside].max(initial=-math.inf)))
-            sampled = inside[::PIXEL_STEP, ::PIXEL_STEP]
-            of_tiles = rows[::PIXEL_STEP, ::PIXEL_STEP][sampled]
-            of_view = whole_rows[::PIXEL_STEP, ::PIXEL_STEP][sampled]
-            samples.append(np.stack([of_tiles, of_view]))
-        seen = whole_map[shown]
-        means = total / max(count, 1), float(seen.mean())
+            tiles_maximum = max(tiles_maximum, float(counted.max(initial=-math.inf)))
+            whole_maximum = max(whole_maximum, float(whole_rows[inside].max(initial=-math.inf)))
+            is_sampled = inside[::PIXEL_STEP, ::PIXEL_STEP]
+            tiles_sample = rows[::PIXEL_STEP, ::PIXEL_STEP][is_sampled]
+            whole_sample = whole_rows[::PIXEL_STEP, ::PIXEL_STEP][is_sampled]
+            samples.append(np.stack([tiles_sample, whole_sample]))
+        whole_counted = whole_map[shown]
         return TileSummary(
-            (self.score, score), (top, whole_top), means, float(seen.max()), np.hstack(samples)
+            scores=(self.score, whole_score),
+            maxima=(tiles_maximum, whole_maximum),
+            means=(total / max(count, 1), float(whole_counted.mean())),
+            whole_peak=float(whole_counted.max()),
+            pixels=np.hstack(samples),
         )
 
     def result(self, fusion: Fusion) -> tuple[float, Float32]:
-        """The picture's score and its map [H, W] at the canvas's size, which is this object's own."""
-        picture_map, (height, width) = self.tiles, self.grid.canvas
+        """Return the picture's score and its map [H, W] at the canvas's size.
+
+        The map overwrites `tiles`: no view can be added afterwards.
+        """
+        picture_map = self.tiles
+        height, width = self.grid.canvas
         score = self.score
         lowest = np.float32(self.lowest if math.isfinite(self.lowest) else 0.0)
-        at = self.whole.with_picture_size(self.grid.canvas)
-        step = max(1, (1 << 20) // width)
+        geometry = self.whole.with_picture_size(self.grid.canvas)
+        step = max(1, BLOCK_PIXELS // width)
         largest = -math.inf
         if self.view is not None:
-            score = float(np.maximum(score, self.view[0] * fusion.factor + fusion.shift))
-            scaled = self.view[1] * np.float32(fusion.factor) + np.float32(fusion.shift)
+            whole_score, view_map = self.view
+            score = float(np.maximum(score, whole_score * fusion.factor + fusion.shift))
+            scaled_map = view_map * np.float32(fusion.factor) + np.float32(fusion.shift)
         for start in range(0, height, step):
             rows = picture_map[start : start + step]
             inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
             if inside is not None:
-                rows[~inside] = lowest  # tiles outside were not computed
+                rows[~inside] = lowest  # nothing was computed outside the region
             if self.view is not None:
-                whole_map = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
+                whole_map = geometry.window(start, 0, len(rows), width).warp(scaled_map, fill=-math.inf)
                 if inside is not None:
                     whole_map[~inside] = -math.inf
                 np.maximum(rows, whole_map, out=rows)

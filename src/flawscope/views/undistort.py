@@ -65,12 +65,16 @@ class Undistortion:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_dict`."""
+        """Convert to values for JSON, which `from_dict` reads."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Undistortion:
-        """Read what `to_dict` returned. InputError where it is damaged."""
+        """Read values that `to_dict` returned.
+
+        Raises:
+            InputError: Values are missing, or there are unknown ones.
+        """
         try:
             return cls(**data)
         except TypeError:
@@ -82,9 +86,15 @@ class Undistortion:
         return not (self.k1 or self.k2 or self.p1 or self.p2 or self.k3)
 
     def __call__(self, picture: Raster, divisor: float, name: str = "a picture") -> Raster:
-        """Undistort a picture of any depth, whatever value is white (`divisor`); edges are repeated.
+        """Undistort a picture of any depth; edges are repeated.
 
-        InputError where it has another size than those of the lens.
+        Args:
+            picture: The picture.
+            divisor: Value that is white; it has no effect here.
+            name: Name for errors.
+
+        Raises:
+            InputError: The picture has another size than those that the lens was calibrated on.
         """
         height, width = picture_size(picture)
         if self.width and (width, height) != (self.width, self.height):
@@ -97,10 +107,11 @@ class Undistortion:
             return picture
         values = np.asarray(picture)
         places = _places_as_taken(self, (height, width))
-        if values.ndim == 3 and values.strides[2] == 0:  # grey as three channels
-            grey = _sampled(values[..., 0], *places)
+        is_grey = values.ndim == 3 and values.strides[2] == 0  # stride 0: one channel, repeated as three
+        if is_grey:
+            grey = _sample(values[..., 0], *places)
             return np.broadcast_to(grey[..., None], values.shape)
-        sampled = _sampled(values, *places)
+        sampled = _sample(values, *places)
         return Image.fromarray(sampled) if isinstance(picture, Image.Image) else sampled
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -108,56 +119,70 @@ class Undistortion:
         size = (mask.shape[0], mask.shape[1])
         if self._changes_nothing:
             return mask
-        return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
+        return np.asarray(_sample(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Return the map of an undistorted picture as one of the picture as taken, and its place there.
+        """Transform a map of the undistorted picture into a map of the picture as taken.
 
         Args:
             drawn: Map of the undistorted picture.
-            placed: Place of the map in the undistorted picture.
-            fill: Value where the map shows nothing; None: its middle value.
+            placed: Place of that map in the undistorted picture.
+            fill: Value of pixels outside that map; None: its median.
+
+        Returns:
+            The transformed map, and its place in the picture as taken.
         """
         if self._changes_nothing:
             return drawn, placed
-        sides = zip(placed.picture_size, placed.scale, strict=True)
-        height, width = (max(1, round(side * min(1.0, scale))) for side, scale in sides)
-        scale = height / placed.picture_size[0], width / placed.picture_size[1]
-        down, across = ((np.arange(n) + 0.5) / s for n, s in zip((height, width), scale, strict=True))
-        v, u = self._undistorted(*np.meshgrid(down - 0.5, across - 0.5, indexing="ij"))
-        yy, yx, xy, xx = placed.matrix or (placed.scale[0], 0.0, 0.0, placed.scale[1])
+        picture_height, picture_width = placed.picture_size
+        scale_y, scale_x = placed.scale
+        # the result is no finer than the picture
+        height = max(1, round(picture_height * min(1.0, scale_y)))
+        width = max(1, round(picture_width * min(1.0, scale_x)))
+        scale = height / picture_height, width / picture_width
+        # places of the result's pixels: in the picture as taken, in the undistorted picture (v, u), and in
+        # the map of that picture (y, x)
+        rows = (np.arange(height) + 0.5) / scale[0]
+        columns = (np.arange(width) + 0.5) / scale[1]
+        v, u = self._undistorted(*np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij"))
+        yy, yx, xy, xx = placed.matrix or (scale_y, 0.0, 0.0, scale_x)
         y = yy * (v + 0.5) + yx * (u + 0.5) + placed.offset[0]
         x = xy * (v + 0.5) + xx * (u + 0.5) + placed.offset[1]
-        seen = (y >= 0) & (y < drawn.shape[0]) & (x >= 0) & (x < drawn.shape[1])
+        is_inside = (y >= 0) & (y < drawn.shape[0]) & (x >= 0) & (x < drawn.shape[1])
         outside = np.median(drawn) if fill is None else fill
-        values = np.where(seen, _sampled(drawn, y - 0.5, x - 0.5), outside)
-        whole = Geometry(placed.picture_size, (height, width), scale, (0.0, 0.0))
-        return values.astype(drawn.dtype), whole
+        values = np.where(is_inside, _sample(drawn, y - 0.5, x - 0.5), outside)
+        geometry = Geometry(placed.picture_size, (height, width), scale, (0.0, 0.0))
+        return values.astype(drawn.dtype), geometry
 
     def as_taken(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
-        """Places (v, u) in the picture as taken of points of the undistorted one."""
-        y, x = (v - self.cy) / self.fy, (u - self.cx) / self.fx
+        """Return the places (v, u) in the picture as taken of points of the undistorted picture."""
+        y = (v - self.cy) / self.fy
+        x = (u - self.cx) / self.fx
         radial, dy, dx = self._distortion(y, x)
         return self.fy * (y * radial + dy) + self.cy, self.fx * (x * radial + dx) + self.cx
 
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
-        """Undo `as_taken`."""
-        first_y = (v - self.cy) / self.fy
-        first_x = (u - self.cx) / self.fx
-        y, x = first_y, first_x
+        """Return the points (v, u) of the undistorted picture for places in the picture as taken.
+
+        The inverse of `as_taken` is found by a fixed-point iteration.
+        """
+        distorted_y = (v - self.cy) / self.fy
+        distorted_x = (u - self.cx) / self.fx
+        y, x = distorted_y, distorted_x
         for _ in range(_ROUNDS):
             radial, dy, dx = self._distortion(y, x)
-            y, x = (first_y - dy) / radial, (first_x - dx) / radial
+            y = (distorted_y - dy) / radial
+            x = (distorted_x - dx) / radial
         return self.fy * y + self.cy, self.fx * x + self.cx
 
     def _distortion(
         self, y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Radial factor, and tangential shifts along y and x."""
-        square = x * x + y * y
-        radial = 1 + square * (self.k1 + square * (self.k2 + square * self.k3))
-        dy = self.p1 * (square + 2 * y * y) + 2 * self.p2 * x * y
-        dx = 2 * self.p1 * x * y + self.p2 * (square + 2 * x * x)
+        """Return the radial factor, and the tangential shifts along y and x."""
+        r2 = x * x + y * y
+        radial = 1 + r2 * (self.k1 + r2 * (self.k2 + r2 * self.k3))
+        dy = self.p1 * (r2 + 2 * y * y) + 2 * self.p2 * x * y
+        dx = 2 * self.p1 * x * y + self.p2 * (r2 + 2 * x * x)
         return radial, dy, dx
 
 
@@ -165,31 +190,40 @@ class Undistortion:
 def _places_as_taken(
     lens: Undistortion, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Row and column in the picture as taken of each pixel of the undistorted one (H, W)."""
+    """Return row and column, in the picture as taken, of each pixel of the undistorted picture (H, W)."""
     rows, columns = (np.arange(length, dtype=np.float64) for length in size)
     v, u = lens.as_taken(*np.meshgrid(rows, columns, indexing="ij"))
     return v.astype(np.float32), u.astype(np.float32)
 
 
-def _sampled(values: Array, rows: Array, columns: Array) -> Array:
-    """Values [H, W] or [H, W, C] at places [h, w], bilinear, edges repeated, of their own type."""
+def _sample(values: Array, rows: Array, columns: Array) -> Array:
+    """Sample values at places, bilinear, edges repeated; the result has the type of the values.
+
+    Args:
+        values: [H, W] or [H, W, C].
+        rows: [h, w], rows of the places.
+        columns: [h, w], columns of the places.
+    """
     sampled = np.empty((*rows.shape, *values.shape[2:]), values.dtype)
+    last_row = values.shape[0] - 1
+    last_column = values.shape[1] - 1
     step = max(1, _BLOCK // rows.shape[1])
     for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        y, x = (
-            np.clip(places[part], 0, length - 1)
-            for places, length in zip((rows, columns), values.shape, strict=False)
-        )
-        top, left = y.astype(np.intp), x.astype(np.intp)
-        below = np.minimum(top + 1, values.shape[0] - 1)
-        right = np.minimum(left + 1, values.shape[1] - 1)
-        down, across = ((at - low).astype(np.float32) for at, low in ((y, top), (x, left)))
+        block = slice(start, start + step)
+        y = np.clip(rows[block], 0, last_row)
+        x = np.clip(columns[block], 0, last_column)
+        top = y.astype(np.intp)
+        left = x.astype(np.intp)
+        bottom = np.minimum(top + 1, last_row)
+        right = np.minimum(left + 1, last_column)
+        lower_weights = (y - top).astype(np.float32)
+        right_weights = (x - left).astype(np.float32)
         if values.ndim == 3:
-            down = down[..., None]
-            across = across[..., None]
-        upper = values[top, left] * (1 - across) + values[top, right] * across
-        lower = values[below, left] * (1 - across) + values[below, right] * across
-        mixed = upper * (1 - down) + lower * down
-        sampled[part] = np.rint(mixed) if values.dtype.kind in "iu" else mixed
+            lower_weights = lower_weights[..., None]
+            right_weights = right_weights[..., None]
+        upper = values[top, left] * (1 - right_weights) + values[top, right] * right_weights
+        lower = values[bottom, left] * (1 - right_weights) + values[bottom, right] * right_weights
+        mixed = upper * (1 - lower_weights) + lower * lower_weights
+        is_integer = values.dtype.kind in "iu"
+        sampled[block] = np.rint(mixed) if is_integer else mixed
     return sampled

@@ -1,8 +1,8 @@
 """Finds out which view of a part, or which light, a picture shows. Torch-free.
 
 A model of all views finds nothing in pictures that were exchanged, and a model of one view cannot say why
-they are anomalous. A picture is compared by a thumbnail with the mean of each view's good pictures, in the
-spread of these. Views that good pictures do not distinguish clearly are never called exchanged.
+they are anomalous. So a picture's thumbnail is compared with the mean thumbnail of each view's good pictures,
+in units of their spread. Views that good pictures do not distinguish clearly are never called exchanged.
 """
 
 from __future__ import annotations
@@ -18,50 +18,61 @@ from flawscope.types import Facts, Json
 
 Floats = NDArray[np.float32]
 
-SIDE = 8  # of a thumbnail
-MIN_PICTURES = 6  # good pictures of each view
-MIN_SPREAD = 0.004  # of good pictures: a grey level
-MIN_GAP = 1.0  # between two views' good pictures, times the range of either
-MAX_DISTANCE = 1.5  # of a picture from the view that it resembles, times that of the farthest good one
-VIEW_LOOKS_KEY = "view_looks"  # among a model's facts
+SIDE = 8  # pixels of a thumbnail's side
+MIN_PICTURES = 6  # good pictures that each view needs
+MIN_SPREAD = 0.004  # least spread of good pictures: a grey level
+MIN_GAP = 1.0  # least gap between two views' good pictures, as a factor of the larger range of the two
+# Largest distance of a picture from the view that it resembles, as a factor of the farthest good picture's
+MAX_DISTANCE = 1.5
+VIEW_LOOKS_KEY = "view_looks"  # key among a model's facts
 
 
 def thumbnail(image: Floats) -> Floats:
-    """Mean colours [3 * SIDE * SIDE] of a network's input [3, H, W], 0..1, padding marked or not."""
+    """Return the mean colours [3 * SIDE * SIDE] of an image [3, H, W] in 0..1.
+
+    Marks of padding are removed first.
+    """
     values = np.where(image < 0, -1 - image, image)
     for axis in (1, 2):
         edges = np.linspace(0, values.shape[axis], SIDE, endpoint=False).astype(np.intp)
-        counts = np.diff([*edges, values.shape[axis]]).reshape(-1, *[1] * (2 - axis))
+        block_sizes = np.diff([*edges, values.shape[axis]])
+        counts = block_sizes[:, None] if axis == 1 else block_sizes
         values = np.add.reduceat(values, edges, axis, dtype=np.float32) / np.maximum(counts, 1)
     return np.asarray(values, np.float32).ravel()
 
 
 def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
-    """The first two views whose pictures have the same pixels: no camera gives these twice."""
-    known: dict[bytes, str] = {}
+    """Return the first two views whose pictures have the same thumbnail; None: all thumbnails differ.
+
+    No camera takes the same pixels twice, so one picture was given for both views.
+
+    Args:
+        looks: Thumbnail of the picture of each view.
+    """
+    first_views: dict[bytes, str] = {}  # first view with each thumbnail
     for view, look in looks.items():
-        if (other := known.setdefault(look.tobytes(), view)) != view:
-            return other, view
+        first_view = first_views.setdefault(look.tobytes(), view)
+        if first_view != view:
+            return first_view, view
     return None
 
 
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be distinct by their pictures (`ViewLooks.are_distinct`) in the same light: each
-    colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
-    another white balance, look alike.
+    Every two views must be distinct (`ViewLooks.are_distinct`) after each colour of a thumbnail is
+    divided by its mean. So a camera that is darker, or has another white balance, makes no difference.
 
     Args:
-        looks: Thumbnails of good pictures by view; where they are too few, the answer is False.
+        looks: Thumbnails of good pictures by view. If there are too few, the result is False.
     """
-    levelled = {view: [_without_light(look) for look in several] for view, several in looks.items()}
+    levelled = {view: [_without_light(look) for look in view_looks] for view, view_looks in looks.items()}
     learnt = ViewLooks.learn(levelled)
     return learnt is not None and learnt.are_distinct
 
 
 def _without_light(look: Floats) -> Floats:
-    """A thumbnail whose colours have a mean of 1 each."""
+    """Return a thumbnail in which each colour is divided by its mean."""
     colours = look.reshape(3, -1)
     means = np.maximum(colours.mean(axis=1, keepdims=True), MIN_SPREAD)
     return np.asarray(colours / means, np.float32).ravel()
@@ -75,9 +86,9 @@ class ViewLooks:
         views: Names of the views.
         means: [V, D], mean thumbnail of each view.
         spread: [D], deviations within a view.
-        limits: [V, V]: a picture that is by more farther from the row's view than from the column's shows the
-            latter; infinite for views that are not distinguished.
-        reach: [V], largest distance of a picture that shows the view.
+        limits: [V, V]. A picture shows the column's view, not the row's, if its distance from the row's view
+            exceeds that from the column's by more than this; infinite for views that are not distinguished.
+        reach: [V], largest distance from a view's mean at which a picture still shows the view.
     """
 
     views: tuple[str, ...]
@@ -88,72 +99,96 @@ class ViewLooks:
 
     @classmethod
     def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
-        """Learn from thumbnails of good pictures by view; None where these are too few.
+        """Learn from thumbnails of good pictures by view; None: there are too few.
 
-        Each is compared with the mean of the others of its view.
+        Each thumbnail is compared with the mean of its view's other thumbnails.
         """
         if len(looks) < 2 or min(map(len, looks.values())) < MIN_PICTURES:
             return None
-        every = [np.asarray(several, np.float64) for several in looks.values()]
-        means = np.array([several.mean(axis=0) for several in every])
-        within = np.concatenate([several - mean for several, mean in zip(every, means, strict=True)])
-        spread = np.maximum(within.std(axis=0), MIN_SPREAD)
-        plain = cls((*looks,), means, spread, np.full((len(every),) * 2, np.inf), np.full(len(every), np.inf))
-        plain._set_limits(every)
-        return plain
+        view_looks = [np.asarray(thumbnails, np.float64) for thumbnails in looks.values()]  # [n, D] each
+        means = np.array([thumbnails.mean(axis=0) for thumbnails in view_looks])
+        deviations = [thumbnails - mean for thumbnails, mean in zip(view_looks, means, strict=True)]
+        spread = np.maximum(np.concatenate(deviations).std(axis=0), MIN_SPREAD)
+        count = len(view_looks)
+        learnt = cls(
+            (*looks,),
+            means,
+            spread,
+            limits=np.full((count, count), np.inf),
+            reach=np.full(count, np.inf),
+        )
+        learnt._set_limits(view_looks)
+        return learnt
 
-    def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
-        """Set reach and limits by the thumbnails of each view that its mean was learnt from."""
-        distances = [np.array([self.distances(look) for look in several]) for several in every]
-        for v, several in enumerate(every):
-            distances[v][:, v] *= len(several) / (len(several) - 1)
-        for v, distances_of_view in enumerate(distances):
-            self.reach[v] = MAX_DISTANCE * distances_of_view[:, v].max()
-            for w, others in enumerate(distances):
-                if v != w:
-                    self.limits[v, w] = _limit_between(
-                        distances_of_view[:, v] - distances_of_view[:, w], others[:, v] - others[:, w]
-                    )
+    def _set_limits(self, view_looks: Sequence[NDArray[np.float64]]) -> None:
+        """Set the values of `reach` and `limits`, in place.
+
+        Args:
+            view_looks: [n, D] of each view, the thumbnails that its mean was learnt from.
+        """
+        # [n, V] of each view: distances of its n pictures from the means of all views
+        distances = [np.array([self.distances(look) for look in thumbnails]) for thumbnails in view_looks]
+        for view, thumbnails in enumerate(view_looks):
+            # the mean without a picture is n / (n - 1) times as far from this picture as the mean with it
+            distances[view][:, view] *= len(thumbnails) / (len(thumbnails) - 1)
+        for view, own in enumerate(distances):
+            self.reach[view] = MAX_DISTANCE * own[:, view].max()
+            for other_view, other in enumerate(distances):
+                if view == other_view:
+                    continue
+                self.limits[view, other_view] = _limit_between(
+                    mine=own[:, view] - own[:, other_view], theirs=other[:, view] - other[:, other_view]
+                )
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
-        """Distances [V] of a thumbnail from the views' means, in spreads."""
+        """Return the distances [V] of a thumbnail from the views' means, in spreads."""
         return np.asarray(np.sqrt((((look - self.means) / self.spread) ** 2).mean(axis=1)))
 
     @property
     def are_distinct(self) -> bool:
         """Whether good pictures distinguish every two views clearly."""
-        others = ~np.eye(len(self.views), dtype=bool)
-        return bool(np.isfinite(self.limits[others]).all())
+        is_pair = ~np.eye(len(self.views), dtype=bool)
+        return bool(np.isfinite(self.limits[is_pair]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """Return the other view that a picture named as `view` shows.
+        """Return the view that a picture shows instead of the one it should show; None: no other view.
 
-        None means that it shows its own view, or that the view is not known.
+        The result is also None if `view` is not known.
+
+        Args:
+            view: Name of the view that the picture should show.
+            look: Thumbnail of the picture.
         """
         if view not in self.views:
             return None
-        place = self.views.index(view)
+        index = self.views.index(view)
         distances = self.distances(look)
-        clear = (distances[place] - distances > self.limits[place]) & (distances <= self.reach)
-        return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
+        is_nearer = distances[index] - distances > self.limits[index]
+        is_clear = is_nearer & (distances <= self.reach)
+        if not is_clear.any():
+            return None
+        nearest = int(np.where(is_clear, distances, np.inf).argmin())
+        return self.views[nearest]
 
     def to_dict(self) -> Json:
-        """Return values that JSON knows, for `from_facts`."""
+        """Convert to values for JSON, which `from_facts` reads."""
         limits: list[list[float | None]] = []
         for row in self.limits.tolist():
             limits.append([round(limit, 4) if np.isfinite(limit) else None for limit in row])
-        numbers = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
-        return {"views": [*self.views], **numbers, "limits": limits}
+        arrays = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
+        return {"views": [*self.views], **arrays, "limits": limits}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> ViewLooks | None:
-        """Read the looks from a model's facts; None where there are none, or others than these."""
+        """Read the looks from a model's facts; None: they are missing or damaged."""
         try:
-            kept = facts[VIEW_LOOKS_KEY]
-            views = tuple(map(str, kept["views"]))
-            means, spread, reach = (np.array(kept[name], np.float64) for name in ("means", "spread", "reach"))
+            stored = facts[VIEW_LOOKS_KEY]
+            views = tuple(map(str, stored["views"]))
+            means = np.array(stored["means"], np.float64)
+            spread = np.array(stored["spread"], np.float64)
+            reach = np.array(stored["reach"], np.float64)
             rows = []
-            for row in kept["limits"]:
+            for row in stored["limits"]:
                 rows.append([np.inf if limit is None else limit for limit in row])
             limits = np.array(rows, float)
             count = len(views)
@@ -170,11 +205,13 @@ def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> fl
     """Return the middle of the gap between the pictures of a view and those of another.
 
     Args:
-        mine: How much farther each picture of the view lies from its own mean than from the other's.
-        theirs: The same difference of the other view's pictures.
+        mine: For each picture of the view: its distance from the view's mean, minus its distance from the
+            other view's mean.
+        theirs: The same difference for each picture of the other view.
 
     Returns:
         The limit; inf: the gap is too narrow, or there is none.
     """
-    is_wide = theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
+    gap = theirs.min() - mine.max()
+    is_wide = gap >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
     return float((theirs.min() + mine.max()) / 2) if is_wide else math.inf

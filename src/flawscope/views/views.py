@@ -26,7 +26,7 @@ from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGri
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-HIDDEN_GREY = 128 / 255  # of tiles outside of the region of interest
+HIDDEN_GREY = 128 / 255  # grey of the pixels of tiles outside the region of interest
 
 # Runs a model: images [n, 3, H, W] -> scores [n], maps [n, H, W]
 RunModel = Callable[[Any], Any]
@@ -35,7 +35,7 @@ RunModel = Callable[[Any], Any]
 class Views:
     """Views of a picture: 0 is the whole frame, the others are its tiles, row by row.
 
-    Tiles are made when they are read. A frame of exactly one tile has that single view.
+    Tiles are made when they are read. A frame with a single tile has only the view 0.
 
     Args:
         first: [1, 3, H, W], view 0.
@@ -79,17 +79,17 @@ class Views:
 
     @property
     def unusable(self) -> str:
-        """Reason why nothing is to be learnt from the picture, where parts are aligned; empty: none."""
+        """Reason why the picture cannot be used, as its part was not found; empty: no reason."""
         return "" if self.pose is None or self.pose.found else "its part was not found"
 
     @property
     def outside_light(self) -> bool | None:
-        """Whether the light cannot be corrected wholly; None: it is left as it is."""
+        """Whether the light cannot be corrected wholly; None: the light is not corrected."""
         return None if self.tone is None else not self.tone.inside
 
     @property
     def frames(self) -> Sequence[Views]:
-        """Views of each frame, where a picture has several; else these alone."""
+        """Views of each frame, if the picture has several frames; else a list of these views alone."""
         return [self]
 
     @property
@@ -117,11 +117,12 @@ class Views:
         """Return the place of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
-        (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
-        return replace(self.geometry, size=self.grid.tile, offset=(down - y, across - x))
+        y, x = self.grid.corner(number - 1)
+        offset_y, offset_x = self.geometry.offset
+        return replace(self.geometry, size=self.grid.tile, offset=(offset_y - y, offset_x - x))
 
     def view_numbers(self) -> list[int]:
-        """Numbers of the views with pixels that count."""
+        """Return the numbers of the views with pixels that count."""
         region = self.region
         grid = self.grid
         if region is None or grid is None:
@@ -129,17 +130,18 @@ class Views:
         return [0, *(tile + 1 for tile in region.tiles(grid))]
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
+        """Return views `[n, 3, H, W]` float32 in 0..1, padding marked; a single view is not copied."""
         images = [self._view_image(number) for number in numbers]
-        return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
+        return images[0][None] if len(images) == 1 else np.stack(images)
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Return the picture's score, and its map at `geometry.size`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: there is one view.
-            batch: Views that run at a time.
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: there is a single
+                view.
+            batch: Number of views that run at a time.
         """
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]))
@@ -150,45 +152,52 @@ class Views:
         """Run the views of a frame with tiles, and put their answers together.
 
         Args:
-            run: Runs the model.
-            batch: Views that run at a time.
-            bound: A faster run for tiles, whose maps are nowhere lower; where the map's maximum lies, `run`
-                decides. None: `run` judges all.
+            run: Function that runs the model on images (`RunModel`).
+            batch: Number of views that run at a time.
+            bound: A faster run for tiles, whose maps are nowhere lower than those of `run`. The tiles around
+                the map's maximum are then run again by `run`. None: `run` judges all.
         """
         assert self.grid is not None
-        blended = TileBlender(self.grid, self.whole, self.region)
+        blender = TileBlender(self.grid, self.whole, self.region)
         numbers = self.view_numbers()
-        unsure = dict[int, Float32]()
-        if bound is not None:  # of tiles alone
-            blended.add(numbers.pop(0), *(answer[0] for answer in run(self.images([0]))))
+        if bound is not None:  # `bound` is for tiles only: `run` judges the whole view
+            whole_scores, whole_maps = run(self.images([0]))
+            blender.add(numbers.pop(0), whole_scores[0], whole_maps[0])
+        bound_maps = dict[int, Float32]()  # number of a view -> upper bound of its map
         for start in range(0, len(numbers), batch):
-            these = numbers[start : start + batch]
-            for number, score, drawn in zip(these, *(bound or run)(self.images(these)), strict=True):
-                blended.add(number, float(score), drawn)
+            batch_numbers = numbers[start : start + batch]
+            scores, maps = (bound or run)(self.images(batch_numbers))
+            for number, score, view_map in zip(batch_numbers, scores, maps, strict=True):
+                blender.add(number, float(score), view_map)
                 if bound is not None:
-                    unsure[number] = drawn
-        blended.confirm_maximum(unsure, lambda views: run(self.images(views))[1])
-        return blended
+                    bound_maps[number] = view_map
+
+        def run_maps(views: list[int]) -> Iterable[Float32]:
+            _, exact_maps = run(self.images(views))
+            return exact_maps  # type: ignore[no-any-return]
+
+        blender.confirm_maximum(bound_maps, run_maps)
+        return blender
 
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
     ) -> TileSummary:
-        """Summarise the answers for a frame, until the fusion is known by which `predict` joins them.
+        """Summarise the results for a frame while the fusion that `predict` applies is not known yet.
 
         Args:
-            run: Runs the model.
+            run: Function that runs the model on images (`RunModel`).
             counted: [H, W], pixels of the region of interest that the network knows.
-            batch: Views that run at a time.
-            bound: A faster run for tiles, as `blend` takes it; None: there is none.
+            batch: Number of views that run at a time.
+            bound: A faster run for tiles, as in `blend`; None: there is none.
         """
-        shown = self.images([0])[0, 0] >= 0
+        is_picture = self.images([0])[0, 0] >= 0  # padding is negative
         if self.grid is not None:
-            return self.blend(run, batch, bound).summary(shown)
+            return self.blend(run, batch, bound).summary(is_picture)
         scores, maps = run(self.images([0]))
-        return TileSummary.of_view(float(scores[0]), maps[0], shown & counted)
+        return TileSummary.of_view(float(scores[0]), maps[0], is_picture & counted)
 
     def valid_mask(self) -> Mask:
-        """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""
+        """Return the mask [H, W] at `geometry.size` of the picture's pixels in the region of interest."""
         if self.grid is None:
             valid_mask: Mask = self.images([0])[0, 0] >= 0
             return valid_mask
@@ -196,31 +205,42 @@ class Views:
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 
     def window(self, y: int, x: int) -> Float32:
-        """Tile `[3, H, W]` at any place of the canvas."""
+        """Cut a tile `[3, H, W]` with its upper left corner at any place (y, x) of the canvas."""
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
         write_planes(self.canvas[y : y + height, x : x + width], self.divisor, image)
-        image = image if self.tone is None else self.tone(image)
+        if self.tone is not None:
+            image = self.tone(image)
         inside = None if self.region is None else self.region.window(y, x, height, width)
         return self._mark_outside(image, inside)
 
     def _view_image(self, number: int) -> Float32:
+        """Return a view [3, H, W] by its number, padding marked."""
         if number and self.grid is not None:
             return self.window(*self.grid.corner(number - 1))
         return self._mark_outside(self.first[0], None if self.region is None else self.region.mask)
 
     @staticmethod
     def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
-        return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
+        """Mark the pixels of an image [3, H, W] outside the region like padding: v becomes -1 - v.
+
+        Args:
+            image: The image, whose padding is marked already.
+            inside: [H, W], pixels of the region of interest; None: all.
+        """
+        if inside is None:
+            return image
+        is_marked = image < 0
+        return np.where(inside | is_marked, image, -1 - image)
 
 
 class FrameViews(Views):
-    """Views of several frames of a picture, frame by frame, as many of each.
+    """Views of several frames of a picture, frame by frame; each frame has the same number of views.
 
     Args:
         frames: Views of each frame.
-        geometry: Place in the picture of its map.
+        geometry: Place of the map in the picture.
     """
 
     def __init__(self, frames: Sequence[Views], geometry: Geometry):
@@ -237,9 +257,11 @@ class FrameViews(Views):
 
     @property
     def outside_light(self) -> bool | None:
-        """Whether a frame's light cannot be corrected wholly; None: it is left as it is."""
+        """Whether the light of any frame cannot be corrected wholly; None: the light is left as it is."""
         outside = [frame.outside_light for frame in self.frames]
-        return None if None in outside else any(outside)
+        if None in outside:
+            return None
+        return any(outside)
 
     @property
     def nbytes(self) -> int:
@@ -258,18 +280,25 @@ class FrameViews(Views):
 
     def placement(self, number: int) -> Geometry:
         """Return the place in the picture of a view, counted over all frames."""
-        each = len(self.frames[0])
-        return self.frames[number // each].placement(number % each)
+        frame, view = divmod(number, len(self.frames[0]))
+        return self.frames[frame].placement(view)
 
     def view_numbers(self) -> list[int]:
-        """Numbers of the views with pixels that count, counted over all frames."""
-        each = len(self.frames[0])
-        return [k * each + view for k, frame in enumerate(self.frames) for view in frame.view_numbers()]
+        """Return the numbers of the views with pixels that count, counted over all frames."""
+        count = len(self.frames[0])  # each frame has as many views
+        numbers = []
+        for frame_number, frame in enumerate(self.frames):
+            numbers += [frame_number * count + view for view in frame.view_numbers()]
+        return numbers
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Return views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
-        each = len(self.frames[0])  # as many views of every frame
-        return np.concatenate([self.frames[number // each].images([number % each]) for number in numbers])
+        count = len(self.frames[0])  # each frame has as many views
+        images = []
+        for number in numbers:
+            frame, view = divmod(number, count)
+            images.append(self.frames[frame].images([view]))
+        return np.concatenate(images)
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
@@ -277,20 +306,20 @@ class FrameViews(Views):
         """Return the scores [n] and the maps [n, h, w] of all frames.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
         """
-        if fusion is None:  # each is one view
+        if fusion is None:  # each frame is one view
             images = self.images(range(len(self)))
-            step = batch or len(self)
-            outputs = [run(images[k : k + step]) for k in range(0, len(self), step)]
-            scores, maps = (np.concatenate(values) for values in zip(*outputs, strict=True))
-        else:
-            pairs = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
-            scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
-        return np.asarray(scores), maps
+            batch_size = batch or len(self)
+            outputs = [run(images[start : start + batch_size]) for start in range(0, len(self), batch_size)]
+            scores, maps = zip(*outputs, strict=True)
+            return np.asarray(np.concatenate(scores)), np.concatenate(maps)
+        frame_results = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
+        frame_scores, frame_maps = zip(*frame_results, strict=True)
+        return np.array(frame_scores), np.array(frame_maps)
 
 
 class PartFrameViews(FrameViews):
@@ -298,24 +327,25 @@ class PartFrameViews(FrameViews):
 
     Args:
         frames: Views of each part.
-        found: The parts.
-        scale: Pixels of their maps for a pixel of the picture.
+        parts: The parts.
+        scale: Pixels of a part's map per pixel of the picture.
     """
 
-    def __init__(self, frames: Sequence[Views], found: PartFrames, scale: float):
-        # no finer than the picture
-        picture = picture_size(found.middle.picture)
-        share = min(1.0, scale)
-        height, width = (max(1, math.ceil(side * share)) for side in picture)
-        placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
-        super().__init__(frames, placed)
-        self.poses = found.poses
-        self.objects = found.objects
-        self.count_error = found.count_error
+    def __init__(self, frames: Sequence[Views], parts: PartFrames, scale: float):
+        size = picture_size(parts.middle.picture)
+        picture_height, picture_width = size
+        map_scale = min(1.0, scale)  # the map is no finer than the picture
+        height = max(1, math.ceil(picture_height * map_scale))
+        width = max(1, math.ceil(picture_width * map_scale))
+        scales = height / picture_height, width / picture_width
+        super().__init__(frames, Geometry(size, (height, width), scales, (0.0, 0.0)))
+        self.poses = parts.poses
+        self.objects = parts.objects
+        self.count_error = parts.count_error
 
     @property
     def unusable(self) -> str:
-        """Says how the parts are counted wrong, which leaves nothing to learn; empty: they are not."""
+        """Reason why the picture cannot be used: how its parts are counted wrong; empty: no reason."""
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
@@ -324,13 +354,13 @@ class PartFrameViews(FrameViews):
         The score is the largest of the parts; the map is that of `predict_parts`.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
-        scores, drawn, _ = self.predict_parts(run, fusion, batch)
-        return float(scores.max()), drawn
+        scores, picture_map, _ = self.predict_parts(run, fusion, batch)
+        return float(scores.max()), picture_map
 
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
@@ -338,38 +368,43 @@ class PartFrameViews(FrameViews):
         """Judge each part.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for a whole view and its tiles; None: each part is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of a whole view and its tiles; None: each part is one
                 view.
-            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            batch: Number of views that run at a time; None: all, or one by one where there are tiles.
             roi: [H, W], region of interest that the network knows, as a part's view shows it; None: all.
 
         Returns:
-            The scores of all parts [n]. The picture's map: the largest value where parts overlap, and the
-            middle value where there is none. At each of its pixels the number of the part that is inspected
-            there, from 1; 0: none, or several.
+            The scores of the parts [n]; the picture's map; and at each pixel of the map the number of the
+            part that is inspected there, from 1, or 0 for none or several. Where parts overlap, the map has
+            the largest value. Where there is no part, it has the median of the other pixels.
         """
         scores, maps = self.predict_each(run, fusion, batch)
-        whole = np.full(self.geometry.size, -np.inf, np.float32)
+        picture_map = np.full(self.geometry.size, -np.inf, np.float32)
         numbers = np.zeros(self.geometry.size, np.uint16)
-        for number, (part, values) in enumerate(zip(self.frames, maps, strict=True), 1):
-            here = part.geometry.with_picture_size(self.geometry.size)
-            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
-            if x0 < x1 and y0 < y1:
-                window = here.window(y0, x0, y1 - y0, x1 - x0)
-                valid = window.warp_mask(part.valid_mask())
-                other = whole[y0:y1, x0:x1] > -np.inf
-                seen = np.where(valid, window.warp(values, -np.inf), -np.inf)
-                whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
-                inspected = valid if roi is None else valid & window.warp_mask(roi)
-                numbers[y0:y1, x0:x1][valid & other] = 0
-                numbers[y0:y1, x0:x1][inspected & ~other] = number
-        covered = whole > -np.inf
-        whole[~covered] = np.median(whole[covered]) if covered.any() else 0.0
-        return scores, whole, numbers
+        for number, (part, part_map) in enumerate(zip(self.frames, maps, strict=True), 1):
+            geometry = part.geometry.with_picture_size(self.geometry.size)
+            height, width = part_map.shape
+            x0, y0, x1, y1 = (round(edge) for edge in geometry.to_picture((0, 0, width, height)))
+            if x0 >= x1 or y0 >= y1:
+                continue  # the part lies outside the picture
+            window = geometry.window(y0, x0, y1 - y0, x1 - x0)
+            valid = window.warp_mask(part.valid_mask())
+            inspected = valid if roi is None else valid & window.warp_mask(roi)
+            warped = np.where(valid, window.warp(part_map, -np.inf), -np.inf)
+            # slices of arrays: writing into them changes `picture_map` and `numbers`
+            map_window = picture_map[y0:y1, x0:x1]
+            number_window = numbers[y0:y1, x0:x1]
+            has_other_part = map_window > -np.inf
+            np.maximum(map_window, warped, out=map_window)
+            number_window[valid & has_other_part] = 0
+            number_window[inspected & ~has_other_part] = number
+        covered = picture_map > -np.inf
+        picture_map[~covered] = np.median(picture_map[covered]) if covered.any() else 0.0
+        return scores, picture_map, numbers
 
     def valid_mask(self) -> Mask:
-        """Mask [H, W] at `geometry.size`: all of the picture, also between the parts."""
+        """Return the mask [H, W] at `geometry.size`: all of the picture, also between the parts."""
         return np.ones(self.geometry.size, np.bool_)
 
 
@@ -388,38 +423,39 @@ class ChannelViews(FrameViews):
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Return the picture's score, and its map at `geometry.size`.
 
-        Both are the largest of all channel groups.
+        Score and values of the map are the largest of all channel groups.
 
         Args:
-            run: Runs the model.
-            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+            run: Function that runs the model on images (`RunModel`).
+            fusion: Settings that combine the results of the whole view and its tiles; None: each frame is one
                 view.
-            batch: Views that run at a time.
+            batch: Number of views that run at a time.
         """
         scores, maps = self.predict_each(run, fusion, batch)
         return float(scores.max()), np.max(maps, axis=0)
 
     def valid_mask(self) -> NDArray[np.bool_]:
-        """Mask [H, W] at `geometry.size`, the same for all channels."""
+        """Return the mask [H, W] at `geometry.size`, which is the same for all channels."""
         return self.frames[0].valid_mask()
 
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
-    """Return images `[..., 3, H, W]` in 0..1 without the marks of padding, and where they are not padding.
+    """Remove the marks of padding from images `[..., 3, H, W]`.
 
-    The mask is `[..., H, W]` bool.
+    Returns:
+        The images in 0..1; and a mask `[..., H, W]` bool of the pixels that were not marked.
     """
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
 
 
 def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """Hide the pixels outside of the region of interest in an image `[3, H, W]`, padding marked.
+    """Replace the pixels of an image `[3, H, W]` outside of the region of interest, padding marked.
 
     Args:
         image: Whole view, or a tile.
-        source: [H W], index of the pixel whose value each pixel gets; None: the image is a tile, which
-            becomes grey where it is marked.
+        source: [H * W], for each pixel the index of the pixel whose value it gets. None: the image is a tile,
+            and its marked pixels become grey.
     """
     if source is None:
         return np.where(image < 0, -1 - HIDDEN_GREY, image)

@@ -18,7 +18,7 @@ from flawscope_station.web import challenge_api, drift_api, models_api, plugin_p
 
 
 def open_station(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
-    """Make a station with all features. InputError: folder, data base or a model cannot be used."""
+    """Make a station with all features. InputError: folder, database or a model cannot be used."""
     return Station(settings, say, FEATURES)
 
 

@@ -1,4 +1,4 @@
-"""Days of a zone in the trends, on both data bases, against a loop over the hours."""
+"""Days of a zone in the trends, on both databases, against a loop over the hours."""
 
 import time
 from collections import Counter

@@ -56,7 +56,7 @@ def test_a_version_goes_without_a_walk_through_all_parts(tmp_path):
 
 
 def test_what_names_an_inspection_or_picture_is_found_by_an_index():
-    """Retention removes a hundred of them in a transaction, and the data base asks for each."""
+    """Retention removes a hundred of them in a transaction, and the database asks for each."""
     for table in (one for one in metadata.sorted_tables if one.name in ROWS_GROW):
         indexes = [[*table.primary_key.columns], *([*one.columns] for one in table.indexes)]
         for key in table.foreign_key_constraints:

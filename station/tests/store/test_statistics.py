@@ -20,7 +20,7 @@ def open_one_fixture(tmp_path: Path):
     made: list[Database] = []
 
     def open_one() -> tuple[Database, Callable[[], set[str]]]:
-        """A data base, and what renews its statistics and returns the indexes of which it did."""
+        """A database, and what renews its statistics and returns the indexes of which it did."""
         database, asked = Database(f"sqlite:///{tmp_path / 'store.sqlite'}"), list[str]()
         made.append(database)
         database.migrate()

@@ -1,4 +1,4 @@
-"""Learning without a model: what a product, the data base or the process does to the others and to itself."""
+"""Learning without a model: what a product, the database or the process does to the others and to itself."""
 
 import errno
 import multiprocessing

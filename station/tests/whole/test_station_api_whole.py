@@ -1,4 +1,4 @@
-"""The JSON API through a real server, on both data bases."""
+"""The JSON API through a real server, on both databases."""
 
 import base64
 import io
@@ -87,7 +87,7 @@ def test_verdicts_and_masks(api, parts):
         headers = {"Content-Type": "application/json"}
         response = api.post(f"{here}/verdict", content=json.dumps(wrong), headers=headers)
         assert response.status_code in (200, 422), wrong
-        if response.status_code == 200:  # a text that no data base holds may be cleaned instead
+        if response.status_code == 200:  # a text that no database holds may be cleaned instead
             assert "note" in wrong
             api.post(f"{here}/verdict", json={"verdict": "undo"})
     assert api.get(here).json() == one

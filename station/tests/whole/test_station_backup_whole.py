@@ -27,7 +27,7 @@ from station_helpers import taken_file, until
 
 
 def rows(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything in the data base."""
+    """Everything in the database."""
     database = Database(settings.url)
     with database.reading() as connection:
         found = {

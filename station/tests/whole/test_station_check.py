@@ -45,7 +45,7 @@ def test_a_data_base_that_cannot_be_used_is_said(tmp_path, kind, capsys):
     (tmp_path / "store").mkdir()
     file = tmp_path / "store/station.sqlite"
     if kind == "a text":
-        file.write_text("no data base, but a text of some length")
+        file.write_text("no database, but a text of some length")
     else:
         with closing(sqlite3.connect(file)) as made:
             made.execute("CREATE TABLE alembic_version (version_num TEXT)")

@@ -1,4 +1,4 @@
-"""What happens when something breaks: the data base, the disk, a model, a client, the process itself."""
+"""What happens when something breaks: the database, the disk, a model, a client, the process itself."""
 
 import hashlib
 import os
@@ -345,7 +345,7 @@ def test_a_graceful_end_answers_what_was_taken(served, parts):
 
 
 def test_a_start_that_cannot_be_is_one_line(served, capsys):
-    """A port that is taken, and a data base that is not there."""
+    """A port that is taken, and a database that is not there."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", served.port))
         taken.listen()

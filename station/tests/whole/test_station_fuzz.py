@@ -142,7 +142,7 @@ def test_refusals_are_freed_at_once(running, parts, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def away(_: Any) -> None:
-        raise StoreError("the data base is away; wait", "store_unreachable")
+        raise StoreError("the database is away; wait", "store_unreachable")
 
     def held() -> list[Any]:
         kinds = (FlawscopeError, Picture, Upload, Ticket)

@@ -74,7 +74,7 @@ def test_a_wait_in_which_others_kept_the_reader_waiting_counts_less(monkeypatch)
     monkeypatch.setattr(frames_module, "time", fake)
     monkeypatch.setattr(frames_module, "_waited_for_core", lambda: core[0])
     reader = object.__new__(FrameReader)
-    reader.arrived, reader._read_at, reader._lock_delay, reader._core_delay = 0.0, deque(), 0.0, 0.0
+    reader.arrived, reader._read_times, reader._lock_delay, reader._core_delay = 0.0, deque(), 0.0, 0.0
     for locked, others, earlier in (
         (0.0, 0.0, None),  # the first two: nobody knows how long one waits usually
         (0.0, 0.0, None),

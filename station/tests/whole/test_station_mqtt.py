@@ -72,7 +72,7 @@ def online(listener: Listener) -> bool:
 
 @needs_mosquitto
 def test_inspections_verdicts_states_and_problems_are_there(broker, open_station, listen, parts):
-    """On both data bases."""
+    """On both databases."""
     running = open_station(
         mqtt=make_broker(broker=broker.url, topic="plant/hall 2"), public=("line3.example",)
     )

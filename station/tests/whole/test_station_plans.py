@@ -1,4 +1,4 @@
-"""Whatever a station asks its data base is found by an index: no question reads a whole table that grows."""
+"""Whatever a station asks its database is found by an index: no question reads a whole table that grows."""
 
 import json
 import re
@@ -44,7 +44,7 @@ HOURLY = re.compile(
 
 
 class Asked:
-    """Questions that are asked of a data base, each with parameters."""
+    """Questions that are asked of a database, each with parameters."""
 
     def __init__(self) -> None:
         self.questions: dict[str, Any] = {}

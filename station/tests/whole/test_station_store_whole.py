@@ -1,4 +1,4 @@
-"""The store, on both data bases, against plain loops over the same rows."""
+"""The store, on both databases, against plain loops over the same rows."""
 
 import random
 from typing import Any
@@ -47,7 +47,7 @@ def choices(rng: random.Random, filled: Filled) -> Filters:
 
 
 def matches(filled: Filled, number: int, wanted: Filters) -> bool:
-    row, verdict, asked = filled.rows[number], filled.verdicts[number], wanted.wanted
+    row, verdict, asked = filled.rows[number], filled.verdicts[number], wanted.values
     name = str(asked.get("name", "*"))
     tests = [
         row.at >= asked.get("since", row.at),
@@ -112,6 +112,6 @@ def test_trends_are_what_a_loop_counts(filled, monkeypatch, unit, since, until):
 
 
 def test_a_data_base_that_has_not_all_letters_is_refused(postgres):
-    refusal = pytest.raises(InputError, match="has the encoding LATIN1: make a data base with UTF8")
+    refusal = pytest.raises(InputError, match="has the encoding LATIN1: make a database with UTF8")
     with postgres.database("LATIN1") as url, refusal:
         Database(Settings(database=url).url).migrate()

@@ -120,7 +120,7 @@ def recorder(station: Station) -> Any:
     return station.recorder
 
 
-AWAY = StoreError("the data base is away", "store_unreachable")
+AWAY = StoreError("the database is away", "store_unreachable")
 FULL = OSError(28, "No space left")
 READ_ONLY = SimpleNamespace(begin=failing(OperationalError("BEGIN", {}, Exception("a readonly database"))))
 # What fails, and the kind of the problem that a person reads of it; "": the sender alone is told.
@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the judge's turn panics": (_set(judge, "_next_ticket", PANIC), "not_inspecting"),
     "the judge ends": (_set(judge, "_judge_next", EXIT), "not_inspecting"),
     "judging has a bug": (_set(judge, "_judge", BUG), "model_failed"),
-    "the data base refuses records": (_set(lambda one: one.store, "record", AWAY), ""),
+    "the database refuses records": (_set(lambda one: one.store, "record", AWAY), ""),
     "recording has a bug": (_set(lambda one: one.store, "record", BUG), "not_inspecting"),
     "recording panics": (_set(lambda one: one.store, "record", PANIC), "not_inspecting"),
     "the recorder ends": (_set(recorder, "_record_next", EXIT), "not_inspecting"),
@@ -155,8 +155,8 @@ FAULTS: dict[str, tuple[Break, str]] = {
         _set(lambda one: inspector_module, "check_picture", BUG),
         "not_inspecting",
     ),
-    "the data base is away": (_set(lambda one: one.database, "check_answers", AWAY), "store_unreachable"),
-    "the data base is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
+    "the database is away": (_set(lambda one: one.database, "check_answers", AWAY), "store_unreachable"),
+    "the database is read only": (_set(lambda one: one.database, "_writer", READ_ONLY), "store_unreachable"),
     "the folder's round has a bug": (_set(watched, "look", BUG), "folder_waits"),
     "the folder's round panics": (_set(watched, "look", PANIC), "not_inspecting"),
     "the folder's thread ends": (_set(watched, "finish_round", EXIT), "not_inspecting"),
@@ -251,7 +251,7 @@ def _hang_in(find: Callable[[Station], Any], name: str) -> Callable[..., Callabl
 HANGS = {
     "the model": (_hang_in(_session, "run"), True),
     "the disk": (_hang_in(lambda one: one.files, "keep"), True),
-    "the data base": (_hang_in(lambda one: one.store, "record"), True),
+    "the database": (_hang_in(lambda one: one.store, "record"), True),
     "a share that is watched": (_hang_in(lambda one: folder(one).folders[0]._arrivals, "scan"), True),
     "a sink": (_hang_in(lambda one: one.sinks.deliveries[0].sink, "send"), False),
 }

@@ -1,4 +1,4 @@
-"""Store, retention and outbox do what a dictionary says, in any order of events, on both data bases."""
+"""Store, retention and outbox do what a dictionary says, in any order of events, on both databases."""
 
 from dataclasses import dataclass, field, replace
 from itertools import count

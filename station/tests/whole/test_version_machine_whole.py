@@ -1,4 +1,4 @@
-"""A product has the judge that the page names, after any steps and kills, on both data bases."""
+"""A product has the judge that the page names, after any steps and kills, on both databases."""
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -110,7 +110,7 @@ def test_safetensors_give_timms_features(resnet):
     backbone, origin = load_backbone("resnet18", (2, 3), SIZE, path)
     assert backbone.shapes_at(SIZE) == [(128, 8, 12), (256, 4, 6)]
     assert backbone.shapes_at((32, 64)) == [(128, 4, 8), (256, 2, 4)]
-    assert not backbone.fixed
+    assert not backbone.has_fixed_size
     assert close(backbone(pictures()), expected)
     assert origin["name"] == "resnet18"
     assert weights.file_sha256(path) in origin["origin"]
@@ -321,7 +321,7 @@ def test_swin_gives_channels_first():
     torch.manual_seed(6)
     backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96), ENOUGH)
     assert backbone.shapes_at((64, 96)) == [(96, 16, 24), (192, 8, 12)]
-    assert backbone.fixed
+    assert backbone.has_fixed_size
     with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
         backbone.shapes_at((64, 64))
     assert "\n" not in str(caught.value)

@@ -313,12 +313,13 @@ def test_a_second_backbone_raises_what_the_others_see():
     ]
     model.normal[:, :2] = torch.tensor([[0.4, 0.3], [0.5, 0.2], [0.7, 0.1], [0.6, 0.4]])
     scores, drawn = model.combine([], distances)
-    maps = model.scaled([branch.anomaly_map(d) for branch, d in zip(model.branches, distances, strict=True)])
+    pairs = zip(model.branches, distances, strict=True)
+    maps = model.scale_maps([branch.anomaly_map(values) for branch, values in pairs])
     raised = (1 + maps[3].clamp(min=0) ** 2).sqrt()
     norm = sum(one.clamp(min=0) ** 2 for one in maps[:3]).sqrt()
     torch.testing.assert_close(scores, (norm * raised).amax((1, 2)))
     blind = [*maps[:3], torch.zeros_like(maps[3])]
-    wanted = model.outlined(norm, blind, model.roi) * raised
+    wanted = model.sharpen(norm, blind, model.roi) * raised
     peaks = [one.amax((1, 2))[:, None, None] for one in (drawn, wanted)]
     torch.testing.assert_close(drawn, wanted * peaks[0] / peaks[1])
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from flawscope.cli.evaluate import _several_text
+from flawscope.cli.evaluate import _categories_text
 from flawscope.errors import FlawscopeError
 from flawscope.results.folder import PictureWriter
 from flawscope.results.table import read_table
@@ -117,7 +117,7 @@ def test_the_mean_stands_below_the_categories_and_a_failure_does_not_stop_the_ot
     assert found["cable"]["au_pro"] is None
     measured = fmean(found[name]["au_pro"] for name in ("bottle", "plate"))
     assert document["mean"]["au_pro"] == pytest.approx(measured)
-    text = _several_text(document, "category")
+    text = _categories_text(document, "category")
     (mean_line,) = re.findall("^mean of 3.*", text, re.M)
     assert f"{measured:.4f}" in mean_line
     assert re.search("^category.*false alarms  defects found$", text, re.M)

@@ -103,7 +103,7 @@ def test_near_copies_are_one_unit_where_products_are_recognised_too():
     shown = [part(k, view) for k in range(6) for view in range(2)]
     model = fitted(shown)
     network = joining.descriptor_model({"plate": model.artefact})
-    known = joining.describe_product(network, model.artefact, shown, device="cpu").known
+    known = joining.describe_product(network, model.artefact, shown, device="cpu").descriptors
     assert known.groups.tolist() == [row.unit for row in model.manifest.pictures]
     assert len({*known.groups.tolist()}) == 6
     distances = KnownProduct(known).distances

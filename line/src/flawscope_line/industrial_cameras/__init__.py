@@ -1,8 +1,8 @@
 """Industrial cameras as sources: docs/station-cameras.md.
 
 There are two plugins of the group `flawscope.sources`: Basler's cameras (extra `basler`), and all GigE Vision
-and USB3 Vision cameras, by Aravis (extra `genicam`). They share all code except the library's. Importing this
-package loads neither library.
+and USB3 Vision cameras, by Aravis (extra `genicam`). They share all code but that for the library. Importing
+this package loads neither library.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ def make_camera(
         line: Access to the station.
         settings: Settings of the camera.
         number: Number among the product's cameras, from 1.
-        opener: Opens the device.
+        opener: Function that opens the device.
     """
     from flawscope_line.industrial_cameras.camera import TriggeredCamera
     from flawscope_line.industrial_cameras.signalled import SignalledCamera
 
-    kind = TriggeredCamera if settings.trigger == SOFTWARE_TRIGGER else SignalledCamera
-    return kind(line, settings, number, opener)
+    camera_class = TriggeredCamera if settings.trigger == SOFTWARE_TRIGGER else SignalledCamera
+    return camera_class(line, settings, number, opener)
 
 
 def _open_basler(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> LiveCamera:
+    """Make the source of a Basler camera; raise InputError where pypylon is not installed."""
     require_installed("a Basler camera", "pypylon", extras="basler", package="flawscope-line")
     from flawscope_line.industrial_cameras.pylon import PylonDevice
 
@@ -44,6 +45,7 @@ def _open_basler(line: SourceContext, settings: IndustrialCameraSettings, number
 
 
 def _open_genicam(line: SourceContext, settings: IndustrialCameraSettings, number: int) -> LiveCamera:
+    """Make the source of a GenICam camera; raise InputError where Aravis is not installed."""
     require_installed("a GenICam camera", "gi", extras="genicam", package="flawscope-line")
     from flawscope_line.industrial_cameras.aravis import AravisDevice, load_aravis
 

@@ -17,7 +17,7 @@ from flawscope_station.plugins import CameraLostError
 
 EXPOSURE_FEATURES = ("ExposureTime", "ExposureTimeAbs")  # names of newer and of older cameras
 GAIN_FEATURES = ("Gain", "GainRaw")
-READY_TIMEOUT_MS = 1000  # in which a camera must become ready for a trigger
+READY_TIMEOUT_MS = 1000  # milliseconds in which a camera must become ready for a trigger
 GREY_FORMATS = {8: "gray", 10: "gray10le", 12: "gray12le", 16: "gray16le"}  # by bits of a grey pixel
 
 
@@ -25,8 +25,8 @@ class GrabResult(Protocol):
     """Frame of pylon.
 
     Attributes:
-        PixelType: Number of its pixel format.
-        Array: Its pixels.
+        PixelType: Number of the pixel format.
+        Array: Pixels of the frame.
     """
 
     PixelType: int
@@ -34,19 +34,29 @@ class GrabResult(Protocol):
 
 
 class PylonDevice:
-    """Camera that is open and waits for triggers."""
+    """Camera that is open and waits for triggers.
+
+    Args:
+        settings: Settings of the camera.
+
+    Raises:
+        CameraLostError: The camera cannot be opened.
+        InputError: The camera does not have or take a setting.
+    """
 
     def __init__(self, settings: IndustrialCameraSettings):
         factory = pylon.TlFactory.GetInstance()
         devices = factory.EnumerateDevices()
-        device = devices[select_camera(settings, [str(each.GetSerialNumber()) for each in devices])]
+        serials = [str(listed_device.GetSerialNumber()) for listed_device in devices]
+        device = devices[select_camera(settings, serials)]
         try:
             self._camera = pylon.InstantCamera(factory.CreateDevice(device))
             self._camera.Open()
         except genicam.GenericException as error:
-            is_used = "another" in str(error)  # application controls it, or client has opened it
-            why = "another program uses it: end that one" if is_used else _error_text(error)
-            raise CameraLostError(f"it cannot be opened: {why}") from None
+            # "another application controls it", or "another client has opened it"
+            is_in_use = "another" in str(error)
+            reason = "another program uses it: end that one" if is_in_use else _error_text(error)
+            raise CameraLostError(f"it cannot be opened: {reason}") from None
         try:
             self._apply_settings(settings)
             self._camera.StartGrabbing(pylon.GrabStrategy_OneByOne)
@@ -63,6 +73,7 @@ class PylonDevice:
         self._grey.OutputBitAlignment.Value = "LsbAligned"
 
     def _apply_settings(self, settings: IndustrialCameraSettings) -> None:
+        """Set pixel format, trigger, exposure and gain; raise InputError where the camera lacks one."""
         camera = self._camera
         if settings.format is not None:
             check_pixel_format(settings.format, list(camera.PixelFormat.Symbolics))
@@ -79,19 +90,20 @@ class PylonDevice:
             self._write_feature(GAIN_FEATURES, settings.gain)
 
     def _write_feature(self, names: tuple[str, ...], value: str | float, is_needed: bool = True) -> None:
-        """Set the first of several features that the camera has.
+        """Set the first feature in `names` that the camera has.
 
         Args:
-            names: Names of the features.
-            value: The value.
-            is_needed: Whether it is an error where the camera has none of the features.
+            names: Names of the feature in different cameras.
+            value: Value to set.
+            is_needed: Whether it is an error if the camera has none of the features.
 
         Raises:
             InputError: The camera has none of the features, or refuses the value.
         """
         nodes = (self._camera.GetNodeMap().GetNode(name) for name in names)
         node = next(
-            (writable for writable in nodes if writable is not None and genicam.IsWritable(writable)), None
+            (candidate for candidate in nodes if candidate is not None and genicam.IsWritable(candidate)),
+            None,
         )
         if node is None:
             if is_needed:
@@ -129,11 +141,16 @@ class PylonDevice:
                 return None
             with result:
                 frame = self._to_frame(result) if result.GrabSucceeded() else None
-                return NumberedFrame(result.BlockID, frame, result.TimeStamp or None)
+                return NumberedFrame(
+                    number=result.BlockID,
+                    picture=frame,
+                    clock=result.TimeStamp or None,  # 0: the camera has no clock
+                )
         except genicam.GenericException as error:
             raise CameraLostError(_error_text(error)) from None
 
     def _to_frame(self, result: GrabResult) -> VideoFrame:
+        """Return a frame of pylon as a frame of FFmpeg: RGB, or grey with the camera's bits."""
         if not pylon.IsMonoImage(result.PixelType):
             return VideoFrame.from_ndarray(self._colour.Convert(result).GetArray(), format="rgb24")
         bits = pylon.BitDepth(result.PixelType)
@@ -141,7 +158,7 @@ class PylonDevice:
         return VideoFrame.from_ndarray(array, format=GREY_FORMATS[bits])
 
     def close(self) -> None:
-        """Close the camera, so that others can open it."""
+        """Close the camera, so that another program can open it."""
         self._camera.Close()
 
 

@@ -16,7 +16,7 @@ class IndustrialCameraSettings:
     """Settings of an industrial camera, the same for every library.
 
     Attributes:
-        serial: Number on the camera; None: the only camera that is connected.
+        serial: Serial number of the camera; None: the only camera that is connected.
         trigger: `software`, by the station, or `hardware line 1`, by a signal at that input.
         exposure: Time such as `5 ms`; None: the camera's present setting.
         gain: Gain in the camera's own unit; None: the camera's present setting.
@@ -36,25 +36,34 @@ class IndustrialCameraSettings:
     def __post_init__(self) -> None:
         if self.trigger != SOFTWARE_TRIGGER and not re.fullmatch(r"hardware line \d", self.trigger):
             raise InputError(f"trigger: {self.trigger!r:.60} is not software, or hardware line 1")
-        _ = self.frame_timeout, self.exposure_microseconds
+        _ = self.frame_timeout, self.exposure_microseconds  # they raise InputError for a bad setting
 
     @property
     def every(self) -> str:
-        """Frames that are taken without a request: all where a signal triggers, otherwise none."""
+        """Frames that are taken without a request: all if a signal triggers the camera, else none."""
         return ON_TRIGGER if self.trigger == SOFTWARE_TRIGGER else EVERY_FRAME
 
     frame_interval = None  # every frame is taken
 
     @property
     def frame_timeout(self) -> float:
-        """Time `timeout` in seconds. InputError where it is not a time."""
+        """Time `timeout` in seconds.
+
+        Raises:
+            InputError: The setting is not a time.
+        """
         return time_of(self.timeout, "timeout", "a time such as 1 s")
 
     @property
     def exposure_microseconds(self) -> float | None:
-        """Exposure in microseconds; None: the camera's present setting. InputError: it is not a time."""
-        example = "a time such as 5 ms"
-        return None if self.exposure is None else 1e6 * time_of(self.exposure, "exposure", example)
+        """Exposure in microseconds; None: the camera's present setting.
+
+        Raises:
+            InputError: The setting is not a time.
+        """
+        if self.exposure is None:
+            return None
+        return 1e6 * time_of(self.exposure, "exposure", "a time such as 5 ms")
 
     @property
     def trigger_source(self) -> str:

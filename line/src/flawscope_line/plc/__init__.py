@@ -1,6 +1,6 @@
 """Handshake of a station with a PLC, over Modbus TCP or OPC UA (extra `plc`): docs/station-plc.md.
 
-There are two plugins of the group `flawscope.connections`, which share all code except the protocol's.
+There are two plugins of the group `flawscope.connections`, which share all code but that for the protocol.
 Importing this package loads neither protocol.
 """
 
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 
 def _open_modbus(context: ConnectionContext, settings: ModbusSettings) -> Connection:
+    """Make a connection over Modbus; raise InputError where pymodbus is not installed."""
     require_installed("a PLC over Modbus", "pymodbus", extras="plc", package="flawscope-line")
     from flawscope_line.plc import modbus
     from flawscope_line.plc.line import PlcLine
 
-    transport = modbus.ModbusServer if settings.listen else modbus.ModbusClient
-    return PlcLine("modbus", context, settings, lambda handle_inputs: transport(settings, handle_inputs))
+    transport_class = modbus.ModbusServer if settings.listen else modbus.ModbusClient
+    return PlcLine(
+        "modbus", context, settings, lambda handle_inputs: transport_class(settings, handle_inputs)
+    )
 
 
 def _open_opcua(context: ConnectionContext, settings: OpcUaSettings) -> Connection:
+    """Make a connection over OPC UA; raise InputError where asyncua is not installed."""
     require_installed("a PLC over OPC UA", "asyncua", extras="plc", package="flawscope-line")
     from flawscope_line.plc.line import PlcLine
     from flawscope_line.plc.opcua import OpcUaServer

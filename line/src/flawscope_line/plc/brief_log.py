@@ -1,4 +1,4 @@
-"""Limits the logs of protocol libraries: any client that reaches a port could make them write endlessly."""
+"""Limits of the logs of protocol libraries: any client that reaches a port could make them endless."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class _BriefHandler(logging.Handler):
     def __init__(self, name: str):
         super().__init__(logging.ERROR)
         self.library = name
-        self._next = 0.0
+        self._next_time = 0.0  # before which no line is passed on, as `time.monotonic` counts
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
+        """Pass a line on, shortened, unless another was passed on within `INTERVAL`."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_time:
             return
-        self._next = now + INTERVAL
+        self._next_time = now + INTERVAL
         text = " ".join(record.getMessage().split())[:MAX_LENGTH]
-        text = "".join(c if c.isprintable() else "?" for c in text)
+        text = "".join(character if character.isprintable() else "?" for character in text)
         logging.getLogger(__name__).warning(
             "%s: %s; others of the next minute are not shown", self.library, text
         )

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
 from flawscope_line.plc.handshake import (
@@ -63,17 +63,15 @@ from flawscope_station.plugins import (
     shoot,
 )
 
-TICK = 0.02  # seconds between two steps, at most
-CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; the camera is looked at always
-DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless it gives a frame before
-# seconds before a broken transport is opened anew
-MIN_RETRY_DELAY = 0.2
-MAX_RETRY_DELAY = 2.0
-# seconds before a model that failed to load is tried again
-MIN_LOAD_DELAY = 0.25
-MAX_LOAD_DELAY = 30.0
-STOP_TIMEOUT = 10.0  # seconds
-HANGING_SECONDS = 30.0  # seconds without a step after which the line is told to hang
+TICK = 0.02  # longest seconds between two steps
+CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; each step checks the camera
+DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless the camera gives a frame earlier
+MIN_RETRY_DELAY = 0.2  # seconds before a broken transport is opened again
+MAX_RETRY_DELAY = 2.0  # seconds before a transport that broke many times is opened again
+MIN_LOAD_DELAY = 0.25  # seconds before a model that failed to load is loaded again
+MAX_LOAD_DELAY = 30.0  # seconds before a model that failed many times is loaded again
+STOP_TIMEOUT = 10.0  # seconds to wait for the end of the thread
+HANGING_SECONDS = 30.0  # seconds without a step after which the line is reported to hang
 ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
 
 _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
@@ -96,18 +94,22 @@ class Transport(Protocol):
     """Connection to a PLC by a protocol. All methods are called in the line's event loop.
 
     Attributes:
-        every: Largest time between two exchanges, in seconds.
+        every: Longest seconds between two exchanges.
     """
 
     every: float
 
     async def open(self) -> None:
-        """Connect, or begin to listen. TransportError where it is not possible."""
+        """Connect, or begin to listen.
+
+        Raises:
+            TransportError: The PLC does not answer, or the address cannot be used.
+        """
 
     async def exchange(self) -> None:
-        """Pass the PLC's inputs to the handler, None where unknown, and write the outputs that it returns.
+        """Pass the PLC's inputs, None if unknown, to the handler, and write the handler's outputs.
 
-        Nothing comes in between, and the PLC never reads an answer beside the values of another.
+        Exchanges do not overlap, and the PLC never reads an answer together with values of another answer.
 
         Raises:
             TransportError: The connection is lost.
@@ -117,18 +119,32 @@ class Transport(Protocol):
         """Close the connection, or stop listening."""
 
 
+class _CameraDoubt(NamedTuple):
+    """Doubt about cameras after an error.
+
+    Attributes:
+        last_frames: Times of the cameras' last frames at the error; None for a camera without a frame.
+        until: End of the doubt, by the line's clock.
+    """
+
+    last_frames: list[int | None]
+    until: float
+
+
 class PlcLine:
-    """Connection of a station to one PLC.
+    """Connection of a station to a PLC.
 
     Args:
         name: Name of the protocol.
-        context: Services of the station for a connection.
+        context: Part of the station that a connection may use.
         settings: Settings of the handshake.
-        make_transport: Makes the transport, given the handler of the PLC's inputs.
+        make_transport: Makes the transport from the handler of the PLC's inputs.
         clock: Clock of all time limits and pauses.
 
     Attributes:
-        number: Number among the station's connections, from 1, which its problems are reported under.
+        number: Number among the station's connections, from 1, in the codes of its problems.
+        state: State of the handshake.
+        rules: Time limits of the handshake.
 
     Raises:
         InputError: The settings name a product or a camera that the station does not have, or a camera that
@@ -150,7 +166,7 @@ class PlcLine:
         self.settings = settings
         self._make_transport = make_transport
         self.clock = clock
-        self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
+        self._loop: asyncio.AbstractEventLoop | None = None  # None: it has not run yet
         budgets = {}
         for number, product in settings.recipes.items():
             context.addresses.address_id(product)
@@ -159,24 +175,21 @@ class PlcLine:
             deadline = context.deadline(product)
             budgets[number] = settings.deadline_seconds if deadline is None else deadline
         self.rules = Rules(budgets, settings.watchdog_seconds)
-        self._first = context.addresses.address_id(next(iter(settings.recipes.values())))
+        first_product = next(iter(settings.recipes.values()))
+        self._first_product_id = context.addresses.address_id(first_product)
         self.state = State(now=self.clock.monotonic())
-        self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
-        self._events: deque[Answer | RecipeLoaded] = deque()
+        self._last_error: tuple[int, Exception] = 0, FlawscopeError()  # last job that failed, and its error
+        self._events: deque[Answer | RecipeLoaded] = deque()  # not observed yet
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
-        # of queue and models
-        self._fault = Code.NONE
-        self._last_check = 0.0
-        self._doubt: tuple[list[int | None], float] = (
-            [],
-            0.0,
-        )  # last frames at a camera's error, and until when
-        self._link_error: str | None = None  # since the last exchange
-        self._is_loading = False
-        self._load_due = 0.0
+        self._inspecting: asyncio.Task[None] | None = None  # task of the last trigger
+        self._fault = Code.NONE  # why no part can be inspected, at the last check
+        self._last_check = 0.0  # time of the last check, by `clock`
+        self._doubt = _CameraDoubt([], until=0.0)
+        self._link_error: str | None = None  # why the transport broke; None: it works
+        self._is_loading = False  # whether a recipe is being loaded
+        self._load_due = 0.0  # time before which no recipe is loaded again, by `clock`
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
-        self._trigger_time: float | None = None  # of the part that is not answered yet
+        self._trigger_time: float | None = None  # of the part under way, by `clock`; None: none
         self._ended = threading.Event()
         self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 
@@ -185,17 +198,18 @@ class PlcLine:
         self.threads[0].start()
 
     def stop(self) -> None:
-        """End the handshake: the PLC reads Error with `Code.ENDING`; waits `STOP_TIMEOUT` for the thread."""
+        """End the handshake, so that the PLC reads Error with `Code.ENDING`, and wait for the thread."""
         self._ended.set()
         self._wake()
         self.threads[0].join(STOP_TIMEOUT)
 
     def _cameras(self, product: str) -> Sequence[TriggeredSource]:
+        """Return the cameras of a product, and let their changes of state wake the line."""
         owner = self.settings.camera_product(product)
-        found = self.context.cameras(product, self.settings.camera_number, owner)
-        for camera in found:
-            camera.state.listeners.add(self._wake)  # Ready falls with the camera, not a tick later
-        return found
+        cameras = self.context.cameras(product, self.settings.camera_number, owner)
+        for camera in cameras:
+            camera.state.listeners.add(self._wake)  # Ready falls at once when the camera is lost
+        return cameras
 
     def _wake(self) -> None:
         """Exchange signals at once; may be called from any thread."""
@@ -206,15 +220,16 @@ class PlcLine:
     # ---- the loop
 
     def _run_loop(self) -> None:
-        """Run the event loop, whose steps are watched: a step that waits stops the whole line."""
+        """Run the event loop, and watch its steps: a step that hangs stops the line."""
         with self.threads[0].call(HANGING_SECONDS):
             asyncio.run(self._run())
 
     async def _run(self) -> None:
-        """Exchange signals over a transport, which is opened anew after a failure, until the end."""
-        self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        """Exchange signals over a transport, which is opened again after a failure, until the end."""
+        self._changed = asyncio.Event()
+        backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         self._loop = asyncio.get_running_loop()
-        # of a loop that failed
+        # an earlier loop that failed may have left tasks, which do not run any more
         self._tasks = set()
         self._is_loading = False
         while not self._ended.is_set():
@@ -224,18 +239,17 @@ class PlcLine:
                 backoff.reset()
                 while not self._ended.is_set():
                     await self._exchange(transport)
-                await transport.exchange()
+                await transport.exchange()  # the PLC reads the outputs of the end
             except Exception as error:
-                text = (
-                    one_line_message(error) if isinstance(error, TransportError) else message_with_type(error)
-                )
+                is_expected = isinstance(error, TransportError)
+                text = one_line_message(error) if is_expected else message_with_type(error)
                 self._link_error = f"{text}; it is tried again by itself"
                 self._report_link()
             finally:
                 with suppress(Exception):
                     await transport.close()
-            until = self.clock.monotonic() + backoff.next()
-            while self.clock.monotonic() < until and not self._ended.is_set():
+            retry_time = self.clock.monotonic() + backoff.next()
+            while self.clock.monotonic() < retry_time and not self._ended.is_set():
                 self.handle_inputs(None)
                 await asyncio.sleep(TICK)
         for task in self._tasks:
@@ -245,23 +259,24 @@ class PlcLine:
         """Exchange signals, and wait for a change or the next exchange."""
         self._changed.clear()
         await transport.exchange()
-        if self._link_error is not None:  # also after a break that no watchdog noticed
+        if self._link_error is not None:  # the transport works again
             self._link_error = None
             self._report_link()
         state = self.state
         if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
             self._note_time(state.answer, self.clock.monotonic() - self._trigger_time)
             self._trigger_time = None
-        left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
+        seconds_left = state.due - self.clock.monotonic() if state.phase is Phase.BUSY else TICK
+        # wait until the next exchange is due, or the time of the part under way is over
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(transport.every, TICK, left))):
+            async with asyncio.timeout(max(0.0, min(transport.every, TICK, seconds_left))):
                 await self._changed.wait()
 
     def _note_time(self, answer: Answer, seconds: float) -> None:
         """Note the time from a trigger to its answer.
 
-        Parts that were not judged are passed over, unless the answer came too late: a part that was refused
-        at once, or that the camera did not show, does not tell how fast parts are judged.
+        Parts that were not judged do not count, unless the answer came too late: a part that was refused at
+        once, or of which there is no picture, does not show how fast parts are judged.
         """
         is_late = answer.code is Code.LATE
         if answer.good is None and not is_late:
@@ -277,81 +292,88 @@ class PlcLine:
         if self._ended.is_set():
             return ENDING_OUTPUTS
         self._check_readiness()
-        while True:
+        while True:  # a step observes one event
             event = self._events.popleft() if self._events else None
-            before = self.state
-            answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
+            previous_state = self.state
+            answer = event if isinstance(event, Answer) else None
+            loaded = event if isinstance(event, RecipeLoaded) else None
             if answer is not None and answer.code is Code.CAMERA:
                 self._doubt_camera()
             fault = self._camera_fault() or self._fault
             observation = Observation(self.clock.monotonic(), plc, answer, loaded, fault)
-            self.state = state = step(before, observation, self.rules)
-            self._follow_step(before, state, answer)
+            self.state = step(previous_state, observation, self.rules)
+            self._follow_step(previous_state, self.state, answer)
             if not self._events:
-                return outputs(state, self.rules)
+                return outputs(self.state, self.rules)
 
-    def _follow_step(self, before: State, state: State, answer: Answer | None) -> None:
-        """Begin the work that a step asks for: inspect, load, and report parts that ended."""
-        if state.job != before.job:
+    def _follow_step(self, previous_state: State, state: State, answer: Answer | None) -> None:
+        """Begin the work that a step requests: inspect, load, and report parts that ended."""
+        if state.job != previous_state.job:
             self._trigger_time = state.now
-            recipe = self.settings.recipes[state.recipe]
-            part = state.triggered.part
-            due = state.due
-            self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
-        self._note_refusal(before, state)
-        self._give_up_answer(before, state, answer)
+            product = self.settings.recipes[state.recipe]
+            work = self._inspect_part(state.job, product, state.triggered.part, state.due)
+            self._inspecting = self._spawn(work)
+        self._note_refusal(previous_state, state)
+        self._give_up_answer(previous_state, state, answer)
         if state.phase is Phase.IDLE:
-            self._trigger_time = None  # it was withdrawn
-        if state.requested_recipe and state.requested_recipe != before.requested_recipe:
+            self._trigger_time = None  # where the part was withdrawn, no time counts
+        if state.requested_recipe and state.requested_recipe != previous_state.requested_recipe:
             self._load_due = 0.0
             self._load_backoff.reset()
             self._load_if_due()
-        if state.is_alive != before.is_alive:
+        if state.is_alive != previous_state.is_alive:
             self._report_link()
 
-    def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
-        """Record that the PLC did not get the answer of a part: it withdrew the part, or it came too late.
+    def _give_up_answer(self, previous_state: State, state: State, answer: Answer | None) -> None:
+        """Record that the PLC did not get the answer to a part: the PLC withdrew it, or the answer was late.
 
-        The part is recorded already, or will be.
+        The record of the part is there already, or will be.
         """
-        why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
-        was_busy = before.phase is Phase.BUSY
+        reason = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
+        was_busy = previous_state.phase is Phase.BUSY
         is_busy = state.phase is Phase.BUSY
-        if was_busy and not is_busy and answer is None and self._inspecting is not None:
-            self._inspecting.cancel(why)
-        self._mark_unanswered(answer, state, why)  # it just came
-        if before.phase is Phase.DONE and state.phase is Phase.DONE:
-            self._mark_unanswered(before.answer, state, why)  # the PLC may not have read it
+        ended_without_answer = was_busy and not is_busy and answer is None
+        if ended_without_answer and self._inspecting is not None:
+            self._inspecting.cancel(reason)
+        self._mark_unanswered(answer, state, reason)  # an answer that came in this step
+        if previous_state.phase is Phase.DONE and state.phase is Phase.DONE:
+            # an answer that was replaced: the PLC may not have read it
+            self._mark_unanswered(previous_state.answer, state, reason)
 
-    def _mark_unanswered(self, answer: Answer | None, state: State, why: str) -> None:
+    def _mark_unanswered(self, answer: Answer | None, state: State, reason: str) -> None:
         """Record that the PLC did not get an answer, unless it is the present answer."""
         if answer is None or not answer.inspection or state.answer is answer:
             return
-        mark = partial(self.context.store.set_unanswered, answer.inspection, why)
+        mark = partial(self.context.store.set_unanswered, answer.inspection, reason)
         self._spawn(asyncio.to_thread(mark))
 
-    def _note_refusal(self, before: State, state: State) -> None:
-        """Report to the pages a part that this step ended without a judgement."""
-        code = _code_of_end(before, state)
+    def _note_refusal(self, previous_state: State, state: State) -> None:
+        """Report to the pages that this step ended a part without a judgement."""
+        code = _code_of_end(previous_state, state)
         product = self.settings.recipes.get(state.triggered.recipe)
         if not code or product is None:
             return
-        job, error = self._error
-        known = error if job == state.job and error_code(error) is code else None
-        word = "" if known else code.name.lower()
         number = _label_of(state.triggered.part).part
-        self.context.refusals.note(product, known or FlawscopeError(word), number, word)
+        job, error = self._last_error
+        if job == state.job and error_code(error) is code:
+            self.context.refusals.note(product, error, number)
+        else:
+            code_name = code.name.lower()
+            self.context.refusals.note(product, FlawscopeError(code_name), number, code=code_name)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
+        # before the heartbeat's first beat the PLC does not count as away
         was_alive = math.isfinite(self.state.last_beat) or not self.rules.watchdog
-        silent = "the PLC's heartbeat stands still" if was_alive and not self.state.is_alive else None
-        why = self._link_error or silent
-        self.context.report(
-            f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
+        heartbeat_reason = (
+            "the PLC's heartbeat stands still" if was_alive and not self.state.is_alive else None
         )
+        reason = self._link_error or heartbeat_reason
+        text = None if reason is None else f"{self.name}: {reason}"
+        self.context.report(f"plc_away_{self._first_product_id}_{self.number}", text)
 
     def _spawn(self, work: Coroutine[object, None, None]) -> asyncio.Task[None]:
+        """Begin work in a task, which is kept until it ends."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget_task)
@@ -361,9 +383,11 @@ class PlcLine:
     def _forget_task(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # of a store that is away: the part stays as it was recorded
+            # taken, so that asyncio does not log it: a store may be away, and the record stays as it is
+            task.exception()
 
     def _post_event(self, event: Answer | RecipeLoaded) -> None:
+        """Let the next step observe an event."""
         self._events.append(event)
         self._changed.set()
 
@@ -372,11 +396,12 @@ class PlcLine:
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part under the camera, and post the answer to the job."""
         try:
-            cameras = partial(self._cameras, product)
-            found = await shoot(self.context, product, cameras, _label_of(part), due)
-            answer = _answer_of_inspection(job, found)
+            find_cameras = partial(self._cameras, product)
+            inspection = await shoot(self.context, product, find_cameras, _label_of(part), due)
+            answer = _answer_of_inspection(job, inspection)
         except Exception as error:
-            self._error, answer = (job, error), Answer(job, None, error_code(error))
+            self._last_error = job, error
+            answer = Answer(job, good=None, code=error_code(error))
         self._post_event(answer)
 
     async def _load_recipe(self, recipe: int) -> None:
@@ -385,9 +410,9 @@ class PlcLine:
             code = await asyncio.to_thread(self._open_model, self.settings.recipes[recipe])
         except Exception:  # no thread can be started
             code = Code.NO_MODEL
-        is_wanted = recipe == self.state.requested_recipe
+        is_requested = recipe == self.state.requested_recipe
         self._is_loading = False
-        self._load_due = self.clock.monotonic() + self._load_backoff.next() if is_wanted else 0.0
+        self._load_due = self.clock.monotonic() + self._load_backoff.next() if is_requested else 0.0
         self._post_event(RecipeLoaded(recipe, code))
 
     def _load_if_due(self) -> None:
@@ -397,6 +422,7 @@ class PlcLine:
             self._spawn(self._load_recipe(self.state.requested_recipe))
 
     def _open_model(self, product: str) -> Code:
+        """Open a product's model, unless it is open; return NONE, or NO_MODEL where it cannot be opened."""
         number = self.context.addresses.address_id(product)
         versions = self.context.addresses.versions
         try:
@@ -412,11 +438,8 @@ class PlcLine:
         if now - self._last_check < CHECK_INTERVAL:
             return
         self._last_check = now
-        if (
-            state.requested_recipe
-            and state.requested_recipe != state.recipe
-            and state.phase is not Phase.BUSY
-        ):
+        is_unloaded = state.requested_recipe not in (0, state.recipe)
+        if is_unloaded and state.phase is not Phase.BUSY:
             self._load_if_due()
         product = self.settings.recipes.get(state.recipe)
         self._fault = Code.NONE if product is None else self._find_fault(product)
@@ -424,55 +447,68 @@ class PlcLine:
     def _doubt_camera(self) -> None:
         """Clear Ready after a camera failed a trigger, until it gives a frame or `DOUBT_SECONDS` are over."""
         if (product := self.settings.recipes.get(self.state.recipe)) is not None:
-            last = [camera.state.last for camera in self._cameras(product)]
-            self._doubt = last, self.clock.monotonic() + DOUBT_SECONDS
+            last_frames = [camera.state.last for camera in self._cameras(product)]
+            self._doubt = _CameraDoubt(last_frames, until=self.clock.monotonic() + DOUBT_SECONDS)
 
     def _camera_fault(self) -> Code:
         """Return `Code.CAMERA` where the recipe's camera is lost or failed its last trigger, else `NONE`."""
-        product, (last, until) = self.settings.recipes.get(self.state.recipe), self._doubt
+        product = self.settings.recipes.get(self.state.recipe)
         if product is None:
             return Code.NONE
-        with suppress(Exception):  # it is found anew when its settings have changed
+        try:
             states = [camera.state for camera in self._cameras(product)]
-            in_doubt = self.clock.monotonic() < until and [state.last for state in states] == last
-            return Code.CAMERA if in_doubt or lost_camera(states) else Code.NONE
-        return Code.CAMERA
+        except Exception:  # the product has no such camera now; its settings may change again
+            return Code.CAMERA
+        has_same_frames = [state.last for state in states] == self._doubt.last_frames
+        is_in_doubt = has_same_frames and self.clock.monotonic() < self._doubt.until
+        return Code.CAMERA if is_in_doubt or lost_camera(states) else Code.NONE
 
     def _find_fault(self, product: str) -> Code:
+        """Return why the station could not inspect a part of a product now; NONE: it could."""
         try:
             number = None if self.state.plc is None else _label_of(self.state.plc.part).part
             check_room(self.context, product, number=number)
-        except Exception as error:  # also of the disk: it says that no picture can be inspected
+        except Exception as error:  # any error means that no picture can be inspected
             return error_code(error)
         return Code.NONE
 
 
 def _label_of(part: str) -> Label:
-    """Return the label for the records of a part, given the PLC's text of its number."""
+    """Return the label of a part for the records, from the PLC's text of its number."""
     return make_label(part_number(part), None)
 
 
-def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
+def _answer_of_inspection(job: int, recorded: RecordedInspection | int) -> Answer:
     """Return the answer to a job from its recorded inspection."""
-    assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
-    outcome = inspection.inspection
-    decision = outcome.decision
-    regions = len(outcome.regions)
-    facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
-    return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
+    assert isinstance(recorded, RecordedInspection), "a trigger of a PLC has no key"
+    inspection = recorded.inspection
+    decision = inspection.decision
+
+    return Answer(
+        job,
+        good=decision != ANOMALOUS,
+        score=inspection.score,
+        regions=len(inspection.regions),
+        inspection=recorded.number,
+        kind=kind_number(inspection.regions),
+        tolerated=decision == WITHIN,
+    )
 
 
-def _code_of_end(before: State, state: State) -> Code:
+def _code_of_end(previous_state: State, state: State) -> Code:
     """Return the code of a part that a step ended without a judgement; NONE: there is no such part."""
-    if before.phase is Phase.BUSY and state.phase is Phase.IDLE:
+    if previous_state.phase is Phase.BUSY and state.phase is Phase.IDLE:
         return Code.WITHDRAWN
-    if state.phase is Phase.DONE and state.answer is not None and state.answer is not before.answer:
+    if state.phase is Phase.DONE and state.answer is not None and state.answer is not previous_state.answer:
         return state.answer.code
     return Code.NONE
 
 
 def kind_number(regions: Sequence[RegionFacts]) -> int:
-    """Return the strongest region's kind: from 1 in the order of the model's kinds, or a `Kind`."""
+    """Return the number of the strongest region's kind.
+
+    The number is the kind's place in the model's order, from 1, or a value of `Kind`.
+    """
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
     kinds = regions[0]["kinds"]
@@ -480,9 +516,13 @@ def kind_number(regions: Sequence[RegionFacts]) -> int:
     if len(kinds) != 1:
         return Kind.SEVERAL if kinds else Kind.NEW
     number = 1 + names.index(kinds[0])
+    # numbers from `Kind.SEVERAL` on have other meanings
     return number if number < Kind.SEVERAL else Kind.UNKNOWN
 
 
 def error_code(error: Exception) -> Code:
     """Return the code of an error that kept a part from being judged."""
-    return next((code for kind, code in _CODES_OF_ERRORS if isinstance(error, kind)), Code.REFUSED)
+    for error_class, code in _CODES_OF_ERRORS:
+        if isinstance(error, error_class):
+            return code
+    return Code.REFUSED

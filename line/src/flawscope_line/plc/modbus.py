@@ -26,14 +26,13 @@ from flawscope_line.plc.signals import (
     unpack,
 )
 
-# function codes, of registers
-READ_FUNCTIONS = (3, 4)
-WRITE_FUNCTIONS = (6, 16, 22, 23)
+READ_FUNCTIONS = (3, 4)  # function codes that read registers
+WRITE_FUNCTIONS = (6, 16, 22, 23)  # function codes that write registers
 TIMEOUT = 1.0  # seconds in which a PLC must answer
 
 
 class ModbusServer:
-    """Server whose holding registers the PLC reads and writes; its input registers are the same."""
+    """Server whose holding registers the PLC reads and writes; its input registers have the same values."""
 
     every = 1.0
 
@@ -42,16 +41,20 @@ class ModbusServer:
         self._handle_inputs = handle_inputs
         self._input_registers: list[int] = [0] * register_count(TO_STATION)
         self._output_registers: list[int] = [0] * register_count(TO_PLC)
-        self._is_written = False
+        self._is_written = False  # whether the PLC has written its signals
 
     async def open(self) -> None:
-        """Begin to listen. TransportError where the address cannot be used."""
+        """Begin to listen.
+
+        Raises:
+            TransportError: The address cannot be used.
+        """
         log_briefly("pymodbus")
         settings = self.settings
-        kind = DataType.REGISTERS
+        data_type = DataType.REGISTERS
         blocks = [
-            SimData(settings.inputs, values=self._input_registers, datatype=kind),
-            SimData(settings.outputs, values=self._output_registers, datatype=kind, readonly=True),
+            SimData(settings.inputs, values=self._input_registers, datatype=data_type),
+            SimData(settings.outputs, values=self._output_registers, datatype=data_type, readonly=True),
         ]
         device = SimDevice(0, simdata=blocks, action=self._serve_request)
         self._server = ModbusTcpServer(device, address=settings.address)
@@ -66,19 +69,31 @@ class ModbusServer:
         function: int,
         start: int,
         address: int,
-        number: int,
+        count: int,
         registers: list[int],
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
-        """Serve a request. Written inputs are handled before the request is answered."""
+        """Serve a request of the PLC, for pymodbus; inputs that the PLC writes are handled before the answer.
+
+        Args:
+            function: Function code.
+            start: First register of the block.
+            address: First register of the request.
+            count: Number of registers of the request.
+            registers: Registers of the block; the outputs among them are updated.
+            values: Values that the PLC writes; None: it reads.
+
+        Returns:
+            Exception code of a function that is not supported; else None.
+        """
         if function not in (*READ_FUNCTIONS, *WRITE_FUNCTIONS):
             return ExcCodes.ILLEGAL_FUNCTION
         if values:
-            place = address - self.settings.inputs
-            self._input_registers[place : place + number] = [int(value) for value in values]
+            offset = address - self.settings.inputs
+            self._input_registers[offset : offset + count] = [int(value) for value in values]
             self._is_written = True
             await self.exchange()
-        first = self.settings.outputs - start
+        first = self.settings.outputs - start  # place of the outputs in the block
         registers[first : first + len(self._output_registers)] = self._output_registers
         return None
 
@@ -107,10 +122,15 @@ class ModbusClient:
         self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
     async def open(self) -> None:
-        """Connect to the PLC. TransportError where it does not answer."""
+        """Connect to the PLC.
+
+        Raises:
+            TransportError: The PLC does not answer.
+        """
         log_briefly("pymodbus")
         if not await self._client.connect():
-            raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
+            host, port = self.settings.address
+            raise TransportError(f"the PLC at {host}:{port} does not answer")
 
     async def exchange(self) -> None:
         """Read the PLC's signals, pass them to the handler, and write the outputs where they have changed.
@@ -125,7 +145,7 @@ class ModbusClient:
         response = await _await_response(request, settings.inputs, length)
         outputs = self._handle_inputs(Inputs(**unpack(response.registers, TO_STATION)))
         if outputs != self._written_outputs:
-            self._written_outputs = None
+            self._written_outputs = None  # not known, if the writing fails
             registers = pack(outputs, TO_PLC)
             request = self._client.write_registers(settings.outputs, registers, device_id=unit)
             await _await_response(request, settings.outputs, len(registers))
@@ -147,9 +167,9 @@ async def _await_response(request: Awaitable[ModbusPDU], first: int, count: int)
     except (ModbusException, OSError) as error:
         raise TransportError(f"the connection to the PLC is lost: {error}") from None
     if response.isError():
-        which = f"registers {first} to {first + count - 1} (exception {response.exception_code})"
+        register_text = f"registers {first} to {first + count - 1} (exception {response.exception_code})"
         raise TransportError(
-            f"the PLC refuses {which}: it must have all of them; `unit`, `inputs` and `outputs` "
+            f"the PLC refuses {register_text}: it must have all of them; `unit`, `inputs` and `outputs` "
             "say where, counted from 0"
         )
     return response

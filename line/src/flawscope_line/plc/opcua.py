@@ -27,12 +27,12 @@ from flawscope_line.plc.settings import OpcUaSettings
 from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
 from flawscope_station.plugins import secret
 
-Nodes = dict[str, tuple[Node, ua.VariantType]]
-# of a request
-MAX_CHUNK_BYTES = 65535
-MAX_CHUNKS = 64
-_STRANGER = User(role=UserRole.Anonymous)  # before it has signed in
-MIN_PUBLISHING_MS = 10.0  # between two notifications of a subscription
+Nodes = dict[str, tuple[Node, ua.VariantType]]  # node and type of its value, by the signal's name
+MAX_CHUNK_BYTES = 65535  # of a chunk of a request
+MAX_CHUNKS = 64  # of a request
+_STRANGER = User(role=UserRole.Anonymous)  # client that has not signed in
+MIN_PUBLISHING_MS = 10.0  # shortest milliseconds between two notifications of a subscription
+# Python's types of a single value, by the type of the node
 _PYTHON_TYPES: dict[ua.VariantType, tuple[type, ...]] = {
     ua.VariantType.Boolean: (bool,),
     ua.VariantType.UInt16: (int,),
@@ -41,7 +41,7 @@ _PYTHON_TYPES: dict[ua.VariantType, tuple[type, ...]] = {
 
 
 class OpcUaServer:
-    """Server of the nodes. Written inputs are handled before the request is answered."""
+    """Server of the nodes; written inputs are handled before the request is answered."""
 
     every = 1.0
 
@@ -53,12 +53,19 @@ class OpcUaServer:
         self._last_outputs = Outputs()
 
     async def open(self) -> None:
-        """Begin to listen. TransportError where the address or the certificate cannot be used."""
+        """Begin to listen.
+
+        Raises:
+            TransportError: The address or the certificate cannot be used.
+        """
         log_briefly("asyncua")
         host, port = self.settings.address
         core = _Core(self._take_inputs, self.settings)
-        self._server = server = UaServer(core)
-        server.limits = TransportLimits(*(MAX_CHUNK_BYTES,) * 2, MAX_CHUNKS, MAX_CHUNK_BYTES * MAX_CHUNKS)
+        server = UaServer(core)
+        self._server = server
+        max_message_bytes = MAX_CHUNK_BYTES * MAX_CHUNKS
+        # most bytes of a received chunk, bytes of a sent chunk, chunks of a message, bytes of a message
+        server.limits = TransportLimits(MAX_CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, max_message_bytes)
         await server.init()
         server.set_endpoint(f"opc.tcp://{host}:{port}/")
         server.set_server_name("flawscope")
@@ -96,8 +103,8 @@ class OpcUaServer:
         async with self._exchange_lock:
             outputs = self._handle_inputs(self._last_inputs)
             for name in write_order(self._last_outputs, outputs):
-                node, kind = self._outputs[name]
-                value = ua.DataValue(ua.Variant(getattr(outputs, name), kind))
+                node, variant_type = self._outputs[name]
+                value = ua.DataValue(ua.Variant(getattr(outputs, name), variant_type))
                 await self._server.write_attribute_value(node.nodeid, value)
             self._last_outputs = outputs
 
@@ -109,7 +116,7 @@ class OpcUaServer:
 class _Plc(UserManager):
     """User manager that gives every client the same rights: asyncua's own makes `admin` an administrator.
 
-    Where the settings name a user, nobody else signs in.
+    Where the settings name a user, no other user may sign in.
     """
 
     def __init__(self, settings: OpcUaSettings):
@@ -117,13 +124,17 @@ class _Plc(UserManager):
 
     @override
     def get_user(
-        self, *given: object, username: object = None, password: object = None, **more: object
+        self, *args: object, username: object = None, password: object = None, **kwargs: object
     ) -> User | None:
+        """Return the user that signs in; None: name or password is wrong."""
         user = self._settings.user
-        file = self._settings.password_file
-        if user is not None and file is not None:
-            pairs = (username, user), (password, secret(file, "password_file"))
-            if not all(compare_digest(str(sent).encode(), right.encode()) for sent, right in pairs):
+        password_file = self._settings.password_file
+        if user is not None and password_file is not None:
+            # both are compared in constant time, so that no time shows how much of them is right
+            is_user = compare_digest(str(username).encode(), user.encode())
+            right_password = secret(password_file, "password_file")
+            is_password = compare_digest(str(password).encode(), right_password.encode())
+            if not (is_user and is_password):
                 return None
         return User(role=UserRole.User)
 
@@ -144,102 +155,123 @@ class _Core(InternalServer):
 
     def __init__(self, take_inputs: Callable[[], Awaitable[None]], settings: OpcUaSettings):
         super().__init__(_Plc(settings))
-        self.take_inputs, self.lock = take_inputs, asyncio.Lock()
+        self.take_inputs = take_inputs
+        self.lock = asyncio.Lock()
         self.writable: dict[ua.NodeId, ua.VariantType] = {}
 
     @override
     def create_session(self, name: str, user: User = _STRANGER, external: bool = False) -> InternalSession:
+        """Return a session with a subscription service of its own."""
         return _Session(self, self.aspace, SubscriptionService(self.aspace, self), name, user, external)
 
     @override
     def lookup_external_session(self, auth_token: ua.NodeId) -> None:
+        """Return None: no connection gets the session of another."""
         return None
 
     @override
     def register_server(self, server: object, conf: object = None) -> None:
+        """Refuse to register another server."""
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 
 class _Session(InternalSession):
-    """Session of a client with its own subscription service: it cannot reach that of another."""
+    """Session of a client with its own subscription service: it cannot reach another session's."""
 
     iserver: _Core
 
     @override
     async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
-        """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
+        """Write all inputs of a request, or none: Trigger must not rise if the part's number was refused."""
         codes = [self._refusal(node) for node in params.NodesToWrite]
         if any(codes):
+            # BadTransactionFailed: the value itself could be written
             return [ua.StatusCode(ua.UInt32(code or ua.StatusCodes.BadTransactionFailed)) for code in codes]
-        async with self.iserver.lock:  # no other's write comes in between
+        async with self.iserver.lock:  # no other client writes meanwhile
             results = await super().write(params)
             await self.iserver.take_inputs()
         return results
 
     def _refusal(self, node: ua.WriteValue) -> int:
         """Return the status code that says why a value cannot be written; 0: it can be written."""
-        kind = self.iserver.writable.get(node.NodeId)
-        value = node.Value
-        if kind is None or node.AttributeId != ua.AttributeIds.Value:
+        variant_type = self.iserver.writable.get(node.NodeId)
+        data_value = node.Value
+        if variant_type is None or node.AttributeId != ua.AttributeIds.Value:
             return ua.StatusCodes.BadUserAccessDenied
         if node.IndexRange:
             return ua.StatusCodes.BadIndexRangeInvalid
-        is_good = value.StatusCode is None or value.StatusCode.is_good()
-        if not is_good or value.Value is None or value.Value.VariantType != kind:
+        is_good = data_value.StatusCode is None or data_value.StatusCode.is_good()
+        if not is_good or data_value.Value is None or data_value.Value.VariantType != variant_type:
             return ua.StatusCodes.BadTypeMismatch
-        is_alone = isinstance(value.Value.Value, _PYTHON_TYPES[kind])
-        return 0 if is_alone else ua.StatusCodes.BadTypeMismatch
+        is_single_value = isinstance(data_value.Value.Value, _PYTHON_TYPES[variant_type])  # no array
+        return 0 if is_single_value else ua.StatusCodes.BadTypeMismatch
 
     @override
     async def create_subscription(
-        self, params: ua.CreateSubscriptionParameters, *given: object, **more: object
+        self, params: ua.CreateSubscriptionParameters, *args: object, **kwargs: object
     ) -> ua.CreateSubscriptionResult:
         """Create a subscription that notifies at most every `MIN_PUBLISHING_MS` milliseconds."""
-        wanted = params.RequestedPublishingInterval
-        params.RequestedPublishingInterval = wanted if wanted > MIN_PUBLISHING_MS else MIN_PUBLISHING_MS
-        # asyncua's callbacks, whose number differs between its versions
-        return await super().create_subscription(params, *given, **more)  # type: ignore[arg-type]
+        interval_ms = params.RequestedPublishingInterval
+        is_long_enough = interval_ms > MIN_PUBLISHING_MS  # False also for NaN
+        params.RequestedPublishingInterval = interval_ms if is_long_enough else MIN_PUBLISHING_MS
+        # the further arguments are asyncua's callbacks, whose number differs between its versions
+        return await super().create_subscription(params, *args, **kwargs)  # type: ignore[arg-type]
 
 
-def write_order(before: Outputs, now: Outputs) -> list[str]:
-    """Return the names of the changed signals in the order of writing: a PLC sees them one by one.
+def write_order(previous: Outputs, present: Outputs) -> list[str]:
+    """Return the names of the changed signals in the order of writing: a PLC sees them one after another.
 
     Bits that fall come first, then values, then bits that rise; `done` is the last.
+
+    Args:
+        previous: Signals that were written last.
+        present: Signals to write.
     """
-    changed = [signal for signal in TO_PLC if getattr(before, signal.name) != getattr(now, signal.name)]
+    changed_signals = [
+        signal for signal in TO_PLC if getattr(previous, signal.name) != getattr(present, signal.name)
+    ]
 
-    def place(signal: Signal) -> tuple[int, bool]:
-        rises = signal.kind == "bit" and getattr(now, signal.name)
-        return (2 if rises else int(signal.kind != "bit")), signal.name == "done"
+    def sort_key(signal: Signal) -> tuple[int, bool]:
+        # rank 0: a bit that falls; 1: a value; 2: a bit that rises
+        if signal.kind != "bit":
+            rank = 1
+        else:
+            is_rising = bool(getattr(present, signal.name))
+            rank = 2 if is_rising else 0
+        return rank, signal.name == "done"
 
-    return [signal.name for signal in sorted(changed, key=place)]
+    return [signal.name for signal in sorted(changed_signals, key=sort_key)]
 
 
 async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
-    """Add the nodes to a server. Return the nodes of the inputs and of the outputs, each by signal."""
+    """Add the nodes to a server; return the nodes of the inputs, and those of the outputs."""
     space = await server.register_namespace(NAMESPACE)
-    home = await server.nodes.objects.add_object(
+    root_node = await server.nodes.objects.add_object(
         _node_id(ROOT_NODE, space), ua.QualifiedName(ROOT_NODE, space)
     )
-    both: list[Nodes] = []
-    for folder, signals, start in (("Inputs", TO_STATION, Inputs()), ("Outputs", TO_PLC, Outputs())):
+    nodes_of_sides: list[Nodes] = []
+    for folder, signals, initial_values in (("Inputs", TO_STATION, Inputs()), ("Outputs", TO_PLC, Outputs())):
         name = f"{ROOT_NODE}.{folder}"
-        parent = await home.add_folder(_node_id(name, space), ua.QualifiedName(folder, space))
-        found: Nodes = {}
+        folder_node = await root_node.add_folder(_node_id(name, space), ua.QualifiedName(folder, space))
+        nodes: Nodes = {}
         for signal in signals:
-            kind = ua.VariantType[OPC_UA_TYPES[signal.kind]]
-            named = _node_id(f"{name}.{signal.node}", space), ua.QualifiedName(signal.node, space)
-            node = await parent.add_variable(*named, getattr(start, signal.name), kind)
-            text = ua.DataValue(ua.Variant(ua.LocalizedText(signal.meaning)))
-            await node.write_attribute(ua.AttributeIds.Description, text)
+            variant_type = ua.VariantType[OPC_UA_TYPES[signal.kind]]
+            node_id = _node_id(f"{name}.{signal.node}", space)
+            node_name = ua.QualifiedName(signal.node, space)
+            initial_value = getattr(initial_values, signal.name)
+            node = await folder_node.add_variable(node_id, node_name, initial_value, variant_type)
+            description = ua.DataValue(ua.Variant(ua.LocalizedText(signal.meaning)))
+            await node.write_attribute(ua.AttributeIds.Description, description)
             if folder == "Inputs":
                 await node.set_writable()
-            found[signal.name] = node, kind
-        both.append(found)
-    return both[0], both[1]
+            nodes[signal.name] = node, variant_type
+        nodes_of_sides.append(nodes)
+    input_nodes, output_nodes = nodes_of_sides
+    return input_nodes, output_nodes
 
 
 def _node_id(name: str, space: int) -> ua.NodeId:
+    """Return the id of a node, from its name and the index of its namespace."""
     return ua.NodeId.from_string(f"ns={space};s={name}")
 
 

@@ -12,18 +12,21 @@ from typing import Any, Literal
 from flawscope_line.plc.handshake import Code, Inputs, Kind, Outputs
 
 SignalKind = Literal["bit", "byte", "word", "real", "long", "text"]
-# registers of 16 bits
+# number of registers of 16 bits, by kind
 REGISTERS = {"bit": 1, "byte": 1, "word": 1, "real": 2, "long": 2, "text": 16}
-MASKS = {"bit": 1, "byte": 255}  # of those that share a register
+MASKS = {"bit": 1, "byte": 255}  # masks of the kinds that share a register
 OPC_UA_TYPES = {
     **{"bit": "Boolean", "byte": "Byte", "word": "UInt16", "real": "Float", "long": "UInt32"},
     "text": "String",
 }
-# how their registers are written, in words
-WRITTEN = {"text": "; Latin-1, two letters in a register, the first one high"}
-WRITTEN |= dict.fromkeys(("real", "long"), "; 32 bits, high word first")
-MAX_PART_LENGTH = 32  # of a part's number
-PADDING = " \t\r\n"  # around a part's number
+# texts about the order in registers, by kind
+WRITTEN = {
+    "text": "; Latin-1, two letters in a register, the first one high",
+    "real": "; 32 bits, high word first",
+    "long": "; 32 bits, high word first",
+}
+MAX_PART_LENGTH = 32  # letters of a part's number
+PADDING = " \t\r\n"  # characters that a PLC may add around a part's number
 NAMESPACE = "urn:flawscope:plc"
 ROOT_NODE = "Flawscope"  # object of the nodes
 
@@ -33,9 +36,9 @@ class Signal:
     """Signal of the PLC or the station.
 
     Attributes:
-        name: Field of `Inputs` or `Outputs`.
+        name: Name of its field in `Inputs` or `Outputs`.
         kind: Type of the value.
-        register: First register, counted from the first of its side.
+        register: First register, counted from the first register of the PLC's or the station's signals.
         meaning: Meaning in words, for programmers of PLCs.
         bit: Lowest bit of a bit or byte in its register, 0 to 15; None for other kinds.
     """
@@ -78,49 +81,54 @@ TO_PLC = (
     Signal("score", "real", 6, "of the part; higher is more anomalous"),
     Signal("inspection", "long", 8, "number in the station's records"),
     Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
-    # shares a register: a PLC that is the server may have no further one
+    # `kind` and `tolerated` share register 0: the PLC may be the server, and have no further registers
     Signal("kind", "byte", 0, _KIND_MEANING, 8),
     Signal("tolerated", "bit", 0, "with OK: anomalous, but within tolerance", 7),
 )
 
 
 def register_count(signals: Sequence[Signal]) -> int:
-    """Return the number of registers of one side."""
+    """Return the number of registers of the PLC's or the station's signals."""
     return max(signal.register + REGISTERS[signal.kind] for signal in signals)
 
 
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
-    """Return the registers of signals: numbers high word first, texts two letters a register, first high."""
+    """Return the registers of signals.
+
+    Numbers have the high word first; a text has two letters a register, the first in the high byte.
+    """
     words = [0] * register_count(signals)
     for signal in signals:
         value: Any = getattr(values, signal.name)
         if signal.kind in MASKS:
-            words[signal.register] |= int(value) << (signal.bit or 0)
+            words[signal.register] |= int(value) << (signal.bit or 0)  # None: it begins at bit 0
             continue
         if signal.kind == "text":
             data = value.encode("latin-1", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
         elif signal.kind == "real":
             data = struct.pack(">f", value)
         else:
-            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[signal.kind] :]
-        found = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
-        words[signal.register : signal.register + len(found)] = found
+            four_bytes = struct.pack(">I", min(value, 2**32 - 1))
+            data = four_bytes[-2 * REGISTERS[signal.kind] :]  # a register has the low two bytes
+        registers = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
+        words[signal.register : signal.register + len(registers)] = registers
     return words
 
 
 def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
-    """Return the values in registers, by the signal's name."""
+    """Return the values of signals in registers, by the signal's name."""
     values: dict[str, Any] = {}
     for signal in signals:
         registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
         data = struct.pack(f">{len(registers)}H", *registers)
         if signal.kind in MASKS:
-            shifted = registers[0] >> (signal.bit or 0) & MASKS[signal.kind]
-            values[signal.name] = bool(shifted) if signal.kind == "bit" else shifted
+            lowest_bit = signal.bit or 0
+            bits = (registers[0] >> lowest_bit) & MASKS[signal.kind]
+            values[signal.name] = bool(bits) if signal.kind == "bit" else bits
         elif signal.kind == "text":
-            values[signal.name] = data.decode("latin-1").rstrip("\0")  # `pack` fills them up again
+            values[signal.name] = data.decode("latin-1").rstrip("\0")  # `pack` appends the NULs again
         elif signal.kind == "real":
-            values[signal.name] = struct.unpack(">f", data)[0]
+            (values[signal.name],) = struct.unpack(">f", data)
         else:
             values[signal.name] = int.from_bytes(data)
     return values
@@ -129,7 +137,7 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
 def part_number(text: str) -> str:
     """Return the part's number in a PLC's text, which ends at NUL and may be padded.
 
-    The PLC gets the text itself back, byte for byte: it may compare the two.
+    The PLC gets its text back unchanged, byte for byte, for it may compare the two.
     """
     return text.partition("\0")[0].strip(PADDING)
 
@@ -148,19 +156,22 @@ def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
     writer.writerow(
         ("from", "signal", "type", "register", "reference", "bit", "registers", "node", "meaning")
     )
-    for side, first, signals, folder in (
+    for side, first_register, signals, folder in (
         ("PLC", inputs, TO_STATION, "Inputs"),
         ("station", outputs, TO_PLC, "Outputs"),
     ):
         for signal in signals:
-            register = first + signal.register
+            register = first_register + signal.register
             bit = "" if signal.bit is None else signal.bit
-            place = register, f"4{register + 1:04}", bit, REGISTERS[signal.kind]
+            # Modicon counts holding registers from 40001
+            register_columns = register, f"4{register + 1:04}", bit, REGISTERS[signal.kind]
             node_and_meaning = (
                 f"{ROOT_NODE}.{folder}.{signal.node}",
                 signal.meaning + WRITTEN.get(signal.kind, ""),
             )
-            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, *node_and_meaning))
+            writer.writerow(
+                (side, signal.node, OPC_UA_TYPES[signal.kind], *register_columns, *node_and_meaning)
+            )
     return text.getvalue()
 
 

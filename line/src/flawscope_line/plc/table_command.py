@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
         from flawscope_line.plc.signals import signals_csv
 
         text = signals_csv(args.inputs, args.outputs)
-        args.out.write_text(text, encoding="utf-8") if args.out else print(text.rstrip("\n"))
+        if args.out is None:
+            print(text.rstrip("\n"))
+        else:
+            args.out.write_text(text, encoding="utf-8")
         return 0
     if args.out is None:
         raise InputError("a nodeset is a file: name it with --out FILE.xml")

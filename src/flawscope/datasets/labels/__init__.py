@@ -44,10 +44,10 @@ _HARMLESS = {
     ".onnx",
     ".bin",
 }
-LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
-# share of the sides, and of sets whose marks all lie there by chance
-CORNER = 0.7
-CHANCE = 0.001
+# If at least this share of a source's pictures has marks beyond the border, it was made on larger pictures
+LARGER_SHARE = 0.1
+CORNER = 0.7  # a corner of a picture reaches over less than this share of its width and height
+CHANCE = 0.001  # if the probability that all marks lie in a corner is below this, it is not by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ class PictureLabels(os.PathLike[str]):
         boxes: Number of shapes that are boxes, which mark more than the defect.
         kinds: Name of each shape's label.
         form: Form of the label file, such as "COCO".
-        turn: EXIF orientation that the mask gets, where the picture was marked as it is stored.
-        is_doubtful: Whether the picture may have been marked as it is stored, and nothing decides it.
+        turn: EXIF orientation by which the mask is turned, if the picture was marked as it is stored; else 1.
+        is_doubtful: Whether it is not known if the picture was marked as it is shown or as it is stored.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class PictureLabels(os.PathLike[str]):
     is_doubtful: bool = False
 
     def read(self) -> NDArray[np.bool_]:
-        """Draw the mask [H, W], upright.
+        """Return the mask [H, W] bool of all shapes, upright.
 
         Raises:
             InputError: The marks are damaged, or the picture's size is not known.
@@ -90,12 +90,12 @@ class PictureLabels(os.PathLike[str]):
                 mask |= shape.draw(self.size)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from None
-        except Exception:  # of whatever a damaged file makes a library raise
+        except Exception:  # a damaged file may make a library raise anything
             raise InputError(f"{self.path}: a mark cannot be drawn: export it again") from None
         return turn_array(mask, self.turn)
 
     def hangs_over(self, size: Size) -> bool:
-        """Whether a mark belongs to a larger picture than one of this size."""
+        """Whether a mark reaches beyond a picture of this size."""
         return any(shape.hangs_over(size) for shape in self.shapes)
 
     def __fspath__(self) -> str:
@@ -108,13 +108,13 @@ class _Entry(NamedTuple):
     """Entry of a label file for one picture.
 
     Attributes:
-        folders: Folders of the picture, folded.
+        folders: Folders of the picture in the form that `fold` returns.
         stem: Name of the picture without its suffix.
-        suffix: Suffix of the picture, where the file states it.
+        suffix: Suffix of the picture if the file states it, else empty.
         labels: Marks of defects that can be drawn.
         left_out: Kinds of marks that cannot be drawn.
-        source: Name of the file, or the form of files of one picture each.
-        about: Texts on the whole picture, each under its column or tag.
+        source: Name of the file; if it is of one picture only, its form.
+        about: Texts on the whole picture: pairs of column or tag, and text.
         good: Kinds of marks of good parts.
     """
 
@@ -129,21 +129,30 @@ class _Entry(NamedTuple):
 
     @property
     def has_defect(self) -> bool:
+        """Whether a mark of a defect can be drawn."""
         return bool(self.labels.shapes)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of its defects; of good parts where it marks none."""
+        """Kinds of the marked defects; without defects, kinds of the marked good parts."""
         kinds = self.labels.kinds if self.has_defect else self.good
         return tuple(dict.fromkeys(filter(None, kinds)))
 
 
 @dataclass
-class _Found:
+class _UsableLabels:
     """Labels of a picture, and why others were left out."""
 
     labels: list[PictureLabels] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+
+class _Candidate(NamedTuple):
+    """Labels of a picture, with the possible readings of them (`_readings`)."""
+
+    picture: Path
+    labels: PictureLabels
+    readings: list[PictureLabels]
 
 
 @dataclass
@@ -166,11 +175,15 @@ class FormSummary:
 
 
 class LabelFiles:
-    """Label files anywhere below a folder, read when first asked for, and which of the pictures they mean.
+    """Label files below a folder, and which pictures they mean.
 
-    A file of many pictures, such as COCO's, names them; a file of one has its name. A name without folders
-    means the picture of that name, wherever it lies; case, the spelling of accents, and what tools add to a
-    name make no difference where there is no picture of the exact name.
+    A file of many pictures, such as COCO's, names them; a file of one picture has the picture's name. A name
+    without folders means the picture of that name in any folder. If no picture has the exact name, names are
+    compared without case, encoding of accents, and what tools add.
+
+    Attributes:
+        root: Folder below which label files are searched for.
+        caller_path: Path of each picture as the caller gave it, by its path below `root`.
     """
 
     def __init__(
@@ -186,20 +199,16 @@ class LabelFiles:
         Args:
             root: Folder below which label files are searched for.
             pictures: Pictures that the files may mean.
-            files: Label files to use instead of those anywhere below `root`.
-            above: How many levels the pictures' own folder lies below `root`, where only some of the pictures
-                below `root` are meant; else 0.
-            good_kinds: Kinds of marks that are no defects, beside kinds whose name says so.
-
-        Attributes:
-            given: Pictures as the caller names them, by their paths below `root`.
+            files: Label files to use; None: all below `root`.
+            above: Number of levels that `root` lies above the folder of the pictures; 0 if it is that folder.
+            good_kinds: Kinds of marks that are no defects, in addition to kinds whose name says good.
         """
         self.root = root
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
-        self._pictures = [path for path in self.given if path.is_relative_to(root)]
+        self.caller_path = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
+        self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
         self._names = PictureNames(self._pictures)
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
@@ -210,27 +219,33 @@ class LabelFiles:
         """Return the pictures in which something is marked.
 
         Returns:
-            Of each picture the source, the kinds of the marks, and whether one of them is a defect: boxes
-            around good parts are none.
+            By picture: the source, the kinds of the marks, and whether the marks are defects. Marks around
+            good parts are no defects.
         """
-        found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
-        # defects last: they win where a picture has marks of both
-        for entry, pictures in sorted(self._assigned, key=lambda assigned: assigned[0].has_defect):
+        marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
+        # Entries with defects come last: they replace marks of good parts in the same picture.
+        by_has_defect = sorted(self._assigned, key=lambda assigned: assigned[0].has_defect)
+        for entry, pictures in by_has_defect:
             if not entry.has_defect and not entry.good:
                 continue
-            for path in self._meant(entry, pictures):
-                if path in self.given:
-                    found[self.given[path]] = (entry.source, entry.kinds, entry.has_defect)
-        return found
+            for path in self._pictures_meant(entry, pictures):
+                if path in self.caller_path:
+                    picture = self.caller_path[path]
+                    marks_of[picture] = (entry.source, entry.kinds, entry.has_defect)
+        return marks_of
 
     def _is_of_good_part(self, kind: str) -> bool:
+        """Whether marks of a kind are around good parts."""
         return says_good(kind) is True or fold(kind) in self._good_kinds
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
-        """Return why marks in a picture cannot be used; a file that cannot be read may have marked it."""
-        found = self._by_picture.get(picture, _Found())
-        reasons = [*found.left_out]
-        if not found.labels:
+        """Return why marks in a picture cannot be used.
+
+        If the picture has no usable labels, each file that could not be read is a reason, too.
+        """
+        picture_labels = self._by_picture.get(picture, _UsableLabels())
+        reasons = [*picture_labels.left_out]
+        if not picture_labels.labels:
             reasons += [f"in {path.name}, which could not be read" for path in self.unreadable]
         return tuple(dict.fromkeys(reasons))
 
@@ -242,119 +257,144 @@ class LabelFiles:
     def scale_doubts(self) -> Iterator[tuple[str, str]]:
         """Yield sources whose marks may have been made on smaller pictures, each with the reason.
 
-        The sign is that all marks lie in a corner of their pictures, which hardly happens by chance.
+        This is so if all marks lie in the upper left corner of their pictures, and hardly by chance.
         """
         for source, reach in self._reach.items():
-            share = reach.max(0)
             count = len(reach)
-            if share.max() < CORNER and np.prod(share) ** count < CHANCE:
-                corner = f"{share[0]:.0%} of the width and {share[1]:.0%} of the height"
+            width_share, height_share = reach.max(0)
+            # a mark placed at random lies in the corner with a probability of the corner's share of the area
+            probability = (width_share * height_share) ** count
+            if max(width_share, height_share) < CORNER and probability < CHANCE:
+                corner = f"{width_share:.0%} of the width and {height_share:.0%} of the height"
                 yield source, f"marks all of {count} pictures within the first {corner}"
 
     @property
     def without_picture(self) -> dict[Path, list[str]]:
-        """Names in label files for which there is no picture, by file."""
-        lost: dict[Path, list[str]] = {}
+        """Names of pictures that a label file marks but that do not exist, by file."""
+        names_of: dict[Path, list[str]] = {}
         for entry, pictures in self._assigned:
             if not pictures and entry.labels.shapes:
-                lost.setdefault(entry.labels.path, []).append(entry.stem)
-        return lost
+                names_of.setdefault(entry.labels.path, []).append(entry.stem)
+        return names_of
 
     @cached_property
-    def _by_picture(self) -> dict[Path, _Found]:
-        found: dict[Path, _Found] = {}
-        placed: dict[str, list[tuple[Path, PictureLabels, list[PictureLabels]]]] = {}
+    def _by_picture(self) -> dict[Path, _UsableLabels]:
+        """The usable labels of each picture that an entry means."""
+        by_picture: dict[Path, _UsableLabels] = {}
+        candidates: dict[str, list[_Candidate]] = {}  # by source
         for entry, pictures in self._assigned:
+            labels = entry.labels
             for picture in pictures:
-                of = found.setdefault(picture, _Found())
-                of.left_out += [f"{kind} ({entry.labels.form})" for kind in entry.left_out]
-                if len(pictures) > 1 and entry.labels.shapes:
-                    of.left_out.append(f"marked by a name that {len(pictures)} pictures have")
-                elif entry.labels.shapes:
-                    readings = _readings(entry.labels, picture)
-                    placed.setdefault(entry.source, []).append((picture, entry.labels, readings))
-        for of_source in placed.values():
-            for picture, labels, reason in _choose_readings(of_source):
+                picture_labels = by_picture.setdefault(picture, _UsableLabels())
+                picture_labels.left_out += [f"{kind} ({labels.form})" for kind in entry.left_out]
+                if len(pictures) > 1 and labels.shapes:
+                    reason = f"marked by a name that {len(pictures)} pictures have"
+                    picture_labels.left_out.append(reason)
+                elif labels.shapes:
+                    candidate = _Candidate(picture, labels, _readings(labels, picture))
+                    candidates.setdefault(entry.source, []).append(candidate)
+        for source_candidates in candidates.values():
+            for picture, labels, reason in _choose_readings(source_candidates):
                 if reason:
-                    found[picture].left_out.append(f"{reason} ({labels.form})")
+                    by_picture[picture].left_out.append(f"{reason} ({labels.form})")
                 else:
-                    found[picture].labels.append(labels)
-        return found
+                    by_picture[picture].labels.append(labels)
+        return by_picture
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of the marks to the right and down [N, 2], by source, as shares of each picture's size.
+        """Reach of marks to the right and down in each of the N pictures of a source, [N, 2], by source.
 
-        Sources that state the size of their pictures are left out.
+        The values are shares of each picture's width and height. Sources that state the size of their
+        pictures are left out.
         """
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
-            if entry.labels.size or entry.labels.form == "YOLO":
+            if entry.labels.size or entry.labels.form == "YOLO":  # YOLO's marks are shares of any size
                 continue
-            for labels in (labels for picture in pictures for labels in self.find(picture)):
+            usable_labels = [labels for picture in pictures for labels in self.find(picture)]
+            for labels in usable_labels:
                 if labels.path == entry.labels.path and labels.size:
                     reach.setdefault(entry.source, []).append(_reach_of(labels, labels.size))
         return {source: np.array(shares) for source, shares in reach.items()}
 
     @cached_property
     def _assigned(self) -> list[tuple[_Entry, list[Path]]]:
-        """Every entry with the pictures that it may mean."""
+        """Every entry with the pictures that it may mean.
+
+        An entry means pictures of its exact name. If there are none, it means pictures of its plain name,
+        without those that an entry with a defect means by their exact name.
+        """
         if not self._documents:
             return []
-        exact: dict[str, list[Path]] = {}
-        plain: dict[str, list[Path]] = {}
+        pictures_by_exact_name: dict[str, list[Path]] = {}
+        pictures_by_plain_name: dict[str, list[Path]] = {}
         for picture in self._pictures:
             names = plain_names(picture.stem)
-            exact.setdefault(names[0], []).append(picture)
+            pictures_by_exact_name.setdefault(names[0], []).append(picture)
             for name in filter(None, (*names, without_zeros(names[0]))):
-                plain.setdefault(name, []).append(picture)
-        by_exact_name: list[tuple[_Entry, list[Path]]] = []
-        taken: set[Path] = set()
-        for entry in self._entries(exact):
-            pictures = self._closest(entry, exact.get(fold(entry.stem), ()))
-            by_exact_name.append((entry, pictures))
+                pictures_by_plain_name.setdefault(name, []).append(picture)
+        assigned_by_exact_name: list[tuple[_Entry, list[Path]]] = []
+        marked: set[Path] = set()
+        for entry in self._entries(pictures_by_exact_name):
+            pictures = self._closest(entry, pictures_by_exact_name.get(fold(entry.stem), ()))
+            assigned_by_exact_name.append((entry, pictures))
             if entry.has_defect:
-                taken.update(pictures)
-        free = {name: [path for path in paths if path not in taken] for name, paths in plain.items()}
+                marked.update(pictures)
+        unmarked_by_plain_name = {}
+        for name, paths in pictures_by_plain_name.items():
+            unmarked_by_plain_name[name] = [path for path in paths if path not in marked]
         folders = {name for picture in self._pictures for name in self._folders(picture)}
-        found = []
-        for entry, pictures in by_exact_name:
-            found.append((entry, pictures or self._closest_by_plain_name(entry, free, folders)))
-        return found
+        assigned = []
+        for entry, pictures in assigned_by_exact_name:
+            meant = pictures or self._closest_by_plain_name(entry, unmarked_by_plain_name, folders)
+            assigned.append((entry, meant))
+        return assigned
 
     def _closest_by_plain_name(
-        self, entry: _Entry, free: Mapping[str, Sequence[Path]], folders: Set[str]
+        self, entry: _Entry, unmarked: Mapping[str, Sequence[Path]], folders: Set[str]
     ) -> list[Path]:
-        """Return the pictures that an entry means by its name without what labelling tools add.
+        """Return the pictures that an entry means by its plain name: without what labelling tools add.
 
         Args:
             entry: Entry whose exact name no picture has.
-            free: Pictures by their plain names, without those that another entry marks by the exact name.
+            unmarked: Pictures by plain name, without those that another entry marks by their exact name.
             folders: Names of the pictures' folders.
         """
-        # folders of the tool say nothing
+        # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
         without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
         for name in plain_names(entry.stem):
-            pictures = free.get(name, ())
-            close = self._closest(entry, pictures) or self._closest(without_folders, pictures)
-            if close:
-                return close
+            pictures = unmarked.get(name, ())
+            closest = self._closest(entry, pictures) or self._closest(without_folders, pictures)
+            if closest:
+                return closest
         return []
 
     def _folders(self, picture: Path) -> tuple[str, ...]:
+        """Return a picture's folders below the root, folded."""
         return _fold_folders(picture.relative_to(self.root).parent.parts)
 
     def _closest(self, entry: _Entry, pictures: Iterable[Path]) -> list[Path]:
-        """Return the pictures whose folders fit an entry best; the defective ones among them, if any."""
-        fits: dict[int, list[Path]] = {}
+        """Return the pictures whose folders fit an entry best.
+
+        These are the pictures whose path has the most folders, from the last one up, in common with the
+        entry's. Among them, pictures outside of folders of good ones are preferred, then pictures with the
+        entry's suffix.
+        """
+        by_shared_count: dict[int, list[Path]] = {}
         for picture in pictures:
             folders = self._folders(picture)
-            short = min(len(folders), len(entry.folders))
-            if not short or folders[-short:] == entry.folders[-short:]:
-                fits.setdefault(short, []).append(picture)
-        best = fits[max(fits)] if fits else []
-        best = [path for path in best if not any(map(says_good, self._folders(path)))] or best
-        return [path for path in best if fold(path.suffix) == entry.suffix] or best
+            count = min(len(folders), len(entry.folders))
+            if count == 0 or folders[-count:] == entry.folders[-count:]:
+                by_shared_count.setdefault(count, []).append(picture)
+        if not by_shared_count:
+            return []
+        most_shared = max(by_shared_count)
+        closest = by_shared_count[most_shared]
+        not_good = [path for path in closest if not any(map(says_good, self._folders(path)))]
+        candidates = not_good or closest
+        of_same_suffix = [path for path in candidates if fold(path.suffix) == entry.suffix]
+        return of_same_suffix or candidates
 
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
         """Yield the entries of all files; `names` holds the folded names of the pictures."""
@@ -363,20 +403,31 @@ class LabelFiles:
             for entry in document.entries:
                 if not entry.name or not (entry.marks or entry.about):
                     continue
-                place = PurePosixPath(entry.name.replace("\\", "/"))
-                if fold(place.name) not in names:  # a name may hold %20 itself
-                    place = PurePosixPath(unquote(entry.name).replace("\\", "/"))
-                yield self._entry(path, document.form, place, source, entry)
+                picture = PurePosixPath(entry.name.replace("\\", "/"))
+                # Unquoted only if the name as it is means no picture: a file's name may contain %20.
+                if fold(picture.name) not in names:
+                    picture = PurePosixPath(unquote(entry.name).replace("\\", "/"))
+                yield self._make_entry(path, document.form, picture, source, entry)
 
-    def _entry(self, path: Path, form: str, place: PurePosixPath, source: str, entry: LabelEntry) -> _Entry:
-        """Make the entry for a picture, which lies at `place` according to the file."""
+    def _make_entry(
+        self, path: Path, form: str, picture: PurePosixPath, source: str, entry: LabelEntry
+    ) -> _Entry:
+        """Return an entry of a file, with its marks sorted into those of good parts and those of defects.
+
+        Args:
+            path: The label file.
+            form: Form of the file.
+            picture: Path of the picture that the file states, without suffix.
+            source: Source of the entry, as in `_Entry`.
+            entry: Entry as the form's reader returns it.
+        """
         good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
         defects = [mark for mark in entry.marks if mark not in good]
         return _Entry(
-            _fold_folders(place.parent.parts),
-            place.name,
-            fold(entry.suffix),
-            _labels_of(path, entry.size, defects, form),
+            folders=_fold_folders(picture.parent.parts),
+            stem=picture.name,
+            suffix=fold(entry.suffix),
+            labels=_labels_of(path, entry.size, defects, form),
             left_out=tuple(mark.kind for mark in defects if mark.draw is None),
             source=source,
             about=entry.about,
@@ -384,58 +435,70 @@ class LabelFiles:
         )
 
     def _name(self, path: Path) -> str:
+        """Return a file's path below the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()
 
     def class_texts(self) -> dict[str, dict[Path, Texts]]:
         """Return texts on whole pictures, by source and picture.
 
-        A name that several pictures have means those nearest to the file.
+        If an entry may mean several pictures, it means those that lie exactly where the file says, relative
+        to the file's folder; if there are none, those below the file's folder; else all.
         """
-        found: dict[str, dict[Path, Texts]] = {}
-        for entry, every in self._assigned:
+        texts: dict[str, dict[Path, Texts]] = {}
+        for entry, assigned_pictures in self._assigned:
             if not entry.about:
                 continue
             folder = entry.labels.path.parent
-            pictures = self._meant(entry, every)
-            exact = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
-            near = exact or [path for path in pictures if path.is_relative_to(folder)] or pictures
-            for picture in near:
-                found.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
-        return found
+            pictures = self._pictures_meant(entry, assigned_pictures)
+            in_stated_folder = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
+            below_file = [path for path in pictures if path.is_relative_to(folder)]
+            for picture in in_stated_folder or below_file or pictures:
+                texts.setdefault(entry.source, {}).setdefault(picture, []).extend(entry.about)
+        return texts
 
     @cached_property
     def unsure_sources(self) -> set[str]:
-        """Lists in the folder above the pictures' folder that name pictures without a folder.
+        """Lists in the folder above the pictures' folder that name pictures without their folder.
 
-        They may be about other pictures. A folder of labels beside the pictures' folder belongs to these
-        pictures.
+        They may be about other pictures. Lists in a folder of labels beside the pictures' folder are sure to
+        belong to the pictures, and are left out.
         """
-        found: set[str] = set()
+        sources: set[str] = set()
         if not self._above:
-            return found
+            return sources
         for entry, pictures in self._assigned:
-            if entry.labels.path.parent != self.root:
-                continue
-            count = len(entry.folders)
-            if any(count == 0 or self._folders(picture)[-count:] != entry.folders for picture in pictures):
-                found.add(entry.source)
-        return found
+            is_directly_above = entry.labels.path.parent == self.root
+            if is_directly_above and not all(self._lies_in_folders(path, entry) for path in pictures):
+                sources.add(entry.source)
+        return sources
 
-    def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Return the pictures that a file above them means; bare names may be those of other pictures."""
+    def _lies_in_folders(self, picture: Path, entry: _Entry) -> bool:
+        """Whether an entry states folders, and the picture's last folders are these."""
+        count = len(entry.folders)
+        return count > 0 and self._folders(picture)[-count:] == entry.folders
+
+    def _pictures_meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
+        """Return the pictures that an entry certainly means, among those that it may mean.
+
+        In a file above the pictures' folder, a name without folders may mean a picture of another folder. It
+        is certain only if the file is one level above, and no folder beside has a picture of this name.
+        """
         if not self._above or entry.folders:
             return pictures
-        return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path, entry)]
+        if self._above > 1:
+            return []
+        return [path for path in pictures if not self._is_elsewhere(path, entry)]
 
     @cached_property
-    def _beside(self) -> list[Path]:
+    def _root_folders(self) -> list[Path]:
+        """Subfolders of the root if it lies above the pictures' folder; else empty."""
         return [*subfolders(self.root).values()] if self._above else []
 
     def _is_elsewhere(self, picture: Path, entry: _Entry) -> bool:
-        """Whether another folder of the root has a picture of this name, or of the name as it is written."""
+        """Whether another folder of the root has a file of the picture's name, or of the entry's name."""
         names = {picture.name, f"{entry.stem}{entry.suffix or picture.suffix}"}
-        others = [folder for folder in self._beside if not picture.is_relative_to(folder)]
-        return any((folder / name).exists() for folder in others for name in names)
+        other_folders = [folder for folder in self._root_folders if not picture.is_relative_to(folder)]
+        return any((folder / name).exists() for folder in other_folders for name in names)
 
     @property
     def unread_lists(self) -> dict[Path, str]:
@@ -447,108 +510,129 @@ class LabelFiles:
         }
 
     @cached_property
-    def _walked(self) -> list[Path]:
+    def _file_list(self) -> list[Path]:
+        """All files that may be label files."""
         return [*(walk_files(self.root) if self._files is None else self._files)]
 
     @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
+        """The contents of the files that may be label files, each with its path."""
         settings = cache(partial(find_settings, self.root))
         documents = []
-        for path in self._walked:
-            parts = path.relative_to(self.root).with_suffix("").parts
-            expected_name = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
-            if (document := read_label_file(path, expected_name, settings, self._names)) is not None:
+        for path in self._file_list:
+            below_root = path.relative_to(self.root)
+            folders = [name for name in below_root.parent.parts if not is_mask_folder(name)]
+            expected_name = "/".join((*folders, below_root.stem))
+            document = read_label_file(path, expected_name, settings, self._names)
+            if document is not None:
                 documents.append((path, document))
         return documents
 
     def summaries(self) -> dict[str, FormSummary]:
         """Return counts over the label files, by form."""
-        found: dict[str, FormSummary] = {}
+        summaries: dict[str, FormSummary] = {}
         for path, document in self._documents:
-            if document.form:
-                summary = found.setdefault(document.form, FormSummary())
-                summary.files.append(path)
-                for entry in document.entries:
-                    summary.pictures += any(mark.draw for mark in entry.marks)
-                    summary.about.update(text for _, text in entry.about)
-                    for mark in entry.marks:
-                        (summary.kinds if mark.draw else summary.left_out)[mark.kind] += 1
-        return found
+            if not document.form:
+                continue
+            summary = summaries.setdefault(document.form, FormSummary())
+            summary.files.append(path)
+            for entry in document.entries:
+                summary.pictures += any(mark.draw for mark in entry.marks)  # adds 1 for a marked picture
+                summary.about.update(text for _, text in entry.about)
+                summary.kinds.update(mark.kind for mark in entry.marks if mark.draw)
+                summary.left_out.update(mark.kind for mark in entry.marks if not mark.draw)
+        return summaries
 
     @property
     def of_no_form(self) -> list[Path]:
-        """Files of no form that might be labels: JSON, XML, and text that is named like a picture."""
+        """Files that might be labels but have no known form: JSON, XML, and texts named like a picture."""
         unread = (path for path, document in self._documents if not document.form and not document.fault)
-        return [path for path in unread if path.suffix.lower() in (".json", ".xml") or self._is_own(path)]
+        return [
+            path
+            for path in unread
+            if path.suffix.lower() in (".json", ".xml") or self._has_picture_name(path)
+        ]
 
-    def _is_own(self, path: Path) -> bool:
-        """Whether a file has the name of a picture, as it is or with its suffix."""
+    def _has_picture_name(self, path: Path) -> bool:
+        """Whether a file has the name of a picture, with or without the picture's suffix."""
         return self._names.is_exact(path.stem)
 
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures, files that mark about as many other pictures, and
-        files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of about as many pictures, none of which
+        exists; and files of an unknown form that are named like a picture.
         """
-        near = [path for path, document in self._documents if document.seems_list]
-        near += [path for path, document in self._documents if self._marks_others(path, document)]
-        near += [path for path in self.of_no_form if self._is_own(path)]
-        found = [self._name(path) for path in near]
-        of_suffix: dict[str, list[Path]] = {}
-        for path in self._walked:
-            if self._is_foreign(path) and self._is_own(path):
-                of_suffix.setdefault(path.suffix.lower(), []).append(path)
-        for suffix, paths in of_suffix.items():
-            found.append(self._name(paths[0]) if len(paths) == 1 else f"{len(paths)} files {suffix}")
-        return found
+        files = [path for path, document in self._documents if document.seems_list]
+        files += [path for path, document in self._documents if self._marks_others(path, document)]
+        files += [path for path in self.of_no_form if self._has_picture_name(path)]
+        names = [self._name(path) for path in files]
+        foreign_files: dict[str, list[Path]] = {}  # by suffix
+        for path in self._file_list:
+            if self._is_foreign(path) and self._has_picture_name(path):
+                foreign_files.setdefault(path.suffix.lower(), []).append(path)
+        for suffix, paths in foreign_files.items():
+            names.append(self._name(paths[0]) if len(paths) == 1 else f"{len(paths)} files {suffix}")
+        return names
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file is of an unknown kind, which neither cameras nor programs usually leave there."""
+        """Whether a file has an unknown suffix, none that cameras and programs usually leave there."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
-        """Whether a tool's file marks about as many pictures as there are, but none of them."""
-        count = len(document.entries)
-        if document.form in ("", LIST) or not self._names.count / 2 <= count <= 2 * self._names.count:
+        """Whether a label file has marks in about as many pictures as there are, but in none of these."""
+        if document.form in ("", LIST):
             return False
+        picture_count = self._names.count
+        has_similar_count = picture_count / 2 <= len(document.entries) <= 2 * picture_count
         has_marks = any(mark.draw for entry in document.entries for mark in entry.marks)
-        return has_marks and not any(
-            pictures for entry, pictures in self._assigned if entry.labels.path == path
-        )
+        if not has_similar_count or not has_marks:
+            return False
+        return not any(pictures for entry, pictures in self._assigned if entry.labels.path == path)
 
 
 def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:
-    """Folders as they are compared: folded, without those that say `images`, beside which `labels` lie."""
+    """Return names of folders for comparison: folded, without names such as images/."""
     return tuple(fold(part) for part in parts if not is_picture_folder(part))
 
 
 def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) -> PictureLabels:
-    """Labels of the marks that can be drawn."""
-    drawn = [mark for mark in marks if mark.draw]
-    shapes = tuple(mark.draw for mark in drawn if mark.draw)
-    boxes = sum(mark.is_box for mark in drawn)
-    return PictureLabels(path, size, shapes, boxes, kinds=tuple(mark.kind for mark in drawn), form=form)
+    """Return the labels of the marks that can be drawn."""
+    drawable = [mark for mark in marks if mark.draw]
+    shapes = tuple(mark.draw for mark in drawable if mark.draw)
+    boxes = sum(mark.is_box for mark in drawable)
+    kinds = tuple(mark.kind for mark in drawable)
+    return PictureLabels(path, size, shapes, boxes, kinds=kinds, form=form)
 
 
 def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
-    """Reach of marks to the right and down [2], in shares of a picture's width and height."""
+    """Return how far marks reach to the right and down [2], as shares of the picture's width and height."""
     points = [shape.reach(size) for shape in labels.shapes if shape.reach]
     farthest: NDArray[np.float64] = np.concatenate(points).max(0)
-    return farthest / size[::-1]
+    height, width = size
+    return farthest / (width, height)
 
 
-Reading = tuple[Path, PictureLabels, str]  # of a picture, its labels, and why they cannot be used
+class Reading(NamedTuple):
+    """Labels of a picture, on the picture as it is shown or as it is stored.
+
+    Attributes:
+        reason: Why the labels cannot be used; empty if they can.
+    """
+
+    picture: Path
+    labels: PictureLabels
+    reason: str = ""
 
 
 def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
     """Return the possible readings of labels: on the picture as it is shown, and as it is stored.
 
-    They differ where the picture is stored turned. A reading that does not fit the labels' size or whose
-    marks reach beyond the picture is left out. Where the picture cannot be read or has another size, the
-    labels are returned as they are: the code that reads them reports it.
+    There are two only if the picture is stored turned. A reading is left out if its marks reach beyond the
+    picture, or if it contradicts the size that the labels state. If no reading has the stated size, or the
+    picture cannot be read, the labels are returned as they are: the code that reads them reports it.
     """
     try:
         height, width = _upright_size(picture)
@@ -557,39 +641,45 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
     readings = [replace(labels, size=(height, width))]
     turn = stored_turn(picture)
     if turn != 1:
-        stored = (width, height) if turn in TRANSPOSING else (height, width)
-        readings.append(replace(labels, size=stored, turn=turn))
+        stored_size = (width, height) if turn in TRANSPOSING else (height, width)
+        readings.append(replace(labels, size=stored_size, turn=turn))
     fitting = [reading for reading in readings if labels.size in (None, reading.size)]
     if not fitting:
         return [labels]
     return [reading for reading in fitting if reading.size and not reading.hangs_over(reading.size)]
 
 
-def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
-    """Yield the reading that holds for each picture of a source.
+def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
+    """Yield a reading for each picture of a source.
 
-    It is the only one that fits, else the reading of the source's other pictures, else the one as shown.
+    If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
+    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading has a
+    reason not to be used if marks reach beyond the picture, or beyond many of the source's pictures, which
+    then were marked on larger ones.
 
     Args:
-        several: Each picture with its labels and their possible readings (`_readings`).
+        candidates: Labels of all pictures of the source.
     """
-    are_shown: set[bool] = set()  # of pictures that one reading fits: whether that is as they are shown
-    for picture, labels, readings in several:
-        is_only = len(readings) == 1 and readings[0] is not labels
-        if is_only and stored_turn(picture) != 1:
-            are_shown.add(readings[0].turn == 1)
-    beyond = sum(not readings for *_, readings in several)
-    is_of_larger = beyond >= max(2, LARGER_SHARE * len(several))
-    for picture, labels, readings in several:
-        has_two = len(readings) == 2
+    # over turned pictures with one possible reading: whether they were marked as shown
+    decided_as_shown: set[bool] = set()
+    for picture, labels, readings in candidates:
+        # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged
+        has_single_reading = len(readings) == 1 and readings[0] is not labels
+        if has_single_reading and stored_turn(picture) != 1:
+            decided_as_shown.add(readings[0].turn == 1)
+    beyond_count = sum(not candidate.readings for candidate in candidates)
+    is_of_larger_pictures = beyond_count >= max(2, LARGER_SHARE * len(candidates))
+    for picture, labels, readings in candidates:
         if not readings:
-            yield picture, labels, "marked beyond the picture"
-        elif is_of_larger:
-            yield picture, labels, "marked where others reach beyond their pictures"
-        elif has_two and are_shown == {False}:
-            yield picture, readings[1], ""
-        else:
-            yield picture, replace(readings[0], is_doubtful=has_two and are_shown != {True}), ""
+            yield Reading(picture, labels, "marked beyond the picture")
+        elif is_of_larger_pictures:
+            yield Reading(picture, labels, "marked where others reach beyond their pictures")
+        elif len(readings) == 1:
+            yield Reading(picture, replace(readings[0], is_doubtful=False))
+        elif decided_as_shown == {False}:  # the others were marked as they are stored
+            yield Reading(picture, readings[1])
+        else:  # in doubt, unless all of the others were marked as they are shown
+            yield Reading(picture, replace(readings[0], is_doubtful=decided_as_shown != {True}))
 
 
 def _upright_size(picture: Path) -> Size:
@@ -601,6 +691,6 @@ def _upright_size(picture: Path) -> Size:
     try:
         with Image.open(picture) as header:
             return upright_size(header)
-    except Exception:  # read by another reader, or refused
+    except Exception:  # Pillow does not know the format; another reader may
         image = open_upright(picture, str(picture))
         return image.height, image.width

@@ -28,7 +28,7 @@ _PICTURE = (
 )
 _LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
 _EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-_SURE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
+_CONFIDENCE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
 _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 
@@ -36,47 +36,57 @@ class _Box(NamedTuple):
     """A box of a table.
 
     Attributes:
-        edges: x0, y0, x1, y1 in pixels, or all as shares of the picture; None: nothing is marked in it.
+        edges: x0, y0, x1, y1, either all in pixels or all as shares of the picture; None: nothing is marked.
+        size: Height and width of the picture; None where the table does not state it.
+        is_prediction: Whether a model found it.
     """
 
     picture: str
     label: str
     edges: list[float] | None
     size: Size | None
-    is_found: bool = False
+    is_prediction: bool = False
 
 
 def load_csv(data: bytes) -> Rows:
-    """Return the non-empty rows of a CSV file, cut at the most frequent of comma, semicolon and tab."""
+    """Return the non-empty rows of a CSV file.
+
+    The delimiter is the one of comma, semicolon and tab that is most frequent in the first line.
+    """
     text = table_text(data)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    first_line, _, _ = text.partition("\n")
+    delimiter = max(",;\t", key=first_line.count)  # the most frequent one
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def is_boxes(rows: Rows) -> bool:
-    """Whether each line is a box.
+    """Whether each row is a box.
 
-    Its columns have the usual names, or no names and the order of makesense.ai or of Keras RetinaNet.
+    The columns have usual names; or they have no names, and the order of makesense.ai or of Keras RetinaNet.
     """
     if not rows:
         return False
-    if header := _header(rows):
+    header = _header(rows)
+    if header:
         return _columns(header) is not None
-    return all(_makesense(row) is not None for row in rows) or all(
-        _retinanet(row) is not None for row in rows
-    )
+    are_makesense = all(_makesense_box(row) is not None for row in rows)
+    return are_makesense or all(_retinanet_box(row) is not None for row in rows)
 
 
-def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
-    """Entries of boxes.
+def parse_boxes(rows: Rows, _picture_name: str) -> Iterator[Entry]:
+    """Yield the entries of a table of boxes, one for each picture.
 
-    A line has the picture and two corners, in pixels as Roboflow (*TensorFlow Object Detection*) and
-    converters of Pascal VOC write them, or in shares of the picture as Open Images; or, without names of
-    columns, label, x, y, width, height, picture, its width and height (makesense.ai), or picture, two
-    corners, label, of which all but the picture may be empty (Keras RetinaNet).
+    If the columns have names, a row has the picture and two corners. These are in pixels, as Roboflow
+    (*TensorFlow Object Detection*) and converters of Pascal VOC write them, or in shares of the picture, as
+    Open Images does.
+
+    If they have no names, a row is one of two:
+
+    - makesense.ai: label, x, y, width and height of the box, picture, width and height of the picture,
+    - Keras RetinaNet: picture, two corners, label; all but the picture may be empty.
     """
-    yield from _group(_boxes(rows))
+    yield from _group_by_picture(_boxes(rows))
 
 
 def is_via(rows: Rows) -> bool:
@@ -85,50 +95,65 @@ def is_via(rows: Rows) -> bool:
 
 
 def parse_via(rows: Rows, picture_name: str) -> Iterator[Entry]:
-    """Entries of annotations of VIA 2 as CSV."""
+    """Yield the entries of annotations of VIA 2 as CSV, which are converted to VIA's JSON first."""
     document: json_forms.Record = {}
     for values in _records(rows):
-        shape, region, about = (json.loads(values[name] or "{}") for name in _REGION)
+        shape, attributes, file_attributes = (json.loads(values[name] or "{}") for name in _REGION)
         name = values["filename"]
-        picture = document.setdefault(name, {"filename": name, "regions": [], "file_attributes": about})
+        if name not in document:
+            document[name] = {"filename": name, "regions": [], "file_attributes": file_attributes}
         if shape:
-            picture["regions"].append({"shape_attributes": shape, "region_attributes": region})
+            region = {"shape_attributes": shape, "region_attributes": attributes}
+            document[name]["regions"].append(region)
     yield from json_forms.parse_via(document, picture_name)
 
 
 def _header(rows: Rows) -> list[str]:
-    """Return the names of the columns, folded; empty where the first line holds values."""
+    """Return the names of the columns in lower case; empty where the first row has values."""
     names = [name.casefold() for name in rows[0]]
-    return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
+    has_picture = any(is_picture(PurePosixPath(name)) for name in names)
+    return [] if has_picture else names
 
 
 def _records(rows: Rows) -> Iterator[dict[str, str]]:
+    """Yield the values of each row below the header, by column."""
     header = _header(rows)
     for row in rows[1:]:
         yield dict(zip(header, row, strict=True))
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Return the columns of picture, edges and label, which may be empty; None without picture or edges."""
+    """Return the columns of picture, edges and label; None without a column of pictures or of edges.
+
+    The column of labels is empty where there is none.
+    """
+    picture = next((name for name in _PICTURE if name in header), "")
+    label = next((name for name in _LABEL if name in header), "")
     edges = next((names for names in _EDGES if set(names) <= set(header)), None)
-    picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
     return (picture, edges, label) if picture and edges else None
 
 
 def _boxes(rows: Rows) -> Iterator[_Box]:
+    """Yield the boxes of a table, with or without names of columns."""
     columns = _columns(_header(rows))
     if columns is None:
-        yield from filter(None, (_makesense(row) or _retinanet(row) for row in rows))
+        for row in rows:
+            box = _makesense_box(row) or _retinanet_box(row)
+            if box:
+                yield box
         return
-    picture, edges, label = columns
+    picture_column, edge_columns, label_column = columns
     for values in _records(rows):
+        picture, label = values[picture_column], values.get(label_column, "")
+        edges = _numbers([values[name] for name in edge_columns])
         size = read_size(values.get("height"), values.get("width"))
-        numbers = _numbers([values[name] for name in edges])
-        is_found = any(float(values.get(name) or 1) != 1 for name in _SURE)
-        yield _Box(values[picture], values.get(label, ""), numbers, size, is_found)
+        confidences = (float(values.get(name) or 1) for name in _CONFIDENCE)
+        is_prediction = any(confidence != 1 for confidence in confidences)
+        yield _Box(picture, label, edges, size, is_prediction)
 
 
-def _makesense(row: Sequence[str]) -> _Box | None:
+def _makesense_box(row: Sequence[str]) -> _Box | None:
+    """Return a row of makesense.ai as a box; None where the row has another form."""
     if len(row) != 8:
         return None
     label, *box, picture, picture_width, picture_height = row
@@ -142,35 +167,47 @@ def _makesense(row: Sequence[str]) -> _Box | None:
         return None
 
 
-def _retinanet(row: Sequence[str]) -> _Box | None:
+def _retinanet_box(row: Sequence[str]) -> _Box | None:
+    """Return a row of Keras RetinaNet as a box; None where the row has another form."""
     if len(row) != 6:
         return None
     picture, *edges, label = row
     if not is_picture(PurePosixPath(picture)):
         return None
     try:
-        return _Box(picture, label, _numbers(edges), None)
+        return _Box(picture, label, _numbers(edges), size=None)
     except ValueError:
         return None
 
 
 def _numbers(texts: Sequence[str]) -> list[float] | None:
+    """Return texts as numbers; None where all of them are empty."""
     return [*map(float, texts)] if any(texts) else None
 
 
-def _group(boxes: Iterable[_Box]) -> Iterator[Entry]:
-    pictures: dict[str, list[_Box]] = {}
+def _group_by_picture(boxes: Iterable[_Box]) -> Iterator[Entry]:
+    """Yield an entry for each picture, with the marks of its boxes."""
+    boxes_of: dict[str, list[_Box]] = {}
     for box in boxes:
-        pictures.setdefault(box.picture, []).append(box)
-    for name, of in pictures.items():
-        marks = [_mark(box, box.edges) for box in of if box.edges is not None]
-        yield name_entry(picture_path(name), of[0].size, marks)
+        boxes_of.setdefault(box.picture, []).append(box)
+    for name, picture_boxes in boxes_of.items():
+        marks = [_mark(box, box.edges) for box in picture_boxes if box.edges is not None]
+        yield name_entry(picture_path(name), picture_boxes[0].size, marks)
 
 
 def _mark(box: _Box, edges: list[float]) -> Mark:
-    if box.is_found:
+    """Return the mark of a box; the box of a model is a mark that is left out.
+
+    Args:
+        box: The box.
+        edges: Its edges, which are not None.
+    """
+    if box.is_prediction:
         return Mark(None, "prediction")
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1
-    shape = shapes.placed(lambda size: corners * size[::-1]) if are_shares else shapes.filled(corners)
+    if are_shares:
+        shape = shapes.placed(lambda size: corners * size[::-1])  # size is (H, W)
+    else:
+        shape = shapes.filled(corners)
     return Mark(shape, box.label, is_box=True)

@@ -16,13 +16,14 @@ from flawscope.errors import InputError, one_line_message
 from flawscope.pictures.text_files import decode_text
 
 MAX_LIST_BYTES = 1 << 26
-PADDED_DIGITS = 3  # of a number that begins with 0, and is a name: 004
-# Larger files are not opened
+PADDED_DIGITS = 3  # a number of at least so many digits that begins with 0 is a name, such as 004
+# Largest number of bytes of files that are opened, by suffix
 MAX_BYTES = {".json": 1 << 30, ".xml": 1 << 28, ".txt": 1 << 24, ".csv": MAX_LIST_BYTES}
-# What damaged files of labels have, and others have not
-_SIGN = re.compile(
+# Text by which a damaged file of labels is known
+_LABEL_SIGN = re.compile(
     rb'"(annotations|shapes|imagePath|shape_attributes|original_width)"\s*:|<(!DOCTYPE )?annotations?[\s>]'
 )
+# Two or more lines, each a whole number, which a text may follow that begins with no digit, sign or point
 _LINES_OF_NAMES = re.compile(r"\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?(?:\s*\n\d+(?:[ \t,;:=]+[^\d\s.-][^\n]*)?)+")
 EXPECTED = (
     "COCO, Label Studio or LabelMe (.json), VIA (.json and .csv), Pascal VOC or CVAT for images (.xml), "
@@ -36,8 +37,8 @@ class LabelDocument(NamedTuple):
     Attributes:
         form: Form of the file; empty where it has none that is read.
         entries: What the file says of each picture.
-        fault: Why it could not be read.
-        seems_list: Whether it seems to describe the pictures, but names none exactly.
+        fault: Why the file could not be read; empty where it could.
+        seems_list: Whether the file seems to describe the pictures, but names none exactly.
     """
 
     form: str
@@ -49,38 +50,52 @@ class LabelDocument(NamedTuple):
 def read_label_file(
     path: Path, picture_name: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
-    """Read a file of labels; None where its name says that it is none, or where it is empty or too large.
+    """Read a file of labels.
 
-    A file that cannot be read has a `fault`, and does not end the work on others.
+    If a file cannot be read, the result has a `fault`. No error is raised, so that the other files are read.
 
     Args:
         path: The file.
-        picture_name: Path of the picture whose name the file may have.
-        settings: Finds YOLO's settings for a folder.
+        picture_name: Path of the file without its suffix: the picture's path if the file is of one picture.
+        settings: Function that returns YOLO's settings for a folder.
         names: Names of the pictures.
+
+    Returns:
+        The content; None if the suffix is not one of label files, or the file is empty or too large. A file
+        of YOLO is empty if nothing is marked in the picture.
     """
     suffix = path.suffix.lower()
-    if (suffix not in MAX_BYTES and suffix not in tables.SUFFIXES) or path.name in yolo.SETTINGS:
+    has_labels_suffix = suffix in MAX_BYTES or suffix in tables.SUFFIXES
+    if not has_labels_suffix or path.name in yolo.SETTINGS:
         return None
     try:
         is_small = path.stat().st_size <= MAX_BYTES.get(suffix, MAX_LIST_BYTES)
         data = path.read_bytes() if is_small else b""
     except (OSError, MemoryError):
         return LabelDocument("", [])
-    if not data.strip():  # YOLO's of a picture in which nothing is marked
+    if not data.strip():
         return None
-    found = _read_form(path, suffix, data, picture_name, settings) if suffix in MAX_BYTES else None
-    if found is not None and (found.form or found.fault):
-        return found
-    return _read_list(suffix, data, picture_name, names) or found
+    document = None
+    if suffix in MAX_BYTES:
+        document = _read_form(path, suffix, data, picture_name, settings)
+        if document is not None and (document.form or document.fault):
+            return document
+    return _read_list(suffix, data, picture_name, names) or document
 
 
 def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames) -> LabelDocument | None:
-    """Read a file as a list of pictures; None where it is no such list."""
+    """Read a file as a list of pictures; None where its suffix or its content is of something else.
+
+    Args:
+        suffix: Suffix of the file.
+        data: Content of the file.
+        picture_name: Path of the file without its suffix.
+        names: Names of the pictures.
+    """
     if suffix not in tables.SUFFIXES:
         return None
     try:
-        entries, seems_list = _listed(suffix, data, picture_name, names)
+        entries, seems_list = _list_entries(suffix, data, picture_name, names)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is a file of something else, which may raise anything in a reader of lists
@@ -88,64 +103,86 @@ def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames)
     return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
 
 
-def _listed(suffix: str, data: bytes, picture_name: str, names: PictureNames) -> tuple[list[Entry], bool]:
-    """Return the entries of a list of pictures; without any, whether it seems to be such a list."""
-    is_known = names.is_name if suffix in tables.TABLES else names.is_exact
+def _list_entries(
+    suffix: str, data: bytes, picture_name: str, names: PictureNames
+) -> tuple[list[Entry], bool]:
+    """Return the entries of a list of pictures, and whether a file without entries seems to be such a list.
+
+    The arguments are those of `_read_list`.
+
+    Raises:
+        Exception: Whatever the readers of lists raise for a file of something else.
+    """
+    is_name = names.is_name if suffix in tables.TABLES else names.is_exact
 
     @cache
-    def may_numbers_name() -> bool:
-        return _may_numbers_name(suffix, data)
+    def can_numbers_be_names() -> bool:
+        return _can_numbers_be_names(suffix, data)
 
-    def is_sure(text: str) -> bool:
-        is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
-        return is_known(text) and (not is_number or may_numbers_name())
+    def is_sure_name(text: str) -> bool:
+        """Whether a text names a picture, and is not a number that may mean something else."""
+        if not is_name(text):
+            return False
+        is_padded = text[0] == "0" and len(text) >= PADDED_DIGITS
+        return not text.isdecimal() or is_padded or can_numbers_be_names()
 
-    entries = tables.read_list(
-        data, suffix, picture_name, is_sure, is_own=names.is_exact(picture_name), count=names.count
-    )
-    entries = [entry for entry in entries if entry.about]
-    if entries:
-        return entries, False
-    if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
-        listed = tables.read_list(data, suffix, picture_name, is_known)
-        return [], 2 * len({entry.name for entry in listed}) >= names.count > 1
-    return [], tables.seems_list(data, suffix, names)
+    is_own = names.is_exact(picture_name)
+    entries = tables.read_list(data, suffix, picture_name, is_sure_name, is_own=is_own, count=names.count)
+    described = [entry for entry in entries if entry.about]
+    if described:
+        return described, False
+    if suffix in tables.TABLES or can_numbers_be_names():
+        return [], tables.seems_list(data, suffix, names)
+    # a tool's file in which numbers name most pictures may be a list of them
+    numbered = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
+    return [], names.count > 1 and 2 * len(numbered) >= names.count
 
 
-def _may_numbers_name(suffix: str, data: bytes) -> bool:
-    """Whether numbers may name pictures: not in a damaged file of a tool, nor in a table of numbers."""
+def _can_numbers_be_names(suffix: str, data: bytes) -> bool:
+    """Whether numbers in a file may name pictures.
+
+    They may not in a damaged file of a labelling tool, nor in a text that is a table of numbers.
+    """
     if suffix in (".txt", ".log"):
         return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
-    return _SIGN.search(data) is None
+    return _LABEL_SIGN.search(data) is None
 
 
 def _read_form(
     path: Path, suffix: str, data: bytes, picture_name: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
-    """Read a file of a labelling tool; of no form where it is none, None where nothing is in it."""
+    """Read a file of a labelling tool; the arguments are those of `read_label_file`.
+
+    If the file is of no such tool, the result has an empty form. None for a text file without words: a file
+    of YOLO is empty if nothing is marked in the picture.
+    """
     try:
         document = _load(suffix, data)
     except Exception as error:
-        is_of_tool = _SIGN.search(data) is not None
+        is_of_tool = _LABEL_SIGN.search(data) is not None
         return LabelDocument("", [], _damage(error) if is_of_tool else "")
-    if suffix == ".txt" and not document:  # YOLO's of a picture in which nothing is marked
+    if suffix == ".txt" and not document:
         return None
     form = _form_of(suffix, document)
     if form is None:
         return LabelDocument("", [])
     try:
-        parse = partial(form.parse, settings=settings(path.parent)) if suffix == ".txt" else form.parse
-        return LabelDocument(form.name, [*map(_without_other_labels, parse(document, picture_name))])
+        parse = form.parse
+        if suffix == ".txt":
+            parse = partial(parse, settings=settings(path.parent))
+        entries = [_without_other_labels(entry) for entry in parse(document, picture_name)]
+        return LabelDocument(form.name, entries)
     except InputError as error:
         reason = str(error)
     except KeyError as error:
         reason = f"something in it has no {error.args[0]!r}"
-    except Exception:  # of whatever a damaged file makes a library raise
+    except Exception:  # a damaged file may make a library raise anything
         reason = "a value in it has the wrong form"
     return LabelDocument(form.name, [], f"as {form.name}: {reason}")
 
 
 def _damage(error: Exception) -> str:
+    """Return why a file's content cannot be loaded."""
     return "it is nested too deeply" if isinstance(error, RecursionError) else one_line_message(error)
 
 
@@ -153,22 +190,24 @@ def _form_of(suffix: str, document: object) -> _Form | None:
     """Return the form of a file's content; None where no tool wrote it."""
     try:
         return next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
-    except Exception:  # of whatever a file of no tool makes a test raise
+    except Exception:  # a file of no tool may make a test raise anything
         return None
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry without marks of labels that are no defects, such as "background"."""
-    marks = [
-        Mark(None, f"label {mark.kind}")
-        if mark.draw and mark.kind.strip("_ ").casefold() in NO_DEFECT
-        else mark
-        for mark in entry.marks
-    ]
+    """Return the entry; marks whose labels are no defects, such as "background", are marked as left out."""
+    marks = []
+    for mark in entry.marks:
+        is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT
+        if mark.draw and is_no_defect:
+            marks.append(Mark(None, f"label {mark.kind}"))
+        else:
+            marks.append(mark)
     return entry._replace(marks=marks)
 
 
 def _load(suffix: str, data: bytes) -> object:
+    """Return the content of a file by its suffix: XML, JSON, rows of CSV, else lines of words."""
     if suffix == ".xml":
         return xml_forms.load_xml(data)
     if suffix == ".json":
@@ -180,9 +219,18 @@ def _load(suffix: str, data: bytes) -> object:
 
 
 class _Form(NamedTuple):
+    """Form of a labelling tool's files.
+
+    Attributes:
+        name: Name of the form.
+        suffix: Suffix of the files.
+        fits: Returns whether the content of a file has the form, as `fits(content)`.
+        parse: Returns the entries, as `parse(content, picture_name)`; YOLO's also needs `settings`.
+    """
+
     name: str
     suffix: str
-    fits: Callable[..., bool]  # whether the content of a file of the suffix has the form
+    fits: Callable[..., bool]
     parse: Callable[..., Iterable[Entry]]
 
 

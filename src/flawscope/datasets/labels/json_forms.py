@@ -34,14 +34,15 @@ _LINES = ("line", "linestrip", "polyline", "point", "points")
 
 
 def is_records(value: object) -> TypeGuard[list[Record]]:
-    """Whether a value is a list of objects of JSON."""
+    """Whether a value is a list of JSON objects."""
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 # ------------------------------------------------------------------------------------------------------- COCO
 
 
-_COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}  # without any: classes of whole pictures
+# Keys of annotations that mark or describe something; an annotation without them states a picture's class
+_COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}
 
 
 def is_coco(document: object) -> bool:
@@ -50,31 +51,48 @@ def is_coco(document: object) -> bool:
     return isinstance(document, dict) and all(is_records(document.get(name)) for name in lists)
 
 
-def parse_coco(document: Record, _own: str) -> Iterator[Entry]:
-    """Entries of a COCO file (https://cocodataset.org/#format-data); also of VIA, whose polygons are flat."""
+def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
+    """Yield the entries of a COCO file (https://cocodataset.org/#format-data), also as VIA writes it.
+
+    If annotations are of an image that the file does not list, their entry names the picture
+    "image_id NUMBER".
+    """
     annotations: list[Record] = document["annotations"]
     annotations_of: dict[str, list[Record]] = {}
     for annotation in annotations:
         annotations_of.setdefault(_to_id(annotation["image_id"]), []).append(annotation)
-    images = {_to_id(image["id"]): image for image in document["images"]}
-    lost = {number: {"file_name": f"image_id {number}"} for number in annotations_of if number not in images}
-    kinds = {_to_id(kind.get("id")): str(kind.get("name", "")) for kind in document.get("categories") or ()}
+    image_by_id = {_to_id(image["id"]): image for image in document["images"]}
+    for image_id in annotations_of:
+        image_by_id.setdefault(image_id, {"file_name": f"image_id {image_id}"})
+    kind_by_id = {}
+    for category in document.get("categories") or ():
+        kind_by_id[_to_id(category.get("id"))] = str(category.get("name", ""))
+    # annotations without places state the classes of whole pictures, unless others in the file have places
     are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
-    for number, image in [*images.items(), *lost.items()]:
-        picture = _CocoPicture(image, read_size(image.get("height"), image.get("width")))
-        for annotation in annotations_of.get(number, ()):
-            kind = kinds.get(_to_id(annotation.get("category_id")), "")
-            picture.add(annotation, kind, are_classes)
+    for image_id, image in image_by_id.items():
+        size = read_size(image.get("height"), image.get("width"))
+        picture = _CocoPicture(image, size)
+        for annotation in annotations_of.get(image_id, ()):
+            kind = kind_by_id.get(_to_id(annotation.get("category_id")), "")
+            picture.add(annotation, kind, are_classes=are_classes)
         yield picture.entry()
 
 
 def _coco_has_place(annotation: Record) -> bool:
+    """Whether an annotation marks or describes something in the picture."""
     return any(annotation.get(key) for key in _COCO_PLACES)
 
 
 @dataclass
 class _CocoPicture:
-    """An image of a COCO file with its annotations; `classes` are those of the whole picture."""
+    """Image of a COCO file, with what its annotations mark and state.
+
+    Attributes:
+        image: The image's object in the file.
+        size: Height and width of the image; None where they are not stated.
+        marks: Marks in the image.
+        classes: Classes of the whole image.
+    """
 
     image: Record
     size: Size | None
@@ -82,7 +100,13 @@ class _CocoPicture:
     classes: list[str] = field(default_factory=list)
 
     def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
-        """Add an annotation of a kind; with `are_classes`, one without a place states the picture's class."""
+        """Add an annotation.
+
+        Args:
+            annotation: The annotation.
+            kind: Name of its category.
+            are_classes: Whether an annotation without a place states the class of the whole picture.
+        """
         if annotation.get("score") is not None:  # a model's findings are no ground truth
             self.marks.append(Mark(None, "finding of a model"))
             return
@@ -92,28 +116,33 @@ class _CocoPicture:
             return
         if annotation.get("bbox"):
             x, y, width, height = map(float, annotation["bbox"])
-            self.marks.append(
-                Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, is_box=True)
-            )
+            corners = shapes.box((x, y, x + width, y + height))
+            self.marks.append(Mark(shapes.filled(corners), kind, is_box=True))
         elif kind and are_classes:
             self.classes.append(kind)
         else:
             self.marks.append(Mark(None, NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Read the polygons and the run lengths of an annotation."""
+        """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
-                marks.append(Mark(self._run_lengths(part), kind))
+                marks.append(Mark(self._read_run_lengths(part), kind))
                 continue
             polygon = shapes.to_points(part)
-            if len(polygon) > 2:  # fewer than three corners stand for none
+            if len(polygon) > 2:  # tools write fewer corners where there is no polygon
                 marks.append(Mark(shapes.filled(polygon), kind))
         return marks
 
-    def _run_lengths(self, part: Record) -> Shape:
-        size = read_size(*part["size"])
+    def _read_run_lengths(self, part: Record) -> Shape:
+        """Return the shape of run lengths; if the size of the image is unknown, set it to theirs.
+
+        Raises:
+            InputError: The run lengths have another size than the image.
+        """
+        height, width = part["size"]
+        size = read_size(height, width)
         self.size = self.size or size
         if self.size != size:
             name = self.image["file_name"]
@@ -121,31 +150,38 @@ class _CocoPicture:
         return Shape(partial(shapes.from_runs, _read_runs(part["counts"])))
 
     def entry(self) -> Entry:
-        about = picture_texts("class", self.classes)
+        """Return the entry with all marks and classes that were added."""
+        texts = picture_texts("class", self.classes)
         path = picture_path(self.image["file_name"])
-        return name_entry(path, self.size, self.marks)._replace(about=about)
+        return name_entry(path, self.size, self.marks)._replace(about=texts)
 
 
 def _coco_segmentation(annotation: Record) -> list[Record | list[float]]:
-    """The parts of a segmentation: polygons, which may be a flat one alone, and run lengths."""
-    marked = annotation.get("segmentation")
-    if marked is None:
+    """Return the parts of a segmentation: polygons (lists) or run lengths (dicts).
+
+    VIA writes a single polygon without a list around it.
+    """
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
         return []
-    if not isinstance(marked, list):
-        return [marked]
-    is_flat = bool(marked) and not isinstance(marked[0], list | dict)
-    return [marked] if is_flat else marked
+    if not isinstance(segmentation, list):
+        return [segmentation]
+    is_single_polygon = bool(segmentation) and not isinstance(segmentation[0], list | dict)
+    return [segmentation] if is_single_polygon else segmentation
 
 
 def _read_runs(counts: str | list[int]) -> NDArray[np.int64]:
+    """Return run lengths, which COCO writes as numbers or as a compressed text."""
     if isinstance(counts, str):
         return shapes.decompress_runs(counts)
     return np.array([*counts], np.int64).ravel()
 
 
 def _to_id(value: object) -> str:
-    """An id as it is compared: tools write 7, 7.0 and "7" for the same picture."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    """Return an id as a text for comparison: tools write 7, 7.0 and "7" for the same picture."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 # --------------------------------------------------------------------------------------------------- LabelMe
@@ -157,42 +193,45 @@ def is_labelme(document: object) -> bool:
 
 
 def parse_labelme(document: Record, picture_name: str) -> Iterator[Entry]:
-    """Entry of a file of LabelMe (https://github.com/wkentaro/labelme), also of AnyLabeling."""
+    """Yield the entry of a file of LabelMe (https://github.com/wkentaro/labelme), also of AnyLabeling."""
     size = read_size(document.get("imageHeight"), document.get("imageWidth"))
     suffix = PurePosixPath(str(document["imagePath"])).suffix
+    marks = [_labelme_mark(shape) for shape in document["shapes"]]
     flags = document.get("flags")
-    about: list[tuple[str, str]] = []
+    texts: list[tuple[str, str]] = []
     if isinstance(flags, dict):
         for name, value in flags.items():
-            about += picture_texts(name, [value])
-    yield Entry(
-        picture_name, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about)
-    )
+            texts += picture_texts(name, [value])
+    yield Entry(picture_name, size, marks, suffix=suffix, about=tuple(texts))
 
 
 def _labelme_mark(shape: Record) -> Mark:
+    """Return the mark of a shape of LabelMe."""
     points = shapes.to_points(shape["points"])
     kind = shape.get("shape_type", "polygon")
     label = str(shape.get("label", ""))
-    if len(points) < {"rectangle": 2, "circle": 2}.get(kind, 1):
+    min_points = 2 if kind in ("rectangle", "circle") else 1
+    if len(points) < min_points:
         return Mark(None, NO_PLACE)
     if kind == "rectangle":
         corners = shapes.box([*points.min(0), *points.max(0)])
         return Mark(shapes.filled(corners), label, is_box=True)
-    if kind == "circle":
+    if kind == "circle":  # its centre, and a point on it
         radius = float(np.hypot(*(points[1] - points[0])))
-        return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius)), is_loose=True), label)
+        circle = shapes.ellipse(points[0], (radius, radius))
+        return Mark(shapes.filled(circle, is_loose=True), label)
     if kind == "mask":
         left, top = map(int, points[0].round())
-        return Mark(shapes.pasted(read_mask(base64.b64decode(shape["mask"])), left, top), label)
-    return shapes.mark_points(points, label, kind not in _LINES)
+        mask = read_mask(base64.b64decode(shape["mask"]))
+        return Mark(shapes.pasted(mask, left, top), label)
+    return shapes.mark_points(points, label, is_closed=kind not in _LINES)
 
 
 # -------------------------------------------------------------------------------------------------------- VIA
 
 
 def _via_pictures(document: object) -> Record | None:
-    """The pictures of a project or of annotations, by their keys; None where it is neither."""
+    """Return the pictures of VIA's project or annotations, by their keys; None for any other document."""
     if not isinstance(document, dict):
         return None
     pictures = document.get("_via_img_metadata", document)
@@ -200,68 +239,85 @@ def _via_pictures(document: object) -> Record | None:
 
 
 def is_via(document: object) -> bool:
-    """Whether a document is VIA's: a project or annotations, whose entries have a file's name and regions."""
+    """Whether a document is VIA's project or annotations: each picture has a file name and regions."""
     pictures = _via_pictures(document)
     if pictures is None:
         return False
     entries = list(pictures.values())
-    if pictures is document and not entries:
+    if pictures is document and not entries:  # {} may be of anything; a project may be empty
         return False
-    return is_records(entries) and all({"filename", "regions"} <= {*e} for e in entries)
+    return is_records(entries) and all({"filename", "regions"} <= entry.keys() for entry in entries)
 
 
-def parse_via(document: Record, _own: str) -> Iterator[Entry]:
-    """Entries of a project or of annotations of VIA 1 and 2 (https://www.robots.ox.ac.uk/~vgg/software/via)."""
-    for picture in (_via_pictures(document) or {}).values():
+def parse_via(document: Record, _picture_name: str) -> Iterator[Entry]:
+    """Yield entries of a project or of annotations of VIA (https://www.robots.ox.ac.uk/~vgg/software/via).
+
+    In VIA 1, the regions of a picture are a dict by number, in VIA 2 a list.
+    """
+    pictures = _via_pictures(document) or {}
+    for picture in pictures.values():
         regions = picture["regions"]
-        marks = [_via_mark(region) for region in (regions.values() if isinstance(regions, dict) else regions)]
-        about = [text for k, v in (picture.get("file_attributes") or {}).items() for text in _via_texts(k, v)]
-        yield name_entry(picture_path(picture["filename"]), None, marks)._replace(about=tuple(about))
+        if isinstance(regions, dict):
+            regions = regions.values()
+        marks = [_via_mark(region) for region in regions]
+        texts: list[tuple[str, str]] = []
+        for name, value in (picture.get("file_attributes") or {}).items():
+            texts += _via_texts(name, value)
+        entry = name_entry(picture_path(picture["filename"]), size=None, marks=marks)
+        yield entry._replace(about=tuple(texts))
 
 
 def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Read an attribute of a picture; of several boxes, those that are ticked."""
-    if not isinstance(value, dict):
-        return picture_texts(f"label {name}", [value])
-    return picture_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
+    """Return the texts of a picture's attribute: its value, or the names of its ticked checkboxes."""
+    texts = [value]
+    if isinstance(value, dict):
+        texts = [box for box, is_ticked in value.items() if is_ticked]
+    return picture_texts(f"label {name}", texts)
 
 
 def _via_mark(region: Record) -> Mark:
+    """Return the mark of a region of VIA."""
     shape = region["shape_attributes"]
-    attributes = region.get("region_attributes") or {}
-    label = next(iter(attributes.values()), "")
-    label = str(next(iter(label), "") if isinstance(label, dict) else label)  # several may be ticked
-    name = shape.get("name")
-    if name is None:
+    label = _via_label(region)
+    kind = shape.get("name")
+    if kind is None:
         return Mark(None, NO_PLACE)
-    if name == "rect":
+    if kind == "rect":
         x, y = float(shape["x"]), float(shape["y"])
-        return Mark(
-            shapes.filled(shapes.box((x, y, x + shape["width"], y + shape["height"]))), label, is_box=True
-        )
-    if name in ("circle", "ellipse"):
-        radii = (shape["r"], shape["r"]) if name == "circle" else (shape["rx"], shape["ry"])
-        turned = np.degrees(float(shape.get("theta") or 0))  # radians
-        ellipse = shapes.ellipse((shape["cx"], shape["cy"]), radii, turned)
+        corners = shapes.box((x, y, x + shape["width"], y + shape["height"]))
+        return Mark(shapes.filled(corners), label, is_box=True)
+    if kind in ("circle", "ellipse"):
+        radii = (shape["r"], shape["r"]) if kind == "circle" else (shape["rx"], shape["ry"])
+        radians = float(shape.get("theta") or 0)
+        ellipse = shapes.ellipse((shape["cx"], shape["cy"]), radii, np.degrees(radians))
         return Mark(shapes.filled(ellipse, is_loose=True), label)
-    if name == "point":
+    if kind == "point":
         points = shapes.to_points((shape["cx"], shape["cy"]))
     else:
         points = shapes.to_points(np.stack([shape["all_points_x"], shape["all_points_y"]], 1))
-    return shapes.mark_points(points, label, name == "polygon")
+    return shapes.mark_points(points, label, is_closed=kind == "polygon")
+
+
+def _via_label(region: Record) -> str:
+    """Return the value of a region's first attribute; if it has checkboxes, the name of the first."""
+    attributes = region.get("region_attributes") or {}
+    value = next(iter(attributes.values()), "")
+    if isinstance(value, dict):
+        value = next(iter(value), "")
+    return str(value)
 
 
 # ----------------------------------------------------------------------------------------------- Label Studio
 
 
-_ANNOTATED = {"annotations", "completions", "predictions"}
-_PLACED = {"x", "points", "rle", "imageDataURL"}
+_ANNOTATION_KEYS = {"annotations", "completions", "predictions"}
+_PLACE_KEYS = {"x", "points", "rle", "imageDataURL"}
 
 
 def _label_studio_tasks(document: object) -> list[Record]:
-    """Tasks of an export, each with `data` and `annotations`; those of JSON_MIN are made so.
+    """Return the tasks of an export, each with `data` and `annotations`; empty for any other document.
 
-    Empty for any other document.
+    An export in the form JSON_MIN is converted to this form.
     """
     records: object = [document] if isinstance(document, dict) else document
     if not is_records(records):
@@ -270,10 +326,11 @@ def _label_studio_tasks(document: object) -> list[Record]:
 
 
 def _label_studio_task(record: Record) -> Record | None:
-    """The record as a Label Studio task with `data` and `annotations`, or None."""
-    if isinstance(record.get("task"), dict) and "result" in record:  # an annotation as a storage holds it
+    """Return a record as a task of Label Studio with `data` and `annotations`; None where it is not one."""
+    is_stored_annotation = isinstance(record.get("task"), dict) and "result" in record
+    if is_stored_annotation:  # in a target storage, the annotation contains the task
         return {**record["task"], "annotations": [record]}
-    if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATED:
+    if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATION_KEYS:
         return record
     regions = _json_min_regions(record)
     if any(_is_labelled_region(region) for region in regions):
@@ -283,16 +340,20 @@ def _label_studio_task(record: Record) -> Record | None:
 
 def _is_labelled_region(region: Record) -> bool:
     """Whether a region of JSON_MIN has a place, and a label under a name such as `rectanglelabels`."""
-    return bool(region.keys() & _PLACED) and any("labels" in key for key in region)
+    return bool(region.keys() & _PLACE_KEYS) and any("labels" in key for key in region)
 
 
 def _json_min_regions(task: Record) -> list[Record]:
-    """The regions of a task of JSON_MIN, whose lists lie beside its data, as they are in JSON."""
-    result: list[Record] = []
+    """Return the regions of a task of JSON_MIN, converted to the form of JSON.
+
+    In JSON_MIN, the lists of regions are among the task's data, and each region's place is in the region
+    itself. In JSON, the place is under `value`.
+    """
+    regions: list[Record] = []
     for value in task.values():
         if is_records(value):
-            result += [{**region, "value": region} for region in value]
-    return result
+            regions += [{**region, "value": region} for region in value]
+    return regions
 
 
 def is_label_studio(document: object) -> bool:
@@ -300,8 +361,8 @@ def is_label_studio(document: object) -> bool:
     return bool(_label_studio_tasks(document))
 
 
-def parse_label_studio(document: object, _own: str) -> Iterator[Entry]:
-    """Entries of the exports JSON and JSON_MIN (https://labelstud.io/guide/export), of all annotators."""
+def parse_label_studio(document: object, _picture_name: str) -> Iterator[Entry]:
+    """Yield entries of all annotators in the exports JSON and JSON_MIN (https://labelstud.io/guide/export)."""
     for task in _label_studio_tasks(document):
         yield from _LabelStudioTask(task).entries()
 
@@ -311,43 +372,55 @@ class _LabelStudioTask:
 
     def __init__(self, task: Record):
         self._task = task
-        self._pictures = _task_pictures(task)  # paths by the names of the data
-        self._paths = list(dict.fromkeys(path for paths in self._pictures.values() for path in paths))
-        self._sizes: dict[str | None, Size | None] = {}
+        self._paths_by_name = _task_pictures(task)
+        self._paths = list(dict.fromkeys(path for paths in self._paths_by_name.values() for path in paths))
+        self._sizes: dict[str | None, Size | None] = {}  # the key None: of regions of unknown pictures
         self._marks: dict[str, list[Mark]] = {path: [] for path in self._paths}
         self._about: dict[str, list[tuple[str, str]]] = {path: [] for path in self._paths}
 
     def entries(self) -> Iterator[Entry]:
+        """Yield an entry for each picture of the task.
+
+        Each has a left-out mark for every prediction of the task.
+        """
         for region in self._read_regions():
             if region["value"]:
                 self._add(region)
-        predictions = [Mark(None, "prediction") for found in self._task.get("predictions") or () if found]
+        predictions = [prediction for prediction in self._task.get("predictions") or () if prediction]
+        left_out = [Mark(None, "prediction")] * len(predictions)
         for path in self._paths:
-            entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *predictions])
+            entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *left_out])
             yield entry._replace(about=tuple(self._about[path]))
         if not self._paths:
             yield Entry("", None, [Mark(None, "task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
-        """Join the shape and the label of each region, which share an id, and note the pictures' sizes."""
-        regions: dict[tuple[int, object], Record] = {}
+        """Return the regions of all annotators, and store the pictures' sizes that they state.
+
+        Label Studio may write shape and label of a region as two regions with the same id: these are joined.
+        """
+        regions: dict[tuple[int, object], Record] = {}  # by annotation, and id or number in it
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
                 continue
             for number, region in enumerate(annotation["result"]):
                 key = (id(annotation), region.get("id") or number)
-                before = regions.get(key, {})
-                value = {**before.get("value", {}), **(region.get("value") or {})}
-                regions[key] = {**before, **region, "value": value}
+                first_part = regions.get(key, {})
+                value = {**first_part.get("value", {}), **(region.get("value") or {})}
+                regions[key] = {**first_part, **region, "value": value}
                 picture = self._marked_picture(region)
                 size = read_size(region.get("original_height"), region.get("original_width"))
                 self._sizes[picture] = self._sizes.get(picture) or size
         return regions.values()
 
     def _add(self, region: Record) -> None:
-        """Add a region to the picture that it marks, or to the texts on the whole picture."""
+        """Add a region to the marks of its picture, or to the texts on it.
+
+        If a region may be of several pictures, the marks of all pictures are replaced by one that is left
+        out, because no picture is known to be marked completely.
+        """
         picture = self._marked_picture(region)
-        if picture is None:  # it is not known which: none of them is marked wholly
+        if picture is None:
             for path in self._paths:
                 self._marks[path] = [Mark(None, "mark in one of several pictures")]
             return
@@ -358,42 +431,65 @@ class _LabelStudioTask:
             self._marks[picture].append(_label_studio_mark(region, self._sizes[picture]))
 
     def _marked_picture(self, region: Record) -> str | None:
-        """Picture that a region marks; None where several may be meant.
+        """Return the path of the picture that a region marks; None where several are possible.
 
-        It names a tag of the labelling interface, which often has the name of its data.
+        A region names a tag of the labelling interface, and the tag often has the name of its data. If the
+        data are a list of pictures, the region has the picture's number in the list.
         """
-        paths = self._pictures.get(str(region.get("to_name"))) or self._paths
-        page = region.get("item_index")
-        is_of_one_list = paths is not self._paths or len(self._pictures) == 1
-        if len(paths) > 1 and isinstance(page, int) and is_of_one_list:
-            paths = paths[page : page + 1] if page >= 0 else []
+        named_paths = self._paths_by_name.get(str(region.get("to_name")))
+        paths = named_paths or self._paths
+        number = region.get("item_index")
+        is_single_list = bool(named_paths) or len(self._paths_by_name) == 1
+        if len(paths) > 1 and isinstance(number, int) and is_single_list:
+            return paths[number] if 0 <= number < len(paths) else None
         return paths[0] if len(paths) == 1 else None
 
 
 def _task_pictures(task: Record) -> dict[str, list[str]]:
-    """Paths of a task's pictures, by the names of its data."""
-    found: dict[str, list[str]] = {}
-    for name, value in [*task["data"].items(), ("", task.get("file_upload"))]:
-        paths = [picture_path(item) for item in (value if isinstance(value, list) else [value])]
-        paths = [path for path in paths if is_picture(PurePosixPath(path))]
-        if paths and (name or not found):  # the upload is one of the data
-            found[name] = paths
-    return found
+    """Return the paths of a task's pictures, by the names of its data.
+
+    If the data have no picture, the uploaded file is used, with an empty name.
+    """
+    paths_by_name: dict[str, list[str]] = {}
+    for name, value in task["data"].items():
+        paths = _picture_paths(value)
+        if paths:
+            paths_by_name[name] = paths
+    upload_paths = _picture_paths(task.get("file_upload"))
+    if upload_paths and not paths_by_name:
+        paths_by_name[""] = upload_paths
+    return paths_by_name
+
+
+def _picture_paths(value: object) -> list[str]:
+    """Return the paths of pictures in a JSON value, which may be a list."""
+    items = value if isinstance(value, list) else [value]
+    paths = [picture_path(item) for item in items]
+    return [path for path in paths if is_picture(PurePosixPath(path))]
 
 
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
-    """Read the choices for a whole picture; a choice for a region has a place, and is left out."""
+    """Return the choices for a whole picture as texts; empty for a region with a place."""
     value = region["value"]
-    if value.keys() & _PLACED:
+    if value.keys() & _PLACE_KEYS:
         return ()
     name = f"choice {region.get('from_name') or ''}"
     texts: list[tuple[str, str]] = []
-    for path in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
-        texts += picture_texts(name, path if isinstance(path, list) else [path])
+    for choice in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
+        texts += picture_texts(name, choice if isinstance(choice, list) else [choice])
     return tuple(texts)
 
 
 def _label_studio_mark(region: Record, size: Size | None) -> Mark:
+    """Return the mark of a region.
+
+    Args:
+        region: The region.
+        size: Height and width of the picture; None where unknown.
+
+    Raises:
+        KeyError: The region is a mask, and the size that it needs is unknown.
+    """
     value = region["value"]
     label = _label_studio_label(value)
     if region.get("image_rotation"):
@@ -402,17 +498,22 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
         if size is None:
             raise KeyError("original_width")
         return Mark(_label_studio_mask(value), label)
-    kind = next((key for key in _PERCENT if key in value), "")
-    if not kind:
+    key = next((key for key in _POLYGON_READERS if key in value), "")
+    if not key:  # a shape that is not read
         return Mark(None, str(region.get("type") or NO_PLACE))
-    outline = _PERCENT[kind]
-    if not len(outline(value, (1, 1))):  # damaged values are reported now, too
+    read_polygon = _POLYGON_READERS[key]
+    # damaged values raise here, while the file is read, not only when the mask is drawn
+    corners = read_polygon(value, (1, 1))
+    if not len(corners):
         return Mark(None, NO_PLACE)
-    is_loose = kind == "radiusX" or bool(value.get("rotation"))
-    return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
+    # an ellipse, or a shape that is turned
+    is_loose = key == "radiusX" or bool(value.get("rotation"))
+    shape = shapes.placed(partial(read_polygon, value), is_loose=is_loose)
+    return Mark(shape, label, is_box=key == "height")
 
 
 def _label_studio_label(value: Record) -> str:
+    """Return the first label of a region; empty without labels."""
     for key, names in value.items():
         if key.endswith("labels") and names:
             return str(names[0])
@@ -420,30 +521,41 @@ def _label_studio_label(value: Record) -> str:
 
 
 def _label_studio_mask(value: Record) -> Shape:
+    """Return the shape of a brush's run lengths or of a bitmask."""
     if "rle" in value:
-        return Shape(partial(shapes.unpack_brush, bytes(map(int, value["rle"]))))
+        packed = bytes(map(int, value["rle"]))
+        return Shape(partial(shapes.unpack_brush, packed))
     return Shape(partial(shapes.unpack_bitmask, str(value["imageDataURL"])))
 
 
+def _from_percent(points: Polygon, size: Size) -> Polygon:
+    """Return points [N, 2] in pixels, from percent of the picture's width and height."""
+    height, width = size
+    return points * (width, height) / 100
+
+
 def _percent_polygon(value: Record, size: Size) -> Polygon:
-    return shapes.to_points(value["points"]) * size[::-1] / 100
+    """Return the corners of a polygon in pixels."""
+    return _from_percent(shapes.to_points(value["points"]), size)
 
 
 def _percent_ellipse(value: Record, size: Size) -> Polygon:
-    names = (("x", "y"), ("radiusX", "radiusY"))
-    centre, radii = (shapes.to_points([value[a], value[b]]) * size[::-1] / 100 for a, b in names)
+    """Return an ellipse as a polygon, in pixels."""
+    centre = _from_percent(shapes.to_points([value["x"], value["y"]]), size)
+    radii = _from_percent(shapes.to_points([value["radiusX"], value["radiusY"]]), size)
     return shapes.ellipse(centre, radii, float(value.get("rotation") or 0))
 
 
 def _percent_box(value: Record, size: Size) -> Polygon:
-    """Corners of a box, turned around the first one."""
+    """Return the corners of a box in pixels, turned around its first corner."""
     x, y = float(value["x"]), float(value["y"])
-    corners = shapes.box((x, y, x + value["width"], y + value["height"])) * size[::-1] / 100
+    corners = _from_percent(shapes.box((x, y, x + value["width"], y + value["height"])), size)
     return shapes.turn(corners, corners[0], float(value.get("rotation") or 0))
 
 
-# by the keys of a value; all in percent of the picture. A key point has a width, and no height
-_PERCENT: dict[str, Callable[[Record, Size], Polygon]] = {
+# Functions that return polygons, by a key that only values of their shape have. For a box, this key is its
+# height, because a key point has a width, too.
+_POLYGON_READERS: dict[str, Callable[[Record, Size], Polygon]] = {
     "points": _percent_polygon,
     "radiusX": _percent_ellipse,
     "height": _percent_box,

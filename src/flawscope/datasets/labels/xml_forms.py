@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TypeAlias, TypeGuard
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -23,7 +23,8 @@ def load_xml(data: bytes) -> Element:
     """Parse XML.
 
     Raises:
-        ValueError: It has a document type, in which entities grow and files are named, or it is damaged.
+        ValueError: The XML is damaged, or has a document type, whose entities may fill the memory or read
+            files.
     """
     builder = TreeBuilder()
     parser = expat.ParserCreate()
@@ -43,7 +44,7 @@ def _refuse(*_: object) -> None:
 
 
 def to_document(data: bytes) -> dict[str, XmlValue]:
-    """Return any XML in the form of JSON: attributes, texts and elements by their names.
+    """Return XML of any kind in the form of JSON: attributes, texts and elements by their names.
 
     Raises:
         ValueError: As in `load_xml`.
@@ -53,6 +54,14 @@ def to_document(data: bytes) -> dict[str, XmlValue]:
 
 
 def _element_value(element: Element) -> XmlValue:
+    """Return an element in the form of JSON.
+
+    An element that has only a text becomes this text. Any other becomes a mapping of its attributes and child
+    elements by name, with the text under "text".
+
+    Raises:
+        ValueError: An attribute and a child element have the same name.
+    """
     value: dict[str, XmlValue] = {**element.attrib}
     for child in element:
         elements = value.setdefault(child.tag, [])
@@ -62,7 +71,9 @@ def _element_value(element: Element) -> XmlValue:
     text = (element.text or "").strip()
     if not value:
         return text
-    return {**value, "text": text} if text else value
+    if text:
+        value["text"] = text
+    return value
 
 
 def is_voc(document: object) -> TypeGuard[Element]:
@@ -73,37 +84,47 @@ def is_voc(document: object) -> TypeGuard[Element]:
 def parse_voc(document: Element, picture_name: str) -> Iterator[Entry]:
     """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
 
-    LabelImg, CVAT, Label Studio and Roboflow write it, the latter with polygons; LabelMe for the web, too.
-    The edges of a box are taken as places between pixels, as all of these tools write them, not as the first
-    and the last pixel.
+    LabelImg, CVAT, Label Studio, LabelMe for the web and Roboflow write it, the last with polygons. The edges
+    of a box are coordinates between pixels, as all of these tools write them, not indices of the first and
+    the last pixel.
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
-    yield Entry(picture_name, size, [_voc_mark(thing) for thing in document.iterfind("object")], suffix)
+    marks = [_voc_mark(element) for element in document.iterfind("object")]
+    yield Entry(picture_name, size, marks, suffix)
 
 
-def _voc_mark(thing: Element) -> Mark:
-    label = thing.findtext("name") or ""
-    if thing.findtext("deleted") == "1":
+def _voc_mark(element: Element) -> Mark:
+    """Return the mark of an `object` of Pascal VOC: its polygon, else its box."""
+    label = element.findtext("name") or ""
+    if element.findtext("deleted") == "1":
         return Mark(None, "deleted mark")
-    outline = thing.find("polygon")
-    if outline is not None:
-        points = _voc_corners(outline)
+    polygon = element.find("polygon")
+    if polygon is not None:
+        points = _voc_corners(polygon)
         if len(points) > 2:
             return Mark(shapes.filled(points), label)
-    edges = thing.find("bndbox")
-    if edges is None:
+    box = element.find("bndbox")
+    if box is None:
         return Mark(None, "object without a place")
-    attributes = {e.findtext("name"): e.findtext("value") for e in thing.iterfind("attributes/attribute")}
-    corners = [edges.findtext(name) or "" for name in ("xmin", "ymin", "xmax", "ymax")]
-    degrees = float(attributes.get("rotation") or 0)
-    return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, is_box=True)
+    attributes = {}
+    for attribute in element.iterfind("attributes/attribute"):
+        attributes[attribute.findtext("name")] = attribute.findtext("value")
+    edges = [box.findtext(name) or "" for name in ("xmin", "ymin", "xmax", "ymax")]
+    return _box_mark(edges, attributes.get("rotation"), label)
 
 
-def _voc_corners(outline: Element) -> Polygon:
-    """Corners of a polygon, each of whose coordinates is an element: x1, y1, x2, ..."""
+def _box_mark(edges: Sequence[str], rotation: str | None, label: str) -> Mark:
+    """Return the mark of a box; `rotation` is in degrees clockwise, None or empty for an upright box."""
+    degrees = float(rotation or 0)
+    corners = shapes.box(edges, degrees)
+    return Mark(shapes.filled(corners, is_loose=degrees != 0), label, is_box=True)
+
+
+def _voc_corners(polygon: Element) -> Polygon:
+    """Return the corners of a polygon whose coordinates are elements x1, y1, x2, ..."""
     numbers = []
-    for element in outline.iter():
+    for element in polygon.iter():
         if re.fullmatch(r"[xy]\d*", element.tag):
             numbers.append(float(element.text or ""))
     return shapes.to_points(numbers)
@@ -114,38 +135,47 @@ def is_cvat(document: object) -> TypeGuard[Element]:
     return isinstance(document, Element) and document.tag == "annotations"
 
 
-def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
-    """Entries of CVAT for images (https://docs.cvat.ai/docs/dataset_management/formats/format-cvat)."""
+def parse_cvat(document: Element, _picture_name: str) -> Iterator[Entry]:
+    """Yield entries of CVAT for images (https://docs.cvat.ai/docs/dataset_management/formats/format-cvat).
+
+    Raises:
+        InputError: The file is of CVAT for video.
+    """
     if document.find("track") is not None and document.find("image") is None:
         raise InputError("it is of a video, whose frames have no names; choose CVAT for images")
     for picture in document.iterfind("image"):
         size = read_size(picture.get("height"), picture.get("width"))
-        tags = [shape for shape in picture if shape.tag == "tag"]
-        marks = [_cvat_mark(shape) for shape in picture if shape.tag != "tag"]
-        about = [("tag", tag.get("label", "")) for tag in tags]
+        tags = [element for element in picture if element.tag == "tag"]
+        marks = [_cvat_mark(element) for element in picture if element.tag != "tag"]
+        texts = [("tag", tag.get("label", "")) for tag in tags]
         for tag in tags:
             for attribute in tag.iter("attribute"):
-                about.append((attribute.get("name", ""), (attribute.text or "").strip()))
-        yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(about))
+                texts.append((attribute.get("name", ""), (attribute.text or "").strip()))
+        yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(texts))
 
 
-def _cvat_mark(shape: Element) -> Mark:
-    values = shape.attrib
-    label = shape.get("label", "")
-    degrees = float(values.get("rotation") or 0)
-    if shape.tag == "box":
-        corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
-        return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, is_box=True)
-    if shape.tag == "ellipse":
+def _cvat_mark(element: Element) -> Mark:
+    """Return the mark of a shape of CVAT; it is marked as left out if this kind of shape is not read."""
+    kind = element.tag
+    values = element.attrib
+    label = values.get("label", "")
+    if kind == "box":
+        edges = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
+        return _box_mark(edges, values.get("rotation"), label)
+    if kind == "ellipse":
         centre = (values["cx"], values["cy"])
         radii = (values["rx"], values["ry"])
-        return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees), is_loose=True), label)
-    if shape.tag == "mask":  # along the rows of its box, unmarked pixels first
+        degrees = float(values.get("rotation") or 0)
+        ellipse = shapes.ellipse(centre, radii, degrees)
+        return Mark(shapes.filled(ellipse, is_loose=True), label)
+    if kind == "mask":
         left, top, width, height = (int(values[name]) for name in ("left", "top", "width", "height"))
         runs = np.array(values["rle"].split(","), int)
         if read_size(height, width):
-            return Mark(shapes.pasted(shapes.from_runs(runs, (width, height)).T, left, top), label)
-    if shape.tag in ("polygon", "polyline", "points"):
+            # `from_runs` reads down the columns, but CVAT writes along the rows: the mask is transposed
+            mask = shapes.from_runs(runs, (width, height)).T
+            return Mark(shapes.pasted(mask, left, top), label)
+    if kind in ("polygon", "polyline", "points"):
         points = shapes.to_points([pair.split(",") for pair in values["points"].split(";") if pair])
-        return shapes.mark_points(points, label, shape.tag == "polygon")
-    return Mark(None, shape.tag)
+        return shapes.mark_points(points, label, is_closed=kind == "polygon")
+    return Mark(None, kind)

@@ -15,36 +15,54 @@ from flawscope.errors import InputError
 from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
-ROUNDING = 0.01  # how far outside of the picture marks at its edge may lie
+ROUNDING = 0.01  # share of a side by which coordinates may lie outside of the picture
 
 
 class YoloSettings(NamedTuple):
-    """Names of the kinds by their numbers, and whether key points follow each box."""
+    """Settings of a folder of labels.
+
+    Attributes:
+        names: Names of the kinds of marks by their numbers.
+        key_points: Whether key points follow the box in each line.
+    """
 
     names: dict[int, str]
     key_points: bool = False
 
 
 def find_settings(root: Path, folder: Path) -> YoloSettings:
-    """Read the settings that lie next to a folder of labels, there or above, within the root."""
-    for place in (folder, *folder.parents):
-        for path in (place / name for name in SETTINGS):
+    """Read the settings of a folder of labels from the nearest file of settings.
+
+    It is in the folder itself or in one above it, up to `root`. Without such a file, the kinds have no names.
+
+    Raises:
+        InputError: The file of settings is damaged.
+    """
+    for parent in (folder, *folder.parents):
+        for name in SETTINGS:
+            path = parent / name
             if path.is_file():
                 return _read_settings(path)
-        if place == root:
+        if parent == root:
             break
     return YoloSettings({})
 
 
 def _read_settings(path: Path) -> YoloSettings:
+    """Read a file of settings: YAML with `names`, or a text with one name a line.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     try:
         text = read_text(path)
         document = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
         if not isinstance(document, dict):
             raise TypeError(document)
         names = document.get("names") or {}
-        numbered = names if isinstance(names, dict) else dict(enumerate(names))
-        return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
+        name_of_number = names if isinstance(names, dict) else dict(enumerate(names))
+        kinds = {int(number): str(name) for number, name in name_of_number.items()}
+        return YoloSettings(kinds, key_points="kpt_shape" in document)
     except (OSError, ValueError, TypeError, AttributeError):
         raise InputError(
             f"{path} is damaged, it looks like the settings of YOLO (it names no kinds): export it again"
@@ -52,30 +70,44 @@ def _read_settings(path: Path) -> YoloSettings:
 
 
 def is_yolo(lines: list[list[str]]) -> bool:
-    """Whether lines of words are YOLO's, by the first line."""
-    return bool(lines) and any(_read_line(lines[0], key_points) for key_points in (False, True))
+    """Whether lines of words are YOLO's; only the first line is looked at."""
+    if not lines:
+        return False
+    return any(_read_line(lines[0], has_key_points) for has_key_points in (False, True))
 
 
-def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | None:
-    """Return kind and coordinates of a line, as shares of the picture; None where it is not YOLO's.
+def _read_line(words: list[str], has_key_points: bool) -> tuple[int, list[float]] | None:
+    """Return the number of the kind and the coordinates of a line; None where the line is not YOLO's.
 
-    The third number of a key point is 2 where it is visible.
+    The coordinates are shares of the picture.
+
+    Args:
+        words: Words of the line.
+        has_key_points: Whether key points follow a box, so that only the box is returned.
     """
     try:
         kind, *numbers = map(float, words)
     except ValueError:
         return None
-    inside = all(-ROUNDING <= n <= 1 + ROUNDING or (n == 2 and key_points) for n in numbers)
-    if len(numbers) < 4 or kind < 0 or not kind.is_integer() or not inside:
+    if len(numbers) < 4 or kind < 0 or not kind.is_integer():
         return None
-    return int(kind), numbers[:4] if key_points else numbers
+    for number in numbers:
+        is_share = -ROUNDING <= number <= 1 + ROUNDING
+        is_visibility = has_key_points and number == 2  # 2: the key point is visible
+        if not is_share and not is_visibility:
+            return None
+    return int(kind), numbers[:4] if has_key_points else numbers
 
 
 def have_key_points(lines: list[list[str]]) -> bool | None:
-    """Whether key points follow the box of each line, by the numbers alone; None: they may be corners.
+    """Whether key points follow the box of each line; None if the lines may be polygons, too.
 
-    With visibility, every third number is 0, 1 or 2. Without it, key points lie in the box that the first
-    four numbers are; the second corner of a polygon would hardly be the only one outside.
+    True if the first four numbers of each line are a box, points in this box follow, and each point has its
+    visibility 0, 1 or 2 as the third number.
+
+    None if points in the box follow without visibility. Such lines may be polygons, too, whose first two
+    corners are the four numbers. The second corner of a polygon nearly always lies in this "box", as the
+    later corners do. So if the second corner of any line lies in its box, the result is False.
     """
     try:
         rows = [np.array(words[1:], float) for words in lines]
@@ -85,31 +117,36 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
         return False
     table = np.array(rows)
     boxes = table[:, :4]
-    rest = table[:, 4:]
+    numbers = table[:, 4:]
+    count = numbers.shape[1]
     if not _are_boxes(boxes):
         return False
-    if rest.shape[1] % 3 == 0 and _are_visible_points(rest.reshape(len(table), -1, 3), boxes):
+    if count % 3 == 0 and _are_visible_points(numbers.reshape(len(table), -1, 3), boxes):
         return True
-    if rest.shape[1] % 2 == 0:
-        pairs = rest.reshape(len(table), -1, 2)
-        second_corner = boxes[:, None, 2:]
-        if _in_box(pairs, boxes).all() and not _in_box(second_corner, boxes).any():
+    if count % 2 == 0:
+        points = numbers.reshape(len(table), -1, 2)
+        second_corners = boxes[:, None, 2:]
+        if _in_box(points, boxes).all() and not _in_box(second_corners, boxes).any():
             return None
     return False
 
 
 def _are_boxes(table: NDArray[np.float64]) -> bool:
-    """Whether [N, 4] are centres and sides of boxes in the picture."""
-    centre = table[:, :2]
-    half = table[:, 2:] / 2
-    is_inside = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
+    """Whether the rows of [N, 4], as centre and sides, are boxes in the picture."""
+    centres = table[:, :2]
+    half_sides = table[:, 2:] / 2
+    is_inside = (centres >= half_sides - ROUNDING) & (centres + half_sides <= 1 + ROUNDING)
     return bool(is_inside.all())
 
 
 def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
-    """Whether [N, K, 3] are points of boxes with their visibility.
+    """Whether all triples are points in the box of their row, with a visibility of 0, 1 or 2.
 
-    The place of an unseen point does not matter.
+    A point with visibility 0 was not marked, and may lie anywhere.
+
+    Args:
+        triples: Points as x, y and visibility [N, K, 3].
+        boxes: Centre and sides [N, 4] of the box of each row.
     """
     visibility = triples[..., 2]
     is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
@@ -117,44 +154,56 @@ def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]
 
 
 def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Find points [N, K, 2] that lie in the box of their row, [N, K] bool.
+    """Return whether each point lies in the box of its row, [N, K] bool.
 
     Args:
-        points: x and y, as shares of the picture.
+        points: Points as x and y [N, K, 2], in shares of the picture.
         boxes: Centre and sides [N, 4], as shares of the picture.
     """
-    distance = np.abs(points - boxes[:, None, :2])
-    inside: NDArray[np.bool_] = np.all(distance <= boxes[:, None, 2:] / 2 + ROUNDING, axis=-1)
-    return inside
+    centres = boxes[:, None, :2]
+    half_sides = boxes[:, None, 2:] / 2
+    distances = np.abs(points - centres)
+    is_inside: NDArray[np.bool_] = np.all(distances <= half_sides + ROUNDING, axis=-1)
+    return is_inside
 
 
 def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings) -> Iterator[Entry]:
     """Yield the entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment).
 
-    A line is a box by centre and size, also with key points, a box by four corners, or a polygon.
+    A line is a box by centre and size, which key points may follow; a box by four corners; or a polygon.
+
+    Raises:
+        InputError: A line is none of these.
     """
     marks = []
-    key_points = settings.key_points or have_key_points(lines)
+    has_key_points = settings.key_points or have_key_points(lines)  # None: boxes with key points, or polygons
     for row, words in enumerate(lines, start=1):
-        if (read := _read_line(words, bool(key_points))) is None:
+        line = _read_line(words, bool(has_key_points))
+        if line is None:
             raise InputError(f"line {row} is neither a box nor a polygon in shares of the picture")
-        kind, numbers = read
+        kind, numbers = line
         label = settings.names.get(kind, str(kind))
-        if key_points is None:
+        if has_key_points is None:
             marks.append(Mark(None, "box with key points or polygon"))
-        elif len(numbers) % 2:  # the last one says how sure a model is
-            marks.append(Mark(None, "finding of a model"))
-        elif len(numbers) == 4:
-            x, y, width, height = numbers
-            outline = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-            marks.append(Mark(_filled_share(outline), label, is_box=True))
         else:
-            points = shapes.to_points(numbers)
-            is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))
-            marks.append(Mark(_filled_share(points), label, is_box))
+            marks.append(_mark_of_numbers(numbers, label))
     yield Entry(picture_name, size=None, marks=marks)
 
 
+def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
+    """Return the mark of a line: a box by centre and size, or a polygon by its corners."""
+    if len(numbers) % 2:  # a model's confidence comes last
+        return Mark(None, "finding of a model")
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        corners = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+        return Mark(_filled_share(corners), label, is_box=True)
+    points = shapes.to_points(numbers)
+    # four corners with only two different x and two different y
+    is_upright_box = len(points) == 4 and all(len({*points[:, axis]}) == 2 for axis in (0, 1))
+    return Mark(_filled_share(points), label, is_box=is_upright_box)
+
+
 def _filled_share(polygon: Polygon) -> Shape:
-    """Shape of a polygon whose coordinates are shares of the picture's width and height."""
-    return shapes.placed(lambda size: polygon * size[::-1])
+    """Return the shape of a polygon whose coordinates are shares of the picture's width and height."""
+    return shapes.placed(lambda size: polygon * size[::-1])  # size is (H, W), corners are (x, y)

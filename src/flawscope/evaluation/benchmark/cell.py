@@ -42,7 +42,7 @@ class RunPlan:
     Attributes:
         root: Folder of the data.
         jobs: Number of cells that run at a time.
-        threads: Number of threads of each.
+        threads: Number of threads of each cell.
         keep_models: Whether the model files are kept.
     """
 
@@ -53,29 +53,46 @@ class RunPlan:
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
-    """Run a cell, in a process of its own.
+    """Run a cell and return its document; this process runs no other cell.
 
-    A finished cell is only read: after the loss of a node its task may run again. Output of libraries goes to
-    the log in the work folder.
+    If the cell is finished, its document is only read: after the loss of a node, a cluster may run its task
+    again. All that this process prints goes to the log in the work folder.
 
-    Returns:
-        The cell's document.
+    Args:
+        cell: The cell.
+        store: The benchmark's folder.
+        plan: Options of the run.
+        step: Called with the progress.
+
+    Raises:
+        FlawscopeError: The cell fails, or the work folder cannot be made.
     """
-    if (document := store.read_cell(cell)) is not None:
+    document = store.read_cell(cell)
+    if document is not None:
         return document
     work = store.work_folder(cell)
     try:
         work.mkdir(parents=True, exist_ok=True)
         with open(work / "log.txt", "wb") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+            os.dup2(log.fileno(), 1)  # stdout
+            os.dup2(log.fileno(), 2)  # stderr
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
     return fit_and_evaluate(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
-    """Fit, evaluate the model file, write the cell, remove the work folder."""
+    """Fit and evaluate a model, write the cell's document, and return it.
+
+    If an earlier try fitted the model, its file is used. The work folder is removed at the end.
+
+    Args:
+        cell: The cell.
+        store: The benchmark's folder.
+        plan: Options of the run.
+        step: Called with the progress.
+        say: Called with lines for a person.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.evaluation import evaluate
     from flawscope.predictor import Predictor
@@ -87,17 +104,19 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
         plan.root, cell.category, seed=cell.seed, group=cell.shared["group"], good=cell.shared["good"]
     )
     model = work / "model.safetensors"
-    fitted = work / "fit.json"
-    if not (fitted.is_file() and model.is_file()):
-        write_json(fitted, _fit_model(cell, dataset, model, threads, step, say))
-    fit = json.loads(fitted.read_text(encoding="utf-8"))
-    began = time.perf_counter()
+    fit_file = work / "fit.json"
+    is_fitted = fit_file.is_file() and model.is_file()
+    if not is_fitted:
+        new_facts = _fit_model(cell, dataset, model, threads, step, say)
+        write_json(fit_file, new_facts)
+    fit_facts = json.loads(fit_file.read_text(encoding="utf-8"))
+    start = time.perf_counter()
     predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)
     light = cell.shared["light"]
     lights = () if light is None else light_variations(light)
-    found = evaluate(predictor, dataset, robust=lights, step=step)
-    seconds = time.perf_counter() - began
+    evaluation = evaluate(predictor, dataset, robust=lights, step=step)
+    seconds = time.perf_counter() - start
     manifest = predictor.manifest
     roles = Counter(picture.role for picture in manifest.pictures)
     document = {
@@ -105,14 +124,14 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
         "category": cell.category,
         "method": cell.method,
         "seed": cell.seed,
-        "evaluation": found.to_dict(),
+        "evaluation": evaluation.to_dict(),
         "settings": manifest.config,
-        "fit": {"seconds": fit["seconds"], "resumed": fit["resumed"]},
+        "fit": {"seconds": fit_facts["seconds"], "resumed": fit_facts["resumed"]},
         "evaluate": {"seconds": round(seconds, 3)},
-        "peak_memory": max(fit["peak_memory"], peak_memory()),
+        "peak_memory": max(fit_facts["peak_memory"], peak_memory()),
         "model_bytes": model.stat().st_size,
         "pictures": dict(roles),
-        "skipped": [*fit["skipped"], *found.failures],
+        "skipped": [*fit_facts["skipped"], *evaluation.failures],
         "notes": list(manifest.notes),
         "backbone": manifest.backbone,
         "threads": threads,
@@ -125,10 +144,10 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     try:
         if plan.keep_models:
             store.model_path(cell).parent.mkdir(exist_ok=True)
-            with open(model, "rb") as source, atomic_write(store.model_path(cell)) as kept:
-                shutil.copyfileobj(source, kept)
+            with open(model, "rb") as source, atomic_write(store.model_path(cell)) as target:
+                shutil.copyfileobj(source, target)
     finally:
-        write_json(store.cell_path(cell), document)  # last: with it the cell is done
+        write_json(store.cell_path(cell), document)  # the last file: with it the cell counts as done
     shutil.rmtree(work, ignore_errors=True)
     return document
 
@@ -136,7 +155,16 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 def _fit_model(
     cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> Json:
-    """Fit and write the model; return the facts of the fit for the cell's document."""
+    """Fit the model, from a checkpoint if there is one, and write it; return facts for the cell's document.
+
+    Args:
+        cell: The cell.
+        dataset: Data set of the cell.
+        model: Path of the model file.
+        threads: Number of threads.
+        step: Called with the progress.
+        say: Called with lines for a person.
+    """
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
@@ -154,43 +182,44 @@ def _fit_model(
             seen=cell.seen,
             checkpoint=checkpoint,
             resume=registry.method(cell.base_method).learns_in_steps,
-            check=False,  # real defects follow
+            check=False,  # simulated defects are not needed: real ones are tested
             say=say,
             step=step,
             **cell.fit_arguments,
             **cell.options,
         )
 
-    resumed = checkpoint.exists()
-    began = time.perf_counter()
+    is_resumed = checkpoint.exists()
+    start = time.perf_counter()
     try:
         predictor = fit_cell()
     except CheckpointError as error:
-        if not resumed:
+        if not is_resumed:
             raise
-        # such as one by another version: no process is left to remove it
+        # for example a checkpoint of another version, which nothing else would remove
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
-        resumed = False
-        began = time.perf_counter()
+        is_resumed = False
+        start = time.perf_counter()
         predictor = fit_cell()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     predictor.save(model)
     return {
-        "seconds": None if resumed else round(seconds, 3),  # the part before the interruption is not known
-        "resumed": resumed,
+        "seconds": None if is_resumed else round(seconds, 3),  # the time before the interruption is unknown
+        "resumed": is_resumed,
         "skipped": predictor.failures,
         "peak_memory": peak_memory(),
     }
 
 
 def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Return the data set with `count` good pictures to learn from, drawn by the seed. Test pictures stay.
+    """Return the data set with only `count` good pictures to learn from, and the same test pictures.
 
-    The pictures are the first in the drawn order: a larger count includes the pictures of a smaller one.
+    The good pictures are shuffled with the seed, and the first `count` are taken: so the pictures of a
+    smaller count are among those of a larger one.
 
     Raises:
-        InputError: There are fewer.
+        InputError: The data set has fewer good pictures.
     """
     train = list(dataset.train)
     if len(train) < count:
@@ -202,21 +231,22 @@ def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def _prepare_work_folder(work: Path, threads: int) -> int:
-    """Make the work folder, and return the number of threads.
+    """Make the work folder, and return the number of threads that the cell uses.
 
-    A resumed training keeps the number that it began with: the order of sums, and so their rounding, depends
-    on it.
+    The number is `threads`, or the number that an earlier try wrote into the folder: a resumed training must
+    keep the number that it began with, because the rounding of sums depends on it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    begun_file = work / "begun.json"
+    start_file = work / "begun.json"
     try:
-        return int(json.loads(begun_file.read_text(encoding="utf-8"))["threads"])
+        return int(json.loads(start_file.read_text(encoding="utf-8"))["threads"])
     except (OSError, ValueError, KeyError, TypeError):
-        write_json(begun_file, {"threads": threads})
+        write_json(start_file, {"threads": threads})
         return threads
 
 
 def _device_name(name: str) -> str:
+    """Return the name of a device; for "cuda", the name of the GPU is added."""
     if name != "cuda":
         return name
     import torch
@@ -235,19 +265,19 @@ class CellStore:
         self.cells = self.root / "cells"
 
     def cell_path(self, cell: Cell) -> Path:
-        """Path of the cell's results, written whole or not at all."""
+        """Return the path of the cell's document; the file is there only when the cell is done."""
         return self.cells / f"{cell.name}.json"
 
     def work_folder(self, cell: Cell) -> Path:
-        """Folder of a cell that has begun; removed when the cell is done."""
+        """Return the folder of a cell that has begun; it is removed when the cell is done."""
         return self.root / "work" / cell.name
 
     def remove_work_folder(self, cell: Cell) -> None:
-        """Remove the work folder of a finished cell: its process may have been killed before that."""
+        """Remove the work folder of a finished cell, whose process may have been killed before it did so."""
         shutil.rmtree(self.work_folder(cell), ignore_errors=True)
 
     def model_path(self, cell: Cell) -> Path:
-        """Path of the cell's model file, where models are kept."""
+        """Return the path of the cell's model file, for benchmarks that keep models."""
         return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:
@@ -258,7 +288,10 @@ class CellStore:
                 path.unlink()
 
     def read_cell(self, cell: Cell) -> Json | None:
-        """Read the document of a finished cell; None where it is not done, or of another version."""
+        """Read the document of a finished cell.
+
+        None where the cell is not done, or where the document is of another version or of other settings.
+        """
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))
             if document["format"] == DOCUMENT_FORMAT and document["identity"] == cell.identity:
@@ -267,7 +300,13 @@ class CellStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other benchmarks out of this folder. If this process is killed, its cells end with it."""
+        """Keep other benchmarks out of this folder during a `with` block.
+
+        On Windows, and on file systems without locks, this does nothing.
+
+        Raises:
+            InputError: Another benchmark works in the folder.
+        """
         try:
             import fcntl
         except ImportError:  # Windows
@@ -286,6 +325,6 @@ class CellStore:
 
 
 def write_json(path: str | os.PathLike[str], document: object) -> None:
-    """Write a document whole or not at all."""
+    """Write a document; if the process is killed meanwhile, the file stays as it was before."""
     with atomic_write(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from flawscope.methods.settings import PictureSettings
     from flawscope.types import Facts, Json
 
-SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
+SHOT_SUFFIX = "-shot"  # in `patchcore-4-shot`, the column of a method fitted on 4 pictures
 # Options of `fit` that the cells of a call share
 SHARED_OPTIONS = tuple(option for option in BENCHMARK if option.benchmark == ALL_CELLS)
-# Those that every identity names, given or not: names of cells are those of versions that had no others
+# Shared options that are in each identity, even without a value. Earlier versions had only these and always
+# wrote them: so finished cells of those versions are still found by their identity.
 ALWAYS_NAMED = ("group", "minutes", "device")
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
@@ -45,11 +46,11 @@ class Cell:
     """Cell of a benchmark: a category, a method, a seed, and their settings.
 
     Attributes:
-        options: The method's settings, all of them.
-        seen: Defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+        options: All settings of the method.
+        seen: Defects that the method learns from, too, as `fitting.fit` takes them; they are not tested on.
         shared: Values of `SHARED_OPTIONS`, by their names.
-        identity: All that decides the result; files that settings name count by content, not by place.
-        shots: Number of good pictures that it learns from, drawn by the seed; 0: all.
+        identity: All values that decide the result. Files are in it by their content, not by their path.
+        shots: Number of good pictures that the method learns from, chosen by the seed; 0: all.
     """
 
     category: str
@@ -63,7 +64,7 @@ class Cell:
 
     @property
     def base_method(self) -> str:
-        """Method that is fitted: `method` without `-NUMBER` and `SHOT_SUFFIX`."""
+        """Method that is fitted: `method` without an ending such as `-4-shot`."""
         return base_method(self.method)
 
     @property
@@ -78,7 +79,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Stem of the names of the cell's files: other settings, other name."""
+        """Stem of the names of the cell's files; different settings have different stems."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
 
 
@@ -87,7 +88,7 @@ class CellSettings(NamedTuple):
 
     Attributes:
         config: Settings of the method.
-        seen: Defects that it learns from, as `fitting.fit` takes them.
+        seen: Defects that the method learns from, as `fitting.fit` takes them.
     """
 
     config: PictureSettings
@@ -100,9 +101,10 @@ class Grid:
 
     Attributes:
         rows: Categories in the order of the tables.
-        methods: Columns of the tables: methods, with `--shots` for each number of pictures.
-        seeds: Seeds by method.
-        cells: Cells in the order in which they run: the first seed of everything comes first.
+        methods: Columns of the tables: methods; with `--shots` a column for each method and number of
+            pictures.
+        seeds: Seeds by column.
+        cells: Cells in the order in which they run: all cells of the first seed come first.
         missing: Categories that the data do not have.
         unusable: Other categories that cannot be used, each with the reason.
     """
@@ -128,60 +130,76 @@ def plan_grid(
     shots: str | None = None,
     **shared: object,
 ) -> Grid:
-    """Plan the grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
+    """Plan the grid of a call of `flawscope benchmark`, and check all settings.
 
-    It loads no torch.
+    The arguments are the command's options. No torch is loaded.
 
     Args:
         root: Folder of categories in any layout that `open_dataset` reads, or one category.
         categories: Names with commas, textures, objects or all.
         methods: Names with commas.
         seeds: Numbers with commas.
-        configs: `METHOD=FILE`, YAML files of settings.
-        sets: `METHOD.key=value`, which win over the files. `METHOD.seeds=LIST` wins over `seeds`.
-        steps: Training steps, for the methods that learn in steps; None: by default.
-        seen: Defects to learn from, for the methods that learn from them; None: none.
-        shots: Numbers of good pictures with commas; each gives every method a column. None: all pictures.
-        shared: Values of `SHARED_OPTIONS`; a missing option has its default.
+        configs: YAML files of settings, each as `METHOD=FILE`.
+        sets: Single settings, each as `METHOD.key=value`; they override the files. `METHOD.seeds=LIST`
+            overrides `seeds`.
+        steps: Training steps, for the methods that learn in steps; None for the default.
+        seen: Defects to learn from, for the methods that learn from defects; None for no defects.
+        shots: Numbers of good pictures to learn from, with commas. Each method gets a column for each number.
+            None: all pictures are learnt from.
+        **shared: Values of `SHARED_OPTIONS`; a missing option has its default.
 
     Raises:
         InputError: A method or setting is unknown, or there is no usable category.
     """
-    chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
-    for name in chosen:
-        registry.method(name)  # an unknown one is reported now
-    common = _shared_values(shared)
-    few = _parse_shots(shots)
-    numbers, files, method_options = _options_by_method(
-        chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets
-    )
+    method_names = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
+    for name in method_names:
+        registry.method(name)  # InputError for an unknown method
+    shared_values = _shared_values(shared)
+    shot_counts = _parse_shots(shots)
+    common_seeds = _parse_numbers(seeds, "--seeds", "0,1,2")
+    seeds_of, files, method_options = _options_by_method(method_names, common_seeds, configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
-    given = {"steps": steps, "minutes": common["minutes"], "seen": seen}
+    options = {"steps": steps, "minutes": shared_values["minutes"], "seen": seen}
     present = [row for row in rows if row not in missing]
     settings: dict[tuple[str, str], CellSettings] = {}
-    for method, category in product(chosen, present):
-        file = files.get(method)
+    for method, category in product(method_names, present):
         settings[method, category] = _cell_settings(
-            method, category, file, method_options.get(method, ()), given
+            method,
+            category,
+            file=files.get(method),
+            method_options=method_options.get(method, ()),
+            options=options,
         )
-    _check_taken(chosen, given)
-    first = numbers[chosen[0]][0]
-    usable, unusable = _open_categories(root, present, first, common["group"], common["good"])
-    cells = tuple(_cells(chosen, numbers, usable, settings, common))
-    if few:
-        cells = tuple(_with_shots(cell, count) for cell, count in product(cells, few))
-        columns = [(_shot_column(method, count), method) for method, count in product(chosen, few)]
-        numbers = {column: numbers[method] for column, method in columns}
-        chosen = tuple(numbers)
-    return Grid(rows, chosen, numbers, cells, missing, unusable)
+    _check_options_apply(method_names, options)
+    first_seed = seeds_of[method_names[0]][0]
+    usable, unusable = _open_categories(
+        root, present, seed=first_seed, group=shared_values["group"], good=shared_values["good"]
+    )
+    cells = tuple(_cells(method_names, seeds_of, usable, settings, shared_values))
+    if not shot_counts:
+        return Grid(rows, method_names, seeds_of, cells, missing, unusable)
+    shot_cells = tuple(_with_shots(cell, count) for cell, count in product(cells, shot_counts))
+    column_seeds = {}
+    for method, count in product(method_names, shot_counts):
+        column_seeds[_shot_column(method, count)] = seeds_of[method]
+    columns = tuple(column_seeds)
+    return Grid(rows, columns, column_seeds, shot_cells, missing, unusable)
 
 
-def _shared_values(given: Mapping[str, object]) -> Json:
-    """Values of the shared options, the light as a number. InputError for a light that cannot be."""
+def _shared_values(arguments: Mapping[str, object]) -> Json:
+    """Return the values of all shared options by name: those of `arguments`, else the defaults.
+
+    The light is converted to a number.
+
+    Raises:
+        TypeError: An argument is not a shared option.
+        InputError: The light is not a number, or out of its range.
+    """
     defaults = {option.name: option.default for option in SHARED_OPTIONS}
-    if unknown := given.keys() - defaults.keys():
+    unknown = arguments.keys() - defaults.keys()
+    if unknown:
         raise TypeError(f"plan_grid takes no {', '.join(sorted(unknown))}")
-    values: Json = {**defaults, **given}
+    values: Json = {**defaults, **arguments}
     if values["light"] is not None:
         values["light"] = parse_false_alarm_rate(values["light"])
         check_range(values["light"])
@@ -189,7 +207,7 @@ def _shared_values(given: Mapping[str, object]) -> Json:
 
 
 def _parse_shots(text: str | None) -> tuple[int, ...]:
-    """Numbers of good pictures; none: all are learnt from."""
+    """Return the numbers of good pictures to learn from; empty: all are learnt from."""
     if not text:
         return ()
     numbers = _parse_numbers(text, "--shots", "1,2,4,8")
@@ -198,8 +216,13 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
     return numbers
 
 
-def _check_taken(methods: Sequence[str], options: Facts) -> None:
-    """Raise an InputError for an option that none of the methods knows."""
+def _check_options_apply(methods: Sequence[str], options: Facts) -> None:
+    """Raise InputError for an option that none of the methods knows.
+
+    Args:
+        methods: Methods of the grid.
+        options: Values of `--steps`, `--minutes` and `--seen`.
+    """
     names = ", ".join(methods)
     if (options["steps"] or options["minutes"]) and not any(map(_learns_in_steps, methods)):
         raise InputError(f"--steps, --minutes: none of {names} learns in steps; leave them out")
@@ -212,7 +235,7 @@ def _shot_column(method: str, shots: int) -> str:
 
 
 def _with_shots(cell: Cell, shots: int) -> Cell:
-    """A cell that learns from so many good pictures."""
+    """Return a copy of a cell that learns from only `shots` good pictures."""
     identity = {**cell.identity, "shots": shots}
     return replace(cell, method=_shot_column(cell.method, shots), identity=identity, shots=shots)
 
@@ -224,38 +247,44 @@ def _cells(
     settings: Mapping[tuple[str, str], CellSettings],
     shared: Json,
 ) -> Iterator[Cell]:
-    """Yield the cells: the first seed of everything, then the second.
+    """Yield the cells: first those of each method's first seed, then those of the second seeds, and so on.
 
     Args:
         methods: Methods of the grid.
         seeds: Seeds by method.
         datasets: Data sets by category.
         settings: Settings by method and category.
-        shared: Options of all cells; `minutes` is only for methods that learn in steps.
+        shared: Values of the shared options. `minutes` is left out for methods that do not learn in steps.
     """
-    known: dict[str, str] = {}
-    data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
-    for place in range(max(map(len, seeds.values()))):
+    digests: dict[str, str] = {}  # of files and folders already hashed, by path
+    data_digests = {}
+    for category, dataset in datasets.items():
+        data_digests[category] = _dataset_digest(dataset, digests)
+    max_seeds = max(map(len, seeds.values()))
+    for seed_index in range(max_seeds):
         for method in methods:
-            if place >= len(seeds[method]):
+            if seed_index >= len(seeds[method]):
                 continue
-            cell_options = {**shared, "minutes": shared["minutes"] if _learns_in_steps(method) else None}
+            seed = seeds[method][seed_index]
+            cell_options = dict(shared)
+            if not _learns_in_steps(method):
+                cell_options["minutes"] = None
             for category, dataset in datasets.items():
-                config, seen = settings[method, category]
-                config = replace(config, seed=seeds[method][place])
+                method_config, seen = settings[method, category]
+                config = replace(method_config, seed=seed)
                 identity = {
                     "category": category,
                     "method": method,
-                    "settings": _settings_identity(config, known),
-                    "seen": _seen_identity(seen, dataset, config.seed, known),
-                    "data": data[category],
+                    "settings": _settings_identity(config, digests),
+                    "seen": _seen_identity(seen, dataset, seed, digests),
+                    "data": data_digests[category],
                     "flawscope": __version__,
                     **_shared_identity(cell_options),
                 }
                 yield Cell(
                     category=category,
                     method=method,
-                    seed=config.seed,
+                    seed=seed,
                     options=_json_values(asdict(config)),
                     seen=seen,
                     shared=cell_options,
@@ -264,7 +293,7 @@ def _cells(
 
 
 def base_method(name: str) -> str:
-    """Return the method of a column of the tables: its name without a suffix."""
+    """Return the method of a column of the tables: its name without an ending such as `-4-shot`."""
     return re.sub(rf"-\d+{SHOT_SUFFIX}$", "", name)
 
 
@@ -272,65 +301,113 @@ def base_method(name: str) -> str:
 
 
 def _options_by_method(
-    chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
+    methods: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
-    """Seeds, file of settings and single settings of each method."""
-    numbers = dict.fromkeys(chosen, seeds)
-    files = dict(_split_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
+    """Return three mappings by method: its seeds, its file of settings, and its single settings.
+
+    Methods without a file or without single settings are not in the second and third mapping.
+
+    Args:
+        methods: Methods of the grid.
+        seeds: Seeds of methods without seeds of their own in `sets`.
+        configs: Values of `--config`.
+        sets: Values of `--set`.
+
+    Raises:
+        InputError: A value has another form, or names none of the methods.
+    """
+    seeds_of = dict.fromkeys(methods, seeds)
+    files = dict(_split_pair(text, "--config", "METHOD=FILE", methods, "=") for text in configs)
     method_options: dict[str, list[str]] = {}
     for text in sets:
-        method, rest = _split_pair(text, "--set", "METHOD.key=value", chosen, ".")
-        if rest.startswith("seeds="):
-            numbers[method] = _parse_numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
-        elif rest.partition("=")[0].strip() == "seed":
+        method, assignment = _split_pair(text, "--set", "METHOD.key=value", methods, ".")
+        key, _, value = assignment.partition("=")
+        if assignment.startswith("seeds="):
+            seeds_of[method] = _parse_numbers(value, f"--set {method}.seeds", "0,1,2")
+        elif key.strip() == "seed":
             raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
         else:
-            method_options.setdefault(method, []).append(rest)
-    return numbers, files, method_options
+            method_options.setdefault(method, []).append(assignment)
+    return seeds_of, files, method_options
 
 
 def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    """Return the numbers of a text with commas, each once.
+
+    Args:
+        text: Value of the option.
+        option: Name of the option, for the error.
+        example: Example of a right value, for the error.
+
+    Raises:
+        InputError: A word is not a whole number.
+    """
     words = split_names(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
         raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
     return tuple(dict.fromkeys(map(int, words)))
 
 
-def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
-    """Split a text into `METHOD` and the part after the sign."""
-    method, found, rest = text.partition(sign)
-    if not found or not rest:
+def _split_pair(text: str, option: str, form: str, methods: Sequence[str], separator: str) -> tuple[str, str]:
+    """Split the value of an option into a method and the part after the separator.
+
+    Args:
+        text: Value of the option.
+        option: Name of the option, for the error.
+        form: How a value is to be written, for the error.
+        methods: Methods of the grid.
+        separator: Character after the method.
+
+    Raises:
+        InputError: There is no separator, nothing behind it, or the method is none of `methods`.
+    """
+    method, _, value = text.partition(separator)
+    if not value:
         raise InputError(f"{option} {text}: write it as {form}")
     if method not in methods:
         raise InputError(f"{option} {text}: {method} is none of --methods {','.join(methods)}; mend one")
-    return method, rest
+    return method, value
 
 
 def _cell_settings(
     method: str, category: str, file: str | None, method_options: Sequence[str], options: Facts
 ) -> CellSettings:
-    """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
-    values = merge_settings(file, _taken_options(method, options), method_options, category)
-    named, preset, seen = registry.take_choices(values)
-    if named not in (None, method):
-        where = f"config {file}" if file else "--set"
-        raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
+    """Return the settings of a method for a category, and the defects to learn from.
+
+    They come from the preset, the file, the options and --set; the later ones override the earlier ones.
+
+    Args:
+        method: The method.
+        category: The category.
+        file: File of settings; None for no file.
+        method_options: Values of `--set` for the method, as `key=value`.
+        options: Values of `--steps`, `--minutes` and `--seen`.
+
+    Raises:
+        InputError: A setting is unknown or wrong, or the file is for another method.
+    """
+    values = merge_settings(file, _applicable_options(method, options), method_options, category)
+    named_method, preset, seen = registry.take_choices(values)
+    if named_method not in (None, method):
+        source = f"config {file}" if file else "--set"
+        raise InputError(f"{source} is not for {method}: mend its `method`, or give the right file")
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
     config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
-        config = replace(config, steps=None)  # as many as fit
-    return CellSettings(config, int(seen) if str(seen).isdecimal() else str(seen))
+        config = replace(config, steps=None)  # as many steps as the minutes allow
+    seen_defects = int(seen) if str(seen).isdecimal() else str(seen)
+    return CellSettings(config, seen_defects)
 
 
-def _taken_options(method: str, options: Facts) -> Json:
-    """Options `--steps` and `--seen`, where a method knows them and they are given."""
-    taken: Json = {}
+def _applicable_options(method: str, options: Facts) -> Json:
+    """Return the options `--steps` and `--seen` that have a value and that a method knows."""
+    applicable: Json = {}
     if options["steps"] is not None and _learns_in_steps(method):
-        taken["steps"] = options["steps"]
+        applicable["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
-        taken["seen"] = options["seen"]
-    return taken
+        applicable["seen"] = options["seen"]
+    return applicable
 
 
 def _learns_in_steps(method: str) -> bool:
@@ -344,7 +421,14 @@ def _learns_from_defects(method: str) -> bool:
 def _open_categories(
     root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None, good: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Open the data sets; return the usable ones, and the reason why each other category is not."""
+    """Open the data sets of categories.
+
+    Returns:
+        The usable data sets, and the reasons why other categories cannot be used, both by category.
+
+    Raises:
+        InputError: No category can be used.
+    """
     usable = {}
     unusable = {}
     for name in names:
@@ -364,89 +448,133 @@ def _open_categories(
 
 
 def _json_values(values: Json) -> Json:
+    """Return values as JSON would store them, for example lists in place of tuples.
+
+    So they can be compared with values read from a file.
+    """
     stored: Json = json.loads(json.dumps(values, allow_nan=False))
     return stored
 
 
 def _digest(value: object) -> str:
+    """Return a digest of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
-    """Return the digest of a category's pictures and masks, and of all else that decides split or metrics.
+def _dataset_digest(dataset: Dataset, digests: dict[str, str]) -> str:
+    """Return the digest of a category: its pictures and masks, and the files that decide split or metrics.
 
-    The content counts, not the place of the folder.
+    It does not depend on where the folder lies.
+
+    Args:
+        dataset: The category.
+        digests: Digests of files already hashed, by path; it is extended.
     """
+    root = dataset.root
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
-    paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]
-    paths += filter(None, [realiad_table(dataset.root)])
-    with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
-        digests = list(pool.map(lambda path: _file_digest(path, known), paths))
-    names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
-    return _digest(sorted(zip(names, digests, strict=True)))
+    paths += [root.parent / VISA_TABLE, root / VISA_TABLE, root / SATURATION_FILE]
+    table = realiad_table(root)
+    if table is not None:
+        paths.append(table)
+    with ThreadPoolExecutor(4) as pool:  # while a thread hashes, others run
+        file_digests = list(pool.map(lambda path: _file_digest(path, digests), paths))
+    names = (Path(os.path.relpath(path, root)).as_posix() for path in paths)
+    return _digest(sorted(zip(names, file_digests, strict=True)))
 
 
-def _settings_identity(config: PictureSettings, known: dict[str, str]) -> Json:
-    """Return the settings, with name and digest for files that they name. `known` has digests by path."""
+def _settings_identity(config: PictureSettings, digests: dict[str, str]) -> Json:
+    """Return the settings, with name and digest in place of paths.
+
+    Args:
+        config: The settings.
+        digests: Digests of files and folders already hashed, by path; it is extended.
+    """
     settings = asdict(config)
     for key in config.PATHS:
-        settings[key] = _path_identity(settings[key], known)
+        settings[key] = _path_identity(settings[key], digests)
     return settings
 
 
 def _shared_identity(shared: Json) -> Json:
+    """Return the shared options that have a value, and those of `ALWAYS_NAMED`."""
     return {name: value for name, value in shared.items() if value is not None or name in ALWAYS_NAMED}
 
 
-def _path_identity(value: object, known: dict[str, str]) -> object:
-    """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
+def _path_identity(value: object, digests: dict[str, str]) -> object:
+    """Return name and digest of the file or folder that a setting names; any other value as it is.
+
+    Args:
+        value: Value of the setting.
+        digests: Digests of files and folders already hashed, by path; it is extended.
+    """
     path = Path(str(value))
     if not value or not path.exists():
         return value
+    key = str(path)
     if not path.is_dir():
-        digest = _file_digest(path, known)
+        digest = _file_digest(path, digests)
     else:
-        digest = known.get(str(path)) or _folder_digest(path, known)
-        known[str(path)] = digest  # every cell names it again
+        if key not in digests:
+            digests[key] = _folder_digest(path, digests)
+        digest = digests[key]
     return f"{path.name} {digest[:16]}"
 
 
-def _folder_digest(path: Path, known: dict[str, str]) -> str:
-    """Digest of the files in a folder; of very many files their names and sizes."""
+def _folder_digest(path: Path, digests: dict[str, str]) -> str:
+    """Return the digest of the files in a folder.
+
+    If there are more than `MAX_HASHED_FILES`, it is the digest of their names and sizes only.
+    """
     files = list(walk_files(path))
-    by_size = len(files) > MAX_HASHED_FILES
+    hashes_content = len(files) <= MAX_HASHED_FILES
+    entries: list[tuple[str, int | str]] = []
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        if hashes_content:
+            entries.append((name, _file_digest(file, digests)))
+        else:
+            size = file.stat().st_size if file.exists() else -1  # -1 for a broken link
+            entries.append((name, size))
+    return _digest(entries)
 
-    def about(file: Path) -> int | str:
-        if not by_size:
-            return _file_digest(file, known)
-        return file.stat().st_size if file.exists() else -1  # a link that leads nowhere
 
-    return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
+def _seen_identity(value: int | str, dataset: Dataset, seed: int, digests: dict[str, str]) -> int | str:
+    """Return the seen defects as an identity has them: a number as it is, a list or folder with its digest.
 
-
-def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> int | str:
-    """Number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
+    Args:
+        value: Number of seen defects, or path of a list or folder of them.
+        dataset: Data set that the defects are chosen from.
+        seed: Seed of the choice.
+        digests: Digests of files already hashed, by path; it is extended.
+    """
     if isinstance(value, int):
-        return value  # drawn from the data by the seed
+        return value  # the seed and the data, which choose the pictures, are in the identity
     try:
         items = choose_seen(value, dataset, seed)
     except InputError as error:
-        return str(error)  # the cell fails with it, and the others do not
-    digests = []
+        return str(error)  # the cell itself will fail with this error, the others run
+    item_digests = []
     for item in items:
         files = [item.path, *item.masks]
-        digests.append([_file_digest(path, known) for path in files])
-    return f"{Path(value).name} {_digest(digests)[:16]}"
+        item_digests.append([_file_digest(path, digests) for path in files])
+    return f"{Path(value).name} {_digest(item_digests)[:16]}"
 
 
-def _file_digest(path: str | os.PathLike[str], known: dict[str, str]) -> str:
-    """Digest of a file's content; of an unreadable file the reason, which is reported when it is needed."""
+def _file_digest(path: str | os.PathLike[str], digests: dict[str, str]) -> str:
+    """Return the digest of a file's content; if the file cannot be read, the reason.
+
+    The code that needs the file reports that it cannot be read.
+
+    Args:
+        path: The file.
+        digests: Digests of files already hashed, by path; the file's digest is added.
+    """
     key = str(path)
-    if key not in known:
+    if key not in digests:
         try:
             with open(path, "rb") as file:
-                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            known[key] = str(error.strerror)
-    return known[key]
+            digests[key] = str(error.strerror)
+    return digests[key]

@@ -36,8 +36,8 @@ def run_grid(
 ) -> None:
     """Run the cells that are not done yet.
 
-    A failure does not stop the rest. An interrupt ends the running cells; finished ones stay, and the next
-    call goes on.
+    A failed cell does not stop the others. An interrupt ends the running cells. The results of finished cells
+    are kept, and the next call runs only the other cells.
 
     Args:
         grid: Cells to run.
@@ -45,25 +45,25 @@ def run_grid(
         plan: Options of running the grid.
         pool: Processes that run the cells.
         live: Shows the progress.
-        on_update: Called with the results before the first cell and after each.
+        on_update: Called with the results before the first cell, and after each cell.
     """
-    report = _Report(grid, finished_cells(grid, store), plan.jobs, live)
+    report = _Report(grid, done=finished_cells(grid, store), jobs=plan.jobs, live=live)
     for cell in grid.cells:
         if cell.name in report.done:
             store.remove_work_folder(cell)
     on_update(report.results())
     waiting = [cell for cell in grid.cells if cell.name not in report.done]
-    running: dict[str, Cell] = {}
+    running: dict[str, Cell] = {}  # by label
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
-                ready = waiting.pop(0)
-                running[ready.label] = ready
-                pool.start(ready.label, run_cell, ready, store, plan)
-            for label, found in pool.ended(POLL_INTERVAL):
+                next_cell = waiting.pop(0)
+                running[next_cell.label] = next_cell
+                pool.start(next_cell.label, run_cell, next_cell, store, plan)
+            for label, result in pool.ended(POLL_INTERVAL):
                 cell = running.pop(label)
                 live.job_stages.pop(label, None)
-                report.add(cell, store, found, [*running.values(), *waiting])
+                report.add(cell, store, result, unfinished=[*running.values(), *waiting])
                 on_update(report.results())
             live.show()
     except BaseException:
@@ -73,12 +73,15 @@ def run_grid(
 
 @dataclass
 class _Report:
-    """Cells of a run that have ended, and a line on each.
+    """Cells that have ended, in this run or before; prints a line on each cell that ends in this run.
 
     Attributes:
-        done: Documents by the cells' names.
-        failed: Reasons by the cells' names.
-        new: Cells that this run did.
+        grid: All cells.
+        done: Documents of finished cells, by the cells' names.
+        jobs: Number of cells that run at a time.
+        live: Prints the lines.
+        failed: Reasons of failed cells, by the cells' names.
+        new: Cells that were finished in this run.
     """
 
     grid: Grid
@@ -89,115 +92,155 @@ class _Report:
     new: list[Cell] = field(default_factory=list)
 
     def results(self) -> Results:
+        """Return a copy of the results up to now: later cells do not change it."""
         return Results(self.grid, dict(self.done), dict(self.failed))
 
-    def add(self, cell: Cell, store: CellStore, found: object, rest: Sequence[Cell]) -> None:
+    def add(self, cell: Cell, store: CellStore, result: object, unfinished: Sequence[Cell]) -> None:
         """Add a cell that has ended, and print its line.
 
         Args:
             cell: The cell.
             store: Files of the benchmark.
-            found: Its document, or a FlawscopeError, after which the document may be stored all the same.
-            rest: Cells that have not ended.
+            result: Document of the cell, or a FlawscopeError. Even after an error the document may be stored.
+            unfinished: Cells that have not ended.
         """
-        reason = str(found) if isinstance(found, FlawscopeError) else ""
-        document = found if isinstance(found, dict) else store.read_cell(cell)
+        reason = str(result) if isinstance(result, FlawscopeError) else ""
+        document = result if isinstance(result, dict) else store.read_cell(cell)
         if document is None:
             self.failed[cell.name] = reason
         else:
             self.done[cell.name] = document
             self.new.append(cell)
         results = self.results()
-        left = _time_left(rest, results, self.new, self.jobs)
-        self.live.print_line(_cell_line(cell, results) + left, failed=document is None)
-        if document is not None and reason:  # such as a model that could not be kept
+        time_left = _time_left(unfinished, results, self.new, self.jobs)
+        self.live.print_line(_cell_line(cell, results) + time_left, failed=document is None)
+        if document is not None and reason:  # for example the model could not be kept
             self.live.print_line(f"      {cell.label}: {reason}", failed=True)
 
 
 def finished_cells(grid: Grid, store: CellStore) -> dict[str, Json]:
-    """Documents of the cells that are done, by name."""
-    found = {cell.name: store.read_cell(cell) for cell in grid.cells}
-    return {name: document for name, document in found.items() if document is not None}
+    """Return the documents of the cells that are done, by the cells' names."""
+    documents = {}
+    for cell in grid.cells:
+        document = store.read_cell(cell)
+        if document is not None:
+            documents[cell.name] = document
+    return documents
 
 
 def _cell_line(cell: Cell, results: Results) -> str:
-    count = f"[{len(results.done) + len(results.failed)}/{len(results.grid.cells)}] {cell.label}"
+    """Return a line on a cell that has ended: its figures and costs, or why it failed."""
+    ended_count = len(results.done) + len(results.failed)
+    title = f"[{ended_count}/{len(results.grid.cells)}] {cell.label}"
     document = results.document(cell)
     if document is None:
-        return f"{count}: failed: {' '.join(results.failed[cell.name].split())}"
-    found = document["evaluation"]["metrics"]
-    parts = [f"{METRICS[k]} {found[k]:.4f}" for k in ("image_auroc", "pixel_auroc") if found[k] is not None]
-    fit = document["fit"]["seconds"]
-    parts.append("fit resumed" if fit is None else f"fit {format_duration(fit)}")
+        return f"{title}: failed: {' '.join(results.failed[cell.name].split())}"
+    parts = []
+    for name in ("image_auroc", "pixel_auroc"):
+        value = document["evaluation"]["metrics"][name]
+        if value is not None:
+            parts.append(f"{METRICS[name]} {value:.4f}")
+    fit_seconds = document["fit"]["seconds"]
+    parts.append("fit resumed" if fit_seconds is None else f"fit {format_duration(fit_seconds)}")
     parts.append(f"evaluate {format_duration(document['evaluate']['seconds'])}")
     parts.append(f"{document['peak_memory'] / GIB:.1f} GiB")
-    return f"{count}: {', '.join(parts)}"
+    return f"{title}: {', '.join(parts)}"
 
 
-def _time_left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
-    """Text with the time left, where a cell of each method that is left has been timed; else empty."""
-    spent: dict[str, list[float]] = {}
+def _time_left(unfinished: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
+    """Return a text with the time that the unfinished cells may take.
+
+    Empty until a cell of each of their methods has been timed in this run.
+
+    Args:
+        unfinished: Cells that have not ended.
+        results: The results so far.
+        new: Cells that were finished in this run.
+        jobs: Number of cells that run at a time.
+    """
+    seconds_of_method: dict[str, list[float]] = {}
     for cell in new:
         document = results.done[cell.name]
         seconds = (document["fit"]["seconds"] or 0.0) + document["evaluate"]["seconds"]
-        spent.setdefault(cell.method, []).append(seconds)
-    if not rest or not all(cell.method in spent for cell in rest):
+        seconds_of_method.setdefault(cell.method, []).append(seconds)
+    if not unfinished or not all(cell.method in seconds_of_method for cell in unfinished):
         return ""
-    seconds = sum(statistics.fmean(spent[cell.method]) for cell in rest)
-    return f"; about {format_duration(seconds / jobs)} left"
+    seconds_left = sum(statistics.fmean(seconds_of_method[cell.method]) for cell in unfinished)
+    return f"; about {format_duration(seconds_left / jobs)} left"
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
-    """Return the number of cells at a time, and its reason."""
-    if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
+    """Return the number of cells at a time, and the reason in words.
+
+    Args:
+        cells: Number of cells to run.
+        threads: Number of threads in all.
+        device: Device of the cells.
+    """
+    may_find_gpu = device == "auto" and shutil.which("nvidia-smi")
+    if device not in ("auto", "cpu") or may_find_gpu:
         return 1, "they share a graphics card"
-    total = system_memory()
-    free = GIB if total is None else total[1]
+    memory = system_memory()
+    available_bytes = GIB
+    if memory is not None:
+        _, available_bytes = memory
     by_threads = threads // FIT_THREADS
-    by_memory = free // FIT_MEMORY_LIMIT
+    by_memory = available_bytes // FIT_MEMORY_LIMIT
     jobs = max(1, min(cells, by_threads, by_memory))
     if jobs == cells:
         return jobs, "there are no more"
     if by_memory < by_threads:
-        return jobs, f"{free / GIB:.1f} GiB are free, and a cell may take {FIT_MEMORY_LIMIT // GIB}"
+        return (
+            jobs,
+            f"{available_bytes / GIB:.1f} GiB are free, and a cell may take {FIT_MEMORY_LIMIT // GIB}",
+        )
     return jobs, f"of {pluralize(threads, 'thread')} in all, a cell keeps {FIT_THREADS} busy"
 
 
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
-    """Return the number of cells at a time and the threads of each, and report them with the reason."""
-    total = threads or default_thread_count()
+    """Return the number of cells at a time, and the number of threads of each cell; report both.
+
+    Args:
+        cells: Number of cells to run.
+        jobs: Largest number of cells at a time; None: it is chosen here.
+        threads: Number of threads in all; None: as many as the machine has.
+        device: Device of the cells.
+        say: Called with a line for a person: both numbers, and why.
+    """
+    total_threads = threads or default_thread_count()
     if jobs is None:
-        jobs, reason = default_jobs(cells, total, device)
+        job_count, reason = default_jobs(cells, total_threads, device)
     else:
-        jobs = min(jobs, max(cells, 1))
+        job_count = min(jobs, max(cells, 1))
         reason = "as --jobs says"
-    each = max(1, total // jobs)
-    say(f"{pluralize(jobs, 'cell')} at a time, {pluralize(each, 'thread')} each: {reason}")
-    return jobs, each
+    threads_each = max(1, total_threads // job_count)
+    say(f"{pluralize(job_count, 'cell')} at a time, {pluralize(threads_each, 'thread')} each: {reason}")
+    return job_count, threads_each
 
 
 # ---------------------------------------------------------------------------------- processes of this machine
 
 
 class Pool(Protocol):
-    """Processes, here or on a cluster.
+    """Runs calls of functions, each in a process of its own, here or on a cluster.
 
     Attributes:
-        most: Number of calls that may be started and not ended.
+        most: Largest number of calls that run at a time.
     """
 
     most: int
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
-        """Start a call of `function(*given, step)` in a process of its own."""
+        """Start a call of `function(*given, step)` in a process of its own; `label` names it in `ended`."""
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Wait at most so many seconds for calls to end.
+        """Wait at most `seconds` for a call to end.
 
-        Returns their labels, each with the function's value, or with a FlawscopeError that says why there is
-        none.
+        Returns:
+            The label of each call that has ended, with the function's return value, or with a FlawscopeError
+            if there is none.
         """
 
     def stop(self) -> None:
@@ -205,42 +248,52 @@ class Pool(Protocol):
 
 
 class Processes:
-    """Processes of this machine; they end with this one, however it ends.
+    """Processes of this machine; they end when this process ends, for whatever reason.
 
     Args:
-        max_started: how many run at a time.
-        threads: of each.
-        step: gets a label and the progress of its call.
+        max_started: Largest number of processes that run at a time.
+        threads: Number of threads of each process.
+        step: Called with the progress of a call, as `step(label, stage, done, total)`.
     """
 
     def __init__(self, max_started: int, threads: int, step: Callable[[str, str, int, int], None]):
         self.most = max_started
         self.step = step
-        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+        variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        self.environment = {**os.environ, **dict.fromkeys(variables, str(threads))}
         self.waiters = ThreadPoolExecutor(max_started)  # one for each process
-        self.running: dict[Future[object], str] = {}
+        self.running: dict[Future[object], str] = {}  # label of each call
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
         """Start a process that calls `function`; `label` names the call in `ended` and `step`."""
-        self.running[self.waiters.submit(self._run_process, label, pickle.dumps((function, given)))] = label
+        call = pickle.dumps((function, given))
+        future = self.waiters.submit(self._run_process, label, call)
+        self.running[future] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Wait up to `seconds` for a call to end, and return the label and the result of each that has."""
+        """Wait up to `seconds` for a call to end; return label and result of each call that has ended."""
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
         return [(self.running.pop(future), future.result()) for future in done]
 
     def stop(self) -> None:
         """Kill all processes, and wait for their threads."""
-        self.stopped = True  # for one that is just being started
+        self.stopped = True  # `_run_process` kills a process that is just being started
         for process in [*self.processes]:
             process.kill()
         self.waiters.shutdown()
 
     def _run_process(self, label: str, call: bytes) -> object:
-        """Start a process that Ctrl-C does not reach, pass on its progress, and return its answer."""
+        """Run a call in a process of its own, and pass on its progress; Ctrl-C does not reach the process.
+
+        Args:
+            label: Label of the call.
+            call: The function and its arguments, pickled.
+
+        Returns:
+            The function's return value, or a FlawscopeError if there is none.
+        """
         code = "from flawscope.evaluation.benchmark.run import child_main; child_main()"
         command = [sys.executable, "-P", "-c", code]
         try:
@@ -254,49 +307,53 @@ class Processes:
                 process.stdin.flush()
                 with suppress(EOFError, pickle.UnpicklingError):
                     while True:
-                        is_over, news = pickle.load(process.stdout)
-                        if is_over:
-                            return news
-                        self.step(label, *news)
-        except OSError as error:  # such as too little memory
+                        is_result, message = pickle.load(process.stdout)
+                        if is_result:
+                            return message
+                        stage, done, total = message
+                        self.step(label, stage, done, total)
+        except OSError as error:  # for example too little memory
             return FlawscopeError(f"its process could not be run: {error.strerror or error}; try again")
         return FlawscopeError(_exit_reason(process.returncode))
 
 
 def child_main() -> None:
-    """Entry point of a child process: makes the call that comes on stdin, and writes its value to stdout."""
-    function, given = pickle.load(sys.stdin.buffer)
-    parent = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print
+    """Run a call in a child process: read it from stdin, write its progress and its result to stdout."""
+    function, arguments = pickle.load(sys.stdin.buffer)
+    parent = os.fdopen(os.dup(1), "wb")  # the stdout of this process, which the parent reads
+    os.dup2(2, 1)  # libraries that print to stdout write to stderr
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def send(news: object, is_over: bool = False) -> None:
-        with suppress(OSError):  # nobody waits any more
-            pickle.dump((is_over, news), parent)
+    def send(message: object, is_result: bool = False) -> None:
+        """Send the parent a message: progress, or the result."""
+        with suppress(OSError):  # the parent has ended
+            pickle.dump((is_result, message), parent)
             parent.flush()
 
-    found: object
+    result: object
     try:
-        found = function(*given, throttled(lambda *progress: send(progress)))
+        result = function(*arguments, throttled(lambda *progress: send(progress)))
     except FlawscopeError as error:
-        found = FlawscopeError(str(error))
+        result = FlawscopeError(str(error))
     except MemoryError:
-        found = FlawscopeError("not enough memory: choose fewer --jobs or a smaller size")
+        result = FlawscopeError("not enough memory: choose fewer --jobs or a smaller size")
     except Exception as error:
         traceback.print_exc()
-        found = FlawscopeError(f"unexpected {message_with_type(error)}")
-    send(found, is_over=True)
+        result = FlawscopeError(f"unexpected {message_with_type(error)}")
+    send(result, is_result=True)
 
 
 def _end_with_parent() -> None:
-    os.read(0, 1)  # ends when the other side of stdin is gone
+    """End this process when its parent ends."""
+    os.read(0, 1)  # returns when the other side of stdin is closed
     os._exit(1)
 
 
 def _exit_reason(code: int) -> str:
+    """Return why a process ended without a result, by its exit code."""
     if code == -signal.SIGKILL:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"
         )
-    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    return f"its process ended {how}: look into its log, and try again"
+    cause = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    return f"its process ended {cause}: look into its log, and try again"

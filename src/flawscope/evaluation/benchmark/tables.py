@@ -56,9 +56,9 @@ class Aggregate:
 
     Attributes:
         mean: The mean; None: no value is there.
-        deviation: Standard deviation of a sample (n - 1), over seeds; None: it is missing.
-        count: Number of seeds, or categories, that it covers.
-        of: Number of seeds, or categories, that there are.
+        deviation: Standard deviation of a sample (n - 1), over seeds; None with fewer than two seeds.
+        count: Number of seeds, or categories, with a value.
+        of: Number of all seeds, or categories.
     """
 
     mean: float | None
@@ -78,21 +78,25 @@ class Group:
 def category_groups(rows: Sequence[str]) -> list[Group]:
     """Return the groups of categories that are averaged.
 
-    They are MVTec AD's textures, objects and both; other data sets whose categories are all there; and the
-    rest.
+    Of MVTec AD: the textures if `rows` has any, the objects if it has any, and all categories if it has both.
+    Of other data sets: each data set of which `rows` has all categories. The remaining categories are one
+    group.
     """
-    known = (("textures", TEXTURES), ("objects", OBJECTS))
-    found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
-    if len(found) == 2:
-        found.append(Group("all", MVTEC))
-    found += [Group(n, c) for n, c in DATA_SETS.items() if c != MVTEC and set(c) <= set(rows)]
+    row_set = set(rows)
+    parts_of_mvtec = [Group("textures", TEXTURES), Group("objects", OBJECTS)]
+    groups = [group for group in parts_of_mvtec if not row_set.isdisjoint(group.categories)]
+    if len(groups) == 2:
+        groups.append(Group("all", MVTEC))
+    for name, categories in DATA_SETS.items():
+        if categories != MVTEC and row_set.issuperset(categories):
+            groups.append(Group(name, categories))
     averaged = set(MVTEC)
-    for group in found:
+    for group in groups:
         averaged.update(group.categories)
     others = tuple(row for row in rows if row not in averaged)
     if others:
-        found.append(Group("others" if found else "all", others))
-    return found
+        groups.append(Group("others" if groups else "all", others))
+    return groups
 
 
 @dataclass(frozen=True)
@@ -112,76 +116,107 @@ class Results:
     # ---- figures
 
     def document(self, cell: Cell) -> Json | None:
-        """Return the document of a cell; None: it is not done."""
+        """Return the document of a cell; None for a cell that is not done."""
         return self.done.get(cell.name)
 
     def documents(self, method: str, category: str) -> list[Json]:
-        """Documents of the finished cells of a method and a category."""
-        found = map(self.document, self.cells.get((method, category), []))
-        return [document for document in found if document is not None]
+        """Return the documents of the finished cells of a method and a category."""
+        documents = map(self.document, self.cells.get((method, category), []))
+        return [document for document in documents if document is not None]
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], list[Cell]]:
         """Cells by method and category, one for each seed."""
-        found: dict[tuple[str, str], list[Cell]] = {}
+        cells: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.grid.cells:
-            found.setdefault((cell.method, cell.category), []).append(cell)
-        return found
+            cells.setdefault((cell.method, cell.category), []).append(cell)
+        return cells
 
     def seeds(self, metric: str, method: str, category: str) -> dict[int, float]:
-        """The metric of every seed that has one."""
-        found = {}
+        """Return the value of a metric by seed; seeds without a value are left out."""
+        values = {}
         for cell in self.cells.get((method, category), []):
             document = self.document(cell)
             value = None if document is None else document["evaluation"]["metrics"].get(metric)
             if value is not None:
-                found[cell.seed] = float(value)
-        return found
+                values[cell.seed] = float(value)
+        return values
 
     def value(self, metric: str, method: str, category: str) -> Aggregate:
         """Return the mean of a metric over a method's seeds in a category, with its deviation."""
         values = list(self.seeds(metric, method, category).values())
-        return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
+        return Aggregate(
+            mean=_mean(values),
+            deviation=_deviation(values),
+            count=len(values),
+            of=len(self.grid.seeds[method]),
+        )
 
     def average(self, metric: str, method: str, group: Group) -> Aggregate:
-        """The mean of the categories' means; its deviation over the seeds that cover all of them."""
-        each = {c: self.seeds(metric, method, c) for c in group.categories}
-        each = {category: seeds for category, seeds in each.items() if seeds}
-        common = set.intersection(*map(set, each.values())) if each else set()
-        runs = [statistics.fmean(seeds[s] for seeds in each.values()) for s in sorted(common)]
-        means = [statistics.fmean(seeds.values()) for seeds in each.values()]
-        return Aggregate(_mean(means), _deviation(runs), len(each), len(group.categories))
+        """Return the mean of the categories' means, and its deviation over seeds.
+
+        Categories without a value are left out. The deviation is over the seeds that have a value in each of
+        the remaining categories.
+        """
+        values_of_categories: list[dict[int, float]] = []  # for each category, its values by seed
+        for category in group.categories:
+            values = self.seeds(metric, method, category)
+            if values:
+                values_of_categories.append(values)
+        common_seeds: set[int] = set()
+        if values_of_categories:
+            common_seeds = set.intersection(*map(set, values_of_categories))
+        seed_means = []
+        for seed in sorted(common_seeds):
+            seed_means.append(statistics.fmean(values[seed] for values in values_of_categories))
+        category_means = [statistics.fmean(values.values()) for values in values_of_categories]
+        return Aggregate(
+            mean=_mean(category_means),
+            deviation=_deviation(seed_means),
+            count=len(values_of_categories),
+            of=len(group.categories),
+        )
 
     @cached_property
     def groups(self) -> list[Group]:
         """Groups of the rows that are averaged.
 
-        Where MVTec AD is not complete, its measured categories are a group: published figures can be averaged
-        over the same.
+        If only some categories of MVTec AD are measured, these are a group, too, so that published figures
+        are averaged over the same categories.
         """
-        found = category_groups(self.grid.rows)
-        measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
-        if measured and all(set(measured) != set(group.categories) for group in found):
-            found.append(Group("those measured here", measured))
-        return found
+        groups = category_groups(self.grid.rows)
+        measured = []
+        for category in MVTEC:
+            if any(self.seeds("image_auroc", method, category) for method in self.grid.methods):
+                measured.append(category)
+        is_new_group = all(set(measured) != set(group.categories) for group in groups)
+        if measured and is_new_group:
+            groups.append(Group("those measured here", tuple(measured)))
+        return groups
 
     # ---- published results
 
     @cached_property
     def sources(self) -> list[Source]:
-        """Published results of the grid's methods, on the data sets of its rows."""
-        shown = {group.label for group in self.groups}
-        shown |= {"MVTec AD"} if set(self.grid.rows) & set(MVTEC) else set()
-        return [source for source in published_sources(self.grid.methods) if source.data_set in shown]
+        """Published results of the grid's methods, on the data sets of the grid's rows."""
+        data_sets = {group.label for group in self.groups}
+        if set(self.grid.rows) & set(MVTEC):
+            data_sets.add("MVTec AD")
+        return [source for source in published_sources(self.grid.methods) if source.data_set in data_sets]
 
     def published_columns(self, metric: str) -> list[Source]:
-        """Sources with figures of a metric that stand in its table."""
-        return [s for s in self.sources if s.table and (s.cells.get(metric) or metric in s.means)]
+        """Return the sources that are columns in the table of a metric."""
+        columns = []
+        for source in self.sources:
+            has_figures = bool(source.cells.get(metric)) or metric in source.means
+            if source.table and has_figures:
+                columns.append(source)
+        return columns
 
     # ---- on disk
 
     def to_dict(self) -> Json:
-        """The document of results.json and `--json`."""
+        """Return the document of results.json and `--json`."""
         seeds = {method: list(method_seeds) for method, method_seeds in self.grid.seeds.items()}
         cells = [self._cell(cell) for cell in self.grid.cells]
         return {
@@ -205,6 +240,7 @@ class Results:
         return "failed" if cell.name in self.failed else "not done"
 
     def _cell(self, cell: Cell) -> Json:
+        """Return a cell with its state and document, as values that JSON can hold."""
         return {
             "category": cell.category,
             "method": cell.method,
@@ -216,6 +252,7 @@ class Results:
         }
 
     def _table(self, metric: str) -> Json:
+        """Return a metric's means over seeds and averages over groups, as values that JSON can hold."""
         categories: Json = {}
         for category in self.grid.rows:
             values = {method: self.value(metric, method, category) for method in self.grid.methods}
@@ -224,44 +261,56 @@ class Results:
         return {"categories": categories, "averages": averages}
 
     def _averages(self, metric: str, group: Group) -> Json:
-        found: Json = {"categories": list(group.categories)}
+        """Return the measured and published averages over a group, as values that JSON can hold."""
+        averages: Json = {"categories": list(group.categories)}
         for method in self.grid.methods:
-            found[method] = asdict(self.average(metric, method, group))
+            averages[method] = asdict(self.average(metric, method, group))
         published: Json = {}
         for source in self.published_columns(metric):
             published[source.id] = _figure_to_dict(published_average(source, metric, group))
-        found["published"] = published
-        return found
+        averages["published"] = published
+        return averages
 
     def to_csv(self) -> str:
-        """CSV table with a row for each cell; a missing category has rows too, without figures."""
-        found = [key for document in self.done.values() for key in document["evaluation"]["metrics"]]
-        metrics = dict.fromkeys([*METRICS, *found])
+        """Return a CSV table with a row for each cell.
+
+        A missing category has the same rows, without figures.
+        """
+        metrics = dict.fromkeys(METRICS)  # in order, each once
+        for document in self.done.values():
+            metrics |= dict.fromkeys(document["evaluation"]["metrics"])
         file = io.StringIO()
-        names = ["category", "method", "seed", "state", *metrics, *COSTS, "reason"]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
+        columns = ["category", "method", "seed", "state", *metrics, *COSTS, "reason"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for category, method in itertools.product(self.grid.rows, self.grid.methods):
-            cells = {cell.seed: cell for cell in self.cells.get((method, category), [])}
+            cell_of_seed = {cell.seed: cell for cell in self.cells.get((method, category), [])}
             for seed in self.grid.seeds[method]:
                 row = {"category": category, "method": method, "seed": seed}
-                row |= self._csv_row(category, cells.get(seed))
+                row |= self._csv_values(category, cell_of_seed.get(seed))
                 writer.writerow({name: csv_cell(value) for name, value in row.items()})
         return file.getvalue()
 
-    def _csv_row(self, category: str, cell: Cell | None) -> Json:
+    def _csv_values(self, category: str, cell: Cell | None) -> Json:
+        """Return state, reason, metrics and costs of a cell, by column.
+
+        Args:
+            category: Category of the cell.
+            cell: The cell; None if the category is missing or cannot be used.
+        """
         if cell is None:
             reason = self.grid.unusable.get(category)
             return {"state": "failed" if reason else "missing", "reason": reason}
-        row: Json = {"state": self.state(cell), "reason": self.failed.get(cell.name)}
-        if document := self.document(cell):
-            row |= document["evaluation"]["metrics"]
-            row |= read_costs(document)
-        return row
+        values: Json = {"state": self.state(cell), "reason": self.failed.get(cell.name)}
+        document = self.document(cell)
+        if document:
+            values |= document["evaluation"]["metrics"]
+            values |= read_costs(document)
+        return values
 
 
 def read_costs(document: Json) -> dict[str, float | None]:
-    """The costs in a cell's document, by the names of `COSTS`."""
+    """Return the costs in a cell's document, by the names of `COSTS`."""
     return {
         "fit_seconds": document["fit"]["seconds"],
         "evaluate_seconds": document["evaluate"]["seconds"],
@@ -273,33 +322,42 @@ def read_costs(document: Json) -> dict[str, float | None]:
 
 
 def methods_and_seeds(grid: Grid) -> str:
-    """`patchcore, prnet; seeds 0, 1`, or by method where they differ."""
+    """Return methods and seeds as a text, such as `patchcore, prnet; seeds 0, 1`.
 
-    def words(seeds: Sequence[int]) -> str:
+    If the methods have different seeds: `patchcore (seeds 0, 1), prnet (seed 0)`.
+    """
+
+    def seed_text(method: str) -> str:
+        seeds = grid.seeds[method]
         return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
-    if len({*grid.seeds.values()}) == 1:
-        return f"{', '.join(grid.methods)}; {words(grid.seeds[grid.methods[0]])}"
-    return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
+    have_same_seeds = len({*grid.seeds.values()}) == 1
+    if have_same_seeds:
+        return f"{', '.join(grid.methods)}; {seed_text(grid.methods[0])}"
+    return ", ".join(f"{method} ({seed_text(method)})" for method in grid.methods)
 
 
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
-    """Return the average of a source over a group, and the number of categories that it covers; None: none.
+    """Return the average of a source over a group, and the number of categories that it covers.
 
-    For a whole data set it is the printed average, where there is one, else it is computed from the source's
-    cells, without a mark.
+    If the group is a complete data set and the source prints its average, that is returned. Otherwise the
+    average is computed from the source's cells, and has no mark. None where the source has no cell of the
+    group.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
     cells = source.cells.get(metric, {})
-    values = [cells[c].value for c in group.categories if c in cells]
-    return (Figure(statistics.fmean(values), ""), len(values)) if values else None
-
-
-def _figure_to_dict(found: tuple[Figure, int] | None) -> Json | None:
-    if found is None:
+    values = [cells[category].value for category in group.categories if category in cells]
+    if not values:
         return None
-    figure, count = found
+    return Figure(statistics.fmean(values), mark=""), len(values)
+
+
+def _figure_to_dict(average: tuple[Figure, int] | None) -> Json | None:
+    """Return an average and its number of categories as values that JSON can hold."""
+    if average is None:
+        return None
+    figure, count = average
     return {**asdict(figure), "count": count}
 
 
@@ -316,7 +374,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Figure:
-    """Share in 0..1, and a mark of its reliability."""
+    """Share in 0..1, and a mark that says how sure it is (`mark_meanings`)."""
 
     value: float
     mark: str
@@ -327,11 +385,11 @@ class Source:
     """Published set of results.
 
     Attributes:
-        method: Method of the results; "none": it is not implemented here.
-        table: Whether it stands as a column beside the measured figures.
-        decimals: Digits that it gives, as a share in 0..1.
+        method: Method of the results; "none" for a method that is not implemented here.
+        table: Whether the source is a column beside the measured figures.
+        decimals: Number of digits behind the point, of a share in 0..1.
         cells: Figures by metric and category.
-        means: Figures by metric, over all categories of `data_set`, as it prints them.
+        means: Figures by metric over all categories of `data_set`, as the source prints them.
     """
 
     id: str
@@ -347,31 +405,43 @@ class Source:
 
 
 def published_sources(methods: Iterable[str]) -> list[Source]:
-    """Sources about these methods, in their order, then those about methods that are not implemented here."""
-    return [s for method in (*methods, OTHER_METHOD) for s in _read_published()[0] if s.method == method]
+    """Return the sources about `methods`, in the order of the methods, then those about other methods."""
+    sources, _ = _read_published()
+    return [source for method in (*methods, OTHER_METHOD) for source in sources if source.method == method]
 
 
 def mark_meanings() -> dict[str, str]:
     """Return the meanings of the marks beside published figures, by mark."""
-    return _read_published()[1]
+    _, meanings = _read_published()
+    return meanings
 
 
 @cache
 def _read_published() -> tuple[list[Source], dict[str, str]]:
+    """Return the sources in `PUBLISHED_FILE`, and the meanings of their marks."""
     data = read_yaml(PUBLISHED_FILE)
     assert isinstance(data, dict)
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 
 def _parse_source(*, unit: str, metrics: Json, **facts: object) -> Source:
+    """Return a source from its entry in `PUBLISHED_FILE`, with figures as shares in 0..1.
+
+    Args:
+        unit: Unit of the figures in the entry: "percent" or "fraction".
+        metrics: Cells, mean and marks of each metric.
+        **facts: The other fields of `Source`.
+    """
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
     source = build_config(Source, facts)
-    for metric, given in metrics.items():
-        marks = given.get("marks", {})
-        source.cells[metric] = {
-            category: Figure(float(value) / scale, marks.get(category, given["mark"]))
-            for category, value in given.get("cells", {}).items()
-        }
-        if "mean" in given:
-            source.means[metric] = Figure(float(given["mean"]) / scale, given.get("mean_mark", given["mark"]))
+    for metric, entry in metrics.items():
+        usual_mark = entry["mark"]
+        marks = entry.get("marks", {})
+        figures = {}
+        for category, value in entry.get("cells", {}).items():
+            figures[category] = Figure(float(value) / scale, marks.get(category, usual_mark))
+        source.cells[metric] = figures
+        if "mean" in entry:
+            mean_mark = entry.get("mean_mark", usual_mark)
+            source.means[metric] = Figure(float(entry["mean"]) / scale, mean_mark)
     return source

@@ -1,7 +1,7 @@
 """AUROC, AP, F1, AU-PRO and sPRO: pure functions on NumPy arrays, exact, in the scores' own unit.
 
 Higher scores are more anomalous. Nothing is binned, rescaled or squashed; a metric that is undefined is NaN.
-Here are those over one score per picture; those over maps are in `pixel`.
+This module has the metrics over one score per picture; the metrics over maps are in `pixel`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = [
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """Return AUROC, AP and best F1 of one score per picture.
 
-    Scores are compared as they are (float64 inside), never rescaled or squashed. With labels of one class
-    everything is NaN: no mistake would be possible.
+    Scores are compared as float64, never rescaled or squashed. All metrics are NaN where the labels are of
+    one class only.
 
     Args:
         labels: [N] bool or 0/1, 1 = anomalous.
@@ -51,12 +51,13 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
-    # the counts are those of pixels: here all anomalous pictures are one region, without a saturation
-    anomalous = values[truth]
-    starts = np.zeros(min(anomalous.size, 1), np.int64)
-    one = np.ones(1)
-    pictures = Regions(scores=anomalous, starts=starts, shares=one, divisors=one, count=1)
-    return rank_metrics(count_normal(pictures, [values[~truth]]))
+    # `count_normal` takes regions, as for pixels: all anomalous pictures are one region
+    anomalous_scores = values[truth]
+    piece_count = 1 if anomalous_scores.size else 0  # no piece may be empty
+    piece_starts = np.zeros(piece_count, np.int64)
+    ones = np.ones(1)
+    region = Regions(scores=anomalous_scores, starts=piece_starts, shares=ones, divisors=ones, count=1)
+    return rank_metrics(count_normal(region, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -91,4 +92,5 @@ def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
     positives = int(truth.sum())
     if positives in (0, truth.size):
         return math.nan
-    return 2 * int((truth & flagged).sum()) / (positives + int(flagged.sum()))
+    true_positives = int((truth & flagged).sum())
+    return 2 * true_positives / (positives + int(flagged.sum()))

@@ -31,7 +31,7 @@ SomeTruth = TypeVar("SomeTruth", covariant=True)
 
 
 class Truths(Protocol[SomeTruth]):
-    """Ground truth of each picture, such as a mask; None where there is none."""
+    """Ground truth of each picture, such as a mask; None for a picture without ground truth."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,11 @@ class Truths(Protocol[SomeTruth]):
 
 
 def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """Return `flags` as [N] bool; integers must be 0 or 1."""
+    """Return `flags` as [N] bool.
+
+    Raises:
+        InputError: They have another shape, or values other than False, True, 0 and 1.
+    """
     array = np.asarray(flags)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}, expected [N]")
@@ -55,16 +59,20 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 
 def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return `scores` as [N] float64, unchanged, without NaN and as many as there are labels."""
+    """Return `scores` as [N] float64.
+
+    Raises:
+        InputError: Their number differs from that of the labels, or a score is complex or NaN.
+    """
     array = np.asarray(scores)
     if np.iscomplexobj(array):
         raise InputError(f"scores has dtype {array.dtype}, expected real numbers")
     array = array.astype(np.float64, copy=False)
     if array.shape != labels.shape:
         raise InputError(f"scores has shape {array.shape}, expected {labels.shape} as labels has")
-    if np.isnan(array).any():
-        where = int(np.flatnonzero(np.isnan(array))[0])
-        raise InputError(f"scores[{where}] is NaN (of {np.isnan(array).sum()}); a metric cannot rank it")
+    nan_indices = np.flatnonzero(np.isnan(array))
+    if nan_indices.size:
+        raise InputError(f"scores[{nan_indices[0]}] is NaN (of {nan_indices.size}); a metric cannot rank it")
     return array
 
 
@@ -73,16 +81,17 @@ def iterate_checked(
 ) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
     """Yield index, map [H, W], truth and valid pixels of every picture with a ground truth.
 
-    Maps are checked to be real, without NaN where they count. Every element is read once.
+    Every element of the arguments is read once.
 
     Args:
         maps: Maps of the pictures.
-        truths: Ground truth of each picture; None: it has none.
-        valid: Pixels that count, of each picture; None: all.
-        name: Names the truths in errors.
+        truths: Ground truth of each picture; None for a picture without ground truth.
+        valid: Mask of the pixels that count, for each picture; None where all count.
+        name: What to call the ground truths in errors, such as "masks".
 
     Raises:
-        InputError: The lengths differ, or a map or mask is invalid.
+        InputError: The lengths differ, a map is not real or has NaN among the pixels that count, or a mask of
+            valid pixels has another type or shape.
     """
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
@@ -93,17 +102,22 @@ def iterate_checked(
         if truth is None:
             continue
         values = _check_map(maps[i], f"maps[{i}]")
-        keep = None if valid is None else valid[i]
-        if keep is not None:
-            keep = check_mask(keep, values.shape, f"valid[{i}]")
-        if np.isnan(values if keep is None else values[keep]).any():
+        is_valid = None if valid is None else valid[i]
+        if is_valid is not None:
+            is_valid = check_mask(is_valid, values.shape, f"valid[{i}]")
+        valid_values = values if is_valid is None else values[is_valid]
+        if np.isnan(valid_values).any():
             raise InputError(f"maps[{i}] contains NaN; a metric cannot rank it")
-        yield i, values, truth, keep
+        yield i, values, truth, is_valid
 
 
-def _check_map(given: ArrayLike, name: str) -> Array:
-    """Return a map [H, W] of real numbers as an array."""
-    values = np.asarray(given)
+def _check_map(array: ArrayLike, name: str) -> Array:
+    """Return a map [H, W] of real numbers as an array.
+
+    Raises:
+        InputError: It has another shape, or other values.
+    """
+    values = np.asarray(array)
     if values.ndim != 2:
         raise InputError(f"{name} has shape {values.shape}, expected [H, W]")
     if values.dtype.kind not in "fiub":
@@ -112,9 +126,11 @@ def _check_map(given: ArrayLike, name: str) -> Array:
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """Return `mask` as bool of the shape of its map.
+    """Return `mask` as an array.
 
-    Other types are refused: only the caller knows which grey value is a defect.
+    Raises:
+        InputError: The mask is not bool (only the caller knows which grey values are defects), or its shape
+            is not `shape`, that of the map.
     """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
@@ -153,10 +169,12 @@ class ImageMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Anomalous scores in pieces; a piece adds `share / divisor` per pixel found to its region's overlap.
+    """Anomalous scores of regions; each region is cut into pieces.
 
-    An ordinary region is one piece with share 1 and its area as the divisor. A saturating region has a second
-    piece only where its saturation is not a whole number of pixels.
+    A piece is a set of pixels of one region that all weigh the same. Each pixel of it that is found adds
+    `share / divisor` to the overlap of the region. An ordinary region is one piece: its share is 1, its
+    divisor is the region's area. A region whose saturation is not a whole number of pixels has a second
+    piece.
     """
 
     scores: Scores  # [A], piece after piece
@@ -184,9 +202,14 @@ def gather_regions(
     count: int,
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
-    """Gather the anomalous scores of `count` regions from their pieces.
+    """Return `Regions` of the anomalous scores of all pieces.
 
-    The scores are float32, or wider where a map of `dtypes` needs it to be kept exactly.
+    Args:
+        pieces: Scores of each piece, as in `Regions`.
+        shares: Share of each piece, as in `Regions`.
+        divisors: Divisor of each piece, as in `Regions`.
+        count: Number of regions.
+        dtypes: Types of the maps. The scores become float32, or wider if a map's values need more precision.
     """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -200,9 +223,9 @@ def gather_regions(
 
 
 def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
-    """Count normal scores below anomalous ones, and up to them.
+    """Count, for each anomalous score, the normal scores below it, and those below or at it.
 
-    It needs about 32 bytes for each anomalous score.
+    The counts need about 32 bytes for each anomalous score.
 
     Args:
         regions: The anomalous scores.
@@ -210,9 +233,10 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
-    pieces = np.diff(np.append(regions.starts, scores.size))
-    owner = np.repeat(np.arange(pieces.size, dtype=np.uint32), pieces)[order]
-    del order
+    # number of the piece that each score belongs to, in the order of the sorted scores
+    piece_sizes = np.diff(np.append(regions.starts, scores.size))
+    piece_of_score = np.repeat(np.arange(piece_sizes.size, dtype=np.uint32), piece_sizes)[order]
+    del order  # frees 8 bytes for each score
     below = np.zeros(scores.size, np.int64)
     up_to = np.zeros(scores.size, np.int64)
     negatives = 0
@@ -220,119 +244,146 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
         batch.sort()
         negatives += batch.size
         for start in range(0, scores.size, CHUNK):
-            here = slice(start, start + CHUNK)
-            below_here, up_to_here = false_alarm_counts(batch, scores[here])
-            below[here] += below_here
-            up_to[here] += up_to_here
-    return RankCounts(scores, owner, below, up_to, negatives)
+            chunk = slice(start, start + CHUNK)
+            batch_below, batch_up_to = false_alarm_counts(batch, scores[chunk])
+            below[chunk] += batch_below
+            up_to[chunk] += batch_up_to
+    return RankCounts(scores, piece_of_score, below, up_to, negatives)
 
 
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
-    """Yield the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
+    """Yield the values of all pieces in arrays [B], with B at most `BATCH`.
 
-    An array is valid until the next one is taken.
+    The same array is filled again each time: use its values before you take the next one.
+
+    Args:
+        pieces: Arrays of any shape and size.
+        total: Number of all values, or an upper bound of it.
+        dtype: Type of the arrays.
     """
     batch = np.empty(min(BATCH, total), dtype=dtype)
-    end = 0
+    filled = 0  # values in the batch
     for piece in pieces:
-        values = piece.ravel()
-        while values.size:
-            part = values[: batch.size - end]
-            batch[end : end + part.size] = part
-            end += part.size
-            values = values[part.size :]
-            if end == batch.size:
+        values_left = piece.ravel()
+        while values_left.size:
+            fitting = values_left[: batch.size - filled]
+            batch[filled : filled + fitting.size] = fitting
+            filled += fitting.size
+            values_left = values_left[fitting.size :]
+            if filled == batch.size:
                 yield batch
-                end = 0
-    if end:
-        yield batch[:end]
+                filled = 0
+    if filled:
+        yield batch[:filled]
 
 
 def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
-    """Count the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
+    """Count the normal scores below each of `scores`, and those below or at it; [A] int64 each.
 
-    Both arrays must have one dtype, or NumPy would copy `normal`. Sorted `scores` are about ten times as
-    fast.
+    Args:
+        normal: Normal scores, sorted.
+        scores: Scores [A]. They have the dtype of `normal`, because NumPy would copy `normal` otherwise. If
+            they are sorted, the search is about ten times as fast.
     """
     below = np.searchsorted(normal, scores, side="left").astype(np.int64, copy=False)
     up_to = below.copy()
     if normal.size:
-        # a second search only where there is a tie: rare in real maps
-        tied = normal[np.minimum(below, normal.size - 1)] == scores
-        up_to[tied] = np.searchsorted(normal, scores[tied], side="right")
+        # a second search only where a normal score is equal, which is rare in real maps
+        first_not_below = normal[np.minimum(below, normal.size - 1)]
+        is_tied = first_not_below == scores
+        up_to[is_tied] = np.searchsorted(normal, scores[is_tied], side="right")
     return below, up_to
 
 
 def rank_metrics(counted: RankCounts) -> ImageMetrics:
-    """Compute the threshold-free metrics.
+    """Compute AUROC, AP and the best F1.
 
-    Without an anomalous or without a normal score all are NaN: there is nothing to rank.
+    All are NaN without an anomalous or without a normal score.
     """
     positives = counted.scores.size
     negatives = counted.negatives
     if positives == 0 or negatives == 0:
         return ImageMetrics(math.nan, math.nan, math.nan, math.nan)
-    twice_won = 0  # twice the Mann-Whitney U; a Python integer cannot overflow
-    precisions: list[float] = []
-    f1 = -1.0
-    threshold = math.nan
+    twice_u = 0  # twice the Mann-Whitney U; a Python integer cannot overflow
+    precision_sums: list[float] = []  # one for each chunk
+    best_f1 = -1.0
+    best_threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
-        first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
-        multiplicity = np.diff(np.append(first, scores.size))
-        distinct = scores[first]
-        below = counted.below[start + first]
-        up_to = counted.up_to[start + first]
-        twice_won += int(((below + up_to) * multiplicity).sum())
-        hits = positives - (start + first)  # true positives of "score >= distinct"
-        # the first score may have begun in an earlier chunk
-        hits[0] = positives - int(np.searchsorted(counted.scores, distinct[0], side="left"))
+        # of each distinct score: index of its first occurrence in the chunk, then the number of occurrences
+        first_indices = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
+        multiplicity = np.diff(np.append(first_indices, scores.size))
+        distinct_scores = scores[first_indices]
+        below = counted.below[start + first_indices]
+        up_to = counted.up_to[start + first_indices]
+        # normal scores below count twice, equal ones once
+        twice_u += int(((below + up_to) * multiplicity).sum())
+        # true positives of the threshold "score >= distinct score"
+        hits = positives - (start + first_indices)
+        # scores equal to the first of this chunk may stand in an earlier chunk
+        hits[0] = positives - int(np.searchsorted(counted.scores, distinct_scores[0], side="left"))
         flagged = hits + (negatives - below)
         # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
-        precisions.append(float((multiplicity * (hits / flagged)).sum()))
-        # For the same reason F1 is best at an anomalous score. Of equal ones take the highest threshold.
-        f1_here = 2 * hits / (flagged + positives)
-        best = f1_here.size - 1 - int(np.argmax(f1_here[::-1]))
-        if f1_here[best] >= f1:
-            f1 = float(f1_here[best])
-            threshold = float(distinct[best])
+        precision_sums.append(float((multiplicity * (hits / flagged)).sum()))
+        # F1 = 2 TP / (flagged + positives) is best at an anomalous score, too
+        f1 = 2 * hits / (flagged + positives)
+        # of thresholds with the same F1, the highest
+        last_best = f1.size - 1 - int(np.argmax(f1[::-1]))
+        if f1[last_best] >= best_f1:  # the thresholds of later chunks are at least as high
+            best_f1 = float(f1[last_best])
+            best_threshold = float(distinct_scores[last_best])
     return ImageMetrics(
-        auroc=twice_won / (2 * positives * negatives),
-        ap=math.fsum(precisions) / positives,
-        f1=f1,
-        f1_threshold=threshold,
+        auroc=twice_u / (2 * positives * negatives),
+        ap=math.fsum(precision_sums) / positives,
+        f1=best_f1,
+        f1_threshold=best_threshold,
     )
 
 
 def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
-    """Area under mean region overlap over false-positive rate, up to `limit`, divided by `limit`.
+    """Return the area under the curve of the mean region overlap up to `limit`, divided by `limit`.
 
-    The curve has one point per distinct score and straight lines between them, also to `limit`. Trapezoids
-    are summed by region pixel instead of by threshold: a pixel with score a starts to count where the curve
-    passes from the rate just above a to the rate at a, on average half-way, and then counts up to the limit.
+    The curve is over the false-positive rate. It has one point per distinct score, with straight lines
+    between the points. Each anomalous pixel has one segment of the curve, on which it is found. Along the
+    segment, the threshold falls to the pixel's score, and the number of false alarms rises from `above` to
+    `at`. If the segment ends before the limit, the pixel adds the area `limit - (above + at) / 2`, with the
+    limit as a number of false alarms.
 
     NaN without a region or without a normal score.
+
+    Args:
+        counted: Anomalous scores and their counts.
+        regions: Regions of these scores, whose pieces (`Regions`) give the weight of each pixel.
+        limit: False-positive rate at which the area ends.
     """
     negatives = counted.negatives
-    pieces = regions.starts.size
+    piece_count = regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
-    width = limit * negatives  # the limit, as a number of false alarms: seldom whole
-    found = np.zeros(pieces, dtype=np.int64)  # pixels found before the limit,
-    twice_late = np.zeros(pieces, dtype=np.int64)  # twice the false alarms raised before they were found,
-    at_limit = np.zeros(pieces, dtype=np.int64)  # and pixels on whose way the curve reaches the limit,
-    share = 0.0  # with what they add until then: all have the same score
+    alarm_limit = limit * negatives  # as a number of false alarms, seldom whole
+    # of each piece: number of pixels whose segment ends before the limit
+    found_counts = np.zeros(piece_count, dtype=np.int64)
+    # of each piece: sum of above + at of these pixels
+    end_sums = np.zeros(piece_count, dtype=np.int64)
+    # of each piece: number of pixels whose segment crosses the limit; all of them have the same score
+    crossing_counts = np.zeros(piece_count, dtype=np.int64)
+    crossing_area = 0.0  # area that each crossing pixel adds before the limit, divided by the limit
     for start in range(0, counted.scores.size, CHUNK):
-        here = slice(start, start + CHUNK)
-        before = negatives - counted.up_to[here]
-        after = negatives - counted.below[here]
-        early = after < width
-        across = ~early & (before < width)
-        np.add.at(found, counted.piece[here][early], 1)
-        np.add.at(twice_late, counted.piece[here][early], (before + after)[early])
-        if across.any():
-            np.add.at(at_limit, counted.piece[here][across], 1)
-            first = int(np.argmax(across))
-            share = float((width - before[first]) ** 2 / (2 * (after[first] - before[first])) / width)
-    areas = found - twice_late / (2 * width) + at_limit * share
+        chunk = slice(start, start + CHUNK)
+        pieces = counted.piece[chunk]
+        alarms_above = negatives - counted.up_to[chunk]
+        alarms_at = negatives - counted.below[chunk]
+        is_found = alarms_at < alarm_limit
+        is_crossing = ~is_found & (alarms_above < alarm_limit)
+        np.add.at(found_counts, pieces[is_found], 1)
+        np.add.at(end_sums, pieces[is_found], (alarms_above + alarms_at)[is_found])
+        if is_crossing.any():
+            np.add.at(crossing_counts, pieces[is_crossing], 1)
+            k = int(np.argmax(is_crossing))
+            length = alarms_at[k] - alarms_above[k]
+            width = alarm_limit - alarms_above[k]  # part of the segment before the limit
+            # a triangle: over this width, the overlap rises from 0 to width / length
+            crossing_area = float(width**2 / (2 * length) / alarm_limit)
+    # sum of limit - (above + at) / 2 over the found pixels, divided by the limit
+    areas = found_counts - end_sums / (2 * alarm_limit) + crossing_counts * crossing_area
     return math.fsum(areas * regions.shares / regions.divisors) / regions.count

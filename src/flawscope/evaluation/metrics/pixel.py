@@ -2,8 +2,8 @@
 
 sPRO is the metric of MVTec LOCO AD: Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in
 Unsupervised Anomaly Detection and Localization", IJCV 130 (2022), and the evaluation code published with the
-data set. For a missing object, say, a large area is marked because the object could be anywhere in it;
-finding part of it, the saturation, is all that can be asked.
+data set. Of a missing object, for example, a large area is marked, because the object could be anywhere in
+it. A method is asked to find only a part of this area, the saturation.
 """
 
 from __future__ import annotations
@@ -62,70 +62,88 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     """Return all pixel metrics, exact, without binning.
 
     AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
-    limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the
-    same over the whole test set. The false-positive rate is over all normal pixels of all pictures. One
-    point per distinct score, trapezoids between them, linear interpolation at the limit. Source: Bergmann et
-    al., IJCV 129 (2021), and the connectivity of the evaluation code published with it.
+    limit. A region is the valid pixels of an 8-connected component of a mask; each region of the test set
+    weighs the same. The false-positive rate is over all normal pixels of all pictures. The curve has a point
+    per distinct score and straight lines between the points. Source: Bergmann et al., IJCV 129 (2021); the
+    regions are 8-connected as in the evaluation code published with it.
 
-    Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
-    picture after the other: they may read from a file. The memory needed beside is some 32 bytes for each
-    anomalous pixel and 200 MB. The arguments are left as they are.
+    All metrics are NaN without an anomalous or without a normal pixel. The sequences are read twice, one
+    picture after the other, so that they may read from a file. The metrics need about 200 MB of memory, and
+    32 bytes more for each anomalous pixel. The arguments are not changed.
 
     Args:
-        maps: A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher =
-            more anomalous; float32 is compared as float32.
-        masks: Bool of the same shapes, True = anomalous. A good picture has a mask that is all False; a
-            picture whose mask is None takes no part.
-        valid: Bool of the same shapes, or None for a picture: only these pixels count, and a map may have any
-            value elsewhere.
+        maps: A sequence of [H, W] arrays, whose sizes may differ, or one [N, H, W] array. Higher = more
+            anomalous. Values are compared in their own type.
+        masks: Bool of the same shapes, True = anomalous. The mask of a good picture is all False. If the mask
+            is None, the picture is left out.
+        valid: Bool of the same shapes, True = the pixel counts; None for a picture where all count. A map may
+            have any value in pixels that do not count.
 
     Raises:
         InputError: (a ValueError) A map has NaN, masks are not bool, or shapes differ.
     """
     counted, regions = _count_masks(maps, masks, valid)
     ranking = rank_metrics(counted)
-    area, area_05 = (overlap_area(counted, regions, limit) for limit in (0.3, 0.05))
     return PixelMetrics(
-        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
+        auroc=ranking.auroc,
+        ap=ranking.ap,
+        f1=ranking.f1,
+        f1_threshold=ranking.f1_threshold,
+        au_pro=overlap_area(counted, regions, limit=0.3),
+        au_pro_05=overlap_area(counted, regions, limit=0.05),
+        regions=regions.count,
     )
 
 
 def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather the anomalous scores region by region, and count the normal ones below them."""
+    """Gather the anomalous scores region by region, and count the normal scores below each.
+
+    The arguments are those of `pixel_metrics`.
+    """
     pieces: list[Array] = []
     areas: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
-    normal_pixels = 0
-    for i, values, given, keep in iterate_checked(maps, masks, valid, "masks"):
-        mask = check_mask(given, values.shape, f"masks[{i}]")
+    normal_count = 0
+    for i, values, unchecked_mask, is_valid in iterate_checked(maps, masks, valid, "masks"):
+        mask = check_mask(unchecked_mask, values.shape, f"masks[{i}]")
         dtypes.add(values.dtype)
-        inside = mask if keep is None else mask & keep
-        counting = mask.size if keep is None else int(np.count_nonzero(keep))
-        normal_pixels += counting - int(np.count_nonzero(inside))
-        if inside.any():
-            scores, picture_areas = _scores_by_region(values, mask, inside)
+        is_anomalous = mask if is_valid is None else mask & is_valid
+        valid_count = mask.size if is_valid is None else int(np.count_nonzero(is_valid))
+        normal_count += valid_count - int(np.count_nonzero(is_anomalous))
+        if is_anomalous.any():
+            scores, picture_areas = _scores_by_region(values, mask, is_anomalous)
             pieces += np.split(scores, np.cumsum(picture_areas)[:-1])
             areas += picture_areas.tolist()
-    regions = gather_regions(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
-    normal = (
-        values[~mask if keep is None else ~mask & keep]
-        for _, values, mask, keep in iterate_checked(maps, masks, valid, "masks")
+    # each region is one piece, divided by its area
+    regions = gather_regions(
+        pieces, shares=[1.0] * len(areas), divisors=areas, count=len(areas), dtypes=dtypes
     )
-    return count_normal(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
+    normal = (
+        values[~mask if is_valid is None else ~mask & is_valid]
+        for _, values, mask, is_valid in iterate_checked(maps, masks, valid, "masks")
+    )
+    return count_normal(regions, batches(normal, normal_count, regions.scores.dtype)), regions
 
 
 def _scores_by_region(
-    values: Array, mask: NDArray[np.bool_], inside: NDArray[np.bool_]
+    values: Array, mask: NDArray[np.bool_], is_anomalous: NDArray[np.bool_]
 ) -> tuple[Array, Counts]:
-    """Scores of `inside`, 8-connected component of the mask after component, and the number in each."""
+    """Return the anomalous scores of a picture sorted by region, and the number of scores in each region.
+
+    Args:
+        values: Map [H, W].
+        mask: [H, W], whose 8-connected components are the regions.
+        is_anomalous: [H, W], pixels of the mask that count. If none of a region's pixels count, the region is
+            left out.
+    """
     from scipy.ndimage import label  # slow to import
 
     labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
-    scores = values[inside]
-    components = labelled[inside]
+    scores = values[is_anomalous]
+    components = labelled[is_anomalous]
     if count > 1:
         if count <= np.iinfo(np.uint16).max:
-            components = components.astype(np.uint16)  # sorted by radix
+            components = components.astype(np.uint16)  # for 16 bits, NumPy has a faster sort (radix)
         scores = scores[np.argsort(components, kind="stable")]
     areas = np.bincount(components).astype(np.int64, copy=False)
     return scores, areas[areas > 0]
@@ -142,40 +160,42 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Return the area under the sPRO curve up to each of `limits`, divided by it.
+    """Return, for each limit, the area under the sPRO curve up to the limit, divided by the limit.
 
-    sPRO is the mean over all regions of min(overlap / saturation, 1) with the saturation capped at the
-    region's area; the false-positive rate is over the pixels outside every region. Regions may overlap. A
-    mask without a pixel (lost in resizing) is no region. Curve and integral are those of AU-PRO, which it
-    equals where no region saturates early and regions are connected. The paper takes the logical and the
-    structural anomalies apart, each with all good pictures, and averages the two results.
+    sPRO is the mean over all regions of min(overlap / saturation, 1). A saturation above the region's area is
+    reduced to the area. The false-positive rate is over the pixels outside every region. Regions may overlap.
+    A mask without a pixel (lost in resizing) is no region. Curve and integral are as for AU-PRO. If each
+    region is connected and its saturation is its area, AU-sPRO equals AU-PRO. The paper measures logical and
+    structural anomalies separately, each with all good pictures, and averages the two results.
 
-    Without a region or without a normal pixel it is NaN.
+    NaN without a region or without a normal pixel.
 
     Args:
         maps: Maps of the pictures, as `pixel_metrics` takes them.
-        regions: For each picture the list of its regions, one per mask file (not per connected component), as
-            ([H, W] bool mask, saturation in pixels of this mask: see `saturation_pixels`); an empty list for
-            a good picture, None for a picture that takes no part.
+        regions: For each picture the list of its regions, one per mask file (not per connected component). A
+            region is a pair: mask [H, W] bool, and saturation in pixels of this mask (`saturation_pixels`).
+            The list is empty for a good picture, and None for a picture to leave out.
         limits: False-positive rates up to which the area is taken.
         valid: Pixels that count, as `pixel_metrics` takes them.
 
     Raises:
         InputError: A map has NaN, masks are not bool, shapes differ, or a saturation is not above 0.
     """
-    counted, found = _count_regions(maps, regions, valid)
-    return {float(limit): overlap_area(counted, found, limit) for limit in limits}
+    counted, gathered_regions = _count_regions(maps, regions, valid)
+    return {float(limit): overlap_area(counted, gathered_regions, limit) for limit in limits}
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
-    """Return the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
+    """Return the saturation of a region in pixels, from its entry in LOCO's `defects_config.json`.
+
+    It is at most the area.
 
     Args:
         area: Pixels of the region.
         threshold: `saturation_threshold` of the entry.
-        relative: `relative_saturation` of the entry. True: the threshold is a share of the area, cut to whole
-            pixels as the published code does (but at least one). False: it is a number of pixels of the
-            original picture, at most the area.
+        relative: `relative_saturation` of the entry. If True, the threshold is a share of the area; the
+            saturation is rounded down to whole pixels, at least one, as in the published code. If False, the
+            threshold is a number of pixels of the original picture.
         scale: (pixels of the mask in use) / (pixels of the original mask) where the mask was resized.
 
     Raises:
@@ -184,58 +204,74 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
     if min(area, threshold, scale) <= 0:
         raise InputError(f"area {area}, threshold {threshold} and scale {scale} must all be above 0")
     if relative:
-        return float(min(max(int(threshold * area), 1), area))
+        share_pixels = max(int(threshold * area), 1)
+        return float(min(share_pixels, area))
     return min(threshold * scale, float(area))
 
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gather each region's highest scores, up to its saturation, and count the normal ones below."""
+    """Gather the highest scores of each region, as many as its saturation, and count the normal scores below.
+
+    The arguments are those of `au_spro`.
+    """
     pieces: list[Array] = []
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
-    number = pixels = 0
-    for i, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions"):
+    region_count = pixel_count = 0
+    for i, values, picture_regions, is_valid in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)
-        pixels += values.size
-        for j, (given, saturation) in enumerate(here):
+        pixel_count += values.size
+        for j, (unchecked_mask, saturation) in enumerate(picture_regions):
             name = f"regions[{i}][{j}]"
-            mask = check_mask(given, values.shape, name)
-            if not saturation > 0:
+            mask = check_mask(unchecked_mask, values.shape, name)
+            if not saturation > 0:  # true for NaN, too
                 raise InputError(f"the saturation of {name} is {saturation}, expected a number above 0")
-            scores = np.sort(values[mask if keep is None else mask & keep])
+            is_counted = mask if is_valid is None else mask & is_valid
+            scores = np.sort(values[is_counted])
             if scores.size == 0:
                 continue
-            number += 1
-            saturation = min(float(saturation), float(scores.size))
-            for piece, share in _counting_pieces(scores, saturation):
+            region_count += 1
+            divisor = min(float(saturation), float(scores.size))
+            for piece, share in _saturated_pieces(scores, divisor):
                 pieces.append(piece)
                 shares.append(share)
-                divisors.append(saturation)
-    found = gather_regions(pieces, shares, divisors, number, dtypes)
+                divisors.append(divisor)
+    gathered_regions = gather_regions(pieces, shares, divisors, region_count, dtypes)
     normal = (
-        values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
-        for _, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions")
+        values[_normal_pixels(picture_regions, values.shape, is_valid)]
+        for _, values, picture_regions, is_valid in iterate_checked(maps, regions, valid, "lists of regions")
     )
-    return count_normal(found, batches(normal, pixels, found.scores.dtype)), found
+    normal_batches = batches(normal, pixel_count, gathered_regions.scores.dtype)
+    return count_normal(gathered_regions, normal_batches), gathered_regions
 
 
-def _counting_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
-    """Yield the scores of a region that count, in rising order, each piece with the weight of its scores.
+def _saturated_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
+    """Yield the highest scores of a region in one or two pieces, each with the weight of its scores.
 
-    When `saturation` pixels are found, more add nothing: lower scores never count. The last score that does
-    counts for the fraction that is still missing. Among equal scores the choice does not matter.
+    Once `saturation` pixels are found, further pixels add nothing: only the highest scores count. With a
+    saturation of 2.4 pixels, the two highest scores have weight 1, and the third has weight 0.4.
+
+    Args:
+        scores: Scores of the region, in rising order.
+        saturation: Number of pixels that count, at most the number of scores.
     """
-    whole = math.floor(saturation)
-    end = scores.size - whole
-    for piece, share in ((scores[end:], 1.0), (scores[end - 1 : end], saturation - whole)):
-        if piece.size and share > 0:
-            yield piece, share
+    full_count = math.floor(saturation)
+    fraction = saturation - full_count
+    start = scores.size - full_count
+    if full_count:
+        yield scores[start:], 1.0
+    if fraction > 0:
+        yield scores[start - 1 : start], fraction
 
 
-def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Mask [H, W] of the pixels outside all regions."""
-    outside = np.ones(shape, np.bool_)
+def _normal_pixels(
+    regions: Sequence[tuple[NDArray[np.bool_], float]],
+    shape: tuple[int, ...],
+    is_valid: NDArray[np.bool_] | None,
+) -> NDArray[np.bool_]:
+    """Return the valid pixels outside all regions, [H, W] bool."""
+    is_normal = np.ones(shape, np.bool_) if is_valid is None else is_valid.copy()
     for mask, _ in regions:
-        outside &= ~mask
-    return outside
+        is_normal &= ~mask
+    return is_normal

@@ -36,8 +36,8 @@ def import_timm() -> ModuleType:
     """Import timm, also where torchvision's compiled operators do not fit the installed torch.
 
     A CPU build of torch beside torchvision's default build is common on machines without a GPU. Importing
-    torchvision then fails because two operators of its extension are unknown. timm needs its picture
-    transforms only: it is enough to declare the two operators, and never to call them.
+    torchvision then fails because two operators of its extension are unknown. timm needs nothing of
+    torchvision but transforms of pictures: it is enough to declare the two operators, which nobody calls.
     """
     if "timm" not in sys.modules:
         try:
@@ -45,8 +45,8 @@ def import_timm() -> ModuleType:
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
-            for name in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-                del sys.modules[name]
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+                del sys.modules[name]  # so that the import below tries again
             _declare_torchvision_operators()
     return importlib.import_module("timm")
 
@@ -64,9 +64,9 @@ def _declare_torchvision_operators() -> None:
 class Backbone(nn.Module):
     """Network from images `[B, 3, H, W]` in 0..1 to a feature map `[B, C_j, H_j, W_j]` per chosen stage.
 
-    Frozen: no parameter takes a gradient, and `train()` leaves it in eval mode: batch normalisation never
-    drifts. Stages have timm's numbers: in convolutional networks stage j has stride 2**(j + 1) (ResNet's
-    layer2 is 2), in transformers they are block numbers.
+    It is frozen: no parameter takes a gradient, and `train()` leaves it in eval mode, so that batch
+    normalisation never drifts. Stages have timm's numbers: in convolutional networks stage j has stride
+    2**(j + 1) (ResNet's layer2 is stage 2), in transformers stages are numbers of blocks.
     """
 
     mean: Tensor
@@ -78,20 +78,21 @@ class Backbone(nn.Module):
         self.stages = stages
         self.size = size
         self.network = network
-        # Swin and its kin give [B, H, W, C]
+        # Swin and similar networks give maps [B, H, W, C]
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
-        cfg = _pretrained_facts(network)
-        mean = cfg.get("mean") or IMAGENET[0]
-        std = cfg.get("std") or IMAGENET[1]
+        facts = _pretrained_facts(network)
+        imagenet_mean, imagenet_std = IMAGENET
+        mean = facts.get("mean") or imagenet_mean
+        std = facts.get("std") or imagenet_std
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
-        # position embeddings belong to one size
-        self.fixed = bool(cfg.get("fixed_input_size")) and not isinstance(network, Transformer)
+        # `Transformer` resizes position embeddings; elsewhere they fit a single size
+        self.has_fixed_size = bool(facts.get("fixed_input_size")) and not isinstance(network, Transformer)
         self.requires_grad_(False)
         self.eval()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle it: another process imports timm by `import_timm` before it meets timm's classes."""
+        """Return how to unpickle the backbone: timm is imported first, by `import_timm`."""
         return _new_backbone, (type(self),), self.__dict__
 
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
@@ -100,22 +101,25 @@ class Backbone(nn.Module):
         Raises:
             InputError: The network does not take this size.
         """
-        if self.fixed and size != self.size:
+        if self.has_fixed_size and size != self.size:
             raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
         if isinstance(self.network, Transformer):
             return self.network.shapes_at(size)
         with torch.inference_mode():
-            return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
+            example = torch.zeros(1, 3, *size, device=self.mean.device)
+            return [tuple(stage_map.shape[1:]) for stage_map in self(example)]
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode."""
+        """Stay in eval mode, whatever `mode` is."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return a feature map `[B, C_j, H_j, W_j]` per chosen stage of images `[B, 3, H, W]` in 0..1."""
         images = (images - self.mean) / self.std
         maps = self.network(images)
-        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+        if self.channels_last:
+            return [stage_map.permute(0, 3, 1, 2) for stage_map in maps]
+        return list(maps)
 
 
 def _pretrained_facts(network: nn.Module) -> Json:
@@ -123,9 +127,10 @@ def _pretrained_facts(network: nn.Module) -> Json:
     return cast("Json", network.pretrained_cfg)
 
 
-def _new_backbone(kind: type[Backbone]) -> Backbone:
+def _new_backbone(backbone_class: type[Backbone]) -> Backbone:
+    """Return an empty backbone for pickle to fill, after the import of timm."""
     import_timm()
-    return kind.__new__(kind)
+    return backbone_class.__new__(backbone_class)
 
 
 def load_backbone(
@@ -137,9 +142,9 @@ def load_backbone(
     """Build a backbone with its pretrained weights.
 
     Args:
-        name: Any timm model.
-        stages: Feature indices, in timm's numbers.
-        size: (H, W) of the images that it will see.
+        name: Name of a timm model.
+        stages: Numbers of the chosen stages, as timm counts them.
+        size: (H, W) of the images that the backbone will see.
         weights: A safetensors file, or a checkpoint that opens with `weights_only=True`; None: the weights
             that `weights.locate` finds.
 
@@ -151,47 +156,65 @@ def load_backbone(
     """
     timm = import_timm()
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        hint = f"; near: {', '.join(near)}" if near else ""
+        close_names = difflib.get_close_matches(name, timm.list_models(), n=5)
+        hint = f"; near: {', '.join(close_names)}" if close_names else ""
         raise InputError(f"timm {timm.__version__} has no backbone called {name}{hint}")
-    found = locate(name, weights)
-    licence = found.licence
-    if found.path is None:
+    source = locate(name, weights)
+    licence = source.licence
+    if source.path is None:
         network = _fetch(name, stages, size)
         licence = _pretrained_facts(network).get("license") or licence
     else:
-        wanted = _meta_network(name).state_dict()
-        state = _fill_absent(_read_weights(found.path, wanted, found.packaged), wanted)
-        given = {"pretrained_cfg_overlay": {"state_dict": state}, "pretrained": True}
-        network = _create(name, stages, size, **given)
-        _check_filled(network, found.path.name, name, stages)
-    backbone = _folded(name, stages, size, network)
-    return backbone, {"name": name, "origin": found.origin, "licence": licence}
+        network_tensors = _meta_network(name).state_dict()
+        file_tensors = _read_weights(source.path, network_tensors, source.packaged)
+        state = _fill_absent(file_tensors, network_tensors)
+        network = _create(name, stages, size, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+        _check_filled(network, source.path.name, name, stages)
+    backbone = _fold_network(name, stages, size, network)
+    return backbone, {"name": name, "origin": source.origin, "licence": licence}
 
 
-def _read_weights(path: Path, wanted: dict[str, Tensor], packaged: bool) -> dict[str, Tensor]:
-    """Read the tensors of a file; packaged tensors are named by the order of `wanted`, timm's network's."""
+def _read_weights(path: Path, network_tensors: dict[str, Tensor], is_packaged: bool) -> dict[str, Tensor]:
+    """Read the tensors of a file of weights, under timm's names.
+
+    Args:
+        path: The file.
+        network_tensors: Tensors of timm's network, whose names and order packaged weights get.
+        is_packaged: Whether the file comes from a package of weights.
+    """
     if path.suffix == ".onnx":
         return read_graph(path)
-    state = _read_checkpoint(path)
-    return _rename_by_order(state, wanted) if packaged else state
+    tensors = _read_checkpoint(path)
+    return _rename_by_order(tensors, network_tensors) if is_packaged else tensors
 
 
-def _fill_absent(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that a network wants; absent ones are NaN, or 0 if they hold whole numbers."""
-    filled = {}
-    for key, value in wanted.items():
-        if key in state and (state[key].shape == value.shape or "pos_embed" in key):
-            filled[key] = state[key]
+def _fill_absent(file_tensors: dict[str, Tensor], network_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a tensor for every name of a network: the file's tensor of this name, if its shape fits.
+
+    The other tensors are filled with NaN, or with 0 if they hold integers.
+    """
+    state = {}
+    for name, network_tensor in network_tensors.items():
+        file_tensor = file_tensors.get(name)
+        # timm resizes position embeddings itself
+        if file_tensor is not None and (file_tensor.shape == network_tensor.shape or "pos_embed" in name):
+            state[name] = file_tensor
         else:
-            absent = torch.nan if value.is_floating_point() else 0
-            filled[key] = torch.full(value.shape, absent, dtype=value.dtype)
-    return filled
+            absent_value = torch.nan if network_tensor.is_floating_point() else 0
+            state[name] = torch.full(network_tensor.shape, absent_value, dtype=network_tensor.dtype)
+    return state
 
 
 def _check_filled(network: nn.Module, file_name: str, name: str, stages: tuple[int, ...]) -> None:
-    """Raise InputError for a network whose stages use tensors that the file of its weights lacks."""
-    unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
+    """Raise InputError for a network whose stages use tensors that the file of its weights lacks.
+
+    Such tensors hold NaN (`_fill_absent`).
+    """
+    unfilled = [
+        key
+        for key, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and tensor.isnan().any()
+    ]
     if unfilled:
         raise InputError(
             f"{file_name} lacks {pluralize(len(unfilled), 'tensor')} that {name} needs for stages "
@@ -209,11 +232,11 @@ def empty_backbone(
     """Build the backbone of a model file as `load_backbone` does, without its weights.
 
     Args:
-        name: Any timm model.
-        stages: Feature indices, in timm's numbers.
-        size: (H, W) of the images that it will see.
-        tensors: Tensors of the file. Those whose names begin with the prefix must hold as many numbers as the
-            network has: a small file cannot allocate gigabytes by naming a large network.
+        name: Name of a timm model.
+        stages: Numbers of the chosen stages, as timm counts them.
+        size: (H, W) of the images that the backbone will see.
+        tensors: Tensors of the file. Those of the backbone must hold at least as many numbers as the network
+            has, since a small file that names a large network must not make this process allocate gigabytes.
         prefix: Beginning of the names of the backbone's tensors.
 
     Raises:
@@ -224,13 +247,15 @@ def empty_backbone(
         raise InputError(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
-    held = sum(t.numel() for key, t in tensors.items() if key.startswith(prefix) and t.ndim > 1)
-    if held < _element_count(name, stages, size):
+    element_count = sum(
+        tensor.numel() for key, tensor in tensors.items() if key.startswith(prefix) and tensor.ndim > 1
+    )
+    if element_count < _network_element_count(name, stages, size):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
-    return _folded(name, stages, size, _create(name, stages, size, pretrained=False))
+    return _fold_network(name, stages, size, _create(name, stages, size, pretrained=False))
 
 
-def _folded(name: str, stages: tuple[int, ...], size: tuple[int, int], network: nn.Module) -> Backbone:
+def _fold_network(name: str, stages: tuple[int, ...], size: tuple[int, int], network: nn.Module) -> Backbone:
     """Return the backbone of a network, with batch normalisation folded into its convolutions."""
     backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
@@ -247,9 +272,9 @@ def stored_backbone(
     """Build the backbone of a model file with its weights.
 
     Args:
-        name: Any timm model.
-        stages: Feature indices, in timm's numbers.
-        size: (H, W) of the images that it will see.
+        name: Name of a timm model.
+        stages: Numbers of the chosen stages, as timm counts them.
+        size: (H, W) of the images that the backbone will see.
         tensors: Tensors of the file, by their names.
         prefix: Beginning of the names of the backbone's tensors.
 
@@ -258,7 +283,7 @@ def stored_backbone(
     """
     backbone = empty_backbone(name, stages, size, tensors, prefix)
     backbone_tensors = {
-        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+        key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)
     }
     try:
         backbone.load_state_dict(backbone_tensors)
@@ -268,7 +293,7 @@ def stored_backbone(
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Mode that keeps `torch.linspace` on the CPU: timm computes with its values to build a network."""
+    """Mode in which `torch.linspace` makes real tensors on the CPU: timm reads them to build a network."""
 
     def __torch_function__(
         self,
@@ -277,11 +302,14 @@ class _LinspaceOnCpu(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Json | None = None,
     ) -> object:
-        return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
+        kwargs = kwargs or {}
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **kwargs}
+        return func(*args, **kwargs)
 
 
 def _meta_network(name: str) -> nn.Module:
-    """Return the network with names and shapes only."""
+    """Return timm's network on torch's meta device: its tensors have names and shapes, but no memory."""
     with torch.device("meta"), _LinspaceOnCpu():
         network: nn.Module = import_timm().create_model(name, pretrained=False)
     return network
@@ -289,15 +317,15 @@ def _meta_network(name: str) -> nn.Module:
 
 @cache
 def _is_transformer(name: str) -> bool:
-    # timm's names tell most others, which takes no time
+    # the name rules out most networks, without the time to build one
     return "vit" in name and is_transformer(_meta_network(name))
 
 
 @cache
-def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
-    """Return the number of elements in tensors of at least two dimensions, which folding keeps.
+def _network_element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
+    """Count the elements of a network's tensors that have two dimensions or more.
 
-    Nothing is allocated for it.
+    Folding of batch normalisation keeps these tensors. No memory is allocated for the network.
     """
     with torch.device("meta"), _LinspaceOnCpu():
         network = _create(name, stages, size, pretrained=False)
@@ -305,18 +333,30 @@ def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) ->
 
 
 def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: object) -> nn.Module:
+    """Build timm's network with the chosen stages as outputs.
+
+    Args:
+        name: Name of a timm model.
+        stages: Numbers of the chosen stages, as timm counts them.
+        size: (H, W) of the images that the network will see.
+        **kwargs: Further arguments of timm's `create_model`.
+
+    Raises:
+        InputError: The network cannot give the stages at this size, or the weights do not fit.
+    """
     timm = import_timm()
-    extra: Json = {}
+    size_argument: Json = {}
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
-        extra["img_size"] = size  # transformers: position embeddings follow the picture
-    with warnings.catch_warnings(), _quiet_logger("timm"):  # "unexpected keys" are of unused stages
+        size_argument["img_size"] = size  # timm makes position embeddings for this size
+    # timm would warn of "unexpected keys": the tensors of stages that are not chosen
+    with warnings.catch_warnings(), _quiet_logger("timm"):
         warnings.simplefilter("ignore")
         try:
             if _is_transformer(name):
                 return Transformer(timm.create_model(name, num_classes=0, **kwargs), stages)
             return _drop_unused_blocks(
-                timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
+                timm.create_model(name, features_only=True, out_indices=stages, **size_argument, **kwargs)
             )
         except (AssertionError, IndexError, ValueError) as error:
             raise InputError(
@@ -332,14 +372,18 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
 def _drop_unused_blocks(network: nn.Module) -> nn.Module:
     """Drop the blocks after the last chosen stage, which timm's EfficientNets would compute too."""
     blocks = getattr(network, "blocks", None)
-    used = getattr(network, "_stage_out_idx", None)
-    if isinstance(blocks, nn.Sequential) and used:
-        network.blocks = blocks[: max(used)]  # counted from 1; 0 is the stem
+    output_indices = getattr(network, "_stage_out_idx", None)  # 0 is the stem, 1 the first block
+    if isinstance(blocks, nn.Sequential) and output_indices:
+        network.blocks = blocks[: max(output_indices)]
     return network
 
 
 def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
-    """Build the network with the weights that timm has cached or downloads."""
+    """Build timm's network with weights that timm has cached or downloads.
+
+    Raises:
+        InputError: The download fails, or as `_create`.
+    """
     try:
         return _create(name, stages, size, pretrained=True)
     except OSError as error:  # the hub's and urllib's errors are OSErrors
@@ -351,25 +395,34 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Modu
 
 
 @contextmanager
-def _quiet_logger(logger: str) -> Iterator[None]:
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
+def _quiet_logger(name: str) -> Iterator[None]:
+    """Let a logger report errors alone within this context."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        logger.setLevel(level)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    state = _open_checkpoint(path)
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+    """Read the tensors of a file of weights; floating-point tensors become float32.
+
+    Raises:
+        InputError: The file cannot be opened, or holds no tensors.
+    """
+    content = _open_checkpoint(path)
+    for key in ("state_dict", "model"):  # checkpoints of trainings nest the tensors
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    items = content.items() if isinstance(content, dict) else ()
+    tensors = {name.removeprefix("module."): item for name, item in items if isinstance(item, Tensor)}
+    if not tensors:
         raise InputError(f"{path} holds no tensors: give a safetensors file or a plain checkpoint")
-    tensors = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
 
 
 def _open_checkpoint(path: Path) -> object:
@@ -387,57 +440,82 @@ def _open_checkpoint(path: Path) -> object:
         ) from None
 
 
-def _rename_by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors by position; raise InputError unless every shape agrees."""
-    source = [k for k in state if not k.endswith("num_batches_tracked")]
-    target = [k for k in wanted if not k.endswith("num_batches_tracked")]
-    if [state[k].shape for k in source] != [wanted[k].shape for k in target]:
+def _rename_by_order(
+    file_tensors: dict[str, Tensor], network_tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a file's tensors under a network's names; the k-th tensor gets the k-th name.
+
+    Raises:
+        InputError: The shapes are not the network's.
+    """
+    file_names = [name for name in file_tensors if not name.endswith("num_batches_tracked")]
+    network_names = [name for name in network_tensors if not name.endswith("num_batches_tracked")]
+    file_shapes = [file_tensors[name].shape for name in file_names]
+    if file_shapes != [network_tensors[name].shape for name in network_names]:
         raise InputError("the packaged weights do not have this backbone's layout: install timm >= 1.0.9")
-    return {t: state[s] for s, t in zip(source, target, strict=True)}
+    return {
+        network_name: file_tensors[file_name]
+        for file_name, network_name in zip(file_names, network_names, strict=True)
+    }
 
 
 def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
-    """Fold every batch normalisation that directly follows a convolution into it; return their number.
+    """Fold every batch normalisation that directly follows a convolution into the convolution.
 
-    This is exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. The order of the
-    layers is observed in a forward pass: it holds for any architecture. A convolution whose output is also
-    read elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
+    This is exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. A forward pass shows
+    the order of the layers, so that it works for any architecture. A convolution whose output is also read
+    elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
+
+    Args:
+        network: The network, which is changed.
+        example: Images for the forward pass.
+
+    Returns:
+        The number of normalisations that were folded.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    if not any(isinstance(m, nn.BatchNorm2d) for m in layers):
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in layers):
         return 0
-    pairs = _find_normalised(network, layers, example)
-    names = {m: n for n, m in network.named_modules()}
+    pairs = _find_foldable(network, layers, example)
+    names = {module: name for name, module in network.named_modules()}
     for norm, conv in pairs:
         merged = fuse_conv_bn_eval(conv.double(), norm.double()).float()
         conv.weight = merged.weight
         conv.bias = merged.bias
-        parent, _, child = names[norm].rpartition(".")
-        setattr(network.get_submodule(parent), child, _rest_of(norm))
+        parent_name, _, child_name = names[norm].rpartition(".")
+        setattr(network.get_submodule(parent_name), child_name, _remaining_layers(norm))
     return len(pairs)
 
 
-def _find_normalised(
+def _find_foldable(
     network: nn.Module, layers: Sequence[nn.Module], example: Tensor
 ) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     """Find the normalisations that can be folded, each with its convolution.
 
-    It alone reads the convolution's output, and both are used once in a pass of `example`. Shared layers, and
-    convolutions whose plain output is needed, are left out.
+    The normalisation must be the only reader of the convolution's output, and both must run exactly once in a
+    forward pass of `example`. This excludes layers that are used several times, and convolutions whose plain
+    output is needed.
     """
-    producer: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps outputs alive, so ids stay unique
-    uses: Counter[nn.Module] = Counter()
-    reads: Counter[int] = Counter()
+    # id of a convolution's output -> the convolution and the output, which stays alive: no id is used twice
+    conv_outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    run_counts: Counter[nn.Module] = Counter()
+    read_counts: Counter[int] = Counter()  # id of a convolution's output -> number of its readers
+    # normalisation, convolution, and id of the convolution's output
     pairs: list[tuple[nn.BatchNorm2d, nn.Conv2d, int]] = []
 
-    def observe(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        uses[module] += 1
-        if isinstance(module, nn.Conv2d):
-            producer[id(output)] = (module, output)
-        elif id(inputs[0]) in producer:
-            pairs.append((module, producer[id(inputs[0])][0], id(inputs[0])))  # type: ignore[arg-type]
+    def observe_layer(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        run_counts[layer] += 1
+        if isinstance(layer, nn.Conv2d):
+            conv_outputs[id(output)] = (layer, output)
+            return
+        input_id = id(inputs[0])
+        if input_id in conv_outputs:
+            conv, _ = conv_outputs[input_id]
+            pairs.append((layer, conv, input_id))  # type: ignore[arg-type]
 
-    class Reads(TorchDispatchMode):
+    class CountReads(TorchDispatchMode):
+        """Mode that counts how often operators read the outputs of convolutions."""
+
         def __torch_dispatch__(
             self,
             func: Callable[..., object],
@@ -445,22 +523,29 @@ def _find_normalised(
             args: tuple[object, ...] = (),
             kwargs: Json | None = None,
         ) -> object:
-            reads.update(id(value) for value in tree_leaves((args, kwargs)) if id(value) in producer)
+            value_ids = [id(value) for value in tree_leaves((args, kwargs))]
+            read_counts.update(value_id for value_id in value_ids if value_id in conv_outputs)
             return func(*args, **(kwargs or {}))
 
-    hooks = [m.register_forward_hook(observe) for m in layers]
-    with torch.no_grad(), Reads():
-        reads.update(map(id, tree_leaves(network(example))))
+    hooks = [layer.register_forward_hook(observe_layer) for layer in layers]
+    with torch.no_grad(), CountReads():
+        network_outputs = tree_leaves(network(example))
+    read_counts.update(id(output) for output in network_outputs)
     for hook in hooks:
         hook.remove()
-    used_once = [(n, c) for n, c, between in pairs if uses[n] == uses[c] == reads[between] == 1]
-    return [(n, c) for n, c in used_once if n.running_var is not None and n.running_mean is not None]
+    return [
+        (norm, conv)
+        for norm, conv, output_id in pairs
+        if run_counts[norm] == run_counts[conv] == read_counts[output_id] == 1
+        and norm.running_var is not None
+        and norm.running_mean is not None
+    ]
 
 
-def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
+def _remaining_layers(norm: nn.BatchNorm2d) -> nn.Module:
     """Return the layers that remain of a folded normalisation: timm's BatchNormAct2d holds an activation."""
-    rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
-    kept = [m for m in rest if not isinstance(m, nn.Identity)]
-    if not kept:
+    inner_layers = (getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
+    remaining = [layer for layer in inner_layers if not isinstance(layer, nn.Identity)]
+    if not remaining:
         return nn.Identity()
-    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)
+    return remaining[0] if len(remaining) == 1 else nn.Sequential(*remaining)

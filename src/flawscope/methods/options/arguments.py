@@ -1,6 +1,6 @@
 """Arguments of `fit` that are no settings of a method.
 
-Each field is an option, with its record: a further option is a field here and the line that uses it.
+Each field carries its option's record: to add an option, add a field here and the line that uses it.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ class Reading:
     )
     group: str | None = option(
         None,
-        "regular expression on file names; pictures for which it matches the same text show one part",
+        "regular expression on file names; pictures in whose names it matches the same text show one part",
         record=FitOption(group=PICTURES, shared="group", benchmark=ALL_CELLS),
         stored=stored.group,
     )
     part: str | None = option(
         None,
-        "regular expression on file names that tells parts apart, where one decision on all views of a part "
-        "is wanted; parts are left out whole",
+        "regular expression on file names that identifies the part, for one decision on all views of a part; "
+        "all pictures of a part are left out together",
         record=FitOption(
             group=PICTURES,
             shared="part",
             rare=True,
             kept_by_update=True,
             search=NOTHING,
-            apart=("group",),  # whole parts are left out already
+            apart=("group",),  # a part is a group already
             form=FormField(kind="text", pattern="^.{1,1000}$"),
         ),
         stored=stored.part,
     )
     view: str | None = option(
         None,
-        "regular expression on file names that tells the views of a part apart",
+        "regular expression on file names that identifies the view of the part",
         record=FitOption(
             group=PICTURES,
             shared="view",
@@ -86,9 +86,10 @@ class Reading:
     )
     seen: SeenDefects = option(
         0,
-        "defects to learn from too, for methods that do: how many to draw from the test pictures, evenly "
-        "over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs "
-        "of picture and mask. The model remembers them, and evaluation leaves them out",
+        "defects for methods that learn from defects, too: a number of test pictures to draw, evenly over "
+        "the kinds of defects; a folder of defective pictures with masks; a text file that lists such "
+        "pictures; or pairs of picture and mask. The model remembers the pictures, and evaluation leaves "
+        "them out",
         record=FitOption(
             group=PICTURES,
             metavar="N|FOLDER|FILE",
@@ -120,11 +121,11 @@ class Reading:
     )
     force: bool = option(
         False,
-        "go on where pictures show nothing, or are as far out as defects are",
+        "continue although pictures are blank, or as unlike the others as defects are",
         record=FitOption(
             group=PROMISE,
             value=SWITCH,
-            help="Accept what a question names: all are good.",
+            help="Accept pictures that a check questions: all are good.",
             computes=False,
             fact="force",
             search=WITHOUT_EFFECT,
@@ -143,9 +144,9 @@ class Seeing:
 
     roi: RoiSource | None = option(
         None,
-        'region of interest, a mask file (white counts), or `"x0,y0,x1,y1"` or four numbers in fractions of '
-        "the picture. With `align` it is drawn on the first good picture, or on another, "
-        '`"0,0,0.5,1@a/7.png"`, and moves with the part',
+        "region of interest: a mask file, in which white counts, or a rectangle in fractions of the picture, "
+        '`"x0,y0,x1,y1"` or four numbers. With `align` it is a region of the first good picture, or of a '
+        'named one, `"0,0,0.5,1@a/7.png"`, and moves with the part',
         record=FitOption(
             group=PICTURES,
             shared="roi",
@@ -158,31 +159,33 @@ class Seeing:
     )
     channels: str | Channels | None = option(
         None,
-        'channels of pictures that have more than three, judged together: `"all"`, colours together and each '
-        'other one by itself, or groups by the channels\' numbers, `"1-3,4"`',
+        'groups of channels, for pictures with more than three: `"all"` is the colours as one group and each '
+        'further channel as a group; `"1-3,4"` names groups by the channels\' numbers. Groups are judged '
+        "together",
         record=FitOption(
             group=PICTURES,
             metavar="all|1-3,4|PATTERN",
-            help="Judge more channels than three together: colours, and each other one by itself (all), or "
-            "groups by numbers; or files of one part under several lights, such as {part}_{light}.png.",
+            help="Judge more than three channels together: all (colours as a group, each further channel as "
+            "a group), or groups by number; or files of a part under several lights, as {part}_{light}.png.",
             rare=True,
             kept_by_update=True,
             changes_input=True,
             search=NOTHING,
-            apart=("several", "light"),  # views of one place; each channel has its own light
+            # several: a group shows the same place as the others; light: each channel has its own light
+            apart=("several", "light"),
         ),
         stored=stored.channels,
     )
     align: Align = option(
         "none",
-        'poses in which parts lie, `"shift"`, `"turn"` (and shifted) or `"full"` (mirrored and at another '
-        'scale, too): each is found and seen as if all lay alike; `"none"`: pictures are seen as they are; '
-        '`"auto"`: as they lie in the good pictures',
+        'how parts may lie: `"shift"` (shifted), `"turn"` (turned, too) or `"full"` (mirrored and at another '
+        "scale, too). Each part is found, and its picture moved to the same pose. "
+        '`"none"`: pictures stay as they are. `"auto"`: the good pictures show how parts lie',
         record=FitOption(
             group=VIEWS,
             choices=("none", "shift", "turn", "full", "auto"),
             metavar="HOW",
-            help="Find parts that lie apart: shift, turn, full (mirrors), auto.",
+            help="Bring parts to one pose: shift, turn, full (mirrors), auto.",
             kept_by_update=True,
             changes_input=True,
             form=FormField(kind="choice", choices=("none", "shift", "turn", "full", "auto")),
@@ -191,14 +194,14 @@ class Seeing:
     )
     several: bool = option(
         False,
-        "pictures show several parts each: all are found, counted and judged; `align` says how they lie",
+        "find, count and judge several parts in each picture; `align` says how they may lie",
         record=FitOption(
             group=VIEWS,
             value=SWITCH,
             help="Find several parts in a picture, with --align.",
             kept_by_update=True,
             changes_input=True,
-            apart=("part",),  # each of its parts would have a name
+            apart=("part",),  # a file name would name one of many parts
             needs=("align", "give --align shift, turn or full"),
             form=FormField(kind="switch"),
         ),
@@ -206,7 +209,7 @@ class Seeing:
     )
     min_defect: str | float | None = option(
         None,
-        'smallest defect that is to be found, in pixels of the pictures, `20` or `"20px"`: chooses `tile` '
+        'size of the smallest defect to find, in pixels of the pictures, `20` or `"20px"`: it sets `tile` '
         "and `scale`",
         record=FitOption(
             group=VIEWS,
@@ -216,20 +219,20 @@ class Seeing:
             chooses=("tile", "scale"),
             changes_input=True,
             search=SIZES,
-            apart=("tile", "scale", "size", "crop"),  # it chooses them
+            apart=("tile", "scale", "size", "crop"),  # min_defect decides these settings
             form=FormField(kind="number", above=0, least=1, most=100_000),
         ),
     )
     scale_mm: float | None = option(
         None,
-        "millimetres that a pixel of the pictures is long: regions have sizes",
+        "side of a pixel of the pictures in millimetres: reported regions then have sizes in millimetres",
         record=FitOption(group=VIEWS, shared="scale", kept_by_update=True),
         stored=stored.scale_mm,
     )
     light: Rate | None = option(
         None,
-        'range of the light in which the false-alarm rate is kept, `0.1` or `"10%"`: brightness and contrast '
-        "differ by so much from the good pictures', white balance by half of it",
+        'range of light in which the false-alarm rate holds, `0.1` or `"10%"`: brightness and contrast may '
+        "differ by this share from those of the good pictures, white balance by half of it",
         record=FitOption(
             group=PROMISE,
             metavar="SHARE",
@@ -245,18 +248,18 @@ class Seeing:
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """Arguments of `fit` for the time of learning, and for the kept pictures and files.
+    """Arguments of `fit` for the time of learning, and for the pictures and files that it stores.
 
     Attributes:
-        checkpoint: The .safetensors file that holds the state of a method that learns in steps, also after
-            it has learnt; the caller removes it once the model is saved.
+        checkpoint: The .safetensors file for the state of a method that learns in steps. It stays when the
+            learning ends: the caller removes it once the model is saved.
     """
 
     checkpoint: str | os.PathLike[str] | None = None
     minutes: float | None = option(
         None,
-        "minutes after which a method that learns in steps must be done, with all that comes after learning. "
-        "Wins over `steps`; how many there were stands in the model's settings",
+        "minutes in which a method that learns in steps must be done, calibration included. It overrides "
+        "`steps`; the model's settings then hold the number of steps that were done",
         record=FitOption(
             group=METHOD,
             value=MINUTES,
@@ -271,11 +274,11 @@ class Learning:
     )
     resume: bool = option(
         False,
-        "go on where the checkpoint stops",
+        "continue from the checkpoint",
         record=FitOption(
             group=METHOD,
             value=SWITCH,
-            help="Go on where a run that was stopped left off; with --auto: with what had no time.",
+            help="Continue a run that was stopped; with --auto: try the settings that had no time.",
             rare=True,
             kept_by_update=True,
             search=NOTHING,
@@ -297,14 +300,14 @@ class Learning:
     )
     looks: bool = option(
         True,
-        "keep small pictures of the good ones in the model, by which these and their parts are known again "
-        "when the model is calibrated or updated",
+        "store small copies of the good pictures in the model: when it is calibrated or updated, pictures of "
+        "the same parts are recognised by them",
         record=FitOption(
             name="no_looks",
             group=RUNNING,
             value=SWITCH,
             switched=False,
-            help="Store no small pictures of the good ones: copies of them are not known again later.",
+            help="Store no small copies of the good pictures: later, the same parts are not recognised.",
             rare=True,
             kept_by_update=True,
             fact="keeps_looks",

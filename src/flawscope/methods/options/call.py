@@ -1,4 +1,4 @@
-"""Options of the command `flawscope fit` alone: no arguments of `fit` and no settings of a method."""
+"""Options of the command `flawscope fit` alone: neither arguments of `fit` nor settings of a method."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         group=PICTURES,
         file=NOWHERE,
         value=YES_OR_NO,
-        help="Fit a model for each view of --part, in one file, or one for all (default: by their looks).",
+        help="Fit a model for each view of --part, in one file, or one model (default: by their looks).",
         rare=True,
     ),
     FitOption(
         name="auto",
-        meaning="minutes in which PatchCore finds out how the pictures are best seen; null: as said here",
+        meaning="minutes in which PatchCore tries how the pictures are best seen; null: nothing is tried",
         group=VIEWS,
         value=OPTIONAL_MINUTES,
         metavar="MINUTES",
@@ -43,7 +43,7 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         group=PROMISE,
         file=NOWHERE,
         value=SWITCH,
-        help="Let the pictures of --update set the threshold: good ones as they come, chosen by nobody.",
+        help="Let the pictures of --update set the threshold: good ones as they come, not selected.",
         rare=True,
     ),
     FitOption(
@@ -66,7 +66,7 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         group=RUNNING,
         file=WHOLE,
         value=SWITCH,
-        help="Join all in one file; `predict` tells them apart.",
+        help="Join all in one file; `predict` recognises the product.",
     ),
     FitOption(
         name="evaluate",
@@ -93,9 +93,9 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         group=RUNNING,
         file=NOWHERE,
         value=SWITCH,
-        help="Say also time, memory, and what the promise comes from.",
+        help="Print time and memory, too, and what the false-alarm rate rests on.",
         rare=True,
         computes=False,
     ),
-    FitOption(name="debug", group="", rare=True, computes=False),  # of all commands
+    FitOption(name="debug", group="", rare=True, computes=False),  # without a group: all commands have it
 )

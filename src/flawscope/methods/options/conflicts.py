@@ -9,8 +9,9 @@ from flawscope.config import flag_of
 from flawscope.errors import InputError
 from flawscope.methods.options.table import FIT_OPTIONS
 
+# name of an option -> name of the option that it needs, and advice how to give that
 _NEEDS = {option.name: option.needs for option in FIT_OPTIONS if option.needs is not None}
-_NO_ALIGNMENT = ("none", "auto")  # auto may choose none
+_NO_ALIGNMENT = ("none", "auto")  # "auto" may end in "none"
 
 
 class Conflict(NamedTuple):
@@ -34,15 +35,16 @@ class Conflict(NamedTuple):
         """
         first, second = map(named or flag_of, (self.first, self.second))
         if self.is_missing:
-            return f"{first} needs {second}: {_NEEDS[self.first][1]}"
+            _, advice = _NEEDS[self.first]
+            return f"{first} needs {second}: {advice}"
         return f"{first} does not go with {second}: leave one of them out"
 
 
 class ConflictError(InputError):
-    """Error for options that do not go together; its text is of the first conflict.
+    """Error for options that do not go together; its text describes the first conflict.
 
     Attributes:
-        conflicts: All conflicts.
+        conflicts: All conflicts, at least one.
     """
 
     def __init__(self, conflicts: list[Conflict]):
@@ -51,25 +53,37 @@ class ConflictError(InputError):
 
 
 def find_conflicts(options: Mapping[str, object]) -> list[Conflict]:
-    """Find the options that do not go together.
+    """Find the options that do not go together, and the needed options that are missing.
 
     Args:
         options: Values by the names of a fit's options; None and False: not given.
     """
-    given = {name for name, value in options.items() if value is not None and value is not False}
+    used_names = {name for name, value in options.items() if value is not None and value is not False}
     if options.get("align") in _NO_ALIGNMENT:
-        given.discard("align")
-    found = [
-        Conflict(option.name, other, is_missing=False)
+        used_names.discard("align")
+    exclusions = [
+        Conflict(option.name, excluded_name, is_missing=False)
         for option in FIT_OPTIONS
-        for other in option.apart
-        if {option.name, other} <= given
+        for excluded_name in option.apart
+        if {option.name, excluded_name} <= used_names
     ]
-    missing = [(name, other) for name, (other, _) in _NEEDS.items() if name in given and other not in given]
-    return found + [Conflict(name, other, is_missing=True) for name, other in missing]
+    omissions = [
+        Conflict(name, needed_name, is_missing=True)
+        for name, (needed_name, _) in _NEEDS.items()
+        if name in used_names and needed_name not in used_names
+    ]
+    return exclusions + omissions
 
 
 def check_options(options: Mapping[str, object]) -> None:
-    """Raise ConflictError where options, by their names, do not go together (`find_conflicts`)."""
-    if found := find_conflicts(options):
-        raise ConflictError(found)
+    """Check that options go together.
+
+    Args:
+        options: Values by the names of a fit's options; None and False: not given.
+
+    Raises:
+        ConflictError: Some do not, or a needed option is missing.
+    """
+    conflicts = find_conflicts(options)
+    if conflicts:
+        raise ConflictError(conflicts)

@@ -1,4 +1,4 @@
-"""FitOption: the record by which an option of a fit says all that is known of it."""
+"""FitOption: the record that holds all facts about an option of a fit."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ RECORD = "option"  # key of an option's record in the metadata of its field
 # Groups of the command line's help
 PICTURES = "pictures"
 VIEWS = "how parts lie, and how they are seen"
-PROMISE = "what is promised"
+PROMISE = "false-alarm rate and checks"
 METHOD = "method"
 RUNNING = "running"
-# What an option is: an argument of `fit` (`arguments`), a setting of methods, or a part of the call
+# Roles of an option: an argument of `fit`, a setting of methods, or an option of the command line alone
 ARGUMENT = "argument"
 SETTING = "setting"
 CALL = "call"
-# Where it may stand in a YAML file: in each category, above all of them, or nowhere
+# Places of an option in a YAML file: in each category, above all categories, or none
 EACH = "each"
 WHOLE = "whole"
 NOWHERE = "nowhere"
-# What its value is on the command line
+# Forms of an option's value on the command line
 TEXT = "text"
 NUMBER = "number"
 SWITCH = "switch"
 MINUTES = "minutes"
 OPTIONAL_MINUTES = "optional minutes"
-YES_OR_NO = "yes or no"  # a switch and its opposite; without either it is found out
-# What `--auto` makes of it: keeps it, tries sizes unless it is given, tries nothing, or is not changed by it
+YES_OR_NO = "yes or no"  # a switch and its opposite; without both, the fit decides
+# How `--auto` treats an option: it keeps the value; it tries sizes only where the option is not given; it
+# tries nothing where the option is given; or the option has no effect on the search
 KEPT = "kept"
 SIZES = "sizes"
 NOTHING = "nothing"
 WITHOUT_EFFECT = "without effect"
-# Which cells of `flawscope benchmark` have it: all, or those of methods that take it
+# Cells of `flawscope benchmark` that get an option: all, or those of methods that take it
 ALL_CELLS = "all cells"
 ITS_METHODS = "its methods"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FormField:
-    """Field by which New product of a station asks for an option.
+    """Field for an option on the station's page *New product*.
 
     Attributes:
-        kind: Kind of the field. It is region, number, percent (of a share), choice or switch; with own, the
-            page has a special control; with text, only the API has it.
+        kind: Kind of the field. It is region, number, percent (of a share), choice or switch. For own, the
+            page has a special control; for text, the API alone has the field.
         least: Smallest number, as it is typed.
         most: Largest number, as it is typed.
         above: Bound of a number in the API, which must be larger.
-        choices: Values that can be asked for.
-        pattern: Regular expression of a text.
+        choices: Values that can be chosen.
+        pattern: Regular expression that a text must match.
     """
 
     kind: Literal["region", "number", "percent", "choice", "switch", "own", "text"]
@@ -73,32 +74,34 @@ class FitOption:
 
     Attributes:
         name: Name on the command line, where it has dashes, and in a file.
-        argument: Name of the argument of `fit`; empty: it is none.
+        argument: Name of the argument of `fit`; empty: the option is no argument.
         default: Default of the argument.
         meaning: Description in Python and in the docs.
         group: Group of the help.
-        role: Its kind: an argument of `fit`, a setting of methods, or a part of the call.
-        file: Where it may stand in a YAML file: in each category, above all of them, or nowhere.
+        role: Its role: an argument of `fit`, a setting of methods, or an option of the command line alone.
+        file: Its place in a YAML file: in each category, above all categories, or none.
         value: Form of its value on the command line.
         metavar: Name of its value in the help.
         choices: Values on the command line.
-        help: Its line in the help.
-        shared: The function `cli.common.add_SHARED` adds it, for other commands too; empty: it is not shared.
-        exclusive: Options with the same word here are not given together.
-        switched: The argument's value where a switch is given.
+        help: Its line in the help of the command line.
+        shared: Ending of the name of the function in `cli.common` (`add_` and this word) that adds the option
+            to several commands; empty: `flawscope fit` alone has it.
+        exclusive: Name of a group of options of which only one can be given; empty: no such group.
+        switched: The argument's value where the switch is given.
         rare: Whether `--help-all` alone shows it.
         names_files: Whether its value names files that are read.
         computes: Whether the computed result depends on it.
         kept_by_update: Whether `--update` keeps the model's value, and refuses another.
-        stored: Reads it from a model, for a training anew; None: it is not stored by itself.
-        fact: Key among a model's facts, which has the value where it is not the default.
+        stored: Reads the value from a model, to train it anew; None: no function reads it.
+        fact: Key of the value among a model's facts; a fact that is missing means the default. Empty: the
+            value is no fact.
         chooses: Settings of the method that are stored in its place.
-        changes_input: Whether the network sees other pictures with it.
+        changes_input: Whether it changes the pictures that the network sees.
         search: How `--auto` treats it.
-        benchmark: The cells of `flawscope benchmark` that have it; empty: none.
-        apart: Options with which it cannot be given.
-        needs: The option without which it makes no sense, and how to give that; None: it needs none.
-        form: Its field of New product of a station; None: it has none.
+        benchmark: The cells of `flawscope benchmark` that get it; empty: none.
+        apart: Names of options that cannot be given with it.
+        needs: Name of the option that must be given with it, and advice how to give that; None: no option.
+        form: Its field on the station's page *New product*; None: the page lacks it.
     """
 
     name: str = ""
@@ -136,7 +139,7 @@ class FitOption:
 
     @property
     def is_stored(self) -> bool:
-        """Whether a training anew has it: by itself, or as settings of the method."""
+        """Whether a model stores the option: as a value of its own, or as settings of the method."""
         return self.can_be_read or self.role == SETTING or self.chooses != ()
 
     def read(self, model: Artefact) -> object:
@@ -149,24 +152,25 @@ class FitOption:
 def option(
     default: T, meaning: str, *, record: FitOption, stored: Callable[[Artefact], T] | None = None
 ) -> T:
-    """Make the field of an argument of `fit` that is an option.
+    """Make a dataclass field for an argument of `fit` that is an option, too.
 
     Args:
         default: Default of the argument.
         meaning: Description in Python and in the docs.
-        record: The rest of its record. Without a name, it has the argument's.
-        stored: Reads it from a model; None: it is not stored by itself.
+        record: The rest of the option's record. Without a name there, the option has the argument's name.
+        stored: Reads the value from a model; None: no function reads it.
     """
-    known = replace(record, role=ARGUMENT, default=default, meaning=meaning, stored=stored)
-    return field(default=default, metadata={RECORD: known})
+    complete_record = replace(record, role=ARGUMENT, default=default, meaning=meaning, stored=stored)
+    return field(default=default, metadata={RECORD: complete_record})
 
 
 def records_of(arguments: type[DataclassInstance]) -> tuple[FitOption, ...]:
-    """Return the records of the options among these arguments of `fit`."""
-    found = list[FitOption]()
+    """Return the option records of a class of `fit` arguments; a field without a record is no option."""
+    records = list[FitOption]()
     for argument_field in fields(arguments):
         record = argument_field.metadata.get(RECORD)
         if record is None:
             continue
-        found.append(replace(record, argument=argument_field.name, name=record.name or argument_field.name))
-    return tuple(found)
+        option_name = record.name or argument_field.name
+        records.append(replace(record, argument=argument_field.name, name=option_name))
+    return tuple(records)

@@ -1,4 +1,4 @@
-"""Options of `flawscope fit` that are settings of a method, and the ways to give several of them at once."""
+"""Options of `flawscope fit` that are settings of a method, or that give several settings at once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flawscope.methods.options.record import (
 SETTING_OPTIONS: tuple[FitOption, ...] = (
     FitOption(
         name="size",
-        meaning="sizes that the network sees",
+        meaning="sizes at which the network sees the picture",
         group=VIEWS,
         role=SETTING,
         metavar="N|HxW|N+N",
-        help="Size that the network sees (default: 256+512 pixels).",
+        help="Size at which the network sees pictures (default: 256+512 pixels).",
         changes_input=True,
         search=SIZES,
         form=FormField(kind="text", pattern="^.{0,20}$"),
@@ -31,7 +31,7 @@ SETTING_OPTIONS: tuple[FitOption, ...] = (
         group=VIEWS,
         role=SETTING,
         metavar="N|HxW",
-        help="Tiles of so many pixels that a large picture is seen in, too.",
+        help="Size of tiles, in pixels, in which a large picture is seen, too.",
         changes_input=True,
         search=SIZES,
     ),
@@ -52,7 +52,7 @@ SETTING_OPTIONS: tuple[FitOption, ...] = (
         group=METHOD,
         role=SETTING,
         metavar="N",
-        help="Steps that {in_steps} learn in (default: as the device can).",
+        help="Number of steps in which {in_steps} learn (default: by the device).",
         exclusive="length",
         rare=True,
         benchmark=ITS_METHODS,

@@ -1,4 +1,4 @@
-"""Reads the options of a model's fit from the model. Modules that need numpy are loaded by the calls."""
+"""Reads the options of a model's fit from the model. Functions import modules that need numpy when called."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def region(model: Artefact) -> RoiSource | None:
-    """Return the region of interest of a model; None: all of the picture counts."""
+    """Return the region of interest of a model; None: the entire picture counts."""
     from flawscope.artefact.region import stored_region
 
     return stored_region(model)
 
 
 def light(model: Artefact) -> Rate | None:
-    """Return the range of light in which a model keeps its rate; None: there is none."""
-    learnt = model.manifest.preprocess.normalization
-    return None if learnt is None else learnt.share
+    """Return the range of light in which a model keeps its rate; None: in the light of the fit alone."""
+    normalization = model.manifest.preprocess.normalization
+    return None if normalization is None else normalization.share
 
 
 def align(model: Artefact) -> Align:
-    """Return the way in which a model aligns parts; none: it does not align them."""
+    """Return the way in which a model aligns parts; "none": it does not align them."""
     reference = model.manifest.preprocess.reference
     return "none" if reference is None else reference.kind
 
@@ -38,12 +38,12 @@ def several(model: Artefact) -> bool:
 
 
 def channels(model: Artefact) -> str | Channels | None:
-    """Return the channels that a model judges together; None: three."""
+    """Return the groups of channels that a model judges together; None: pictures have three channels."""
     return model.manifest.preprocess.channels
 
 
 def scale_mm(model: Artefact) -> float | None:
-    """Return the length of a pixel in millimetres; None: not known."""
+    """Return the side of a pixel in millimetres; None: the model does not know it."""
     from flawscope.artefact.expected import ExpectedPictures
 
     return ExpectedPictures.from_facts(model.manifest.facts).mm_per_pixel
@@ -55,20 +55,23 @@ def category(model: Artefact) -> str | None:
 
 
 def false_alarm_rate(model: Artefact) -> Rate:
-    """Return the target rate of a model."""
+    """Return the target false-alarm rate of a model."""
     return model.manifest.calibration.rate
 
 
 def _pattern(model: Artefact) -> PartPattern | None:
+    """Return the patterns of a model's parts and views; None: it judges single pictures."""
     from flawscope.artefact.parts import stored_part_pattern
 
     return stored_part_pattern(model.manifest)
 
 
 def group(model: Artefact) -> str | None:
-    """Return the pattern of a model's groups; None: it has none, or knows parts, which are groups."""
-    found = model.manifest.facts.get("group")
-    return None if found is None or _pattern(model) is not None else str(found)
+    """Return the pattern of a model's groups; None: it has none, or has parts, which serve as groups."""
+    group_pattern = model.manifest.facts.get("group")
+    if group_pattern is None or _pattern(model) is not None:
+        return None
+    return str(group_pattern)
 
 
 def part(model: Artefact) -> str | None:

@@ -9,28 +9,28 @@ from flawscope.methods.options.settings import SETTING_OPTIONS
 
 
 def _all_options() -> tuple[FitOption, ...]:
-    found = [*CALL_OPTIONS, *SETTING_OPTIONS]
+    options = [*CALL_OPTIONS, *SETTING_OPTIONS]
     for arguments in ARGUMENTS:
-        found += records_of(arguments)
-    return tuple(found)
+        options += records_of(arguments)
+    return tuple(options)
 
 
 FIT_OPTIONS = _all_options()
-# Those that New product of a station asks for
+# Options on the station's page *New product*
 NEW_PRODUCT = tuple(option for option in FIT_OPTIONS if option.form is not None)
-# Those of the cells of `flawscope benchmark`
+# Options that cells of `flawscope benchmark` get
 BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 
 def names_of(
     role: str | None = None, *, search: str | None = None, file: str | None = None
 ) -> tuple[str, ...]:
-    """Return the names of the options whose fields have these values; None: any value.
+    """Return the names of the options whose records have all given values.
 
     Args:
-        role: Value of `FitOption.role`.
-        search: Value of `FitOption.search`.
-        file: Value of `FitOption.file`.
+        role: Value of `FitOption.role`; None: any.
+        search: Value of `FitOption.search`; None: any.
+        file: Value of `FitOption.file`; None: any.
     """
     return tuple(
         option.name

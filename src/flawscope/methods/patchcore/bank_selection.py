@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -19,56 +20,66 @@ from flawscope.methods.patchcore.record import Config
 from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
 from flawscope.progress import Detail
-from flawscope.types import Json
 
 MIB = 2**20
 GIB = 2**30
-MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
-KEPT_SHARE = 0.5  # of that memory, at most, for pictures that a streamed fit calibrates on
-KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
-ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
-MIN_FINE_BANK = (
-    2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
-)
-MIN_SECOND_BANK = 4000  # of a second backbone
+MAX_FEATURE_BYTES = 2 * GIB  # features in memory without the setting `memory`
+# Largest share of the features' memory for the pictures on which a streamed fit is calibrated
+KEPT_SHARE = 0.5
+KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels load at their first use
+# Memory of a pass, in units of the widest layer's input and output; measured by bench/fit.py
+ACTIVATION_FACTOR = 1.45
+# Smallest bank at the larger sizes: with fewer elements, good pictures of a small set score too high
+MIN_FINE_BANK = 2000
+MIN_SECOND_BANK = 4000  # smallest bank of a second backbone
 
 
 # -------------------------------------------------------------------------------------------------- coresets
 
 
 def bank_size(config: Config, branch: int, patches: int) -> int:
-    """Return the number of elements to keep of a branch's patches; branch 0 is of the smallest size."""
+    """Return the number of elements to select from a branch's patches.
+
+    Args:
+        config: Settings of the model.
+        branch: Number of the branch.
+        patches: Number of its patches.
+    """
+    spec = config.branch_specs[branch]
     if config.count is not None:
-        wanted = config.count
-    elif config.branch_specs[branch].second:
-        wanted = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
-    elif config.branch_specs[branch].size == config.network_sizes[0]:
-        wanted = round(config.ratio * patches)
+        size = config.count
+    elif spec.second:
+        size = max(round(config.fine_ratio * patches), MIN_SECOND_BANK)
+    elif spec.size == config.network_sizes[0]:  # the smallest size
+        size = round(config.ratio * patches)
     else:
-        wanted = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
-    return max(1, min(wanted, config.cap, patches))
+        size = max(round(config.fine_ratio * patches), MIN_FINE_BANK)
+    return max(1, min(size, config.cap, patches))
 
 
 def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
-    """Select a coreset per branch, and put it into the model as its memory bank."""
-    found = []
+    """Select a coreset per branch, and put it into the model as the branch's memory bank."""
+    banks = []
     for v in range(len(job.branches)):
         points, groups = patches.points(v)
-        found.append(select_bank(job, v, points, groups, len(points), "coreset"))
-    return found
+        banks.append(select_bank(job, v, points, groups, patches=len(points), stage="coreset"))
+    return banks
 
 
 def select_bank(
     job: FitJob, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
 ) -> SelectedBank:
-    """Select a coreset of a branch's points, and make it the model's memory bank, or add it to the old bank.
+    """Select a coreset of a branch's points, and make it the branch's memory bank.
+
+    If a model is extended, the coreset is added to its bank.
 
     Args:
         job: The fit.
         v: Number of the branch.
         points: Absolute features `[N, D]`.
         groups: Group of each point, `[N]`.
-        patches: Number of patches that the points stand for.
+        patches: Number of the branch's patches, of which the points may be a selection. The size of the bank
+            follows from it.
         stage: Name of the stage in the progress.
     """
     branch = job.branches[v]
@@ -78,14 +89,25 @@ def select_bank(
         count = min(bank_size(config, v, patches), len(points))
         result = coreset.select(points, count, groups=groups, progress=progress)
         branch.set_bank(points[result.indices])
-        return SelectedBank(branch, groups[result.indices], points, groups, result)
-    start = job.existing_banks[v]
-    count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
-    known: Json = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
-    result = coreset.select(points, count, groups=groups, progress=progress, **known)
-    branch.bank = branch.bank[: len(start.bank)]  # a second selection starts as the first did
+        return SelectedBank(
+            branch, groups=groups[result.indices], points=points, point_groups=groups, result=result
+        )
+    existing = job.existing_banks[v]
+    free_places = max(0, config.cap - len(existing.bank))
+    count = min(bank_size(config, v, patches), len(points), free_places)
+    result = coreset.select(
+        points,
+        count,
+        groups=groups,
+        start=existing.bank,
+        start_groups=existing.groups,
+        until=existing.radius,
+        progress=progress,
+    )
+    branch.bank = branch.bank[: len(existing.bank)]  # remove the elements of an earlier round of this fit
     branch.extend_bank(points[result.indices])
-    return SelectedBank(branch, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
+    element_groups = torch.cat([existing.groups, groups[result.indices]])
+    return SelectedBank(branch, groups=element_groups, points=points, point_groups=groups, result=result)
 
 
 # ---------------------------------------------------------------------------------------------------- memory
@@ -100,7 +122,7 @@ class MemoryPlan:
         peak: Predicted peak of the process, in bytes.
         features: Size of all features, in bytes.
         free: Free memory, in bytes.
-        kept: Number of pictures to calibrate on whose features stay in memory beside a shard's.
+        kept: Number of calibration pictures whose features stay in memory while shards are streamed.
     """
 
     shards: int
@@ -111,14 +133,15 @@ class MemoryPlan:
 
     def describe(self) -> str:
         """Return a line for a person, with a remedy where the memory may not suffice."""
-        how = (
-            "features stay in memory"
-            if self.shards == 1
-            else f"{self.features / GIB:.1f} GiB of features are streamed in {self.shards} shards"
-        )
+        if self.shards == 1:
+            plan = "features stay in memory"
+        else:
+            plan = f"{self.features / GIB:.1f} GiB of features are streamed in {self.shards} shards"
         free = f"{self.free / GIB:.1f} GiB free"
-        line = f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}"
-        return f"{line}; that may not fit: close other programs" if self.peak > self.free else Detail(line)
+        line = f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {plan}"
+        if self.peak > self.free:
+            return f"{line}; that may not fit: close other programs"
+        return Detail(line)  # printed with --verbose alone
 
 
 def predict_peak(model: Model, task: Task) -> int:
@@ -128,7 +151,7 @@ def predict_peak(model: Model, task: Task) -> int:
 
 
 def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
-    """Predict the peak of a process, and split the pictures until it fits.
+    """Predict the peak memory of the process, and choose into how many shards the pictures are split.
 
     Args:
         model: The model that is fitted.
@@ -141,19 +164,10 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     """
     config = model.config
     device = model.roi.device
-    on_cpu = device.type == "cpu"
-    threads = torch.get_num_threads() if on_cpu else 1
-    base = psutil.Process().memory_info().rss if on_cpu else 0
+    is_on_cpu = device.type == "cpu"
     free = _free_bytes(device)
-    width = model.width
     patches = [int(branch.inside.sum()) for branch in model.branches]
-    # features, three distances or norms, a group number, the nearest element, a place in its cell, and the
-    # next elements
-    numbers = sum(n * branch.embedding.width for n, branch in zip(patches, model.branches, strict=True))
-    per_picture = numbers * 4 + sum(patches) * (4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS)
-    if config.pads:  # what counts, of patches and pixels, and the points without the others
-        per_picture += sum(patches) + numbers * 4 + model.roi.numel()
-    banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
+    per_picture = _picture_bytes(model, patches)
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
     kept = min(_calibrated_count(config, task), int(KEPT_SHARE * budget / per_picture))
@@ -171,51 +185,102 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
             f"one picture's features take {per_picture / MIB:.0f} MiB and only {budget / MIB:.0f} MiB may be "
             "used: free some memory, raise --set memory=GiB, or choose a smaller --size"
         )
-    # a thread holds the decoded picture, its upright copy and what the resize reads
-    batch, decoded = (BATCH, 3 * task.decoded_bytes) if on_cpu else (GPU_BATCH, 0)
-    embedding = threads * (batch * _activation_bytes(model) + decoded) + KERNEL_BYTES
+    peak = psutil.Process().memory_info().rss if is_on_cpu else 0
+    peak += features // shards
+    peak += _working_bytes(model, task, patches, count, shards)
+    if shards > 1:
+        peak += kept * per_picture
+    if is_on_cpu:  # the process may have had a higher peak before the fit, in a comparison of many pictures
+        peak = max(peak, peak_memory())
+    return MemoryPlan(shards, peak=int(peak), features=features, free=int(free), kept=kept)
+
+
+def _picture_bytes(model: Model, patches: Sequence[int]) -> int:
+    """Return the bytes that a picture takes while banks are selected.
+
+    Args:
+        model: The model that is fitted.
+        patches: Number of a picture's patches in each branch.
+    """
+    branches = zip(patches, model.branches, strict=True)
+    feature_bytes = 4 * sum(count * branch.embedding.width for count, branch in branches)
+    # Bytes of a patch: three distances or norms (4 each), its group (8), its nearest element (4), its place
+    # in the element's cell (8), and its next elements (4 each)
+    patch_bytes = 4 * 3 + 8 + 4 + 8 + 4 * NEXT_ELEMENTS
+    picture_bytes = feature_bytes + sum(patches) * patch_bytes
+    if model.config.pads:
+        # masks of the patches and of the pixels, and a copy of the features without padding
+        picture_bytes += sum(patches) + model.roi.numel() + feature_bytes
+    return picture_bytes
+
+
+def _working_bytes(model: Model, task: Task, patches: Sequence[int], count: int, shards: int) -> int:
+    """Return the bytes that the steps of a fit take in addition to the pictures' features.
+
+    Args:
+        model: The model that is fitted.
+        task: The task of the fit.
+        patches: Number of a picture's patches in each branch.
+        count: Number of pictures, with their copies.
+        shards: Number of shards.
+    """
+    is_on_cpu = model.roi.device.type == "cpu"
+    threads = torch.get_num_threads() if is_on_cpu else 1
+    width = model.width
+    bank_sizes = [bank_size(model.config, v, n * count) for v, n in enumerate(patches)]
+    bank_bytes = sum(bank_sizes) * width * 4
+    # on a CPU, each thread decodes: the decoded picture, its upright copy and the input of the resize
+    decoding = 3 * task.decoded_bytes if is_on_cpu else 0
+    batch = BATCH if is_on_cpu else GPU_BATCH
+    embedding = threads * (batch * _activation_bytes(model) + decoding) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
-    # of one branch and one shard at a time, beside its features
-    rounded = quantized_search.row_bytes(width) + 4 if on_cpu and quantized_search.is_faster() else 0
-    selecting += max(patches) * -(-count // shards) * rounded
-    # one row block of the neighbours' table against the bank; the bank in its forms
-    installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
-    coresets = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # of the shards
-    calibrating = 0 if shards == 1 else kept * per_picture
-    most = base + features // shards + embedding + selecting + installing + coresets + calibrating
-    most = max(most, peak_memory() if on_cpu else 0)  # comparing a great many pictures took more already
-    return MemoryPlan(shards, int(most), features, int(free), kept)
+    if is_on_cpu and quantized_search.is_faster():
+        # rounded features of one branch and one shard at a time
+        shard_pictures = -(-count // shards)  # rounded up
+        selecting += max(patches) * shard_pictures * (quantized_search.row_bytes(width) + 4)
+    # for each thread a block of BLOCK / 4 rows of `neighbour_table` against the bank, 4 bytes a number; and
+    # four copies of the banks
+    installing = threads * BLOCK // 4 * max(bank_sizes) * 4 + 4 * bank_bytes
+    # the shards' coresets, which are twice as large as the banks, and a second time as their union
+    merging = 0 if shards == 1 else 2 * 2 * bank_bytes
+    return embedding + selecting + installing + merging
 
 
 def _calibrated_count(config: Config, task: Task) -> int:
-    """Return the number of pictures to calibrate on, where each counts as a part."""
-    wanted = task.calibration_pictures
-    return min(task.count, config.calibration_pictures if wanted is None else wanted)
+    """Return the number of pictures to calibrate on.
+
+    The task's `calibration_pictures`, if it is given, replaces the setting of the same name.
+    """
+    max_count = (
+        config.calibration_pictures if task.calibration_pictures is None else task.calibration_pictures
+    )
+    return min(task.count, max_count)
 
 
 def _activation_bytes(model: Model) -> int:
-    """Return the bytes that a picture takes in the backbone at once.
+    """Return the peak memory of a picture's pass through the backbones, in bytes.
 
-    They are the widest layer's input and output, and the copies that convolutions make of them (padding,
-    memory layout).
+    It is the largest sum of a layer's input and output, times `ACTIVATION_FACTOR` for the copies that
+    convolutions make of both (padding, memory layout).
     """
-    widest = 0
+    max_bytes = 0
 
-    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal widest
+    def measure(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal max_bytes
         if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-            widest = max(widest, (inputs[0].numel() + output.numel()) * 4)
+            max_bytes = max(max_bytes, (inputs[0].numel() + output.numel()) * 4)
 
-    leaves = [m for network in model.backbones for m in network.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(look) for m in leaves]
+    modules = [module for network in model.backbones for module in network.modules()]
+    layers = [module for module in modules if not list(module.children())]
+    hooks = [layer.register_forward_hook(measure) for layer in layers]
     try:
         with torch.inference_mode():
             model.embed(torch.zeros(1, 3, *model.size, device=model.roi.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return int(ACTIVATION_FACTOR * widest)
+    return int(ACTIVATION_FACTOR * max_bytes)
 
 
 def _free_bytes(device: torch.device) -> int:

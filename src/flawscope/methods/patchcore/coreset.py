@@ -1,12 +1,13 @@
 """Greedy k-center selection, exact and fast.
 
-The textbook loop (PatchCore, Algorithm 1) updates all N distances after every pick: N·D reads a pick, bound
-by memory. Distances only shrink: as long as the farthest point of a pool of P points is farther than all
-points outside, the picks inside the pool are the same as the textbook's. When the pool is exhausted, all N
-points meet the whole batch of picks in a single matrix product, which is bound by arithmetic.
+The textbook loop (PatchCore, Algorithm 1) updates all N distances after every pick: it reads N·D numbers a
+pick, and memory limits its speed. Here picks are made in a pool of P points, the farthest ones. Distances
+only shrink: as long as the farthest point of the pool is farther than all points outside, the picks are the
+textbook's. When the pool is exhausted, a single matrix product compares all N points with all of its picks.
+Arithmetic limits the speed of the product.
 
-Where a CPU multiplies bytes faster still, a lower bound leaves few pairs of points and picks for fp32
-(`quantized_search.py`).
+Where a CPU multiplies bytes faster still, a lower bound leaves few pairs of points and picks to compare in
+fp32 (`quantized_search.py`).
 
 Blocks of rows have a fixed size, and each runs on a single thread: the result does not depend on the number
 of threads.
@@ -27,14 +28,18 @@ from flawscope.methods.patchcore import quantized_search
 from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
 from flawscope.methods.threads import MapBlocks, run_serially, workers
 
-POOL_SIZE = 4096  # farthest points looked at between two updates of everything
-STRIDE = 64  # picks between two checks of how many are still right (each a host sync on a GPU)
-ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
-BATCH = 512  # most picks multiplied at once
-MAX_RUNS = 4  # groups of a block that are met one by one: of more, threads would wait for Python's lock
-PICKED = float("-inf")  # never again: below any squared distance, also those that rounding makes negative
+POOL_SIZE = 4096  # number of points in the pool
+STRIDE = 64  # number of picks between two checks of their validity; a check is a host sync on a GPU
+ROWS = 2048  # number of points in a block: its products with a batch of picks stay in the cache
+BATCH = 512  # largest number of picks in a product
+# Number of groups in a block up to which each is compared in a step of its own: in steps of Python, threads
+# wait for its lock
+MAX_RUNS = 4
+# Squared distance of a pick to itself: below all others, also those that rounding makes negative, so that no
+# point is picked twice
+PICKED = float("-inf")
 
-Progress = Callable[[int, int], None]  # picks made, picks wanted
+Progress = Callable[[int, int], None]  # takes the number of picks and the number to make
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,10 @@ class Coreset:
     Attributes:
         indices: Numbers of the picks, `[count]` int64, in the order of picking.
         distances: Every point's distance to the selection, `[N]` float32. Its maximum is the covering radius.
-        leave_out: Every point's distance to the picks of *other* groups, `[N]` float32, infinite where there
-            are none; None: there are no groups.
-        nearest: Number of the pick nearest to every point, `[N]` int32, counted from the first of `start`;
-            None: there are no groups.
+        leave_out: Every point's distance to the picks of *other* groups, `[N]` float32, infinite where no
+            such pick exists; None: the selection had no groups.
+        nearest: Number of the pick nearest to every point, `[N]` int32; points of `start` have the first
+            numbers. None: the selection had no groups.
     """
 
     indices: Tensor
@@ -74,65 +79,70 @@ def select(
 ) -> Coreset:
     """Select points by the greedy k-center rule: each pick is the point farthest from all earlier picks.
 
-    Of equals the point with the lowest index is picked, and no point twice. The result is identical to the
-    plain loop's where fp32 is exact (integer features whose squared norms stay below 2**24). Elsewhere
-    rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al. (CVPR 2022),
-    Algorithm 1; Gonzalez 1985 for the greedy rule.
+    Of points at the same distance the one with the lowest index is picked, and no point twice. The result is
+    identical to the plain loop's where fp32 is exact (integer features whose squared norms stay below 2**24).
+    Elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
+    (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
 
     Args:
         features: Points `[N, D]` float32, on any device.
         count: Number of picks, 1..N; with `start` also 0.
         first: The first pick, unless `start` is given.
-        groups: Group of each point, `[N]` integer; rows of a group are next to each other. With it, the
-            distance to the picks of other groups and the nearest pick are computed too, at almost no cost.
-        start: Points that are in the selection already, `[M, D]` float32 (a bank that is being extended).
-        start_groups: Their groups, `[M]` integer; None: they belong to no group of `groups`.
-        until: Stop early once every point is this close to the selection.
-        progress: Called with (picks made, count).
+        groups: Group of each point, `[N]` integer; rows of a group are next to each other. With groups, the
+            distance to the picks of other groups and the nearest pick are computed, too, at almost no cost.
+        start: Points that are in the selection already, `[M, D]` float32 (a bank that is extended).
+        start_groups: Groups of `start`, `[M]` integer; None: these points belong to no group of `groups`.
+        until: Covering radius at which to stop: no point is farther from the selection.
+        progress: Called with the number of picks and `count`.
 
     Raises:
         InputError: The points do not allow this number of picks, or are not finite numbers.
     """
     has_start = start is not None and len(start) > 0
-    _check_picks(len(features), count, first, least=0 if has_start else 1)
+    _check_picks(len(features), count, first, min_count=0 if has_start else 1)
     device = features.device
-    with torch.inference_mode(), workers(device) as each:
-        update = _Distances(features, groups, each)
-        if not bool(update.norms.isfinite().all()):
+    with torch.inference_mode(), workers(device) as map_blocks:
+        distances = _Distances(features, groups, map_blocks)
+        if not bool(distances.norms.isfinite().all()):
             raise InputError("cannot pick from features that are not finite numbers, or too large")
 
-        def take(new: Tensor) -> Tensor:
-            if len(new):
-                update(features[new], None if groups is None else groups[new])
-                update.squared[new] = PICKED
-            return new
+        def add_picks(indices: Tensor) -> Tensor:
+            """Add points to the selection, and return `indices`."""
+            if len(indices):
+                distances.add(features[indices], None if groups is None else groups[indices])
+                distances.squared[indices] = PICKED
+            return indices
 
-        def take_more() -> Tensor:
-            return take(_pool_picks(features, update, count - done, until * until))
+        def pick_in_pool(max_count: int) -> Tensor:
+            return add_picks(_pool_picks(features, distances, max_count, until * until))
 
-        picks: list[Tensor] = []
+        batches: list[Tensor] = []
         if start is not None and has_start:
-            run_serially(lambda: update(start, start_groups), device)
+            run_serially(partial(distances.add, start, start_groups), device)
         else:
-            picks.append(run_serially(lambda: take(torch.tensor([first], device=device)), device))
-        done = len(picks)
-        while done < count:
-            new = run_serially(take_more, device)
-            if not len(new):
+            first_pick = torch.tensor([first], device=device)
+            batches.append(run_serially(partial(add_picks, first_pick), device))
+        pick_count = len(batches)  # one first pick, or none
+        while pick_count < count:
+            picks = run_serially(partial(pick_in_pool, count - pick_count), device)
+            if not len(picks):
                 break
-            picks.append(new)
-            done += len(new)
+            batches.append(picks)
+            pick_count += len(picks)
             if progress:
-                progress(done, count)
-        leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
-        chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
-        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.nearest_pick)
+                progress(pick_count, count)
+        leave_out = None if distances.others is None else distances.others.clamp_(min=0).sqrt_()
+        no_picks = torch.zeros(0, dtype=torch.long, device=device)
+        indices = torch.cat(batches) if batches else no_picks
+        return Coreset(indices, distances.squared.clamp_(min=0).sqrt_(), leave_out, distances.nearest_pick)
 
 
-def _check_picks(total: int, count: int, first: int, *, least: int) -> None:
+def _check_picks(total: int, count: int, first: int, *, min_count: int) -> None:
     """Raise InputError for a number of picks, or a first pick, that `total` points do not allow."""
-    if not least <= count <= total:
-        raise InputError(f"cannot pick {count} of {pluralize(total, 'point')}: ask for {least} to {total}")
+    if not min_count <= count <= total:
+        raise InputError(
+            f"cannot pick {count} of {pluralize(total, 'point')}: ask for {min_count} to {total}"
+        )
     if not 0 <= first < total:
         raise InputError(f"the first pick {first} is not one of {pluralize(total, 'point')}")
 
@@ -146,47 +156,84 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
         radius: The radius, above 0.
 
     Returns:
-        Rows of the picks, `[K]`, in the order of picking.
+        Numbers of the picks in `points`, `[K]`, in the order of picking.
     """
     norms = (points * points).sum(1)
-    left = norms.new_full((len(points),), torch.inf)
+    squared = norms.new_full((len(points),), torch.inf)
     if len(start):
-        left = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
-    rows = (left > radius * radius).nonzero().flatten()
+        squared = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
+    rows = (squared > radius * radius).nonzero().flatten()
+    if not len(rows):
+        return rows
     points = points[rows]
     norms = norms[rows]
-    left = left[rows]
+    squared = squared[rows]
+    if points.device.type != "cpu":  # the loop below would wait for a GPU at each pick
+        present = start if len(start) else None
+        return rows[select(points, len(rows), start=present, until=radius).indices]
+    # The arrays share memory with the tensors. Steps in numpy have less overhead, which is most of the time
+    to_pick = torch.empty_like(squared)
+    to_pick_array = to_pick.numpy()
+    squared_array = squared.numpy()
     picks = list[int]()
-    if points.device.type != "cpu":  # a sync a pick
-        known = start if len(start) else None
-        return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
-    # as arrays, which share the tensors' memory: so short a step would wait for torch most of its time
-    away = torch.empty_like(left)
-    measured = away.numpy()
-    remaining = left.numpy()
-    while len(left) and remaining[pick := int(remaining.argmax())] > radius * radius:
-        torch.addmv(norms, points, points[pick], alpha=-2, out=away).add_(norms[pick])
-        np.minimum(remaining, measured, out=remaining)
-        remaining[pick] = PICKED
+    pick = int(squared_array.argmax())
+    while squared_array[pick] > radius * radius:
+        torch.addmv(norms, points, points[pick], alpha=-2, out=to_pick).add_(norms[pick])
+        np.minimum(squared_array, to_pick_array, out=squared_array)
+        squared_array[pick] = PICKED
         picks.append(pick)
+        pick = int(squared_array.argmax())
     return rows[picks]
 
 
-class _Distances:
-    """Squared distances of all points to the selection, updated with batches of picks."""
+@dataclass(frozen=True)
+class _PickBatch:
+    """Batch of K picks, relative to `_Distances.origin`, sorted by their groups.
 
-    def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks):
+    Attributes:
+        norms: Squared lengths of the picks, `[K]`.
+        doubled: The picks times -2, `[D, K]`.
+        numbers: Numbers of the picks in the selection, `[K]`.
+        columns: Slice of the picks of each group, by the group; empty: the picks belong to no group.
+        groups: Groups of the picks, `[K]`; None: they belong to no group.
+        bound: Finds the pairs of points and picks that may be near; None: all pairs are compared.
+    """
+
+    norms: Tensor
+    doubled: Tensor
+    numbers: Tensor
+    columns: dict[int, slice]
+    groups: Tensor | None
+    bound: PickBound | None
+
+
+class _Distances:
+    """Squared distances of all points to the selection, updated with batches of picks.
+
+    Attributes:
+        rows: Blocks of the points.
+        origin: A point, to which points and picks are taken relative in products.
+        norms: Squared lengths of the relative points, `[N]`.
+        squared: Squared distance of each point to the selection, `[N]`.
+        others: Squared distance of each point to the picks of other groups, `[N]`; None: there are no groups.
+        nearest_pick: Number of the pick nearest to each point, `[N]` int32; None: there are no groups.
+        pick_count: Number of picks.
+        runs: For each block, the runs of points of one group: group, start and stop in the block.
+        bound: Lower bound of squared distances; None: all pairs are compared.
+    """
+
+    def __init__(self, features: Tensor, groups: Tensor | None, map_blocks: MapBlocks):
         total = len(features)
         self.features = features
-        self.each = each
-        # Squared distances come from |x|² + |y|² - 2xy. Relative to one of the points the norms are no
-        # larger than the distances themselves, and integers stay integers.
+        self.map_blocks = map_blocks
+        # Squared distances are |x|² + |y|² - 2xy. Relative to one of the points the norms are no larger than
+        # the distances themselves, and integers stay integers.
         self.origin = features[0].clone()
-        self.rows = [slice(r, min(r + ROWS, total)) for r in range(0, total, ROWS)]
+        self.rows = [slice(start, min(start + ROWS, total)) for start in range(0, total, ROWS)]
         self.squared = torch.full((total,), float("inf"), device=features.device)
         self.norms = torch.empty(total, device=features.device)
-        self.others: Tensor | None = None  # the same, to the picks of other groups
-        self.nearest_pick: Tensor | None = None  # the number of each point's
+        self.others: Tensor | None = None
+        self.nearest_pick: Tensor | None = None
         self.pick_count = 0
         self.runs: list[list[tuple[int, int, int]]] = [[] for _ in self.rows]
         self.groups = groups
@@ -194,18 +241,22 @@ class _Distances:
             self.others = self.squared.clone()
             self.nearest_pick = torch.zeros(total, dtype=torch.int32, device=features.device)
             self.runs = [_equal_runs(groups[rows]) for rows in self.rows]
-        self.each(self._norms, range(len(self.rows)))
+        self.map_blocks(self._compute_norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
-        # of one group alone no point can be passed over: all are infinitely far from other groups
-        if (
-            (features.device.type == "cpu" and total >= quantized_search.MIN_POINTS)
-            and (groups is None or bool((groups != groups[0]).any()))
-            and quantized_search.is_faster()
-        ):
-            self.bound = ByteBound(features, self.rows, each)
+        is_large = total >= quantized_search.MIN_POINTS
+        is_on_cpu = features.device.type == "cpu"
+        # With a single group the bound excludes no pair: all points are infinitely far from other groups
+        can_exclude = groups is None or bool((groups != groups[0]).any())
+        if is_on_cpu and is_large and can_exclude and quantized_search.is_faster():
+            self.bound = ByteBound(features, self.rows, map_blocks)
 
-    def __call__(self, points: Tensor, groups: Tensor | None) -> None:
-        """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
+    def add(self, points: Tensor, groups: Tensor | None) -> None:
+        """Add picks to the selection.
+
+        Args:
+            points: The picks, `[K, D]`.
+            groups: Groups of the picks, `[K]`; None: they belong to no group.
+        """
         start = self.pick_count
         self.pick_count = self.pick_count + len(points)
         numbers = torch.arange(start, self.pick_count, dtype=torch.int32, device=points.device)
@@ -214,154 +265,175 @@ class _Distances:
             points = points[order]
             numbers = numbers[order]
         for k in range(0, len(points), BATCH):
-            batch = points[k : k + BATCH] - self.origin
-            pick_numbers = numbers[k : k + BATCH]
+            batch = points[k : k + BATCH]
+            relative = batch - self.origin
             pick_groups = None if groups is None else groups[k : k + BATCH]
-            columns = {} if pick_groups is None else {g: slice(a, b) for g, a, b in _equal_runs(pick_groups)}
-            norms = (batch * batch).sum(1)
-            doubled = (batch * -2.0).T
+            columns = {}
+            if pick_groups is not None:
+                columns = {group: slice(first, stop) for group, first, stop in _equal_runs(pick_groups)}
             bound = None
             if self.bound is not None and len(batch) >= quantized_search.MIN_PICKS:
-                bound = self.bound.for_picks(points[k : k + BATCH])
-            meet = partial(self._update_block, norms, doubled, pick_numbers, columns, pick_groups, bound)
-            self.each(meet, range(len(self.rows)))
+                bound = self.bound.for_picks(batch)
+            picks = _PickBatch(
+                norms=(relative * relative).sum(1),
+                doubled=(relative * -2.0).T,
+                numbers=numbers[k : k + BATCH],
+                columns=columns,
+                groups=pick_groups,
+                bound=bound,
+            )
+            self.map_blocks(partial(self._update_block, picks), range(len(self.rows)))
 
-    def _update_block(
-        self,
-        norms: Tensor,
-        doubled: Tensor,
-        pick_numbers: Tensor,
-        columns: dict[int, slice],
-        pick_groups: Tensor | None,
-        bound: PickBound | None,
-        b: int,
-    ) -> None:
-        """Compare a block of the points with a batch of picks.
-
-        Args:
-            norms: Squared lengths of the picks, `[K]`.
-            doubled: The picks times -2, `[D, K]`.
-            pick_numbers: Numbers of the picks in the selection, `[K]`.
-            columns: Columns of each group's picks.
-            pick_groups: Groups of the picks, `[K]`; None: they belong to none.
-            bound: Finds the pairs of points and picks that may be near; None: all pairs are compared.
-            b: Number of the block.
-        """
+    def _update_block(self, picks: _PickBatch, b: int) -> None:
+        """Compare block b of the points with a batch of picks."""
         rows = self.rows[b]
-        if bound is not None:
-            farther = self.squared if self.others is None else self.others
-            pairs = bound.pairs(b, farther[rows])
+        if picks.bound is not None:
+            limits = self.squared if self.others is None else self.others
+            pairs = picks.bound.pairs(b, limits[rows])
             if pairs is not None:
-                self._update_pairs(norms, doubled, pick_numbers, pick_groups, rows.start + pairs[0], pairs[1])
+                block_points, pair_picks = pairs
+                self._update_pairs(picks, rows.start + block_points, pair_picks)
                 return
-        products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
+        products = torch.addmm(picks.norms, self.features[rows] - self.origin, picks.doubled)  # |y|² - 2xy
         squared = self.squared[rows]
         if self.others is None or self.nearest_pick is None or self.groups is None:
             torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)
             return
-        at = self.nearest_pick[rows]
+        nearest_pick = self.nearest_pick[rows]
 
-        def take(values: Tensor, start: int, stop: int, numbers: Tensor) -> Tensor:
-            near = values.amin(1) + self.norms[rows][start:stop]
-            nearer = (near < squared[start:stop]).nonzero().flatten()
-            if len(nearer):  # few; to look for the number everywhere would take as long as the products
-                at[start + nearer] = numbers[values[nearer].argmin(1)]
-                torch.minimum(squared[start:stop], near, out=squared[start:stop])
-            return near
+        def update_points(points: slice, values: Tensor, numbers: Tensor) -> Tensor:
+            """Update points of the block, and return their squared distances to picks.
 
-        met = [(columns[group], start, stop) for group, start, stop in self.runs[b] if group in columns]
-        if pick_groups is not None and len(met) > MAX_RUNS:
-            alike = self.groups[rows][:, None] == pick_groups
-            take(products.masked_fill(~alike, torch.inf), 0, len(squared), pick_numbers)
-            products.masked_fill_(alike, torch.inf)
+            Args:
+                points: The points.
+                values: |y|² - 2xy of the points and the picks.
+                numbers: Numbers of the picks in the selection.
+            """
+            to_picks = values.amin(1) + self.norms[rows][points]
+            nearer = (to_picks < squared[points]).nonzero().flatten()
+            # Numbers of picks are found for these few points: for all points it would take as long as the
+            # products. `nearest_pick[points]` is a view: the assignment changes `self.nearest_pick`
+            if len(nearer):
+                nearest_pick[points][nearer] = numbers[values[nearer].argmin(1)]
+                torch.minimum(squared[points], to_picks, out=squared[points])
+            return to_picks
+
+        # First the picks of each point's own group, which become infinitely far, then the other picks
+        all_points = slice(0, len(squared))
+        own_runs = [
+            (slice(start, stop), picks.columns[group])
+            for group, start, stop in self.runs[b]
+            if group in picks.columns
+        ]
+        if picks.groups is not None and len(own_runs) > MAX_RUNS:
+            is_own = self.groups[rows][:, None] == picks.groups
+            update_points(all_points, products.masked_fill(~is_own, torch.inf), picks.numbers)
+            products.masked_fill_(is_own, torch.inf)
         else:
-            for element, start, stop in met:
-                take(products[start:stop, element], start, stop, pick_numbers[element])
-                products[start:stop, element] = torch.inf
-        others = take(products, 0, len(squared), pick_numbers)
-        torch.minimum(self.others[rows], others, out=self.others[rows])
+            for points, columns in own_runs:
+                update_points(points, products[points, columns], picks.numbers[columns])
+                products[points, columns] = torch.inf
+        to_others = update_points(all_points, products, picks.numbers)
+        torch.minimum(self.others[rows], to_others, out=self.others[rows])
 
-    def _update_pairs(
-        self,
-        norms: Tensor,
-        doubled: Tensor,
-        pick_numbers: Tensor,
-        pick_groups: Tensor | None,
-        points: Tensor,
-        picks: Tensor,
-    ) -> None:
-        """Compare point `points[i]` with pick `picks[i]` of the batch, and no other pairs."""
-        some = self.features.index_select(0, points) - self.origin
-        away = (some * doubled.T.index_select(0, picks)).sum(1) + norms[picks]
-        away += self.norms[points]
+    def _update_pairs(self, picks: _PickBatch, points: Tensor, pair_picks: Tensor) -> None:
+        """Compare pairs of a point and a pick, and no others.
+
+        Args:
+            picks: A batch of picks.
+            points: Number of each pair's point, `[L]`.
+            pair_picks: Number of each pair's pick in the batch, `[L]`.
+        """
+        relative = self.features.index_select(0, points) - self.origin
+        pair_squared = (relative * picks.doubled.T.index_select(0, pair_picks)).sum(1)
+        pair_squared = pair_squared + picks.norms[pair_picks]
+        pair_squared += self.norms[points]
         if self.others is None or self.nearest_pick is None or self.groups is None:
-            self.squared.scatter_reduce_(0, points, away, "amin")
+            self.squared.scatter_reduce_(0, points, pair_squared, "amin")
             return
-        before = self.squared[points]
-        self.squared.scatter_reduce_(0, points, away, "amin")
-        nearer = (away < before) & (away == self.squared[points])
-        self.nearest_pick[points[nearer]] = pick_numbers[picks[nearer]]
-        other = slice(None) if pick_groups is None else self.groups[points] != pick_groups[picks]
-        self.others.scatter_reduce_(0, points[other], away[other], "amin")
+        old_squared = self.squared[points]
+        self.squared.scatter_reduce_(0, points, pair_squared, "amin")
+        is_nearest = (pair_squared < old_squared) & (pair_squared == self.squared[points])
+        self.nearest_pick[points[is_nearest]] = picks.numbers[pair_picks[is_nearest]]
+        if picks.groups is not None:
+            is_other_group = self.groups[points] != picks.groups[pair_picks]
+            points = points[is_other_group]
+            pair_squared = pair_squared[is_other_group]
+        self.others.scatter_reduce_(0, points, pair_squared, "amin")
 
-    def _norms(self, b: int) -> None:
+    def _compute_norms(self, b: int) -> None:
         block = self.features[self.rows[b]] - self.origin
         self.norms[self.rows[b]] = (block * block).sum(1)
 
 
 def _equal_runs(groups: Tensor) -> list[tuple[int, int, int]]:
-    """Return the runs of equal values: (value, start, stop)."""
+    """Return the runs of equal values: value, start and stop of each."""
     values, counts = groups.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0).tolist()
     return list(zip(values.tolist(), [0, *stops[:-1]], stops, strict=True))
 
 
-def _pool_picks(features: Tensor, update: _Distances, wanted: int, until: float) -> Tensor:
-    """Return the next picks, found by the greedy rule inside a pool of the farthest points.
+def _pool_picks(features: Tensor, distances: _Distances, max_count: int, until: float) -> Tensor:
+    """Find the next picks by the greedy rule, inside a pool of the farthest points.
 
-    They are at most `wanted`, and at least 1 unless all squared distances are at most `until`.
+    Args:
+        features: Points `[N, D]`.
+        distances: Distances of the points to the selection; they do not change.
+        max_count: Largest number of picks.
+        until: Squared distance: points that are this close are not picked.
+
+    Returns:
+        Indices of the picks, at least one unless all squared distances are at most `until`.
     """
-    squared = update.squared
-    top, pool = squared.topk(min(POOL_SIZE, len(squared)))
-    if top[0] == top[-1]:
-        # All equal: take them in the order of their index, then a tie with the outside is won by the pool.
-        pool = (squared == top[0]).nonzero().flatten()[:POOL_SIZE]
-        bound = top[0]
-        ties = True
+    squared = distances.squared
+    highest, pool = squared.topk(min(POOL_SIZE, len(squared)))
+    if highest[0] == highest[-1]:
+        # All are equal: the pool gets the lowest indices, and wins ties: a point of the pool is picked before
+        # a point outside with the same distance
+        pool = (squared == highest[0]).nonzero().flatten()[:POOL_SIZE]
+        outside = highest[0]
+        wins_ties = True
     else:
-        pool = pool.sort().values  # of equals the lowest index first, as argmax does
-        bound = top[-1]
-        ties = len(pool) == len(squared)
-    distance = squared[pool]
-    points = features[pool] - update.origin
+        pool = pool.sort().values  # argmax then finds the lowest index of equal distances
+        outside = highest[-1]  # squared distances outside the pool are at most this
+        wins_ties = len(pool) == len(squared)
+    pool_squared = squared[pool]
+    points = features[pool] - distances.origin
     norms = (points * points).sum(1)
     doubled = points * -2.0
-    picks: list[Tensor] = [pool[:0]]
-    made = 0
-    most = min(wanted, len(pool))
-    while made < most:
-        if until > 0:  # what is that close is never picked, and distances only shrink
-            away = (distance > until).nonzero().flatten()
-            if not len(away):
+    batches: list[Tensor] = [pool[:0]]  # an empty batch, so that `torch.cat` has one
+    pick_count = 0
+    max_count = min(max_count, len(pool))
+    while pick_count < max_count:
+        if until > 0:  # points that are this close are never picked, because distances only shrink
+            candidates = (pool_squared > until).nonzero().flatten()
+            if not len(candidates):
                 break
-            if len(away) < 0.8 * len(distance):
-                pool, distance, norms, doubled = (x[away] for x in (pool, distance, norms, doubled))
-        steps = min(STRIDE, most - made)
-        chosen = torch.empty(steps, dtype=torch.long, device=features.device)
-        height = torch.empty(steps, dtype=distance.dtype, device=features.device)
+            if len(candidates) < 0.8 * len(pool_squared):  # otherwise the copies cost more than they save
+                pool = pool[candidates]
+                pool_squared = pool_squared[candidates]
+                norms = norms[candidates]
+                doubled = doubled[candidates]
+        steps = min(STRIDE, max_count - pick_count)
+        picks = torch.empty(steps, dtype=torch.long, device=features.device)
+        pick_squared = torch.empty(steps, dtype=pool_squared.dtype, device=features.device)
         for i in range(steps):
-            value, index = distance.max(0)
-            chosen[i], height[i] = index, value
-            at = index.view(1)  # by index_select: a plain subscript would bring the index to the host
+            value, index = pool_squared.max(0)
+            picks[i] = index
+            pick_squared[i] = value
+            pick = index.view(1)  # for index_select: a plain subscript would bring the index to the host
             # |x|² + |y|² - 2xy
-            row = torch.addmv(norms, doubled, doubled.index_select(0, at)[0], alpha=-0.5)
-            row += norms.index_select(0, at)
-            distance = torch.minimum(distance, row).index_fill_(0, at, PICKED)
-        # The pool speaks for all points only while its farthest is farther than everything outside.
-        speaks = height >= bound if ties else height > bound
-        held = int((speaks & (height > until)).sum()) if until > 0 else int(speaks.sum())
-        picks.append(pool[chosen[:held]])
-        made += held
-        if held < steps:
+            to_pick = torch.addmv(norms, doubled, doubled.index_select(0, pick)[0], alpha=-0.5)
+            to_pick += norms.index_select(0, pick)
+            pool_squared = torch.minimum(pool_squared, to_pick).index_fill_(0, pick, PICKED)
+        # A pick is valid while it is farther than all points outside the pool. Distances of picks fall, so
+        # that the valid ones come first
+        is_valid = pick_squared >= outside if wins_ties else pick_squared > outside
+        if until > 0:
+            is_valid &= pick_squared > until
+        valid_count = int(is_valid.sum())
+        batches.append(pool[picks[:valid_count]])
+        pick_count += valid_count
+        if valid_count < steps:
             break
-    return torch.cat(picks)
+    return torch.cat(batches)

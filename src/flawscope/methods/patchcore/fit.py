@@ -1,4 +1,4 @@
-"""Fitting PatchCore: features, coresets, memory banks, calibration; in memory or streamed."""
+"""A fit of PatchCore: features, coresets, memory banks, calibration; in memory or streamed."""
 
 from __future__ import annotations
 
@@ -56,91 +56,118 @@ from flawscope.methods.threads import workers
 from flawscope.progress import FEATURES, Detail, ProgressCounter
 from flawscope.types import Json
 
-ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
+# Rounds of dropping suspects: pictures with the same defect hide each other until the first ones are dropped
+ROUNDS = 3
 
 
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures, and calibrate it.
 
     In calibration a picture is never compared with its own group.
+
+    Raises:
+        InputError: No picture can be used, settings are not possible, or memory does not suffice.
     """
     old = task.old
-    job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
+    existing_banks = None if old is None else ExistingBank.read_all(old, model)
+    job = FitJob(model, task, existing_banks)
     job.orientations = choose_orientations(job)
-    planned = plan_memory(model, task, task.count * (1 + len(job.orientations)))
-    if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
+    plan = plan_memory(model, task, task.count * (1 + len(job.orientations)))
+    if plan.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
         job.orientations = ()  # `keep_helpful_copies` needs all features in memory
-        planned = plan_memory(model, task, task.count)
-    task.say(planned.describe())
-    if planned.shards > 1 and task.drop_suspects:
+        plan = plan_memory(model, task, task.count)
+    task.say(plan.describe())
+    if plan.shards > 1 and task.drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
         )
-    fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
+    fitted = _fit_in_memory(job) if plan.shards == 1 else _fit_streamed(job, plan)
     if old is not None:
-        _keep_old_facts(fitted, job, old)
-    facts = fitted.facts
-    facts |= {"augment": augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
-    facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
-    fitted.summary = _summarise(facts)
+        _merge_old_facts(fitted, job, old)
+    fitted.facts |= {
+        "augment": augment_name(job),
+        "shards": plan.shards,
+        "seconds": job.seconds(),
+        "memory_predicted": plan.peak,
+        "memory_peak": peak_memory(),
+    }
+    fitted.summary = _summarise(fitted.facts)
     return fitted
 
 
 def _summarise(facts: Json) -> list[str]:
     """Return lines for people on the memory banks, and on the memory of their selection."""
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
-    used = facts["memory_peak"] / 2**30
-    predicted = facts["memory_predicted"] / 2**30
+    peak_gib = facts["memory_peak"] / 2**30
+    predicted_gib = facts["memory_predicted"] / 2**30
     return [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
-        f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
+        f"memory: {peak_gib:.2f} GiB at the peak, {predicted_gib:.2f} predicted",
     ]
 
 
-def _require_pictures(used: Sequence[int]) -> None:
-    if not used:
+def _require_pictures(pictures: Sequence[int]) -> None:
+    if not pictures:
         raise InputError(
             "none of the pictures can be used: they cannot be read, or the model knows them; give others"
         )
 
 
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
-    """Choose the pictures to calibrate on by the seed, and return their rows in `used`.
+    """Draw the pictures to calibrate on.
 
-    All pictures of a part are chosen together, because they are judged together; single pictures are chosen
-    where the caller calibrates again.
+    The pictures of a part are drawn together, because they are judged together. If the task gives
+    `calibration_pictures`, the caller calibrates again, and pictures are drawn one by one.
+
+    Args:
+        job: The fit, whose seed decides.
+        used: Numbers of the pictures that can be used.
+
+    Returns:
+        Indices of the drawn pictures in `used`.
     """
-    wanted = job.task.calibration_pictures
-    count = job.task.count
-    unit_of = np.arange(count) if wanted is not None else np.array(job.task.groups)
-    most = job.config.calibration_pictures if wanted is None else wanted
-    units = unit_of[[*used]]
-    usable = np.unique(units)
-    every = np.unique(unit_of)
-    if len(usable) <= most:
+    picture_limit = job.task.calibration_pictures
+    if picture_limit is None:
+        unit_of_picture = np.array(job.task.groups)
+        limit = job.config.calibration_pictures
+    else:
+        unit_of_picture = np.arange(job.task.count)
+        limit = picture_limit
+    used_units = unit_of_picture[[*used]]
+    usable_units = np.unique(used_units)
+    if len(usable_units) <= limit:
         return [*range(len(used))]
-    # of all pictures first: a streamed fit keeps the features of these before it knows which can be used
+    # First draw from the units of all pictures: a streamed fit keeps their features before it knows which
+    # pictures can be used
     rng = np.random.default_rng(job.config.seed)
-    chosen = np.intersect1d(rng.choice(every, most, replace=False), usable)
-    others = np.setdiff1d(usable, chosen)
-    chosen = np.append(chosen, rng.choice(others, most - len(chosen), replace=False))
-    return np.flatnonzero(np.isin(units, chosen)).tolist()
+    all_units = np.unique(unit_of_picture)
+    first_units = np.intersect1d(rng.choice(all_units, limit, replace=False), usable_units)
+    other_units = np.setdiff1d(usable_units, first_units)
+    further_units = rng.choice(other_units, limit - len(first_units), replace=False)
+    is_drawn = np.isin(used_units, np.append(first_units, further_units))
+    return np.flatnonzero(is_drawn).tolist()
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
     """Return the score beyond which a good picture is suspicious.
 
-    A picture counts by its worst view. A model that is extended keeps its own limit.
+    A model that is extended keeps its limit. If the task has views, a picture counts with the highest values
+    of its views.
+
+    Args:
+        job: The fit.
+        good: Leave-one-out values of pictures or views.
+        numbers: Numbers of these pictures or views.
     """
-    known = None if job.task.old is None else job.task.old.manifest.suspicious_above
-    if known is not None:
-        return known
+    old_limit = None if job.task.old is None else job.task.old.manifest.suspicious_above
+    if old_limit is not None:
+        return old_limit
     strengths = good.strengths
     picture_of = job.task.views.picture_of
     if picture_of:
-        _, unit = np.unique([picture_of[number] for number in numbers], return_inverse=True)
-        strengths = np.full((unit.max() + 1, strengths.shape[1]), -np.inf)
-        np.maximum.at(strengths, unit, good.strengths)
+        _, picture_rows = np.unique([picture_of[number] for number in numbers], return_inverse=True)
+        strengths = np.full((picture_rows.max() + 1, strengths.shape[1]), -np.inf)
+        np.maximum.at(strengths, picture_rows, good.strengths)
     return suspicion_fence(job.model, strengths)
 
 
@@ -162,46 +189,49 @@ def _make_result(
     Args:
         job: The fit.
         good: Leave-one-out values of the pictures for calibration.
-        pictures: Numbers of these pictures.
+        pictures: Numbers of the pictures for calibration.
         used: Numbers of the pictures learnt from.
         selections: The selected bank of each branch.
     """
-    alone = len({job.task.groups[i] for i in used}) == len(used)
     limit = _suspicion_limit(job, good, pictures)
     facts = {
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
     extra = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
-    old = {} if job.task.old is None else job.task.old.tensors
-    kept = {name: torch.from_numpy(old[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old}
-    extra |= measured_excess(good, [job.task.groups[i] for i in pictures], kept)
+    old_tensors = {} if job.task.old is None else job.task.old.tensors
+    old_excess = {
+        name: torch.from_numpy(old_tensors[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old_tensors
+    }
+    extra |= measured_excess(good, [job.task.groups[i] for i in pictures], old_excess)
     cells = {number: job.cells[number] for number in used if number in job.cells}
-    how = "leave-one-picture-out" if alone else "leave-one-group-out"
+    is_picture_a_group = len({job.task.groups[i] for i in used}) == len(used)
+    how = "leave-one-picture-out" if is_picture_a_group else "leave-one-group-out"
     values = dict(zip(pictures, good.values, strict=True))
-    fitted = Fitted(values, used, how, cells=cells, extra=extra, facts=facts)
-    fitted.leave_out = leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
+    fitted = Fitted(scored=values, used=used, how=how, cells=cells, extra=extra, facts=facts)
+    leave_out = LeaveOutOfBanks.of_fit(job.model, fitted, job.task)
     leave_out.selections = selections
+    fitted.leave_out = leave_out
     return fitted
 
 
-def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
-    """Add the facts of the old pictures to those of a model that was extended.
+def _merge_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
+    """Merge the old pictures' facts into the facts of an extended model, and add notes.
 
-    The old pictures' scores stay. With a bank that only grows, their patch distances can only shrink; their
-    scores nearly always shrink too, though Eq. 7's weight may move either way.
+    The old pictures keep their scores. With the larger bank, their distances can only be smaller. Their new
+    scores would be smaller, too, except in rare cases where the weight of Eq. 7 grows.
     """
-    before = old.manifest.calibration
-    facts = old.manifest.facts
-    radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
-    fitted.facts["covering_radius"] = [max(pair) for pair in radii]
-    fitted.facts["patches"] += facts["patches"]
-    kept = f"the scores of the {before.count} from before are kept: if anything, the threshold is too high"
-    fitted.notes.append(Detail(f"extended by {job.task.pluralize(len(fitted.used))}; {kept}"))
-    full = [branch for branch in job.branches if len(branch.bank) >= job.config.cap]
-    if full:
+    old_count = old.manifest.calibration.count
+    old_facts = old.manifest.facts
+    radii = zip(fitted.facts["covering_radius"], old_facts["covering_radius"], strict=True)
+    fitted.facts["covering_radius"] = [max(radius, old_radius) for radius, old_radius in radii]
+    fitted.facts["patches"] += old_facts["patches"]
+    hint = f"the scores of the {old_count} from before are kept: if anything, the threshold is too high"
+    fitted.notes.append(Detail(f"extended by {job.task.pluralize(len(fitted.used))}; {hint}"))
+    full_banks = [branch.bank for branch in job.branches if len(branch.bank) >= job.config.cap]
+    if full_banks:
         fitted.notes.append(
-            f"the memory bank is full ({pluralize(len(full[0].bank), 'element')}): to learn more, fit anew "
+            f"the memory bank is full ({pluralize(len(full_banks[0]), 'element')}): to learn more, fit anew "
             "with all pictures or with a larger cap"
         )
 
@@ -210,40 +240,43 @@ def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
 
 
 def _fit_in_memory(job: FitJob) -> Fitted:
+    """Fit with the features of all pictures in memory; drop suspects in rounds if the task wants it."""
     patches = collect_patches(job, range(job.task.count), FEATURES)
     _require_pictures(patches.pictures)
     if job.orientations and job.config.augment == "auto" and job.task.old is None:
         patches = keep_helpful_copies(job, patches)
     job.record_time("features")
-    suspected: dict[int, float] = {}
+    all_suspects: dict[int, float] = {}
     dropped: list[int] = []
-    for round_ in range(ROUNDS + 1):
+    for round_number in range(1, ROUNDS + 2):  # the banks are selected once more after the last round
         selections = select_banks(job, patches)
         job.record_time("coreset")
-        alone = job.existing_banks is None and len(patches.groups.unique()) == 1
-        good, calibrated = _calibrate(job, patches, selections, alone)
+        is_single_part = job.existing_banks is None and len(patches.groups.unique()) == 1
+        good, calibrated = _calibrate(job, patches, selections, is_single_part)
         job.record_time("calibration")
-        if round_ == ROUNDS or job.task.calibration_pictures is not None:
+        if round_number > ROUNDS or job.task.calibration_pictures is not None:
             break
-        found = _find_all_suspects(job, good, calibrated, patches, selections)
-        suspected |= found
-        if not job.task.drop_suspects or not found:
+        suspects = _find_all_suspects(job, good, calibrated, patches, selections)
+        all_suspects |= suspects
+        if not job.task.drop_suspects or not suspects:
             break
-        gone = _pictures_of_parts(job, patches, found)
-        dropped += gone
-        patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in gone])
-        without = job.task.pluralize(len(found), "suspicious")
-        if len(gone) > len(found):
-            without += f" and {job.task.pluralize(len(gone) - len(found), 'other')} of their parts"
-        job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
+        round_dropped = _pictures_of_parts(job, patches, suspects)
+        dropped += round_dropped
+        remaining_rows = [i for i, picture in enumerate(patches.pictures) if picture not in round_dropped]
+        patches = patches.keep(remaining_rows)
+        counts = job.task.pluralize(len(suspects), "suspicious")
+        other_count = len(round_dropped) - len(suspects)
+        if other_count > 0:
+            counts += f" and {job.task.pluralize(other_count, 'other')} of their parts"
+        job.task.say(f"round {round_number}: left out {counts}; selecting again")
     fitted = _make_result(job, good, calibrated, patches.pictures, selections)
     radii = [selection.result.radius for selection in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
-    if alone:
+    if is_single_part:
         fitted.promised = False
         fitted.how = ONE_PART_METHOD
     fitted.dropped = sorted(dropped)
-    fitted.suspects = suspected
+    fitted.suspects = all_suspects
     return fitted
 
 
@@ -254,26 +287,48 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Return the scores of suspicious pictures, highest first, also of pictures outside calibration."""
-    found = _find_suspects(job, good, calibrated)
-    others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
+    """Return number -> score of all suspicious pictures, also of those not in calibration; highest first.
+
+    Args:
+        job: The fit.
+        good: Leave-one-out values of the pictures for calibration.
+        calibrated: Numbers of the pictures for calibration.
+        patches: Patches of all pictures.
+        selections: The selected bank of each branch.
+    """
+    suspects = _find_suspects(job, good, calibrated)
+    calibrated_set = {*calibrated}
+    other_rows = [i for i, picture in enumerate(patches.pictures) if picture not in calibrated_set]
     limit = _suspicion_limit(job, good, calibrated)
-    found |= scores_above(limit, job.model, patches, selections, others)
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    suspects |= scores_above(limit, job.model, patches, selections, other_rows)
+    return dict(sorted(suspects.items(), key=lambda item: -item[1]))
 
 
-def _pictures_of_parts(job: FitJob, patches: Patches, found: Iterable[int]) -> list[int]:
-    """Return the pictures of the same parts as those found: a part's other pictures show its fault too."""
+def _pictures_of_parts(job: FitJob, patches: Patches, suspects: Iterable[int]) -> list[int]:
+    """Return all pictures of the parts that suspicious pictures show, because each may show the fault.
+
+    Args:
+        job: The fit.
+        patches: Patches of all pictures.
+        suspects: Numbers of the suspicious pictures.
+    """
     groups = job.task.groups
-    parts = {groups[picture] for picture in found}
+    parts = {groups[picture] for picture in suspects}
     return [picture for picture in patches.pictures if groups[picture] in parts]
 
 
 def _calibrate(
-    job: FitJob, patches: Patches, selections: list[SelectedBank], alone: bool
+    job: FitJob, patches: Patches, selections: list[SelectedBank], is_single_part: bool
 ) -> tuple[GoodValues, list[int]]:
-    """Calibrate, and return the pictures used for it; `alone`: all pictures show a single part."""
-    if alone:
+    """Calibrate in memory, and return the values and the numbers of the pictures for calibration.
+
+    Args:
+        job: The fit.
+        patches: Patches of all pictures.
+        selections: The selected bank of each branch.
+        is_single_part: Whether all pictures show a single part.
+    """
+    if is_single_part:
         return calibrate_one_part(job, patches, selections), patches.pictures
     chosen = _draw_calibration(job, patches.pictures)
     return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
@@ -282,34 +337,37 @@ def _calibrate(
 # -------------------------------------------------------------------------------------------------- streamed
 
 
-def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
-    """Merge and reduce: select a coreset of every shard of pictures, then a coreset of their union.
+def _fit_streamed(job: FitJob, plan: MemoryPlan) -> Fitted:
+    """Select a coreset of every shard of pictures, then the bank as a coreset of their union.
 
-    A point is at most its shard's radius from the union, and the union at most the last radius from the bank:
-    their sum bounds the covering radius. The union is twice the bank for any number of shards: another level
-    between them would add a radius and save nothing.
+    The covering radius is at most the largest radius of a shard plus the radius of the last selection. The
+    union is twice as large as the bank for any number of shards. Therefore a further level of coresets would
+    save nothing, and add its radius.
     """
-    drawn = {*_draw_calibration(job, range(job.task.count))[: planned.kept]}
-    selected = (_select_shard(job, planned.shards, shard, drawn) for shard in range(planned.shards))
-    shards = [shard for shard in selected if shard is not None]
+    # `_draw_calibration` returns indices in the range of all pictures, which are the pictures' numbers
+    drawn = {*_draw_calibration(job, range(job.task.count))[: plan.kept]}
+    all_shards = (_select_shard(job, plan.shards, shard, drawn) for shard in range(plan.shards))
+    shards = [shard for shard in all_shards if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
     job.record_time("features")
     selections = []
     radii = []
-    patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
-    for v, count in enumerate(patches):
-        parts = zip(*(shard.chosen[v] for shard in shards), strict=True)
-        union, groups = (torch.cat(part) for part in parts)
-        selections.append(select_bank(job, v, union, groups, count, "coreset of coresets"))
-        radii.append(max(shard.radii[v] for shard in shards) + selections[v].result.radius)
+    patch_counts = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
+    for v, patch_count in enumerate(patch_counts):
+        chosen = [shard.chosen[v] for shard in shards]
+        union = torch.cat([elements for elements, _ in chosen])
+        groups = torch.cat([element_groups for _, element_groups in chosen])
+        selection = select_bank(job, v, union, groups, patches=patch_count, stage="coreset of coresets")
+        selections.append(selection)
+        radii.append(max(shard.radii[v] for shard in shards) + selection.result.radius)
     job.record_time("coreset")
     calibrated, good = _calibrate_streamed(job, used, selections, [shard.kept for shard in shards])
     job.record_time("calibration")
-    radius = ", ".join(f"{r:.4g}" for r in radii)
-    job.task.say(Detail(f"covering radius at most {radius} ({pluralize(planned.shards, 'shard')})"))
+    radius_texts = ", ".join(f"{radius:.4g}" for radius in radii)
+    job.task.say(Detail(f"covering radius at most {radius_texts} ({pluralize(plan.shards, 'shard')})"))
     fitted = _make_result(job, good, calibrated, used, selections)
-    fitted.facts |= {"patches": sum(patches), "covering_radius": radii}
+    fitted.facts |= {"patches": sum(patch_counts), "covering_radius": radii}
     fitted.suspects = _find_suspects(job, good, calibrated)
     if len(calibrated) < len(used):
         fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
@@ -322,8 +380,8 @@ class _ShardCoresets:
 
     Attributes:
         pictures: Numbers of the shard's pictures.
-        kept: All patches of the pictures for calibration.
-        chosen: Elements `[M, D]` of each branch, with their groups `[M]`.
+        kept: All patches of the shard's pictures that were drawn for calibration.
+        chosen: For each branch, the elements `[M, D]` of its coreset, and their groups `[M]`.
         radii: Covering radius of each branch.
         patches: Number of patches of each branch from which the elements were selected.
     """
@@ -352,58 +410,63 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
     patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
     if not patches.pictures:
         return None
-    kept = [row for row, picture in enumerate(patches.pictures) if picture in drawn]  # copies come last
-    found = _ShardCoresets(patches.pictures, patches.select(kept))
+    # `pictures` has no copies, whose rows follow those of the pictures
+    drawn_rows = [row for row, picture in enumerate(patches.pictures) if picture in drawn]
+    coresets = _ShardCoresets(patches.pictures, patches.select(drawn_rows))
+    image_count = count * (1 + len(job.orientations))
     for v, branch in enumerate(job.branches):
         points, groups = patches.points(v)
-        final = bank_size(job.config, v, count * (1 + len(job.orientations)) * patches.features[v].shape[1])
+        final_size = bank_size(job.config, v, image_count * patches.features[v].shape[1])
+        share = -(-2 * final_size // shards)  # rounded up: the union of all shards has twice the final size
         result = coreset.select(
             points,
-            min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
+            count=min(final_size, len(points), share),
             progress=job.progress(f"{job.stage_name('coreset', branch)} {shard + 1}/{shards}"),
         )
-        found.chosen.append((points[result.indices], groups[result.indices]))
-        found.radii.append(result.radius)
-        found.patches.append(len(points))
+        coresets.chosen.append((points[result.indices], groups[result.indices]))
+        coresets.radii.append(result.radius)
+        coresets.patches.append(len(points))
         del points, groups, result
     del patches
     gc.collect()
-    return found
+    return coresets
 
 
 def _calibrate_streamed(
     job: FitJob, used: list[int], selections: list[SelectedBank], kept: Sequence[Patches]
 ) -> tuple[list[int], GoodValues]:
-    """Calibrate on pictures chosen by the seed.
+    """Calibrate on drawn pictures (`_draw_calibration`).
 
     Args:
         job: The fit.
         used: Numbers of the pictures that the banks are selected from.
         selections: The selected bank of each branch.
-        kept: Patches of chosen pictures; the other chosen pictures are read again.
+        kept: For each shard, patches of those drawn pictures that are still in memory. The other drawn
+            pictures are read again.
 
     Returns:
-        Numbers of the pictures, without those that can no longer be read, and their values.
+        Numbers of the drawn pictures, and their values. Pictures that can no longer be read are left out.
     """
-    found: dict[int, LeftOutPicture] = {}
+    left_out: dict[int, LeftOutPicture] = {}  # by number of the picture
     unknown_distances = [None] * len(selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", sum(len(patches.numbers) for patches in kept))
 
     def leave_out(patches: Patches, i: int) -> None:
-        found[patches.numbers[i]] = left_out_picture(job.model, patches, i, selections, unknown_distances)
+        picture = patches.numbers[i]
+        left_out[picture] = left_out_picture(job.model, patches, i, selections, unknown_distances)
         advance()
 
-    with workers(job.device) as each:
+    with workers(job.device) as map_rows:
         for patches in kept:
-            each(partial(leave_out, patches), range(len(patches.numbers)))
-    chosen = [used[i] for i in _draw_calibration(job, used)]
-    again = [picture for picture in chosen if picture not in found]
-    groups = dict(zip(again, job.groups_of(again).tolist(), strict=True))
+            map_rows(partial(leave_out, patches), range(len(patches.numbers)))
+    drawn = [used[i] for i in _draw_calibration(job, used)]
+    unread = [picture for picture in drawn if picture not in left_out]
+    group_by_picture = dict(zip(unread, job.groups_of(unread).tolist(), strict=True))
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        found[index] = score_left_out(job.model, selections, features, groups[index], inside)
+        left_out[index] = score_left_out(job.model, selections, features, group_by_picture[index], inside)
 
-    if again:
-        embed_pictures(job.model, job.task.load, again, store, job.task.step, "calibration")
-    readable = [picture for picture in chosen if picture in found]
-    return readable, calibrate(job, [found[picture] for picture in readable])
+    if unread:
+        embed_pictures(job.model, job.task.load, unread, store, job.task.step, stage="calibration")
+    readable = [picture for picture in drawn if picture in left_out]
+    return readable, calibrate(job, [left_out[picture] for picture in readable])

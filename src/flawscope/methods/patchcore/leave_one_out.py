@@ -26,14 +26,15 @@ from flawscope.methods.task import LeaveOut, LeftOut
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCounter
 
-SPREAD_QUANTILE = 0.99  # of good pictures' map values: how far it lies above their mean is the maps' scale
-SAMPLED = 5  # of so many pixels of a coarse map, one is looked at for it: no column is left out
-FIRST_PICTURES = 32  # that a first scale is taken from, by which maps are joined before
-ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
-SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
-BLOCK_ROWS = 512  # patches compared at once
-# Tensors of a model file: how much higher `left_out` puts the score and the map's maximum of a group's
-# pictures than the fit does, [K, 2], and the numbers of these groups, [K]
+# A map's scale is the distance from the mean of good pictures' map values to this quantile of the values
+SPREAD_QUANTILE = 0.99
+SAMPLED = 5  # every fifth of the picked pixels is a sample for the quantile; no divisor of usual widths
+FIRST_PICTURES = 32  # number of pictures for a first scale, by which the maps of all pictures are joined
+ONE_PART_METHOD = "compared with itself elsewhere"  # `Fitted.how` where all pictures show one part
+SURROUNDINGS = 1 / 8  # share of a side: patches of a picture that are nearer to each other show the same
+BLOCK_ROWS = 512  # number of patches compared at once
+# Tensors of a model file: the excess of `left_out` over the fit, for the score and the map's maximum of the
+# pictures of K groups, [K, 2], and the numbers of these groups, [K]
 EXCESS = "left_out_excess"
 EXCESS_GROUPS = "left_out_groups"
 
@@ -41,56 +42,79 @@ EXCESS_GROUPS = "left_out_groups"
 def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
     """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
 
-    It is compared with a fit, which selects the bank anew. A group that was not compared has the median of
-    the others. Older files give 0.
+    The exact values are those of the fit, which selects the bank anew. A group that the fit did not compare
+    gets the median of the other groups. Older model files do not contain the excess: it is taken to be 0.
+
+    Args:
+        model: The model.
+        group: Number of the group at fit.
+        kept: Tensors of the model file.
     """
     excess = kept.get(EXCESS)
     groups = kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
         return 0.0, 0.0
-    group_excess = excess[groups == group]
-    of_score, of_map = (group_excess[0] if len(group_excess) else excess.median(0).values).tolist()
-    return of_score, of_map
+    group_rows = excess[groups == group]
+    row = group_rows[0] if len(group_rows) else excess.median(0).values
+    score_excess, map_excess = row.tolist()
+    return score_excess, map_excess
 
 
 def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors for `left_out_excess`: the mean of each group's pictures.
+    """Return the tensors for `left_out_excess`: means over the pictures of each group.
 
     Args:
         good: Leave-one-out values of the pictures.
         groups: Groups of the pictures, `[N]`.
-        kept: Tensors of the model that is extended, whose other groups keep their values; empty: there is
-            none.
+        kept: Tensors of the model that is extended, whose other groups keep their values; empty: the model is
+            new.
     """
-    by_group: dict[int, list[tuple[float, float]]] = {}
-    for group, (score, maximum), values in zip(groups, good.poorer, good.values, strict=True):
-        by_group.setdefault(group, []).append((score - values.score, maximum - values.maximum))
-    found = {group: np.mean(several, axis=0) for group, several in by_group.items()}
+    excesses_by_group: dict[int, list[tuple[float, float]]] = {}
+    for group, (score_bound, maximum_bound), values in zip(groups, good.bounds, good.values, strict=True):
+        picture_excess = (score_bound - values.score, maximum_bound - values.maximum)
+        excesses_by_group.setdefault(group, []).append(picture_excess)
+    mean_by_group = {group: np.mean(excesses, axis=0) for group, excesses in excesses_by_group.items()}
     if EXCESS in kept:
-        earlier = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
-        found = {group: value for group, value in earlier if group not in found} | found
-    excess = np.array(list(found.values()), np.float32).reshape(-1, 2)
-    numbers = torch.tensor(list(found), dtype=torch.int32)
+        old_means = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
+        mean_by_group = {
+            group: mean for group, mean in old_means if group not in mean_by_group
+        } | mean_by_group
+    excess = np.array(list(mean_by_group.values()), np.float32).reshape(-1, 2)
+    numbers = torch.tensor(list(mean_by_group), dtype=torch.int32)
     return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
 
 
 def left_out(
     model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return score `[1]` and map `[1, H, W]` by the bank's other elements alone.
+    """Score a picture by the bank without its group's elements.
 
-    The bank has holes where the group's own elements were. While a model is fitted, `LeaveOutOfBanks` is more
-    exact.
+    The bank then has holes where these elements were, so that the score may be too high. While a model is
+    fitted, `LeaveOutOfBanks` is more exact.
+
+    Args:
+        model: The model.
+        features: Features of the picture from `embed`, in a batch of one.
+        group: Number of the picture's group at fit.
+        kept: Tensors of the model file.
+        inside: The pixels that count, `[1, H, W]` bool; None: the region of interest.
+
+    Returns:
+        Score `[1]` and map `[1, H, W]`.
     """
     scores = []
     distances = []
-    for v, (branch, part) in enumerate(zip(model.branches, model.parts(features), strict=True)):
+    for v, (branch, patches) in enumerate(zip(model.branches, model.parts(features), strict=True)):
+        picture_patches = patches[0]
         valid_mask = branch.valid_mask(inside).view(-1)
         hidden = kept[f"bank_groups.{v}"] == group
-        known = distances_without(branch, part[0], hidden, valid_mask)
-        score = model.picture_score.without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])
+        branch_distances = distances_without(branch, picture_patches, hidden, valid_mask)
+        no_elements = branch.bank[:0]
+        score = model.picture_score.without(
+            branch, picture_patches, hidden, valid_mask, branch_distances, added=no_elements
+        )
         scores.append(score[None])
-        distances.append(known[None])
+        distances.append(branch_distances[None])
     return model.combine(scores, distances, inside)
 
 
@@ -104,36 +128,45 @@ class LeftOutPicture:
     Attributes:
         branches: Image score and patch distances `[P]` of every branch.
         inside: The pixels `[H, W]` that count; None: the region of interest.
-        poorer: The same by the banks' other elements alone (`left_out`); empty: not known.
+        bounds: Upper bounds of `branches`, as `left_out` computes them: by the other groups' elements, while
+            no bank is selected anew. Empty: not known.
     """
 
     branches: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
-    poorer: Sequence[tuple[Tensor, Tensor]] = ()
+    bounds: Sequence[tuple[Tensor, Tensor]] = ()
 
     @classmethod
-    def settled(cls, model: Model, banks: Sequence[BankWithout], inside: Tensor | None) -> LeftOutPicture:
-        """Return the picture of these banks, after they are exact around the patches that decide."""
-        poorer = [(bank.score(), bank.distances) for bank in banks]
+    def from_banks(cls, model: Model, banks: Sequence[BankWithout], inside: Tensor | None) -> LeftOutPicture:
+        """Select banks anew around the patches that decide (`settle`), and return the picture's result.
+
+        Args:
+            model: The model.
+            banks: Bank of each branch without the picture's group; they are changed.
+            inside: The pixels `[H, W]` that count; None: the region of interest.
+        """
+        bounds = [(bank.score(), bank.distances) for bank in banks]
         settle(banks, model.join)
-        return cls([(bank.score(), bank.distances) for bank in banks], inside, poorer)
+        branches = [(bank.score(), bank.distances) for bank in banks]
+        return cls(branches, inside=inside, bounds=bounds)
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Return score `[1]` and map `[1, H, W]`."""
         scores = [score[None] for score, _ in self.branches]
-        distances = [distance[None] for _, distance in self.branches]
-        return model.combine(scores, distances, None if self.inside is None else self.inside[None])
+        distances = [branch_distances[None] for _, branch_distances in self.branches]
+        batch_inside = None if self.inside is None else self.inside[None]
+        return model.combine(scores, distances, batch_inside)
 
-    def combine_poorer(self, model: Model) -> tuple[float, float] | None:
-        """Return score and map's maximum by the banks' other elements alone; None: not known."""
-        if not self.poorer:
+    def combine_bounds(self, model: Model) -> tuple[float, float] | None:
+        """Return score and map's maximum as `left_out` gives them; None: not known."""
+        if not self.bounds:
             return None
-        score, drawn = replace(self, branches=self.poorer).combine(model)
-        return float(score), float(drawn.max())
+        score, joined_map = replace(self, branches=self.bounds).combine(model)
+        return float(score), float(joined_map.max())
 
 
 class LeaveOutOfBanks(LeaveOut):
-    """Scorer that leaves groups out of the banks by selecting these anew.
+    """Scorer that leaves a group out of the banks by selecting the banks anew.
 
     Attributes:
         selections: The selected bank of each branch.
@@ -157,14 +190,14 @@ class GoodValues:
 
     Attributes:
         values: Values of each picture.
-        strengths: Each branch's own score, `[N, branches]`.
-        poorer: Score and map's maximum of each by the banks' other elements alone; the values themselves
-            where that is not known.
+        strengths: Score of each picture by each branch alone, `[N, branches]`.
+        bounds: Score and map's maximum of each picture as `left_out` gives them; where these are not known,
+            those of `values`.
     """
 
     values: list[Values]
     strengths: np.ndarray
-    poorer: list[tuple[float, float]]
+    bounds: list[tuple[float, float]]
 
     @property
     def scores(self) -> np.ndarray:
@@ -175,76 +208,114 @@ class GoodValues:
 def leave_one_out(
     job: FitJob, patches: Patches, selections: Sequence[SelectedBank], chosen: Sequence[int]
 ) -> GoodValues:
-    """Calibrate on the pictures `chosen`, each against the banks as if its group had never been there."""
-    distances = distances_to_others(patches, selections)
+    """Calibrate by pictures that are compared with the banks as if their group had never been there.
+
+    Args:
+        job: The fit.
+        patches: Patches of the pictures.
+        selections: The selected bank of each branch.
+        chosen: Rows of the pictures to calibrate by.
+    """
+    other_distances = distances_to_others(patches, selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", len(chosen))
 
-    def known(i: int) -> list[Tensor]:
-        pairs = zip(distances, selections, strict=True)
-        return [to_grid(values[i], selected.branch.inside.bool()) for values, selected in pairs]
+    def distances_of(i: int) -> list[Tensor]:
+        pairs = zip(other_distances, selections, strict=True)
+        return [to_grid(distances[i], selection.branch.inside.bool()) for distances, selection in pairs]
 
-    def raw(i: int) -> LeftOutPicture:
-        found = left_out_picture(job.model, patches, i, selections, known(i))
+    def leave_out(i: int) -> LeftOutPicture:
+        picture = left_out_picture(job.model, patches, i, selections, distances_of(i))
         advance()
-        return found
+        return picture
 
-    with workers(job.device) as each:
-        some = [(known(i), patches.pixel_mask(i)) for i in chosen[:: -(-len(chosen) // FIRST_PICTURES)]]
-        set_scales(job, [LeftOutPicture([(d.amax(), d) for d in away], seen) for away, seen in some])
-        return calibrate(job, each(raw, chosen))
+    # `leave_out` needs the maps' scales: a few pictures set them first; `calibrate` sets them by all pictures
+    first_pictures = []
+    step = -(-len(chosen) // FIRST_PICTURES)  # rounded up
+    for i in chosen[::step]:
+        branches = [(distances.amax(), distances) for distances in distances_of(i)]
+        first_pictures.append(LeftOutPicture(branches, patches.pixel_mask(i)))
+    with workers(job.device) as map_rows:
+        set_scales(job, first_pictures)
+        return calibrate(job, map_rows(leave_out, chosen))
 
 
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Return the scores beyond a limit of left-out pictures in `rows`, by their numbers.
+    """Return the scores of left-out pictures that are above a limit, by the pictures' numbers.
 
-    The elements of other groups in the present banks give a score that is hardly ever lower, in a fraction of
-    the time: pictures below the limit by it are not compared further.
+    If the score is the map's maximum, a faster score is computed first, by the elements of other groups in
+    the present banks. This score is hardly ever too low: if it is not above the limit, the exact score is not
+    needed.
+
+    Args:
+        limit: The limit.
+        model: The model.
+        patches: Patches of the pictures.
+        selections: The selected bank of each branch.
+        rows: Rows of the pictures to score.
     """
-    known = distances_to_others(patches, selections)
+    other_distances = distances_to_others(patches, selections)
 
     def score(i: int) -> float:
-        away = [
-            to_grid(distances[i], selected.branch.inside.bool())
-            for distances, selected in zip(known, selections, strict=True)
+        pairs = zip(other_distances, selections, strict=True)
+        picture_distances = [
+            to_grid(distances[i], selection.branch.inside.bool()) for distances, selection in pairs
         ]
-        inside = patches.pixel_mask(i)
         if model.score_is_map_maximum:
-            found = LeftOutPicture([(distances.amax(), distances) for distances in away], inside).combine(
-                model
-            )[0]
-            if float(found) <= limit:
-                return float(found)
-        return float(left_out_picture(model, patches, i, selections, away).combine(model)[0])
+            branches = [(distances.amax(), distances) for distances in picture_distances]
+            bound, _ = LeftOutPicture(branches, patches.pixel_mask(i)).combine(model)
+            if float(bound) <= limit:
+                return float(bound)
+        picture = left_out_picture(model, patches, i, selections, picture_distances)
+        exact_score, _ = picture.combine(model)
+        return float(exact_score)
 
-    with workers(model.roi.device) as each:
-        found = zip(rows, each(score, rows), strict=True)
-    return {patches.numbers[i]: value for i, value in found if value > limit}
+    with workers(model.roi.device) as map_rows:
+        scores = map_rows(score, rows)
+    return {patches.numbers[i]: value for i, value in zip(rows, scores, strict=True) if value > limit}
 
 
 def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:
-    """Return the distances `[N, P]` to elements of other groups, per branch, known from the selection."""
-    known = [selection.result.leave_out for selection in selections]
-    return [patches.scatter_values(v, values) for v, values in enumerate(known) if values is not None]
+    """Return, for each branch, the distances `[N, P]` of patches to the nearest element of another group.
+
+    The selection has computed them.
+    """
+    point_distances = [selection.result.leave_out for selection in selections]
+    return [
+        patches.scatter_values(v, values) for v, values in enumerate(point_distances) if values is not None
+    ]
 
 
 def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> BankWithout:
-    """Return branch v's bank as if picture i's group had never been there (`SelectedBank.without_group`)."""
+    """Return branch v's bank as if picture i's group had never been there.
+
+    Args:
+        patches: Patches of the pictures.
+        i: Row of the picture.
+        v: Number of the branch.
+        selection: The branch's selected bank.
+        distances: Distances to the elements of other groups, `[P]`; None: not known.
+    """
     branch = selection.branch
     features = to_grid(patches.features[v][i], branch.inside.bool())
-    valid_mask = patches.pixel_mask(i)
-    return selection.without_group(
-        features, int(patches.groups[i]), valid_mask_of(branch, valid_mask), distances
-    )
+    valid_mask = valid_mask_of(branch, patches.pixel_mask(i))
+    return selection.without_group(features, int(patches.groups[i]), valid_mask, distances)
 
 
 def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
-    """Return the distances `[P]` of picture i to the bank of branch v alone (`bank_without`)."""
+    """Return the distances `[P]` of picture i to branch v's bank, as if its group had never been there.
+
+    Args:
+        patches: Patches of the pictures.
+        i: Row of the picture.
+        v: Number of the branch.
+        selection: The branch's selected bank.
+    """
     bank = bank_without(patches, i, v, selection)
-    settle([bank], itemgetter(0))
+    settle([bank], join=itemgetter(0))  # the joined map is the only map
     return bank.distances
 
 
@@ -264,9 +335,11 @@ def left_out_picture(
         selections: The selected bank of each branch.
         distances: Distances `[P]` of each branch to the elements of other groups; None: not known.
     """
-    pairs = zip(selections, distances, strict=True)
-    banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
-    return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))
+    banks = [
+        bank_without(patches, i, v, selection, branch_distances)
+        for v, (selection, branch_distances) in enumerate(zip(selections, distances, strict=True))
+    ]
+    return LeftOutPicture.from_banks(model, banks, patches.pixel_mask(i))
 
 
 def score_left_out(
@@ -281,153 +354,195 @@ def score_left_out(
         group: The group.
         inside: The pixels that count, `[H, W]` bool; None: the region of interest.
     """
-    parts = features.split([selection.branch.inside.numel() for selection in selections])
-    pairs = [
-        (selected, part[:, : selected.branch.embedding.width])
-        for selected, part in zip(selections, parts, strict=True)
-    ]
-    banks = [
-        selected.without_group(part, group, valid_mask_of(selected.branch, inside))
-        for selected, part in pairs
-    ]
-    return LeftOutPicture.settled(model, banks, inside)
+    features_by_branch = features.split([selection.branch.inside.numel() for selection in selections])
+    banks = []
+    for selection, branch_features in zip(selections, features_by_branch, strict=True):
+        branch = selection.branch
+        patches = branch_features[:, : branch.embedding.width]
+        banks.append(selection.without_group(patches, group, valid_mask_of(branch, inside)))
+    return LeftOutPicture.from_banks(model, banks, inside)
 
 
 def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
-    """Return which patches `[P]` of a picture count, 1 or 0."""
+    """Return which patches `[P]` of a picture count, 1 or 0, by its pixels `[H, W]` that count."""
     return branch.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
-def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
-    """Bring the maps of all branches to the same scale, unless an earlier fit has done it.
+def set_scales(job: FitJob, pictures: Sequence[LeftOutPicture]) -> np.ndarray:
+    """Set the scales of all branches (`Model.normal`). A model that is extended keeps its scales.
 
-    On this scale good pictures' values spread alike.
+    On these scales, the maps of good pictures have similar values in all branches.
+
+    Args:
+        job: The fit, whose model is changed.
+        pictures: N left-out good pictures.
 
     Returns:
-        Each branch's own scores, `[N, branches]`, which are distances.
+        Score of each picture by each branch alone, `[N, branches]`, before it is scaled.
     """
     model = job.model
-    found = list[tuple[float, ...]]()
-    of_map = model.score_is_map_maximum
+    branch_strengths = list[tuple[float, ...]]()
+    is_map_score = model.score_is_map_maximum
 
-    def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
-        """Return mean, sample and maximum of a branch's map values, and the branch's own score."""
+    def measure(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
+        """Return mean, sample and maximum of a branch's map values, and the score by the branch alone."""
         score, distances = picture.branches[v]
-        drawn = model.branches[v].anomaly_map(distances[None])[0]
-        values = some_pixels(drawn, model.region(picture.inside)).cpu()
-        peak = float(drawn.where(model.region(picture.inside), 0.0).max())
-        strength = peak if of_map else float(score)
-        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), peak, strength
+        branch_map = model.branches[v].anomaly_map(distances[None])[0]
+        region = model.region(picture.inside)
+        values = pick_pixels(branch_map, region).cpu()
+        maximum = float(branch_map.where(region, 0.0).max())
+        strength = maximum if is_map_score else float(score)
+        return float(values.double().mean()), values[::SAMPLED].clone().numpy(), maximum, strength
 
-    with workers(job.device) as each:
+    sets_scales = len(model.normal) > 1 and job.existing_banks is None
+    with workers(job.device) as map_pictures:
         for v in range(len(model.normal)):
-            means, samples, peaks, of_branch = zip(*each(partial(look, v), raw), strict=True)
-            found.append(of_branch)
-            if len(model.normal) > 1 and job.existing_banks is None:
-                mean = float(np.mean(means))
+            measurements = map_pictures(partial(measure, v), pictures)
+            means, samples, maxima, strengths = zip(*measurements, strict=True)
+            branch_strengths.append(strengths)
+            if not sets_scales:
+                continue
+            mean = float(np.mean(means))
+            if model.branches[v].second:
+                spread = float(np.median(maxima)) - mean
+            else:
                 spread = max(0.0, float(np.quantile(np.concatenate(samples), SPREAD_QUANTILE)) - mean)
-                if model.branches[v].second:
-                    spread = float(np.median(peaks)) - mean
-                scores = np.zeros(1) if of_map else np.array(of_branch)
-                # the scores of one picture have no spread: on the scale of its map
-                of_scores = (float(scores.mean()), float(scores.std())) if len(scores) > 1 else (mean, spread)
-                pairs = (mean, spread), of_scores
-                numbers = [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
-                model.normal[v] = torch.tensor(numbers)
-    return np.array(found).T
+            score_mean, score_spread = mean, spread
+            if not is_map_score and len(strengths) > 1:  # the score of one picture has no spread
+                score_mean, score_spread = float(np.mean(strengths)), float(np.std(strengths))
+            model.normal[v] = torch.tensor(
+                [mean, _positive_spread(mean, spread), score_mean, _positive_spread(score_mean, score_spread)]
+            )
+    return np.array(branch_strengths).T
 
 
-def some_pixels(values: Tensor, region: Tensor) -> Tensor:
-    """Return values `[H, W]` of a region at every `STRIDE`-th pixel; all values of a tiny region."""
-    some = (slice(STRIDE // 2, None, STRIDE),) * 2
-    return values[some][region[some]] if bool(region[some].any()) else values[region]
+def _positive_spread(mean: float, spread: float) -> float:
+    """Return the spread, but at least a tiny number above 0, because values are divided by it."""
+    return max(spread, 1e-6 * abs(mean) + 1e-12)
 
 
-def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
-    """Bring the branches to the same scale, unless an earlier fit has done it, and combine them."""
+def pick_pixels(values: Tensor, region: Tensor) -> Tensor:
+    """Return the values of a map at every `STRIDE`-th pixel of a region; of a tiny region, all values.
+
+    Args:
+        values: The map, `[H, W]`.
+        region: The region, `[H, W]` bool.
+    """
+    coarse = slice(STRIDE // 2, None, STRIDE)
+    coarse_region = region[coarse, coarse]
+    if bool(coarse_region.any()):
+        return values[coarse, coarse][coarse_region]
+    return values[region]
+
+
+def calibrate(job: FitJob, pictures: Sequence[LeftOutPicture]) -> GoodValues:
+    """Set the scales of all branches (`set_scales`), and return the values of left-out pictures."""
     model = job.model
-    strengths = set_scales(job, raw)
+    strengths = set_scales(job, pictures)
 
-    def join(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
-        found, whole = picture.combine(model)
-        of_good = some_pixels(whole[0], model.region(picture.inside))
-        values = Values(float(found), float(whole.max()), float(of_good.median()))
-        return values, picture.combine_poorer(model) or (values.score, values.maximum)
+    def measure(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
+        """Return values of a picture, and its score and map's maximum by `left_out`."""
+        score, maps = picture.combine(model)
+        pixels = pick_pixels(maps[0], model.region(picture.inside))
+        values = Values(float(score), float(maps.max()), float(pixels.median()))
+        bounds = picture.combine_bounds(model)
+        if bounds is None:
+            bounds = (values.score, values.maximum)
+        return values, bounds
 
-    with workers(job.device) as each:
-        values, poorer = zip(*each(join, raw), strict=True)
-        return GoodValues([*values], strengths, [*poorer])
+    with workers(job.device) as map_pictures:
+        values, bounds = zip(*map_pictures(measure, pictures), strict=True)
+        return GoodValues(values=[*values], strengths=strengths, bounds=[*bounds])
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
-    """Return the fence of good pictures' scores: the maps' own fences, joined as the maps are.
+    """Return the score beyond which a picture is unusual in some branch's map.
 
-    Beyond it, a picture is far out in some map.
+    Each branch has a fence of its own; the fences are scaled and joined as the maps are.
 
     Args:
         model: The model.
-        strengths: Each map's own scores, `[N, maps]`.
+        strengths: Score of each picture by each branch alone, `[N, branches]`.
     """
-    limits = [upper_fence(column) for column in strengths.T]
-    if len(limits) == 1:
-        return limits[0]
-    part = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
-    normal = model.normal[:, part].double().cpu()
-    return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))
+    fences = [upper_fence(column) for column in strengths.T]
+    if len(fences) == 1:
+        return fences[0]
+    # columns of `Model.normal`: mean and spread of map values, or of scores
+    columns = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
+    scales = model.normal[:, columns].double().cpu()
+    return float(
+        model.fuse([(fence - mean) / spread for fence, (mean, spread) in zip(fences, scales, strict=True)])
+    )
 
 
 # ------------------------------------------------------------------------------------------- one part alone
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show a single part: each against the banks as if it had never been there.
+    """Calibrate where all pictures show a single part: each picture is left out of the banks by itself.
 
-    A single picture is compared with its elements elsewhere, and no patch is nearer than to the whole bank.
+    If all elements of a bank are from one picture, this picture is compared with its own elements, except
+    those near to the compared patch. Its distances are then at least those to the entire bank.
     """
+    # each picture is a group
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
     for v, selection in enumerate(selections):
         points, groups = patches.points(v)
-        chosen = groups[selection.result.indices]
-        banks.append(SelectedBank(selection.branch, chosen, points, groups, selection.result))
+        element_groups = groups[selection.result.indices]
+        bank = SelectedBank(
+            selection.branch,
+            groups=element_groups,
+            points=points,
+            point_groups=groups,
+            result=selection.result,
+        )
+        banks.append(bank)
 
-    def raw(i: int) -> LeftOutPicture:
-        inside = patches.pixel_mask(i)
-        found = []
+    def distances_in_bank(i: int, v: int, bank: SelectedBank) -> Tensor:
+        """Return the distances `[P]` of picture i to branch v's bank without the picture."""
+        is_only_picture = bool((bank.groups == patches.groups[i]).all())
+        if not is_only_picture:
+            return distances_in_branch(patches, i, v, bank)
+        region = bank.branch.inside.bool()
+        own_elements = patches.place(v, i, bank.result.indices)
+        elsewhere = distances_elsewhere(patches.features[v][i], own_elements, bank.branch.grid, region)
+        bank_distances = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
+        valid_mask = valid_mask_of(bank.branch, patches.pixel_mask(i))
+        return torch.maximum(elsewhere, bank_distances) * valid_mask
+
+    def leave_out(i: int) -> LeftOutPicture:
+        branches = []
         for v, bank in enumerate(banks):
-            if bool((bank.groups == patches.groups[i]).all()):
-                region = bank.branch.inside.bool()
-                chosen = patches.place(v, i, bank.result.indices)
-                away = distances_elsewhere(patches.features[v][i], chosen, bank.branch.grid, region)
-                known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
-                away = torch.maximum(away, known) * valid_mask_of(bank.branch, inside)
-            else:
-                away = distances_in_branch(patches, i, v, bank)
-            found.append((job.model.picture_score.of_distances(away), away))
-        return LeftOutPicture(found, inside)
+            distances = distances_in_bank(i, v, bank)
+            branches.append((job.model.picture_score.of_distances(distances), distances))
+        return LeftOutPicture(branches, patches.pixel_mask(i))
 
-    with workers(job.device) as each:
-        return calibrate(job, each(raw, range(len(patches.pictures))))
+    with workers(job.device) as map_rows:
+        return calibrate(job, map_rows(leave_out, range(len(patches.pictures))))
 
 
 def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
-    """Return each patch's distance `[P]` to the nearest chosen patch of the same picture elsewhere.
+    """Return each patch's distance `[P]` to the nearest element from elsewhere in the same picture.
 
-    Chosen patches around it do not count. It is 0 outside the region, and where there is no such patch.
+    Elements in the patch's surroundings do not count. The distance is 0 for a patch outside the region, or
+    without an element elsewhere.
 
     Args:
         features: Features of the patches in the region, `[K, D]`.
-        chosen: Numbers of the chosen patches among these, `[M]`.
-        grid: Number of patches in a column and in a row.
+        chosen: Numbers of the elements among these patches, `[M]`.
+        grid: Number of rows and of columns of patches.
         region: Which patches lie in the region, `[P]` bool.
     """
-    places = region.nonzero().flatten()
-    at = torch.stack([places // grid[1], places % grid[1]], 1)
-    reach = torch.tensor([side * SURROUNDINGS for side in grid], device=at.device)
-    found = []
-    for rows in torch.arange(len(at), device=at.device).split(BLOCK_ROWS):
-        around = ((at[rows, None] - at[chosen]).abs() <= reach).all(2)
-        found.append(torch.cdist(features[rows], features[chosen]).masked_fill(around, torch.inf).amin(1))
-    whole = torch.zeros(len(region), device=at.device)
-    whole[region] = torch.cat(found).nan_to_num(posinf=0.0)
-    return whole
+    patch_numbers = region.nonzero().flatten()
+    _, columns = grid
+    positions = torch.stack([patch_numbers // columns, patch_numbers % columns], 1)  # row and column
+    reach = torch.tensor([side * SURROUNDINGS for side in grid], device=positions.device)
+    blocks = []
+    for rows in torch.arange(len(positions), device=positions.device).split(BLOCK_ROWS):
+        is_around = ((positions[rows, None] - positions[chosen]).abs() <= reach).all(2)
+        distances = torch.cdist(features[rows], features[chosen])
+        blocks.append(distances.masked_fill(is_around, torch.inf).amin(1))
+    grid_distances = torch.zeros(len(region), device=positions.device)
+    grid_distances[region] = torch.cat(blocks).nan_to_num(posinf=0.0)
+    return grid_distances

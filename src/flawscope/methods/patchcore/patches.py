@@ -1,4 +1,4 @@
-"""A fit of PatchCore, and the patches of its pictures; of few pictures, turned and mirrored copies too."""
+"""A fit of PatchCore, the patches of its pictures, and turned and mirrored copies of few pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,14 +25,15 @@ from flawscope.methods.threads import return_freed_memory
 from flawscope.pictures.apart import GRID, MAX_COMPARED
 from flawscope.progress import Detail
 
-RETURNED_AFTER = 128  # pictures whose features were collected
-FEW_PICTURES = 10  # pictures up to which `auto` tries copies
-COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
-FARTHEST_PATCHES = 64  # of them, whose distances are compared
-# From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
-# change what is found there; where parts lie any way round it is 0.3 (docs/patchcore.md)
+RETURNED_AFTER = 128  # freed memory is returned after the features of so many pictures
+FEW_PICTURES = 10  # number of pictures up to which `auto` tries copies
+COMPARED_PATCHES = 1024  # largest number of a left-out picture's patches for `distance_gain`
+FARTHEST_PATCHES = 64  # number of the farthest of these patches, whose distances are compared
+# Gain (`distance_gain`) from which copies stay in the bank. It is 0 to 0.07 for products whose parts always
+# lie in one direction, where copies change no result, and 0.3 for parts in any direction (docs/patchcore.md)
 MIN_GAIN = 0.08
-# A way to turn a picture, 1 to 7: its bits mirror the rows, mirror the columns, and, first, swap both
+# Ways to turn and mirror a picture, by the values of the setting `augment`. A way is a number 1 to 7 of three
+# bits: 4 swaps rows and columns; then 1 mirrors the rows, and 2 mirrors the columns
 ORIENTATIONS: dict[str, tuple[int, ...]] = {
     "none": (),
     "turn": (3, 5, 6),
@@ -47,10 +49,11 @@ class FitJob:
     Attributes:
         model: The model that is filled.
         task: The task of the fit.
-        existing_banks: Bank of each branch, if a model is being extended.
-        orientations: Ways of turning pictures for copies in the bank (`choose_orientations`).
-        cells: Features `[C, D]` of the cells of a coarse grid on a picture, by its number (`Fitted.cells`).
-        stage_times: End of each stage, in seconds on `time.perf_counter`'s clock; the first is the start.
+        existing_banks: Bank of each branch of the model that is extended; None: the model is new.
+        orientations: Ways in which copies in the bank are turned and mirrored (`choose_orientations`).
+        cells: Picture number -> features `[C, D]` of the cells of a coarse grid on it (`Fitted.cells`).
+        stage_times: Name of a stage -> its end, in seconds on the clock `time.perf_counter`. The first entry
+            is the start of the fit.
     """
 
     model: Model
@@ -85,31 +88,34 @@ class FitJob:
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage."""
-        names = list(self.stage_times)
-        times = list(self.stage_times.values())
-        return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
+        ends = list(self.stage_times.items())
+        return {name: round(end - start, 3) for (_, start), (name, end) in pairwise(ends)}
 
     def stage_name(self, stage: str, branch: BankBranch) -> str:
-        """Return the stage's name, with the size and the stage of the backbone where there are several."""
+        """Return the name of a stage of the fit for a branch.
+
+        If the model has several branches, the branch's size is added. If several branches have this size, the
+        stage of the backbone is added, too.
+        """
         if len(self.branches) == 1:
             return stage
-        alone = [other.size for other in self.branches].count(branch.size) == 1
-        of_stage = "" if alone else f", stage {branch.stages[0]}"
-        return f"{stage} at {branch.size[0]}{of_stage}"
+        is_only_one_of_size = [other.size for other in self.branches].count(branch.size) == 1
+        backbone_stage = "" if is_only_one_of_size else f", stage {branch.stages[0]}"
+        return f"{stage} at {branch.size[0]}{backbone_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
-        """Return a function that reports a stage's progress: the number done, and the number of all."""
+        """Return a function that reports a stage's progress: it takes the number done and the total."""
         return partial(self.task.step, stage)
 
 
 @dataclass(frozen=True)
 class ExistingBank:
-    """Bank of a branch that is being extended.
+    """Bank of a branch that is extended.
 
     Attributes:
         bank: Absolute elements, `[M, D]`.
         groups: Group of each element, `[M]`: numbers that the new pictures do not have.
-        radius: Covering radius; patches that are closer to an element are nothing new.
+        radius: Covering radius. Patches that are closer to an element are not added.
     """
 
     bank: Tensor
@@ -118,25 +124,30 @@ class ExistingBank:
 
     @classmethod
     def read_all(cls, old: Artefact, model: Model) -> list[ExistingBank]:
-        """Return the banks of all branches of a fitted model, with the facts of its artefact."""
-        starts = []
+        """Return the banks of all branches of a fitted model.
+
+        Args:
+            old: The model's artefact, for groups and radii.
+            model: The model.
+        """
+        banks = []
         for v, branch in enumerate(model.branches):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(branch.bank.device)
             radius = float(old.manifest.facts["covering_radius"][v])
-            starts.append(cls(branch.bank + branch.centre, groups.long(), radius))
-        return starts
+            banks.append(cls(branch.bank + branch.centre, groups.long(), radius))
+        return banks
 
 
 @dataclass
 class Patches:
-    """Patches of N pictures, with their copies, which come last.
+    """Patches of N pictures in rows; turned and mirrored copies of pictures have the last rows.
 
     Attributes:
         features: Features of the patches in the region of interest, per branch `[N, P, D]`.
-        valid_mask: Which patches are not padding, per branch `[N, P]` bool; None: all of them.
+        valid_mask: Which patches count, per branch `[N, P]` bool: the others are padding. None: all count.
         inside: The pixels that count, `[N, H, W]` bool; None: those of the region of interest.
-        numbers: Numbers of the N pictures; a copy has its picture's number.
-        groups: Groups of the pictures, `[N]`, which the banks use.
+        numbers: Number of the picture in each row; a copy has its picture's number.
+        groups: Group of the picture in each row, `[N]`, which the banks use.
     """
 
     features: list[Tensor]
@@ -160,7 +171,7 @@ class Patches:
         return features.flatten(0, 1)[mask], groups[mask]
 
     def place(self, v: int, i: int, points: Tensor) -> Tensor:
-        """Return which of a branch's points are picture i's own, as numbers among its own patches.
+        """Select the points of a branch that are patches of picture i.
 
         Args:
             v: Number of the branch.
@@ -168,12 +179,14 @@ class Patches:
             points: Numbers of points in `points(v)`, `[L]`.
 
         Returns:
-            Numbers `[M]` of patches of the picture.
+            Numbers `[M]` of the patches within the picture.
         """
-        count = self.features[v].shape[1]
+        patches_per_picture = self.features[v].shape[1]
         if self.valid_mask is not None:
-            points = self.valid_mask[v].flatten().nonzero().flatten()[points]
-        return points[points // count == i] % count
+            numbers_with_padding = self.valid_mask[v].flatten().nonzero().flatten()
+            points = numbers_with_padding[points]
+        is_of_picture = points // patches_per_picture == i
+        return points[is_of_picture] % patches_per_picture
 
     def pixel_mask(self, i: int) -> Tensor | None:
         """Return the pixels `[H, W]` of a picture that count; None: those of the region of interest."""
@@ -187,58 +200,74 @@ class Patches:
         return sum(int(mask.sum()) for mask in self.valid_mask)
 
     def scatter_values(self, v: int, values: Tensor) -> Tensor:
-        """Return values `[K]` of a branch's points as `[N, P]`; 0 for patches that do not count."""
+        """Return values `[K]` of branch v's points as `[N, P]`; 0 for patches that do not count."""
         shape = self.features[v].shape[:2]
         if self.valid_mask is None:
             return values.view(shape)
-        whole = values.new_zeros(shape)
-        whole[self.valid_mask[v]] = values
-        return whole
+        patch_values = values.new_zeros(shape)
+        patch_values[self.valid_mask[v]] = values
+        return patch_values
 
     def select(self, rows: Sequence[int]) -> Patches:
         """Return a copy of the patches at `rows`."""
         return self._map_tensors(lambda tensor: tensor[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """Keep the patches of the pictures at rising `rows`, and of their copies, in place."""
-        kept = {self.numbers[i] for i in rows}
-        return self.keep_rows([row for row, picture in enumerate(self.numbers) if picture in kept])
+        """Return the patches of the pictures at `rows` and of their copies, by `keep_rows`."""
+        pictures = {self.numbers[i] for i in rows}
+        return self.keep_rows([row for row, picture in enumerate(self.numbers) if picture in pictures])
 
     def keep_rows(self, rows: Sequence[int]) -> Patches:
-        """Keep the patches at rising `rows`, moved to the front in place: a second copy may not fit."""
+        """Return the patches at `rows`, which must be in rising order.
 
-        def moved(tensor: Tensor) -> Tensor:
-            for new, old in enumerate(rows):
-                if new != old:
-                    tensor[new] = tensor[old]
+        The result uses the memory of this object, because a copy may not fit: the patches are moved to the
+        front of its tensors. Do not use this object afterwards.
+        """
+
+        def move_to_front(tensor: Tensor) -> Tensor:
+            for new_row, row in enumerate(rows):
+                if new_row != row:
+                    tensor[new_row] = tensor[row]
             return tensor[: len(rows)]
 
-        return self._map_tensors(moved, rows)
+        return self._map_tensors(move_to_front, rows)
 
-    def _map_tensors(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
-        features = [some(tensor) for tensor in self.features]
+    def _map_tensors(self, select: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
+        """Return the patches at `rows`, which `select` takes from a tensor `[N, ...]`."""
+        features = [select(tensor) for tensor in self.features]
         valid_mask = None
         if self.valid_mask is not None:
-            valid_mask = [some(tensor) for tensor in self.valid_mask]
-        inside = None if self.inside is None else some(self.inside)
+            valid_mask = [select(tensor) for tensor in self.valid_mask]
+        inside = None if self.inside is None else select(self.inside)
         numbers = [self.numbers[row] for row in rows]
-        return Patches(features, valid_mask, inside, numbers, self.groups[list(rows)])
+        groups = self.groups[list(rows)]
+        return Patches(features, valid_mask=valid_mask, inside=inside, numbers=numbers, groups=groups)
 
 
 def orient(image: Tensor, way: int) -> Tensor:
-    """Return an image `[..., H, W]`, turned by quarters and mirrored in a way of `ORIENTATIONS`."""
-    if way & 4:
+    """Return an image `[..., H, W]`, turned and mirrored in a way of `ORIENTATIONS`."""
+    if way & 4:  # swap rows and columns
         image = image.transpose(-1, -2)
-    return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
+    mirrored_axes = []
+    if way & 1:
+        mirrored_axes.append(-2)
+    if way & 2:
+        mirrored_axes.append(-1)
+    return image.flip(mirrored_axes).contiguous()
 
 
 def to_grid(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the values of patches inside the region at their places on the grid; 0 elsewhere."""
+    """Expand the values of a region's patches to values of all patches; 0 for patches outside.
+
+    Args:
+        values: Values `[K, ...]` of the patches in the region.
+        mask: Which patches lie in the region, `[P]` bool.
+    """
     if len(values) == len(mask):
         return values
-    whole = values.new_zeros(len(mask), *values.shape[1:])
-    whole[mask] = values
-    return whole
+    grid_values = values.new_zeros(len(mask), *values.shape[1:])
+    grid_values[mask] = values
+    return grid_values
 
 
 def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
@@ -254,63 +283,85 @@ def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
 
 
 def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
-    """Collect the patches of the pictures that can be used, and of their copies."""
+    """Collect the patches of the pictures that can be used, and of their copies.
+
+    Args:
+        job: The fit.
+        indices: Numbers of the pictures.
+        stage: Name of the stage in the progress.
+
+    Raises:
+        InputError: The backbone overflows, or a picture's padding covers the region of interest.
+    """
     model = job.model
     task = job.task
-    region = [branch.inside.bool() for branch in job.branches]
-    # a picture's number plus `task.count` times the way that it is turned
-    numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
-    rows = {number: row for row, number in enumerate(numbers)}
-    count = len(numbers)
+    regions = [branch.inside.bool() for branch in job.branches]
+    # An image is a picture or its copy; its number is the picture's number plus `task.count` times the way
+    image_numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
+    rows = {number: row for row, number in enumerate(image_numbers)}
+    count = len(image_numbers)
     features = [
-        torch.empty(count, int(mask.sum()), branch.embedding.width, device=job.device)
-        for branch, mask in zip(job.branches, region, strict=True)
+        torch.empty(count, int(region.sum()), branch.embedding.width, device=job.device)
+        for branch, region in zip(job.branches, regions, strict=True)
     ]
     valid_mask = [torch.empty(tensor.shape[:2], dtype=torch.bool, device=job.device) for tensor in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
-    stride = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
-    got: list[int] = []
+    cell_stride = -(-task.count // MAX_COMPARED)  # cells of every so many pictures: at most MAX_COMPARED
+    stored_numbers: list[int] = []
 
     def load(number: int) -> Tensor | None:
         way, index = divmod(number, task.count)
         image = task.load(index)
         if job.config.pads:
             image = check_region_visible(image, roi)
-        return image if image is None or not way else orient(image, way)
+        return orient(image, way) if image is not None and way else image
 
-    def store(number: int, embedded: Tensor, seen: Tensor | None) -> None:
-        if not bool(embedded.sum().isfinite()):
+    def store(number: int, image_features: Tensor, image_inside: Tensor | None) -> None:
+        if not bool(image_features.sum().isfinite()):
             raise InputError(
                 f"the backbone overflows in {job.config.precision}: choose another --set precision, "
                 "or check its weights"
             )
         row = rows[number]
-        if number % stride == 0 and number < task.count and job.config.tile is None:
-            job.cells[number] = coarse_cells(job.branches[0], model.parts(embedded)[0])
-        for tensor, part, mask in zip(features, model.parts(embedded), region, strict=True):
-            tensor[row] = part if tensor.shape[1] == len(part) else part[mask]
-        if inside is not None and seen is not None:
-            inside[row] = seen
-            for branch, branch_mask, mask in zip(job.branches, valid_mask, region, strict=True):
-                branch_mask[row] = branch.valid_mask(seen[None])[0].bool()[mask]
-        got.append(number)
-        if len(got) % RETURNED_AFTER == 0:
+        branch_patches = model.parts(image_features)
+        is_copy = number >= task.count
+        if number % cell_stride == 0 and not is_copy and job.config.tile is None:
+            job.cells[number] = coarse_cells(job.branches[0], branch_patches[0])
+        for tensor, patches, region in zip(features, branch_patches, regions, strict=True):
+            tensor[row] = patches if tensor.shape[1] == len(patches) else patches[region]
+        if inside is not None and image_inside is not None:
+            inside[row] = image_inside
+            for branch, branch_mask, region in zip(job.branches, valid_mask, regions, strict=True):
+                branch_mask[row] = branch.valid_mask(image_inside[None])[0].bool()[region]
+        stored_numbers.append(number)
+        if len(stored_numbers) % RETURNED_AFTER == 0:
             return_freed_memory()
 
-    _embed_once(job, load, numbers, store, stage)
-    used = set(task.settle(sorted(number for number in got if number < task.count)))
-    pictures = [number % task.count for number in numbers]
-    every = Patches(
-        features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
+    _embed_once(job, load, image_numbers, store, stage)
+    loaded_pictures = sorted(number for number in stored_numbers if number < task.count)
+    usable_pictures = set(task.settle(loaded_pictures))
+    pictures = [number % task.count for number in image_numbers]
+    patches = Patches(
+        features,
+        valid_mask=valid_mask if job.config.pads else None,
+        inside=inside,
+        numbers=pictures,
+        groups=job.groups_of(pictures),
     )
-    return every.keep_rows([rows[number] for number in sorted(got) if number % task.count in used])
+    usable_rows = [
+        rows[number] for number in sorted(stored_numbers) if number % task.count in usable_pictures
+    ]
+    return patches.keep_rows(usable_rows)
 
 
 def _embed_once(
     job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
 ) -> None:
-    """Embed pictures, except those that an earlier fit has embedded, if fits share a memory."""
+    """Embed images, except those whose features are in a memory that fits share (`feature_memory`).
+
+    Arguments as for `embed_pictures`.
+    """
     memory = feature_memory.current()
     keys = dict[int, bytes]()
     if memory is None or job.device.type != "cpu":
@@ -322,22 +373,25 @@ def _embed_once(
         if image is None:
             return None
         keys[number] = feature_memory.key_of(job.model, image)
-        if (known := memory.find(keys[number])) is None:
+        match = memory.find(keys[number])
+        if match is None:
             return image
-        store(number, *known)
-        return None
+        features, inside = match
+        store(number, features, inside)
+        return None  # there is nothing to embed
 
-    def keep(number: int, features: Tensor, inside: Tensor | None) -> None:
+    def keep_and_store(number: int, features: Tensor, inside: Tensor | None) -> None:
         memory.keep(keys.pop(number), (features, inside))
         store(number, features, inside)
 
-    embed_pictures(job.model, load_new, numbers, keep, job.task.step, stage)
+    embed_pictures(job.model, load_new, numbers, keep_and_store, job.task.step, stage)
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
     """Return the distances `[P]` from features `[P, D]` to the nearest of elements `[K, D]`."""
-    square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
-    return (square + (features * features).sum(1)).clamp(min=0).sqrt()
+    # |x - m|² = |x|² + (|m|² - 2xm)
+    smallest_terms = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
+    return (smallest_terms + (features * features).sum(1)).clamp(min=0).sqrt()
 
 
 # ------------------------------------------------------------------------------------------------- copies
@@ -346,9 +400,9 @@ def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
 def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Choose the ways in which pictures are turned and mirrored for copies in the bank.
 
-    They are the setting's. With `auto` they are those of the model that is extended; else, of few pictures,
-    every way until `keep_helpful_copies` has decided, and none where parts are turned upright. Only ways
-    count that keep the sides' lengths and the region of interest.
+    The setting `augment` names them. With `auto`, a model that is extended keeps its ways; for a new model,
+    few pictures get all ways until `keep_helpful_copies` decides. Parts that are turned upright get none.
+    Only ways are possible that keep the sides' lengths and the region of interest.
 
     Raises:
         InputError: The setting names ways, and none is possible.
@@ -357,61 +411,81 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     roi = job.model.roi
     augment = job.config.augment
     if augment == "auto":
-        few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
-        return possible_orientations("all" if few and not job.config.upright else "none", roi)
-    found = possible_orientations(augment, roi)
-    if not found and augment != "none":
+        if old is None:
+            wants_copies = job.task.count <= FEW_PICTURES
+        else:
+            wants_copies = old.manifest.facts.get("augment") == "all"
+        return possible_orientations("all" if wants_copies and not job.config.upright else "none", roi)
+    orientations = possible_orientations(augment, roi)
+    if not orientations and augment != "none":
         raise InputError(
             f"setting augment: {augment} is not possible: a copy does not fit the picture size or the region "
             "of interest; take a square --size, a symmetric --roi, or augment: none"
         )
-    return found
+    return orientations
 
 
 def possible_orientations(augment: str, roi: Tensor) -> tuple[int, ...]:
-    """Return the ways of a setting that do not change a region of interest `[H, W]` bool."""
+    """Return the ways of a value of `augment` that do not change a region of interest `[H, W]` bool."""
     return tuple(way for way in ORIENTATIONS[augment] if torch.equal(orient(roi, way), roi))
 
 
 def augment_name(job: FitJob) -> str:
-    """Return the value of the setting that describes the copies in the bank."""
+    """Return the value of the setting `augment` that names the copies in the bank."""
     if job.config.augment != "auto":
         return job.config.augment
     return "all" if job.orientations else "none"
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Keep the copies only where they bring left-out pictures nearer, or where there is a single part."""
-    one_part = len(patches.groups.unique()) == 1
-    if not one_part and (gain := distance_gain(patches)) < MIN_GAIN:
-        job.orientations = ()
-        return patches.keep_rows(range(len(patches.pictures)))
-    why = ", which --augment none leaves out" if one_part else f": left-out pictures are {gain:.0%} nearer"
-    job.task.say(Detail(f"turned and mirrored copies are in the bank too{why}"))
+    """Return the patches, with the copies only if these bring left-out pictures nearer to the others.
+
+    If all pictures show a single part, the copies stay. If the copies are dropped, `job.orientations` becomes
+    empty, and the object `patches` must not be used afterwards (`Patches.keep_rows`).
+    """
+    is_single_part = len(patches.groups.unique()) == 1
+    if is_single_part:
+        reason = ", which --augment none leaves out"
+    else:
+        gain = distance_gain(patches)
+        if gain < MIN_GAIN:
+            job.orientations = ()
+            return patches.keep_rows(range(len(patches.pictures)))
+        reason = f": left-out pictures are {gain:.0%} nearer"
+    job.task.say(Detail(f"turned and mirrored copies are in the bank too{reason}"))
     return patches
 
 
 def distance_gain(patches: Patches) -> float:
-    """Return the mean share by which copies reduce the farthest patches' distances, at the smallest size."""
+    """Return the mean share by which copies reduce the farthest patches' distances, at the smallest size.
+
+    The distances are those of a picture's farthest patches to the patches of other groups, first without
+    copies, then with copies.
+    """
     features = patches.features[0]
-    originals = len(patches.pictures)
+    original_count = len(patches.pictures)
     gains = []
 
-    def counting(i: int) -> Tensor:
+    def counted_patches(i: int) -> Tensor:
         return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
 
-    def away(points: Tensor, rows: Iterable[int]) -> Tensor:
-        return torch.stack([nearest_distance(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
+    def distances_to_rows(points: Tensor, rows: Iterable[int]) -> Tensor:
+        row_distances = [
+            nearest_distance(points, counted_patches(row)) for row in rows if len(counted_patches(row))
+        ]
+        return torch.stack(row_distances).amin(0)
 
-    for i in range(originals):
-        others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
-        count = counting(i)
-        if not len(count):
+    for i in range(original_count):
+        other_rows = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
+        points = counted_patches(i)
+        if not len(points):
             continue
-        count = count[:: 1 + (len(count) - 1) // COMPARED_PATCHES]
-        alone = away(count, (j for j in others if j < originals))
-        far = alone.topk(min(FARTHEST_PATCHES, len(count))).indices
-        copied = away(count[far], (j for j in others if j >= originals))
-        after = torch.minimum(alone[far], copied)
-        gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
+        stride = 1 + (len(points) - 1) // COMPARED_PATCHES  # at most COMPARED_PATCHES points remain
+        points = points[::stride]
+        to_originals = distances_to_rows(points, (row for row in other_rows if row < original_count))
+        farthest = to_originals.topk(min(FARTHEST_PATCHES, len(points))).indices
+        to_copies = distances_to_rows(points[farthest], (row for row in other_rows if row >= original_count))
+        with_copies = torch.minimum(to_originals[farthest], to_copies)
+        remaining_share = float(with_copies.sum()) / max(float(to_originals[farthest].sum()), 1e-12)
+        gains.append(1 - remaining_share)
     return sum(gains) / max(1, len(gains))

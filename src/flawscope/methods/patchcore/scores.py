@@ -1,7 +1,7 @@
 """Scores of a picture by its patches' distances to the memory bank: a record for each value of `score`.
 
-Inference, calibration and comparison use the record of the setting. A further score is a value of
-`Config.score` and a record in `SCORES`; the contract's checks run for each.
+Inference, calibration and comparison use the record of the setting `score`. To add a score, add a value of
+`Config.score` and a record in `SCORES`; the tests of all methods then run with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flawscope.methods.patchcore.record import Config
 
-TIE_TOLERANCE = 1e-5  # relative
+TIE_TOLERANCE = 1e-5  # relative difference up to which distances are a tie
 
 
 class MemoryBank(Protocol):
@@ -25,8 +25,8 @@ class MemoryBank(Protocol):
         config: Settings of the model.
         centre: Mean of the elements, `[D]`.
         bank: Elements relative to the mean, `[M, D]`.
-        norms: Squared lengths of these, `[M]`.
-        table: Nearest elements of each element, itself first, `[M, b]`.
+        norms: Squared lengths of the relative elements, `[M]`.
+        table: Numbers of the nearest elements of each element, itself first, `[M, b]`.
     """
 
     config: Config
@@ -40,8 +40,9 @@ class PictureScore(ABC):
     """Score of pictures, by a memory bank.
 
     Attributes:
-        is_map_maximum: Whether it is the maximum of all banks' joined map; then a bank has no own score.
-        needs_table: Whether it needs the neighbours of bank elements.
+        is_map_maximum: Whether the score is the maximum of the joined map of all banks. If so, a single bank
+            has no score.
+        needs_table: Whether the score needs the neighbours of bank elements, `MemoryBank.table`.
     """
 
     is_map_maximum = False
@@ -70,7 +71,7 @@ class PictureScore(ABC):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
-        """Return the score of a picture by a bank with other elements.
+        """Return the score of a picture by a bank without some elements, and with others added.
 
         Args:
             branch: The memory bank.
@@ -83,15 +84,22 @@ class PictureScore(ABC):
 
     @abstractmethod
     def of_distances(self, distances: Tensor) -> Tensor:
-        """Return the score by distances `[P]` alone, where the bank's elements are of the picture itself."""
+        """Return the score by distances `[P]` alone, for a bank of the picture's own patches."""
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        """Return the patches, by number, that decide the score of distances `[P]`: these must be exact."""
+        """Return the numbers of the patches that decide the score: only their distances must be exact.
+
+        Args:
+            distances: Distances of the picture's patches to the bank, `[P]`.
+        """
 
     @abstractmethod
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return, `[B]` bool, whether rounding alone decides a tie on which a picture's score rests."""
+        """Return `[B]` bool: whether a tie, which only rounding decides, determines a picture's score.
+
+        Arguments as for `of_pictures`.
+        """
 
 
 class MapMaximum(PictureScore):
@@ -102,8 +110,8 @@ class MapMaximum(PictureScore):
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
-        """Return zeros `[B]`: the joined map has the score."""
-        return distances.new_zeros(len(distances))  # the joined map has it
+        """Return zeros `[B]`: the score is taken from the joined map."""
+        return distances.new_zeros(len(distances))
 
     def without(
         self,
@@ -114,7 +122,7 @@ class MapMaximum(PictureScore):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
-        """Return 0: the joined map has the score."""
+        """Return 0: the score is taken from the joined map."""
         return distances.new_zeros(())
 
     def of_distances(self, distances: Tensor) -> Tensor:
@@ -122,7 +130,7 @@ class MapMaximum(PictureScore):
         return distances.amax()
 
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        """Return the number of the farthest patch; patches at the maxima of maps decide too."""
+        """Return the number of the farthest patch; `settle` adds the patches at the maxima of maps."""
         return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
@@ -131,18 +139,23 @@ class MapMaximum(PictureScore):
 
 
 class Reweighted(PictureScore):
-    """Score of Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
+    """Score of Eq. 6 and 7: the distance of the farthest patch, with a weight.
+
+    The weight depends on how densely the bank is filled around the element nearest to the patch.
+    """
 
     needs_table = True
 
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
-        """Return the scores `[B]` by the farthest patches' nearest elements and the table of neighbours."""
-        patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
+        """Return the scores `[B]` of pictures; the table has the neighbours for the weight."""
+        patch = farthest_patch(features, distances, valid_mask)  # m_t* in the paper, [B, D]
         nearest = torch.addmm(branch.norms, patch, branch.bank.T, alpha=-2).argmin(1)  # m*
-        neighbours = branch.bank[branch.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
-        return reweight(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
+        neighbours = branch.bank[branch.table[nearest].long()]  # N_b(m*), m* first: [B, b, D]
+        neighbour_distances = torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)
+        # a picture in which no patch counts has score 0
+        return reweight(neighbour_distances) * valid_mask.amax(-1)
 
     def without(
         self,
@@ -153,31 +166,36 @@ class Reweighted(PictureScore):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
-        """Return the score of a picture; the neighbours are searched among the present elements."""
+        """Return the score of a picture; the neighbours for the weight are searched for."""
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
-        # the bank is not copied: every thread would need room for another one
-        parts = [(branch.bank, branch.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
+        # The numbers of the added elements follow those of the bank. The two are not joined to one tensor:
+        # every thread would need memory for a copy of the bank
+        bank_norms = branch.norms.masked_fill(hidden, torch.inf)
+        added_norms = (added * added).sum(1)
 
-        def away(point: Tensor) -> Tensor:
-            return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
+        def compare(point: Tensor) -> Tensor:
+            """Return |m|² - 2xm of a point x and all elements m; infinite for hidden elements."""
+            bank_terms = torch.addmv(bank_norms, branch.bank, point, alpha=-2)
+            return torch.cat([bank_terms, torch.addmv(added_norms, added, point, alpha=-2)])
 
-        def element(index: int) -> Tensor:
-            beyond = index - len(branch.bank)
-            return branch.bank[index] if beyond < 0 else parts[1][0][beyond]
+        def element(number: int) -> Tensor:
+            bank_size = len(branch.bank)
+            return branch.bank[number] if number < bank_size else added[number - bank_size]
 
-        present = sum(int(norms.isfinite().sum()) for _, norms in parts)
-        b = min(branch.config.neighbours, present)
-        nearest = int(away(patch).argmin())
-        around = away(element(nearest))
-        around[nearest] = -torch.inf
-        found = around.topk(b, largest=False, sorted=True).indices.tolist()
-        neighbours = torch.stack([element(index) for index in found])
-        return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
+        present_count = int(bank_norms.isfinite().sum()) + int(added_norms.isfinite().sum())
+        neighbour_count = min(branch.config.neighbours, present_count)
+        nearest = int(compare(patch).argmin())
+        terms = compare(element(nearest))
+        terms[nearest] = -torch.inf  # the element itself comes first
+        numbers = terms.topk(neighbour_count, largest=False, sorted=True).indices.tolist()
+        neighbours = torch.stack([element(number) for number in numbers])
+        neighbour_distances = torch.linalg.vector_norm(patch - neighbours, dim=1)
+        return reweight(neighbour_distances[None])[0] * valid_mask.amax(-1)
 
     def of_distances(self, distances: Tensor) -> Tensor:
-        """Return the largest distance, without the weight of at most 1.
+        """Return the largest distance, without the weight, which is at most 1.
 
-        The neighbours for the weight would be of the patch itself.
+        In a bank of the picture's own patches, the weight would count the patch among its neighbours.
         """
         return distances.amax()
 
@@ -186,39 +204,51 @@ class Reweighted(PictureScore):
         return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Return, `[B]` bool, whether another patch is as far, or another element as near, within 1e-5.
+        """Return `[B]` bool: whether a picture's farthest patch, or its nearest element, is ambiguous.
 
-        The patch is compared with the farthest patch, the element with its nearest element; 1e-5 is relative
-        to the distance. Equal patches or elements do not count: they give the same score.
+        It is ambiguous if another one has the same distance, up to `TIE_TOLERANCE`. Identical patches or
+        elements are no tie: they give the same score.
         """
-        found = []
-        patches = farthest_patch(features, distances, valid_mask)
-        for branch_features, away, patch in zip(features, distances, patches, strict=True):
-            far = branch_features[away >= away.max() * (1 - TIE_TOLERANCE)]
-            # not by a product, whose rounding is as large as the differences looked for
-            near = torch.cdist(patch[None], branch.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
-            close = branch.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
-            found.append(bool((far != patch).any() or (close != close[:1]).any()))
-        return torch.tensor(found)
+        has_tie = []
+        farthest_patches = farthest_patch(features, distances, valid_mask)
+        for patches, patch_distances, farthest in zip(features, distances, farthest_patches, strict=True):
+            far_limit = patch_distances.max() * (1 - TIE_TOLERANCE)
+            far_patches = patches[patch_distances >= far_limit]
+            # without matrix products, whose rounding is as large as the tolerance
+            element_distances = torch.cdist(
+                farthest[None], branch.bank, compute_mode="donot_use_mm_for_euclid_dist"
+            )[0]
+            near_limit = element_distances.min() * (1 + TIE_TOLERANCE)
+            near_elements = branch.bank[element_distances <= near_limit]
+            is_patch_tied = bool((far_patches != farthest).any())
+            is_element_tied = bool((near_elements != near_elements[:1]).any())
+            has_tie.append(is_patch_tied or is_element_tied)
+        return torch.tensor(has_tie)
 
 
 SCORES: Mapping[str, PictureScore] = {"map": MapMaximum(), "reweighted": Reweighted()}
 
 
 def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-    """Return the patch `[B, D]` with the largest distance (Eq. 6) among those that count."""
+    """Return each picture's farthest patch (Eq. 6) among those that count, `[B, D]`.
+
+    Args:
+        features: Patches, `[B, P, D]`.
+        distances: Their distances, `[B, P]`.
+        valid_mask: Which patches count, 1 or 0.
+    """
     index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
     return features[torch.arange(features.shape[0], device=features.device), index]
 
 
 def reweight(distances: Tensor) -> Tensor:
-    """Return Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+    """Return the scores `[B]` of Eq. 7: s = (1 - w) ||m_t* - m*||, with the weight w = softmax(distances)[0].
 
     With b = 1 the factor would be 0, and is left out. The softmax subtracts the maximum: distances beyond 88
     do not overflow.
 
     Args:
-        distances: Distances of the farthest patch to N_b(m*), m* itself first, `[B, b]`.
+        distances: Distances of the farthest patch m_t* to the b neighbours of m*, m* itself first, `[B, b]`.
     """
     if distances.shape[1] == 1:
         return distances[:, 0]

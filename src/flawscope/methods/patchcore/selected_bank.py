@@ -1,10 +1,10 @@
 """A memory bank as if a group, all pictures of a part, had never been there.
 
-It is not enough to take a picture's own elements out of the bank. They kept patches of other pictures out,
-and leave holes that a picture which was never there does not meet. Therefore the bank is selected anew where
-it matters: around the patches of the left-out picture that are farthest from it and decide the score.
-Elements picked before the picture's own elements would have been picked without them, and stay (decision
-0016).
+It is not enough to take the group's elements out of the bank. While they were there, they kept patches of
+other pictures out: without both, the bank has holes, and a score would be too high. Therefore the bank is
+selected anew where it matters, around the patches of the left-out picture that are farthest from it and
+decide the score. Elements that were picked before the group's elements would have been picked without them,
+too, and stay (decision 0016).
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from flawscope.methods.patchcore.patches import nearest_distance
 from flawscope.methods.patchcore.scores import SCORES, PictureScore
 from flawscope.methods.threads import workers
 
-FARTHEST = 4  # patches of a picture around which the bank is selected anew at once, beside those that decide
-FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
-KEPT_NEIGHBOURS = 32  # elements nearest to each of them, which else stay and keep new ones away
-FULL_CELLS = 30  # patches to an element, from which on the next elements of each are looked up beforehand
-NEXT_ELEMENTS = 3
-COMPARED_ELEMENTS = 8  # that these are looked for among
-BLOCK_ELEMENTS = 512  # whose neighbours are found at once
-ROUNDING = 1e-3  # relative, of distances
-STRIDE = 4  # pixels: of so many in a row and in a column, one is looked at for the largest map value
+# The bank is selected anew around some patches of a picture at a time: those that decide, and some more
+FARTHEST = 4  # number of the farthest patches that are taken, too
+FREED = 8  # number of elements nearest to each patch that may be freed: taken out, to be picked again or not
+KEPT_NEIGHBOURS = (
+    32  # number of elements nearest to each patch that count; those that stay keep new ones away
+)
+# Some next elements of every patch are found in advance where an element has so many patches on average
+FULL_CELLS = 30
+NEXT_ELEMENTS = 3  # number of next elements of a patch
+COMPARED_ELEMENTS = 8  # number of elements, near to the patch's nearest one, among which they are searched
+BLOCK_ELEMENTS = 512  # number of elements whose neighbours are found at once
+ROUNDING = 1e-3  # relative error of distances
+STRIDE = 4  # pixels: a coarse map has every fourth row and column of a map
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 
 
@@ -38,6 +42,14 @@ class SelectedBank:
     """Bank of a branch in the order of picking, with the patches from which it was picked.
 
     Every patch belongs to the cell of its nearest element.
+
+    Attributes:
+        points_by_cell: Numbers of the patches, `[N]`, one cell after the other.
+        cell_sizes: Number of patches in the cell of each element, `[M]`.
+        cell_starts: Where each element's cell begins in `points_by_cell`, `[M]`.
+        next_elements: Numbers of up to K further elements within the radius of each patch, `[N, K]`. They
+            cover the patch when its nearest element is gone. M stands for no element. None: they were not
+            searched for.
     """
 
     def __init__(
@@ -68,38 +80,45 @@ class SelectedBank:
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
         self.cell_starts = self.cell_sizes.cumsum(0) - self.cell_sizes
         self.next_elements: Tensor | None = None
-        if len(points) >= FULL_CELLS * len(groups) > FULL_CELLS:
+        has_full_cells = len(points) >= FULL_CELLS * len(groups)
+        if has_full_cells and len(groups) > 1:
             self.next_elements = self._find_next_elements()
 
     def cell(self, element: int) -> Tensor:
-        """Return the rows of the patches whose nearest element this is."""
-        first = int(self.cell_starts[element])
-        return self.points_by_cell[first : first + int(self.cell_sizes[element])]
+        """Return the numbers of the patches in the cell of an element."""
+        start = int(self.cell_starts[element])
+        return self.points_by_cell[start : start + int(self.cell_sizes[element])]
 
     def _find_next_elements(self) -> Tensor:
-        """Return numbers `[N, K]` of further elements that cover each patch; M where fewer do."""
+        """Return the numbers `[N, K]` of further elements within the radius of each patch, nearest first.
+
+        Only elements near to the patch's nearest element are compared. If fewer than K are found, the other
+        numbers are M.
+        """
         bank = self.branch.bank
         norms = self.branch.norms
+        no_element = len(bank)
         shape = len(self.points), NEXT_ELEMENTS
-        numbers = torch.full(shape, len(bank), dtype=torch.int32, device=bank.device)
+        next_elements = torch.full(shape, no_element, dtype=torch.int32, device=bank.device)
 
         def search(elements: Tensor) -> None:
-            away = torch.addmm(norms, bank[elements], bank.T, alpha=-2).scatter_(
-                1, elements[:, None], torch.inf
-            )
-            near = away.topk(min(COMPARED_ELEMENTS, len(bank) - 1), largest=False).indices
-            for element, others in zip(elements.tolist(), near, strict=True):
+            # |m|² - 2xm orders elements m as their distances to x do
+            terms = torch.addmm(norms, bank[elements], bank.T, alpha=-2)
+            terms.scatter_(1, elements[:, None], torch.inf)  # not the element itself
+            neighbours = terms.topk(min(COMPARED_ELEMENTS, len(bank) - 1), largest=False).indices
+            for element, candidates in zip(elements.tolist(), neighbours, strict=True):
                 rows = self.cell(element)
                 points = self.points[rows] - self.branch.centre
-                away = torch.addmm(norms[others], points, bank[others].T, alpha=-2)
-                found = away.topk(min(NEXT_ELEMENTS, len(others)), largest=False)
-                covers = found.values + (points * points).sum(1, keepdim=True) <= self.radius**2
-                count = found.indices.shape[1]
-                numbers[rows, :count] = others[found.indices].where(covers, len(bank)).int()
+                point_terms = torch.addmm(norms[candidates], points, bank[candidates].T, alpha=-2)
+                nearest = point_terms.topk(min(NEXT_ELEMENTS, len(candidates)), largest=False)
+                squares = nearest.values + (points * points).sum(1, keepdim=True)
+                covers = squares <= self.radius**2
+                count = nearest.indices.shape[1]
+                next_elements[rows, :count] = candidates[nearest.indices].where(covers, no_element).int()
 
-        with workers(bank.device) as each:
-            each(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
-        return numbers
+        with workers(bank.device) as map_blocks:
+            map_blocks(search, torch.arange(len(bank), device=bank.device).split(BLOCK_ELEMENTS))
+        return next_elements
 
     def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
@@ -128,10 +147,12 @@ class BankWithout:
     It is selected anew around some patches of a picture of that group (`look_at`).
 
     Attributes:
-        missing: Elements that are not there, `[M]` bool.
-        added: Patches of other pictures that take their place, `[K, D]`, relative to the branch's centre.
-        distances: Distances of the picture's patches, `[P]`: exact for patches of `look_at` and beside them,
-            elsewhere as if all elements of other groups had stayed.
+        missing: Whether an element is gone, `[M]` bool: it is of the group, or freed.
+        added: Patches of other pictures that replace missing elements, `[K, D]`, relative to the branch's
+            centre.
+        distances: Distances of the picture's patches, `[P]`. They are exact for the patches that were given
+            to `look_at`, and for their neighbours; for the others, all elements of other groups count.
+        own: Numbers of the group's elements.
     """
 
     def __init__(
@@ -146,10 +167,11 @@ class BankWithout:
         self.own = self.missing.nonzero().flatten()
         self.added = self.features[:0]
         self.distances = distances * valid_mask
-        self._counted = valid_mask > 0
-        # patches that were not looked at; without own elements, nothing was kept out
-        is_changed = bool(len(self.own)) and selected.radius > 0
-        self._left = self._counted.clone() if is_changed else torch.zeros_like(self._counted)
+        self._is_counted = valid_mask > 0
+        # Patches around which the bank may still be selected anew. There are none if the group has no
+        # elements: it then kept no other patch out of the bank
+        can_change = len(self.own) > 0 and selected.radius > 0
+        self._is_pending = self._is_counted.clone() if can_change else torch.zeros_like(self._is_counted)
 
     @property
     def picture_score(self) -> PictureScore:
@@ -164,126 +186,163 @@ class BankWithout:
         )
 
     def coarse_map(self) -> Tensor:
-        """Return every `STRIDE`-th pixel of the anomaly map, from pixel `STRIDE // 2` on, `[h, w]`."""
-        rows, columns = (
-            coordinates[STRIDE // 2 :: STRIDE] for coordinates in (self.branch.rows, self.branch.columns)
-        )
+        """Return the anomaly map `[h, w]` at every `STRIDE`-th row and column, from `STRIDE // 2` on."""
+        rows = self.branch.rows[STRIDE // 2 :: STRIDE]
+        columns = self.branch.columns[STRIDE // 2 :: STRIDE]
         return rows @ self.distances.view(self.branch.grid) @ columns.T
 
     def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:
-        """Return the number of the patch at a pixel of a map of this shape."""
-        (height, width), (h, w) = shape, self.branch.grid
-        return (pixel // width * h // height) * w + pixel % width * w // width
+        """Return the number of the patch that covers a pixel of a map.
+
+        Args:
+            pixel: Number of the pixel in the map.
+            shape: (height, width) of the map.
+        """
+        height, width = shape
+        grid_height, grid_width = self.branch.grid
+        row = pixel // width * grid_height // height
+        column = pixel % width * grid_width // width
+        return row * grid_width + column
 
     def look_at(self, patches: Tensor) -> bool:
-        """Select the bank anew around some patches, and around those that are farthest now.
+        """Select the bank anew around some patches of the picture, and around its farthest patches.
+
+        Patches of earlier calls are skipped. If all given patches are skipped, nothing changes.
 
         Args:
             patches: Numbers of the patches.
 
         Returns:
-            Whether the bank was not selected anew around some of them before.
+            Whether the bank was selected anew.
         """
-        far = patches[self._left[patches]]
-        if not len(far):
+        pending = patches[self._is_pending[patches]]
+        if not len(pending):
             return False
-        away = self.distances.masked_fill(~self._left, -1.0)
-        count = min(FARTHEST, int(self._left.sum()))
-        farthest = away.topk(count).indices
-        far = torch.cat([far, farthest]).unique()
-        self._left[far] = False
-        freed, picks = self._select_again(self.features[far])
+        # -1 is below all distances
+        pending_distances = self.distances.masked_fill(~self._is_pending, -1.0)
+        count = min(FARTHEST, int(self._is_pending.sum()))
+        farthest = pending_distances.topk(count).indices
+        selected_patches = torch.cat([pending, farthest]).unique()
+        self._is_pending[selected_patches] = False
+        freed, picks = self._select_again(self.features[selected_patches])
         self.missing = self.missing.index_fill(0, freed, True)
         self.added = torch.cat([self.added, picks])
-        self.distances = self._distances(freed, picks) * self.valid_mask
+        self.distances = self._update_distances(freed, picks) * self.valid_mask
         return True
 
-    def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
-        """Return further missing elements `[L]` and added patches `[K, D]` around patches `[Q, D]`."""
+    def _select_again(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Select the bank anew around patches, without changing this object.
+
+        Elements near to the patches are freed if they were picked after the nearest element of the group.
+        Patches that are then farther than the radius from all elements are added by the greedy rule.
+
+        Args:
+            patches: Patches of the picture, `[Q, D]`, relative to the centre.
+
+        Returns:
+            Numbers of elements to take out, `[L]`, and patches of other groups to add, `[K, D]`.
+        """
         bank = self.branch.bank
-        kept_elements = self.own
-        square = torch.addmm(self.branch.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
-        to_own = square[:, kept_elements]
-        square.masked_fill_(self.missing, torch.inf)
-        present = len(bank) - int(self.missing.sum())
-        near = square.topk(min(KEPT_NEIGHBOURS, present), largest=False)
-        freed = near.indices[:, :FREED].unique()
-        freed = freed[freed > kept_elements[torch.cdist(bank[freed], bank[kept_elements]).argmin(1)]]
-        around = near.indices.unique()
-        around = around[~torch.isin(around, freed)]
-        # those farther off than all these leave no hole here
-        lost = kept_elements[(to_own <= near.values[:, -1:]).any(0)] if present else kept_elements
-        # with the elements themselves: those of a model that is extended have no patch here
-        candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, lost]))])
-        start = torch.cat([bank[around], self.added])
+        own = self.own
+        # |m|² - 2xm orders elements m as their distances to x do
+        terms = torch.addmm(self.branch.norms, patches, bank.T, alpha=-2)
+        own_terms = terms[:, own]
+        terms.masked_fill_(self.missing, torch.inf)
+        present_count = len(bank) - int(self.missing.sum())
+        nearest = terms.topk(min(KEPT_NEIGHBOURS, present_count), largest=False)
+        # Of the nearest elements, those that were picked after the nearest own element are freed; numbers of
+        # elements rise in the order of picking
+        freed = nearest.indices[:, :FREED].unique()
+        nearest_own = own[torch.cdist(bank[freed], bank[own]).argmin(1)]
+        freed = freed[freed > nearest_own]
+        neighbours = nearest.indices.unique()
+        staying = neighbours[~torch.isin(neighbours, freed)]
+        # own elements that are farther from a patch than all its neighbours leave no hole around it
+        near_own = own
+        if present_count:
+            farthest_terms = nearest.values[:, -1:]
+            near_own = own[(own_terms <= farthest_terms).any(0)]
+        # Freed elements are candidates, too: in a model that is extended, they are no patches of this fit
+        candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, near_own]))])
+        start = torch.cat([bank[staying], self.added])
         return freed, candidates[coreset.cover(candidates, start, self.selected.radius)]
 
     def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
-        """Return patches of other groups that may have lost the element that covered them.
+        """Return the patches of other groups that may no longer have an element within the radius.
 
         Args:
-            freed: Elements that are taken out.
-            emptied: Elements whose cells hold the patches, `[L]`.
+            freed: Numbers of elements that are to be taken out.
+            emptied: Numbers `[L]` of the elements whose cells are searched.
 
         Returns:
-            Patches `[K, D]`, relative to the centre, without those known to be near to an element that stays.
+            Patches `[K, D]`, relative to the centre, without those that a next element is known to cover.
         """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
-        first = (selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)).repeat_interleave(sizes)
-        rows = selected.points_by_cell[first + torch.arange(len(first), device=first.device)]
-        wanted = selected.point_groups[rows] != self.group
+        # The cells are joined to one list of rows: row k, of cell c, is `points_by_cell[offset of c + k]`
+        offsets = selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)
+        item_offsets = offsets.repeat_interleave(sizes)
+        items = torch.arange(len(item_offsets), device=item_offsets.device)
+        rows = selected.points_by_cell[item_offsets + items]
+        is_uncovered = selected.point_groups[rows] != self.group
         if selected.next_elements is not None:
-            gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
-            wanted &= gone[selected.next_elements[rows]].all(1)
-        return selected.points[rows[wanted]] - self.branch.centre
+            # the entry M is appended: it stands for no element, and counts as gone
+            is_gone = F.pad(self.missing.index_fill(0, freed, True), (0, 1), value=True)
+            is_uncovered &= is_gone[selected.next_elements[rows]].all(1)
+        return selected.points[rows[is_uncovered]] - self.branch.centre
 
-    def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
-        """Return the distances `[P]` after elements were taken out and others added.
+    def _update_distances(self, freed: Tensor, picks: Tensor) -> Tensor:
+        """Return the distances `[P]` after elements were taken out and patches added.
 
-        They are exact for patches of `look_at` and for those beside them, over which the map is smoothed;
-        elsewhere freed elements still count.
+        They are exact for the patches of `look_at` and for their neighbours, over which the map is smoothed.
+        For other patches, freed elements count as if they were still in the bank.
 
         Args:
-            freed: Elements that were taken out.
-            picks: Patches that were added, `[K, D]`.
+            freed: Numbers of the elements that were taken out now.
+            picks: Patches that were added now, `[K, D]`.
         """
-        found = self.distances.clone()
+        distances = self.distances.clone()
         features = self.features
         if len(freed):
-            looked_at = (self._counted & ~self._left).float().view(1, *self.branch.grid)
-            exact = F.max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
-            # patches that are nearer to another element keep their distance
-            near = nearest_distance(features[exact], self.branch.bank[freed])
-            exact = exact[near <= found[exact] * (1 + ROUNDING)]
+            is_examined = (self._is_counted & ~self._is_pending).float().view(1, *self.branch.grid)
+            is_exact = F.max_pool2d(is_examined, 3, stride=1, padding=1).flatten()  # neighbours, too
+            exact = is_exact.nonzero().flatten()
+            # patches that are nearer to another element than to a freed one keep their distance
+            freed_distances = nearest_distance(features[exact], self.branch.bank[freed])
+            exact = exact[freed_distances <= distances[exact] * (1 + ROUNDING)]
             norms = self.branch.norms.masked_fill(self.missing, torch.inf)
-            away = self.branch.search(features[None, exact], torch.ones(len(exact)).to(found), norms)[0]
-            found[exact] = (
-                away if not len(self.added) else away.minimum(nearest_distance(features[exact], self.added))
-            )
-        return torch.minimum(found, nearest_distance(features, picks)) if len(picks) else found
+            all_count = torch.ones(len(exact)).to(distances)
+            exact_distances = self.branch.search(features[None, exact], all_count, norms)[0]
+            if len(self.added):
+                exact_distances = exact_distances.minimum(nearest_distance(features[exact], self.added))
+            distances[exact] = exact_distances
+        if not len(picks):
+            return distances
+        return torch.minimum(distances, nearest_distance(features, picks))
 
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
-    """Select the banks of a picture's branches anew until the deciding patches are exact.
+    """Select a picture's banks anew until the distances of its deciding patches are exact.
 
-    These are in each branch the patches that decide its score and its map's maximum, and the patch at the
-    joined map's maximum.
+    In each branch, the deciding patches are those of its score, the patch at its map's maximum, and the patch
+    at the joined map's maximum.
 
     Args:
-        banks: Bank of each branch without the picture's group.
+        banks: Bank of each branch without the picture's group; they are changed.
         join: Joins the maps of all branches.
     """
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
     while not is_settled:
-        joined = join(maps).argmax()
         is_settled = True
+        joined_peak = join(maps).argmax()
         for v, bank in enumerate(banks):
-            peaks = [bank.patch_at(pixel, maps[v].shape) for pixel in (maps[v].argmax(), joined)]
-            deciding = bank.picture_score.deciding_patches(bank.distances)
-            if bank.look_at(torch.cat([deciding, torch.stack(peaks)]).unique()):
-                maps[v], is_settled = bank.coarse_map(), False
+            peaks = (maps[v].argmax(), joined_peak)
+            peak_patches = torch.stack([bank.patch_at(pixel, maps[v].shape) for pixel in peaks])
+            score_patches = bank.picture_score.deciding_patches(bank.distances)
+            if bank.look_at(torch.cat([score_patches, peak_patches]).unique()):
+                maps[v] = bank.coarse_map()
+                is_settled = False
 
 
 def distances_without(branch: BankBranch, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:

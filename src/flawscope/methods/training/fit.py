@@ -1,10 +1,11 @@
-"""Fits of methods that learn in steps: pictures held out, training, calibration by those pictures."""
+"""Fits of methods that learn in steps: pictures are held out, the rest trains, those held out calibrate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,15 @@ from flawscope.progress import ProgressCallback, format_duration, ignore_progres
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
-TIMED_PICTURES = 2  # by which the time of the work after the training is measured
-SHORT_SHARE = 0.25  # share of a processor's default number of steps below which a training is short
+CHECK_SHARE = 0.1  # largest share of the minutes that is set aside for the check
+TIMED_PICTURES = 2  # number of pictures by which the time of the work after the training is measured
+SHORT_SHARE = 0.25  # share of a CPU's default number of steps below which a training is short
 POST_TRAINING = ("held_out", "memory", "precision")  # settings that training does not depend on
-REGION_SETTINGS = ("hidden",)  # follow from the region of interest
+REGION_SETTINGS = ("hidden",)  # settings that follow from the region of interest
 
 
 class TrainedFit:
-    """Fit with a training. Make it first: then errors that need no pictures come at once.
+    """Fit with a training. Build it before the pictures are read: it reports an unusable checkpoint.
 
     Attributes:
         images: The good pictures to learn from, after `divide`.
@@ -52,11 +53,15 @@ class TrainedFit:
         self.checkpoint = load_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
-        self.max_bytes = int(self.config.memory * 2**30)  # bytes
+        self.max_bytes = int(self.config.memory * 2**30)
         self.deciding_facts: Json = {}
 
     def divide(self, more: int = 0) -> HeldOut:
-        """Read the pictures, and hold some out; `more` beyond the need of the rate, as for `hold_out`."""
+        """Read the pictures, and hold some out.
+
+        Args:
+            more: Number of pictures to hold out beyond the need of the rate, as for `hold_out`.
+        """
         share = self.config.held_out
         room = self.max_bytes // 2
         self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
@@ -93,41 +98,53 @@ class TrainedFit:
 
         Args:
             trainer: Trains the networks.
-            calibrate: Does the work after the training on some of the pictures held out; it may be called
-                more than once. None: `HeldOut.values`.
-            later: Settings on which training does not depend, beside `POST_TRAINING`.
-            decisive: Facts that decide the result beside the settings, the pictures and the seen defects.
+            calibrate: Does the work after the training for pictures held out, by their numbers, to measure
+                its time. None: `HeldOut.values`.
+            later: Settings on which training does not depend, in addition to `POST_TRAINING`.
+            decisive: Facts that decide the result, in addition to settings, pictures and seen defects.
         """
-        left_out = [*self.config.PATHS, *POST_TRAINING]
-        left_out += [*REGION_SETTINGS, *later]
+        ignored_settings = [*self.config.PATHS, *POST_TRAINING, *REGION_SETTINGS, *later]
         defect_digests = "".join(_defect_digest(seen) for seen in self.task.seen)
-        identity = json_settings(asdict(self.config), without=left_out)
+        identity = json_settings(asdict(self.config), without=ignored_settings)
         identity["region of interest"] = _tensor_digest(self.model.roi)
         identity["training set"] = self.digest
         identity["seen defects"] = sha256(defect_digests.encode()).hexdigest()
         identity |= self.deciding_facts
         identity |= decisive
         identity["precision while it learns"] = trainer.precision
-        trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
+        trainer.learn(
+            self.task.budget, self.checkpoint, identity, partial(self._measure_later_work, calibrate)
+        )
         self.model.config = replace(self.config, steps=trainer.steps)
 
-    def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Return the seconds of the work after the training, measured on a few pictures, and of the check."""
+    def _measure_later_work(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
+        """Estimate the time of the work after the training by a few pictures.
+
+        Args:
+            calibrate: Does the work, as for `train`.
+
+        Returns:
+            Seconds of the calibration and of the pictures that must be scored later; and seconds to set aside
+            for the check.
+        """
         budget = self.task.budget
-        held = self.held.numbers
+        held_out = self.held.numbers
+        timed_pictures = held_out[:TIMED_PICTURES]
         self.held.step = ignore_progress
-        some = held[:TIMED_PICTURES]
-        begun = time.monotonic()
+        start = time.monotonic()
         if calibrate is None:
-            self.held.values(self.model, some)
+            self.held.values(self.model, timed_pictures)
         else:
-            calibrate(some)
-        each = (time.monotonic() - begun) / len(some)
-        if self.model.roi.device.type == "cpu":  # these few are one thread's
-            each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
+            calibrate(timed_pictures)
+        picture_seconds = (time.monotonic() - start) / len(timed_pictures)
         self.held.step = self.task.step
-        check = min(each * budget.scored_if_time, CHECK_SHARE * 60 * (budget.minutes or 0))
-        return each * (len(held) + budget.scored_later), check
+        if self.model.roi.device.type == "cpu":
+            # a single thread scored these pictures; later, several threads score a block each
+            block_count = -(-len(held_out) // BATCH)  # rounded up
+            picture_seconds /= min(torch.get_num_threads(), block_count)
+        max_check_seconds = CHECK_SHARE * 60 * (budget.minutes or 0)
+        check_seconds = min(picture_seconds * budget.scored_if_time, max_check_seconds)
+        return picture_seconds * (len(held_out) + budget.scored_later), check_seconds
 
     def finish(
         self,
@@ -139,8 +156,9 @@ class TrainedFit:
 
         Args:
             trainer: The trainer that has trained the model.
-            learnt: The training pictures in words; empty: their number.
-            scored: Values of the pictures for the calibration, by their numbers; None: all held out.
+            learnt: Text that names the training pictures; empty: their number.
+            scored: Values of the pictures for the calibration, by their numbers; None: the values of all
+                pictures held out are computed.
         """
         numbers = self.images.numbers
         steps = trainer.steps or 0
@@ -155,9 +173,10 @@ class TrainedFit:
         learnt = learnt or self.task.pluralize(len(numbers))
         summary = f"trained {pluralize(steps, 'step')} in {format_duration(trainer.seconds)} on {learnt}"
         if trainer.planned_steps is not None:
-            planned = pluralize(trainer.planned_steps, "step")
-            summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
-        fitted = Fitted(self.held.scored(self.model) if scored is None else scored, numbers)
+            plan = pluralize(trainer.planned_steps, "step")
+            summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {plan}"
+        values = self.held.scored(self.model) if scored is None else scored
+        fitted = Fitted(scored=values, used=numbers)
         fitted.facts = {name: value for name, value in facts.items() if value is not None}
         fitted.summary = [summary]
         if steps < SHORT_SHARE * trainer.CPU_STEPS:
@@ -169,18 +188,17 @@ class TrainedFit:
 
 
 class PatchFeatures(FeatureCache):
-    """Patches that count, picture by picture, in fp16.
-
-    As many pictures' patches are kept as there is room for; the others are computed again when needed.
+    """Patches of training pictures in fp16, for a method with a single picture size.
 
     Attributes:
         statistics: Moments of the D numbers, over the counted patches of all pictures.
     """
 
     def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: ProgressCallback):
-        (self.branch,), self.model = model.branches, model
+        self.model = model
+        (self.branch,) = model.branches
         shape = (model.width, *self.branch.grid)
-        super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
+        super().__init__(images, images.numbers, model.roi.device, shapes=[shape], room=max(0, room))
         (self.statistics,) = self.moments(step, "features")
 
     def compute(self, images: Tensor) -> list[Tensor]:
@@ -193,14 +211,17 @@ class PatchFeatures(FeatureCache):
         return [valid_mask.view(-1, *self.branch.grid).expand(len(images), -1, -1)]
 
     def patches(self, place: int) -> Tensor:
-        """Return the patches `[K, D]` fp16, on the CPU, of the picture `images.numbers[place]`."""
-        (features,), (valid_mask,) = self[place], self.valid_cells([place], self.image(place)[None])
+        """Return the patches that count of the picture `images.numbers[place]`: `[K, D]` fp16 on the CPU."""
+        (features,) = self[place]
+        (valid_mask,) = self.valid_cells([place], self.image(place)[None])
         return features.permute(1, 2, 0)[valid_mask[0].cpu()]
 
 
 def _tensor_digest(values: Tensor) -> str:
+    """Return the SHA-256 (hex) of a tensor's values."""
     return sha256(values.cpu().numpy().tobytes()).hexdigest()
 
 
 def _defect_digest(defect: SeenDefect) -> str:
+    """Return the SHA-256 (hex) of a seen defect's picture and mask."""
     return sha256(defect.image.numpy().tobytes() + defect.mask.tobytes()).hexdigest()

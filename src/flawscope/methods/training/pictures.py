@@ -1,4 +1,4 @@
-"""Pictures from which a training learns: their features in bounded memory, and the part's place on them."""
+"""Pictures from which a training learns: their features in bounded memory, and masks of the part on them."""
 
 from __future__ import annotations
 
@@ -16,40 +16,49 @@ from flawscope.progress import ProgressCallback
 from flawscope.synthesis import Foreground
 from flawscope.synthesis.masks import bounding_box
 
-BLOCK = 4  # pictures a thread sees together: fixed, so that results do not depend on the threads
+BLOCK = 4  # number of pictures in a thread's batch: fixed, so that results do not depend on threads
 CPU = torch.device("cpu")
 
 
 class Moments:
-    """Mean and spread of every channel in one pass: Chan, Golub and LeVeque's pairwise update, in float64.
+    """Mean and spread of C channels in one pass over values.
 
-    Sums of squares would cancel where a channel's mean is large beside its spread.
+    The method is the pairwise update of Chan, Golub and LeVeque, in float64. A sum of squares would lose its
+    digits where a channel's mean is much larger than its spread.
+
+    Attributes:
+        count: Number of values of each channel.
+        mean: Mean of each channel, `[C]`.
+        squares: Sum of the squared deviations from the mean, `[C]`.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = torch.zeros((), dtype=torch.float64)  # [C]
-        self.squares = torch.zeros((), dtype=torch.float64)  # [C]: of deviations from the mean
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
-        """Take in values `[N, C]`."""
-        count = len(values)
+        """Add values `[N, C]`."""
+        new_count = len(values)
         values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
-        mean = values.mean(0)
-        squares = (values - mean).square().sum(0)
-        total = self.count + count
-        delta = mean - self.mean
-        self.squares = self.squares + squares + delta.square() * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
+        new_mean = values.mean(0)
+        new_squares = (values - new_mean).square().sum(0)
+        total = self.count + new_count
+        delta = new_mean - self.mean
+        self.squares = self.squares + new_squares + delta.square() * (self.count * new_count / total)
+        self.mean = self.mean + delta * (new_count / total)
         self.count = total
 
     def std(self) -> Tensor:
         """Return the standard deviations `[C]` float64."""
-        found: Tensor = (self.squares / self.count).sqrt()
-        return found
+        deviations: Tensor = (self.squares / self.count).sqrt()
+        return deviations
 
     def spread(self) -> Tensor:
-        """Return standard deviations `[C]`, infinite where a channel never changes: divided, it becomes 0."""
+        """Return divisors `[C]` that standardise the channels: their standard deviations.
+
+        The divisor of a channel that never changes is infinite: divided by it, the channel becomes 0.
+        """
         std = self.std()
         return torch.where(std > 1e-6 * self.mean.abs() + 1e-12, std, torch.inf)
 
@@ -57,8 +66,8 @@ class Moments:
 class FeatureCache(ABC):
     """Feature maps of training pictures in fp16.
 
-    As many pictures' maps are kept as there is room for; the others are computed again when needed. A picture
-    is named by its place in `learnt`, the numbers of the pictures to learn from.
+    The maps of as many pictures as fit are in memory; others are computed again when needed. The place of a
+    picture is its index in `learnt`, the numbers of the pictures to learn from.
     """
 
     def __init__(
@@ -76,14 +85,18 @@ class FeatureCache(ABC):
             images: The good pictures.
             learnt: Numbers of the pictures to learn from.
             device: The device on which the maps are computed.
-            shapes: `[C, H, W]` of the maps that are kept: the first maps of `compute`.
-            room: Bytes of the maps that are kept, at most.
-            where: The device on which they are kept.
+            shapes: (C, H, W) of the maps that are kept, which are the first maps of `compute`.
+            room: Bytes of maps that are kept, at most.
+            where: The device on which maps are kept.
         """
-        self.images, self.learnt, self.device, self.cache_device = images, list(learnt), device, where
+        self.images = images
+        self.learnt = list(learnt)
+        self.device = device
+        self.cache_device = where
         self.scales = len(shapes)
-        self.max_bytes = room // (2 * sum(map(math.prod, shapes)))  # pictures
-        self.kept: dict[int, list[Tensor]] = {}
+        picture_bytes = 2 * sum(map(math.prod, shapes))  # fp16
+        self.max_pictures = room // picture_bytes
+        self.packed_maps: dict[int, list[Tensor]] = {}
 
     @abstractmethod
     def compute(self, images: Tensor) -> list[Tensor]:
@@ -91,85 +104,126 @@ class FeatureCache(ABC):
 
     @abstractmethod
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
-        """Return which cells of each map count, `[B, H, W]` bool on the device; None: all of them."""
+        """Return which cells of each map of `images` count, `[B, H, W]` bool on the device; None: all.
+
+        Args:
+            places: Places of the pictures.
+            images: The pictures, `[B, 3, H, W]`.
+        """
 
     def finish_maps(self, place: int, maps: list[Tensor]) -> list[Tensor]:
-        """Return a picture's maps `[C, H, W]` for `__getitem__`, from the maps computed or kept."""
+        """Return the maps `[C, H, W]` that `__getitem__` gives; override it to change cells.
+
+        Args:
+            place: Place of the picture.
+            maps: Its maps, from memory or computed.
+        """
         return maps
 
     def moments(self, step: ProgressCallback, stage: str) -> list[Moments]:
-        """Return the moments of each map's counted cells over all pictures, and keep the maps that fit."""
-        found: list[Moments] = []
+        """Compute the maps of all pictures, and keep those that fit.
 
-        def work(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            stacked = torch.stack(images)
-            return stacked, self.compute(stacked.to(self.device))
+        Args:
+            step: Called with the stage, the number of pictures done and the number of pictures.
+            stage: Name of the stage.
 
-        def take(places: Sequence[int], made: tuple[Tensor, list[Tensor]]) -> None:
-            images, maps = made
-            found.extend(Moments() for _ in maps[len(found) :])
-            valid_mask = self.valid_cells(places, images)
-            for j, (source, values) in enumerate(zip(found, maps, strict=True)):
-                rows = values.permute(0, 2, 3, 1)
-                source.add(rows.flatten(0, 2) if valid_mask is None else rows[valid_mask[j]])
+        Returns:
+            For each map, the moments of the cells that count.
+        """
+        moments: list[Moments] = []
+
+        def compute_block(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            batch = torch.stack(images)
+            return batch, self.compute(batch.to(self.device))
+
+        def add_block(places: Sequence[int], result: tuple[Tensor, list[Tensor]]) -> None:
+            images, maps = result
+            if not moments:
+                moments.extend(Moments() for _ in maps)
+            valid_masks = self.valid_cells(places, images)
+            for j, (map_moments, values) in enumerate(zip(moments, maps, strict=True)):
+                cells = values.permute(0, 2, 3, 1)
+                map_moments.add(cells.flatten(0, 2) if valid_masks is None else cells[valid_masks[j]])
             for k, place in enumerate(places):
-                if place < self.max_bytes:
-                    self.kept[place] = self._pack(maps, k)
+                if place < self.max_pictures:
+                    self.packed_maps[place] = self._pack(maps, k)
 
-        process_blocks(range(len(self.learnt)), BLOCK, self.image, work, take, self.device, step, stage)
-        return found
+        places = range(len(self.learnt))
+        process_blocks(
+            places,
+            BLOCK,
+            load=self.image,
+            work=compute_block,
+            take=add_block,
+            device=self.device,
+            step=step,
+            stage=stage,
+        )
+        return moments
 
     def image(self, place: int) -> Tensor:
-        """Return picture `[3, H, W]` float32 in 0..1, padding marked."""
+        """Return the picture at a place, `[3, H, W]` float32 in 0..1, padding marked."""
         return self.images[self.learnt[place]]
 
     def __getitem__(self, place: int) -> list[Tensor]:
-        """Return the maps of a picture, `[C, H, W]` fp16."""
-        maps = self.kept.get(place)
+        """Return the maps of the picture at a place, `[C, H, W]` fp16."""
+        maps = self.packed_maps.get(place)
         if maps is None:
             with torch.inference_mode():
-                images = torch.stack([self.image(place)]).to(self.device)  # in the layout of a batch
+                images = torch.stack([self.image(place)]).to(self.device)  # in the memory layout of a batch
                 maps = self._pack(self.compute(images), 0)
         return self.finish_maps(place, maps)
 
     def _pack(self, maps: list[Tensor], k: int) -> list[Tensor]:
+        """Return the maps to keep of picture k of a batch, in fp16."""
         return [values[k].half().to(self.cache_device) for values in maps[: self.scales]]
 
 
 def unmark(image: Tensor) -> Tensor:
-    """Remove an image's padding marks, to learn from it: pixels outside the region are hidden already."""
-    return torch.where(image < 0, -1 - image, image)
+    """Return an image `[3, H, W]` without padding marks: padding has the values of the picture's edge."""
+    return torch.where(image < 0, -1 - image, image)  # a mark is -1 - value
 
 
 class PartMasks:
-    """Masks of the part on each picture, computed when they are first asked for."""
+    """Masks of the part on each picture; each is computed at its first use."""
 
     def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
-        """Learn the part's place from some of the pictures.
+        """Learn the foreground from some of the pictures.
 
         Args:
             images: The good pictures.
             learnt: Numbers of the pictures to learn from.
-            most: Largest number of pictures from which the part is learnt; 0: it is found on each picture
-                alone, since pictures show different places.
+            most: Largest number of pictures from which the foreground is learnt; 0: it is found on each
+                picture alone, because pictures show different places.
             region: Where pixels count, `[H, W]`; None: everywhere.
         """
         self.images = images
         self.region = region
-        self.shape = (0, 0)  # of the pictures, all alike
-        few = learnt[:: -(-len(learnt) // most)] if most else ()
-        self.foreground = Foreground.of(crop_padding(images[i])[0] for i in few) if few else Foreground()
-        self.kept: dict[int, Pixels] = {}  # eight pixels a byte
+        self.shape = (0, 0)  # (H, W), which all pictures share; set by the first mask
+        examples: Sequence[int] = ()
+        if most:
+            stride = -(-len(learnt) // most)  # rounded up
+            examples = learnt[::stride]
+        if examples:
+            self.foreground = Foreground.of(crop_padding(images[i])[0] for i in examples)
+        else:
+            self.foreground = Foreground()
+        self.packed_masks: dict[int, Pixels] = {}  # eight pixels a byte
 
     def __getitem__(self, index: int) -> Mask:
-        """Return the mask `[H, W]` bool of the part's counted pixels; if there are none, of all counted."""
-        if index not in self.kept:
+        """Return the mask `[H, W]` bool of the part on a picture, without pixels that do not count.
+
+        If no pixel of the part counts, the mask has all pixels that count.
+        """
+        if index not in self.packed_masks:
             pixels, inside = to_pixels(self.images[index])
             box = bounding_box(inside)
-            found = np.zeros_like(inside)
-            found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
+            foreground = np.zeros_like(inside)
+            foreground[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
             valid_mask = inside if self.region is None else inside & self.region
+            part = foreground & valid_mask
             self.shape = inside.shape
-            self.kept[index] = np.packbits(found & valid_mask if (found & valid_mask).any() else valid_mask)
+            self.packed_masks[index] = np.packbits(part if part.any() else valid_mask)
         height, width = self.shape
-        return np.unpackbits(self.kept[index], count=height * width).reshape(height, width).astype(bool)
+        bits = np.unpackbits(self.packed_masks[index], count=height * width)
+        return bits.reshape(height, width).astype(bool)

@@ -23,30 +23,33 @@ from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state_file import Arrays, write_state
 from flawscope.types import Facts, Json
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-# of one cycle's steps, and of its largest rate
-WARM_UP = 0.3
-FIRST_SHARE = 1 / 25
-LAST_SHARE = 1 / 25 / 1e4
-# Batzner et al., A.1
-DROP_AT = 0.95
-DROP = 0.1
+MOMENTS = ("exp_avg", "exp_avg_sq")  # names of the tensors that Adam keeps for every parameter
+# The schedule "one_cycle", as torch's `OneCycleLR`
+WARM_UP = 0.3  # share of the steps in which the rate rises
+FIRST_SHARE = 1 / 25  # rate of the first step, as a share of the largest rate
+LAST_SHARE = 1 / 25 / 1e4  # rate of the last step, likewise
+# The schedule "drop" (Batzner et al., A.1)
+DROP_AT = 0.95  # share of the steps after which the rate drops
+DROP = 0.1  # rate after it, as a share of the largest rate
 
 
-def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the precision asked for; for auto, bf16 where the device computes with it, else fp32."""
-    if asked != "auto":
-        return asked
+def pick_precision(setting: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision of a setting; for auto, bf16 where the device computes with it, else fp32."""
+    if setting != "auto":
+        return setting
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:  # elsewhere on a CPU bf16 is imitated, and slower
+        has_bf16 = torch.cuda.is_bf16_supported()
+    elif device.type == "cpu":  # a CPU without these features emulates bf16, which is slower than fp32
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
-    return "bf16" if native else "fp32"
+        # a torch that lacks one of the functions gets `bool`, which returns False
+        has_bf16 = any(getattr(torch.cpu, name, bool)() for name in names)
+    else:
+        has_bf16 = False
+    return "bf16" if has_bf16 else "fp32"
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """Return the values on the device. A GPU gets them from pinned memory: the CPU does not wait."""
+    """Return values on a device. They go to a GPU through pinned memory, so that the CPU does not wait."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
@@ -57,21 +60,21 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Give a network fresh weights, with torch's distributions, from a generator on the CPU.
+    """Give a network new random weights, with torch's distributions, from a generator on the CPU.
 
-    Norms scale by 1. A module with parameters of another kind needs its own method `initialise(generator)`.
+    Norms get weights 1 and biases 0. A module with other parameters needs a method `initialise(generator)`.
 
     Raises:
-        TypeError: Such a module lacks the method.
+        TypeError: A module with other parameters lacks the method.
     """
     for name, layer in network.named_modules():
         if isinstance(layer, LAYERS):
             _draw_weights(layer, generator)
         elif isinstance(layer, NORMS):
             layer.reset_parameters()
-        elif callable(initialise := getattr(layer, "initialise", None)):
-            initialise(generator)
-        elif any(True for _ in layer.parameters(recurse=False)):
+        elif callable(initialise_layer := getattr(layer, "initialise", None)):
+            initialise_layer(generator)
+        elif any(True for _ in layer.parameters(recurse=False)):  # it has parameters
             kind = type(layer).__name__
             raise TypeError(
                 f"no fresh weights for {name or 'the network'} ({kind}): give {kind} a method `initialise`"
@@ -81,13 +84,13 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 def _draw_weights(layer: nn.Linear | nn.modules.conv._ConvNd, generator: torch.Generator) -> None:
     """Draw weights as `kaiming_uniform_` with a = sqrt(5) does, and the bias as torch's layers do."""
     bound = layer.weight[0].numel() ** -0.5
-    for values in (layer.weight, layer.bias):
-        if values is None:
+    for parameter in (layer.weight, layer.bias):
+        if parameter is None:
             continue
-        drawn = torch.empty_like(values, device="cpu")
-        drawn.uniform_(-bound, bound, generator=generator)
+        random_values = torch.empty_like(parameter, device="cpu")
+        random_values.uniform_(-bound, bound, generator=generator)
         with torch.no_grad():
-            values.copy_(drawn)
+            parameter.copy_(random_values)
 
 
 def network_digest(network: nn.Module) -> str:
@@ -116,58 +119,86 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Load parameters and Adam's state of `save`; raise KeyError or RuntimeError where they do not fit."""
-    # Adam in one kernel counts its steps on the device, else on the CPU
-    fused = bool(optimiser.param_groups[0].get("fused"))
+    """Load the parameters and Adam's state from a checkpoint (`TrainingState.save`).
+
+    Args:
+        parameters: The parameters with their names; they are changed in place.
+        optimiser: Adam, whose state is changed in place.
+        tensors: Tensors of the checkpoint.
+
+    Raises:
+        KeyError, RuntimeError: The checkpoint does not fit.
+    """
+    # fused Adam counts its steps on the device, otherwise they are counted on the CPU
+    is_fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
-        for name, values in parameters:
-            values.copy_(tensors[f"net.{name}"])
-            if not any(f"{key}.{name}" in tensors for key in ("step", *MOMENTS)):
-                continue  # it has not had a gradient
-            count = tensors[f"step.{name}"].clone()
-            # in the layout of the parameter, as the optimiser itself makes them
-            state = {"step": count.to(values.device) if fused else count}
+        for name, parameter in parameters:
+            parameter.copy_(tensors[f"net.{name}"])
+            has_state = any(f"{key}.{name}" in tensors for key in ("step", *MOMENTS))
+            if not has_state:  # before its first gradient
+                continue
+            step_count = tensors[f"step.{name}"].clone()
+            state = {"step": step_count.to(parameter.device) if is_fused else step_count}
             for key in MOMENTS:
-                state[key] = torch.empty_like(values).copy_(tensors[f"{key}.{name}"])
-            optimiser.state[values] = state
+                # in the memory layout of the parameter, as the optimiser itself makes them
+                state[key] = torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"])
+            optimiser.state[parameter] = state
 
 
 def describe_difference(facts: Facts, identity: Facts) -> str:
-    """Describe the first difference between a checkpoint's run and this run; empty where nothing differs.
+    """Describe the first difference between a checkpoint's run and this run; empty: there is none.
 
-    An example is "another rate 0.1, this one has 0.2". Steps and minutes that are not given are the
-    checkpoint's.
+    An example is "another rate 0.1, this one has 0.2". If this run gives no steps or no minutes, it takes
+    over the checkpoint's; they do not count as a difference.
+
+    Args:
+        facts: Facts of the checkpoint.
+        identity: Facts that decide the result of this run.
     """
     with checkpoint_errors():
-        theirs = dict(facts["identity"])
-    for key, mine in identity.items():
-        if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
-            shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
-            return f"another {key}{shown}"
+        checkpoint_identity = dict(facts["identity"])
+    for key, value in identity.items():
+        checkpoint_value = checkpoint_identity.get(key)
+        is_taken_over = key in ("steps", "minutes") and value is None
+        if checkpoint_value == value or is_taken_over:
+            continue
+        is_short = len(str(value)) <= 60  # not a hash, which tells a person nothing
+        return f"another {key}" + (f" {checkpoint_value}, this one has {value}" if is_short else "")
     return ""
 
 
 def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Json:
-    """Return the settings except those `without`, with the types that JSON gives back."""
-    left_out = {*without}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}
+    """Return settings as they would be read from a JSON file: tuples become lists.
+
+    Args:
+        settings: The settings.
+        without: Names of settings to leave out.
+    """
+    excluded = {*without}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+        if name not in excluded
+    }
 
 
 class Pace:
     """Clock of a training that ends at a given time.
 
-    The work after the training is counted in steps: a machine that becomes slower takes longer for both.
+    The time for the work after the training is counted in steps: if the machine becomes slower, the time set
+    aside for this work grows as that of a step does.
 
     Attributes:
         share: Share of the training's time that is used, 0..1.
         per_step: Seconds of a step, the mean of this run's steps.
+        steps_after: Number of steps that take as long as the work after the training.
     """
 
     def __init__(self, until: float, after: float, per_step: float, used: float = 0.0):
         """Start the clock.
 
         Args:
-            until: When all must be done, on `time.monotonic`'s clock.
+            until: Time at which all must be done, on the clock `time.monotonic`.
             after: Seconds of the work after the training, at the present speed.
             per_step: Seconds of a step, at the present speed.
             used: Seconds of training in earlier runs.
@@ -185,11 +216,11 @@ class Pace:
         self.share = self.spent / (self.spent + max(self.seconds_left(), self.per_step))
 
     def seconds_left(self) -> float:
-        """Return the seconds of training that are left; below 0 where it should have ended."""
+        """Return the seconds until the training must end; below 0: it should have ended."""
         return self.deadline - time.monotonic() - self.steps_after * self.per_step
 
     def tick(self) -> None:
-        """Count a step that has been done."""
+        """Count a step that is done, and update `per_step` and `share`."""
         self.steps += 1
         self.per_step = (time.monotonic() - self.begun) / self.steps
         state = self.state()
@@ -197,51 +228,79 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Whether the training ends nearer to its time without another step than with it."""
+        """Whether the training must end: more than half of another step would be too late."""
         return self.seconds_left() < self.per_step / 2
 
     def state(self) -> dict[str, float]:
-        """Return the seconds of training so far (`used`) and to come (`left`), for a checkpoint."""
+        """Return, for a checkpoint, the seconds of training until now (`used`) and to come (`left`)."""
         return {"used": self.spent + time.monotonic() - self.begun, "left": max(self.seconds_left(), 0.0)}
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """Return the share of the largest learning rate in step 0, 1, ... of `steps`, as torch's `OneCycleLR`.
+    """Return the learning rate of a step as a share of the largest rate, as torch's `OneCycleLR`.
 
     It rises over 30 % of the steps and then falls, each as a cosine. Adam's momentum does not change.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Number of all steps.
     """
-    top = WARM_UP * steps - 1
-    last = steps - 1
+    peak_step = WARM_UP * steps - 1
+    last_step = steps - 1
 
-    def between(a: float, b: float, share: float) -> float:
-        return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
+    def cosine_between(start: float, end: float, share: float) -> float:
+        return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
-    if step <= top:
-        return between(FIRST_SHARE, 1.0, step / top if top else 1.0)
-    return between(1.0, LAST_SHARE, (step - top) / (last - top) if last > top else 1.0)
+    if step <= peak_step:
+        return cosine_between(FIRST_SHARE, 1.0, step / peak_step if peak_step else 1.0)
+    fall_share = (step - peak_step) / (last_step - peak_step) if last_step > peak_step else 1.0
+    return cosine_between(1.0, LAST_SHARE, fall_share)
 
 
 def learning_rate_share(schedule: str, step: int, steps: int) -> float:
-    """Return the share of the largest learning rate in a step. `drop`: a tenth after 95 % of the steps."""
+    """Return the learning rate of a step as a share of the largest rate.
+
+    Args:
+        schedule: Name of the schedule: "one_cycle", "drop" or "constant".
+        step: Number of the step, from 0.
+        steps: Number of all steps.
+    """
     if schedule == "one_cycle":
         return one_cycle(step, steps)
-    return DROP if schedule == "drop" and step >= DROP_AT * steps else 1.0
+    has_dropped = schedule == "drop" and step >= DROP_AT * steps
+    return DROP if has_dropped else 1.0
 
 
 class TrainingState:
-    """State of a training for a checkpoint: its networks, the optimiser's state and the losses up to now."""
+    """State of a training that a checkpoint keeps: networks, optimiser, losses up to now.
 
-    NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
+    Attributes:
+        NETWORKS: Names of the networks in a checkpoint.
+        LOSSES: Names of the losses.
+        DECOUPLED_DECAY: Whether weight decay is apart from the gradients, as in AdamW.
+        FUSED_ADAM: Whether Adam computes in one kernel, where the device has it.
+        steps: Number of all steps; None: not decided yet.
+        pace: Clock of a training that ends at a given time; None: the number of steps decides.
+        minutes: Minutes that the user gave; None: none.
+        planned_steps: Number of steps that fit into the minutes by the time of the first ones; None: no plan.
+        done: Number of steps done.
+        seconds: Seconds of training. While it runs, `seconds + time.monotonic()` are the seconds until now.
+        curve: Losses and measurements at each check.
+        loss_sums: Sum of each loss over the steps since the last check.
+        steps_since_check: Number of steps since the last check.
+    """
+
+    NETWORKS: ClassVar[tuple[str, ...]]
     LOSSES: ClassVar[tuple[str, ...]]
-    DECOUPLED_DECAY: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
-    FUSED_ADAM: ClassVar[bool] = True  # Adam in one kernel, where the device has it
+    DECOUPLED_DECAY: ClassVar[bool] = False
+    FUSED_ADAM: ClassVar[bool] = True
 
     def __init__(self, networks: Sequence[nn.Module], settings: TrainingFields, device: torch.device):
         """Set up the optimiser.
 
         Args:
             networks: The networks to train, in the order of `NETWORKS`.
-            settings: A `TrainingSettings`, or another class with the same fields for training.
+            settings: A `TrainingSettings`, or an object with its fields for training.
             device: The device on which they train.
         """
         self.networks = tuple(networks)
@@ -250,28 +309,40 @@ class TrainingState:
         self.precision = pick_precision(settings.training, device)
         self.optimiser = self._make_adam(self.networks)
         self.steps: int | None = settings.steps
-        self.pace: Pace | None = None  # of a training that ends at a time
-        self.minutes: float | None = None  # asked for
-        self.planned_steps: int | None = None  # steps that would have fitted by the first ones' time
+        self.pace: Pace | None = None
+        self.minutes: float | None = None
+        self.planned_steps: int | None = None
         self.done = 0
         self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.log = TrainingLog(None, self.LOSSES)
-        # since the last check; MPS has no float64
-        kind = torch.float32 if device.type == "mps" else torch.float64
-        self.loss_sums = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.loss_sums = torch.zeros(len(self.LOSSES), dtype=dtype, device=device)
         self.steps_since_check = 0
 
     def state(self) -> Mapping[str, Tensor]:
-        """Return the tensors that a checkpoint holds beside the networks; they are restored in place."""
+        """Return further tensors that a checkpoint must hold; they are restored in place."""
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        """Return the generator of a `Stream`, or of a purpose to which another package gave a number."""
+        """Return a generator of random numbers that depends on the seed and the arguments alone.
+
+        Args:
+            purpose: A `Stream`, or a number that another package chose for its purpose.
+            numbers: Further numbers, such as the step's.
+        """
         return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
     def drawn(self, purpose: int, number: int, count: int) -> int:
-        """Return item `number` of a sequence: all of `count` come once, in random order, before any again."""
+        """Return one item of an endless random sequence of the numbers 0 to `count` - 1.
+
+        Each number comes once, in random order, before any comes again.
+
+        Args:
+            purpose: As for `rng`.
+            number: Index of the item in the sequence.
+            count: Number of different numbers.
+        """
         return int(self.rng(purpose, number // count).permutation(count)[number % count])
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
@@ -279,52 +350,65 @@ class TrainingState:
         return int(self.rng(purpose, *numbers).integers(2**62))
 
     def initialise(self, purpose: int) -> None:
-        """Give the networks fresh weights."""
+        """Give the networks new random weights, by the `Stream` or number `purpose`."""
         generator = torch.Generator().manual_seed(self.torch_seed(purpose))
         for network in self.networks:
             initialise(network, generator)
 
     def groups(self, networks: Sequence[nn.Module]) -> list[Json]:
-        """Return the parameter groups of these networks, or of copies, for `torch.optim`.
+        """Return the parameter groups of networks for `torch.optim`.
 
-        A group's `lr` is its largest learning rate; without it, the settings' rate holds.
+        A group's `lr` is its largest learning rate; a group without it gets the rate of the settings.
+
+        Args:
+            networks: The networks, or copies of them.
         """
-        return [{"params": [v for network in networks for v in network.parameters()]}]
+        return [{"params": [parameter for network in networks for parameter in network.parameters()]}]
 
     def _make_adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        fused = (self.FUSED_ADAM and self.device.type in ("cpu", "cuda")) or None
-        kind = torch.optim.AdamW if self.DECOUPLED_DECAY else torch.optim.Adam
-        groups = self.groups(networks)
+        can_fuse = self.FUSED_ADAM and self.device.type in ("cpu", "cuda")
+        adam = torch.optim.AdamW if self.DECOUPLED_DECAY else torch.optim.Adam
         rate = self.settings.rate
-        groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
-        return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
+        groups = [{"initial_lr": group.get("lr", rate), **group} for group in self.groups(networks)]
+        return adam(groups, rate, weight_decay=self.settings.decay, fused=can_fuse or None)
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, network in zip(self.NETWORKS, self.networks, strict=True):
-            for key, values in network.named_parameters():
-                if values.requires_grad:
-                    yield f"{name}.{key}", values
+        """Yield the parameters that learn, each with the name of its network and its own name."""
+        for network_name, network in zip(self.NETWORKS, self.networks, strict=True):
+            for name, parameter in network.named_parameters():
+                if parameter.requires_grad:
+                    yield f"{network_name}.{name}", parameter
 
     def _other_tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint that are no parameters: buffers, such as means, and `state`."""
-        found = dict(self.state())
-        for name, network in zip(self.NETWORKS, self.networks, strict=True):
+        tensors = dict(self.state())
+        for network_name, network in zip(self.NETWORKS, self.networks, strict=True):
             parameters = dict(network.named_parameters())
-            kept = network.state_dict(keep_vars=True).items()
-            found |= {f"buffer.{name}.{key}": values for key, values in kept if key not in parameters}
-        return found
+            for name, tensor in network.state_dict(keep_vars=True).items():
+                if name not in parameters:
+                    tensors[f"buffer.{network_name}.{name}"] = tensor
+        return tensors
 
     def _check_finite(self, losses: Iterable[float]) -> None:
         if not all(map(math.isfinite, losses)):
-            after = pluralize(self.done, "step")
-            raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
+            steps = pluralize(self.done, "step")
+            raise FlawscopeError(f"NaN loss after {steps}: begin anew with a lower --set rate")
 
     # ---- checkpoints
 
     def save(self, path: Path, identity: Json, *, over: bool = False) -> None:
-        """Write a checkpoint. `over`: the last step is done."""
-        total = self.loss_sums.tolist()
-        self._check_finite(total)
+        """Write a checkpoint.
+
+        Args:
+            path: The checkpoint.
+            identity: Facts that decide the result.
+            over: Whether the last step is done.
+
+        Raises:
+            FlawscopeError: The loss is NaN, or a file cannot be written.
+        """
+        loss_sums = self.loss_sums.tolist()
+        self._check_finite(loss_sums)
         self.log.flush()
         facts = {
             "identity": identity,
@@ -332,45 +416,55 @@ class TrainingState:
             "planned": self.planned_steps,
             "done": self.done,
             "since": self.steps_since_check,
-            "total": total,
+            "total": loss_sums,
             "curve": self.curve,
             "seconds": self.seconds + time.monotonic(),
             "pace": None if self.pace is None or over else self.pace.state(),
         }
         tensors: dict[str, Tensor] = self._other_tensors()
-        for name, values in self._parameters():  # with Adam's state: none before their first gradient
-            tensors[f"net.{name}"] = values
-            known = self.optimiser.state.get(values, {})
-            tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
-        arrays = {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
+        for name, parameter in self._parameters():
+            tensors[f"net.{name}"] = parameter
+            adam_state = self.optimiser.state.get(parameter, {})  # empty before the first gradient
+            for key, tensor in adam_state.items():
+                tensors[f"{key}.{name}"] = tensor
+        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
         write_state(path, arrays, "checkpoint", facts)
 
-    def restore(self, found: Arrays, facts: Json, identity: Json) -> dict[str, float] | None:
-        """Continue from a checkpoint of `save`, and return the state of its pace, or None.
+    def restore(self, arrays: Arrays, facts: Json, identity: Json) -> dict[str, float] | None:
+        """Restore the state from a checkpoint that `save` wrote.
+
+        Args:
+            arrays: Tensors of the checkpoint.
+            facts: Facts of the checkpoint.
+            identity: Facts that decide the result of this run.
+
+        Returns:
+            The state of the checkpoint's pace (`Pace.state`); None: its run had no end at a given time.
 
         Raises:
             CheckpointError: The checkpoint is of another run, or does not fit this version.
         """
         with checkpoint_errors():
-            if other := describe_difference(facts, identity):
+            difference = describe_difference(facts, identity)
+            if difference:
                 raise CheckpointError(
-                    f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
+                    f"the checkpoint is of a run with {difference}: give the same, or remove the checkpoint"
                 )
-            theirs = dict(facts["identity"])
-            tensors = {k: torch.from_numpy(v) for k, v in found.items()}
+            checkpoint_identity = dict(facts["identity"])
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             restore_adam(self._parameters(), self.optimiser, tensors)
-            for name, values in self._other_tensors().items():
-                values.copy_(tensors[name])
+            for name, tensor in self._other_tensors().items():
+                tensor.copy_(tensors[name])
             self.steps = int(facts["steps"])
             self.done = int(facts["done"])
             self.steps_since_check = int(facts["since"])
             self.loss_sums.copy_(torch.tensor(facts["total"], dtype=self.loss_sums.dtype))
             self.curve = list(facts["curve"])
             self.seconds = float(facts["seconds"])
-            self.minutes = theirs.get("minutes")
-            kept = facts.get("pace")
-            self.planned_steps = facts.get("planned")
-            if kept is None:
+            self.minutes = checkpoint_identity.get("minutes")
+            pace_state = facts.get("pace")
+            if pace_state is None:
+                self.planned_steps = facts.get("planned")
                 return None
             self.planned_steps = self.steps
-            return {key: float(kept[key]) for key in ("used", "left")}
+            return {key: float(pace_state[key]) for key in ("used", "left")}

@@ -26,22 +26,29 @@ from flawscope.progress import ProgressCallback, Say, defer_interrupts, format_d
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-CURVE_POINTS = 20  # of the loss curve
-TIMED_STEPS = 3  # of which the last one's time counts
+CURVE_POINTS = 20  # number of points of the loss curve
+TIMED_STEPS = 3  # number of steps to measure the time of a step, which is that of the last one
 B = TypeVar("B")
 
 
 class Trainer(TrainingState, ABC, Generic[B]):
     """Trainer of networks, for a number of steps.
 
-    Each use of random numbers has its own RNG stream, made of the seed, its purpose and numbers such as the
-    step's. A resumed run therefore needs no generator's state, and batches can be made ahead.
+    Each use of random numbers has a generator of its own, made of the seed, its purpose and numbers such as
+    the step's. A resumed run therefore needs no generator's state, and batches can be made ahead.
+
+    Attributes:
+        MEASUREMENTS: Names of the values of `measurements`.
+        CPU_STEPS: Default number of steps on a CPU.
+        GPU_STEPS: Default number of steps on other devices.
+        STAGE: Name of the stage in the progress.
+        checks: Number of checks, which are the points of the loss curve.
     """
 
-    MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of the values of `measurements`
-    CPU_STEPS: ClassVar[int]  # the devices' defaults
+    MEASUREMENTS: ClassVar[tuple[str, ...]] = ()
+    CPU_STEPS: ClassVar[int]
     GPU_STEPS: ClassVar[int]
-    STAGE: ClassVar[str] = "training"  # in the progress
+    STAGE: ClassVar[str] = "training"
 
     checks = CURVE_POINTS
 
@@ -57,24 +64,30 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.say = say
         self.step = step
 
-    # ---- what a training is
+    # ---- methods for a subclass to write
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """Make the batch of a step. It is called ahead, by another thread."""
+        """Make the batch of a step. Another thread calls this while the step before runs."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
-        """Return the losses that `LOSSES` names; all have the same weight."""
+        """Return the losses that `LOSSES` names; their sum is minimised.
+
+        Args:
+            networks: The networks, or copies of them while the time of a step is measured.
+            batch: The batch of the step.
+            step: Number of the step, from 0.
+        """
 
     def prepare(self, resumed: bool) -> None:
-        """Prepare the first step. It is called once, after a checkpoint has been restored."""
+        """Prepare the first step. It is called once, after a checkpoint was restored if `resumed`."""
 
     def measurements(self) -> dict[str, float]:
-        """Return values for the curve, measured at every check, by the names of `MEASUREMENTS`."""
+        """Return values for the curve by the names of `MEASUREMENTS`. It is called at every check."""
         return {}
 
-    # ---- their tools
+    # ---- methods for a subclass to use
 
     def autocast(self) -> torch.autocast:
         """Return a context in which networks compute in the precision of training."""
@@ -86,53 +99,62 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Return the seconds of a step, measured on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser = self._make_adam(networks)
-        begun = 0.0
-        for k in range(TIMED_STEPS):
-            begun = time.monotonic()
-            self._optimise(networks, optimiser, self.batch(k), k).sum().item()
-        return time.monotonic() - begun
+        start = 0.0
+        for step in range(TIMED_STEPS):
+            start = time.monotonic()
+            losses = self._optimise(networks, optimiser, self.batch(step), step)
+            losses.sum().item()  # wait until the device has done the step
+        return time.monotonic() - start  # of the last step: the first ones take longer
 
     def _plan_steps(
-        self, budget: Budget, kept: dict[str, float] | None, after: Callable[[], tuple[float, float]]
+        self, budget: Budget, pace_state: dict[str, float] | None, after: Callable[[], tuple[float, float]]
     ) -> None:
-        """Set the number of steps.
+        """Set the number of steps, and the pace of a training that ends at a given time.
 
-        It is the device's default. With minutes, it is the number that fits into them, or into the rest of an
-        earlier run's time, by the time of a few steps; it is planned again while the training runs.
+        The number is the device's default. With minutes, it is the number of steps that fit into the minutes,
+        or into the rest of an earlier run's time. The pace corrects it while the training runs.
 
         Args:
             budget: Minutes of the training.
-            kept: Seconds of training that an earlier run has used and left; None: there is no such run.
-            after: Measures the seconds of the work after the training, and of work set aside (`learn`).
+            pace_state: Seconds of training that an earlier run has used and left (`Pace.state`); None: there
+                is no such run.
+            after: Measures the work after the training; returns its seconds, and seconds to set aside, as for
+                `learn`.
+
+        Raises:
+            InputError: There is no time for a step.
         """
-        per_step = self.measure_step_time()
-        if kept is None and budget.until is None:
+        step_seconds = self.measure_step_time()
+        if pace_state is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
             steps = pluralize(self.steps, "step")
-            self.say(f"{steps} of {per_step:.2f} s: about {format_duration(self.steps * per_step)}")
+            duration = format_duration(self.steps * step_seconds)
+            self.say(f"{steps} of {step_seconds:.2f} s: about {duration}")
             return
-        later, aside = after()
-        until = (budget.until or 0) - aside
-        used = 0.0
-        if kept is not None:
-            until = time.monotonic() + kept["left"] + later
-            used = kept["used"]
-        self.pace = Pace(until, later, per_step, used)
-        left = self.pace.seconds_left()
-        if left < per_step and not self.done:
+        later_seconds, reserved_seconds = after()
+        if pace_state is None:
+            until = (budget.until or 0) - reserved_seconds
+            used_seconds = 0.0
+        else:
+            until = time.monotonic() + pace_state["left"] + later_seconds
+            used_seconds = pace_state["used"]
+        self.pace = Pace(until, after=later_seconds, per_step=step_seconds, used=used_seconds)
+        seconds_left = self.pace.seconds_left()
+        if seconds_left < step_seconds and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
-        fitting = int(left / per_step)
-        planned = f"{pluralize(fitting, 'step')} of {per_step:.2f} s"
-        self.say(f"about {planned} in {format_duration(max(left, 0))}, planned again while it runs")
+        step_count = int(seconds_left / step_seconds)
+        steps = f"{pluralize(step_count, 'step')} of {step_seconds:.2f} s"
+        self.say(f"about {steps} in {format_duration(max(seconds_left, 0))}, planned again while it runs")
         if self.planned_steps is None:
-            self.steps = self.planned_steps = fitting
+            self.steps = self.planned_steps = step_count
 
     def plan(self) -> str:
         """Describe the coming training in one line."""
-        where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
+        device = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
+        about = "" if self.pace is None else "about "
         return (
-            f"{'' if self.pace is None else 'about '}{pluralize(self.steps or 0, 'step')} of "
-            f"{self.settings.batch} on {where}, {self.precision}; --steps and --minutes change that"
+            f"{about}{pluralize(self.steps or 0, 'step')} of {self.settings.batch} on {device}, "
+            f"{self.precision}; --steps and --minutes change that"
         )
 
     # ---- training
@@ -140,67 +162,73 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def learn(
         self,
         budget: Budget,
-        found: tuple[Arrays, Json] | None,
+        checkpoint: tuple[Arrays, Json] | None,
         identity: Json,
         after: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
         """Run the whole training.
 
         Args:
-            budget: Its end decides the number of steps where the settings do not. A resumed training takes
-                the time that it had left, whenever it is resumed.
-            found: The checkpoint from which to continue; None: there is none.
+            budget: Time of the training, which decides the number of steps where the settings do not. A
+                resumed training takes the time that its earlier run had left.
+            checkpoint: Tensors and facts of the checkpoint from which to continue; None: there is none.
             identity: Facts that decide the result: a checkpoint with other facts is refused.
-            after: Measures the seconds of the work after the training; returns them with the seconds that are
-                set aside for work that can take any time.
+            after: Measures the work after the training. It returns the seconds of this work, and the seconds
+                to set aside for further work, which uses whatever time is left.
 
         Raises:
             InputError: The checkpoint is of another run, or there is no time for a step.
             FlawscopeError: The loss is NaN.
         """
         self.minutes = budget.minutes
-        kept = None
-        known = {**identity, "minutes": budget.minutes}
-        unasked = None if budget.resume else budget.checkpoint
-        if found is not None and unasked and (other := describe_difference(found[1], known)):
-            set_aside_checkpoint(unasked, f"there is an unfinished run with {other}", self.say)
-            found = None
-        if found is not None:
-            kept = self.restore(*found, known)
-            anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
-            self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
-        self.prepare(found is not None)
-        if kept is not None or self.steps is None:
-            self._plan_steps(budget, kept, after)
+        pace_state = None
+        run_identity = {**identity, "minutes": budget.minutes}
+        if checkpoint is not None and budget.checkpoint and not budget.resume:
+            # Without `resume`, a run uses the checkpoint if it fits, and sets it aside otherwise
+            _, facts = checkpoint
+            difference = describe_difference(facts, run_identity)
+            if difference:
+                reason = f"there is an unfinished run with {difference}"
+                set_aside_checkpoint(budget.checkpoint, reason, self.say)
+                checkpoint = None
+        if checkpoint is not None:
+            arrays, facts = checkpoint
+            pace_state = self.restore(arrays, facts, run_identity)
+            hint = ""
+            if budget.checkpoint and not budget.resume:
+                hint = f" of an unfinished run; remove {budget.checkpoint} to begin anew"
+            self.say(f"goes on after step {self.done:,} of {self._expected():,}{hint}")
+        self.prepare(resumed=checkpoint is not None)
+        if pace_state is not None or self.steps is None:
+            self._plan_steps(budget, pace_state, after)
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
     def _run(self, budget: Budget, identity: Json) -> None:
         """Continue from step `done` to the last step."""
-        first = self.done
-        saved = time.monotonic()
-        self.seconds -= saved
+        first_step = self.done
+        save_time = time.monotonic()
+        self.seconds -= save_time  # until the end, the time of training is `seconds` plus the clock's time
         for network in self.networks:
             network.train()
-        names = (self.LOSSES, self.MEASUREMENTS)
-        self.log = TrainingLog(budget.log, *names, done=self.done)
-        with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
-            waiting = ahead.submit(self.batch, self.done)
+        self.log = TrainingLog(budget.log, self.LOSSES, self.MEASUREMENTS, done=self.done)
+        with defer_interrupts() as interrupted, ThreadPoolExecutor(1) as batch_thread, closing(self.log):
+            next_batch = batch_thread.submit(self.batch, self.done)
             if self.pace is not None:
-                waiting.result()  # what the first one takes says nothing about the others
+                next_batch.result()  # the clock starts after it: the first batch takes longer than others
                 self.pace.begin()
-            over = self._is_over()
-            while not over:
-                batch = waiting.result()
+            is_over = self._is_over()
+            while not is_over:
+                batch = next_batch.result()
                 if self.pace is not None or self.done + 1 < self._expected():
-                    waiting = ahead.submit(self.batch, self.done + 1)
-                over = self._step(batch)
-                self._show_progress(first, over)
-                late = time.monotonic() - saved >= budget.checkpoint_interval
-                # after the last step, too: what comes then may be interrupted
-                if budget.checkpoint and (late or over or interrupted.is_set()):
-                    self.save(budget.checkpoint, identity, over=over)
-                    saved = time.monotonic()
+                    next_batch = batch_thread.submit(self.batch, self.done + 1)
+                is_over = self._step(batch)
+                self._show_progress(first_step, is_over)
+                is_due = time.monotonic() - save_time >= budget.checkpoint_interval
+                # also after the last step: the work after the training may be interrupted
+                if budget.checkpoint and (is_due or is_over or interrupted.is_set()):
+                    self.save(budget.checkpoint, identity, over=is_over)
+                    save_time = time.monotonic()
                 if interrupted.is_set():
                     raise self._interrupt(budget.checkpoint)
         self.steps = self.done
@@ -208,14 +236,18 @@ class Trainer(TrainingState, ABC, Generic[B]):
             network.eval()
         self.seconds += time.monotonic()
 
-    def _show_progress(self, first: int, over: bool) -> None:
-        """Show the progress of a training that began with step `first`.
+    def _show_progress(self, first_step: int, is_over: bool) -> None:
+        """Show the progress of the training.
 
-        It is shown after each step on a CPU, and at times on other devices, which would wait for it.
+        It is shown after each step on a CPU, and after every 64th on other devices, which would wait for it.
+
+        Args:
+            first_step: Number of steps done when this run began.
+            is_over: Whether the last step is done.
         """
-        if self.device.type == "cpu" or self.done % 64 == 0 or over:
-            expected = self.done if over else self._expected()
-            self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
+        if self.device.type == "cpu" or self.done % 64 == 0 or is_over:
+            expected = self.done if is_over else self._expected()
+            self.step(f"{self.STAGE}{self._loss_text()}", self.done - first_step, expected - first_step)
 
     def _interrupt(self, checkpoint: Path | None) -> KeyboardInterrupt:
         """Return the interrupt that ends the training; its message names the checkpoint, if there is one."""
@@ -231,29 +263,34 @@ class Trainer(TrainingState, ABC, Generic[B]):
             group["lr"] = group["initial_lr"] * share
         losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
-        before = int(self._share_done() * self.checks)
+        checks_before = int(self._share_done() * self.checks)
         self.done = self.done + 1
         self.steps_since_check = self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
         if self.pace is not None:
             self.pace.tick()
-        over = self._is_over()
-        if over or int(self._share_done() * self.checks) > before:
+        is_over = self._is_over()
+        if is_over or int(self._share_done() * self.checks) > checks_before:
             self._record_check()
-        return over
+        return is_over
 
     def _is_over(self) -> bool:
         """Whether the last step is done."""
-        return self.done >= self._expected() if self.pace is None else self.pace.is_over
+        if self.pace is not None:
+            return self.pace.is_over
+        return self.done >= self._expected()
 
     def _share_done(self) -> Fraction | float:
-        return Fraction(self.done, self._expected()) if self.pace is None else self.pace.share
+        """Return the share of the training that is done: of its steps, or of its time."""
+        if self.pace is not None:
+            return self.pace.share
+        return Fraction(self.done, self._expected())
 
     def _expected(self) -> int:
         """Return the expected number of all steps.
 
-        The learning rate follows the share of these steps that is done; in a training that ends at a given
-        time, this is the share of the time.
+        For a training that ends at a given time, it is `done` divided by the share of the time that is used.
+        The learning rate follows the share of these steps that is done.
         """
         assert self.steps is not None
         if self.pace is None or not self.done or not self.pace.share:
@@ -271,18 +308,27 @@ class Trainer(TrainingState, ABC, Generic[B]):
         optimiser.step()
         return losses
 
-    # ---- what was learnt
+    # ---- checks
 
     def _record_check(self) -> None:
+        """Add the mean losses since the last check, and measurements, to the curve."""
         means = dict(zip(self.LOSSES, (self.loss_sums / self.steps_since_check).tolist(), strict=True))
-        found = {**self.measurements(), **means}
-        self._check_finite(found.values())
-        self.curve.append({"step": self.done, **found})
-        self.log.measure({name: found[name] for name in self.MEASUREMENTS})
+        values = {**self.measurements(), **means}
+        self._check_finite(values.values())
+        self.curve.append({"step": self.done, **values})
+        self.log.measure({name: values[name] for name in self.MEASUREMENTS})
         self.loss_sums.zero_()
         self.steps_since_check = 0
 
     def _loss_text(self) -> str:
+        """Return the mean loss since the last check as text.
+
+        Devices other than a CPU would wait for it: there it is the loss of the last check, or empty if there
+        was no check.
+        """
         if self.device.type == "cpu" and self.steps_since_check:
             return f", loss {float(self.loss_sums.sum()) / self.steps_since_check:.3f}"
-        return f", loss {sum(self.curve[-1][k] for k in self.LOSSES):.3f}" if self.curve else ""
+        if not self.curve:
+            return ""
+        last_point = self.curve[-1]
+        return f", loss {sum(last_point[name] for name in self.LOSSES):.3f}"

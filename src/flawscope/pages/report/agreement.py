@@ -20,7 +20,7 @@ from flawscope.results import html
 
 ALLOWED_MISSES = range(4)  # numbers of missed parts that a claim is shown for
 MAX_PARTS = 100  # parts that are listed; --json has all
-ENOUGH_PARTS = 50  # AIAG's example
+ENOUGH_PARTS = 50  # as in AIAG's example
 NEW_PICTURES = (
     "A repeat must be a new picture of the part, taken away and put back: the same picture file always gets "
     "the same answer, so that judging it again shows nothing about repeatability."
@@ -53,52 +53,59 @@ def share_text(share: Share | None) -> str:
 
 
 def at_most(rate: float) -> str:
-    """Format a rate that is claimed, which may be far below a percent."""
+    """Format the upper limit of a rate, which may be far below a percent."""
     return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
 
 
 def claim_sentence(rate: float) -> str:
-    """Return a sentence on the number of defective parts that the claim of a miss rate needs."""
-    needed = [f"{agreement.parts_needed(rate, k):,} with {k or 'none'} missed" for k in ALLOWED_MISSES]
-    return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
+    """Return a sentence on how many defective parts are needed to claim a miss rate."""
+    numbers = []
+    for misses in ALLOWED_MISSES:
+        numbers.append(f"{agreement.parts_needed(rate, misses):,} with {misses or 'none'} missed")
+    return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(numbers)}"
 
 
 def shown_sentence(appraisal: Appraisal) -> str:
-    """Return a sentence on the miss rate that an appraiser's trials show."""
-    parts = (
-        f"{appraisal.ever_missed.number or 'none'} of {pluralize(appraisal.ever_missed.of, 'defective part')}"
-    )
+    """Return a sentence on the miss rate that can be claimed from an appraiser's trials."""
+    missed = appraisal.ever_missed
+    parts = f"{missed.number or 'none'} of {pluralize(missed.of, 'defective part')}"
     bound = at_most(appraisal.misses_at_most)
     return f"{appraisal.name} missed {parts} at least once: misses at most {bound}, 95 % sure"
 
 
-def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
+def study_remarks(source_study: ReadStudy, learnt_count: int) -> Iterator[str]:
     """Yield remarks on weaknesses of a study.
 
     Args:
-        read: The study.
-        learnt: Number of its pictures that the model was fitted on.
+        source_study: The study.
+        learnt_count: Number of the study's pictures that the model has learnt from.
     """
-    if (count := len(read.study.parts)) < ENOUGH_PARTS:
-        yield f"{pluralize(count, 'part')} show little, whatever the grade: take {ENOUGH_PARTS} at least"
-    for name, parts in read.same_pictures.items():
+    part_count = len(source_study.study.parts)
+    if part_count < ENOUGH_PARTS:
+        yield f"{pluralize(part_count, 'part')} show little, whatever the grade: take {ENOUGH_PARTS} at least"
+    for name, count in source_study.same_pictures.items():
         yield (
-            f"{name} gave {pluralize(parts, 'part')} the very same score in two trials: the same picture was "
+            f"{name} gave {pluralize(count, 'part')} the very same score in two trials: the same picture was "
             "judged again, which is no repeat"
         )
-    if learnt:
-        yield f"the model has learnt from {pluralize(learnt, 'picture')} of the study: take parts new to it"
+    if learnt_count:
+        pictures = pluralize(learnt_count, "picture")
+        yield f"the model has learnt from {pictures} of the study: take parts new to it"
 
 
 def agreement_page(
-    read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
+    source_study: ReadStudy,
+    results: Agreement,
+    claim: float,
+    model: Sequence[tuple[str, str]],
+    remarks: Iterable[str],
 ) -> str:
     """Return the page of a study.
 
     Args:
-        read: The study.
-        found: Its results.
-        claim: Miss rate that is to be shown.
+        source_study: The study.
+        results: The study's results.
+        claim: Miss rate that is to be claimed.
         model: Facts of the model, as (name, value).
         remarks: Remarks on the study.
 
@@ -106,36 +113,37 @@ def agreement_page(
         InputError: Jinja2 or WebP is missing.
     """
     require_libraries(plots=False)
-    study = read.study
+    study = source_study.study
     environment = html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
-    disputed = list(_disputed(read))
-    defective = int(study.defective.sum())
+    wrong_parts = list(_wrong_parts(source_study))
+    defective_count = int(study.defective.sum())
+    good_count = len(study.parts) - defective_count
     rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
-    sources = [(printable(str(source.path)), source.sha256, printable(source.run)) for source in read.sources]
+    sources = []
+    for source in source_study.sources:
+        sources.append((printable(str(source.path)), source.sha256, printable(source.run)))
     sentences = [claim_sentence(claim)]
-    sentences += [shown_sentence(appraiser) for appraiser in found.appraisers]
+    sentences += [shown_sentence(appraiser) for appraiser in results.appraisers]
     facts = [
         ("Made", f"{time_text()}, flawscope {__version__}"),
-        ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
+        ("Parts", f"{len(study.parts)}: {good_count} good, {defective_count} defective"),
         ("Trials", f"{study.trials} of each part by each appraiser"),
         ("Appraisers", printable(", ".join(study.decisions))),
     ]
-    shown_remarks = [printable(remark) for remark in remarks]
-    model_rows = [(what, printable(value)) for what, value in model]
     text: str = environment.get_template("agreement.html.j2").render(
         style=environment.filters["safe"](read_asset("pages.css")),
-        remarks=shown_remarks,
+        remarks=[printable(remark) for remark in remarks],
         facts=facts,
-        found=found,
+        results=results,
         rates=rates,
         kappas=KAPPAS,
         claims=[printable(sentence) for sentence in sentences],
         new_pictures=NEW_PICTURES,
-        wrong=disputed[:MAX_PARTS],
-        all_wrong=len(disputed),
+        wrong=wrong_parts[:MAX_PARTS],
+        all_wrong=len(wrong_parts),
         sources=sources,
-        model=model_rows,
+        model=[(title, printable(value)) for title, value in model],
     )
     return text
 
@@ -146,25 +154,26 @@ def spaced(key: str) -> str:
 
 
 def limits_text(name: str) -> tuple[str, str]:
-    """Return AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
+    """Return AIAG's limits of a rate as text: for acceptable, and for marginal; dashes if there are none."""
     if name not in agreement.LIMITS:
         return "–", "–"
-    first, second = agreement.LIMITS[name]
-    sign = "≤" if first < second else "≥"
-    return f"{sign} {percent(first)}", f"{sign} {percent(second)}"
+    acceptable, marginal = agreement.LIMITS[name]
+    sign = "≤" if acceptable < marginal else "≥"
+    return f"{sign} {percent(acceptable)}", f"{sign} {percent(marginal)}"
 
 
-def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
+def _wrong_parts(source_study: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
     """Yield parts with a wrong decision in any trial: name, reference, decisions of each appraiser."""
-    study = read.study
-    for k, part in enumerate(study.parts):
-        decisions = [called[k] for called in study.decisions.values()]
-        if not any((called != study.defective[k]).any() for called in decisions):
+    study = source_study.study
+    for index, part in enumerate(study.parts):
+        is_defective = study.defective[index]
+        decisions = [appraiser_decisions[index] for appraiser_decisions in study.decisions.values()]
+        if not any((trials != is_defective).any() for trials in decisions):
             continue
-        reference = "defective" if study.defective[k] else "good"
-        yield printable(part), reference, [_letters(called) for called in decisions]
+        reference = "defective" if is_defective else "good"
+        yield printable(part), reference, [_letters(trials) for trials in decisions]
 
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
-    """Return an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
+    """Return an appraiser's decisions on a part as text: D (defective) or G (good) for each trial."""
     return " ".join("D" if is_defective else "G" for is_defective in decisions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,14 +39,21 @@ from flawscope.types import Array, Json
 from flawscope.views.pose import MAX_ERROR, PoseReference
 
 REFERENCE_SIDE = 192  # pixels
-# pictures shown without a part, and with those farthest from the reference
-MAX_LOST = 12
-MAX_FARTHEST = 6
+MAX_LOST = 12  # pictures without a part that are shown
+MAX_FARTHEST = 6  # pictures with the parts farthest from the reference that are shown
 DASH = "–"
 
 
 class Metric(NamedTuple):
-    """Line of the table of metrics; `step` is the smallest change that these pictures can show."""
+    """Line of the table of metrics, as texts.
+
+    Attributes:
+        name: Name of the metric.
+        value: Value of the metric.
+        interval: 95 % interval of the value.
+        step: Smallest change of the value that these pictures can show.
+        note: Remarks.
+    """
 
     name: str
     value: str
@@ -61,15 +67,15 @@ class Figures:
     """Figures of a report.
 
     Attributes:
-        rows: Test pictures in the order of the evaluation, each with the values that the page shows, sorts
-            and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
-            right side.
+        rows: Values of each test picture, in the order of the evaluation, which the page shows, sorts and
+            filters by. `margin` is the distance from the score threshold, as a severity: above 0 if the
+            decision is wrong, below 0 if it is right.
         metrics: Lines of the table of metrics.
         kinds: Lines of the table of types.
         tally: Numbers of test pictures, and of wrong decisions.
         plots: SVG by name, for the plots that can be drawn.
         parts: Cards of parts.
-        alignment: Errors of the parts' poses; empty where parts are not looked for.
+        alignment: Errors of the parts' poses; empty where the model does not search for parts.
     """
 
     rows: list[Json]
@@ -82,13 +88,13 @@ class Figures:
 
     @property
     def worst_first(self) -> list[int]:
-        """Indices of the rows: the worst mistake first, then near mistakes."""
-        return sorted(range(len(self.rows)), key=lambda i: -self.rows[i]["margin"])
+        """Indices of the rows: the worst mistakes first, the clearest right decisions last."""
+        return sorted(range(len(self.rows)), key=lambda index: -self.rows[index]["margin"])
 
     @property
     def mistakes(self) -> list[int]:
         """Indices of the mistakes, the worst first."""
-        return [i for i in self.worst_first if self.rows[i]["outcome"] != RIGHT]
+        return [index for index in self.worst_first if self.rows[index]["outcome"] != RIGHT]
 
 
 def compute_figures(
@@ -100,7 +106,7 @@ def compute_figures(
         result: The evaluation.
         calibration: Calibration of the model.
         dataset: The data set.
-        reference: Reference of the parts' poses; None: parts are not looked for.
+        reference: Reference of the parts' poses; None: the model does not search for parts.
     """
     rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
     decided = result.decided
@@ -118,52 +124,67 @@ def compute_figures(
     if counts is not None:
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
-    table = [*_rate_metrics(tally, result), *_metrics(result, tally, intervals)]
-    places = (
-        {str(picture.prediction.path): k for k, picture in enumerate(result.pictures)} if result.parts else {}
+    index_by_path = {}  # by which the cards of parts link to pictures
+    if result.parts:
+        index_by_path = {str(picture.prediction.path): index for index, picture in enumerate(result.pictures)}
+    return Figures(
+        rows=rows,
+        metrics=[*_rate_metrics(tally, result), *_metrics(result, tally, intervals)],
+        kinds=_kind_rows(result),
+        tally=tally,
+        plots=plots,
+        parts=part_cards([(part.prediction, part.outcome) for part in result.judged_parts], index_by_path),
+        alignment={} if reference is None else _alignment(result, rows, reference),
     )
-    parts = part_cards(((part.prediction, part.outcome) for part in result.judged_parts), places)
-    aligned = {} if reference is None else _alignment(result, rows, reference)
-    return Figures(rows, table, _kind_rows(result), tally, plots, parts, aligned)
 
 
 def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
-    """Return the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
+    """Return the values of the section on alignment: errors of the parts' poses, and the worst pictures."""
     errors = np.array([_alignment_error(picture.prediction) for picture in result.pictures])
-    several = any(picture.prediction.found_parts for picture in result.pictures)
-    bad = np.array([row["anomalous"] for row in rows], bool)
+    is_found = np.isfinite(errors)
+    has_several_parts = any(picture.prediction.found_parts for picture in result.pictures)
+    is_defective = np.array([row["anomalous"] for row in rows], bool)
     groups = (
         ("good pictures of the fit", np.array(reference.errors)),
-        ("good test pictures", errors[~bad]),
-        ("defective test pictures", errors[bad]),
+        ("good test pictures", errors[~is_defective]),
+        ("defective test pictures", errors[is_defective]),
     )
-    table = []
-    for name, every in groups:
-        known = every[np.isfinite(every)]
-        levels = (
-            [f"{level:.2f}" for level in np.quantile(known, (0.5, 0.95, 1))] if known.size else [DASH] * 3
-        )
-        table.append((name, known.size, every.size - known.size, *levels))
-    far = np.argsort(-np.where(np.isfinite(errors), errors, -1.0), kind="stable")
+    farthest_first = np.argsort(-np.where(is_found, errors, -1.0), kind="stable")  # those without a part last
+    reference_image = np.repeat(reference.part_image()[..., None], 3, axis=2)  # three equal channels
     return {
-        "reference": image_uri(np.repeat(reference.part_image()[..., None], 3, 2), REFERENCE_SIDE),
+        "reference": image_uri(reference_image, REFERENCE_SIDE),
         "about": reference.describe(),
         "limit": MAX_ERROR,
-        "table": table,
-        "lost_title": "Parts counted wrong" if several else "No part found",
-        "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MAX_LOST],
-        "far": [int(k) for k in far if np.isfinite(errors[k])][:MAX_FARTHEST],
+        "table": [_alignment_row(name, group_errors) for name, group_errors in groups],
+        "lost_title": "Parts counted wrong" if has_several_parts else "No part found",
+        "lost": np.flatnonzero(~is_found).tolist()[:MAX_LOST],
+        "far": [int(index) for index in farthest_first if is_found[index]][:MAX_FARTHEST],
     }
 
 
+def _alignment_row(name: str, errors: Array) -> tuple[str | int, ...]:
+    """Return the cells of a group of pictures: name, pictures with found and without found parts, errors.
+
+    The errors are the median, the 95 % quantile and the largest.
+    """
+    found_errors = errors[np.isfinite(errors)]
+    found_count = found_errors.size
+    error_texts = [DASH] * 3
+    if found_count:
+        error_texts = [f"{error:.2f}" for error in np.quantile(found_errors, (0.5, 0.95, 1))]
+    return name, found_count, errors.size - found_count, *error_texts
+
+
 def _alignment_error(prediction: Prediction) -> float:
-    """Return the pose error of a picture's part, or the largest of several; infinite if not found."""
-    if (parts := prediction.found_parts) is not None:
+    """Return the pose error of a picture's part, or the largest of several; infinite if none is found."""
+    parts = prediction.found_parts
+    if parts is not None:
         return np.inf if parts.wrong else max(part.part_pose.error for part in parts.parts)
     return prediction.part_pose.error if prediction.part_pose else np.inf
 
 
 def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
+    """Return the row of a picture (`Figures.rows`)."""
     kind = printable(item.kind)
     truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
@@ -188,7 +209,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
         "size": size_text(prediction),
         "outcome": result,
         "verdict": prediction.decision,
-        "margin": abs(prediction.severity) * (-1 if result == RIGHT else 1),
+        "margin": -abs(prediction.severity) if result == RIGHT else abs(prediction.severity),
         "facts": facts,
     }
 
@@ -197,6 +218,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
 
 
 def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
+    """Return the lines of the table of metrics on false alarms and defects found."""
     expected = result.false_alarms["expected"]
     note = "no promise" if expected is None else f"expected {percent(expected)}"
     return [
@@ -206,6 +228,7 @@ def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
 
 
 def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
+    """Return the line of the table on a rate: `count` of `total` pictures, with a note."""
     if not total:
         return Metric(name, "not measured", "", "", "no such test pictures")
     interval = metrics.confidence_interval_rate(count, total)
@@ -219,8 +242,15 @@ def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
 
 
 def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | None]) -> list[Metric]:
-    found: list[Metric] = []
-    pairs = tally.good * tally.defective
+    """Return the lines of the table on the metrics of the evaluation.
+
+    Args:
+        result: The evaluation.
+        tally: Numbers of good and defective pictures.
+        intervals: Interval of a metric, by its name; None: there is none.
+    """
+    lines: list[Metric] = []
+    pair_count = tally.good * tally.defective
     for name, value in result.metrics.items():
         notes: list[str] = []
         text = "not measured"
@@ -230,40 +260,42 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
             text = f"{value:.4f}"
             interval = intervals.get(name)
             interval_text = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
-            notes.append(interval.method if interval else _why_no_interval(name))
-        if name == "image_auroc" and pairs:
-            step = f"{1 / pairs:.2g}"
-            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective {result.noun}")
+            notes.append(interval.method if interval else _missing_interval_note(name))
+        if name == "image_auroc" and pair_count:
+            step = f"{1 / pair_count:.2g}"
+            notes.append(f"{pluralize(pair_count, 'pair')} of a good and a defective {result.noun}")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         shown_name = METRIC_NAMES.get(name, name.replace("_", " "))
-        found.append(Metric(shown_name, text, interval_text, step, "; ".join(notes)))
-    return found
+        lines.append(Metric(shown_name, text, interval_text, step, "; ".join(notes)))
+    return lines
 
 
-def _why_no_interval(name: str) -> str:
-    why = "too few pictures or mistakes" if name in METRIC_NAMES else "not computed"
-    return f"no interval: {why}"
+def _missing_interval_note(name: str) -> str:
+    reason = "too few pictures or mistakes" if name in METRIC_NAMES else "not computed"
+    return f"no interval: {reason}"
 
 
 def _kind_rows(result: Evaluation) -> list[Json]:
-    """Return the counts of each type, with its AUROC against the good test pictures."""
-    good = [picture.score for picture in result.decided if not picture.anomalous]
-    found = []
+    """Return the rows of the table of types: counts, and the type's AUROC against the good test pictures."""
+    good_scores = [picture.score for picture in result.decided if not picture.anomalous]
+    rows = []
     for name, values in result.kinds.items():
-        bad = [picture.score for picture in result.decided if picture.anomalous and picture.kind == name]
+        bad_scores = [
+            picture.score for picture in result.decided if picture.anomalous and picture.kind == name
+        ]
         interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
         auroc = None
-        if good and bad:
-            labels = np.arange(len(good) + len(bad)) >= len(good)
-            auroc = metrics.auroc(labels, np.array(good + bad))
+        if good_scores and bad_scores:
+            is_bad = np.array([False] * len(good_scores) + [True] * len(bad_scores))
+            auroc = metrics.auroc(is_bad, np.array(good_scores + bad_scores))
         row: Json = dict(values)
         row["name"] = printable(name)
-        row["truth"] = "defective" if bad else "good"
+        row["truth"] = "defective" if bad_scores else "good"
         row["interval"] = range_text(*interval)
         row["auroc"] = auroc
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 # --------------------------------------------------------------------------------------------------- plots
@@ -272,42 +304,70 @@ def _kind_rows(result: Evaluation) -> list[Json]:
 def _curve_plots(
     anomalous: NDArray[np.bool_], scores: Array, called: NDArray[np.bool_], counts: PixelCounts | None
 ) -> dict[str, str]:
-    found: dict[str, str] = {}
-    roc: list[Curve] = []
-    recall_curve: list[Curve] = []
-    mark_roc = mark_pr = None
+    """Return the plots of ROC, precision and recall, and PRO, as SVG by name.
+
+    Args:
+        anomalous: [N], whether each decided picture or part is defective.
+        scores: [N], score of each.
+        called: [N], whether each is called anomalous.
+        counts: Counts of pixels; None: there are no masks to compare with.
+    """
+    plots: dict[str, str] = {}
+    roc_curves: list[Curve] = []
+    precision_curves: list[Curve] = []
+    roc_mark = None
+    precision_mark = None
     if anomalous.any() and not anomalous.all():
         fpr, recall, precision = image_curves(anomalous, scores)
-        roc.append(Curve("pictures", np.append(0, fpr), np.append(0, recall)))
-        recall_curve.append(Curve("pictures", np.append(0, recall), np.append(precision[0], precision)))
-        mark_roc = (float(called[~anomalous].mean()), float(called[anomalous].mean()))
-        mark_pr = (mark_roc[1], float(anomalous[called].mean())) if called.any() else None
+        # both curves begin at recall 0
+        roc_curves.append(Curve("pictures", np.append(0, fpr), np.append(0, recall)))
+        precision_curves.append(Curve("pictures", np.append(0, recall), np.append(precision[0], precision)))
+        # the marks show the model's decisions
+        called_fpr = float(called[~anomalous].mean())
+        called_recall = float(called[anomalous].mean())
+        roc_mark = (called_fpr, called_recall)
+        if called.any():
+            called_precision = float(anomalous[called].mean())
+            precision_mark = (called_recall, called_precision)
     if counts is not None:
+        # [0]: of the single resample, which has each picture once
         fpr, recall, pro, precision = (curve[0] for curve in counts.curves()[:4])
-        roc.append(Curve("pixels", fpr, recall))
-        precision = np.nan_to_num(np.append(precision[0], precision), nan=1.0)
-        recall_curve.append(Curve("pixels", recall, precision))
+        roc_curves.append(Curve("pixels", fpr, recall))
+        # the precision lacks its value at recall 0; if no pixel is called anomalous, it counts as 1
+        full_precision = np.nan_to_num(np.append(precision[0], precision), nan=1.0)
+        precision_curves.append(Curve("pixels", recall, full_precision))
         axes = ("normal pixels called anomalous", "overlap with defects, mean")
-        found["pro"] = curve_plot("pro", [Curve("regions", fpr, pro)], axes, limit=PRO_LIMIT)
-    if roc:
+        plots["pro"] = curve_plot("pro", [Curve("regions", fpr, pro)], axes, limit=PRO_LIMIT)
+    if roc_curves:
         axes = ("false-positive rate", "true-positive rate")
-        found["roc"] = curve_plot("roc", roc, axes, mark=mark_roc, chance=True)
-        found["pr"] = curve_plot("pr", recall_curve, ("recall", "precision"), mark=mark_pr)
-    return found
+        plots["roc"] = curve_plot("roc", roc_curves, axes, mark=roc_mark, chance=True)
+        plots["pr"] = curve_plot("pr", precision_curves, ("recall", "precision"), mark=precision_mark)
+    return plots
 
 
 def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
+    """Return the histograms of the calibration's scores, and of the test pictures by kind, as SVG."""
     groups = [Group("calibration", np.asarray(calibration.scores), anomalous=False)]
-    for bad, kind in sorted(Counter((row["anomalous"], row["kind"]) for row in rows)):
-        scores = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]
-        groups.append(Group(f"test: {kind}", np.array(scores), bad))
+    scores_by_kind: dict[tuple[bool, str], list[float]] = {}
+    for row in rows:
+        scores_by_kind.setdefault((row["anomalous"], row["kind"]), []).append(row["score"])
+    for (is_defective, kind), scores in sorted(scores_by_kind.items()):
+        groups.append(Group(f"test: {kind}", np.array(scores), is_defective))
     return histograms("scores", groups, calibration.score_threshold)
 
 
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
-    """Return false-positive rate, recall and precision [K] at every distinct score, in falling order."""
+    """Return false-positive rate, recall and precision, [K] each.
+
+    Each distinct score, from the largest to the smallest, gives a value of each: that for calling all
+    pictures anomalous that have at least this score.
+    """
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are called together
-    hits = np.cumsum(anomalous[order])[last]
-    alarms = np.cumsum(~anomalous[order])[last]
-    return alarms / (~anomalous).sum(), hits / anomalous.sum(), hits / (hits + alarms)
+    # equal scores are called together: only the counts after the last of them are kept
+    is_last_of_equal = np.append(np.diff(scores[order]) != 0, True)
+    hits = np.cumsum(anomalous[order])[is_last_of_equal]
+    alarms = np.cumsum(~anomalous[order])[is_last_of_equal]
+    false_positive_rate = alarms / (~anomalous).sum()
+    recall = hits / anomalous.sum()
+    precision = hits / (hits + alarms)
+    return false_positive_rate, recall, precision

@@ -29,25 +29,27 @@ if TYPE_CHECKING:
     from flawscope.pages.report.collect import Figures
     from flawscope.results.prediction import ScoreLevels
 
-MAX_WORST = 12  # mistakes that are shown by themselves
-MAX_NEAREST = 6  # pictures that are shown in their place where there are none
-CURVES = {  # name of the plot -> title, and its meaning
+MAX_WORST = 12  # mistakes that have a section of their own
+MAX_NEAREST = 6  # pictures shown in place of mistakes, if there are none: those that were nearly mistakes
+# Title and meaning of the curves, by the name of the plot
+CURVES = {
     "roc": ("ROC", "Defects found against false alarms, for every threshold; the upper left is perfect."),
     "pr": ("Precision and recall", "How much of what is called anomalous is, against how much is found."),
     "pro": ("PRO", "How much of each defect's area is marked, against the good area marked with it."),
 }
-# What a picture is shown as: the name, and the layers that lie over each other
+# Forms of a picture on the page: the title, and the layers that lie over each other
 PANELS = {
     "picture": ("Picture", ("photo",)),
     "found": ("Found", ("photo", "heat", "line", "truth")),
     "map": ("Map", ("map",)),
 }
-# Layers that can be switched off: the name, and the key that does it
+# Layers that can be switched off: the layer, its title, and the key that switches it
 HEAT = ("heat", "Heat", "h")
 LINE = ("line", "Outline", "o")
 TRUTH = ("truth", "Ground truth", "g")
+COLOUR_STEP = 17  # every 17th of the 256 colours, 16 in all, makes the gradient beside the scale
 MAX_POINTS = 200  # positions of the slider
-MAX_RATE = 0.5  # beyond it nobody inspects
+MAX_RATE = 0.5  # largest false-alarm rate of the slider: nobody inspects with more
 SECTIONS = (
     "parts",
     "mistakes",
@@ -73,9 +75,9 @@ def evaluation_page(
 
     Args:
         result: The evaluation.
-        figures: Its figures.
+        figures: Figures of the evaluation.
         facts: Facts on model and run (`words.collect_facts`).
-        layers: Layers of each picture, or the reason why there are none, in the order of `figures.rows`.
+        layers: For each of `figures.rows`, the layers of the picture, or the reason why there are none.
         manifest: Manifest of the model.
     """
     from markupsafe import Markup
@@ -83,9 +85,9 @@ def evaluation_page(
     calibration = manifest.calibration
     scores = np.array([row["score"] for row in figures.rows])
     truth = np.array([row["anomalous"] for row in figures.rows])
-    # at another rate a part's limit moves otherwise than a picture's threshold
+    # the slider moves the threshold of pictures; a model that decides on parts has another limit
     points = [] if result.parts else operating_points(scores, truth, calibration)
-    plotted = [name for name in CURVES if name in figures.plots]
+    curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
     next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
     remarks = [*result.remarks, *next_steps]
     broken = bool(result.false_alarms.get("broken"))
@@ -102,10 +104,10 @@ def evaluation_page(
         headline=headline(figures.tally, result.noun),
         summary=sentences(figures.tally, calibration, broken, remarks, parts=promise),
         mismatch=result.mismatch,
-        found=figures,
+        figures=figures,
         facts=facts,
         named=manifest.kinds,
-        curves=[(*CURVES[name], Markup(figures.plots[name])) for name in plotted],
+        curves=curves,
         histogram=Markup(figures.plots["scores"]),
         decided=result.parts,
         part_cards=figures.parts[:MAX_PARTS],
@@ -125,12 +127,14 @@ def evaluation_page(
 
 
 def _entries(figures: Figures, layers: Sequence[Layers | str]) -> list[Json]:
-    """Return the pictures' entries, each with its layers, or the reason why there are none."""
-    return [row | {"layers": made} for row, made in zip(figures.rows, layers, strict=True)]
+    """Return an entry for each picture: its row, and as `layers` its layers or the reason for having none."""
+    return [
+        row | {"layers": picture_layers} for row, picture_layers in zip(figures.rows, layers, strict=True)
+    ]
 
 
 def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
-    """Return the page's sections with their titles; those that would be empty are left out."""
+    """Return name and title of each section of the page; sections that would be empty are left out."""
     content = {"rate": points, "parts": figures.parts, "alignment": figures.alignment}
     sections = []
     for name in SECTIONS:
@@ -141,25 +145,25 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
 
 
 def _present_point(points: Sequence[Json]) -> int:
-    """Return the place of the model's own threshold among the points; 0 where there are none."""
-    return next((place for place, point in enumerate(points) if point["now"]), 0)
+    """Return the index of the point that has the model's present threshold; 0 if there are no points."""
+    return next((index for index, point in enumerate(points) if point["now"]), 0)
 
 
-def _shares(points: Sequence[Json], counted: str, total: str) -> list[float]:
+def _shares(points: Sequence[Json], count_key: str, total_key: str) -> list[float]:
     """Return for each point the share of pictures that its threshold judges wrongly.
 
     Args:
         points: The points.
-        counted: Key of the number of pictures judged wrongly.
-        total: Key of the number of all pictures.
+        count_key: Key of the number of pictures judged wrongly.
+        total_key: Key of the number of all pictures.
     """
-    return [point[counted] / max(point[total], 1) for point in points]
+    return [point[count_key] / max(point[total_key], 1) for point in points]
 
 
-def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
+def colour_scale(levels: Calibration | ScoreLevels) -> dict[str, float]:
     """Return the map values at both ends of the colours and in the middle."""
-    low, high = known.colour_range
-    return {"low": low, "middle": known.mask_threshold, "high": high}
+    low, high = levels.colour_range
+    return {"low": low, "middle": levels.mask_threshold, "high": high}
 
 
 def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: object) -> str:
@@ -167,9 +171,9 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
 
     Args:
         template: File name of the template.
-        pictures: Entries of the pictures, each with name, size, facts and layers (or the reason why there are
-            none); other keys serve for sorting and filtering.
-        scripts: Files that become the page's only script.
+        pictures: Entries of the pictures. Each has name, size, facts, and its layers or the reason why it has
+            none; by other keys the page sorts and filters.
+        scripts: Files of which the page's script is made.
         context: Values of the template; title, sections, toggles and panels are required.
     """
     from markupsafe import Markup
@@ -178,7 +182,7 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
     environment = html.environment(read_asset)
     environment.globals |= {"rates": range_text, "count": pluralize, "percent": percent}
     script_digest = hashlib.sha256(script.encode()).digest()
-    colours = ["rgb({} {} {})".format(*colour) for colour in drawing.colour_table()[::17]]
+    colours = [f"rgb({red} {green} {blue})" for red, green, blue in drawing.colour_table()[::COLOUR_STEP]]
     values = context | {
         "style": Markup(read_asset("pages.css")),
         "script": Markup(script),
@@ -200,37 +204,44 @@ def read_asset(name: str) -> str:
 
 
 def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
-    """Return thresholds from the fewest alarms to the most, with their effect on the test pictures.
+    """Return the slider's points: thresholds with their effect on the test pictures, fewest alarms first.
 
-    Each is the k-th largest calibration score. Empty where there is only one threshold.
+    Each threshold is one of the largest calibration scores. If there is only one, no points are returned.
 
     Args:
         scores: Scores of the test pictures.
         anomalous: Whether each test picture is defective.
         calibration: Calibration of the model.
     """
-    units = calibration.unit_count + 1
-    last = max(1, int(MAX_RATE * units))
-    ranks: Sequence[int] = range(1, last + 1)
-    if last > MAX_POINTS:  # thinned out evenly on a logarithmic scale, as rates are compared
-        spaced = np.geomspace(1, last, MAX_POINTS).round().astype(int)
+    # the k-th largest of n calibration scores as threshold gives the false-alarm rate k / (n + 1)
+    denominator = calibration.unit_count + 1
+    last_rank = max(1, int(MAX_RATE * denominator))
+    ranks: Sequence[int] = range(1, last_rank + 1)
+    if last_rank > MAX_POINTS:  # spaced evenly on a logarithmic scale, on which people compare rates
+        spaced = np.geomspace(1, last_rank, MAX_POINTS).round().astype(int)
         ranks = sorted(set(spaced.tolist()))
-    at = [calibration]
-    at += [calibration.with_rate(rank / units) for rank in ranks if rank < units]
-    by_threshold = {point.score_threshold: point for point in reversed(at)}  # the calibration's own wins
-    good, bad = scores[~anomalous], scores[anomalous]
-    points = [
-        _point(by_threshold[limit], good, bad) | {"now": by_threshold[limit] is calibration}
-        for limit in sorted(by_threshold, reverse=True)
-    ]
+    calibration_by_threshold: dict[float, Calibration] = {}
+    for rank in reversed(ranks):  # of equal thresholds, the one of the lowest rate stays
+        if rank < denominator:
+            changed_calibration = calibration.with_rate(rank / denominator)
+            calibration_by_threshold[changed_calibration.score_threshold] = changed_calibration
+    # replaces an equal threshold of another rate
+    calibration_by_threshold[calibration.score_threshold] = calibration
+    good = scores[~anomalous]
+    bad = scores[anomalous]
+    points = []
+    for threshold in sorted(calibration_by_threshold, reverse=True):
+        point = _point(calibration_by_threshold[threshold], good, bad)
+        point["now"] = threshold == calibration.score_threshold
+        points.append(point)
     return points if len(points) > 1 else []
 
 
 def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     """Return the effect of a calibration's threshold on the test pictures.
 
-    In the result, `rate` is the promised share of good parts above the threshold, None without a promise, and
-    `option` the argument that sets the threshold. Intervals hold 95 %.
+    In the result, `rate` is the expected share of good parts above the threshold; None: no rate is promised.
+    `option` is the argument of the command line that sets the threshold. Intervals are of 95 %.
 
     Args:
         calibration: The calibration.
@@ -243,12 +254,14 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
     alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
-    rounded_rate = np.ceil(1e5 * rate - 1e-6) / 1e3  # %
+    # In percent, rounded up to three decimals, so that the option never gives a lower rate. Without 1e-6,
+    # floating-point errors would round up a rate that has three decimals already.
+    rounded_percentage = np.ceil(1e5 * rate - 1e-6) / 1e3
     return {
         "rate": rate if calibration.promised else None,
         "rate_text": percent(rate),
         "threshold": threshold,
-        "option": f"--false-alarm-rate {rounded_rate:g}%",
+        "option": f"--false-alarm-rate {rounded_percentage:g}%",
         "missed": missed,
         "defective": bad.size,
         "missed_interval": _interval_text(missed_range),
@@ -264,6 +277,10 @@ def _interval_text(interval: tuple[float, float] | None) -> str:
 
 
 def step_path(shares: Sequence[float]) -> str:
-    """SVG path of shares 0..1 over the slider's positions, in a square of 100, 0 at the bottom."""
+    """Return the SVG path of shares 0..1 over the slider's positions.
+
+    It fills a square with sides of 100; a share of 0 is at the bottom.
+    """
     xs = np.linspace(0, 100, len(shares))
-    return "M" + "L".join(f"{x:.2f} {100 - 100 * y:.2f}" for x, y in zip(xs, shares, strict=True))
+    points = [f"{x:.2f} {100 - 100 * share:.2f}" for x, share in zip(xs, shares, strict=True)]
+    return "M" + "L".join(points)

@@ -46,7 +46,7 @@ from flawscope.results.prediction import WITHIN, Prediction
 from flawscope.results.table import ResultRow
 from flawscope.types import Facts, Json
 
-LISTED = "listed without its picture"  # why a picture is not shown
+LISTED = "listed without its picture"  # reason why a picture is not shown
 MAX_PAIRS = 48  # pairs of near-duplicates that are shown
 PREDICTION_SECTIONS = [("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")]
 MAX_ROWS = 2000  # pictures that are listed; the table has all
@@ -54,7 +54,7 @@ MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 def predictions_page(
     table: Sequence[ResultRow],
-    shown: Sequence[Prediction],
+    predictions: Sequence[Prediction],
     facts: Facts,
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
@@ -65,19 +65,20 @@ def predictions_page(
 
     Args:
         table: Rows of all inputs.
-        shown: Predictions with their maps, most severe first; pictures of the other rows are not shown.
-        facts: Facts of the run, like those in `results.json`.
-        levels: Levels of deep pictures (`Preprocess.levels`).
-        step: Gets the progress.
-        parts: Predictions of parts, where the model decides on parts.
+        predictions: Predictions with their maps, most severe first; only the pictures of these are shown.
+        facts: Facts of the run, as in `results.json`.
+        levels: Levels of pictures with more than 8 bits (`Preprocess.levels`).
+        step: Called with the progress.
+        parts: Predictions of parts, if the model decides on parts.
 
     Raises:
-        InputError: WebP is missing.
+        InputError: Pillow cannot write WebP.
     """
     require_libraries(plots=False)
-    judged = sorted((row for row in table if not row.error), key=lambda row: -(row.severity or 0.0))
+    judged = [row for row in table if not row.error]
+    judged.sort(key=lambda row: -(row.severity or 0.0))
     rows = judged[:MAX_ROWS]
-    pictures = _row_entries(rows, shown, levels, step)
+    pictures = _row_entries(rows, predictions, levels, step)
     cards = _part_cards(parts, rows)
     decisions = Counter(row.decision for row in judged)
     tolerated = decisions[WITHIN] if "tolerances" in facts else None
@@ -104,45 +105,49 @@ def predictions_page(
         rows=pictures,
         left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
         more=len(judged) - len(rows),
-        scale=colour_scale(shown[0].levels) if shown else None,
+        scale=colour_scale(predictions[0].levels) if predictions else None,
         facts=_run_facts(facts),
     )
 
 
 def _title(facts: Facts) -> str:
+    """Return the title of a run's page: product and method."""
     names = [str(facts[key]) for key in ("category", "method") if facts.get(key)]
     return printable(": ".join(names)) or "Pictures"
 
 
 def _expected_rate(facts: Facts) -> str:
+    """Return the expected false-alarm rate as text."""
     return percent(facts["expected_rate"]) if facts.get("promised", True) else "not known"
 
 
 def _row_entries(
-    rows: Sequence[ResultRow], shown: Sequence[Prediction], levels: Levels | None, step: ProgressCallback
+    rows: Sequence[ResultRow],
+    predictions: Sequence[Prediction],
+    levels: Levels | None,
+    step: ProgressCallback,
 ) -> list[Json]:
-    """Return the entries of the pictures that are listed; pictures that are shown have layers."""
-    predictions = {str(prediction.path): prediction for prediction in shown}
-    wanted = [predictions[row.path] for row in rows if row.path in predictions]
-    seen = [
-        EvaluatedPicture(Item(Path(str(prediction.path)), "", anomalous=False), prediction, truth=None)
-        for prediction in wanted
-    ]
-    made = thumbnails(seen, range(len(seen)), levels, step)
-    layers: dict[str, Layers | str] = {}
-    for prediction, drawn in zip(wanted, made, strict=True):
-        layers[str(prediction.path)] = drawn
-    common = _common_folder([row.path for row in rows])
+    """Return the entries of the listed rows; only rows with a prediction show their picture."""
+    prediction_by_path = {str(prediction.path): prediction for prediction in predictions}
+    paths = [row.path for row in rows if row.path in prediction_by_path]
+    pictures = []
+    for path in paths:
+        item = Item(Path(path), kind="", anomalous=False)  # kind and truth are not known
+        pictures.append(EvaluatedPicture(item, prediction_by_path[path], truth=None))
+    all_layers = thumbnails(pictures, range(len(pictures)), levels, step)
+    layers_by_path = dict(zip(paths, all_layers, strict=True))
+    root = _common_folder([row.path for row in rows])
     entries = []
     for row in rows:
-        entry = _row_entry(row, common, predictions.get(row.path), layers.get(row.path, LISTED))
-        entries.append(entry)
+        prediction = prediction_by_path.get(row.path)
+        entries.append(_row_entry(row, root, prediction, layers_by_path.get(row.path, LISTED)))
     return entries
 
 
 def _part_cards(parts: Sequence[PartPrediction], rows: Sequence[ResultRow]) -> list[Json]:
-    places = {row.path: place for place, row in enumerate(rows)}
-    return part_cards([(part, part.decision) for part in parts], places)
+    """Return the cards of parts, whose views link to the rows of the page."""
+    index_by_path = {row.path: index for index, row in enumerate(rows)}
+    return part_cards([(part, part.decision) for part in parts], index_by_path)
 
 
 def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence[PartPrediction]) -> str:
@@ -152,7 +157,7 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
         judged: Number of judged pictures.
         anomalous: Number of anomalous pictures.
         tolerated: Number of pictures within tolerance; None: there are no tolerances.
-        parts: Predictions of parts, where the model decides on parts.
+        parts: Predictions of parts, if the model decides on parts; else empty.
     """
     text = f"{anomalous} of {pluralize(judged, 'picture')} anomalous"
     if tolerated is not None:
@@ -164,30 +169,38 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """Return the folder that all paths have in common; empty where there is none."""
+    """Return the common folder of all paths; empty if there is none."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     try:
-        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    except ValueError:  # no path, or on several drives
+        return os.path.commonpath(folders)
+    except ValueError:  # there are no paths, or they lie on several drives
         return ""
 
 
-def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> Json:
+def _row_entry(row: ResultRow, root: str, prediction: Prediction | None, layers: Layers | str) -> Json:
+    """Return the entry of a row.
+
+    Args:
+        row: The row.
+        root: Folder to which the shown path is relative; empty: the whole path is shown.
+        prediction: The picture's prediction; None: only the row is known.
+        layers: Layers of the picture, or the reason why it has none.
+    """
     severity = row.severity or 0.0
     p_value = row.p_value or 0.0
     score = row.score or 0.0
     name = row.path
-    if common:
-        name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix()
+    if root:
+        name = Path(os.path.relpath(os.path.abspath(row.path), root)).as_posix()
     facts = [("Decision", row.decision)]
     if row.product:
         facts.append(("Product", printable(row.product)))
     facts += score_facts(severity, p_value, score)
     size = ""
-    if found:
-        size = size_text(found)
-        facts += pose_facts(found)
-        facts += finding_facts(found)
-    if size:
+    if prediction is not None:
+        size = size_text(prediction)
+        facts += pose_facts(prediction)
+        facts += finding_facts(prediction)
         facts.append(("Size", f"{size} pixels"))
     return {
         "name": printable(name),
@@ -202,29 +215,34 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 
 
 def _run_facts(facts: Facts) -> list[tuple[str, str]]:
-    keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
-    given = {key.replace("_", " "): facts[key] for key in keys if facts.get(key)}
-    known = {key: f"{fact:.4g}" if isinstance(fact, float) else str(fact) for key, fact in given.items()}
+    """Return the rows on a run, from the facts of its summary."""
+    rows = [("made", time_text())]
+    for key in ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope"):
+        fact = facts.get(key)
+        if fact:
+            text = f"{fact:.4g}" if isinstance(fact, float) else str(fact)
+            rows.append((key.replace("_", " "), printable(text)))
     if rules := facts.get("tolerances"):
-        known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
-    return [("made", time_text()), *((key, printable(text)) for key, text in known.items())]
+        rows.append(("tolerances", printable(f"version {rules['version']}, SHA-256 {rules['sha256']}")))
+    return rows
 
 
 # ------------------------------------------------------------------------------------------ how data is read
 
 
-def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
+def check_page(dataset: Dataset, report: CheckReport, alignment: Alignment | None = None) -> str:
     """Return the page of `data check --out`.
 
-    It shows a picture of each form in the data set with its marked defects, and the places of parts.
+    It shows a picture of each form in the data set, with the marked defects; the places of parts; and pairs
+    of near-duplicates.
 
     Args:
         dataset: The data set.
         report: Result of the check.
-        aligned: Places of the parts; None: they were not looked for.
+        alignment: Places of the parts; None: they were not searched.
 
     Raises:
-        InputError: WebP is missing.
+        InputError: Pillow cannot write WebP.
     """
     require_libraries(plots=False)
     rows: list[Json] = []
@@ -245,15 +263,15 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
             }
         )
     pairs = _near_duplicate_entries(report)
-    found = aligned.drawings() if aligned else ()
-    drawings = [_card(name, drawn, ("Part", words)) for drawn, name, words in found]
+    drawings = []
     sections = [("forms", "Forms")]
-    if aligned:
+    if alignment:
+        drawings = [_card(name, picture, ("Part", words)) for picture, name, words in alignment.drawings()]
         sections.append(("alignment", "Alignment"))
     if pairs:
         sections.append(("copies", "Copies"))
     sections.append(("findings", "Findings"))
-    pictures = sum(count for *_, count in report.counts)
+    picture_count = sum(count for *_, count in report.counts)
     return render(
         "check.html.j2",
         rows + drawings + pairs,
@@ -262,7 +280,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         sections=sections,
         toggles=(TRUTH,),
         panels={"picture": ("Picture", ("photo", "truth"))},
-        headline=f"{pluralize(pictures, 'picture')} in {pluralize(len(rows), 'form')}",
+        headline=f"{pluralize(picture_count, 'picture')} in {pluralize(len(rows), 'form')}",
         layout=report.layout,
         totals=report.totals,
         forms=rows,
@@ -273,29 +291,35 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
 
 
 def _near_duplicate_entries(report: CheckReport) -> list[Json]:
-    """Return the entries of pairs of near-duplicates, side by side."""
-    near = [finding for finding in report.findings if finding.code.startswith("nearly")]
-    pairs = []
-    for finding in near[:MAX_PAIRS]:
-        first, second = finding.subject, finding.others[0]
-        drawn = _side_by_side([Path(report.root) / first, Path(report.root) / second])
+    """Return an entry for each pair of near-duplicates, which shows the two side by side."""
+    root = Path(report.root)
+    near_findings = [finding for finding in report.findings if finding.code.startswith("nearly")]
+    entries = []
+    for finding in near_findings[:MAX_PAIRS]:
+        first = finding.subject
+        second = finding.others[0]
+        picture = _join_pictures([root / first, root / second])
         seems = "unsure" if finding.code.endswith("unsure") else "one part"
-        pairs.append(_card(f"{first}, {second}", drawn, ("Seems", seems)))
-    return pairs
+        entries.append(_card(f"{first}, {second}", picture, fact=("Seems", seems)))
+    return entries
 
 
-def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
-    """Return the entry of a drawn picture [H, W, 3], with a fact about it."""
-    size = f"{drawn.shape[1]} × {drawn.shape[0]}"
-    layers = {"photo": image_uri(drawn, MAX_SIDE)}
-    return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}
+def _card(name: str, picture: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
+    """Return the entry of a picture [H, W, 3], with a fact on it: title and value."""
+    height, width = picture.shape[:2]
+    layers = {"photo": image_uri(picture, MAX_SIDE)}
+    return {"name": printable(name), "size": f"{width} × {height}", "facts": [fact], "layers": layers}
 
 
-def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return two pictures beside each other, [H, W, 3], at the height of the lower picture."""
-    shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
-    height = min(picture.height for picture in shown)
-    scaled = [
-        picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown
-    ]
-    return np.concatenate([np.asarray(picture.convert("RGB")) for picture in scaled], axis=1)
+def _join_pictures(paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Return pictures side by side, [H, W, 3], all scaled to the smallest height among them."""
+    pictures = []
+    for path in paths:
+        pixels, _ = first_group(path)
+        pictures.append(Image.fromarray(to_eight_bits(pixels)))
+    height = min(picture.height for picture in pictures)
+    scaled = []
+    for picture in pictures:
+        width = max(1, round(picture.width * height / picture.height))
+        scaled.append(np.asarray(picture.resize((width, height)).convert("RGB")))
+    return np.concatenate(scaled, axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,18 +21,20 @@ if TYPE_CHECKING:
 
     from flawscope.evaluation.robustness import Robustness
 
-# What matplotlib draws with -> the CSS variable that takes its place.
+# Placeholder colours: in matplotlib's SVG they are replaced by CSS variables of the page
 INK = "#010101"
 PALE = "#020202"
 LINE = "#030303"
 GOOD = "#040404"
 BAD = "#050505"
 VARIABLES = {INK: "--ink", PALE: "--pale", LINE: "--line", GOOD: "--good", BAD: "--bad"}
-BINS = 40
-# inches of 72 units; shown 350 to 500 CSS pixels wide
+BINS = 40  # between the lowest and the highest score
+# Inches of 72 units; a page shows a plot 350 to 500 CSS pixels wide
 WIDTH = 3.9
 HEIGHT = 3.1
-ROW = 0.46  # inches a row of the histograms
+WIDE = 1.6 * WIDTH
+ROW = 0.46  # inches of a row of the histograms
+MAX_NAME_LENGTH = 28  # characters of a label
 Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = (
     "-",
@@ -41,7 +44,7 @@ DASHES: tuple[Dash, ...] = (
     (0, (8, 3)),
     (0, (3, 3)),
 )
-SETTINGS: Any = {  # whose keys matplotlib alone types
+SETTINGS: Any = {  # matplotlib has a type of its own for the keys
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9,
     "legend.frameon": False,
@@ -93,7 +96,7 @@ def curve_plot(
         name: Name of the plot, for its ids.
         curves: The curves.
         labels: Labels of the x axis and the y axis.
-        mark: Point of the score threshold; None: none.
+        mark: Point (x, y) of the model's score threshold; None: it is not drawn.
         limit: End of the x axis.
         chance: Whether to draw the diagonal, labelled "chance".
     """
@@ -114,23 +117,30 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draw a row for each group on a common axis, with a histogram and ticks, and the threshold."""
-    every = np.concatenate([*(group.scores for group in groups), [threshold]])
-    edges = bin_edges(float(every.min()), float(every.max()), threshold)
+    """Draw a row for each group: a histogram, and a tick at each score. A line marks the threshold in all.
+
+    Args:
+        name: Name of the plot, for its ids.
+        groups: The groups.
+        threshold: The score threshold.
+    """
+    values = np.concatenate([*(group.scores for group in groups), [threshold]])
+    edges = bin_edges(float(values.min()), float(values.max()), threshold)
 
     def draw(axes: Axes) -> None:
+        # the y axis points down: row 0 is at the top, and bars of negative height point up
         axes.set(xlim=(edges[0], edges[-1]), ylim=(len(groups) - 0.3, -0.75), xlabel="score")
-        for k, group in enumerate(groups):
+        for row, group in enumerate(groups):
             counts = bin_counts(group.scores, edges)
-            base = k + 0.2
+            base = row + 0.2  # y of the bars' lower ends
             colour = BAD if group.anomalous else GOOD
-            heights = -0.34 * counts / max(counts.max(), 1)
+            heights = -0.34 * counts / max(counts.max(), 1)  # up to 0.34 of the row's height of 1
             axes.axhline(base, color=LINE, linewidth=0.5)
             axes.bar(edges[:-1], heights, np.diff(edges), bottom=base, align="edge", color=colour, alpha=0.85)
-            axes.plot(group.scores, np.full(len(group.scores), k + 0.29), "|", color=colour, markersize=4)
-            words = f"{_trim(group.name)} ({len(group.scores)})"
-            across = axes.get_yaxis_transform()
-            axes.text(0.995, k - 0.36, words, color=INK, fontsize=8.5, ha="right", transform=across)
+            axes.plot(group.scores, np.full(len(group.scores), row + 0.29), "|", color=colour, markersize=4)
+            label = f"{_trim(group.name)} ({len(group.scores)})"
+            width_share = axes.get_yaxis_transform()  # x as a share of the plot's width
+            axes.text(0.995, row - 0.36, label, color=INK, fontsize=8.5, ha="right", transform=width_share)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
         axes.text(threshold, -0.8, "score threshold", color=INK, fontsize=8.5, ha="center", va="bottom")
         axes.set_yticks([])
@@ -140,32 +150,45 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
 
 
 def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
-    """Draw the shares of false alarms and of defects found, a row for each light; empty without lights."""
+    """Draw the shares of false alarms and of defects found, a row for each light.
+
+    Args:
+        name: Name of the plot, for its ids.
+        lights: Result for each light; if there are none, the returned text is empty.
+    """
+    if not lights:
+        return ""
     rows = range(len(lights))
 
     def draw(axes: Axes) -> None:
-        alarms = _known_points([light.false_alarm_rate for light in lights])
+        alarms = _measured_points([light.false_alarm_rate for light in lights])
         if alarms:
             axes.plot(*alarms, "o", clip_on=False, color=BAD, markersize=4, label="false alarms")
-        found = _known_points([light.found_rate for light in lights])
-        if found:  # hollow: it hides no other point
+        defects = _measured_points([light.found_rate for light in lights])
+        if defects:  # hollow marks, which hide no other point
             axes.plot(
-                *found, "D", clip_on=False, color=GOOD, markersize=9, fillstyle="none", label="defects found"
+                *defects,
+                "D",
+                clip_on=False,
+                color=GOOD,
+                markersize=9,
+                fillstyle="none",
+                label="defects found",
             )
         axes.set(xlim=(0, 1), ylim=(len(lights) - 0.5, -0.5), xlabel="share of the pictures")
         axes.set_yticks(rows, [light.light.name for light in lights])
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
-    return _render_svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
+    return _render_svg(name, draw, (WIDE, 0.9 + 0.19 * len(lights)))
 
 
-def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Return the rates that are known, and their rows; None: none are."""
-    known = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
-    if not known:
+def _measured_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
+    """Return the rates that were measured (not None), and their rows; None: none was measured."""
+    points = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
+    if not points:
         return None
-    return [rate for rate, _ in known], [row for _, row in known]
+    return [rate for rate, _ in points], [row for _, row in points]
 
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:
@@ -173,59 +196,81 @@ def loss_plot(name: str, facts: Mapping[str, object]) -> str:
 
     Args:
         name: Name of the plot, for its ids.
-        facts: Facts of a model file. The result is empty where they have no losses that can be drawn.
+        facts: Facts of a model file; if they have no losses that can be drawn, the returned text is empty.
     """
     try:
         lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # a model file may hold anything
         return ""
+    if not lines:
+        return ""
 
     def draw(axes: Axes) -> None:
-        for k, (line, dashes) in enumerate(zip(lines, DASHES, strict=False)):
-            colour = (GOOD, BAD, INK)[k % 3]
+        colours = cycle((GOOD, BAD, INK))
+        for line, dashes, colour in zip(lines, DASHES, colours, strict=False):
             axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_trim(line.name))
         axes.set(xlabel="step", ylabel="loss", xscale="log", yscale="log")
-        for axis in (axes.xaxis, axes.yaxis):  # matplotlib would write TeX, which pages show as it stands
+        for axis in (axes.xaxis, axes.yaxis):  # plain numbers: a page cannot show matplotlib's TeX
             axis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_minor_formatter(lambda value, _: "")
         axes.grid()
         axes.legend(loc="best")
 
-    return _render_svg(name, draw, (WIDTH * 1.6, HEIGHT)) if lines else ""
+    return _render_svg(name, draw, (WIDE, HEIGHT))
 
 
 def _loss_curves(facts: Facts) -> list[Curve]:
-    curve = facts.get("curve") or []
-    lines = []
-    for key in dict.fromkeys(key for point in curve for key in point if key != "step"):
-        x, y = np.array([(point["step"], point.get(key)) for point in curve], dtype=np.float64).T
-        drawn = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)  # both scales are logarithmic
-        lines.append(Curve(key.replace("_", " "), x[drawn], y[drawn]))
-    return lines
+    """Return the losses of a training by their steps, without points that a logarithmic scale cannot show."""
+    points = facts.get("curve") or []
+    keys = dict.fromkeys(key for point in points for key in point if key != "step")
+    curves = []
+    for key in keys:
+        # a point without this loss (None) becomes NaN
+        x, y = np.array([(point["step"], point.get(key)) for point in points], dtype=np.float64).T
+        can_be_shown = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)
+        curves.append(Curve(key.replace("_", " "), x[can_be_shown], y[can_be_shown]))
+    return curves
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Return ascending edges of bins around low..high; one is the threshold: no bar is half anomalous."""
-    step = (high - low) / BINS or 0.1
-    below, above = (int(np.ceil(reach / step)) + 1 for reach in (threshold - low, high - threshold))
-    return threshold + step * np.arange(-below, above + 1)
+    """Return ascending edges of bins of equal width that cover `low` to `high`.
+
+    The threshold is one of the edges, so that each bar lies on one side of it.
+    """
+    step = (high - low) / BINS or 0.1  # if all scores are equal, any width will do
+    bins_below = int(np.ceil((threshold - low) / step)) + 1
+    bins_above = int(np.ceil((high - threshold) / step)) + 1
+    return threshold + step * np.arange(-bins_below, bins_above + 1)
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """Return the number of scores in each bin, its upper edge included: good at the threshold."""
-    return np.histogram(-scores, -edges[::-1])[0][::-1]
+    """Return the number of scores in each bin.
+
+    A score at an edge belongs to the bin below, since a score at the threshold is good. In numpy it belongs
+    to the bin above, so the signs are reversed.
+    """
+    reversed_counts, _ = np.histogram(-scores, -edges[::-1])
+    return reversed_counts[::-1]
 
 
 def _trim(name: str) -> str:
-    name = "".join(c if c.isprintable() else "?" for c in name)
-    return name if len(name) <= 28 else f"{name[:27]}…"
+    """Return a name for a label, without control characters and at most `MAX_NAME_LENGTH` long."""
+    printable_name = "".join(character if character.isprintable() else "?" for character in name)
+    if len(printable_name) <= MAX_NAME_LENGTH:
+        return printable_name
+    return f"{printable_name[: MAX_NAME_LENGTH - 1]}…"
 
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draw a plot as SVG to stand in an HTML page.
+    """Draw a plot as SVG that can be a part of an HTML page.
 
-    It has no prologue, no addresses, no fonts and no rules that would hold for the whole page; its ids begin
-    with the plot's name.
+    The SVG has no prologue, no addresses, no fonts, and no styles that would apply to the whole page. Its
+    ids begin with the plot's name.
+
+    Args:
+        name: Name of the plot.
+        draw: Draws the plot on the axes.
+        size: Width and height in inches.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -235,16 +280,21 @@ def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, floa
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.S)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    return _embeddable_svg(buffer.getvalue(), name)
+
+
+def _embeddable_svg(document: str, name: str) -> str:
+    """Return matplotlib's SVG as an element of an HTML page; its ids begin with `name`."""
+    svg = document[document.index("<svg") :]  # without the prologue
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
-    head, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    svg = f'<svg {box[0] if box else ""} class="plot" aria-hidden="true" focusable="false">{rest}'
+    opening_tag, rest = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', opening_tag)
+    svg = f'<svg {view_box[0] if view_box else ""} class="plot" aria-hidden="true" focusable="false">{rest}'
     svg = re.sub(r'\bid="', f'id="{name}-', svg.replace("xlink:href", "href"))
-    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)  # references to the ids
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

@@ -32,15 +32,17 @@ from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 from flawscope.types import Array
 
-# of a square picture, pixels
+# Pixels of the side of a square picture
 MAX_SIDE = 288
 MIN_SIDE = 96
-MAX_ASPECT = 3  # the longer side of a flat picture is at most that many times the square's
+MAX_ASPECT = 3  # largest ratio of a flat picture's longer side to the square's
 PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
-# why a picture is not shown
+# Reasons why a picture is not shown
 UNREADABLE = "picture not readable"
 PAGE_FULL = "left out: the page is full"
 QUALITY = 70  # of lossy WebP, 0..100
+MAX_THREADS = 4  # that draw
+SIZE_MARGIN = 0.97  # factor of a smaller side, as later pictures may take more bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -49,8 +51,8 @@ Layers = dict[str, str]
 """data: URIs of pictures that cover each other.
 
 photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so that
-heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground truth,
-where one is known.
+heat and map have half the photo's size. truth: a transparent layer, the dashed contour of the ground truth,
+if that is known.
 """
 
 
@@ -60,44 +62,48 @@ def thumbnails(
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> list[Layers | str]:
-    """Return the layers of every picture, or the reason why there are none.
+    """Return the layers of every picture, or the reason why it has none.
 
-    Pictures are `MAX_SIDE` large, or smaller where `PAGE_BYTES` requires it. The reason is `UNREADABLE` where
-    a picture is gone or was changed since it was evaluated, and `PAGE_FULL` where not all pictures fit even
-    at `MIN_SIDE`.
+    Pictures have sides of `MAX_SIDE`, or smaller ones if they would take more than `PAGE_BYTES` together. The
+    reason is `UNREADABLE` if a picture is gone or has changed since it was evaluated. It is `PAGE_FULL` if
+    even with sides of `MIN_SIDE` not all pictures fit.
 
     Args:
         pictures: The pictures.
-        order: Indices of all pictures, those to be shown first at the front.
-        levels: Levels of deep pictures; None: `picture_layers` chooses them.
-        step: Gets the progress.
+        order: Indices of all pictures, the most important first; if not all fit, the last are left out.
+        levels: Levels of pictures with more than 8 bits; None: `picture_layers` chooses them.
+        step: Called with the progress.
     """
 
-    def draw(k: int, side: int) -> Layers | str:
-        item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
+    def draw(index: int, side: int) -> Layers | str:
+        picture = pictures[index]
+        item = picture.item
         try:
-            return picture_layers(item.path, prediction, item.masks, side, levels)
-        except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
+            return picture_layers(item.path, picture.prediction, item.masks, side, levels)
+        except (FlawscopeError, OSError, ValueError, MemoryError):  # the report has the other pictures
             return UNREADABLE
 
     side = MAX_SIDE
     while True:
-        made: list[Layers | str] = []
+        thumbnails_in_order: list[Layers | str] = []
         size = 0
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
             for thumbnail in pool.map(draw, order, repeat(side)):
-                size += 0 if isinstance(thumbnail, str) else sum(map(len, thumbnail.values()))
+                if not isinstance(thumbnail, str):
+                    size += sum(map(len, thumbnail.values()))
                 if size > PAGE_BYTES:
                     pool.shutdown(wait=False, cancel_futures=True)
                     break
-                made.append(thumbnail)
-                step("report", len(made), len(order))
+                thumbnails_in_order.append(thumbnail)
+                step("report", len(thumbnails_in_order), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
-            found = dict(zip(order, made, strict=False))
-            return [found.get(k, PAGE_FULL) for k in range(len(pictures))]
-        needed = size * len(order) / (len(made) + 1)
-        side = max(MIN_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / needed)))
+            by_index = dict(zip(order, thumbnails_in_order, strict=False))  # the last may be missing
+            return [by_index.get(index, PAGE_FULL) for index in range(len(pictures))]
+        # estimated size of all pictures, which grows with the square of the side; + 1: the picture that was
+        # counted last and did not fit
+        expected_size = size * len(order) / (len(thumbnails_in_order) + 1)
+        side = max(MIN_SIDE, int(SIZE_MARGIN * side * math.sqrt(PAGE_BYTES / expected_size)))
 
 
 def picture_layers(
@@ -113,19 +119,20 @@ def picture_layers(
 
     Args:
         path: The picture file.
-        prediction: Its prediction.
-        masks: Masks of its defects.
+        prediction: The picture's prediction.
+        masks: Masks of the picture's defects.
         side: Side of the square in pixels.
-        levels: Levels of a deep picture; None: 0 to 65535, or 0 to 1 for floats.
+        levels: Levels of a picture with more than 8 bits; None: 0 to 65535, or 0 to 1 for floats.
 
     Raises:
         InputError: The picture cannot be read (any more).
     """
     picture, _ = first_group(path)
-    levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
-    found, size = truth_layers(picture, masks, side, levels)
-    found |= _finding_layers(prediction, size)
-    return found
+    if levels is None:  # as the model sees the picture
+        levels = Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)
+    layers, size = truth_layers(picture, masks, side, levels)
+    layers |= _finding_layers(prediction, size)
+    return layers
 
 
 def truth_layers(
@@ -135,50 +142,57 @@ def truth_layers(
 
     Args:
         picture: [H, W] or [H, W, C], the picture.
-        masks: Masks of its defects.
+        masks: Masks of the picture's defects.
         side: Side of a square of the same area, in pixels.
-        levels: Levels of a deep picture; None: the picture's own (`to_eight_bits`).
+        levels: Levels of a picture with more than 8 bits; None: the picture's own (`to_eight_bits`).
     """
     photo = _fit_area(to_eight_bits(picture, levels), side)
     size = (photo.shape[0], photo.shape[1])
-    found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)}
-    with suppress(InputError):
-        if masks:
-            small = drawing.shrink_mask(union_masks(masks, picture.shape[:2]), size)
-            line = partial(drawing.contour, mask=small, colour=drawing.TRUTH_COLOUR, dashed=True)
-            found["truth"] = _webp_uri(rgba_layer(line, size))
-    return found, size
+    layers = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)}
+    if masks:
+        with suppress(InputError):  # the evaluation reports masks that cannot be read
+            mask = drawing.shrink_mask(union_masks(masks, picture.shape[:2]), size)
+            draw = partial(drawing.contour, mask=mask, colour=drawing.TRUTH_COLOUR, dashed=True)
+            layers["truth"] = _webp_uri(rgba_layer(draw, size))
+    return layers, size
 
 
 def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
-    """Return heat map and contour as layers, and the map, of a picture shown at `size` (height, width)."""
+    """Return the layers heat, line and map (`Layers`) of a picture shown at `size` (height, width)."""
     marked = prediction.outlined(prediction.picture_map(size))
-    half = (-(-size[0] // 2), -(-size[1] // 2))
+    height, width = size
+    half_size = (math.ceil(height / 2), math.ceil(width / 2))
 
-    def outlined(picture: Pixels) -> Pixels:
-        lined = drawing.contour(picture, marked, drawing.outline_colour(prediction.is_tolerated))
-        return prediction.with_note(drawing.draw_squares(lined, prediction.squares(size)))
+    def draw_lines(picture: Pixels) -> Pixels:
+        with_contours = drawing.contour(picture, marked, drawing.outline_colour(prediction.is_tolerated))
+        with_squares = drawing.draw_squares(with_contours, prediction.squares(size))
+        return prediction.with_note(with_squares)
 
     low, high = prediction.levels.colour_range
-    values = prediction.picture_map(half)
-    heat = partial(drawing.overlay, values=values, low=low, high=high)
+    values = prediction.picture_map(half_size)
+    draw_heat = partial(drawing.overlay, values=values, low=low, high=high)
     return {
-        "heat": _webp_uri(rgba_layer(heat, half), QUALITY),
-        "line": _webp_uri(rgba_layer(outlined, size)),
+        "heat": _webp_uri(rgba_layer(draw_heat, half_size), QUALITY),
+        "line": _webp_uri(rgba_layer(draw_lines, size)),
         "map": _webp_uri(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
     }
 
 
 def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """Return the RGBA layer that `draw` adds to a picture [H, W, 3] of `size`; `draw` may only blend.
+    """Return the transparent RGBA layer that has the same effect as drawing on a picture.
 
-    Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
-    much is kept.
+    Blending turns a pixel into `keep * pixel + added`. So drawing on black gives `added`, and drawing on
+    white minus drawing on black gives `keep`, as 0..255.
+
+    Args:
+        draw: Draws on a picture [H, W, 3], only by blending, and returns it.
+        size: (H, W) of the layer.
     """
-    black = draw(np.zeros((*size, 3), np.uint8))
-    white = draw(np.full((*size, 3), 255, np.uint8))
-    alpha = 255 - (white.astype(np.int16) - black).max(axis=2)
-    colour = black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]
+    on_black = draw(np.zeros((*size, 3), np.uint8))
+    on_white = draw(np.full((*size, 3), 255, np.uint8))
+    keep = on_white.astype(np.int16) - on_black
+    alpha = 255 - keep.max(axis=2)
+    colour = on_black.astype(np.float32) * 255 / np.maximum(alpha, 1)[..., None]  # added = alpha * colour
     rgba = np.concatenate([np.clip(np.round(colour), 0, 255), alpha[..., None]], axis=2)
     return Image.fromarray(rgba.astype(np.uint8))
 
@@ -189,6 +203,10 @@ def image_uri(picture: Pixels, side: int) -> str:
 
 
 def _fit_area(picture: Pixels, side: int) -> Pixels:
+    """Return a picture scaled to the area of a square of `side` pixels.
+
+    A very long picture gets less: its longer side is at most `MAX_ASPECT * side`.
+    """
     height, width = picture.shape[:2]
     scale = min(side / math.sqrt(height * width), MAX_ASPECT * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -196,7 +214,7 @@ def _fit_area(picture: Pixels, side: int) -> Pixels:
 
 
 def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
-    """Return a data: URI; lossless without a quality."""
+    """Return an image as a data: URI of WebP, of a quality 0..100; None: lossless."""
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)

@@ -39,7 +39,14 @@ MAX_PARTS = 60  # parts that a page shows; the table has all
 
 
 class Tally(NamedTuple):
-    """Numbers of good and defective test pictures, and of those of each that were judged wrongly."""
+    """Numbers of test pictures, or parts, and of wrong decisions.
+
+    Attributes:
+        good: Number of good pictures.
+        false_alarms: Number of good pictures that were called anomalous.
+        defective: Number of defective pictures.
+        missed: Number of defective pictures that were called good.
+    """
 
     good: int
     false_alarms: int
@@ -74,13 +81,13 @@ def time_text() -> str:
 
 
 def headline(tally: Tally, noun: str = "picture") -> str:
-    """Return the verdict on pictures, or on parts, in one line."""
-    parts = []
+    """Return the results on pictures, or on parts, in one line."""
+    texts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
+        texts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
-    return ", ".join(parts)
+        texts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
+    return ", ".join(texts)
 
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
@@ -88,26 +95,32 @@ def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str
     return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
-def _view_text(how: Preprocess) -> str:
-    """Describe the content of an aligned view; empty where views are not aligned."""
-    which = "the part" if how.several is None else f"each part ({how.several.count_text} in a picture)"
-    return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
+def _view_text(preprocess: Preprocess) -> str:
+    """Describe what an aligned view shows; empty if views are not aligned."""
+    if preprocess.reference is None:
+        return ""
+    content = "the part"
+    if preprocess.several is not None:
+        content = f"each part ({preprocess.several.count_text} in a picture)"
+    return f"{content}, aligned ({preprocess.reference.kind})"
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Return rows with the pose of each part in a picture; empty where none was found or looked for."""
-    if (several := prediction.found_parts) is not None:
-        expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
-        every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
-        for part in several.parts:
-            at = f"{part.part_pose.x:.0f}, {part.part_pose.y:.0f}"
-            every.append((f"Part {part.part_index}", f"{part.severity:+.1f}, p {part.p_value:.3f}, at {at}"))
-        return every
+    """Return rows with the pose of each part in a picture; empty if no part was searched or found."""
+    parts = prediction.found_parts
+    if parts is not None:
+        expected = f"{parts.least}" if parts.least == parts.most else f"{parts.least}-{parts.most}"
+        rows = [("Parts", f"{len(parts.parts)} found, {expected} expected")]
+        for part in parts.parts:
+            place = f"{part.part_pose.x:.0f}, {part.part_pose.y:.0f}"
+            text = f"{part.severity:+.1f}, p {part.p_value:.3f}, at {place}"
+            rows.append((f"Part {part.part_index}", text))
+        return rows
     pose = prediction.part_pose
     if pose is None:
         return []
-    turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
-    return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turned}, {pose.error:.2f} spreads off")]
+    turn = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
+    return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turn}, {pose.error:.2f} spreads off")]
 
 
 def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
@@ -121,51 +134,55 @@ def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
     return facts
 
 
-def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]) -> list[Json]:
+def part_cards(parts: Iterable[tuple[PartPrediction, str]], index_by_path: Mapping[str, int]) -> list[Json]:
     """Return the cards of parts: mistakes first, then the most unusual parts.
 
     Args:
-        parts: Each part with the word on its badge: the decision, or its outcome where the truth is known.
-        places: Index of each picture on the page, by the picture's path.
+        parts: Each part with the word on its badge: its decision; or, if the truth is known, its outcome.
+        index_by_path: Index of each picture on the page, by the picture's path.
     """
-    return [_part_card(found, word, places) for found, word in sorted(parts, key=_rank_of_card)]
+    return [_part_card(part, badge, index_by_path) for part, badge in sorted(parts, key=_rank_of_card)]
 
 
-def _rank_of_card(part: tuple[PartPrediction, str]) -> tuple[bool, float, float]:
+def _rank_of_card(card: tuple[PartPrediction, str]) -> tuple[bool, float, float]:
     """Return the sorting key of a card: mistakes first, then the most unusual parts."""
-    found, word = part
-    return word not in (MISSED, FALSE_ALARM), found.p_value, -found.severity
+    part, badge = card
+    is_mistake = badge in (MISSED, FALSE_ALARM)
+    # False sorts before True
+    return not is_mistake, part.p_value, -part.severity
 
 
-def _part_card(found: PartPrediction, word: str, places: Mapping[str, int]) -> Json:
+def _part_card(part: PartPrediction, badge: str, index_by_path: Mapping[str, int]) -> Json:
+    """Return the card of a part; the arguments are those of `part_cards`."""
+    # name of each view, and the index of its picture on the page; None: the page does not have it
     views: list[tuple[str, int | None]] = []
-    for view in sorted([*found.views, *found.missing]):
-        place = None
-        if view in found.views:
-            place = places.get(str(found.views[view].path))
-        views.append((printable(view), place))
+    for view in sorted([*part.views, *part.missing]):
+        index = None
+        if view in part.views:
+            index = index_by_path.get(str(part.views[view].path))
+        views.append((printable(view), index))
     return {
-        "name": printable(found.part),
-        "badge": word,
-        "p_value": found.p_value,
-        "worst": printable(found.worst),
-        "severity": found.severity,
+        "name": printable(part.part),
+        "badge": badge,
+        "p_value": part.p_value,
+        "worst": printable(part.worst),
+        "severity": part.severity,
         "views": views,
-        "missing": [printable(view) for view in found.missing],
+        "missing": [printable(view) for view in part.missing],
     }
 
 
 def sentences(
     tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = (), parts: str = ""
 ) -> list[str]:
-    """Return sentences on the promise, whether it was kept, and the number of missed defects.
+    """Return sentences on the expected false-alarm rate, the measured one, and the missed defects.
 
     Args:
         tally: Numbers of test pictures, or parts, and of wrong decisions.
         calibration: Calibration of the model.
-        broken: Whether the promise was broken.
+        broken: Whether the measured rate is higher than the expected one, by more than chance explains.
         remarks: Remarks to add, such as on defects that the pixel metrics do not cover.
-        parts: Promise of a model that decides on parts; empty: it decides on pictures.
+        parts: For a model that decides on parts, the sentence on its expected rate; else empty.
     """
     noun = "picture"
     promise = _promise(calibration)
@@ -179,6 +196,7 @@ def sentences(
 
 
 def _promise(calibration: Calibration) -> str:
+    """Return the sentence on the score threshold and the expected false-alarm rate."""
     text = f"The score threshold is {calibration.score_threshold:.4g}"
     if not calibration.promised:
         return f"{text}; {calibration.no_promise()}."
@@ -189,23 +207,25 @@ def _promise(calibration: Calibration) -> str:
 
 
 def _false_alarms(tally: Tally, calibration: Calibration, broken: bool, noun: str) -> str:
+    """Return the sentences on the measured false alarms; the arguments are those of `sentences`."""
     if not tally.good:
         return f"There are no good test {noun}s: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
     if not calibration.promised:
-        judged = "Nothing was promised about it."
+        verdict = "Nothing was promised about it."
     elif broken:
-        judged = "The promise was broken; are the good test pictures like those that the model learnt from?"
+        verdict = "The promise was broken; are the good test pictures like those that the model learnt from?"
     else:
-        judged = "The promise was kept."
+        verdict = "The promise was kept."
     return (
         f"Measured: {tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous, "
         f"{percent(tally.false_alarms / tally.good)}. So many {noun}s show that the true rate is "
-        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {judged}"
+        f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {verdict}"
     )
 
 
 def _missed(tally: Tally, noun: str) -> str:
+    """Return the sentences on the missed defects."""
     if not tally.defective:
         return f"There are no defective test {noun}s: nothing is known about what it finds."
     low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
@@ -221,7 +241,7 @@ Pairs = list[tuple[str, str]]
 
 
 def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Json:
-    """Return the facts of model and run: tables of (name, value), and lists of names.
+    """Return the facts on model and run: tables of (name, value), and lists of lines.
 
     Args:
         result: The evaluation.
@@ -231,30 +251,30 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
         model: Name of the model file.
     """
     left_out = "left out of the test: the model was fitted or calibrated on them"
-    pictures: dict[str, list[str]] = {}
+    names_by_role: dict[str, list[str]] = {}
     for item in result.left_out_items:
-        pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
+        names_by_role.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
     for picture in manifest.pictures:
-        pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
+        names_by_role.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
     config = []
     for key, value in manifest.config.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         config.append((key, printable(text)))
-    inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
-    failures = [printable(line.replace(inside, "")) for line in result.failures]
+    root_prefix = f"{dataset.root}{os.sep}"  # removed below: a report need not show folders of this machine
     model_rows = [("file", model), *model_facts(manifest)]
-    suspects = [printable(suspect.line()) for suspect in manifest.suspects]
-    facts: Json = {"model": [(what, printable(value)) for what, value in model_rows]}
-    facts["run"] = _run_facts(result, dataset, runtime)
-    facts["config"] = config
-    facts["notes"] = [printable(note) for note in manifest.notes]
-    facts["suspects"] = suspects
-    facts["pictures"] = pictures
-    facts["failures"] = failures
-    return facts
+    return {
+        "model": [(title, printable(value)) for title, value in model_rows],
+        "run": _run_facts(result, dataset, runtime),
+        "config": config,
+        "notes": [printable(note) for note in manifest.notes],
+        "suspects": [printable(suspect.line()) for suspect in manifest.suspects],
+        "pictures": names_by_role,
+        "failures": [printable(line.replace(root_prefix, "")) for line in result.failures],
+    }
 
 
-ROLES = {  # words for the roles of a model's pictures
+# Words for the roles of a model's pictures
+ROLES = {
     "train": "learnt from",
     "calibration": "for the threshold",
     "duplicate": "counted as copies",
@@ -265,26 +285,32 @@ ROLES = {  # words for the roles of a model's pictures
 }
 
 
-PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")  # of a fit's summary in models of earlier versions
+# A line on parts that models of earlier versions have in the summary of their fit; it is not shown
+PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")
 
 
 def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
-    """Return rows on the promise of a model, on parts where it decides on parts.
+    """Return rows on the decision of a model: the expected false-alarm rate, and the meaning of a severity.
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models.
+        parts: Good parts with which the models of all views were calibrated together; None: the model is not
+            of a view.
     """
-    c = manifest.calibration
+    calibration = manifest.calibration
     if parts is not None:
         return [("decision", f"with the other views: {parts.calibration.promise()}")]
     promise = promise_of(manifest)
     if promise.by_part:
         severity = "severity", "of a part: 0 is the limit, 1 is one standard deviation of good parts above it"
         return [("decision", promise.text), severity]
-    bounds = [("any threshold", line)] if (line := c.describe_bounds()) else []
-    severity = "severity", f"1 is {c.spread:.3g} above the score threshold, the spread of good pictures"
-    return [("decision", promise.text), *bounds, severity]
+    rows = [("decision", promise.text)]
+    bounds = calibration.describe_bounds()
+    if bounds:
+        rows.append(("any threshold", bounds))
+    unit = f"1 is {calibration.spread:.3g} above the score threshold, the spread of good pictures"
+    rows.append(("severity", unit))
+    return rows
 
 
 def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
@@ -292,15 +318,15 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
     Args:
         manifest: Manifest of the model.
-        parts: Good parts, where the model is of one view and decides together with other models
-            (`ModelFacts.parts_of`).
+        parts: Good parts with which the models of all views were calibrated together
+            (`ModelFacts.parts_of`); None: the model is not of a view.
     """
     calibration = manifest.calibration
     facts = manifest.facts
     backbone = manifest.backbone
-    of_product = f" for {manifest.category}" if manifest.category else ""
+    for_product = f" for {manifest.category}" if manifest.category else ""
     rows = [
-        ("method", f"{manifest.method}{of_product}"),
+        ("method", f"{manifest.method}{for_product}"),
         ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
         ("licence of its weights", str(backbone.get("licence", "?"))),
         ("picture", _picture_text(manifest)),
@@ -352,27 +378,31 @@ def _picture_text(manifest: Manifest) -> str:
 
 
 def _role_counts(manifest: Manifest) -> str:
+    """Return the text with the number of a model's pictures in each role."""
     roles = Counter(picture.role for picture in manifest.pictures)
     counts = [f"{count} {ROLES.get(role, role)}" for role, count in roles.items()]
     return ", ".join(counts) or "not known"
 
 
 def _time_facts(facts: Json) -> Pairs:
+    """Return rows on the times of a fit, if its facts have them."""
     rows = []
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
     if "seconds_view" in facts:
-        where = f"{facts.get('device', '?')}, threads: {facts.get('threads', '?')}"
-        rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
+        machine = f"{facts.get('device', '?')}, threads: {facts.get('threads', '?')}"
+        time_of_view = f"{facts['seconds_view']:.3g} s there ({machine}), without reading it"
+        rows.append(("time of a view", time_of_view))
     return rows
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
-    images = len(result.pictures)
-    left = len(result.left_out_items)
-    unread = len(result.unjudged)
-    took = format_duration(result.seconds)
-    each = 1000 * result.seconds / max(images, 1)
+    """Return rows on a run: data, time, memory, machine and versions."""
+    picture_count = len(result.pictures)
+    left_out_count = len(result.left_out_items)
+    unread_count = len(result.unjudged)
+    duration = format_duration(result.seconds)
+    milliseconds = 1000 * result.seconds / max(picture_count, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -380,8 +410,8 @@ def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     rows = [
         ("made", time_text()),
         ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
-        ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
-        ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),
+        ("pictures", f"{picture_count} evaluated, {left_out_count} left out, {unread_count} unreadable"),
+        ("time", f"{duration}, {milliseconds:.0f} ms a picture, reading, metrics and files included"),
     ]
     peak = peak_memory()
     if peak:

@@ -35,12 +35,13 @@ from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.types import Json
 
-Request = socket | tuple[bytes, socket]  # as the standard library hands it on
+Request = socket | tuple[bytes, socket]  # type of a request in `socketserver`
 Address = tuple[str, int]
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
+MAX_NUMBER_LENGTH = 20  # digits of a picture's number; Python refuses to convert very long texts
 MAX_SIDE = 3200  # pixels of a picture on the page
 WEBP_QUALITY = 88  # 0..100
-MAX_REQUEST_BYTES = 8 * 1024**2  # of a decision, perhaps with a mask
+MAX_REQUEST_BYTES = 8 * 1024**2  # of a decision with a mask
 
 Response = tuple[str, bytes]  # media type, body
 
@@ -76,10 +77,10 @@ class ReviewServer:
             self.server.server_close()
 
     def stop(self) -> None:
-        """End the review; called from another thread than `serve`."""
+        """End the review. It must be called from another thread than `serve`."""
         self.server.shutdown()
 
-    # ---- the station's API for one page: its `inspections` are the pictures, counted from 1
+    # ---- the part of the station's API that the page uses: `inspections` are the pictures, counted from 1
 
     def page(self, language: str, theme: str | None) -> Response:
         """Return the page.
@@ -90,18 +91,26 @@ class ReviewServer:
         """
         page_texts = PAGES.texts_for(None, language)
         root = f"/{self.token}"
-        decided = self.session.decisions().items()
-        done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
+        done = []
+        for number, verdict in self.session.decisions().items():
+            done.append({"item": self._facts(number), "verdict": verdict})
         script = {
-            **{"texts": page_texts.sections("common", "nav", "review"), "product": self.title, "person": ""},
-            **{"api": f"{root}/api", "data": {"only": None, "done": done, "near": near_share()}},
+            "texts": page_texts.sections("common", "nav", "review"),
+            "product": self.title,
+            "person": "",
+            "api": f"{root}/api",
+            "data": {"only": None, "done": done, "near": near_share()},
         }
         context = {"page": "review", "product": self.title, "bar": "", "alone": True}
         html = PAGES.render("review", page_texts, script, root=root, theme=theme, **context)
         return "text/html; charset=utf-8", html.encode(errors="replace")
 
     def get(self, path: str, query: Mapping[str, str]) -> Response:
-        """Return the answer to GET of a path below the token, except for the page.
+        """Return the answer to GET.
+
+        Args:
+            path: Path of the address after the token; not empty, which would be the page itself.
+            query: Parameters by name.
 
         Raises:
             KeyError: The path is unknown.
@@ -115,12 +124,16 @@ class ReviewServer:
                 after = int(query.get("after", "0"))
                 return _json_response(self._list_waiting(limit, after))
             case ["api", "inspections", number, layer]:
-                side = int(query.get("side", f"{MAX_SIDE}"))
+                side = int(query.get("side", MAX_SIDE))
                 return self._render_layer(self._parse_number(number), layer, side)
         raise KeyError(path)
 
     def post(self, path: str, body: Json) -> Response:
-        """Return the answer to POST.
+        """Act on a POST, and return the answer.
+
+        Args:
+            path: Path of the address after the token.
+            body: The parsed body.
 
         Raises:
             KeyError: The path is unknown.
@@ -128,7 +141,7 @@ class ReviewServer:
         """
         match path.split("/"):
             case ["api", "done"]:
-                threading.Thread(target=self.stop).start()  # after this answer
+                threading.Thread(target=self.stop).start()  # the answer is still sent
                 return _json_response({})
             case ["api", "inspections", text, "verdict"]:
                 number = self._parse_number(text)
@@ -146,16 +159,27 @@ class ReviewServer:
         raise KeyError(path)
 
     def _parse_number(self, text: str) -> int:
-        """Return the number of a picture, from 0, by its number from 1. KeyError where there is none."""
-        if not text.isdecimal() or not 0 < int(text[:20]) <= len(self.session.pictures):
+        """Return the number of a picture, from 0, for its number on the page, from 1.
+
+        Raises:
+            KeyError: There is no such picture.
+        """
+        is_short_number = text.isdecimal() and len(text) <= MAX_NUMBER_LENGTH
+        if not is_short_number or not 1 <= int(text) <= len(self.session.pictures):
             raise KeyError(text)
         return int(text) - 1
 
     def _list_waiting(self, limit: int, after: int) -> Json:
-        """Return up to `limit` pictures without a decision from number `after` on, and the number of all."""
-        decided = self.session.decisions().keys() | self._skipped
-        waiting = [number for number in range(len(self.session.pictures)) if number not in decided]
-        items = [self._facts(number) for number in waiting if number >= after][:limit]
+        """Return up to `limit` pictures that wait for a decision, and the number of all that wait.
+
+        Args:
+            limit: Largest number of pictures to return.
+            after: First number of a picture, from 0, to return.
+        """
+        done_numbers = self.session.decisions().keys() | self._skipped
+        waiting = [number for number in range(len(self.session.pictures)) if number not in done_numbers]
+        listed = [number for number in waiting if number >= after][:limit]
+        items = [self._facts(number) for number in listed]
         return {"inspections": items, "waiting": len(waiting), "problems": []}
 
     def _facts(self, number: int) -> Json:
@@ -177,22 +201,41 @@ class ReviewServer:
         }
 
     def _picture_size(self, number: int) -> tuple[int, int]:
+        """Return the size (H, W) of a picture; (1, 1) if it cannot be read."""
         try:
             with Image.open(self.session.pictures[number].path) as image:
                 return upright_size(image)
-        except Exception:  # a picture that cannot be shown: nobody draws on it
+        except Exception:  # the page does not show the picture, and no mask is drawn on it
             return 1, 1
 
     def _render_layer(self, number: int, layer: str, side: int) -> Response:
+        """Return a picture of the page.
+
+        Args:
+            number: Number of the picture, from 0.
+            layer: "view", the picture alone; "overlay"; or "mask", at the picture's size.
+            side: Longer side in pixels. Larger pictures than the original or `MAX_SIDE` are not made; for a
+                mask it does not count.
+
+        Raises:
+            KeyError: There is no such layer.
+        """
         picture = self.session.pictures[number]
         file = io.BytesIO()
         if layer == "mask":
             mask_path = self.session.mask_path(number)
             mask = read_mask(mask_path) if mask_path.is_file() else proposed_mask(picture)
-            drawing.save_png(file, np.zeros(self._picture_size(number), np.bool_) if mask is None else mask)
+            if mask is None:
+                mask = np.zeros(self._picture_size(number), np.bool_)
+            drawing.save_png(file, mask)
             return "image/png", file.getvalue()
         self.session.note_shown(number)
-        image = {"view": _read_picture, "overlay": _draw_overlay}[layer](picture)
+        if layer == "view":
+            image = displayed(picture.path)
+        elif layer == "overlay":
+            image = _draw_overlay(picture)
+        else:
+            raise KeyError(layer)
         max_side = min(max(side, 1), MAX_SIDE, max(image.shape[:2]))
         drawing.fit_into(image, (max_side, max_side)).save(file, "WEBP", quality=WEBP_QUALITY, method=2)
         return "image/webp", file.getvalue()
@@ -202,12 +245,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Request, client_address: Address) -> None:
-        """Ignore a browser that closed the connection, because its user went on to the next picture."""
+        """Ignore that a connection was closed, as browsers do when the person goes to the next picture."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Answers requests of browsers for a `ReviewServer`."""
+
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be idle
 
@@ -223,9 +268,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif path:
             self._respond(lambda: self.review.get(path, dict(parse_qsl(url.query))))
         else:
-            theme = re.search(r"\btheme=(\w+)", self.headers.get("Cookie", ""))
+            match = re.search(r"\btheme=(\w+)", self.headers.get("Cookie", ""))
+            theme = match[1] if match else None
             language = self.headers.get("Accept-Language", "")
-            self._respond(lambda: self.review.page(language, theme and theme[1]))
+            self._respond(lambda: self.review.page(language, theme))
 
     def do_POST(self) -> None:
         path = self._authorized_path()
@@ -237,17 +283,20 @@ class _Handler(BaseHTTPRequestHandler):
         elif not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
             self._refuse(400, "this is not what the page sends")
         else:
-            sent = self.rfile.read(int(length))
-            self._respond(lambda: self.review.post(path, _parse_object(sent)))
+            body = self.rfile.read(int(length))
+            self._respond(lambda: self.review.post(path, _parse_object(body)))
 
     def _authorized_path(self) -> str | None:
-        """Return the path below the token; None where token or host is not that of the page."""
+        """Return the path after the token; None if the request has a wrong token or host."""
         token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        host_and_port = self.headers.get("Host", "")
+        host_before_port, _, _ = host_and_port.rpartition(":")
+        host = host_before_port or host_and_port  # the header may lack the port
         has_token = secrets.compare_digest(token.encode(), self.review.token.encode())
         return path if has_token and host in ALLOWED_HOSTS else None
 
     def _respond(self, handle: Callable[[], Response]) -> None:
+        """Send the response that `handle` returns; if it raises an error, send that with an HTTP status."""
         try:
             response = handle()
         except KeyError:
@@ -271,7 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
-        is_picture = media_type == "image/webp"  # a picture does not change
+        # browsers may keep pictures for an hour; masks and lists change with each decision
+        is_picture = media_type == "image/webp"
         self.send_header("Cache-Control", "private, max-age=3600" if is_picture else "no-store")
         headers = PAGES.security_headers | {"Referrer-Policy": "no-referrer"}  # the address has the token
         for name, value in headers.items():
@@ -283,21 +333,24 @@ class _Handler(BaseHTTPRequestHandler):
         """Print no log: the terminal is for the person."""
 
 
-def _read_picture(picture: ReviewPicture) -> NDArray[np.uint8]:
-    """Return the picture alone, [H, W, 3]."""
-    return displayed(picture.path)
-
-
 def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
-    """Return the run's overlay, [H, W, 3]; where there is none, the picture with contours of its regions."""
+    """Return the run's overlay, [H, W, 3]; if there is none, the picture with the contours of its mask."""
     if picture.overlay is not None:
         return np.asarray(Image.open(picture.overlay).convert("RGB"))
     mask = proposed_mask(picture)
-    return _read_picture(picture) if mask is None else drawing.contour(_read_picture(picture), mask)
+    image = displayed(picture.path)
+    return image if mask is None else drawing.contour(image, mask)
 
 
 def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Decode a mask that a person drew, a PNG in base64, to [H, W] bool of a size (height, width).
+    """Decode a mask that a person drew.
+
+    Args:
+        encoded: PNG in base64.
+        size: (H, W) to which the mask is resized.
+
+    Returns:
+        The mask, [H, W] bool.
 
     Raises:
         InputError: The mask is empty.
@@ -309,7 +362,11 @@ def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _parse_object(body: bytes) -> Json:
-    """Parse a JSON object. ValueError for any other text."""
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: The text is no JSON object.
+    """
     parsed = json.loads(body)
     if not isinstance(parsed, dict):
         raise ValueError

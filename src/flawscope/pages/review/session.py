@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +49,11 @@ class ReviewPicture:
     """Picture of a run.
 
     Attributes:
-        row: Its row in the table of results.
-        path: Its file.
-        name: Name of its files in the results, without suffix.
-        overlay: File with the overlay; None: not written.
-        mask: File with the mask; None: not written.
+        row: The picture's row in the table of results.
+        path: The picture's file.
+        name: Name of its result files, without suffix.
+        overlay: File with the overlay; None: the run wrote none.
+        mask: File with the mask; None: the run wrote none.
     """
 
     row: ResultRow
@@ -65,25 +66,28 @@ class ReviewPicture:
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
     """Return a run's anomalous pictures, and good ones near the threshold, most severe first.
 
-    A path comes once, with its last judgement.
+    If the table has several rows of a path, the last one counts.
 
     Args:
         results: Folder that `predict --out` or `evaluate --out` wrote, or a table of results.
         every: Whether to return all other good pictures, too.
 
     Raises:
-        InputError: There is no table, or none of its pictures is there.
+        InputError: There is no table, it has no such picture, or none of the pictures' files exists.
     """
     folder = Path(results)
     table = folder / TABLE_NAME if folder.is_dir() else folder
-    judged = _last_judged(read_table(table))
-    wanted = [row for row in judged if every or row.decision == "anomalous" or row.near == "true"]
-    if not wanted:
+    judged_rows = _last_judged_rows(read_table(table))
+    if every:
+        rows = judged_rows
+    else:
+        rows = [row for row in judged_rows if row.decision == "anomalous" or row.near == "true"]
+    if not rows:
         kind = "judged" if every else "anomalous"
-        remedy = "; --all takes the good ones, too" if judged and not every else ""
+        remedy = "; --all takes the good ones, too" if judged_rows and not every else ""
         raise InputError(f"{table} has no {kind} picture: there is nothing to review{remedy}")
-    names = _result_names(folder)
-    pictures = [_read_picture(row, folder, names.get(row.path)) for row in wanted]
+    name_by_path = _result_names(folder)
+    pictures = [_review_picture(row, folder, name_by_path.get(row.path)) for row in rows]
     if not any(picture.path.is_file() for picture in pictures):
         raise InputError(
             f"none of the pictures of {table} is there, such as {pictures[0].path}: run `review` in the "
@@ -92,59 +96,86 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
     return sorted(pictures, key=lambda picture: -(picture.row.severity or 0.0))
 
 
-def _last_judged(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """Return the rows of judged pictures; for a repeated path, its last row."""
-    last = {}
+def _last_judged_rows(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return the rows of judged pictures; for each path, its last row."""
+    last_rows = {}
     for row in rows:
         if row.score is not None and row.severity is not None:
-            last[row.path] = row
-    return [*last.values()]
+            last_rows[row.path] = row
+    return [*last_rows.values()]
 
 
-def _read_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPicture:
+def _review_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPicture:
+    """Return the picture of a row.
+
+    Args:
+        row: The row.
+        folder: The results folder.
+        name: Name of the picture's result files; None: it has none.
+    """
     path = Path(row.path)
     if name is None:
         return ReviewPicture(row, path, path.stem)
     overlay = folder / "overlays" / f"{name}.png"
     mask = folder / "masks" / f"{name}.png"
     return ReviewPicture(
-        row, path, name, overlay if overlay.is_file() else None, mask if mask.is_file() else None
+        row,
+        path,
+        name,
+        overlay=overlay if overlay.is_file() else None,
+        mask=mask if mask.is_file() else None,
     )
 
 
 def _result_names(folder: Path) -> dict[str, str]:
     """Return the name of each picture's result files, by the picture's path, from the run's JSON files."""
-    names = {}
-    for file in (folder / PREDICTIONS_FOLDER).rglob("*.json"):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            path = str(json.loads(file.read_text(encoding="utf-8"))["path"])
-            names[path] = file.relative_to(folder / PREDICTIONS_FOLDER).with_suffix("").as_posix()
-    return names
+    name_by_path = {}
+    predictions_folder = folder / PREDICTIONS_FOLDER
+    for file in predictions_folder.rglob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is left out
+            document = json.loads(file.read_text(encoding="utf-8"))
+            name_by_path[str(document["path"])] = (
+                file.relative_to(predictions_folder).with_suffix("").as_posix()
+            )
+    return name_by_path
 
 
 def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
-    """Return the model's mask, [H, W] bool at the picture's size; None where it marked nothing.
+    """Return the model's mask, [H, W] bool at the picture's size; None if the model marked nothing.
 
-    The run's mask has the network's size, and the boxes of its regions are in the picture's pixels: the
-    mask's bounding box is resized to that of all boxes. Without a mask, the boxes are filled.
+    The mask that the run wrote has the network's size, while the boxes of its regions are in the picture's
+    pixels. So the marked rectangle of the mask is resized to the bounding box of all regions. Without a mask,
+    the boxes are filled.
     """
     boxes = [[round(edge) for edge in box] for box in picture.row.boxes]
     if not boxes:
         return None
-    height, width = first_group(picture.path)[0].shape[:2]
+    pixels, _ = first_group(picture.path)
+    height, width = pixels.shape[:2]
     mask = Image.new("L", (width, height))
-    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    run_mask = Image.new("L", (1, 1))
-    with suppress(InputError):
-        run_mask = Image.fromarray(read_mask(picture.mask)).convert("L") if picture.mask else run_mask
-    if bounding_box := run_mask.getbbox():
-        size = max(1, max(rights) - min(lefts)), max(1, max(bottoms) - min(tops))
-        resized = run_mask.crop(bounding_box).resize(size, Image.Resampling.BILINEAR)
-        mask.paste(resized, (min(lefts), min(tops)))
+    run_mask = _read_run_mask(picture)
+    mask_box = None if run_mask is None else run_mask.getbbox()
+    if run_mask is not None and mask_box is not None:
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        left = min(lefts)
+        top = min(tops)
+        size = (max(1, max(rights) - left), max(1, max(bottoms) - top))  # width, height
+        resized = run_mask.crop(mask_box).resize(size, Image.Resampling.BILINEAR)
+        mask.paste(resized, (left, top))
     else:
         for left, top, right, bottom in boxes:
             mask.paste(255, (left, top, max(right, left + 1), max(bottom, top + 1)))
-    return np.asarray(mask) > 127
+    return np.asarray(mask) > 127  # half of 255, since resizing made the edges grey
+
+
+def _read_run_mask(picture: ReviewPicture) -> Image.Image | None:
+    """Return the mask that the run wrote, as a grey image; None if there is none, or it cannot be read."""
+    if picture.mask is None:
+        return None
+    try:
+        return Image.fromarray(read_mask(picture.mask)).convert("L")
+    except InputError:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------- decisions
@@ -174,14 +205,14 @@ class Decision:
 
 
 COLUMNS = tuple(field.name for field in fields(Decision))
-EARLIER_COLUMNS = COLUMNS[:-1]
-_WHOLE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_pixels` makes it, or none
+EARLIER_COLUMNS = COLUMNS[:-1]  # of files of earlier versions
+_COMPLETE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_hash_pixels` makes it, or no hash
 
 
 class DecisionLog:
-    """File `review.csv`: lines are only added, and are on the disk when `add` returns.
+    """File `review.csv`. Lines are only appended; they are on the disk when `add` returns.
 
-    The last decision on a picture counts; `undone` takes it back.
+    The last line on a picture counts: `undone` takes the picture's earlier decision back.
 
     Raises:
         InputError: The file cannot be read, or is not a file of decisions.
@@ -202,26 +233,31 @@ class DecisionLog:
             self.columns = tuple(rows[0])
         if self.columns not in (COLUMNS, EARLIER_COLUMNS):
             raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
-        # a line that was being written when the power failed is left out
-        count = len(self.columns)
-        valid = [row for row in rows[1:] if len(row) == count and row[2] in (GOOD, DEFECT, UNDONE)]
-        lines = [Decision(*map(from_csv_cell, row)) for row in valid]
-        self.lines = [line for line in lines if _WHOLE_HASH.fullmatch(line.pixels)]
+        for row in rows[1:]:
+            if len(row) != len(self.columns):
+                continue  # the power failed while the line was written
+            line = Decision(*map(from_csv_cell, row))
+            if line.decision in (GOOD, DEFECT, UNDONE) and _COMPLETE_HASH.fullmatch(line.pixels):
+                self.lines.append(line)
 
     @property
     def current(self) -> dict[str, Decision]:
         """Decision on each picture, by the picture's path, the latest last."""
-        current: dict[str, Decision] = {}
+        decision_by_path: dict[str, Decision] = {}
         for line in self.lines:
-            current.pop(line.path, None)
+            decision_by_path.pop(line.path, None)  # so that the latest decision is last
             if line.decision != UNDONE:
-                current[line.path] = line
-        return current
+                decision_by_path[line.path] = line
+        return decision_by_path
 
     def add(
         self, path: str, decision: str, copy: str, severity: str = "", score: str = "", pixels: str = ""
     ) -> None:
-        """Add a decision. FlawscopeError where it cannot be written; it does not count then."""
+        """Add a decision; the arguments are those of `Decision`.
+
+        Raises:
+            FlawscopeError: The decision cannot be written, and does not count.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = Decision(now, path, decision, copy, severity, score, pixels)
         buffer = io.StringIO()
@@ -230,11 +266,12 @@ class DecisionLog:
             with open(self.path, "ab+") as file:
                 size = file.seek(0, os.SEEK_END)
                 if not size:
-                    buffer.write("\ufeff")  # by which Excel knows UTF-8
+                    buffer.write("\ufeff")  # byte order mark, by which Excel recognises UTF-8
                     writer.writerow(self.columns)
-                elif file.seek(size - 1) is not None and file.read(1) != b"\n":  # the power failed there
+                elif not _ends_in_newline(file, size):  # the power failed while a line was written
                     buffer.write("\n")
-                writer.writerow(map(csv_cell, astuple(line)[: len(self.columns)]))
+                values = astuple(line)[: len(self.columns)]  # files of earlier versions lack the last column
+                writer.writerow(map(csv_cell, values))
                 file.write(buffer.getvalue().encode("utf-8", "surrogateescape"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -243,18 +280,29 @@ class DecisionLog:
         self.lines.append(line)
 
 
+def _ends_in_newline(file: IO[bytes], size: int) -> bool:
+    """Return whether the last byte of an open file of `size` bytes ends a line."""
+    file.seek(size - 1)
+    return file.read(1) == b"\n"
+
+
 class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
-    A decision concerns pixels: where the path of a decided picture now holds another picture, that one is
-    undecided, and the copy of the decided one stays. A new session makes the copies of earlier decisions that
-    `out` lacks. Only copies that the file names are removed; originals are only read. The copies are listed
-    as flawscope's own files: a reader of a folder above this one does not take the pictures twice.
+    A decision is on the pixels, not on the path: if the file of a decided picture now holds another picture,
+    the new one is undecided, and the copy of the old one stays. A new session makes missing copies of earlier
+    decisions again. Only copies that the file of decisions names are removed; originals are only read. The
+    copies are listed as files that flawscope wrote, so that a command that reads a parent folder does not
+    read a picture twice.
+
+    Args:
+        pictures: Pictures in the order of the review.
+        out: Folder of decisions and copies.
 
     Attributes:
         pictures: Pictures in the order of the review.
-        problems: Lines on copies of earlier decisions that could not be made again.
-        replaced: Paths that hold other pictures than those that were decided.
+        problems: A line on each copy of an earlier decision that could not be made again.
+        replaced: Paths that now hold another picture than the decided one.
     """
 
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
@@ -263,20 +311,18 @@ class ReviewSession:
         out.mkdir(parents=True, exist_ok=True)
         check_replaceable(out / DECISIONS_FILE)
         self.log = DecisionLog(out / DECISIONS_FILE)
-        self._own_files = OutputFiles(out)
+        self._output = OutputFiles(out)
         self._number_by_path = {picture.row.path: number for number, picture in enumerate(pictures)}
         self._lock = threading.RLock()
         self.problems: list[str] = []
         current = self.log.current
-        decided = [picture for picture in pictures if picture.row.path in current]
-        # paths of decided pictures that now hold other pictures, which are undecided
-        self.replaced = [
-            picture.row.path
-            for picture in decided
-            if not self._is_decided(picture, current[picture.row.path])
-        ]
-        self._undecided = {*self.replaced}
-        self._shown: dict[int, tuple[int, int]] = {}
+        self.replaced: list[str] = []
+        for picture in pictures:
+            line = current.get(picture.row.path)
+            if line is not None and not self._is_decided(picture, line):
+                self.replaced.append(picture.row.path)
+        self._undecided_paths = {*self.replaced}  # their decisions do not count
+        self._shown_stamps: dict[int, tuple[int, int]] = {}  # `_file_stamp` of pictures that a person sees
         for picture, decision, copy in self.copies():
             if not copy.exists():
                 try:
@@ -285,21 +331,28 @@ class ReviewSession:
                     self.problems.append(failure_of(error))
 
     def decisions(self) -> dict[int, str]:
-        """Return the decision, good or defect, by number of the picture, the latest last."""
+        """Return the decisions, `GOOD` or `DEFECT`, by the picture's number, the latest last."""
         with self._lock:
-            numbers = self._number_by_path
-            undecided = {*self._undecided}
-            current = {path: line for path, line in self.log.current.items() if path not in undecided}
-        return {numbers[path]: line.decision for path, line in current.items() if path in numbers}
+            line_by_path = self.log.current
+            undecided_paths = {*self._undecided_paths}
+        decision_by_number = {}
+        for path, line in line_by_path.items():
+            number = self._number_by_path.get(path)
+            if number is not None and path not in undecided_paths:
+                decision_by_number[number] = line.decision
+        return decision_by_number
 
     def tally(self) -> Counter[str]:
         """Count the good pictures and the defects."""
         return Counter(self.decisions().values())
 
     def copies(self) -> list[tuple[ReviewPicture, str, Path]]:
-        """Return for each decision the picture, good or defect, and the path of the copy."""
-        chosen = [(self.pictures[number], decision) for number, decision in self.decisions().items()]
-        return [(picture, kind, self.out / kind / self._copy_name(picture)) for picture, kind in chosen]
+        """Return the picture, `GOOD` or `DEFECT`, and the path of the copy, for each decision."""
+        copies = []
+        for number, decision in self.decisions().items():
+            picture = self.pictures[number]
+            copies.append((picture, decision, self.out / decision / self._copy_name(picture)))
+        return copies
 
     def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:
         """Record a decision on a picture.
@@ -307,8 +360,8 @@ class ReviewSession:
         Args:
             number: Number of the picture.
             decision: `GOOD` or `DEFECT`.
-            mask: [H, W] bool at the picture's size, drawn by a person; None: the model's contour, unless
-                there is a mask already.
+            mask: [H, W] bool at the picture's size, drawn by a person; None: an earlier mask stays, or the
+                model's mask is taken.
 
         Raises:
             FlawscopeError: The decision cannot be recorded; nothing has changed.
@@ -317,23 +370,23 @@ class ReviewSession:
             raise InputError(f"no decision {decision!r} on picture {number}")
         picture = self.pictures[number]
         with self._lock:
-            if number in self._shown and _file_stamp(picture.path) != self._shown[number]:
+            if number in self._shown_stamps and _file_stamp(picture.path) != self._shown_stamps[number]:
                 raise InputError(
                     f"{picture.path} was written anew while it was reviewed: load the page again, and decide "
                     "on what lies there now"
                 )
             self._save_copy(picture, decision, self._copy_name(picture), mask, is_new=True)
-            self._undecided.discard(picture.row.path)
+            self._undecided_paths.discard(picture.row.path)
 
     def note_shown(self, number: int) -> None:
         """Note that a person sees a picture: `decide` refuses if its file is written anew afterwards."""
-        self._shown[number] = _file_stamp(self.pictures[number].path)
+        self._shown_stamps[number] = _file_stamp(self.pictures[number].path)
 
     def undo(self, number: int) -> None:
         """Take the decision on a picture back, if there is one."""
         with self._lock:
             line = self.log.current.get(self.pictures[number].row.path)
-            if line is not None and line.path not in self._undecided:
+            if line is not None and line.path not in self._undecided_paths:
                 self.log.add(line.path, UNDONE, line.copy)
                 self._remove_copy(line.decision, line.copy)
 
@@ -342,32 +395,33 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Whether the file at a picture's path is the picture that was decided; True where it is gone."""
+        """Return whether the file at a picture's path is the decided picture; True if there is no file."""
         copy = self.out / line.decision / line.copy
         try:
-            if not picture.path.is_file() or (
-                copy.is_file() and filecmp.cmp(copy, picture.path, shallow=False)
-            ):
+            if not picture.path.is_file():
                 return True
-            known = line.pixels or (_pixels(copy) if copy.is_file() else "")
-            if known:
-                return _pixels(picture.path) == known
+            has_copy = copy.is_file()
+            if has_copy and filecmp.cmp(copy, picture.path, shallow=False):
+                return True
+            decided_pixels = line.pixels or (_hash_pixels(copy) if has_copy else "")
+            if decided_pixels:
+                return _hash_pixels(picture.path) == decided_pixels
         except OSError:
             return False
+        # without hash and copy: a picture with the same severity and score is taken for the same
         return (line.severity, line.score) == _strength(picture.row)
 
     def _copy_name(self, picture: ReviewPicture) -> str:
         """Return the file name of a picture's copy.
 
-        It is the name of an earlier decision's copy, or else a new one. A new name is unique also without its
-        suffix: masks are named after it.
+        A picture that was decided before keeps the name of its earlier copy. Any other picture gets a new
+        name, unique even without its suffix, since masks have the copy's name with another suffix.
         """
-        copies = {line.path: line.copy for line in self.log.lines}
-        if picture.row.path in copies and picture.row.path not in self._undecided:
-            return copies[picture.row.path]
-        every = [line.copy for line in self.log.lines]
+        copy_by_path = {line.path: line.copy for line in self.log.lines}
+        if picture.row.path in copy_by_path and picture.row.path not in self._undecided_paths:
+            return copy_by_path[picture.row.path]
+        stems = {Path(line.copy).stem.casefold() for line in self.log.lines}
         base_name = picture.name.replace("/", "_").strip("_") or "picture"
-        stems = {Path(name).stem.casefold() for name in every}
         name = base_name
         number = 1
         while name.casefold() in stems:
@@ -391,20 +445,20 @@ class ReviewSession:
             picture: The picture.
             decision: `GOOD` or `DEFECT`.
             copy: File name of the copy.
-            mask: [H, W] bool, drawn by a person; None: the model's contour, unless there is a mask already.
-            is_new: Whether the decision is new, and is added to the file.
+            mask: [H, W] bool, drawn by a person; None: an earlier mask stays, or the model's mask is taken.
+            is_new: Whether the decision is new, and is added to the file of decisions.
 
         Raises:
             FlawscopeError: The copy or the line cannot be written; nothing has changed.
         """
-        target = self._own_files.path(f"{decision}/{copy}")
+        target = self._output.path(f"{decision}/{copy}")
         partial = target.with_name(f"{target.name}.part")
         try:
             shutil.copyfile(picture.path, partial)
             if is_new:
-                strength = _strength(picture.row)
-                pixels = _pixels(partial)
-                self.log.add(picture.row.path, decision, copy, *strength, pixels)
+                severity, score = _strength(picture.row)
+                pixels = _hash_pixels(partial)
+                self.log.add(picture.row.path, decision, copy, severity, score, pixels)
             partial.replace(target)
         except OSError as error:
             raise InputError(
@@ -413,25 +467,26 @@ class ReviewSession:
         finally:
             partial.unlink(missing_ok=True)
         self._remove_copy(GOOD if decision == DEFECT else DEFECT, copy)
-        mask_path = self.out / _mask_name(copy)
-        if decision == DEFECT and (mask is not None or not mask_path.exists()):  # a person may have drawn it
+        has_mask = (self.out / _mask_name(copy)).exists()  # a person may have drawn it
+        if decision == DEFECT and (mask is not None or not has_mask):
             mask_to_save = proposed_mask(picture) if mask is None else mask
             if mask_to_save is not None:
-                drawing.save_png(self._own_files.path(_mask_name(copy)), mask_to_save)
+                drawing.save_png(self._output.path(_mask_name(copy)), mask_to_save)
 
     def _remove_copy(self, decision: str, copy: str) -> None:
+        """Remove a copy, and the mask of a defect, if they exist."""
         (self.out / decision / copy).unlink(missing_ok=True)
         if decision == DEFECT:
             (self.out / _mask_name(copy)).unlink(missing_ok=True)
 
 
 def _strength(row: ResultRow) -> tuple[str, str]:
-    """Return the texts of a picture's severity and score for the file of decisions."""
+    """Return severity and score of a picture as texts for the file of decisions."""
     return f"{row.severity:.4g}", f"{row.score:.6g}"
 
 
-def _pixels(file: Path) -> str:
-    """Return the hash of a picture's pixels; that of the file's bytes where it cannot be decoded alone."""
+def _hash_pixels(file: Path) -> str:
+    """Return the hash of a picture's pixels; if it cannot be decoded, of the file's bytes, with a prefix."""
     try:
         return pixel_hash(decode(file))
     except InputError:
@@ -439,7 +494,7 @@ def _pixels(file: Path) -> str:
 
 
 def _file_stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of a file, by which it is known again; (0, 0) where there is none."""
+    """Return size and time (ns) of a file, which change when it is written; (0, 0) without a file."""
     try:
         facts = os.stat(path)
     except OSError:

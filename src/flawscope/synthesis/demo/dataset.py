@@ -1,7 +1,7 @@
-"""Generated data set in MVTec AD layout: no network, no files needed, the same for the same seed.
+"""Generated data set in MVTec AD layout: without network and files, and the same for the same seed.
 
-Two categories look the same at any size: "plate", an object, and "fabric", a texture. Every picture comes
-from a generator of (seed, category, split, type, index) alone: it does not depend on the number of others.
+It has two categories, which look the same at any size: "plate", an object, and "fabric", a texture. A picture
+depends on (seed, category, split, type, index) alone, and not on the number of other pictures.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MIN_CHANGE = 5.0  # mean change over the mask in grey levels below which a defe
 
 
 class Category(NamedTuple):
-    """Category that can be drawn.
+    """Category of generated pictures.
 
     Attributes:
         defects: Names of its types of defect.
-        render: Draws a part of a size, with a generator, and a flaw or None.
+        render: Draws a part at a size, by a generator; with a flaw, or with None a good part.
     """
 
     defects: tuple[str, ...]
@@ -61,31 +61,32 @@ def draw_picture(
         category: Name of the category.
         rng: Generator of the picture.
         defect: A name in `CATEGORIES[category].defects`; None: a good part, with an empty mask.
-        difficulty: 0 (large, strong) to 1 (small, faint).
+        difficulty: 0 (a large, strong defect) to 1 (a small, faint one).
         size: Side of the picture in pixels.
 
     Raises:
         InputError: The defect cannot be seen at this size.
     """
-    known = CATEGORIES[category]
-    part, light, flaw = (int(s) for s in rng.integers(2**63, size=3))
+    render = CATEGORIES[category].render
+    part_seed, light_seed, flaw_seed = (int(seed) for seed in rng.integers(2**63, size=3))
 
-    def shoot(canvas: Floats) -> Picture:
-        return scene.simulate_sensor(canvas, np.random.default_rng(light))
+    def take_picture(canvas: Floats) -> Picture:
+        return scene.simulate_sensor(canvas, np.random.default_rng(light_seed))
 
-    canvas = known.render(size, np.random.default_rng(part), None)
-    good = shoot(canvas)
+    canvas = render(size, np.random.default_rng(part_seed), None)
+    good = take_picture(canvas)
     if defect is None:
         return good, np.zeros((size, size), np.bool_)
     for attempt in range(_TRIES):
-        # a defect that does not show (off the edge, in the dark) is drawn elsewhere, and in the end easier
-        ease = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
-        details = scene.Flaw(defect, ease, np.random.default_rng([flaw, attempt]))
-        spoilt = known.render(size, np.random.default_rng(part), details)
-        intended = np.abs(spoilt - canvas).max(-1) > 0.5
+        # A defect that is not visible (off the edge, in the dark) is drawn again at another place. After a
+        # few attempts, it also becomes easier to see
+        attempt_difficulty = difficulty * (1 - max(0, attempt - 3) / (_TRIES - 4))
+        flaw = scene.Flaw(defect, attempt_difficulty, np.random.default_rng([flaw_seed, attempt]))
+        defective_canvas = render(size, np.random.default_rng(part_seed), flaw)
+        intended = np.abs(defective_canvas - canvas).max(-1) > 0.5
         if not intended.any():
             continue
-        changed = shoot(spoilt)
+        changed = take_picture(defective_canvas)
         difference = largest_change(good, changed)
         mask = visible_part(intended, difference)
         if mask.sum() >= min(4, size // 16) and difference[mask].mean() >= _MIN_CHANGE:
@@ -109,16 +110,26 @@ def draw_dataset(
     size: int = 320,
     seed: int = 0,
 ) -> Path:
-    """Draw `root/category` in MVTec AD layout and return its path.
+    """Draw a data set into the folder `root/category` in MVTec AD layout, and return its path.
 
     `train/good` and `test/good` hold good pictures, `test/<type>` defective ones of every type from easy
     (000) to hard, `ground_truth/<type>/NNN_mask.png` their masks (0 and 255). Existing files of the same
     names are overwritten.
+
+    Args:
+        root: Folder in which the category's folder is made.
+        category: Name of the category.
+        train: Number of good pictures to learn from.
+        good: Number of good test pictures.
+        bad_per_kind: Number of defective test pictures of each type.
+        size: Side of the pictures in pixels.
+        seed: Seed of all pictures.
     """
     defects = CATEGORIES[category].defects
     folder = Path(root) / category
-    jobs: list[tuple[str, str | None, int]]
-    jobs = [(split, None, index) for split, n in (("train", train), ("test", good)) for index in range(n)]
+    jobs: list[tuple[str, str | None, int]] = []  # split, defect or None, and index of each picture
+    jobs += [("train", None, index) for index in range(train)]
+    jobs += [("test", None, index) for index in range(good)]
     jobs += [("test", defect, index) for defect in defects for index in range(bad_per_kind)]
 
     def draw(job: tuple[str, str | None, int]) -> None:
@@ -129,10 +140,11 @@ def draw_dataset(
         picture, mask = draw_picture(category, rng, defect, difficulty, size=size)
         _save(picture, folder / split / kind / f"{index:03d}.png")
         if defect:
-            marked = mask.astype(np.uint8) * np.uint8(255)
-            _save(marked, folder / "ground_truth" / kind / f"{index:03d}_mask.png")
+            mask_pixels = mask.astype(np.uint8) * np.uint8(255)
+            _save(mask_pixels, folder / "ground_truth" / kind / f"{index:03d}_mask.png")
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and Pillow work beside Python
+    # threads suffice: numpy and Pillow compute without Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(draw, jobs))
     return folder
 

@@ -36,10 +36,11 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     fine = size * _ZOOM
     frame = scene.random_frame(fine, rng, shift=2 * _PITCH, degrees=2)
     wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
-    # place in threads from the left and from the top, by which each pixel belongs to a warp and a weft thread
+    # Position of each pixel in threads, from the left and from the top. Rounded down, the numbers say which
+    # warp thread and which weft thread it is
     x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
     y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
-    column, row = np.floor(x), np.floor(y)  # float32: with integers numpy would go on in float64
+    column, row = np.floor(x), np.floor(y)  # float32: numpy would compute in float64 with integers
     warp_thread = column.astype(np.int32)
     weft_thread = row.astype(np.int32)
     across_warp = x - column - np.float32(0.5)  # -0.5..0.5, from one side of the thread to the other
@@ -50,25 +51,28 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
     # 2/2 twill: the warp lies over two threads, then under two, and one further in each row
     warp_on_top = ((warp_thread + weft_thread) & 3) < 2
-    dyed = np.zeros((fine, fine), np.float32)
-    gone = np.zeros((fine, fine), np.bool_)
+    wrong_dye = np.zeros((fine, fine), np.float32)
+    weft_missing = np.zeros((fine, fine), np.bool_)
     if flaw and flaw.name == "missing_pick":
-        gone = _missing_pick(x, weft_thread, flaw)
+        weft_missing = _missing_pick(x, weft_thread, flaw)
     elif flaw and flaw.name == "colour":
-        dyed = _wrong_dye(warp_thread, y, flaw)
+        wrong_dye = _wrong_dye(warp_thread, y, flaw)
 
-    shows_warp = warp_on_top | gone  # each pixel shows one thread: the warp or the weft
+    shows_warp = warp_on_top | weft_missing  # each pixel shows one thread: the warp or the weft
     along = np.where(shows_warp, y, x)
     across = np.where(shows_warp, across_warp, across_weft)
-    # how high it lies: a wave along itself, 1 in the middle of its float over two threads, 0 at the ends
+    # height of the thread: a wave along it, 1 in the middle of its way over two threads, 0 at both ends
     lift = np.cos(np.where(shows_warp, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
-    lift[gone] = np.maximum(lift[gone], 0.45)  # where nothing presses it down it stays up
-    fibre = np.where(shows_warp, fibres[0].repeat(4, 1)[:, :fine].T, fibres[1].repeat(4, 1)[:, :fine])
+    lift[weft_missing] = np.maximum(
+        lift[weft_missing], 0.45
+    )  # the warp stays up where no weft presses it down
+    warp_fibres, weft_fibres = (part.repeat(4, 1)[:, :fine] for part in fibres)
+    fibre = np.where(shows_warp, warp_fibres.T, weft_fibres)
     light = _yarn_light(across, along, lift, fibre) * np.where(shows_warp, shade_warp, shade_weft)
-    light[gone & ~warp_on_top] *= 0.86
+    light[weft_missing & ~warp_on_top] *= 0.86
     colour = np.where(shows_warp[..., None], _WARP, _WEFT)
-    if dyed.any():
-        colour += (dyed * shows_warp)[..., None] * (_WRONG_DYE - colour)
+    if wrong_dye.any():
+        colour += (wrong_dye * shows_warp)[..., None] * (_WRONG_DYE - colour)
     fine_canvas = light[..., None] * colour
     canvas = np.zeros((size, size, 3), np.float32)
     for down in range(_ZOOM):
@@ -90,7 +94,7 @@ def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> F
 
 
 def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask:
-    """Return the mask of a weft thread that is missing over a length: only warp shows there."""
+    """Return the mask of a length of a weft thread that is missing: the warp alone is visible there."""
     span = flaw.grade(34, 9) / 2
     middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
     row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))
@@ -98,20 +102,19 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
-    """Return the share [h, w] of another dye on a few neighbouring warp threads, over a length."""
+    """Return each pixel's share `[h, w]` of another dye, which a length of a few warp threads has."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
     ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
     length = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
-    return np.asarray(
-        length * ((warp_thread >= first) & (warp_thread < first + count)) * min(1.0, flaw.grade(1, 0.5)),
-        np.float32,
-    )
+    is_dyed = (warp_thread >= first) & (warp_thread < first + count)
+    return np.asarray(length * is_dyed * min(1.0, flaw.grade(1, 0.5)), np.float32)
 
 
 def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
+    """Draw a flaw that lies on the weave, in place; other flaws are part of the weave (`render`)."""
     size = canvas.shape[0]
     scale = size / scene.UNITS
     inside = np.zeros((size, size), np.bool_)
@@ -126,7 +129,7 @@ def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
 
 
 def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
-    """Draw a hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
+    """Draw a hole with dark ground, a shadow under the rim, and frayed ends of both colours, in place."""
     rng = flaw.rng
     size = canvas.shape[0]
     x, y = scene.offsets_from(canvas, centre)

@@ -48,7 +48,17 @@ _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 
 class _PlateVariation(NamedTuple):
-    """Properties that vary between good plates, drawn before all else: a flaw does not change them."""
+    """Properties that vary between good plates. They are drawn first, so that a flaw does not change them.
+
+    Attributes:
+        frame: Position and angle.
+        grain: Grain of the metal, `[H, W]`.
+        screws: Angle of each screw, in radians.
+        highlight: Shift of the highlight, in units.
+        serial: Serial number.
+        grooves: Height of the boss's grooves by the distance from its centre, three a unit.
+        table_texture: Texture of the table, `[H, W]`.
+    """
 
     frame: Frame
     grain: Floats
@@ -62,17 +72,17 @@ class _PlateVariation(NamedTuple):
 def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
     frame = scene.random_frame(size, rng, shift=4, degrees=2)
     return _PlateVariation(
-        frame,
-        _brushed(frame, size, rng),
-        tuple(float(a) for a in rng.uniform(0, np.pi / 3, len(_SCREWS))),
-        float(rng.uniform(-12, 12)),
-        f"{int(rng.integers(100_000)):05d}",
-        np.convolve(rng.normal(0, 1, 260), [0.25, 0.5, 0.25], "same").astype(np.float32),
-        fractal_noise((size, size), (3, 3), rng, octaves=5),
+        frame=frame,
+        grain=_brushed_grain(frame, size, rng),
+        screws=tuple(float(angle) for angle in rng.uniform(0, np.pi / 3, len(_SCREWS))),
+        highlight=float(rng.uniform(-12, 12)),
+        serial=f"{int(rng.integers(100_000)):05d}",
+        grooves=np.convolve(rng.normal(0, 1, 260), [0.25, 0.5, 0.25], "same").astype(np.float32),
+        table_texture=fractal_noise((size, size), (3, 3), rng, octaves=5),
     )
 
 
-def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
+def _brushed_grain(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
     """Return the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
@@ -80,18 +90,22 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
         coarse = Image.fromarray(rng.standard_normal((side, columns), np.float32))
         streaks += height * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
     cos, sin = math.cos(frame.angle), math.sin(frame.angle)
-    offset = side / 2 - (cos + sin) * size / 2, side / 2 - (cos - sin) * size / 2
+    x_offset = side / 2 - (cos + sin) * size / 2
+    y_offset = side / 2 - (cos - sin) * size / 2
     turned = Image.fromarray(streaks).transform(
         (size, size),
         Image.Transform.AFFINE,
-        (cos, sin, offset[0], -sin, cos, offset[1]),
+        (cos, sin, x_offset, -sin, cos, y_offset),
         Image.Resampling.BILINEAR,
     )
     return np.asarray(turned, np.float32)
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """Draw a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
+    """Draw a plate as light, `[size, size, 3]` float32 in about 0..255.
+
+    The same `rng` gives the same plate, with a flaw or without one.
+    """
     part = _draw_variation(size, rng)
     frame = part.frame
     scale = part.frame.scale
@@ -104,7 +118,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
     edge = rounded_box(u, v, _HALF, _CORNER)
     face = 168 + 8.5 * part.grain + 30 * np.exp(-(((0.55 * u + 0.85 * v + 40 + part.highlight) / 62) ** 2))
-    # the bevel catches the light by the way its side faces: the gradient of the distance
+    # the bevel is bright where its side faces the light; the gradient of the distance is that direction
     slope_y, slope_x = np.gradient(edge)
     facing = (slope_x * scene.LIGHT[0] + slope_y * scene.LIGHT[1]) * scale
     face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))
@@ -116,13 +130,16 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     missing = _choose_missing(flaw) if flaw and name == "missing_part" else ""
     for index, centre in enumerate(_BOLT_HOLES):
         if missing != f"hole{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 8), 5.6, scale)
+            window = scene.window_around(canvas, frame, centre, reach=8)
+            _draw_hole(*window, radius=5.6, scale=scale)
     for index, centre in enumerate(_TAPPED_HOLES):
         if missing != f"tapped{index}":
-            _draw_hole(*scene.window_around(canvas, frame, centre, 10), 7.5, scale)
+            window = scene.window_around(canvas, frame, centre, reach=10)
+            _draw_hole(*window, radius=7.5, scale=scale)
     for index, centre in enumerate(_SCREWS):
         window = scene.window_around(canvas, frame, centre, _SCREW_RADIUS + 3)
-        _draw_screw(*window, part.screws[index], scale, there=missing != f"screw{index}")
+        is_present = missing != f"screw{index}"
+        _draw_screw(*window, turn=part.screws[index], scale=scale, is_present=is_present)
     _draw_print(canvas, part, flaw if name == "misprint" else None)
     if flaw:
         _draw_flaw(canvas, part, flaw)
@@ -130,7 +147,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
 
 def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
-    """Draw a turned, slightly raised ring around the bore: grooves, and the two-winged shine of a lathe."""
+    """Draw a turned, slightly raised ring around the bore, with grooves and two bright sectors."""
     scale = part.frame.scale
     u = part.frame.u - np.float32(_BOSS[0])
     v = part.frame.v - np.float32(_BOSS[1])
@@ -169,7 +186,7 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
     composite(canvas, depth[..., None], pixel_coverage(distance - np.float32(radius), scale))
 
 
-def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
+def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, is_present: bool) -> None:
     """Draw a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance = np.hypot(u, v)
     towards = light_on_slope(u, v)
@@ -180,7 +197,7 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
         pixel_coverage(distance - np.float32(_SCREW_RADIUS + 2.6), scale),
     )
     composite(canvas, np.full(3, 34.0), pixel_coverage(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
-    if not there:
+    if not is_present:
         # floor of the counterbore, with the hole for the thread
         floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
         composite(canvas, floor[..., None], pixel_coverage(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
@@ -209,22 +226,23 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
-    """Draw the label in three inks on the metal's grain; a misprint spoils the printing plate."""
+    """Draw the label in three inks on the metal's grain; a misprint changes the printing plate."""
     n = _PRINT_SCALE
     width = round(2 * _LABEL_HALF[0] * n)
     height = round(2 * _LABEL_HALF[1] * n)
     inks = [Image.new("L", (width, height), 0) for _ in range(3)]
     blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
     blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
-    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", 0, _font(15.5), "mm")
+    blue.text((width / 2, 12.8 * n), "FLAWSCOPE", fill=0, font=_font(15.5), anchor="mm")
     orange.rectangle([0, 28 * n, width - 1, 31 * n], fill=255)
-    black.text((0, 43 * n), "FS-20", 255, _font(17), "lm")
-    black.text((width - 1, 39.5 * n), "24 V DC", 255, _font(9.5), "rm")
-    black.text((width - 1, 49 * n), "0.5 A  IP67", 255, _font(9.5), "rm")
-    black.text((0, 61.5 * n), "SN", 255, _font(11), "lm")
-    black.text((18 * n, 61.5 * n), part.serial, 255, _font(11), "lm")
+    black.text((0, 43 * n), "FS-20", fill=255, font=_font(17), anchor="lm")
+    black.text((width - 1, 39.5 * n), "24 V DC", fill=255, font=_font(9.5), anchor="rm")
+    black.text((width - 1, 49 * n), "0.5 A  IP67", fill=255, font=_font(9.5), anchor="rm")
+    black.text((0, 61.5 * n), "SN", fill=255, font=_font(11), anchor="lm")
+    black.text((18 * n, 61.5 * n), part.serial, fill=255, font=_font(11), anchor="lm")
     orange.ellipse([width - 13 * n, 56 * n, width - 2 * n, 67 * n], fill=255)
-    bits = "".join(f"{int(d) * 37 % 64:06b}1" for d in "7" + part.serial + "3")
+    # bar code: six bits for each digit, and a bar behind them
+    bits = "".join(f"{int(digit) * 37 % 64:06b}1" for digit in "7" + part.serial + "3")
     step = width / (2 * len(bits))
     for index, bit in enumerate(bits):
         left = 2 * index * step
@@ -232,11 +250,14 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     plate = Image.merge("RGB", inks)
     if flaw:
         plate = _misprint(plate, flaw)
-    # to the picture: enlarge the window of the label by 2, turn, and average down
+    # Bring the printing plate into the label's window of the picture: turned at three times its size, then
+    # averaged
     frame = part.frame
     scale = part.frame.scale
-    top, left = (int(c) for c in np.asarray(frame.pixel(*_LABEL)) - (_LABEL_HALF[1] + 6) * scale)
-    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)
+    centre = frame.pixel(*_LABEL)
+    half_height = (_LABEL_HALF[1] + 6) * scale
+    top, left = (int(edge) for edge in np.asarray(centre) - half_height)
+    left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)  # the label is wider than high
     rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
     columns = math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
     rows = min(rows, canvas.shape[0] - top)
@@ -244,13 +265,11 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     fine = 3
     cos = math.cos(frame.angle) * n / scale / fine
     sin = math.sin(frame.angle) * n / scale / fine
-    centre = frame.pixel(*_LABEL)
     middle_y = (centre[0] - top) * fine
     middle_x = (centre[1] - left) * fine
-    affine = (
-        *(cos, sin, width / 2 - cos * middle_x - sin * middle_y),
-        *(-sin, cos, height / 2 + sin * middle_x - cos * middle_y),
-    )
+    x_offset = width / 2 - cos * middle_x - sin * middle_y
+    y_offset = height / 2 + sin * middle_x - cos * middle_y
+    affine = (cos, sin, x_offset, -sin, cos, y_offset)
     turned = plate.transform(
         (columns * fine, rows * fine), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     ).reduce(fine)
@@ -262,33 +281,33 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
-    """Spoil the print: missing ink, ink dragged along, or a part printed twice."""
+    """Return the printing plate with a fault: missing ink, ink dragged along, or a part printed twice."""
     rng = flaw.rng
     n = _PRINT_SCALE
-    inked = np.asarray(plate, np.float32)
-    places = np.flatnonzero(inked.max(-1) > 128)
-    row, column = divmod(int(places[rng.integers(len(places))]), inked.shape[1])
-    y, x = np.ogrid[: inked.shape[0], : inked.shape[1]]
+    ink = np.asarray(plate, np.float32)
+    inked_pixels = np.flatnonzero(ink.max(-1) > 128)
+    row, column = divmod(int(inked_pixels[rng.integers(len(inked_pixels))]), ink.shape[1])
+    y, x = np.ogrid[: ink.shape[0], : ink.shape[1]]
     radius = flaw.grade(22, 6.5) * n
     distance = np.hypot((x - column) / 1.5, y - row) / radius
-    distance = distance * np.exp(0.5 * fractal_noise(inked.shape[:2], (6, 6), rng, octaves=4))
+    distance = distance * np.exp(0.5 * fractal_noise(ink.shape[:2], (6, 6), rng, octaves=4))
     inside = smooth((1.1 - distance) / 0.2)[..., None]
-    style = int(rng.integers(3))
-    if style == 0:  # void
-        spoilt = inked * (1 - inside * min(1.0, flaw.grade(1.0, 0.75)))
-    elif style == 1:  # smear
+    fault = ("void", "smear", "double")[int(rng.integers(3))]
+    if fault == "void":
+        faulty_ink = ink * (1 - inside * min(1.0, flaw.grade(1.0, 0.75)))
+    elif fault == "smear":
         drag = round(flaw.grade(14, 5) * n)
-        length = np.linspace(1, 0, 6)
-        trail = np.max([w * np.roll(inked, round(drag * (1 - w)), 1) for w in length], 0)
-        spoilt = np.maximum(inked, inside * 0.85 * trail)
-    else:  # double
+        weights = np.linspace(1, 0, 6)
+        trail = np.max([weight * np.roll(ink, round(drag * (1 - weight)), 1) for weight in weights], 0)
+        faulty_ink = np.maximum(ink, inside * 0.85 * trail)
+    else:
         offset = round(flaw.grade(4.5, 2.4) * n)
-        spoilt = np.maximum(inked, inside * 0.9 * np.roll(inked, (offset, offset), (0, 1)))
-    return Image.fromarray(np.clip(spoilt, 0, 255).astype(np.uint8))
+        faulty_ink = np.maximum(ink, inside * 0.9 * np.roll(ink, (offset, offset), (0, 1)))
+    return Image.fromarray(np.clip(faulty_ink, 0, 255).astype(np.uint8))
 
 
 def _choose_missing(flaw: Flaw) -> str:
-    """Return the name of the part to leave out: a missing screw is easier to see than a missing hole."""
+    """Return the name of the part to leave out, by the difficulty: a missing screw is easiest to see."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:
@@ -297,9 +316,13 @@ def _choose_missing(flaw: Flaw) -> str:
 
 
 def _draw_flaw(canvas: Floats, part: _PlateVariation, flaw: Flaw) -> None:
-    scale, rng, (u, v) = part.frame.scale, flaw.rng, (part.frame.u, part.frame.v)
-    bore = np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) <= _BORE + 4
-    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # where flaws may lie
+    """Draw a flaw on the plate's surface, in place; other flaws are drawn with their parts (`render`)."""
+    scale = part.frame.scale
+    rng = flaw.rng
+    u = part.frame.u
+    v = part.frame.v
+    is_bore = np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) <= _BORE + 4
+    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~is_bore)  # where flaws may lie
     if flaw.name in _SURFACE_FLAWS:
         _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":

@@ -1,8 +1,8 @@
-"""Drawing with light: coordinates, shapes, and the flaws that the generated categories share.
+"""Drawing with light: coordinates, shapes, and flaws for all generated categories.
 
-A canvas is `[H, W, 3]` float32 in 0..255. Lengths are in units of a 320th of the picture's side, so that a
-scene looks the same at any size; shapes are signed distances in units (negative inside), which makes edges
-smooth without drawing larger and shrinking.
+A canvas is `[H, W, 3]` float32 in 0..255. Lengths are in units, which are a 320th of the picture's side: a
+scene looks the same at any size. Shapes are signed distances in units (negative inside): edges are then
+smooth without a larger drawing that is reduced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flawscope.synthesis.textures import Floats, fractal_noise
 
 Colour = tuple[float, float, float]
 UNITS = 320
-LIGHT = (-0.6, -0.8)  # where the light comes from: (right, down)
+LIGHT = (-0.6, -0.8)  # direction (right, down) from which the light comes
 
 
 class Flaw(NamedTuple):
@@ -36,7 +36,10 @@ class Flaw(NamedTuple):
     rng: np.random.Generator
 
     def grade(self, easy: float, hard: float) -> float:
-        """Return a value between `easy` and `hard` on a geometric scale, by the difficulty, within 8 %."""
+        """Return a value between `easy` and `hard` by the difficulty, on a geometric scale.
+
+        It is random by up to 8 % either way.
+        """
         value = easy * (hard / easy) ** self.difficulty
         return float(value * self.rng.uniform(0.92, 1.08))
 
@@ -80,7 +83,9 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
     down = ((y + 0.5) / scale - UNITS / 2 - dy).astype(np.float32)
     cos = np.float32(math.cos(angle))
     sin = np.float32(math.sin(angle))
-    return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
+    u = cos * right + sin * down
+    v = cos * down - sin * right
+    return Frame(u=u, v=v, scale=scale, angle=angle, shift=(dx, dy))
 
 
 def window_around(
@@ -88,7 +93,7 @@ def window_around(
 ) -> tuple[Floats, Floats, Floats]:
     """Return the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
 
-    The canvas is a slice of the whole one; `u` and `v` are measured from the point.
+    The returned canvas shares the memory of `canvas`; `u` and `v` are distances from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
@@ -99,15 +104,23 @@ def window_around(
 
 
 def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) -> Floats:
-    """Return the signed distance from a rectangle of half sides `half` with round corners."""
-    a = np.abs(u) - (half[0] - radius)
-    b = np.abs(v) - (half[1] - radius)
-    outside = np.hypot(np.maximum(a, 0), np.maximum(b, 0))
-    return np.asarray(outside + np.minimum(np.maximum(a, b), 0) - radius, np.float32)
+    """Return the signed distance from a rectangle with round corners.
+
+    Args:
+        u: Distances to the right of the rectangle's centre.
+        v: Distances below the rectangle's centre.
+        half: Half of the width and of the height.
+        radius: Radius of the corners.
+    """
+    # distances from the inner rectangle, which has the centres of the corners' circles as its corners
+    inner_u = np.abs(u) - (half[0] - radius)
+    inner_v = np.abs(v) - (half[1] - radius)
+    outside = np.hypot(np.maximum(inner_u, 0), np.maximum(inner_v, 0))
+    return np.asarray(outside + np.minimum(np.maximum(inner_u, inner_v), 0) - radius, np.float32)
 
 
 def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
-    """Return the signed distance (exact on the sides) from a hexagon of inner `radius`."""
+    """Return the signed distance from a hexagon of inner `radius`, turned by `angle`; exact on the sides."""
     turn = np.arctan2(v, u) - angle
     turn = np.mod(turn, np.pi / 3) - np.pi / 6
     return np.asarray(np.hypot(u, v) * np.cos(turn) - radius, np.float32)
@@ -136,9 +149,10 @@ def composite(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.
 
 
 def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the canvas as a camera shows it, in uint8.
+    """Return the canvas as a camera sees it, in uint8.
 
-    Brightness is within 5 %; uneven light, a vignette, and shot and read noise are added.
+    Brightness varies by up to 5 %. Light is uneven and falls off towards the corners, and shot noise and read
+    noise are added.
     """
     height, width = canvas.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -148,7 +162,7 @@ def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint
     )
     exposed = canvas * light[..., None].astype(np.float32)
     grain = rng.standard_normal(canvas.shape, np.float32)
-    grain += rng.standard_normal((height, width, 1), np.float32)  # brightness noise is stronger than colour
+    grain += rng.standard_normal((height, width, 1), np.float32)  # in all channels: noise of the brightness
     exposed += grain * (0.5 + 0.06 * np.sqrt(np.maximum(exposed, 0)))
     return np.asarray(np.clip(np.rint(exposed), 0, 255), np.uint8)
 
@@ -160,13 +174,13 @@ def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Float
 
 
 def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Return a path `[N, 2]` of a length along the directions `heading [N]`, its middle on a pixel."""
+    """Return a path `[N, 2]` of a length along the directions `heading [N]`, with its middle on a pixel."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
-    """Draw a dried stain: a soft tinge, darker at its edge, through which the surface shows."""
+    """Draw a dried stain, in place: a soft tint, darker at its edge, through which the surface is visible."""
     rng = flaw.rng
     tint = flaw.choose(tints)
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
@@ -181,7 +195,7 @@ def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: S
 
 
 def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draw a groove: a bright flank, a dark one beside it, running out at both ends."""
+    """Draw a groove, in place: a bright flank and a dark one beside it, thin at both ends."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     length = flaw.grade(130, 45) * scale
@@ -191,7 +205,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
-    # the flank that faces away lies nearer the light
+    # the dark flank, which faces away from the light, lies on the side of the light
     normal *= 1 if normal @ (LIGHT[1], LIGHT[0]) > 0 else -1
     dark = line_coverage(allowed.shape, path + normal, 0.9 * widths)
     contrast = flaw.grade(85, 34)
@@ -199,7 +213,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
 
 
 def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draw a dimple: its wall towards the light is in shade, the other one shines."""
+    """Draw a dimple, in place: its wall towards the light is in shade, the opposite wall shines."""
     rng = flaw.rng
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     sigma = flaw.grade(9, 3.6) * scale
@@ -212,7 +226,7 @@ def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draw a foreign particle with its shadow."""
+    """Draw a foreign particle with its shadow, in place."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     radius = flaw.grade(8.5, 2.4) * scale
@@ -221,12 +235,16 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
     colour = np.asarray(flaw.choose(colours), np.float32)
-    for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
+    # offset away from the light in radii, ink, opacity, and softness of the edge
+    shadow = (0.45, np.zeros(3), 0.4, 0.8)
+    particle = (0.0, colour, 1.0, 0.0)
+    for offset, ink, opacity, soft in (shadow, particle):
         x, y = offsets_from(canvas, centre)
         x = x + offset * radius * LIGHT[0]
         y = y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
-        uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
+        direction = ((angle + np.pi) * 7.6).astype(int)  # -π..π as a row of `ripple`, 0..47
+        uneven = ripple[direction, 24]
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
         edge = pixel_coverage(distance - np.float32(radius), 1 / (1 + soft * radius))
         facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))
@@ -234,35 +252,36 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
-    """Draw a jagged break with branches from `start` (row, column in pixels) that thins out."""
+    """Draw a jagged break with branches, in place. It begins at `start` (row, column) and becomes thinner."""
     rng = flaw.rng
     length = flaw.grade(78, 34) * scale
     width = flaw.grade(2.6, 1.3) * scale
     depth = flaw.grade(150, 55)
-    lighter = flaw.grade(34, 10)
+    rim_contrast = flaw.grade(34, 10)
 
-    def run(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
+    def jagged_path(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
         count = max(4, int(reach / (4.5 * scale)))
-        turns = angle + np.cumsum(rng.normal(0, 0.16, count)) + rng.normal(0, 0.5, count)
-        steps = np.stack([np.sin(turns), np.cos(turns)], 1) * (reach / count)
+        directions = angle + np.cumsum(rng.normal(0, 0.16, count)) + rng.normal(0, 0.5, count)
+        steps = np.stack([np.sin(directions), np.cos(directions)], 1) * (reach / count)
         return np.vstack([origin, origin + np.cumsum(steps, 0)])
 
-    trunk = run(np.asarray(start, np.float64), heading, length)
+    trunk = jagged_path(np.asarray(start, np.float64), heading, length)
     coverage = line_coverage(canvas.shape[:2], trunk, width * np.linspace(1, 0.35, len(trunk)))
     for _ in range(int(rng.integers(1, 4))):
         root = trunk[int(rng.integers(len(trunk) // 4, len(trunk) - 1))]
         side = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.5, 1.0))
-        twig = run(root, heading + side, length * float(rng.uniform(0.15, 0.4)))
-        taper = 0.6 * width * np.linspace(1, 0.3, len(twig))
-        coverage = np.maximum(coverage, line_coverage(canvas.shape[:2], twig, taper))
+        branch = jagged_path(root, heading + side, length * float(rng.uniform(0.15, 0.4)))
+        branch_widths = 0.6 * width * np.linspace(1, 0.3, len(branch))
+        coverage = np.maximum(coverage, line_coverage(canvas.shape[:2], branch, branch_widths))
+    # a bright rim on the side away from the light
     step = max(1, round(scale))
     rim = np.roll(coverage, (step, step), (0, 1)) * (1 - coverage)
-    canvas += (lighter * rim - depth * coverage)[..., None]
+    canvas += (rim_contrast * rim - depth * coverage)[..., None]
     np.maximum(canvas, 8, out=canvas)
 
 
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
-    """Draw a loose piece of yarn that lies on the surface and throws a shadow."""
+    """Draw a loose piece of yarn on the surface with its shadow, in place."""
     rng = flaw.rng
     colour = flaw.choose(colours)
     centre = draw_centre(allowed, rng)

@@ -1,8 +1,8 @@
-"""Events of a station, for a search: who did something, when and from where. Their number is bounded.
+"""Search of a station's events: who did something, when and from where. Their number is bounded.
 
-The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins, and what the
-station notes by itself, such as files that were not inspected, have bounds of their own, so that they push
-out nothing that people did.
+The bound is a number of events and not an age, so that a clock that jumps removes no events. Failed sign-ins
+have a bound of their own, and so have notes of the station itself, such as of files that were not inspected:
+they never push out actions of people.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from typing_extensions import TypedDict  # that of Python is read by pydantic from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic reads Python's own TypedDict from Python 3.12 on
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
@@ -34,7 +34,7 @@ from flawscope_station.store.rows import ShownEventRow
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 
-SETTINGS_CHANGED = "settings_changed"  # event
+SETTINGS_CHANGED = "settings_changed"  # kind of an event
 SUBJECTS = {  # subject of a search -> kinds of its events
     "sign-ins": ("sign_in", SIGN_IN_FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
@@ -45,22 +45,27 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "deletions": (REMOVED_EVENT,),
     "pauses": (PAUSED_EVENT, RESUMED_EVENT),
 }
-# events that are kept
+# Bounds of the number of events
 MAX_FAILED_SIGN_INS = 100_000
-MAX_EVENTS = 500_000
-MAX_NOTES = 100_000
+MAX_EVENTS = 500_000  # actions of people
+MAX_NOTES = 100_000  # notes of the station itself
 DELETED_AT_ONCE = 500  # events that one transaction removes
 MAX_NAMED = 20  # settings that one event of changed settings names
-# Events of versions are kept for ever: they tell the station when each was in use; so are those of pauses,
-# which tell whether a product is paused
-FOREVER = ("versions", "pauses")
-_DONE = [kind for about, kinds in SUBJECTS.items() if about not in FOREVER for kind in kinds]
-_KEPT = [kind for about in FOREVER for kind in SUBJECTS[about]]
-_DONE.remove(SIGN_IN_FAILED)
+MAX_TEXT_LENGTH = 200  # characters of a searched text
+# Subjects whose events are never removed: from these events the station reads when a version was in use, and
+# whether a product is paused
+PERMANENT_SUBJECTS = ("versions", "pauses")
+_PERMANENT_KINDS = [kind for subject in PERMANENT_SUBJECTS for kind in SUBJECTS[subject]]
+_ACTION_KINDS = [
+    kind
+    for kinds in SUBJECTS.values()
+    for kind in kinds
+    if kind not in _PERMANENT_KINDS and kind != SIGN_IN_FAILED
+]
 _BOUNDS = (
     (events.c.kind == SIGN_IN_FAILED, MAX_FAILED_SIGN_INS),
-    (events.c.kind.in_(_DONE), MAX_EVENTS),
-    (events.c.kind.not_in([SIGN_IN_FAILED, *_DONE, *_KEPT]), MAX_NOTES),
+    (events.c.kind.in_(_ACTION_KINDS), MAX_EVENTS),
+    (events.c.kind.not_in([SIGN_IN_FAILED, *_ACTION_KINDS, *_PERMANENT_KINDS]), MAX_NOTES),
 )
 
 
@@ -68,10 +73,13 @@ class AuditEvent(TypedDict):
     """Event of the audit, as the API shows it.
 
     Attributes:
+        id: Number of the event.
         at: Time in ISO 8601.
-        who: User, token, `command line`, `station`, or empty where nobody is known.
-        address: Of the request's sender; None where no request caused the event.
-        product: Its name; None where the event is of no product.
+        kind: Kind of the event.
+        who: User, token, `command line` or `station`; empty: unknown.
+        address: IP address of the request's sender; None: no request caused the event.
+        product: Name of the product; None: the event is about no product.
+        text: Text of the event.
     """
 
     id: int
@@ -93,20 +101,21 @@ def search(
     before: int | None = None,
     limit: int = 50,
 ) -> list[AuditEvent]:
-    """Return events as records, newest first.
+    """Return events that match, the newest first.
 
     Args:
-        database: of the station.
-        text: part of the event's who, address, kind or text, in any case.
-        about: a key of `SUBJECTS`; "": all events.
-        since: microseconds since 1970, of the earliest event.
-        until: microseconds since 1970; events from then on are left out.
-        before: number of a record; only older ones are returned.
-        limit: number of records at most.
+        database: Database of the station.
+        text: Text that occurs in who, address, kind or text of the event, in upper or lower case; "": any
+            event.
+        about: Subject of the events, a key of `SUBJECTS`; "": all subjects.
+        since: Time of the earliest event, microseconds since 1970; None: no limit.
+        until: Exclusive end of the period, microseconds since 1970; None: no limit.
+        before: Number of an event; only events before it are returned. None: no limit.
+        limit: Largest number of events.
 
     Raises:
-        InputError: the text or `about` is not allowed.
-        StoreError: the data base cannot be used.
+        InputError: the text is not allowed, or there is no such subject.
+        StoreError: the database cannot be used.
     """
     event = events.c
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
@@ -121,10 +130,14 @@ def search(
 
 
 def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
-    """Return the conditions of a search for a text and a subject. InputError where one is not allowed."""
+    """Return the SQL conditions of a search; `text` and `about` are those of `search`.
+
+    Raises:
+        InputError: the text is not allowed, or there is no such subject.
+    """
     if about and about not in SUBJECTS:
         raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
-    if not (text.isprintable() and len(text) <= 200):
+    if len(text) > MAX_TEXT_LENGTH or not text.isprintable():
         raise InputError("text: use letters and signs that can be seen, 200 at most")
     event = events.c
     conditions: list[ColumnElement[bool]] = []
@@ -138,19 +151,34 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
 
 
 def events_after(database: Database, number: int, last: int, limit: int) -> list[AuditEvent]:
-    """Return the events after the one of this number, up to the last one, oldest first. StoreError."""
+    """Return the events with the numbers from `number` + 1 to `last`, the oldest first.
+
+    Args:
+        database: Database of the station.
+        number: Number of the event before the first one to return.
+        last: Number of the last event to return.
+        limit: Largest number of returned events.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
     query = query.where(events.c.id > number, events.c.id <= last).order_by(events.c.id)
     return [_describe(row) for row in database.rows(query.limit(limit))]
 
 
 def newest_event(database: Database) -> int:
-    """Return the number of the newest event; 0: there is none. StoreError."""
+    """Return the number of the newest event; 0: there is no event.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
     with database.reading() as connection:
         return int(connection.scalar(select(func.max(events.c.id))) or 0)
 
 
 def _describe(row: ShownEventRow) -> AuditEvent:
+    """Return an event as the API shows it."""
     return {
         "id": row.id,
         "at": iso(row.at),
@@ -167,23 +195,27 @@ def trim_events(
     bounds: Sequence[tuple[ColumnElement[bool], int]] = _BOUNDS,
     pause: Callable[[], object] = lambda: None,
 ) -> None:
-    """Remove the oldest records beyond the bounds, a few at a time.
+    """Remove the oldest events beyond the bounds, `DELETED_AT_ONCE` in a transaction.
 
     Args:
-        database: of the station.
-        bounds: condition of some kinds of events, and the number of them that is kept.
-        pause: is called between two transactions, each of which removes `DELETED_AT_ONCE` at most.
+        database: Database of the station.
+        bounds: For each group of events, its SQL condition and the largest number of events to keep.
+        pause: Function that is called between two transactions.
     """
-    for is_of_kinds, limit in bounds:
-        query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
+    for is_in_group, max_count in bounds:
+        newest_first = select(events.c.id).where(is_in_group).order_by(events.c.id.desc())
+        first_beyond_bound = newest_first.offset(max_count).limit(1)
         with database.reading() as connection:
-            last = connection.execute(query).scalar_one_or_none()
-        oldest = select(events.c.id).where(is_of_kinds, events.c.id <= (last or 0))
-        oldest = oldest.order_by(events.c.id).limit(DELETED_AT_ONCE)
-        while last is not None:
+            newest_excess = connection.execute(first_beyond_bound).scalar_one_or_none()
+        if newest_excess is None:
+            continue
+        excess = select(events.c.id).where(is_in_group, events.c.id <= newest_excess)
+        oldest_excess = excess.order_by(events.c.id).limit(DELETED_AT_ONCE)
+        while True:
             with database.writing() as connection:
-                gone = connection.execute(delete(events).where(events.c.id.in_(oldest))).rowcount
-            if gone < DELETED_AT_ONCE:
+                deletion = delete(events).where(events.c.id.in_(oldest_excess))
+                deleted_count = connection.execute(deletion).rowcount
+            if deleted_count < DELETED_AT_ONCE:
                 break
             pause()
 
@@ -191,15 +223,22 @@ def trim_events(
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
     """Add an event that names the settings that have changed since the station's last start.
 
-    The store has only 16 bits of a hash of each value, from which nobody gets a password.
+    The database stores only 16 bits of a hash of each value: no password can be found from them.
+
+    Args:
+        database: Database of the station.
+        settings: Present settings.
+        who: Person or program that starts the station.
     """
-    hashes = hash_values(asdict(settings))
+    hash_by_setting = hash_values(asdict(settings))
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()
-        previous = hashes if stored is None else json.loads(stored)
-        changed = sorted(key for key in previous | hashes if previous.get(key) != hashes.get(key))
-        if changed:
-            more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
-            text = f"settings of {settings.name} changed: {', '.join(changed[:MAX_NAMED])}{more}"
+        previous_hashes = hash_by_setting if stored is None else json.loads(stored)  # first start: no change
+        keys = previous_hashes.keys() | hash_by_setting.keys()
+        changed_keys = sorted(key for key in keys if previous_hashes.get(key) != hash_by_setting.get(key))
+        if changed_keys:
+            text = f"settings of {settings.name} changed: {', '.join(changed_keys[:MAX_NAMED])}"
+            if len(changed_keys) > MAX_NAMED:
+                text += f" and {len(changed_keys) - MAX_NAMED} more"
             add_event(connection, SETTINGS_CHANGED, who, text)
-        connection.execute(update(stations).values(settings=json.dumps(hashes)))
+        connection.execute(update(stations).values(settings=json.dumps(hash_by_setting)))

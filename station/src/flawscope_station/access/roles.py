@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operator", "engineer", "admin")
+SENDER = "sender"
+VIEWER = "viewer"
+OPERATOR = "operator"
+ENGINEER = "engineer"
+ADMIN = "admin"
+ROLES = (SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN)
 
 
 @dataclass(frozen=True)
@@ -15,9 +20,10 @@ class Person:
     """Sender of a request.
 
     Attributes:
-        name: Of the user or the token.
-        role: One of `ROLES`.
-        has_token: It is a program, in whose name no web site can send requests.
+        name: Name of the user or the token.
+        role: Role, in `ROLES`.
+        has_token: Whether the sender is a program with a token. Unlike a browser with its cookie, it sends no
+            requests that another web site has caused.
     """
 
     name: str
@@ -25,15 +31,22 @@ class Person:
     has_token: bool = False
 
 
-PERSON_KEY = "flawscope.person"  # key of an ASGI scope: the person whom the middleware found
+PERSON_KEY = "flawscope.person"  # key of an ASGI scope, under which the middleware puts the sender
 LOCAL_PERSON = Person("local", "admin")  # sender of every request to an open station
 
 
 def has_role(person: Person | None, role: str) -> bool:
-    """Whether the person has that role or a higher one.
+    """Return whether a person has a role, or a role that includes it.
 
-    A sender only sends, a viewer only looks; from operator on each role includes those before it.
+    In the order of `ROLES`, each role from operator on includes all roles before it. A sender and a viewer
+    have no other role than their own.
+
+    Args:
+        person: Sender of a request; None: unknown, without any role.
+        role: Role, in `ROLES`.
     """
     if person is None or person.role not in ROLES:
         return False
-    return person.role == role or ROLES.index(person.role) >= max(ROLES.index(role), ROLES.index(OPERATOR))
+    rank = ROLES.index(person.role)
+    includes_lower_roles = rank >= ROLES.index(OPERATOR)
+    return person.role == role or (includes_lower_roles and rank >= ROLES.index(role))

@@ -1,4 +1,4 @@
-"""Sessions of people who signed in. The store has SHA-256 of their cookies, which are random."""
+"""Sessions of people who signed in. The database has the SHA-256 of their cookies, which are random."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from flawscope_station.store.rows import SessionRow
 from flawscope_station.store.schema import sessions, users
 
 SESSION_SECONDS = 12 * 3600
-_MAX_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds, with an hour for clocks that are set
+# microseconds to the end of a session that is believed: an hour more, because a clock may be set back
+_MAX_SESSION = (SESSION_SECONDS + 3600) * 1_000_000
 
 
 class Sessions:
-    """Sessions in the data base. Methods raise StoreError where it cannot be used."""
+    """Sessions in the database. Methods raise StoreError where the database cannot be used."""
 
     def __init__(self, database: Database):
         self.database = database
 
-    def start(self, connection: Connection, user: int) -> str:
-        """Start a session of a user within a transaction, and return its cookie, for SESSION_SECONDS."""
+    def start(self, connection: Connection, user_id: int) -> str:
+        """Start a session of a user within a transaction, and return its cookie.
+
+        The cookie is valid for SESSION_SECONDS. Sessions of all users that have ended are removed.
+        """
         cookie = secrets.token_urlsafe(32)
-        at = now()
-        connection.execute(delete(sessions).where(_ended(at)))
-        times = {"created_at": at, "expires_at": at + SESSION_SECONDS * 1_000_000}
-        connection.execute(sessions.insert().values(hash=digest(cookie), user_id=user, **times))
+        created_at = now()
+        connection.execute(delete(sessions).where(_has_ended(created_at)))
+        row = {
+            "hash": digest(cookie),
+            "user_id": user_id,
+            "created_at": created_at,
+            "expires_at": created_at + SESSION_SECONDS * 1_000_000,
+        }
+        connection.execute(sessions.insert().values(row))
         return cookie
 
     def end(self, cookie: str) -> None:
@@ -35,20 +44,34 @@ class Sessions:
         self.database.change(delete(sessions).where(sessions.c.hash == digest(cookie)))
 
     def remove_ended(self) -> None:
-        """Remove sessions that have ended, as every sign-in does."""
-        self.database.change(delete(sessions).where(_ended(now())))
+        """Remove the sessions that have ended, as every sign-in does."""
+        self.database.change(delete(sessions).where(_has_ended(now())))
 
-    def find(self, hashed: str) -> SessionRow | None:
-        """Return name and role of a session's user, and its end; it may have ended."""
+    def find(self, cookie_hash: str) -> SessionRow | None:
+        """Return name and role of a session's user, and the end of the session, which may be past.
+
+        Args:
+            cookie_hash: SHA-256 of the cookie.
+
+        Returns:
+            The row; None: there is no such session.
+        """
         columns = select(users.c.name, users.c.role, sessions.c.expires_at)
-        query = columns.join_from(sessions, users).where(sessions.c.hash == hashed)
+        query = columns.join_from(sessions, users).where(sessions.c.hash == cookie_hash)
         return self.database.row(query)
 
 
-def is_current(until: int) -> bool:
-    """Whether a session has not ended. An end too far ahead is of a clock that was set back: it has ended."""
-    return 0 < until - now() <= _MAX_SESSION
+def is_current(expires_at: int) -> bool:
+    """Return whether a session is still valid.
+
+    A session whose end is too far ahead is not valid: the clock was set back after its start.
+
+    Args:
+        expires_at: End of the session, microseconds since 1970.
+    """
+    return 0 < expires_at - now() <= _MAX_SESSION
 
 
-def _ended(at: int) -> ColumnElement[bool]:
+def _has_ended(at: int) -> ColumnElement[bool]:
+    """Return the SQL condition that a session is no longer valid at a time, by the rules of `is_current`."""
     return or_(sessions.c.expires_at <= at, sessions.c.expires_at > at + _MAX_SESSION)

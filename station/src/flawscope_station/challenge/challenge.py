@@ -1,8 +1,7 @@
-"""Challenges of all products of a station: when they are due, what passes, and who may say so without them.
+"""Challenges of all products of a station: when they are due, when they have passed, overrides by people.
 
-A challenge part is inspected like any other, and recorded with the purpose `challenge`. What was recorded
-says whether a product is ready (`readiness`), so that a station that was killed is ready exactly when it was
-before.
+A challenge part is inspected like any other part, and recorded with the purpose `challenge`. Whether a
+product is ready follows from the records (`readiness`), so that a restart of the station changes nothing.
 """
 
 from __future__ import annotations
@@ -56,11 +55,11 @@ from flawscope_station.store.schema import (
     pictures,
 )
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at whether challenges are due
-VIEW_SIDE = 640  # pixels of a stored picture
+CHECK_INTERVAL = 1.0  # seconds between two checks whether challenges are due
+VIEW_SIDE = 640  # pixels of the longer side of a stored picture
 MAX_NOTE_LENGTH = 200  # characters of a note, and of a reason
-BATCH = "batch"  # cause of a challenge that somebody asked for
-_SAID = {
+BATCH = "batch"  # cause of a challenge that a person begins
+_OUTCOME_WORDS = {
     FAILED: "was judged wrongly, and the challenge has failed: call an engineer, or show all parts again",
     WRONG_PART: "does not pass, for the picture does not look like it: lay it in as on its stored picture",
     OLD_PICTURE: "does not pass, for the picture was taken before: take a new one",
@@ -68,7 +67,7 @@ _SAID = {
 
 
 class ChallengeOpenError(InputError):
-    """Somebody has begun a challenge already."""
+    """A challenge is under way already."""
 
     status = 409
     code = "challenge_open"
@@ -79,28 +78,28 @@ class State:
     """Challenge parts of a product, their stored pictures, and its history.
 
     Attributes:
-        history: Of its challenges.
+        history: History of its challenges.
         parts: Challenge parts with a stored picture, by name.
-        wanted: Challenge parts without one yet, by name.
+        pending_parts: Challenge parts without a stored picture yet, by name.
         views: Stored pictures, by number of the challenge part and view.
-        number: Of the last challenge; None: there was none.
+        number: Number of the last challenge; None: there was none.
     """
 
     history: History
     parts: Mapping[str, ChallengePartRow] = field(default_factory=dict)
-    wanted: Mapping[str, ChallengePartRow] = field(default_factory=dict)
+    pending_parts: Mapping[str, ChallengePartRow] = field(default_factory=dict)
     views: Mapping[int, Mapping[str, ChallengeViewRow]] = field(default_factory=dict)
     number: int | None = None
 
 
 class StoredView(NamedTuple):
-    """Picture of a challenge part to be stored.
+    """Picture of a challenge part to be stored, with the columns of `challenge_views`.
 
     Attributes:
-        view: That it shows; "": the part has one view.
+        view: View that the picture shows; "": the part has a single picture.
         pixels: Hash of its pixels.
-        boxes: JSON of the boxes of its regions.
-        picture: WebP.
+        boxes: JSON of the boxes of its regions, from `relative_boxes`.
+        picture: Picture as a WebP file.
     """
 
     view: str
@@ -113,12 +112,12 @@ class ChallengeFacts(records.ChallengeRecords):
     """Challenges of a product, as the API shows them.
 
     Attributes:
-        asked: The settings ask for challenges.
-        ready: No answer is held back.
+        asked: Whether the settings ask for challenges.
+        ready: Whether the product may answer requests.
         cause: Why answers are held back; None: they are not.
-        under_way: A challenge has begun and has no outcome yet.
-        missing: Names of the parts to be shown.
-        next_at: When the next challenge is due, in ISO 8601; None: at no time.
+        under_way: Whether a challenge has begun and has no outcome yet.
+        missing: Names of the challenge parts that are still to be shown.
+        next_at: Time at which the next challenge is due, in ISO 8601; None: at no time.
     """
 
     asked: bool
@@ -130,18 +129,18 @@ class ChallengeFacts(records.ChallengeRecords):
 
 
 class Challenge(BackgroundThread):
-    """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
+    """Interlock that holds answers back until the challenge parts have passed, and reports that as a problem.
 
     Args:
-        settings: returns the settings of a product by its number.
-        runs_by: engine and device of models.
-        shifts: settings of shifts, which may name the times of challenges.
-        names: of products, by number; they may grow.
-        renderer: of stored pictures.
-        report: reports a problem, as `Problems.report`.
+        settings: Function that returns the settings of a product by its number.
+        runs_by: Engine and device of models.
+        shifts: Settings of shifts, which may name the times of challenges; None: there are no shifts.
+        names: Names of products, by number; products may be added.
+        renderer: Renderer of the pictures of inspections.
+        report: Function that reports a problem, as `Problems.report`.
 
     Attributes:
-        products: numbers of the products that need challenges, or have a challenge part without a picture.
+        products: Numbers of the products that need challenges, or have a challenge part without a picture.
     """
 
     def __init__(
@@ -166,13 +165,13 @@ class Challenge(BackgroundThread):
         self.wall = now
         self.products: set[int] = set()
         self._states: dict[int, State] = {}
-        self._unchallenged: set[int] = set()  # products that need no challenge, though they may have parts
-        self._lock = threading.Lock()  # of changes; who reads takes a state as it is
-        # for one picture beyond the common budget, which the picture itself holds until it is answered
+        self._unchallenged: set[int] = set()  # products that need no challenge; they may have challenge parts
+        self._lock = threading.Lock()  # for changes of states; a state itself never changes
+        # a budget apart: the shown picture holds memory of the common one until it is answered
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
-        """Read the challenges of a product, and from now on check it where its settings ask for them."""
+        """Read the challenges of a product, and check it from now on if its settings ask for challenges."""
         is_challenged = self.settings(product_id).challenge is not None
         if is_challenged:
             self._unchallenged.discard(product_id)
@@ -186,205 +185,272 @@ class Challenge(BackgroundThread):
     # ---- interlock
 
     def check(self, product_id: int, number: str | None) -> None:
-        """Raise NotReadyError unless the product is ready, or the part is one of its challenge parts."""
+        """Raise NotReadyError if a product is not ready; its challenge parts may be inspected even then.
+
+        Args:
+            product_id: Number of the product.
+            number: Number of the part, from its sender; None: the part has no number.
+        """
         state = self._states.get(product_id)
         if state is None or product_id in self._unchallenged:
             return
-        if number not in state.parts and number not in state.wanted:
-            self._hold(product_id, state, self._version(product_id))
+        if number not in state.parts and number not in state.pending_parts:
+            self._check_ready(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the record as it may be answered; that of a challenge part gets its purpose.
+        """Return the inspection of a part as it is to be recorded.
+
+        The inspection of a challenge part gets the purpose `challenge`; any other stays as it is.
+
+        Args:
+            part: Part with its pictures.
+            record: Inspection of the part.
 
         Raises:
-            NotReadyError: the product is not ready with the version that has judged, and the part is none of
-                its challenge parts.
+            NotReadyError: the part is no challenge part, and the product is not ready with the version that
+                has judged it.
         """
         state = self._states.get(record.product_id)
         if state is None:
             return record
-        if record.part in state.wanted:
+        if record.part in state.pending_parts:
             return replace(record, purpose=CHALLENGE, key=None)
         if self._is_unchallenged(record.product_id):
             return record
-        known = state.parts.get(record.part or "")
-        if known is not None:
-            return self._shown(state, known, part, record)
-        self._hold(record.product_id, state, record.version_id)
+        challenge_part = state.parts.get(record.part or "")
+        if challenge_part is not None:
+            return self._challenge_record(state, challenge_part, part, record)
+        self._check_ready(record.product_id, state, record.version_id)
         return record
 
-    def recorded(self, found: RecordedInspection) -> None:
-        """Raise NotProductionError with what became of a challenge part that was recorded."""
-        inspection = found.inspection
+    def recorded(self, recorded: RecordedInspection) -> None:
+        """Raise NotProductionError if a challenge part was inspected; its text has the result of the part."""
+        inspection = recorded.inspection
         if inspection.purpose != CHALLENGE:
             return
         number = inspection.challenge_part_id
-        said = self._keep_shown(found) if number is None else self._take(found, number)
+        if number is None:
+            result = self._store_pictures(recorded)
+        else:
+            result = self._note_showing(recorded, number)
         self.wake()
-        raise NotProductionError(f"the challenge part {inspection.part} {said}")
+        raise NotProductionError(f"the challenge part {inspection.part} {result}")
 
-    def _shown(
-        self, state: State, known: ChallengePartRow, part: Part, record: NewInspection
+    def _challenge_record(
+        self, state: State, challenge_part: ChallengePartRow, part: Part, record: NewInspection
     ) -> NewInspection:
-        """Return the record of a challenge part, of the challenge under way or a new one that is due."""
-        alike, is_at_place = self._compare(state, known, part, record)
-        run = self._due_run(record.product_id, record.version_id)
+        """Return the inspection of a challenge part to be recorded.
+
+        It belongs to the challenge under way, or to a new one that is due.
+
+        Args:
+            state: State of the product.
+            challenge_part: Challenge part that was shown.
+            part: Part with its pictures.
+            record: Inspection of the part.
+        """
+        lowest_resemblance, is_at_place = self._compare(state, challenge_part, part, record)
+        run_number = self._due_run(record.product_id, record.version_id)
         pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
             is_copy = any(
-                records.was_taken_before(connection, record.product_id, digest) for digest in pixels
+                records.was_taken_before(connection, record.product_id, pixel_hash) for pixel_hash in pixels
             )
-        facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
+        facts = {
+            "resemblance": lowest_resemblance,
+            "is_at_place": is_at_place,
+            "is_copy": is_copy,
+            "pixels": pixels,
+        }
         return replace(
             record,
             record={**record.record, "challenge": facts},
             key=None,
             purpose=CHALLENGE,
-            challenge_id=run,
-            challenge_part_id=known.id,
+            challenge_id=run_number,
+            challenge_part_id=challenge_part.id,
         )
 
     def _compare(
-        self, state: State, known: ChallengePartRow, part: Part, record: NewInspection
+        self, state: State, challenge_part: ChallengePartRow, part: Part, record: NewInspection
     ) -> tuple[float, bool]:
-        """Compare the pictures of a challenge part with its stored ones.
+        """Compare the pictures of a shown challenge part with its stored pictures.
 
-        Return the lowest resemblance, -1 where a view has no stored picture, and whether a region lies where
-        a stored one does.
+        Args:
+            state: State of the product.
+            challenge_part: Challenge part that was shown.
+            part: Part with its pictures.
+            record: Inspection of the part.
+
+        Returns:
+            A pair: the lowest resemblance of all views, -1 if a view has no stored picture; and whether a
+            region lies where a stored region does, in any view, True if no region is stored.
         """
-        stored_views = state.views.get(known.id, {})
-        data = {sent.view: sent.data for sent in part.pictures}
-        alike = list[float]()
-        at_place = list[bool]()
-        for seen in record.pictures:
-            view = stored_views.get(seen.view or "")
-            if view is None:
-                alike.append(-1.0)
+        stored_views = state.views.get(challenge_part.id, {})
+        data_by_view = {picture.view: picture.data for picture in part.pictures}
+        resemblances = list[float]()
+        region_matches = list[bool]()  # for each view with stored regions: whether a region lies there
+        for judged_picture in record.pictures:
+            stored_view = stored_views.get(judged_picture.view or "")
+            if stored_view is None:
+                resemblances.append(-1.0)
                 continue
-            picture = reduce_picture(data[seen.view], known.name, VIEW_SIDE, self._memory)
-            stored = reduce_picture(bytes(view.picture), known.name, VIEW_SIDE, self._memory)
-            alike.append(resemblance(picture, stored))
-            stored_boxes = json.loads(view.boxes)
+            data = data_by_view[judged_picture.view]
+            picture = reduce_picture(data, challenge_part.name, VIEW_SIDE, self._memory)
+            stored_data = bytes(stored_view.picture)
+            stored_picture = reduce_picture(stored_data, challenge_part.name, VIEW_SIDE, self._memory)
+            resemblances.append(resemblance(picture, stored_picture))
+            stored_boxes = json.loads(stored_view.boxes)
             if stored_boxes:
-                boxes = relative_boxes(seen.regions, seen.width, seen.height)
-                at_place.append(lies_alike(boxes, stored_boxes))
-        return min(alike), any(at_place) or not at_place
+                boxes = relative_boxes(judged_picture.regions, judged_picture.width, judged_picture.height)
+                region_matches.append(lies_alike(boxes, stored_boxes))
+        is_at_place = any(region_matches) or not region_matches
+        return min(resemblances), is_at_place
 
     def _due_run(self, product_id: int, version: int) -> int | None:
-        """Return the number of the challenge under way, or of a new one that is due; None: none is due."""
+        """Return the number of the challenge to which a showing belongs; None: no challenge is due.
+
+        If a challenge is due, and the last one cannot be continued, a new one is begun.
+        """
         with self._lock:
             state = self._load(product_id)
             cause = self._readiness(product_id, state, version).cause
             if cause is None:
                 return None
             last = state.history.last
+            # version, and hash of settings and parts, as they are now
             judging = (version, self._state_hash(product_id, state))
-            if last is None or last.outcome is not None or last.judging != judging:
-                state = self._begin(product_id, state, cause, version, "station")
+            can_go_on = last is not None and last.outcome is None and last.judging == judging
+            if not can_go_on:
+                state = self._begin(product_id, state, cause, version, who="station")
             return state.number
 
-    def _take(self, found: RecordedInspection, number: int) -> str:
-        """Return in words what became of a challenge part that was recorded, and note the outcome."""
-        first = found.inspection
-        if first.challenge_id is None:
+    def _note_showing(self, recorded: RecordedInspection, number: int) -> str:
+        """Return the result of a shown challenge part in words; record the end of the challenge, if it ends.
+
+        Args:
+            recorded: Inspection of the challenge part.
+            number: Number of the challenge part.
+        """
+        inspection = recorded.inspection
+        if inspection.challenge_id is None:
             return "was not taken, for no challenge is due: begin one"
         with self._lock:
-            state = self._load(first.product_id)
+            state = self._load(inspection.product_id)
             run = state.history.last
-            if state.number != first.challenge_id or run is None:
+            if state.number != inspection.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
-            place = [picture.inspection for picture in run.shown].index(found.number)
-            shown = run.shown[place]
-            before = replace(run, shown=run.shown[:place])
-            after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since
-            if before.outcome is None and after.outcome is not None:
+            inspection_numbers = [showing.inspection for showing in run.showings]
+            position = inspection_numbers.index(recorded.number)
+            showing = run.showings[position]
+            # the challenge before and after this showing, without later ones that were recorded meanwhile
+            run_before = replace(run, showings=run.showings[:position])
+            run_after = replace(run, showings=run.showings[: position + 1])
+            if run_before.outcome is None and run_after.outcome is not None:
                 self.store.note_event(
-                    f"challenge_{after.outcome}", "station", str(first.part), first.product_id
+                    f"challenge_{run_after.outcome}", "station", str(inspection.part), inspection.product_id
                 )
-        outcome = shown.outcome(run.parts[number], before.shown)
+        # `run.parts` has the right decision on each part
+        outcome = showing.outcome(run.parts[number], run_before.showings)
         if outcome != PASSED:
-            return _SAID[outcome]
-        if after.outcome == FAILED:
-            return _SAID[FAILED]
-        if after.outcome == PASSED:
+            return _OUTCOME_WORDS[outcome]
+        if run_after.outcome == FAILED:
+            return _OUTCOME_WORDS[FAILED]
+        if run_after.outcome == PASSED:
             return "has passed; all have: parts are inspected again"
-        if number in before.result[2]:
+        if number in run_before.result.passed_parts:
             return "has passed already: show the next one"
-        missing = self._readiness(first.product_id, state, first.version_id).missing
+        missing = self._readiness(inspection.product_id, state, inspection.version_id).missing
         if missing:
             return f"has passed; next is {missing[0]}"
         return "has passed; a part of the other kind is missing"
 
-    def _hold(self, product_id: int, state: State, version: int | None) -> None:
-        found = self._readiness(product_id, state, version)
-        if found.cause is not None:
-            missing = ", ".join(found.missing) or "a good and a defective one must be stored"
+    def _check_ready(self, product_id: int, state: State, version: int | None) -> None:
+        """Raise NotReadyError if a product may not answer with a version; None: no model is open."""
+        product_readiness = self._readiness(product_id, state, version)
+        cause = product_readiness.cause
+        if cause is not None:
+            missing = ", ".join(product_readiness.missing) or "a good and a defective one must be stored"
             name = self.names[product_id]
-            raise NotReadyError(
-                f"{name} is not ready, challenge parts have not passed ({found.cause}): {missing}"
-            )
+            raise NotReadyError(f"{name} is not ready, challenge parts have not passed ({cause}): {missing}")
 
     def _version(self, product_id: int) -> int | None:
-        with suppress(FlawscopeError):  # no model is open
+        """Return the number of the version that judges a product; None: no model is open."""
+        with suppress(FlawscopeError):
             return self.versions.number(product_id)
         return None
 
     def _is_unchallenged(self, product_id: int) -> bool:
+        """Return whether the settings of a product ask for no challenges."""
         return product_id in self._unchallenged
 
     # ---- whether a product is ready
 
     def _readiness(self, product_id: int, state: State, version: int | None) -> Readiness:
+        """Return whether a product may answer now with a version."""
         if self._is_unchallenged(product_id):
             return Readiness(None)
-        return readiness(state.history, (version, self._state_hash(product_id, state)), self._now())
+        judging = (version, self._state_hash(product_id, state))
+        return readiness(state.history, judging, self._now())
 
     def _now(self) -> Instant:
+        """Return the present time by both clocks."""
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of the facts, beside the version, that a decision depends on.
+        """Return a hash of engine, device, challenge parts and tolerances: if it changes, a challenge is due.
 
-        They are engine and device, the product's challenge parts and its tolerances. Another setting, or
-        release, asks for no challenge.
+        Other settings and the release of flawscope are left out; the version of the model is compared apart.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
-        parts = [part.id for part in state.parts.values()]
-        facts = [*self.runs_by, parts, rules and rules["sha256"]]
+        rules_hash = rules["sha256"] if rules else rules  # without rules, the empty value is hashed
+        part_ids = [part.id for part in state.parts.values()]
+        facts = [*self.runs_by, part_ids, rules_hash]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _load(self, product_id: int) -> State:
-        """Read the state of a product after a change. In the lock."""
+        """Read the state of a product anew, and return it; the caller holds the lock."""
         with self.store.database.reading() as connection:
-            every = {part.name: part for part in records.current_parts(connection, product_id)}
+            part_by_name = {part.name: part for part in records.current_parts(connection, product_id)}
             views = records.stored_views(connection, product_id)
-            found = records.find_runs(connection, product_id)
-        number, last = found[0] if found else (None, None)
-        parts = {name: part for name, part in every.items() if part.id in views}
-        wanted = {name: part for name, part in every.items() if part.id not in views}
-        names = {part.id: name for name, part in parts.items()}
-        next_due = cache(partial(self._next_due, product_id))  # each picture of the line asks
-        history = History(self._now(), names, last, next_due)
-        state = self._states[product_id] = State(history, parts, wanted, views, number)
-        if wanted or not self._is_unchallenged(product_id):
+            latest_runs = records.find_runs(connection, product_id)
+        number, last_run = latest_runs[0] if latest_runs else (None, None)
+        parts = {name: part for name, part in part_by_name.items() if part.id in views}
+        pending_parts = {name: part for name, part in part_by_name.items() if part.id not in views}
+        name_by_id = {part.id: name for name, part in parts.items()}
+        next_due = cache(partial(self._next_due, product_id))  # cached: each picture of the line asks for it
+        history = History(read=self._now(), parts=name_by_id, last=last_run, next_due=next_due)
+        state = State(history, parts=parts, pending_parts=pending_parts, views=views, number=number)
+        self._states[product_id] = state
+        if pending_parts or not self._is_unchallenged(product_id):
             self.products.add(product_id)
         else:
             self.products.discard(product_id)
         return state
 
     def _next_due(self, product_id: int, after: int) -> int | None:
+        """Return the first moment after `after` at which the settings want a challenge; None: at no time.
+
+        Both moments are in microseconds since 1970.
+        """
         times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
-        later = [at for at, _ in moments(times, station_zone(self.shifts), after, range(-1, 3)) if at > after]
-        return min(later, default=None)
+        days = range(-1, 3)  # days around `after` in which the next moment lies
+        zone = station_zone(self.shifts)
+        later_moments = [moment for moment, _ in moments(times, zone, after, days) if moment > after]
+        return min(later_moments, default=None)
 
     # ---- a challenge
 
     def begin(self, product_id: int, who: str) -> None:
-        """Begin a challenge, such as before a batch: the product is not ready until it has passed.
+        """Begin a challenge, such as before a batch; until it has passed, the product is not ready.
+
+        Args:
+            product_id: Number of the product.
+            who: Person who begins it.
 
         Raises:
             ChallengeOpenError: a challenge is under way.
-            InputError: the settings ask for none.
+            InputError: the settings ask for no challenges.
         """
         with self._lock:
             state = self._load(product_id)
@@ -392,15 +458,22 @@ class Challenge(BackgroundThread):
             last = state.history.last
             if last is not None and state.history.is_under_way:
                 raise ChallengeOpenError(f"{last.who} has begun a challenge: show its parts")
-            self._begin(product_id, state, cause or BATCH, self.versions.number(product_id), who)
+            version = self.versions.number(product_id)
+            self._begin(product_id, state, cause or BATCH, version, who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
         """Let a product be ready without its challenge parts, until the next challenge is due.
 
-        InputError where no reason is given, or it is ready.
+        Args:
+            product_id: Number of the product.
+            reason: Why the challenge parts are not shown.
+            who: Person who decides that.
+
+        Raises:
+            InputError: the reason is empty or too long, or the product is ready.
         """
-        reason = _checked_text(reason, "reason")
-        if not reason:
+        stripped_reason = _check_line(reason, name="reason")
+        if not stripped_reason:
             raise InputError("reason: write why the challenge parts are not shown")
         with self._lock:
             state = self._load(product_id)
@@ -408,13 +481,14 @@ class Challenge(BackgroundThread):
             if cause is None:
                 raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
             version = self.versions.number(product_id)
-            self._begin(product_id, state, cause, version, who, override_reason=reason)
+            self._begin(product_id, state, cause, version, who, override_reason=stripped_reason)
         self.wake()
 
     def _checked_cause(self, product_id: int, state: State) -> str | None:
         """Return why the product is not ready; None: it is ready.
 
-        InputError where the settings ask for no challenge.
+        Raises:
+            InputError: the settings ask for no challenges.
         """
         if self._is_unchallenged(product_id):
             name = self.names[product_id]
@@ -433,16 +507,15 @@ class Challenge(BackgroundThread):
         *,
         override_reason: str | None = None,
     ) -> State:
-        """Begin a challenge in the place of the last, and return the state with it. In the lock.
+        """Begin a challenge, and return the state of the product with it; the caller holds the lock.
 
         Args:
-            product_id: number of the product.
-            state: of the product, before.
-            cause: why the product is not ready.
-            version: number of the version that judges.
-            who: begins it.
-            override_reason: why a person lets the product be ready without challenge parts: the challenge is
-                over with it. None: nobody does.
+            product_id: Number of the product.
+            state: State of the product before.
+            cause: Why the challenge is due.
+            version: Number of the version that judges.
+            who: Person who begins it.
+            override_reason: Reason of an override, which ends the challenge at once; None: no override.
         """
         values = {
             "product_id": product_id,
@@ -456,8 +529,11 @@ class Challenge(BackgroundThread):
         }
         with self.store.database.writing() as connection:
             connection.execute(insert(challenges).values(values))
-            kind = "challenge_begun" if override_reason is None else f"challenge_{OVERRIDDEN}"
-            add_event(connection, kind, who, f"({cause}) {override_reason or ''}".strip(), product_id)
+            if override_reason is None:
+                add_event(connection, "challenge_begun", who, f"({cause})", product_id)
+            else:
+                text = f"({cause}) {override_reason}".strip()
+                add_event(connection, f"challenge_{OVERRIDDEN}", who, text, product_id)
         return self._load(product_id)
 
     # ---- challenge parts
@@ -465,101 +541,128 @@ class Challenge(BackgroundThread):
     def add_part(
         self, product_id: int, number: int | None, name: str, expected: str, note: str, who: str
     ) -> records.PartFacts:
-        """Keep the part of an inspection as a challenge part, and return it as the API shows it.
-
-        A part in several views is kept with all of them.
+        """Add the part of an inspection as a challenge part, with all its views.
 
         Args:
-            product_id: number of the product.
-            number: of the inspection; None: the first picture of the part that comes is kept, also while
-                nothing else is answered.
-            name: the `part` under which it will be shown.
-            expected: good or anomalous.
-            note: one line for people, `MAX_NOTE_LENGTH` characters at most.
-            who: adds it.
+            product_id: Number of the product.
+            number: Number of the inspection; None: the pictures are stored when the part is next sent, which
+                works even while the product is not ready.
+            name: Number under which the part will be sent.
+            expected: Right decision, good or anomalous.
+            note: Line for people, `MAX_NOTE_LENGTH` characters at most.
+            who: Person who adds it.
+
+        Returns:
+            The challenge part as the API shows it.
 
         Raises:
-            InputError: the name is taken or cannot be one.
+            InputError: the name is empty or taken, or the note is too long.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        note = _checked_text(note, "note")
+        stripped_note = _check_line(note, name="note")
         label = make_label(name, None).part or ""
         if not label:
             raise InputError("name: write the number of the part, as its sender will give it")
         views = [] if number is None else self._views_of(product_id, number)
-        values = {"product_id": product_id, "name": label, "expected": expected, "note": note}
+        values = {"product_id": product_id, "name": label, "expected": expected, "note": stripped_note}
         with self._lock:
             state = self._load(product_id)
-            if label in state.parts or label in state.wanted:
+            if label in state.parts or label in state.pending_parts:
                 raise InputError(
                     f"there is a challenge part {label}: remove it first, or choose another name"
                 )
             with self.store.database.writing() as connection:
-                added = insert(challenge_parts).values(values).returning(challenge_parts.c.id)
-                part_id = connection.execute(added).scalar_one()
-                _keep(connection, part_id, views)
-                text = f"{label}, {expected}: {note}"
+                insert_part = insert(challenge_parts).values(values).returning(challenge_parts.c.id)
+                part_id = connection.execute(insert_part).scalar_one()
+                _insert_views(connection, part_id, views)
+                text = f"{label}, {expected}: {stripped_note}"
                 add_event(connection, "challenge_part_added", who, text, product_id)
             self._load(product_id)
         return next(part for part in self.facts(product_id)["parts"] if part["name"] == label)
 
-    def _keep_shown(self, found: RecordedInspection) -> str:
-        """Keep the first picture of a challenge part; return what became of it in words."""
-        first = found.inspection
-        views = self._views_of(first.product_id, found.number)
+    def _store_pictures(self, recorded: RecordedInspection) -> str:
+        """Store the first pictures of a challenge part; return the result of the part in words."""
+        inspection = recorded.inspection
+        views = self._views_of(inspection.product_id, recorded.number)
         with self._lock:
-            new = self._load(first.product_id).wanted.get(first.part or "")
-            if new is None:
-                return "is kept already: show it again"  # it came twice
+            state = self._load(inspection.product_id)
+            challenge_part = state.pending_parts.get(inspection.part or "")
+            if challenge_part is None:  # the part came twice in the meantime
+                return "is kept already: show it again"
             with self.store.database.writing() as connection:
-                _keep(connection, new.id, views)
-            self._load(first.product_id)
-        return f"is kept, and was judged {'as good' if first.decision == GOOD else 'as defective'}"
+                _insert_views(connection, challenge_part.id, views)
+            self._load(inspection.product_id)
+        decision_words = "as good" if inspection.decision == GOOD else "as defective"
+        return f"is kept, and was judged {decision_words}"
 
     def _views_of(self, product_id: int, number: int) -> list[StoredView]:
-        """Return the stored pictures that the part of an inspection would have. NotFoundError."""
+        """Return the pictures of an inspection as they are stored for a challenge part.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+        """
         query = inspection_query().add_columns(pictures.c.pixels)
         query = query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         with self.store.database.reading() as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            seen = find_views(connection, [number])
-        if not seen:
-            reduced = self._reduced(product_id, number, None)
-            return [StoredView(row.view or "", row.pixels, _boxes_of(row), reduced)]
-        stored = []
-        for view in seen:
-            reduced = self._reduced(product_id, number, view.view)
-            stored.append(StoredView(view.view or "", view.pixels, _boxes_of(view), reduced))
-        return stored
+            view_rows = find_views(connection, [number])
+        if not view_rows:
+            picture_file = self._reduced_picture(product_id, number, view=None)
+            return [StoredView(row.view or "", row.pixels, _boxes_of(row), picture_file)]
+        stored_views = []
+        for view_row in view_rows:
+            picture_file = self._reduced_picture(product_id, number, view_row.view)
+            stored_views.append(
+                StoredView(view_row.view or "", view_row.pixels, _boxes_of(view_row), picture_file)
+            )
+        return stored_views
 
-    def _reduced(self, product_id: int, number: int, view: str | None) -> bytes:
+    def _reduced_picture(self, product_id: int, number: int, view: str | None) -> bytes:
+        """Return the picture of an inspection, or of its view, as a WebP file of `VIEW_SIDE` pixels."""
         data, _, name = self.renderer.picture(product_id, number, view)
         return encode_webp(reduce_picture(data, name, VIEW_SIDE, self._memory))
 
     def remove_part(self, product_id: int, number: int, who: str) -> None:
-        """Remove a challenge part; records of its inspections stay. NotFoundError."""
+        """Remove a challenge part; the records of its inspections stay.
+
+        Args:
+            product_id: Number of the product.
+            number: Number of the challenge part.
+            who: Person who removes it.
+
+        Raises:
+            NotFoundError: there is no such challenge part.
+        """
         with self._lock:
             state = self._states[product_id]
-            for part in (*state.parts.values(), *state.wanted.values()):
-                if part.id == number:
-                    break
-            else:
+            parts_by_id = {part.id: part for part in (*state.parts.values(), *state.pending_parts.values())}
+            part = parts_by_id.get(number)
+            if part is None:
                 raise NotFoundError(f"there is no challenge part {number} of this product")
             with self.store.database.writing() as connection:
-                gone = update(challenge_parts).where(challenge_parts.c.id == number)
-                connection.execute(gone.values(removed_at=self.wall()))
+                removal = update(challenge_parts).where(challenge_parts.c.id == number)
+                connection.execute(removal.values(removed_at=self.wall()))
                 add_event(connection, "challenge_part_removed", who, part.name, product_id)
             self._load(product_id)
 
     def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
-        """Return the stored picture of a challenge part, as WebP; without a view, that of its first one.
+        """Return a stored picture of a challenge part, as a WebP file.
 
-        NotFoundError.
+        Args:
+            product_id: Number of the product.
+            number: Number of the challenge part.
+            view: View of the part; None: the first one in the order of `stored_views`.
+
+        Raises:
+            NotFoundError: there is no such picture.
         """
         views = self._states[product_id].views.get(number, {})
-        row = next(iter(views.values()), None) if view is None else views.get(view)
+        if view is None:
+            row = next(iter(views.values()), None)
+        else:
+            row = views.get(view)
         if row is None:
             raise NotFoundError(f"there is no challenge part {number} of this product with such a view")
         return bytes(row.picture)
@@ -569,51 +672,69 @@ class Challenge(BackgroundThread):
     def facts(self, product_id: int) -> ChallengeFacts:
         """Return the challenges of a product as the API shows them."""
         state = self._states[product_id]
-        found = self._readiness(product_id, state, self._version(product_id))
+        product_readiness = self._readiness(product_id, state, self._version(product_id))
+        next_at = product_readiness.next_at
         return {
             "asked": not self._is_unchallenged(product_id),
-            "ready": found.cause is None,
-            "cause": found.cause,
+            "ready": product_readiness.cause is None,
+            "cause": product_readiness.cause,
             "under_way": state.history.is_under_way,
-            "missing": list(found.missing),
-            "next_at": None if found.next_at is None else iso(found.next_at),
+            "missing": list(product_readiness.missing),
+            "next_at": None if next_at is None else iso(next_at),
             **records.describe(self.store.database, product_id),
         }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
-        """Return Prometheus gauges: name -> help text and values by product name."""
-        ready = {self.names[i]: float(self._why_held(i) is None) for i in list(self._states)}
-        return {"challenge_ready": ("0 while challenge parts must be shown first.", ready)}
+        """Return Prometheus gauges by name, each with a help text and the values by product name."""
+        value_by_name = {}
+        for product_id in list(self._states):
+            is_ready = self._hold_reason(product_id) is None
+            value_by_name[self.names[product_id]] = float(is_ready)
+        return {"challenge_ready": ("0 while challenge parts must be shown first.", value_by_name)}
 
-    def _why_held(self, product_id: int) -> str | None:
+    def _hold_reason(self, product_id: int) -> str | None:
+        """Return why the answers of a product are held back; None: they are not."""
         try:
             self.check(product_id, None)
         except NotReadyError as error:
-            return str(error).partition(";")[0]
+            return str(error).partition(";")[0]  # without a remedy
         return None
 
     @typing_extensions.override  # the class has a method `override`
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL):
+        """Report the products that are not ready, every `CHECK_INTERVAL`, until the station ends."""
+        while True:
+            is_ended = self._wait(CHECK_INTERVAL)
+            if is_ended:
+                return
             for product_id in list(self._states):
-                self.report(f"challenge_{product_id}", self._why_held(product_id), stops=True)
+                self.report(f"challenge_{product_id}", self._hold_reason(product_id), stops=True)
 
 
-def _keep(connection: Connection, part_id: int, views: Sequence[StoredView]) -> None:
-    """Store the pictures of a challenge part."""
+def _insert_views(connection: Connection, part_id: int, views: Sequence[StoredView]) -> None:
+    """Insert the stored pictures of a challenge part into the database."""
     rows = [{**view._asdict(), "part_id": part_id} for view in views]
     if rows:
         connection.execute(insert(challenge_views), rows)
 
 
 def _boxes_of(row: ShownInspectionRow | ViewRow) -> str:
-    """Return the boxes of a picture's regions, as `challenge_views` stores them."""
+    """Return the boxes of a picture's regions as JSON, in the form of `challenge_views`."""
     regions = json.loads(row.record)["regions"]
     return json.dumps(relative_boxes(regions, row.width, row.height))
 
 
-def _checked_text(text: str, name: str) -> str:
-    text = text.strip()
-    if len(text) > MAX_NOTE_LENGTH or not text.isprintable():
+def _check_line(text: str, name: str) -> str:
+    """Return a text without spaces at its ends.
+
+    Args:
+        text: Text from a person.
+        name: Name of the parameter, for the message.
+
+    Raises:
+        InputError: the text has more than one line, or is too long.
+    """
+    line = text.strip()
+    if len(line) > MAX_NOTE_LENGTH or not line.isprintable():
         raise InputError(f"{name}: write a line of {MAX_NOTE_LENGTH} characters at most")
-    return text
+    return line

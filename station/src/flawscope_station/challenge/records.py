@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple, TypedDict
 
 from sqlalchemy import Connection, exists, select
 
-from flawscope_station.challenge.readiness import REPLACED, Run, Shown
+from flawscope_station.challenge.readiness import REPLACED, Run, Showing
 from flawscope_station.store.database import Database
 from flawscope_station.store.insert import decision_of
 from flawscope_station.store.records import iso
@@ -23,25 +24,24 @@ from flawscope_station.store.schema import (
     views,
 )
 
-# of a product, that people see
-MAX_SHOWN = 500
-MAX_CHALLENGES = 20
+MAX_SHOWN = 500  # showings of a product that people see
+MAX_CHALLENGES = 20  # challenges of a product that people see
 
 
-class ShownRow(NamedTuple):
-    """Challenge part as it was shown, with its score.
+class ShowingRow(NamedTuple):
+    """Showing of a challenge part, with its score.
 
     Attributes:
-        run: Number of the challenge; None: none was due.
-        score: Of the inspection.
-        score_threshold: That the score was compared with.
-        shown: The part, and what the judgement depends on.
+        run: Number of the challenge; None: no challenge was due.
+        score: Score of the inspection.
+        score_threshold: Threshold with which the score was compared.
+        showing: Facts on which the outcome depends.
     """
 
     run: int | None
     score: float
     score_threshold: float
-    shown: Shown
+    showing: Showing
 
 
 def current_parts(connection: Connection, product_id: int) -> Sequence[ChallengePartRow]:
@@ -52,84 +52,114 @@ def current_parts(connection: Connection, product_id: int) -> Sequence[Challenge
 
 
 def stored_views(connection: Connection, product_id: int) -> dict[int, dict[str, ChallengeViewRow]]:
-    """Return the stored picture of each view, by number of the challenge part; one with a region first."""
+    """Return the stored pictures of a product: number of the challenge part -> name of the view -> picture.
+
+    The views of a part are sorted by name, all views with regions before all views without.
+    """
     query = select(challenge_views).join_from(challenge_views, challenge_parts)
     query = query.where(challenge_parts.c.product_id == product_id, challenge_parts.c.removed_at.is_(None))
     rows: list[ChallengeViewRow] = [*connection.execute(query)]
-    rows.sort(key=lambda row: (row.boxes == "[]", row.view))
-    found: dict[int, dict[str, ChallengeViewRow]] = {}
+    rows_with_regions = [row for row in rows if row.boxes != "[]"]
+    rows_without_regions = [row for row in rows if row.boxes == "[]"]
+    rows = [
+        *sorted(rows_with_regions, key=attrgetter("view")),
+        *sorted(rows_without_regions, key=attrgetter("view")),
+    ]
+    views_by_part: dict[int, dict[str, ChallengeViewRow]] = {}
     for row in rows:
-        found.setdefault(row.part_id, {})[row.view] = row
-    return found
+        views_by_part.setdefault(row.part_id, {})[row.view] = row
+    return views_by_part
 
 
 def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[tuple[int, Run]]:
-    """Return numbers and challenges, the latest first."""
+    """Return pairs of number and challenge for the latest challenges of a product, the latest first.
+
+    Args:
+        connection: Connection to the database.
+        product_id: Number of the product.
+        count: Largest number of challenges.
+    """
     query = select(challenges).where(challenges.c.product_id == product_id)
     rows = connection.execute(query.order_by(challenges.c.id.desc()).limit(count)).all()
-    shown = find_shown(connection, product_id, runs=[row.id for row in rows])
+    showing_rows = find_showings(connection, product_id, runs=[row.id for row in rows])
     runs = []
     for row in rows:
-        judging = row.version_id, row.state_hash
-        parts = {int(number): expected for number, expected in json.loads(row.parts).items()}
-        of_run = tuple(item.shown for item in shown if item.run == row.id)
-        runs.append((row.id, Run(judging, parts, row.begun_at, row.cause, row.who, row.reason, of_run)))
+        run = Run(
+            judging=(row.version_id, row.state_hash),
+            parts={int(number): expected for number, expected in json.loads(row.parts).items()},
+            begun_at=row.begun_at,
+            cause=row.cause,
+            who=row.who,
+            reason=row.reason,
+            showings=tuple(showing_row.showing for showing_row in showing_rows if showing_row.run == row.id),
+        )
+        runs.append((row.id, run))
     return runs
 
 
-def find_shown(
+def find_showings(
     connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
-) -> list[ShownRow]:
+) -> list[ShowingRow]:
     """Return the showings of a product's challenge parts, the oldest first.
 
-    The pictures from which a challenge part was kept are not among them.
+    Inspections whose pictures became the stored pictures of a challenge part are left out.
 
     Args:
-        connection: to the data base.
-        product_id: number of the product.
-        runs: numbers of the challenges; None: all showings, the latest `MAX_SHOWN` at most.
+        connection: Connection to the database.
+        product_id: Number of the product.
+        runs: Numbers of the challenges; None: the latest `MAX_SHOWN` showings, in any challenge or none.
     """
     column = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
     query = query.where(column.product_id == product_id, IS_CHALLENGE)
     query = query.where(column.challenge_part_id.is_not(None)).order_by(column.id.desc())
-    query = query.limit(MAX_SHOWN) if runs is None else query.where(column.challenge_id.in_(runs))
-    return [_shown(row) for row in connection.execute(query).all()[::-1]]
+    if runs is None:
+        query = query.limit(MAX_SHOWN)
+    else:
+        query = query.where(column.challenge_id.in_(runs))
+    newest_first = connection.execute(query).all()
+    return [_showing_of(row) for row in reversed(newest_first)]
 
 
-def _shown(row: ChallengeInspectionRow) -> ShownRow:
+def _showing_of(row: ChallengeInspectionRow) -> ShowingRow:
+    """Return the showing that an inspection recorded."""
     facts = json.loads(row.record)["challenge"]
-    shown = Shown(
-        row.challenge_part_id,
-        row.id,
-        row.at,
-        decision_of(row),
-        facts["resemblance"],
-        facts["is_at_place"] is not False,
-        frozenset(facts.get("pixels") or [row.pixels]),
-        facts["is_copy"],
+    showing = Showing(
+        number=row.challenge_part_id,
+        inspection=row.id,
+        at=row.at,
+        decision=decision_of(row),
+        resemblance=facts["resemblance"],
+        # earlier releases recorded None if no region was stored
+        is_at_place=facts["is_at_place"] is not False,
+        pixels=frozenset(facts.get("pixels") or [row.pixels]),
+        is_copy=facts["is_copy"],
     )
-    return ShownRow(row.challenge_id, row.score, row.score_threshold, shown)
+    return ShowingRow(row.challenge_id, row.score, row.score_threshold, showing)
 
 
 def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bool:
-    """Whether a stored picture of a challenge part, or one that was shown before, has these pixels."""
+    """Return whether a picture with these pixels is stored for a challenge part, or was shown before.
+
+    Args:
+        connection: Connection to the database.
+        product_id: Number of the product.
+        pixels: Hash of the pixels.
+    """
     stored = select(challenge_views.c.part_id).join_from(challenge_views, challenge_parts)
     stored = stored.where(challenge_parts.c.product_id == product_id, challenge_views.c.pixels == pixels)
-    is_same = pictures.c.product_id == product_id, pictures.c.pixels == pixels
-    shown = select(inspections.c.id).join_from(inspections, pictures).where(*is_same)
-    shown = shown.where(inspections.c.product_id == product_id, IS_CHALLENGE)
-    seen = (
-        select(views.c.place)
-        .join_from(views, inspections)
-        .join(pictures, (pictures.c.product_id == views.c.product_id) & (pictures.c.hash == views.c.picture))
-    )
-    seen = seen.where(*is_same, inspections.c.product_id == product_id, IS_CHALLENGE)
-    return bool(connection.scalar(select(exists(stored) | exists(shown) | exists(seen))))
+    has_pixels = (pictures.c.product_id == product_id) & (pictures.c.pixels == pixels)
+    is_challenge_of_product = (inspections.c.product_id == product_id) & IS_CHALLENGE
+    shown = select(inspections.c.id).join_from(inspections, pictures)
+    shown = shown.where(has_pixels, is_challenge_of_product)
+    is_picture_of_view = (pictures.c.product_id == views.c.product_id) & (pictures.c.hash == views.c.picture)
+    shown_as_view = select(views.c.place).join_from(views, inspections).join(pictures, is_picture_of_view)
+    shown_as_view = shown_as_view.where(has_pixels, is_challenge_of_product)
+    return bool(connection.scalar(select(exists(stored) | exists(shown) | exists(shown_as_view))))
 
 
 class ResultFacts(TypedDict):
-    """Result of a challenge part that was shown."""
+    """Result of a showing of a challenge part, as the API shows it."""
 
     at: str
     outcome: str
@@ -143,9 +173,12 @@ class PartFacts(TypedDict):
     """Challenge part with its results, as the API shows it.
 
     Attributes:
-        expected: good or anomalous.
+        id: Number of the challenge part.
+        name: Name of the challenge part.
+        expected: Right decision, good or anomalous.
+        note: Note for people.
         views: Views with a stored picture.
-        results: The oldest first.
+        results: Results of its showings, the oldest first.
     """
 
     id: int
@@ -160,11 +193,13 @@ class RunFacts(TypedDict):
     """Challenge, as the API shows it.
 
     Attributes:
+        id: Number of the challenge.
         version_id: Number of the version that judged.
-        cause: Why it was due.
-        who: Began it.
-        outcome: passed, failed, overridden or replaced; None while it is under way.
-        reason: Of the person who overrode it.
+        cause: Why the challenge was due.
+        who: Person who began it.
+        outcome: passed, failed, overridden or replaced; None: it is under way.
+        reason: Reason of the person who overrode it; None: nobody did.
+        begun_at: Time of the beginning, in ISO 8601.
     """
 
     id: int
@@ -177,18 +212,18 @@ class RunFacts(TypedDict):
 
 
 class ChallengeRecords(TypedDict):
-    """Challenge parts, and the latest challenges first."""
+    """Challenge parts, and challenges, the latest first."""
 
     parts: list[PartFacts]
     challenges: list[RunFacts]
 
 
 def describe(database: Database, product_id: int) -> ChallengeRecords:
-    """Return parts with their scores over time, and the latest challenges, as the API shows them."""
+    """Return challenge parts with their results, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
         rows = current_parts(connection, product_id)
-        views = stored_views(connection, product_id)
-        every = find_shown(connection, product_id)
+        views_by_part = stored_views(connection, product_id)
+        showing_rows = find_showings(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
     parts: list[PartFacts] = []
     for part in rows:
@@ -198,20 +233,23 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
                 "name": part.name,
                 "expected": part.expected,
                 "note": part.note,
-                "views": [*views.get(part.id, ())],
-                "results": _results(part, every),
+                "views": list(views_by_part.get(part.id, ())),
+                "results": _results(part, showing_rows),
             }
         )
     challenges: list[RunFacts] = []
-    for place, (number, run) in enumerate(runs):
-        is_latest = place == 0
+    for position, (number, run) in enumerate(runs):
+        version_id, _ = run.judging
+        outcome = run.outcome
+        if outcome is None and position > 0:  # a later challenge has begun
+            outcome = REPLACED
         challenges.append(
             {
                 "id": number,
-                "version_id": run.judging[0],
+                "version_id": version_id,
                 "cause": run.cause,
                 "who": run.who,
-                "outcome": run.outcome or (None if is_latest else REPLACED),
+                "outcome": outcome,
                 "reason": run.reason,
                 "begun_at": iso(run.begun_at),
             }
@@ -219,22 +257,30 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
     return {"parts": parts, "challenges": challenges}
 
 
-def _results(part: ChallengePartRow, every: Sequence[ShownRow]) -> list[ResultFacts]:
-    """Return what became of a challenge part, the oldest first, where a challenge was due."""
-    due = [item for item in every if item.run is not None]
+def _results(part: ChallengePartRow, showing_rows: Sequence[ShowingRow]) -> list[ResultFacts]:
+    """Return the results of those showings of a part that belong to a challenge, the oldest first.
+
+    Args:
+        part: Challenge part.
+        showing_rows: Showings of all challenge parts of the product, the oldest first.
+    """
+    rows_in_runs = [row for row in showing_rows if row.run is not None]
     results: list[ResultFacts] = []
-    for place, item in enumerate(due):
-        if item.shown.number != part.id:
+    for position, row in enumerate(rows_in_runs):
+        showing = row.showing
+        if showing.number != part.id:
             continue
-        before = [other.shown for other in due[:place] if other.run == item.run]
+        earlier = [
+            earlier_row.showing for earlier_row in rows_in_runs[:position] if earlier_row.run == row.run
+        ]
         results.append(
             {
-                "at": iso(item.shown.at),
-                "outcome": item.shown.outcome(part.expected, before),
-                "score": item.score,
-                "score_threshold": item.score_threshold,
-                "resemblance": item.shown.resemblance,
-                "inspection": item.shown.inspection,
+                "at": iso(showing.at),
+                "outcome": showing.outcome(part.expected, earlier),
+                "score": row.score,
+                "score_threshold": row.score_threshold,
+                "resemblance": showing.resemblance,
+                "inspection": showing.inspection,
             }
         )
     return results

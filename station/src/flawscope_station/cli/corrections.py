@@ -1,8 +1,8 @@
 """`flawscope station corrections`: the pictures that people corrected at many stations, as one training set.
 
-Below `pictures` they lie in `good` and `bad`, or `bad/KIND` where a person named it, each called by the
-SHA-256 of its file, with the mask that a person drew beside it. A picture that is called both good and
-defective is left out. `corrections.csv` says of each where it came from.
+The pictures lie below `pictures`, in `good` and `bad`, or in `bad/KIND` where a person named the kind of
+defect. A picture's name is the SHA-256 of its file; the mask that a person drew lies beside it. A picture
+that people called both good and defective is left out. `corrections.csv` has the origin of each picture.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from flawscope_station.client import Client
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection
 
-# verdicts; the first is a decision and a folder, too
-GOOD = "good"
-DEFECT = "defect"
-BAD = "bad"  # folder
-PICTURES = "pictures"  # folder of all, beside the table, which is no list of labels
+GOOD = "good"  # a verdict, a decision and a folder
+DEFECT = "defect"  # a verdict
+BAD = "bad"  # the folder of the pictures whose verdict is `DEFECT`
+PICTURES = "pictures"  # folder of all pictures; the table lies beside it, as it is no list of labels
 TABLE = "corrections.csv"
 COLUMNS = ("file", "station", "product", "inspection", "part", "view", "verdict", "kind", "by", "note")
 
@@ -36,7 +35,11 @@ class ReviewedPicture:
     """Picture of an inspection that a person reviewed.
 
     Attributes:
-        view: That it shows; None: the part has one view.
+        client: Client of the station that has the picture.
+        product: Name of the product.
+        inspection: Record of the inspection, with the person's verdict.
+        view: View of the part that the picture shows; None: the part has one view.
+        hash: SHA-256 of the picture's file.
     """
 
     client: Client
@@ -47,21 +50,31 @@ class ReviewedPicture:
 
     @property
     def is_correction(self) -> bool:
-        """Whether the person said otherwise than the model: a false alarm, or a missed defect."""
-        return (self.inspection.decision == GOOD) == (self.inspection.verdict == DEFECT)
+        """Whether the person contradicts the model: a false alarm, or a missed defect."""
+        is_good_by_model = self.inspection.decision == GOOD
+        is_good_by_person = self.inspection.verdict == GOOD
+        return is_good_by_model != is_good_by_person
 
     @property
     def folder(self) -> str:
-        """Folder of the picture, below that of all."""
+        """Folder of the picture in the training set, such as `pictures/bad/scratch`."""
         if self.inspection.verdict == GOOD:
             return f"{PICTURES}/{GOOD}"
-        kind = re.sub(r"[^\w.-]+", "-", self.inspection.kind or "").strip("-.")
+        kind = re.sub(r"[^\w.-]+", "-", self.inspection.kind or "").strip("-.")  # as a folder's name
         return f"{PICTURES}/{BAD}/{kind}" if kind else f"{PICTURES}/{BAD}"
 
     def row(self, file: str) -> tuple[object, ...]:
-        """Return the picture's row of the table."""
+        """Return the picture's row of the table, in the order of `COLUMNS`.
+
+        Args:
+            file: Path of the picture, relative to the folder of the training set.
+        """
         inspection = self.inspection
-        facts = (
+        values = (
+            file,
+            redact_address(self.client.url),
+            self.product,
+            inspection.id,
             inspection.part,
             self.view,
             inspection.verdict,
@@ -69,58 +82,73 @@ class ReviewedPicture:
             inspection.verdict_by,
             inspection.note,
         )
-        cells = (file, redact_address(self.client.url), self.product, inspection.id, *facts)
-        return tuple("" if cell is None else files.csv_cell(str(cell)) for cell in cells)
+        return tuple("" if value is None else files.csv_cell(str(value)) for value in values)
 
 
-Found = dict[str, list[ReviewedPicture]]  # by the hash of the file
+PicturesByHash = dict[str, list[ReviewedPicture]]  # inspections of identical files, by the hash of the file
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:
-    """Fetch the corrections of all stations; return the number of pictures in the set.
+    """Fetch the corrected pictures of all stations into a folder, and return their number.
+
+    Identical files count as one picture.
+
+    Args:
+        addresses: Addresses of the stations.
+        target: Folder for the training set, which is created.
+        say: Prints a line for each station, and one on pictures that are left out.
 
     Raises:
-        InputError: the folder is not empty.
-        FlawscopeError: a station cannot be asked, or the folder cannot be written.
+        InputError: The folder is not empty.
+        FlawscopeError: A station cannot be asked, or the folder cannot be written.
     """
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target} is not empty: choose another folder")
-    found: Found = defaultdict(list)
+    reviewed: PicturesByHash = defaultdict(list)
     with ExitStack() as stack:
         for address in addresses:
             client = stack.enter_context(open_client(address))
-            pictures = list(_reviewed(client, address.product))
-            for picture in pictures:
-                found[picture.hash].append(picture)
-            count = sum(picture.is_correction for picture in pictures)
-            say(f"{redact_address(client.url)}: {count} corrected pictures")
-        agreed, left_out = _agreed(found)
-        if left_out:
-            say(f"{left_out} pictures are called both good and defective, and are left out")
+            station_pictures = list(_reviewed_pictures(client, address.product))
+            for picture in station_pictures:
+                reviewed[picture.hash].append(picture)
+            correction_count = sum(picture.is_correction for picture in station_pictures)
+            say(f"{redact_address(client.url)}: {correction_count} corrected pictures")
+        corrected, contradictory_count = _undisputed_corrections(reviewed)
+        if contradictory_count:
+            say(f"{contradictory_count} pictures are called both good and defective, and are left out")
         try:
-            _write(agreed, target)
+            _write(corrected, target)
         except OSError as error:
             raise FlawscopeError(f"cannot write {target}: {error.strerror}; choose another folder") from None
-    return len(agreed)
+    return len(corrected)
 
 
-def _agreed(found: Found) -> tuple[Found, int]:
-    """Return the corrected pictures whose verdicts all agree, and the number of the others."""
-    corrected = {digest: same for digest, same in found.items() if any(p.is_correction for p in same)}
-    agreed = {digest: same for digest, same in corrected.items() if not _contradicts(same)}
-    return agreed, len(corrected) - len(agreed)
+def _undisputed_corrections(reviewed: PicturesByHash) -> tuple[PicturesByHash, int]:
+    """Return the corrected pictures whose verdicts agree, and the number of those whose verdicts differ."""
+    undisputed: PicturesByHash = {}
+    contradictory_count = 0
+    for digest, pictures in reviewed.items():
+        if not any(picture.is_correction for picture in pictures):
+            continue
+        verdicts = {picture.inspection.verdict for picture in pictures}
+        if len(verdicts) == 1:
+            undisputed[digest] = pictures
+        else:
+            contradictory_count += 1
+    return undisputed, contradictory_count
 
 
-def _contradicts(same: Iterable[ReviewedPicture]) -> bool:
-    return len({picture.inspection.verdict for picture in same}) > 1
-
-
-def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
+def _reviewed_pictures(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
     """Yield the pictures on which a person gave a verdict.
 
-    The right decisions are among them: they show where people do not agree.
+    Pictures whose verdict confirms the model are yielded, too: the verdict may contradict a correction of an
+    identical file.
+
+    Args:
+        client: Client of the station.
+        product: Name of the product; None: all products of the station.
     """
-    names = [known.name for known in client.products()] if product is None else [product]
+    names = [product] if product is not None else [listed.name for listed in client.products()]
     for name in names:
         for verdict in (GOOD, DEFECT):
             for inspection in client.search(name, verdict=verdict):
@@ -128,42 +156,51 @@ def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
 
 
 def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
-    """Yield the pictures that are still there.
+    """Yield the pictures of an inspection to which its verdict applies; removed pictures are left out.
 
-    Of a part in several views a verdict of good is of each; which of them shows a defect nobody said.
+    If a part in several views is good, the verdict applies to the picture of each view. If the part has a
+    defect, the verdict does not say in which view, and no picture is yielded.
     """
     if not inspection.views:
         if inspection.picture is not None:
             yield ReviewedPicture(client, product, inspection, inspection.view, inspection.picture)
         return
-    for view in inspection.views if inspection.verdict == GOOD else ():
+    if inspection.verdict != GOOD:
+        return
+    for view in inspection.views:
         if view.picture is not None:
             yield ReviewedPicture(client, product, inspection, view.view, view.picture)
 
 
-def _write(found: Found, target: Path) -> None:
-    """Write pictures, masks and the table."""
+def _write(corrected: PicturesByHash, target: Path) -> None:
+    """Write pictures, masks and the table into the folder `target`."""
     rows: list[tuple[object, ...]] = []
-    for same in found.values():
-        named = [picture for picture in same if picture.inspection.kind]
-        file = _fetch((named or same)[0], target)
-        rows += [picture.row(file) for picture in same if picture.is_correction]
+    for pictures in corrected.values():
+        # of identical files only one is written: preferably one whose kind of defect is known, which names
+        # the folder
+        with_kind = [picture for picture in pictures if picture.inspection.kind]
+        preferred_picture = (with_kind or pictures)[0]
+        file = _fetch(preferred_picture, target)
+        rows += [picture.row(file) for picture in pictures if picture.is_correction]
     target.mkdir(parents=True, exist_ok=True)
     with open(target / TABLE, "w", encoding="utf-8-sig", newline="") as table:
         csv.writer(table).writerows([COLUMNS, *rows])
 
 
 def _fetch(picture: ReviewedPicture, target: Path) -> str:
-    """Write a picture, and its mask if a person drew one; return the picture's place below the target."""
+    """Fetch a picture, and its mask if a person drew one, and write both.
+
+    Return the picture's path relative to `target`.
+    """
     folder = target / picture.folder
     client = picture.client
-    number = picture.inspection.id
+    inspection_number = picture.inspection.id
     folder.mkdir(parents=True, exist_ok=True)
-    data, suffix = client.picture(number, picture.product, picture.view)
+    picture_bytes, suffix = client.picture(inspection_number, picture.product, picture.view)
     if picture.inspection.has_mask and picture.view is None:
         with files.atomic_write(folder / f"{picture.hash}_mask.png") as file:
-            file.write(client.mask(number, picture.product))
+            file.write(client.mask(inspection_number, picture.product))
     name = f"{picture.hash}{suffix}"
     with files.atomic_write(folder / name) as file:
-        file.write(data)
+        file.write(picture_bytes)
     return f"{picture.folder}/{name}"

@@ -1,10 +1,10 @@
-"""`flawscope station rollout`: a model for many stations, over their API.
+"""`flawscope station rollout`: give a model to many stations, over their API.
 
-The first station of the list is the canary: it gets the model and works with it for a time. Where it reports
-no problem meanwhile, the others follow one after another, and are watched together for as long. Where
-something is wrong with the product, or the roll-out is interrupted, each station that has the model goes back
-to the version before. Every activation names the hash of its file. A station that does not answer then is
-named, with the versions that may judge there and the command that goes on.
+The first station of the list is the canary: it gets the model and works with it for a time. If it reports no
+problem meanwhile, the other stations follow one after another, and are watched together for as long. After a
+problem with the product or an interruption, each station that has the model goes back to its earlier version.
+Every activation names the hash of its file. A station that cannot be reached to go back is named, with the
+versions that may be active there and the command that continues the roll-out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from flawscope_station.settings.includes import read_file
 from flawscope_station.settings.values import CONFIG, FilePath, Section, read_as, redact_address, secret
 from flawscope_station.web.schemas import Version
 
-LOOK_SECONDS = 10.0  # between two looks at the stations that are watched
-MISSED_LOOKS = 3  # that a station may leave without an answer, one after another
-BACK_TRIES = 6  # to let a station go back, each LOOK_SECONDS after the other
-INSPECTION_PROBLEMS = ("not_inspecting", "waiting")  # of no product, and yet perhaps of the model
-STORE_PROBLEMS = ("disk_full", "store_unreachable", "store_silent")  # why nothing else is inspected either
+LOOK_SECONDS = 10.0  # time between two looks at the stations that are watched
+MISSED_LOOKS = 3  # looks in a row without an answer of the station, from which on the silence is a problem
+BACK_TRIES = 6  # attempts to let a station go back, LOOK_SECONDS apart
+INSPECTION_PROBLEMS = ("not_inspecting", "waiting")  # problems without a product that a model may cause
+STORE_PROBLEMS = ("disk_full", "store_unreachable", "store_silent")  # with these no product is inspected
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -37,8 +37,8 @@ class StationAddress(Section):
     """Station of a list.
 
     Attributes:
-        url: https://line3.example.
-        product: Its name; None: the station's only product.
+        url: Address, such as https://line3.example.
+        product: Name of the product; None: the station's only product.
         token_file: Holds an engineer's token; None: the environment has it in FLAWSCOPE_TOKEN.
     """
 
@@ -49,7 +49,7 @@ class StationAddress(Section):
 
 @dataclass(frozen=True, config=CONFIG)
 class StationList(Section):
-    """Content of the file."""
+    """Content of the file that lists the stations."""
 
     stations: tuple[StationAddress, ...] = field(default_factory=tuple)
 
@@ -57,12 +57,13 @@ class StationList(Section):
 def read_stations(path: str | os.PathLike[str]) -> tuple[StationAddress, ...]:
     """Read the list of stations; paths in it are relative to the file. InputError."""
     try:
-        found = read_as(StationList, read_file(Path(path)), Path(path).resolve().parent).stations
+        station_list = read_as(StationList, read_file(Path(path)), home=Path(path).resolve().parent)
+        stations = station_list.stations
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if not found:
+    if not stations:
         raise InputError(f"{path}: it has no stations: write `stations:` and `- url: ADDRESS` below it")
-    return found
+    return stations
 
 
 def open_client(address: StationAddress) -> Client:
@@ -75,94 +76,112 @@ class RolloutStation:
     """Station that gets the model.
 
     Attributes:
-        before: the version that judged before; None: the model judged already, and nothing was changed.
-        after: the version of the model; None: it was not added yet.
+        old_version: Version that was active before the roll-out; None: nothing was changed.
+        new_version: Version of the model; None: the model was not added yet.
     """
 
     def __init__(self, address: StationAddress):
         self.client = open_client(address)
         self.name = redact_address(self.client.url)
-        self.before: Version | None = None
-        self.after: Version | None = None
+        self.old_version: Version | None = None
+        self.new_version: Version | None = None
         self.product = address.product or self.client.product().name
         self._path = f"products/{quote(self.product, safe='')}"
-        self._active = self._active_version()
-        self._codes_before: set[str] = set()  # of problems that were there before the model went live
-        self._printed_codes: set[str] = set()  # of problems that are not of the product
-        self._missed = 0  # looks without an answer, one after another
+        self._first_active = self._active_version()
+        self._earlier_codes: set[str] = set()  # codes of the problems at the start of the roll-out
+        self._printed_codes: set[str] = set()  # codes of printed problems, which are not the product's
+        self._missed = 0  # looks in a row without an answer
 
     def use(self, model: str | os.PathLike[str]) -> str:
-        """Let the station judge by the model file; return what it did."""
-        own_problems, others = self._alarms()
-        self._codes_before = {*own_problems, *others}
+        """Add the model file to the station and activate it; return a text on the outcome.
+
+        The problems that the station has before are noted: `look` does not blame the model for them.
+        """
+        product_problems, other_problems = self._problems()
+        self._earlier_codes = {*product_problems, *other_problems}
         version = self.client.add_version(model, self.product)
-        self.after = version
+        self.new_version = version
         if version.active:
             return f"version {version.id} judges already"
-        self.before = self._active
+        self.old_version = self._first_active
         self.client.activate(self.product, version.id, version.hash)
-        return f"version {version.id} judges, {self.before.id} before"
+        return f"version {version.id} judges, {self.old_version.id} before"
 
     def go_back(self) -> str:
-        """Let the version before judge again; return what it did."""
-        if self.before is None:
+        """Activate the version from before the roll-out again; return a text on the outcome."""
+        if self.old_version is None:
             return "nothing was changed"
-        self.client.activate(self.product, self.before.id, self.before.hash)
-        return f"version {self.before.id} judges again"
+        self.client.activate(self.product, self.old_version.id, self.old_version.hash)
+        return f"version {self.old_version.id} judges again"
 
     def possible_versions(self) -> str:
-        """Return which versions may judge where the station cannot be asked."""
-        known = [str(version.id) for version in (self.after, self.before) if version is not None]
-        return "version " + " or ".join(known or [str(self._active.id)])
+        """Return a text with the versions that may be active while the station does not answer."""
+        changed_versions = [
+            version for version in (self.new_version, self.old_version) if version is not None
+        ]
+        versions = changed_versions or [self._first_active]
+        return "version " + " or ".join(str(version.id) for version in versions)
 
     def look(self, print_line: Callable[[str], None]) -> str:
-        """Return the product's problems that were not there before the model went live, joined in one line.
+        """Return a line with the product's new problems since the model went live; "": there are none.
 
-        "" where there are none, or where the station did not answer for fewer than `MISSED_LOOKS` looks. An
-        error of the station is a problem. A new problem that is not of the product is printed, once.
+        If the station refuses the request, its error is the problem. If the station does not answer, that is
+        a problem only from the look number `MISSED_LOOKS` in a row on. A new problem that does not concern
+        the product is not returned, but printed once.
+
+        Args:
+            print_line: Prints a line.
         """
         try:
-            own_problems, others = self._alarms()
+            product_problems, other_problems = self._problems()
         except InputError as error:  # the station refuses the request
             return str(error)
         except FlawscopeError as error:
             self._missed += 1
             return str(error) if self._missed >= MISSED_LOOKS else ""
         self._missed = 0
-        # a problem printed while the store stood still stays out: parts had to wait, whatever the model does
-        known = self._codes_before | self._printed_codes
-        for code in others.keys() - known:
-            print_line(f"{self.name}: not of {self.product}: {others[code]}")
+        # A printed problem, such as parts that wait for a full disk, is not blamed on the model later, when
+        # the disk has space again and the parts still wait.
+        known_codes = self._earlier_codes | self._printed_codes
+        for code in other_problems.keys() - known_codes:
+            print_line(f"{self.name}: not of {self.product}: {other_problems[code]}")
             self._printed_codes.add(code)
-        return "; ".join(text for code, text in own_problems.items() if code not in known)
+        return "; ".join(text for code, text in product_problems.items() if code not in known_codes)
 
     def _active_version(self) -> Version:
+        """Return the product's active version. InputError: there is none."""
         for version in self.client.versions(self.product):
             if version.active:
                 return version
         raise InputError(f"{self.name}: no version judges {self.product}: activate one there first")
 
-    def _alarms(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the problems of the product, with a promise that is broken, and all others, by their codes.
+    def _problems(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the product's problems and all other problems, each as a dictionary: code -> text.
 
-        An alarm of drift is a problem.
+        Alarms of drift and more false alarms than expected are problems of the product, too.
         """
         state = self._read(self._path)
-        kinds = zip(state["problems"], state["problem_products"], strict=True)
-        own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
+        kinds_and_products = zip(state["problems"], state["problem_products"], strict=True)
+        product_kinds = {kind for kind, product in kinds_and_products if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
-        is_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
-        own_problems = dict[str, str]()
-        others = dict[str, str]()
+        is_store_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
+        product_problems = dict[str, str]()
+        other_problems = dict[str, str]()
         for problem in problems:
-            is_of_product = problem["code"] != problem["kind"] and problem["kind"] in own_kinds
-            is_of_model = problem["kind"] in INSPECTION_PROBLEMS and not is_stopped
-            found = own_problems if is_of_product or is_of_model else others
-            found[problem["code"]] = f"{problem['code']}: {problem['text']}"
-        promise = self.client.read(f"{self._path}/promise")
-        if promise is not None and promise["state"] == "broken":
-            own_problems[f"promise {promise['version']}"] = "more false alarms than the version promises"
-        return own_problems, others
+            code, kind = problem["code"], problem["kind"]
+            # A code is its kind, followed by the numbers of a product, camera, folder or sink if it concerns
+            # one.
+            has_numbers = code != kind
+            is_of_product = has_numbers and kind in product_kinds
+            # while the store is away or its disk is full, nothing is inspected, whatever the model is
+            is_inspection_failure = kind in INSPECTION_PROBLEMS and not is_store_stopped
+            problem_texts = product_problems if is_of_product or is_inspection_failure else other_problems
+            problem_texts[code] = f"{code}: {problem['text']}"
+        false_alarms = self.client.read(f"{self._path}/promise")
+        if false_alarms is not None and false_alarms["state"] == "broken":
+            code = f"promise {false_alarms['version']}"
+            product_problems[code] = "more false alarms than the version promises"
+        return product_problems, other_problems
 
     def _read(self, path: str) -> dict[str, Any]:
         """Return the JSON object that the station answers to GET; empty where it answers null."""
@@ -173,11 +192,13 @@ class Rollout:
     """A model on its way to stations.
 
     Args:
-        command: that goes on where this one ended.
-        say: gets a line for each step of a station.
+        model: Model file.
+        command: Command that continues this roll-out.
+        say: Prints a line; called for each step of a station.
+        wait: Sleeps for a number of seconds.
 
     Attributes:
-        reached: stations that have the model, or may have it.
+        reached_stations: Stations to which the model was given, with or without success.
     """
 
     def __init__(
@@ -191,60 +212,68 @@ class Rollout:
         self.command = command
         self.say = say
         self.wait = wait
-        self.reached: list[RolloutStation] = []
+        self.reached_stations: list[RolloutStation] = []
 
     def give(self, stations: Sequence[RolloutStation]) -> str:
-        """Let stations use the model, one after another; return the first problem, "" where there is none."""
+        """Activate the model at the stations, one after another, until there is a problem.
+
+        Return the text of the problem; "": all stations have the model.
+        """
         for station in stations:
-            self.reached.append(station)
+            self.reached_stations.append(station)
             try:
                 self.say(f"{station.name}: {station.use(self.model)}")
             except FlawscopeError as error:
                 return f"{station.name}: {error}"
-            if why := self.look([station]):
-                return why
+            if problem := self.look([station]):
+                return problem
         return ""
 
     def watch(self, stations: Sequence[RolloutStation], seconds: float) -> str:
-        """Look at stations for some seconds; return the first problem, "" where there is none."""
-        left = seconds if stations else 0.0
-        while left > 0:
-            pause = min(left, LOOK_SECONDS)
-            self.wait(pause)
-            left -= pause
-            if why := self.look(stations):
-                return why
+        """Look for problems of stations, again and again for `seconds`.
+
+        Return the text of the first problem; "": there was none.
+        """
+        remaining_seconds = seconds if stations else 0.0
+        while remaining_seconds > 0:
+            pause_seconds = min(remaining_seconds, LOOK_SECONDS)
+            self.wait(pause_seconds)
+            remaining_seconds -= pause_seconds
+            if problem := self.look(stations):
+                return problem
         return ""
 
     def look(self, stations: Sequence[RolloutStation]) -> str:
         """Return the problem of the first station that has one, with its name; "": none has."""
         for station in stations:
-            if why := station.look(self.say):
-                return f"{station.name}: {why}"
+            if problem := station.look(self.say):
+                return f"{station.name}: {problem}"
         return ""
 
     def go_back(self) -> None:
-        """Let each judge as before.
+        """Let each station in `reached_stations` go back to its earlier version.
 
-        One that does not answer, or is not reached any more, is named with what may judge there, and how to
-        go on.
+        For each station that did not go back in `BACK_TRIES` attempts, a line is printed with the versions
+        that may be active there and the command that continues the roll-out. The same holds if a person
+        interrupts the attempts.
         """
-        left = list(self.reached)
+        remaining_stations = list(self.reached_stations)
         try:
             for attempt in range(BACK_TRIES):
                 if attempt:
                     self.wait(LOOK_SECONDS)
-                for station in list(left):
-                    if self._goes_back(station):
-                        left.remove(station)
-                if not left:
+                for station in list(remaining_stations):  # a copy, because stations are removed meanwhile
+                    if self._try_back(station):
+                        remaining_stations.remove(station)
+                if not remaining_stations:
                     return
         finally:
-            for station in left:
+            for station in remaining_stations:
                 versions = station.possible_versions()
                 self.say(f"{station.name}: {versions} judges {station.product}; to go on: {self.command}")
 
-    def _goes_back(self, station: RolloutStation) -> bool:
+    def _try_back(self, station: RolloutStation) -> bool:
+        """Let a station go back, and print the outcome; return whether it went back."""
         try:
             self.say(f"{station.name}: {station.go_back()}")
         except FlawscopeError as error:
@@ -261,32 +290,39 @@ def roll_out(
     command: str = "",
     wait: Callable[[float], object] = time.sleep,
 ) -> bool:
-    """Give the model to the stations; return whether all have it: else each judges as before.
+    """Give the model to the stations; return whether all have it.
+
+    After a problem, each station goes back to its earlier version.
 
     Args:
-        model: file.
-        addresses: of the stations; the first is the canary.
-        seconds: for which the canary works before the others follow, and these work together.
-        say: gets a line for each step of a station.
-        command: that goes on, for the person who reads the lines.
-        wait: sleeps for the seconds that it is given.
+        model: Model file.
+        addresses: Addresses of the stations; the first is the canary.
+        seconds: Time for which the canary is watched before the other stations follow, and for which these
+            are watched afterwards.
+        say: Prints a line; called for each step of a station.
+        command: Command that continues the roll-out, for the person who reads the lines.
+        wait: Sleeps for a number of seconds.
 
     Raises:
-        FlawscopeError: a station cannot be asked; nothing was changed.
-        KeyboardInterrupt: somebody ended it; the stations went back.
+        FlawscopeError: A station cannot be asked; nothing was changed.
+        KeyboardInterrupt: A person ended the roll-out; the stations went back.
     """
     stations = [RolloutStation(address) for address in addresses]
     canary = stations[:1]
     others = stations[1:]
     rollout = Rollout(model, command, say, wait)
     try:
-        why = rollout.give(canary) or rollout.watch(canary, seconds)
-        why = why or rollout.give(others) or rollout.watch(others, seconds)
+        problem = (
+            rollout.give(canary)
+            or rollout.watch(canary, seconds)
+            or rollout.give(others)
+            or rollout.watch(others, seconds)
+        )
     except BaseException:
         rollout.go_back()
         raise
-    if not why:
+    if not problem:
         return True
-    say(why)
+    say(problem)
     rollout.go_back()
     return False

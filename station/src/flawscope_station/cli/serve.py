@@ -1,4 +1,4 @@
-"""A station: pictures come in by themselves, a page shows what was found, and nothing is lost."""
+"""Run a station: it inspects pictures from folders and cameras, and keeps and shows the results."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from flawscope.errors import InputError
 if TYPE_CHECKING:
     from flawscope_station.settings.station import Settings
 
-# Of Python's threads, through five of which a picture passes: 5 ms, the default, are for each
-SWITCH_INTERVAL = 0.0005  # seconds
-STOP_SECONDS = 75.0  # after which the process ends whatever hangs: service managers wait for 90 s
+# Seconds after which Python switches to another thread. A picture passes through five threads, and may wait
+# in each for that long: with Python's default of 5 ms, 25 ms.
+SWITCH_INTERVAL = 0.0005
+STOP_SECONDS = 75.0  # time limit of the end, even if a thread hangs: service managers kill after 90 s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `flawscope serve`."""
-    inspected = parser.add_argument_group("what is inspected")
-    inspected.add_argument(
+    inputs = parser.add_argument_group("what is inspected")
+    inputs.add_argument(
         "model",
         nargs="?",
         metavar="MODEL|SETTINGS",
         help="Model file, or a station.yaml for several products. Without one, make products in the browser, "
         "on the page New product.",
     )
-    inspected.add_argument("--folder", metavar="DIR", help="Take pictures that appear in this folder, too.")
-    inspected.add_argument(
+    inputs.add_argument("--folder", metavar="DIR", help="Take pictures that appear in this folder, too.")
+    inputs.add_argument(
         "--product",
         metavar="NAME",
         help="Name of the product (default: the model's; of a joint model, its file's).",
     )
-    kept = parser.add_argument_group("where results are kept")
-    kept.add_argument(
+    storage = parser.add_argument_group("where results are kept")
+    storage.add_argument(
         "--station", metavar="DIR", help="Folder in which everything is kept (default: station)."
     )
-    kept.add_argument(
+    storage.add_argument(
         "--database",
         metavar="URL",
         help="Database, such as postgresql://user@host/name (default: SQLite in the folder).",
@@ -69,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     settings = station_settings(args)
     write = cli.say_unless_quiet(args)
-    is_read = sys.stderr is not None and sys.stderr.isatty()  # None: closed before the start
-    say = Log(write if is_read else lambda line: write(log_line(line)))
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None: closed before the start
+    # a person at a terminal reads the plain lines; a log file gets them with time and level
+    say = Log(write if is_terminal else lambda line: write(log_line(line)))
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's end acts as Ctrl-C
     try:
         with suppress(KeyboardInterrupt):
             _serve(settings, say)
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Open the station, serve its pages until it is ended, and close it within `STOP_SECONDS`."""
     from flawscope_station.assembly import open_station
     from flawscope_station.web.app import StationServer, wait_for_disk_space
     from flawscope_station.web.templates import PAGES
@@ -92,38 +95,42 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     wait_for_disk_space(settings, say)
     station = open_station(settings, say)
     server = None
-    limit = threading.Timer(STOP_SECONDS, _end_process, [say])
-    limit.daemon = True
+    end_timer = threading.Timer(STOP_SECONDS, _end_process, [say])
+    end_timer.daemon = True
 
-    def limit_end() -> None:
-        if not limit.is_alive():
-            limit.start()
+    def start_end_timer() -> None:
+        if not end_timer.is_alive():
+            end_timer.start()
 
     try:
         station.start()
         hint = "" if station.products else "; make the first product there"
-        text = "the station is open: {}  (Ctrl-C ends it)" + hint
-        server = StationServer(station, lambda url: say(text.format(url)), limit_end)
+        opened_text = "the station is open: {}  (Ctrl-C ends it)" + hint
+        server = StationServer(station, lambda url: say(opened_text.format(url)), start_end_timer)
         server.run()
     finally:
         if server is not None and server.started:
             say("ending: what was taken is answered first")
-        limit_end()
+        start_end_timer()
         station.close()
-        if station.has_ended:  # else the process waits for its threads, no longer than that
-            limit.cancel()
+        if station.has_ended:  # else a thread hangs, and the timer ends the process
+            end_timer.cancel()
 
 
 def _end_process(say: Callable[[str], None]) -> None:
+    """Write a line to the log, and end the process at once, even if a thread hangs."""
     from flawscope_station.monitoring.background import Said
 
     say(Said(f"ended after {STOP_SECONDS:.0f} s, though something hangs", "error"))
-    time.sleep(0.5)  # the log is written
+    time.sleep(0.5)  # time for the thread that writes the log
     os._exit(1)
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of the file that the call names; arguments of the call win over it."""
+    """Return the settings of a station from the arguments of `flawscope serve`.
+
+    `args.model` is a settings file, a model file or None. The other arguments override the file's settings.
+    """
     from flawscope_station.settings.station import Settings, override_settings, read_settings
 
     if args.model is None:
@@ -149,7 +156,13 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 
 def _model_settings(model: str, product: str | None, folder: str | None) -> Settings:
-    """Return the settings of a station for a model file; without `product`, the file gives the name."""
+    """Return the settings of a station with one product.
+
+    Args:
+        model: Model file of the product.
+        product: Name of the product; None: the model's category, else the name of the file.
+        folder: Folder whose pictures are inspected; None: none.
+    """
     from flawscope.predictor import router
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 

@@ -1,7 +1,4 @@
-"""Manage a station: its users and tokens, backups, its settings, and models for many stations.
-
-It may be running meanwhile.
-"""
+"""Manage a station, which may be running: users, tokens, backups, settings, and models for many stations."""
 
 from __future__ import annotations
 
@@ -35,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "Let a person sign in. The password is asked for, or read from standard input as one line."
     add = _add_verb(user, "add", _add_user, text)
     _add_name(add)
-    _add_role(add, ROLES[1:], "operator")
+    _add_role(add, ROLES[1:], "operator")  # a person cannot have the first role, sender
     text = "No longer let a person sign in, and end their sessions."
     _add_name(_add_verb(user, "remove", _remove_user, text))
     _add_name(_add_verb(user, "password", _set_password, "Set a person's password, and end their sessions."))
     _add_verb(user, "list", _list_users, "List the users, with role and date.")
 
     token = _add_subparsers(
-        _add_parser(commands, "token", "Manage the tokens by which programs are known."), "VERB"
+        _add_parser(commands, "token", "Manage the tokens by which programs sign in."), "VERB"
     )
     add = _add_verb(token, "add", _add_token, "Make a token, and print it: nobody can see it again.")
     _add_name(add)
@@ -114,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_user(args: argparse.Namespace) -> None:
+    """Add a user. With the first user, print that everybody must sign in from now on."""
     with _open_access(args, make=True) as access:
         was_open = access.is_open
         access.users.add(args.name, _password(args.name), args.role)
@@ -145,12 +143,13 @@ def _list_users(args: argparse.Namespace) -> None:
 
 
 def _add_token(args: argparse.Namespace) -> None:
+    """Make a token and print it. With the first token, print that every program needs one from now on."""
     from flawscope_station.settings.values import parse_age
 
-    seconds = None if args.expires is None else parse_age(args.expires, "--expires: ")
+    lifetime_seconds = None if args.expires is None else parse_age(args.expires, "--expires: ")
     with _open_access(args, make=True) as access:
         was_open = access.is_open
-        secret = access.tokens.add(args.name, args.role, expires=seconds)
+        secret = access.tokens.add(args.name, args.role, expires=lifetime_seconds)
     cli.show(secret)
     cli.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
     if was_open:
@@ -169,15 +168,19 @@ def _remove_token(args: argparse.Namespace) -> None:
 
 def _list_tokens(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        rows = []
-        for token in access.tokens.all():
-            times = _utc(token.created_at), _utc(token.expires_at), _utc(token.used_at)
-            rows.append((token.name, token.role, *times))
+        rows = [
+            (token.name, token.role, _utc(token.created_at), _utc(token.expires_at), _utc(token.used_at))
+            for token in access.tokens.all()
+        ]
         _show(rows, ("token", "role", "since", "expires", "last used"), access)
 
 
 def _password(name: str) -> str:
-    """Ask for the password, or read it from stdin: all users can see a process's arguments."""
+    """Return the password for the user `name`.
+
+    At a terminal, ask for it twice; else read a line from standard input. The password is no argument of the
+    command, because all users of a machine can see the arguments of a process.
+    """
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
         if getpass("the same again: ") != password:
@@ -192,6 +195,13 @@ def _password(name: str) -> str:
 
 
 def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Access) -> None:
+    """Print a table of users or tokens, or a line that there are none.
+
+    Args:
+        rows: Cells of each row.
+        header: Headings of the columns; the first one is `user` or `token`.
+        access: Users and tokens of the station.
+    """
     if rows:
         cli.show(cli.format_table(rows, header))
     else:
@@ -200,33 +210,49 @@ def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Acce
 
 
 def _say_if_open(access: Access) -> None:
+    """Print who may use a station that has no users and no tokens."""
     if access.is_open:
         cli.say(
             "without users and tokens everybody on the station's machine may do everything, others nothing"
         )
 
 
-def _utc(at: int | None) -> str:
+def _utc(microseconds: int | None) -> str:
+    """Return a time as text, such as `2026-01-31 08:00 UTC`.
+
+    Args:
+        microseconds: Time in microseconds since 1970; None: the text is "never".
+    """
     from flawscope_station.store.records import iso
 
-    return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
+    if microseconds is None:
+        return "never"
+    iso_minutes = iso(microseconds)[: len("2026-01-31T08:00")]
+    return f"{iso_minutes.replace('T', ' ')} UTC"
 
 
 # ----------------------------------------------------------------------------------------- backup and restore
 
 
 def _backup(args: argparse.Namespace) -> None:
+    """Write a backup, with the settings files if `--settings` is given, and print its size."""
     from flawscope_station.settings.includes import settings_files
     from flawscope_station.store.backup import backup
 
     copied_settings = settings_files(args.settings) if args.settings else []
-    size = backup(station_settings(args), args.file, tables_only=args.tables, settings_files=copied_settings)
-    cli.show(f"{args.file}: {size / 1e6:.1f} MB")
+    size_bytes = backup(
+        station_settings(args), args.file, tables_only=args.tables, settings_files=copied_settings
+    )
+    cli.show(f"{args.file}: {size_bytes / 1e6:.1f} MB")
     if not (copied_settings or args.tables):
         cli.say("the settings file is not in it: name it with --settings, if there is one")
 
 
 def _restore(args: argparse.Namespace) -> None:
+    """Restore a whole backup.
+
+    With `--tables`, restore only the database. With `--verify`, only check the backup.
+    """
     from flawscope_station.store.backup import restore, restore_tables
 
     if args.verify:
@@ -234,9 +260,10 @@ def _restore(args: argparse.Namespace) -> None:
         return
     settings = station_settings(args)
     if args.tables:
-        cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
+        cli.say(f"the database before is kept in {restore_tables(args.file, settings)}")
         return
-    cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
+    size_bytes = restore(args.file, settings)
+    cli.show(f"{settings.store}: {size_bytes / 1e6:.1f} MB")
     settings_folder = Path(settings.store) / "settings"
     if settings_folder.is_dir():
         cli.say(f"the settings file is in {settings_folder}: look at its paths before it is used")
@@ -245,12 +272,12 @@ def _restore(args: argparse.Namespace) -> None:
 def _verify(file: str) -> None:
     from flawscope_station.store.backup_check import verify
 
-    found = verify(file)
-    records = "without a data base" if found.inspections is None else f"{found.inspections} inspections"
-    settings_files = "with" if found.settings_file else "without"
-    cli.show(f"{file}: whole; {found.files} files, {records}, {settings_files} the settings file")
-    if found.missing:
-        cli.say(f"{found.missing} files that records name are not in it: removed while it was made")
+    content = verify(file)  # raises where the backup is damaged
+    records = "without a database" if content.inspections is None else f"{content.inspections} inspections"
+    settings_files = "with" if content.settings_file else "without"
+    cli.show(f"{file}: whole; {content.files} files, {records}, {settings_files} the settings file")
+    if content.missing:
+        cli.say(f"{content.missing} files that records name are not in it: removed while it was made")
 
 
 # --------------------------------------------------------------------------------------------------- stations
@@ -266,21 +293,23 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _rollout(args: argparse.Namespace) -> int:
-    """Roll a model out; return 1 where the stations went back, else 0."""
+    """Give a model to many stations; return 0, or 1 where the stations went back to earlier versions."""
     from flawscope_station.cli.rollout import read_stations, roll_out
 
     stations = read_stations(args.stations)
     command = ["flawscope", "station", "rollout", args.model]
     command += ["--stations", args.stations, "--minutes", f"{args.minutes:g}"]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stations go back, as at Ctrl-C
+    # SIGTERM raises KeyboardInterrupt, as Ctrl-C does; then the stations go back to their earlier versions
+    earlier_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        is_whole = roll_out(args.model, stations, args.minutes * 60, cli.show, shlex.join(command))
+        is_rolled_out = roll_out(args.model, stations, args.minutes * 60, cli.show, shlex.join(command))
     finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0 if is_whole else 1
+        signal.signal(signal.SIGTERM, earlier_handler)
+    return 0 if is_rolled_out else 1
 
 
 def _corrections(args: argparse.Namespace) -> None:
+    """Fetch the corrections of many stations, and say how many pictures there are."""
     from flawscope_station.cli.corrections import PICTURES, collect
     from flawscope_station.cli.rollout import read_stations
 
@@ -289,19 +318,19 @@ def _corrections(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Check the settings and show their faults; return 1 where there are some, else 0."""
+    """Check the settings and print their faults; return the exit code: 1 if there are faults, else 0."""
     from flawscope_station.cli.check import find_faults
     from flawscope_station.settings.station import read_settings
     from flawscope_station.web.templates import PAGES
 
-    found = list(find_faults(read_settings(args.settings)))
-    for fault in filter(None, found):
+    outcomes = list(find_faults(read_settings(args.settings)))
+    faults = [fault for fault in outcomes if fault is not None]
+    for fault in faults:
         cli.show(fault)
-    for line in PAGES.missing_texts:  # no fault: these are shown in English
+    for line in PAGES.missing_texts:  # no fault: the pages have these texts in English
         cli.say(line)
-    wrong = sum(error is not None for error in found)
-    cli.say(f"{args.settings}: {len(found)} things looked at, {wrong or 'nothing'} wrong")
-    return 1 if wrong else 0
+    cli.say(f"{args.settings}: {len(outcomes)} things looked at, {len(faults) or 'nothing'} wrong")
+    return 1 if faults else 0
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
@@ -313,11 +342,16 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Open users and tokens of a station. Its tables are not migrated, for a station may run on them.
+    """Open the users and tokens of a station.
+
+    The tables are not migrated, because the station may be running.
 
     Args:
-        args: of the command.
-        make: a missing station is created.
+        args: Arguments of the command.
+        make: Whether to create the station if there is none.
+
+    Raises:
+        InputError: There is no station, or its folder cannot be made.
     """
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE
@@ -358,6 +392,7 @@ def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Verbs:
 
 
 def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
+    """Add a subcommand, with `text` as its help, and return its parser."""
     parser = verbs.add_parser(
         name, help=text, description=text, formatter_class=cli.HelpFormatter, add_help=False
     )
@@ -368,11 +403,18 @@ def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
 def _add_verb(
     verbs: Verbs, name: str, call: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """Add a subcommand that `call` runs."""
+    """Add a subcommand that works on one station, and return its parser.
+
+    Args:
+        verbs: Subparsers to which it is added.
+        name: Name of the subcommand.
+        call: Function that runs it, and returns the exit code; None: 0.
+        text: Help of the subcommand.
+    """
     parser = _add_parser(verbs, name, text)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")
-    which.add_argument("--settings", metavar="FILE", help="Its station.yaml.")
+    station = parser.add_mutually_exclusive_group()
+    station.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")
+    station.add_argument("--settings", metavar="FILE", help="Its station.yaml.")
     parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     parser.set_defaults(call=call)
     return parser
@@ -387,11 +429,11 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
+    sender_help = "A sender sends pictures. " if "sender" in roles else ""
     parser.add_argument(
         "--role",
         choices=roles,
         default=default,
-        help=("A sender sends pictures. " if ROLES[0] in roles else "")
-        + "A viewer looks; an operator sends and reviews pictures, too; an engineer makes and exports "
-        f"models, too; an admin does everything (default: {default}).",
+        help=f"{sender_help}A viewer looks; an operator sends and reviews pictures, too; an engineer makes "
+        f"and exports models, too; an admin does everything (default: {default}).",
     )

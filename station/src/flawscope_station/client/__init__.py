@@ -1,8 +1,8 @@
-"""A station's client. Needs httpx and pydantic, nothing of the server.
+"""Client of a station. It needs httpx and pydantic, and no package of the server.
 
 with Client("http://line-3:8080", token="fls_...") as station:
-    found = station.inspect("part.png")
-    print(found.decision, found.severity)
+    inspection = station.inspect("part.png")
+    print(inspection.decision, inspection.severity)
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ FilterValue = str | int | float | datetime | None
 
 TOKEN_VARIABLE = "FLAWSCOPE_TOKEN"  # environment variable
 PAGE_SIZE = 500  # inspections in one answer
-MAX_WAIT = 60.0  # seconds of a station's Retry-After that the client obeys, at most
-FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
+MAX_WAIT = 60.0  # longest time between two tries, seconds, whatever the station's Retry-After says
+FIRST_WAIT = 0.2  # seconds before the second try; the wait doubles with each further try
 _RETRY_STATUSES = (408, 502, 503, 504)  # temporary failures of a station or its proxy
 
 
@@ -66,7 +66,7 @@ class RefusedError(InputError):
 
     Attributes:
         status: HTTP status.
-        code: the station's word for the reason.
+        code: Reason, for programs.
     """
 
     def __init__(self, text: str, status: int, code: str):
@@ -76,18 +76,21 @@ class RefusedError(InputError):
 
 
 class Client:
-    """Client of a station. Threads may share one; `with` closes its connections.
+    """Client of a station. Threads may share a client; `with` closes its connections.
 
-    A picture is inspected once, however often the connection breaks, and a verdict recorded once: repeated
-    requests have the same key. `product` can be left out wherever the station has only one; for pictures also
-    where it has one joint model, which finds the product: `product` of the answer. They may also be sent to
-    the joint model by its name, where there are others.
+    A repeated request has the same key: however often the connection breaks, a picture is inspected once, and
+    a verdict is recorded once.
+
+    `product` may be left out in all methods where the station has a single product. Pictures may also be sent
+    without it where the station has a single joint model, which finds the product (`Inspection.product`), or
+    with the name of a joint model as `product`.
 
     Args:
-        url: https://station.example, http://127.0.0.1:8080.
-        token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
-        timeout: seconds in which the station must send something.
-        tries: number of attempts where the station is not reached or has no room.
+        url: Address of the station, such as https://station.example or http://127.0.0.1:8080.
+        token: Token from `flawscope station token add`; None: that in the environment variable
+            FLAWSCOPE_TOKEN, or no token.
+        timeout: Seconds in which the station must send something.
+        tries: Largest number of tries where the station cannot be reached, or has no room for a request.
 
     Raises:
         InputError: the address or the token is invalid. All methods raise `RefusedError` (an InputError)
@@ -95,14 +98,18 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
-        self.url, self.tries = normalize_url(url), max(1, tries)
-        token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
+        self.url = normalize_url(url)
+        self.tries = max(1, tries)
+        if token is None:
+            token = os.environ.get(TOKEN_VARIABLE) or None
         headers = {"User-Agent": f"flawscope/{__version__}"}
-        headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {check_token(token)}"
         transport = httpx.HTTPTransport(proxy=find_proxy(self.url))
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=transport
         )
+        # whether a joint model may be the default -> name of the default product
         self._default_products: dict[bool, str] = {}
 
     def __enter__(self) -> Client:
@@ -129,22 +136,26 @@ class Client:
         view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Send a part of one picture, to be judged and recorded.
+        """Send a part with a single picture, to be judged and recorded.
 
         Args:
-            picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
-            product: its name; None: the only one.
-            name: of the picture, for the station; by default the file's name.
-            key: any text that names this request, 184 characters at most. Repeated with the same picture and
-                part it gets the same answer; with others it is refused.
-            part: its number, 100 characters at most; a part may be inspected many times.
-            batch: of the part, 100 characters at most.
-            view: of the part, where the model judges it by one named view.
-            deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
-                where the part was not judged in time.
+            picture: Path of a file, encoded picture, PIL image, or array as `Predictor.predict` takes it.
+            product: Name of the product; None: the only product.
+            name: Name of the picture for the station; None: the name of the file.
+            key: Any text that names this request, 184 characters at most; None: a new one. If the same
+                picture of the same part is sent again with the same key, the answer is the same. The key is
+                refused for any other request.
+            part: Number of the part, 100 characters at most; a part may be inspected many times.
+            batch: Batch of the part, 100 characters at most.
+            view: Name of the view that the picture shows, for a model of a single named view.
+            deadline: Milliseconds in which the station must answer; None: no limit. A request with a limit
+                is never repeated.
+
+        Raises:
+            FlawscopeError: the part was not judged before the deadline.
         """
-        data, default = encode_picture(picture)
-        query = {"name": name or default, "part": part, "batch": batch, "view": view, "deadline": deadline}
+        data, file_name = encode_picture(picture)
+        query = {"name": name or file_name, "part": part, "batch": batch, "view": view, "deadline": deadline}
         return self._record(f"{self._path(product, joint=True)}/inspections", key, query, data)
 
     def inspect_part(
@@ -157,25 +168,42 @@ class Client:
         batch: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Send a part of several views, to be judged and recorded whole or not at all.
+        """Send a part in several views, to be judged and recorded as a whole.
 
         Args:
-            pictures: of all its views, by the view's name; each as `inspect` takes it.
-            part: its number, 100 characters at most; a part may be inspected many times.
-            product: its name; None: the only one.
-            key: any text that names this request, as for `inspect`.
-            batch: of the part, 100 characters at most.
-            deadline: milliseconds in which the station must answer, as for `inspect`.
+            pictures: Picture of each view, by name of the view; each as `inspect` takes it.
+            part: Number of the part, 100 characters at most; a part may be inspected many times.
+            product: Name of the product; None: the only product.
+            key: Any text that names this request, as for `inspect`.
+            batch: Batch of the part, 100 characters at most.
+            deadline: Milliseconds in which the station must answer, as for `inspect`.
+
+        Raises:
+            FlawscopeError: the part was not judged before the deadline.
         """
         query = {"part": part, "batch": batch, "deadline": deadline}
-        files = [("files", (view, encode_picture(picture)[0])) for view, picture in pictures.items()]
+        files = []  # as httpx takes them: (name of the form's field, (name of the file, content))
+        for view, picture in pictures.items():
+            data, _ = encode_picture(picture)
+            files.append(("files", (view, data)))
         path = f"{self._path(product)}/inspections"
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         tries = self.tries if deadline is None else 1
         answer = self._call("POST", path, query=query, tries=tries, files=files, headers=headers)
-        return parse(Inspection, answer["results"][0]["inspection"])
+        result = answer["results"][0]  # the part; its views are in its inspection
+        return parse(Inspection, result["inspection"])
 
     def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
+        """Send a request for an inspection, and return the inspection.
+
+        A request with a deadline is sent only once.
+
+        Args:
+            path: Path of the request.
+            key: Key of the request; None: a new one.
+            query: Parameters of the request; `deadline` must be among them, and may be None.
+            data: Encoded picture; None: the request triggers a camera.
+        """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         if data is not None:
             headers["Content-Type"] = "application/octet-stream"
@@ -195,17 +223,20 @@ class Client:
         view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
+        """Trigger a camera: the first frame that is decoded from now on is judged and recorded.
 
         Args:
-            product: its name; None: the only one.
-            camera: its number among the product's; can be left out where there is one.
-            seconds: in which the frame must come, 60 at most.
-            key: any text that names this request, as for `inspect`.
-            part: its number, 100 characters at most.
-            batch: of the part, 100 characters at most.
-            view: of the part, where the model judges it by one named view.
-            deadline: milliseconds in which the station must answer, as for `inspect`.
+            product: Name of the product; None: the only product.
+            camera: Number of the camera among those of the product; None: the only camera.
+            seconds: Seconds in which the frame must come, 60 at most.
+            key: Any text that names this request, as for `inspect`.
+            part: Number of the part, 100 characters at most.
+            batch: Batch of the part, 100 characters at most.
+            view: Name of the view that the picture shows, for a model of a single named view.
+            deadline: Milliseconds in which the station must answer, as for `inspect`.
+
+        Raises:
+            FlawscopeError: the part was not judged before the deadline.
         """
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "view": view}
         query["deadline"] = deadline
@@ -214,17 +245,26 @@ class Client:
     # ---- inspections
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:
-        """Return the inspection of this number. RefusedError where there is none."""
+        """Return the inspection with this number.
+
+        Args:
+            number: Number of the inspection.
+            product: Name of the product; None: the only product.
+
+        Raises:
+            RefusedError: there is no such inspection.
+        """
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
     def search(self, product: str | None = None, **filters: FilterValue) -> Iterator[Inspection]:
-        """Yield all inspections that match, the newest first, fetched page by page.
+        """Yield all inspections that match, the newest first; they are fetched page by page.
 
         Args:
-            product: its name; None: the only one.
-            filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
+            product: Name of the product; None: the only product.
+            filters: Query parameters of the API: since, until (exclusive; times without a zone are UTC),
                 decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
-                version, file (name of the picture), part, batch; A12* is any that begins with A12.
+                version, file (name of the picture), part, batch. For a text, A12* matches all texts that
+                begin with A12.
         """
         query = {
             key: format_time(value) if isinstance(value, datetime) else value
@@ -239,20 +279,32 @@ class Client:
             query["cursor"] = page["next"]
 
     def picture(self, number: int, product: str | None = None, view: str | None = None) -> tuple[bytes, str]:
-        """Return the picture file of an inspection as it was sent, and its ending, such as `.png`.
+        """Return the picture of an inspection as it was sent.
 
         Args:
-            number: of the inspection.
-            product: its name; None: the only one.
-            view: of the part; None: the most unusual one.
+            number: Number of the inspection.
+            product: Name of the product; None: the only product.
+            view: View of the part; None: the most unusual view.
+
+        Returns:
+            The content of the file, and its suffix, such as `.png`; "": the suffix is unknown.
         """
         path = f"{self._path(product)}/inspections/{number:d}/picture"
         response = self._request("GET", path, query={"of": view})
-        found = re.search(r'filename="[^"]*(\.\w+)"', response.headers.get("Content-Disposition", ""))
-        return response.content, found[1] if found else ""
+        disposition = response.headers.get("Content-Disposition", "")
+        match = re.search(r'filename="[^"]*(\.\w+)"', disposition)
+        suffix = match[1] if match else ""
+        return response.content, suffix
 
     def mask(self, number: int, product: str | None = None) -> bytes:
-        """Return the mask that a person drew, else that of the model, as PNG."""
+        """Return the mask of an inspection as a PNG file.
+
+        It is the mask that a person drew; if there is none, it is the model's mask.
+
+        Args:
+            number: Number of the inspection.
+            product: Name of the product; None: the only product.
+        """
         return self._request("GET", f"{self._path(product)}/inspections/{number:d}/mask").content
 
     # ---- verdicts
@@ -267,24 +319,28 @@ class Client:
         kind: str = "",
         replaces: int | None = None,
     ) -> Inspection:
-        """Give a verdict on an inspection. RefusedError where another person's verdict would be replaced.
+        """Give a verdict on an inspection.
 
         Args:
-            number: of the inspection.
-            verdict: good, defect, skip, or undo, which takes the last verdict back.
-            mask: [H, W] bool at the picture's size, True where the defect is.
-            note: text for other people.
-            product: its name; None: the only one.
-            kind: of the defect.
-            replaces: `verdict_id` of the inspection as it was seen, 0 where it had none; None: one's own
-                verdict, or none.
+            number: Number of the inspection.
+            verdict: Verdict: good, defect, skip, or undo, which takes the last verdict back.
+            mask: Mask [H, W] bool at the picture's size, True where the defect is; None: no mask.
+            note: Text for other people.
+            product: Name of the product; None: the only product.
+            kind: Kind of the defect; "": not named.
+            replaces: `Inspection.verdict_id` of the verdict that this one replaces; 0: no verdict is
+                replaced; None: only your own verdict may be replaced.
+
+        Raises:
+            RefusedError: the inspection has a verdict that `replaces` does not allow to be replaced.
         """
-        drawn = None if mask is None else encode_mask(mask)
-        body: dict[str, object] = {"verdict": verdict, "mask": drawn, "note": note, "kind": kind}
+        encoded_mask = None if mask is None else encode_mask(mask)
+        body: dict[str, object] = {"verdict": verdict, "mask": encoded_mask, "note": note, "kind": kind}
         if replaces is not None:
             body["replaces"] = replaces
         path = f"{self._path(product)}/inspections/{number:d}/verdict"
-        headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
+        # with a key, a repeated request records the verdict once: two verdicts must be undone twice
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
         return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 
     # ---- products and their models
@@ -294,7 +350,7 @@ class Client:
         return [parse(Product, item) for item in self._call("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
-        """Return the product of this name; None: the only product."""
+        """Return the product with a name; None: the only product."""
         return parse(Product, self._call("GET", self._path(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
@@ -303,7 +359,12 @@ class Client:
         return [parse(Version, item) for item in items]
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
-        """Upload a model file as a version, which judges when it is activated."""
+        """Upload a model file as a version; it judges nothing until it is activated.
+
+        Args:
+            model: Path of the model file.
+            product: Name of the product; None: the only product.
+        """
         path = f"{self._path(product)}/versions"
         headers = {"Content-Type": "application/octet-stream"}
         name = os.path.basename(model)
@@ -314,9 +375,12 @@ class Client:
         """Activate a version: it judges from now on.
 
         Args:
-            product: its name; None: the only one.
-            number: of the version.
-            hash: SHA-256 that its file must have, else it is refused; None: any.
+            product: Name of the product; None: the only product.
+            number: Number of the version.
+            hash: SHA-256 that the version's file must have; None: it is not checked.
+
+        Raises:
+            RefusedError: there is no such version, or its file has another hash.
         """
         body = {} if hash is None else {"hash": hash}
         path = f"{self._path(product)}/versions/{number:d}/activate"
@@ -325,22 +389,33 @@ class Client:
     # ---- the station
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """Return the JSON object that the API answers to GET; None where it answers null.
+        """Return the JSON object with which the API answers a GET request; None: the answer is null.
 
         Args:
-            path: below /api/v1, such as `status`.
+            path: Path below /api/v1, such as `status`.
         """
         return self._call("GET", path)
 
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return a product's name, by default the only one; with `joint`, also that of a joint model."""
+        """Return the name of a product as it is used in a request.
+
+        Args:
+            product: Name of the product, which is returned unchanged; None: the station's only product.
+            joint: Whether a joint model counts as a single product, under its own name.
+
+        Raises:
+            InputError: the product is None, and the station has no product, or several.
+        """
         if product is not None:
             return product
         if joint not in self._default_products:
-            names = [(item.found_at if joint else None) or item.name for item in self.products()]
-            names = list(dict.fromkeys(names))
+            names = []
+            for item in self.products():
+                name = item.found_at if joint and item.found_at else item.name
+                if name not in names:
+                    names.append(name)
             if len(names) != 1:
                 problem = f"several products: name one of {', '.join(names)}" if names else "no product yet"
                 raise InputError(f"{redact_address(self.url)} has {problem}")
@@ -348,6 +423,7 @@ class Client:
         return self._default_products[joint]
 
     def _path(self, product: str | None, joint: bool = False) -> str:
+        """Return the path of a product in the API; the arguments are those of `_product_name`."""
         return f"products/{quote(self._product_name(product, joint), safe='')}"
 
     def _call(
@@ -359,7 +435,11 @@ class Client:
         tries: int | None = None,
         **message: Unpack[_Message],
     ) -> dict[str, Any]:
-        """Send a request and return the JSON object of the answer."""
+        """Send a request as `_request` does, and return the JSON object of the answer.
+
+        Raises:
+            FlawscopeError: the answer is no JSON.
+        """
         response = self._request(method, path, query=query, tries=tries, **message)
         try:
             answer: dict[str, Any] = response.json()
@@ -377,47 +457,74 @@ class Client:
         tries: int | None = None,
         **message: Unpack[_Message],
     ) -> httpx.Response:
-        """Send a request, again where it fails: no request does harm if it arrives twice."""
+        """Send a request, and repeat it after a temporary failure.
+
+        Repetition is safe: a request that arrives twice takes effect once.
+
+        Args:
+            method: HTTP method.
+            path: Path below /api/v1.
+            query: Parameters; those that are None are left out.
+            tries: Largest number of tries; None: that of the client.
+            message: Headers and body.
+
+        Raises:
+            RefusedError: the station refuses the request.
+            FlawscopeError: the station cannot be reached, or fails.
+        """
         params = {key: value for key, value in (query or {}).items() if value is not None}
-        tries = tries or self.tries
-        for tries_left in reversed(range(tries)):
+        max_tries = tries or self.tries
+        for try_number in range(1, max_tries + 1):
+            is_last_try = try_number == max_tries
             try:
                 response = self._http.request(method, path, params=params, **message)
             except httpx.TransportError as error:
-                if not tries_left:
+                if is_last_try:
                     problem = f"cannot be reached ({one_line_message(error)[:160]})"
                     remedy = "check the address, http or https, and that `flawscope serve` runs"
                     raise FlawscopeError(f"{redact_address(self.url)} {problem}: {remedy}") from None
-                wait = None
+                retry_after = None
             else:
-                if response.status_code not in _RETRY_STATUSES or not tries_left:
+                if response.status_code not in _RETRY_STATUSES or is_last_try:
                     break
-                wait = response.headers.get("Retry-After", "")
-            time.sleep(_retry_wait(wait, tries - 1 - tries_left))
+                retry_after = response.headers.get("Retry-After")
+            time.sleep(_retry_wait(retry_after, earlier_failures=try_number - 1))
         if response.is_success:
             return response
         raise self._error_of(response)
 
     def _error_of(self, response: httpx.Response) -> FlawscopeError:
+        """Return the error for a failed request, from the answer of a station or of its proxy."""
         status = response.status_code
         try:
             message = str(response.json()["error"])
             code = str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
-            if status == 413:  # a station answers with JSON
+            if status == 413:  # too large; without JSON, the answer is that of a proxy
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"
                 return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
-            moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
-            message = f"it answers {status} {response.reason_phrase}: {moved}check the address"
+            redirect_words = ""
+            if response.is_redirect:
+                redirect_words = f"it is at {response.headers.get('Location', '')[:200]}; "
+            message = f"it answers {status} {response.reason_phrase}: {redirect_words}check the address"
             code = ""
-        text = f"{redact_address(self.url)}: {' '.join(message.split())}"
+        one_line = " ".join(message.split())
+        text = f"{redact_address(self.url)}: {one_line}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 
 
-def _retry_wait(wait: str | None, failures: int) -> float:
-    """Return seconds until the next try, in part random: the station's Retry-After, else longer each time."""
+def _retry_wait(retry_after: str | None, earlier_failures: int) -> float:
+    """Return the seconds until the next try.
+
+    The wait is `retry_after`, or else `FIRST_WAIT` doubled with each earlier failure. Up to a quarter is
+    added at random, so that clients do not all come back at the same moment.
+
+    Args:
+        retry_after: Text of the station's header Retry-After; None: there is none.
+        earlier_failures: Number of failed tries before the latest one.
+    """
     try:
-        min_wait = min(MAX_WAIT, max(0.0, float(wait or "")))
+        min_wait = min(MAX_WAIT, max(0.0, float(retry_after or "")))
     except ValueError:
-        min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**failures)
+        min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**earlier_failures)
     return min_wait * (1 + random.random() / 4)

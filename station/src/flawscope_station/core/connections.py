@@ -31,10 +31,10 @@ class TimingFacts(TypedDict):
     """Times of a product's latest triggers, `MAX_TIMES` at most.
 
     Attributes:
-        triggers: Their number.
+        triggers: Number of triggers.
         p50_ms: Median of the milliseconds from a trigger to its output.
         p99_ms: 99th percentile of these milliseconds.
-        budget_ms: Of the last trigger; None: it had none.
+        budget_ms: Milliseconds allowed for the last trigger; None: it had no limit.
         missed: Number of triggers since the start that were not answered within the budget.
     """
 
@@ -56,40 +56,50 @@ class Timing:
     def note(
         self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
     ) -> None:
-        """Note an answered trigger; missed: not within its budget. seconds and budget: from the trigger."""
+        """Note an answered trigger.
+
+        Args:
+            product: Name of the product.
+            seconds: Seconds from the trigger to its output.
+            missed: Whether the output came after the budget.
+            budget: Seconds allowed from the trigger to its output; None: no limit.
+        """
         self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
         self._missed[product] += missed
         self._budgets[product] = budget
 
     def facts(self, product: str) -> TimingFacts | None:
         """Return the times of a product as the API shows them; None before its first trigger."""
-        times = list(self._seconds.get(product, ()))
-        if not times:
+        seconds = list(self._seconds.get(product, ()))
+        if not seconds:
             return None
-        p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
+        p50_ms, p99_ms = (round(1000 * float(np.percentile(seconds, percent)), 1) for percent in (50, 99))
         budget = self._budgets[product]
         return {
-            "triggers": len(times),
-            "p50_ms": p50,
-            "p99_ms": p99,
+            "triggers": len(seconds),
+            "p50_ms": p50_ms,
+            "p99_ms": p99_ms,
             "budget_ms": None if budget is None else round(1000 * budget),
             "missed": self._missed[product],
         }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
-        """Return Prometheus metrics: name -> help text and values by product."""
+        """Return Prometheus metrics by name: help text, and values by product; {} before any trigger."""
         if not self._seconds:
             return {}
-        times = {name: list(measured) for name, measured in list(self._seconds.items())}
-        found: dict[str, tuple[str, dict[str, float]]] = {
-            f"trigger_seconds_p{share}": (
-                f"From a trigger to its output, {share} of 100 of the last {MAX_TIMES:,} in less.",
-                {name: float(np.percentile(measured, share)) for name, measured in times.items()},
+        seconds_by_product = {name: list(seconds) for name, seconds in list(self._seconds.items())}
+        percentile_gauges: dict[str, tuple[str, dict[str, float]]] = {
+            f"trigger_seconds_p{percent}": (
+                f"From a trigger to its output, {percent} of 100 of the last {MAX_TIMES:,} in less.",
+                {
+                    name: float(np.percentile(seconds, percent))
+                    for name, seconds in seconds_by_product.items()
+                },
             )
-            for share in (50, 99)
+            for percent in (50, 99)
         }
-        missed = {name: float(self._missed[name]) for name in times}
-        return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
+        missed = {name: float(self._missed[name]) for name in seconds_by_product}
+        return {**percentile_gauges, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
 
 
 @dataclass
@@ -99,12 +109,15 @@ class ConnectionContext:
     `sources.trigger.shoot` takes a picture and inspects it.
 
     Attributes:
-        sources: By product, which may grow.
+        addresses: Products and entries.
+        inspector: Inspects parts.
+        store: Records of the station.
+        sources: Sources by product or entry; products may be added.
         timing: Times from triggers to their outputs.
-        report: Reports a problem under a code; None: it is over.
-        listen: Gets a name and a function. The function is called with each problem that begins or ends, and
+        report: Reports a problem under a code, with its text; None: the problem is over.
+        listen: Takes a name and a function. The function is called with each problem that begins or ends, and
             whether it is over, in a thread of its own: for a mail, a lamp, a message.
-        refusals: Take note of each part that is not judged.
+        refusals: Takes note of each part that is not judged.
     """
 
     addresses: Addresses
@@ -117,9 +130,15 @@ class ConnectionContext:
     refusals: Refusals
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
-        """Return a camera that can be triggered, by its number among the product's; None: the only one.
+        """Return a camera that can be triggered.
 
-        InputError, NotFoundError.
+        Args:
+            name: Name of the product or entry.
+            number: Number of the camera among those of the product, from 1; None: its only camera.
+
+        Raises:
+            InputError: There is no such camera, or no number chooses among them.
+            NotFoundError: There is no such product or entry.
         """
         self.addresses.address_id(name)
         return find_camera(name, self.sources[self.addresses.configured_name(name)], number)
@@ -129,42 +148,47 @@ class ConnectionContext:
     ) -> Sequence[TriggeredSource]:
         """Return the cameras that a trigger takes pictures with, in the order of the views.
 
-        Where the product's model judges parts in views, and no number is given, these are the cameras of all
+        Where the product's model judges parts in views, and `number` is None, these are the cameras of all
         views; else it is a single camera.
 
         Args:
-            name: of the product.
-            number: of the camera among the owner's; None: its only one, or those of all views.
-            owner: product or entry that has the cameras; None: the product.
+            name: Name of the product.
+            number: Number of the camera among those of the owner; None: its only camera, or the cameras of
+                all views.
+            owner: Product or entry that has the cameras; None: the product.
 
         Raises:
-            InputError: a view has no camera, or no single camera was chosen.
-            NotFoundError: there is no such product.
+            InputError: A view has no camera, or no single camera was chosen.
+            NotFoundError: There is no such product.
         """
         owner = owner or name
         parts = self.inspector.judge.parts
-        views = [] if number is not None else parts.views(self.addresses.address_id(name))
+        views = parts.views(self.addresses.address_id(name)) if number is None else []
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
-        by_view = {
-            getattr(source, "view", None): source for source in sources if isinstance(source, TriggeredSource)
-        }
-        if missing := [view for view in views if view not in by_view]:
+        cameras = [source for source in sources if isinstance(source, TriggeredSource)]
+        camera_by_view = {getattr(camera, "view", None): camera for camera in cameras}
+        if missing := [view for view in views if view not in camera_by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"
             )
-        return [by_view[view] for view in views]
+        return [camera_by_view[view] for view in views]
 
     def deadline(self, name: str) -> float | None:
         """Return the seconds in which a product's parts must be answered, by its settings; None: no limit.
 
-        NotFoundError.
+        Raises:
+            NotFoundError: There is no such product or entry.
         """
         return self.addresses.settings_of(name).deadline
 
     def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
-        """Return when an answer must be there, as `Address.due`. NotFoundError."""
+        """Return when an answer must be there, as `Address.due`.
+
+        Raises:
+            NotFoundError: There is no such product or entry.
+        """
         return self.addresses.find(name).due(deadline, since)
 
 
@@ -172,21 +196,21 @@ class Connection(Protocol):
     """Requests inspections for another side, such as a PLC, and answers it.
 
     Attributes:
-        number: among the station's connections, from 1: the station sets it before `start`, and the code of a
-            problem ends with it.
+        number: Number among the station's connections, from 1: the station sets it before `start`, and the
+            code of a problem ends with it.
     """
 
     number: int
 
     def start(self) -> None:
-        """Begin, and return at once: another side that is away is a problem, not an error."""
+        """Begin, and return at once: if the other side is away, that is a problem, not an error."""
 
     def stop(self) -> None:
-        """Ask for nothing more, tell the other side, and return within seconds."""
+        """Request nothing more, tell the other side, and return within seconds."""
 
 
 class Connections:
-    """All connections of a station, which `start` makes: their cameras are there by then."""
+    """All connections of a station; `start` makes them, for they need the cameras."""
 
     def __init__(self, plugins: Sequence[ConfiguredPlugin], context: ConnectionContext):
         self._plugins = plugins
@@ -195,11 +219,15 @@ class Connections:
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Threads of the connections, which may have none."""
-        return [thread for source in self._all for thread in getattr(source, "threads", ())]
+        """Threads of the connections; a connection may have none."""
+        return [thread for connection in self._all for thread in getattr(connection, "threads", ())]
 
     def start(self) -> None:
-        """Make and start them. InputError where the settings do not fit the station."""
+        """Make and start all connections.
+
+        Raises:
+            InputError: The settings of a connection do not fit the station.
+        """
         self._all = [plugin.open(self._context, plugin.values) for plugin in self._plugins]
         for number, connection in enumerate(self._all, 1):
             connection.number = number

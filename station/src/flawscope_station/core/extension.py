@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from flawscope import pages
 
 Observer = Callable[[RecordedInspection], object]
-MAX_UNHEARD = (
-    256  # inspections, with their maps, that wait until the observers are told; of more they hear nothing
-)
+MAX_UNHEARD = 256  # inspections, with their maps, that may wait for the observers; further ones are dropped
 
 
 class HasThreads(Protocol):
@@ -48,10 +46,10 @@ class Service(HasThreads, Protocol):
         """Begin to work in threads of its own, and return at once."""
 
     def end(self) -> None:
-        """Ask it to begin nothing more; return at once."""
+        """Begin nothing more from now on; return at once."""
 
     def stop(self) -> None:
-        """End it, and return when it has ended."""
+        """End the work, and return when it has ended."""
 
 
 class Input(Protocol):
@@ -61,7 +59,7 @@ class Input(Protocol):
         """Begin to take pictures, and return at once."""
 
     def stop(self) -> None:
-        """Take nothing more, and return when what was taken is answered."""
+        """Take no more pictures, and return when all that were taken are answered."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,11 @@ class MenuLink:
     """Link in the menu of the pages.
 
     Attributes:
-        address: Of a page. With `{product}` in it, in the place of the product's name, only pages of a
-            product show the link.
-        title: Key of its text, or texts by language; the English text is taken where a language is missing.
-        role: Lowest role of the people who see it.
+        address: Address of a page. It may have `{product}` in the place of the product's name: then only
+            pages of a product show the link.
+        title: Key of the link's text, or texts by language; the English text serves where a language is
+            missing.
+        role: Lowest role of the people who see the link.
     """
 
     address: str
@@ -80,9 +79,9 @@ class MenuLink:
     role: str = VIEWER
 
     def is_shown(self, person: Person | None, product: str | None) -> bool:
-        """Whether a person sees it on a page of `product`, or on one of no product."""
-        has_address = product is not None or "{product}" not in self.address
-        return has_address and has_role(person, self.role)
+        """Return whether a person sees the link on a page of `product`; None: on a page of no product."""
+        has_full_address = product is not None or "{product}" not in self.address
+        return has_full_address and has_role(person, self.role)
 
     def href(self, product: str | None) -> str:
         """Return the address with the product's name in it, quoted for a URL."""
@@ -96,7 +95,7 @@ class MenuLink:
 
 
 class Menu(list[MenuLink]):
-    """All links of the menu, a component."""
+    """All links of the menu, which routes get as a component."""
 
 
 @dataclass(frozen=True)
@@ -105,24 +104,24 @@ class Extension:
 
     Attributes:
         components: Objects that routes ask for, each by its class.
-        services: Are started in this order when pictures come, all asked to end before the last picture is
-            answered, stopped in the reverse order, and watched meanwhile.
-        inputs: Are started after all services, and stopped before any service ends.
+        services: Services, started in this order before pictures come, all asked to end before the last
+            picture is answered, stopped in the reverse order, and watched meanwhile.
+        inputs: Inputs, started after all services, and stopped before any service ends.
         inspecting: Parts whose threads are watched; where a thread fails or hangs, pictures wait.
         watched: Parts whose threads are watched; where a thread fails or hangs, pictures do not wait.
-        ends: Functions that end the part, called in the reverse order, after those of all that was added
-            later.
-        observers: Get every new inspection after it was recorded and answered, in a thread of their own
-            (`Observers`).
-        interlocks: May hold answers back.
-        gates: May refuse a picture before it is taken.
-        on_verdict: Get the number of a product when somebody gave a verdict.
-        on_added: Get number, name and settings of a product that the station has from now on.
-        gauges: Return metrics at once, from memory.
-        store_gauges: Return metrics, for which they may ask the store.
-        routers: Of the API and of pages, in the order in which they are asked.
+        ends: Functions that end the part, called in the reverse order, after the ends of all extensions that
+            were added later.
+        observers: Functions that get every new inspection after it was recorded and answered, in a thread of
+            their own (`Observers`).
+        interlocks: Interlocks that may hold answers back.
+        gates: Gates that may refuse a picture before it is taken.
+        on_verdict: Functions that get the number of a product when somebody gave a verdict.
+        on_added: Functions that get number, name and settings of a product that was added to the station.
+        gauges: Functions that return metrics at once, from memory.
+        store_gauges: Functions that return metrics, for which they may ask the store.
+        routers: Routers of the API and of pages, in the order in which they are asked.
         menu: Links of the menu, in their order.
-        request_enders: End what requests wait for, when the server ends, or soon after.
+        request_enders: Functions that end the waits of requests, when the server ends, or soon after.
     """
 
     components: Sequence[object] = ()
@@ -149,31 +148,30 @@ class Observers(list[Observer]):
     An observer that fails harms no other, and is a problem until it works. Where one hangs, neither the
     recorder nor an answer waits for it.
 
-    In their order: counts for Prometheus, open pages, housekeeping where space is short, maps that are kept,
-    sinks, which are woken; then those of features: drift, and checks of the camera. None asks the disk or the
-    data base.
+    The order: counts for Prometheus, open pages, housekeeping where space is short, maps to keep, sinks to
+    wake; then those of features: drift, and checks of the camera. No observer asks the disk or the database.
 
     Args:
-        report: reports a problem under a code; None: it is over.
+        report: Reports a problem under a code, with its text; None: the problem is over.
     """
 
     def __init__(self, report: Callable[[str, str | None], None]):
         super().__init__()
         self._report = report
         self._failures: dict[Observer, str] = {}
-        self._reported: str | None = None  # who does not work, as it was reported last
-        self._untold = 0  # inspections, since the last that was told
+        self._reported: str | None = None  # text of the problem as it was reported last; None: no problem
+        self._missed_count = 0  # inspections that were dropped since the last that the observers got
         self._queue: GroupQueue[RecordedInspection | None] = GroupQueue()
         self._ended = threading.Event()
         self.threads = [GuardedThread("observers", self._work, self._ended, queue=self._queue)]
         self.threads[0].start()
 
     def __call__(self, recorded: RecordedInspection) -> None:
-        """Queue an inspection for all observers; where too many wait, nobody gets it."""
+        """Queue an inspection for all observers; where too many wait, no observer gets it."""
         if len(self._queue) < MAX_UNHEARD:
             self._queue.put(recorded)
         else:
-            self._untold += 1
+            self._missed_count += 1
 
     def close(self) -> None:
         """Return when the observers have got all recorded inspections, or after `STOP_TIMEOUT` seconds."""
@@ -189,7 +187,7 @@ class Observers(list[Observer]):
         self._ended.set()
 
     def _tell(self, recorded: RecordedInspection) -> None:
-        """Call all observers with an inspection, and report those that do not work."""
+        """Call all observers with an inspection, and report those that fail."""
         for observe in self:
             self._failures.pop(observe, None)
             try:
@@ -197,18 +195,18 @@ class Observers(list[Observer]):
             except Exception as error:
                 name = getattr(observe, "__qualname__", str(observe))
                 self._failures[observe] = f"{name}: {message_with_type(error)}"
-        if self._failures or self._untold or self._reported is not None:
+        if self._failures or self._missed_count or self._reported is not None:
             self._report_failures()
 
     def _report_failures(self) -> None:
-        """Report observers that do not work, and inspections that nobody got; or that this is over."""
-        untold = self._untold
-        self._untold = 0
+        """Report observers that fail and inspections that were dropped; without any, end the problem."""
+        missed_count = self._missed_count
+        self._missed_count = 0
         failures = [*self._failures.values()]
-        if untold:
-            failures.append(f"one hung, and {untold} inspections passed meanwhile")
-        words = "; ".join(failures)
-        why = f"not everybody hears of inspections: {words}" if failures else None
-        if why != self._reported:
-            self._reported = why
-            self._report("observer_failed", why)
+        if missed_count:
+            failures.append(f"one hung, and {missed_count} inspections passed meanwhile")
+        reasons = "; ".join(failures)
+        text = f"not everybody hears of inspections: {reasons}" if failures else None
+        if text != self._reported:
+            self._reported = text
+            self._report("observer_failed", text)

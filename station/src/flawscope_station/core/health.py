@@ -27,20 +27,26 @@ from flawscope_station.store.records import NotFoundError, Store
 
 LATE_SECONDS = 600.0  # seconds for which a late part is reported as a problem
 WAITING_SECONDS = 60.0  # seconds after which a part that waits for its answer is a problem
-STORE_PROBLEMS = (SILENT, "disk_full", "store_unreachable")  # kinds: no part can be recorded
+# kinds of the problems for which no part can be recorded
+STORE_PROBLEMS = (SILENT, "disk_full", "store_unreachable")
 
 
 class Health:
-    """Checks of a station, which are made when somebody asks for its problems, and each second.
+    """Checks of a station, which run each second, and when somebody asks for its problems.
 
-    None asks the disk or the data base: `MachineWatch` does, and says what it found.
+    No check asks the disk or the database: `MachineWatch` does, and the checks read its state.
 
     Args:
-        threads: returns all threads, and whether pictures cannot be inspected without it.
-        sources: by product, which may grow.
+        problems: Problems of the station.
+        store: Records of the station.
+        addresses: Products and entries.
+        inspector: Inspects parts.
+        housekeeping: Housekeeping, whose clock the metrics show.
+        threads: Returns all threads, each with a flag: whether no picture can be inspected without it.
+        sources: Sources by product or entry; products may be added.
 
     Attributes:
-        watch: looks at all threads, also when nobody asks.
+        watch: Looks at all threads each second.
     """
 
     def __init__(
@@ -76,111 +82,124 @@ class Health:
         return self._problems.all()
 
     def _look(self) -> None:
-        """Tell of a disk or a data base that cannot be used, and end what has waited too long."""
+        """Report a disk or a database that cannot be used, and end parts that have waited too long."""
         self._report_machine()
         self.inspector.end_overdue()
 
     def _report_machine(self) -> None:
         """Report why no part can be recorded, each reason as a problem of its own."""
-        stop = self._store_standstill()
-        why = "" if stop is None else str(stop.error or self.database.failure)
+        standstill = self._store_standstill()
+        text = "" if standstill is None else str(standstill.error or self.database.failure)
         for kind in STORE_PROBLEMS:
-            self.report(kind, why if stop is not None and stop.kind == kind else None, stops=True)
+            is_present = standstill is not None and standstill.kind == kind
+            self.report(kind, text if is_present else None, stops=True)
 
     def _store_standstill(self) -> Standstill | None:
-        """Return why no part can be recorded."""
+        """Return why no part can be recorded; None: one can."""
         return self.machine.standstill(self.inspector.limits.upload)
 
     def _check(self) -> None:
+        """Report problems of disk, database, models, late parts and waiting parts, or that they are over."""
         self._report_machine()
-        numbers = self.addresses.configured_numbers()
+        configured_numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
-        for name, number in numbers.items():
+        for name, number in configured_numbers.items():
             why = None if number in models.active else f"no model is open for {name}"
             self.report(f"no_model_{number}", why, stops=True)
-        late = self.inspector.intake.late_products(LATE_SECONDS)
+        late_products = self.inspector.intake.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):
-            why = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
-            self.report(f"late_{number}", why if number in late else None)
+            text = f"parts of {name} are not judged in time: send fewer at once, or allow more time"
+            self.report(f"late_{number}", text if number in late_products else None)
         is_waiting = self.oldest_seconds() > WAITING_SECONDS
-        why = (
+        text = (
             f"parts have waited for more than {WAITING_SECONDS:.0f} s for their answer: the model, the disk "
+            f"or the database is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
         )
-        why += f"or the data base is slow, or hangs; after {self.inspector.limits.wait:.0f} s they fail"
-        self.report("waiting", why if is_waiting else None)
+        self.report("waiting", text if is_waiting else None)
 
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
     ) -> Standstill | None:
-        """Return why nothing of a product is judged; None: it is judged.
+        """Return why no part of a product is judged; None: its parts are judged.
 
-        `/readyz`, pages and metrics all show this answer. It asks `Intake`, as requests, triggers and PLCs
-        do. NotFoundError.
+        `/readyz`, pages and metrics all show this answer. The same `Intake` is asked that refuses parts of
+        requests, triggers and PLCs.
 
         Args:
-            name: of the product, or of an entry that finds it.
-            number: of the part that is asked about, for those that interlocks let pass.
-            cameras: that are all to show the part; None: the product's own, of which one is enough where its
-                parts have one view.
+            name: Name of the product, or of an entry that finds it.
+            number: Number of a part, which interlocks may let pass; None: any part.
+            cameras: States of the cameras that must all take pictures of the part; None: those of the
+                product's cameras. If its parts have one view, one of these is enough.
+
+        Raises:
+            NotFoundError: There is no such product or entry.
         """
         product_id = self.addresses.address_id(name)
         entry = self.addresses.configured_name(name)
-        stop = self.inspector.intake.standstill(product_id, number)
-        if stop is not None:
-            return stop
-        has_camera = cameras is not None
+        standstill = self.inspector.intake.standstill(product_id, number)
+        if standstill is not None:
+            return standstill
+        has_camera = cameras is not None  # only the cameras that the caller names count then
         if cameras is None:
             cameras, has_camera = self._needed_cameras(product_id, entry)
-        lost = lost_camera(cameras)
-        if lost is not None:
-            return lost
-        # a part's product is found later
-        own_ids = {product_id, self.addresses.entries.get(entry, product_id)}
+        lost_standstill = lost_camera(cameras)
+        if lost_standstill is not None:
+            return lost_standstill
+        # a problem of the entry stops the product, too: which product a part is, the entry finds only later
+        product_ids = {product_id, self.addresses.entries.get(entry, product_id)}
         for problem in self._problems.all():
+            # where one camera works, a problem of a single other camera stops nothing
             is_of_other_camera = problem.kind in CAMERA_PROBLEMS and problem.number and has_camera
-            if problem.stops_product(own_ids) and not is_of_other_camera:
+            if problem.stops_product(product_ids) and not is_of_other_camera:
                 return Standstill(problem.kind)
         return None
 
     def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
-        """Return the cameras that all have to show a part, and whether any of the product's shows one.
+        """Return the states of the cameras that must all work, and whether any camera of the product works.
 
-        Where parts have one view, one camera is enough.
+        If parts have one view and a camera works, no state is returned: the other cameras may be lost.
         """
-        cameras = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
-        has_camera = any(not state.is_lost for state in cameras)
+        states = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
+        has_camera = any(not state.is_lost for state in states)
         has_views = bool(self.inspector.judge.parts.views(product_id))
-        return ([] if has_camera and not has_views else cameras), has_camera
+        if has_camera and not has_views:
+            return [], has_camera
+        return states, has_camera
 
     def is_ready(self) -> bool:
-        """Whether parts of all products that nobody paused are judged, as was found out last."""
+        """Return whether parts of all products that nobody paused are judged, by the last checks."""
         if any(problem.stops and problem.product is None for problem in self._problems.all()):
             return False
         return not any(self._is_stopped(name) for name in self.addresses.configured_numbers())
 
     def _is_stopped(self, name: str) -> bool:
-        with suppress(NotFoundError):  # it is being removed
-            found = self.state_of(name)
-            return found is not None and found.kind != PAUSED  # a pause is wanted, and no fault
+        """Return whether nothing of a product is judged, though nobody paused it."""
+        with suppress(NotFoundError):  # the product is being removed
+            standstill = self.state_of(name)
+            return standstill is not None and standstill.kind != PAUSED
         return False
 
     def oldest_seconds(self) -> float:
-        """Return the seconds for which the oldest part that is not answered has waited; 0: none waits."""
+        """Return for how many seconds the oldest unanswered part has waited; 0: none waits."""
         oldest = self.inspector.intake.oldest()
         return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def _failure(self) -> str | None:
-        """Return why parts fail at the moment, or nobody knows; None: they do not."""
+        """Return why parts fail at the moment, or why the station cannot check itself; None: all works."""
         return self.inspector.failure() or self._check_failure
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
+        """Acknowledge a problem: the bar on the pages does not show it until it is over.
+
+        Raises:
+            NotFoundError: There is no such problem any more.
+        """
         problem = self._problems.acknowledge(code, who)
-        with suppress(FlawscopeError):  # so that a data base that is away can be acknowledged
-            product = problem.product if problem.product in self.addresses.names else None
-            self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product)
+        with suppress(FlawscopeError):  # the problem may be that the database is away
+            product_id = problem.product if problem.product in self.addresses.names else None
+            self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product_id)
         return problem
 
     def listen(self, name: str, listener: Listener) -> None:
-        """Tell a listener of each problem that begins and ends (`Problems.listen`)."""
+        """Call a listener with each problem that begins and ends (`Problems.listen`)."""
         self._problems.listen(name, listener, self.problems)

@@ -24,10 +24,11 @@ from flawscope_station.store.retention import KEEP_CONFIRMED, RemovalSummary, Re
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED, Clock
 
 CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
+FIRST_CHECK_INTERVAL = 1.0  # seconds between two checks before the first removal, or the question about it
 REMOVAL_INTERVAL = 3600.0  # seconds between two removals
 CLOCK_JUMPED = "clock_jumped"  # event
 REST_SECONDS = 0.05  # between two pieces of work
-ASKED_SHARE = 0.1  # of what is there, that a start removes without a question
+ASKED_SHARE = 0.1  # share of pictures or records above which a person is asked before the first removal
 CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
 
 
@@ -35,9 +36,13 @@ class Housekeeping(BackgroundThread):
     """Checks the clock, and removes pictures and records that are kept too long.
 
     Args:
-        report: reports a problem, as `Problems.report`.
-        jumps: of the clock, which a person may confirm.
-        record_seconds: for which records are needed, however short `keep.records` is.
+        store: Records of the station.
+        files: Files of the station.
+        keep: Setting `keep`.
+        access: Sessions of people, whose ended ones are removed.
+        report: Reports a problem, as `Problems.report`.
+        record_seconds: Seconds for which records are kept, however short `keep.records` is.
+        jumps: Jumps of the clock, which a person may confirm.
     """
 
     def __init__(
@@ -57,16 +62,16 @@ class Housekeeping(BackgroundThread):
         self.access = access
         self.report = report
         self.clock = Clock(self.database)
-        going_on = self.threads[0].go_on
+        report_progress = self.threads[0].go_on
         self._retention = Retention(
-            self.database, files, keep, self.clock, self._ended, record_seconds, going_on
+            self.database, files, keep, self.clock, self._ended, record_seconds, report_progress
         )
-        self._clock_jumped = False  # since it was checked
-        self._keep = json.dumps(asdict(keep), sort_keys=True)
-        self._question: str | None = None  # about `keep`; "": there is none; None: not looked for yet
-        self._asks_of_space = False  # the question is about `space`, and not about ages alone
-        self._removes_at = 0.0  # as `time.monotonic` counts
-        self._removed = RemovalSummary()  # for space, since the last event
+        self._has_clock_jumped = False  # since the last event about it
+        self._keep = json.dumps(asdict(keep), sort_keys=True)  # text by which an event confirms `keep`
+        self._question: str | None = None  # question about `keep`; "": there is none; None: not checked yet
+        self._asks_of_space = False  # whether the question is about `space`, and not about ages alone
+        self._next_removal = 0.0  # as `time.monotonic` counts
+        self._removed = RemovalSummary()  # what was removed for space since the last event
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
     @override
@@ -77,7 +82,7 @@ class Housekeeping(BackgroundThread):
         super().start()
 
     def check_space(self, recorded: object = None) -> None:
-        """Remove old pictures now where there is little space for others, after each that was recorded."""
+        """Remove old pictures now if there is little space; called with each recorded inspection."""
         if self._retention.is_full:
             self.wake()
 
@@ -88,12 +93,16 @@ class Housekeeping(BackgroundThread):
         self.report("clock", self.clock.problem or None, CONFIRM_CLOCK)
 
     def note_clock_jump(self) -> None:
-        """Check the clock at once, which has jumped."""
-        self._clock_jumped = True
+        """Note that the clock has jumped, and check it at once."""
+        self._has_clock_jumped = True
         self.wake()
 
     def confirm_clock(self, who: str) -> None:
-        """Note that a person took the computer's clock, which jumped, as right. StoreError."""
+        """Note that a person confirmed the computer's clock, which had jumped; without a problem do nothing.
+
+        Raises:
+            StoreError: The event cannot be recorded.
+        """
         problem = self.clock.problem or self.jumps.text()
         if not problem:
             return
@@ -104,20 +113,24 @@ class Housekeeping(BackgroundThread):
         self.report("clock_jumped", None)
 
     def confirm_keep(self, who: str) -> None:
-        """Note that a person took `keep` as right, which is asked: what it removes goes. StoreError."""
+        """Note that a person confirmed `keep`, and begin to remove; without an open question do nothing.
+
+        Raises:
+            StoreError: The event cannot be recorded.
+        """
         if not self._question:
             return
         self.store.note_event(KEEP_CONFIRMED, who, self._keep)
         self._question = ""
-        self._removes_at = 0.0
+        self._next_removal = 0.0
         self.report("keep_asks", None)
         self.wake()
 
     def _may_remove(self) -> bool:
-        """Whether pictures and records may be removed.
+        """Return whether pictures and records may be removed.
 
-        Where a start would remove much at once, a person is asked before, for a bound may be wrong by a
-        letter.
+        If the first removal would remove much at once, a person is asked first, as `keep` may have a typing
+        error.
         """
         if self._question is None and not self.clock.jump:
             with suppress(FlawscopeError):  # the next round looks again
@@ -126,37 +139,46 @@ class Housekeeping(BackgroundThread):
         return self._question == ""
 
     def _may_make_room(self) -> bool:
-        """Whether pictures may be removed for space: a question about ages alone does not fill the disk."""
-        return self._question == "" or (bool(self._question) and not self._asks_of_space)
+        """Return whether pictures may be removed for space, which a question about ages does not forbid."""
+        if self._question is None:  # not checked yet
+            return False
+        return self._question == "" or not self._asks_of_space
 
     def _ask(self) -> str:
         """Return the question whether `keep` is right; "" where it removes little, or was confirmed."""
-        due = self._retention.due()
-        if due.share <= ASKED_SHARE or self._keep in [row.text for row in self.store.events(KEEP_CONFIRMED)]:
+        removal = self._retention.due()
+        if removal.share <= ASKED_SHARE:
             return ""
-        self._asks_of_space = due.space_share > ASKED_SHARE
+        if self._keep in [event.text for event in self.store.events(KEEP_CONFIRMED)]:
+            return ""
+        self._asks_of_space = removal.space_share > ASKED_SHARE
         return (
-            f"`keep` would remove {due.words()}, and nothing is removed before somebody says that this is "
-            "right: press the button, or change `keep` and start the station anew"
+            f"`keep` would remove {removal.words()}, and nothing is removed before somebody says that this "
+            "is right: press the button, or change `keep` and start the station anew"
         )
+
+    def _seconds_to_next_check(self) -> float:
+        """Return the pause before the next check, which is short until the first removal or question."""
+        has_begun = self._next_removal > 0 or bool(self._question)
+        return CHECK_INTERVAL if has_begun else FIRST_CHECK_INTERVAL
 
     @override
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL if self._removes_at or self._question else 1.0):
+        while not self._wait(self._seconds_to_next_check()):  # True: the thread is to end
             with self.threads[0].call():
                 self._note_jump_event()
                 self.check_clock()
-                may_remove = self._may_remove()
+                may_remove = self._may_remove()  # sets the question that `_may_make_room` needs
                 if self._may_make_room() and self._retention.is_full:
                     self._make_room()
-                if may_remove and time.monotonic() >= self._removes_at:
-                    self._removes_at = time.monotonic() + REMOVAL_INTERVAL
+                if may_remove and time.monotonic() >= self._next_removal:
+                    self._next_removal = time.monotonic() + REMOVAL_INTERVAL
                     self._remove_old()
 
     def _note_jump_event(self) -> None:
-        """Write down that the clock has jumped: the problem ends some day."""
-        if self._clock_jumped:
-            self._clock_jumped = False
+        """Record an event if the clock has jumped: the problem itself ends after a day."""
+        if self._has_clock_jumped:
+            self._has_clock_jumped = False
             with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
                 self.store.note_event(CLOCK_JUMPED, "station", self.jumps.last())
 
@@ -166,11 +188,12 @@ class Housekeeping(BackgroundThread):
             self._removed += self._retention.make_room()
 
     def _rest(self) -> None:
-        """Leave the data base to others between two pieces of work."""
+        """Leave the database to other threads between two pieces of work."""
         self.threads[0].go_on()
         self._ended.wait(REST_SECONDS)
 
     def _remove_old(self) -> None:
+        """Remove events, pictures, records and sessions that are kept too long, and report what fails."""
         try:
             self.database.tune()  # before the removal, which may take long in a large store
             trim_events(self.database, pause=self._rest)

@@ -20,56 +20,70 @@ from flawscope import __version__
 from flawscope_station.monitoring.background import GuardedThread, WatchedPool
 
 SCRAPE_SECONDS = 2.0  # in which values are returned, whatever the store does
-SCRAPE_PATIENCE = 60.0  # seconds after which asking for them is told to hang
+SCRAPE_PATIENCE = 60.0  # seconds after which a query for metrics is reported to hang
 MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
 STATE_INTERVAL = 1.0  # seconds between two states
 
 
 class EventBroadcaster:
-    """Sends messages of a product to all its listeners; nobody waits for a slow one."""
+    """Sends messages of a product to all its listeners; a slow listener delays nobody."""
 
     def __init__(self) -> None:
-        # queue of messages -> numbers of products, and the loop that reads them
+        # by queue of messages: numbers of the products, and the event loop that reads the queue
         self._listeners: dict[
             asyncio.Queue[str | None], tuple[frozenset[int], asyncio.AbstractEventLoop]
         ] = {}
-        self._ended = False
+        self._has_ended = False
 
-    def publish(self, product_id: int, found: Mapping[str, object], event: str = "inspection") -> None:
-        """Send an inspection, or a refusal, to the listeners of a product. Thread-safe."""
-        listeners = [(loop, queue) for queue, (of, loop) in list(self._listeners.items()) if product_id in of]
-        message = _format_event(event, found) if listeners else ""  # once: the recorder waits for it
-        for loop, queue in listeners:
+    def publish(self, product_id: int, data: Mapping[str, object], event: str = "inspection") -> None:
+        """Send an inspection, or a refusal, to the listeners of a product. Thread-safe.
+
+        Args:
+            product_id: Number of the product.
+            data: Data of the message, for JSON.
+            event: Kind of the message.
+        """
+        loops_and_queues = [
+            (loop, queue)
+            for queue, (listened_ids, loop) in list(self._listeners.items())
+            if product_id in listened_ids
+        ]
+        message = _format_event(event, data) if loops_and_queues else ""  # once for all: the recorder waits
+        for loop, queue in loops_and_queues:
             _put_soon(loop, queue, message)
 
     def close(self) -> None:
         """End all streams. Thread-safe."""
-        self._ended = True
+        self._has_ended = True
         for queue, (_, loop) in list(self._listeners.items()):
             _put_soon(loop, queue, None)
 
     async def stream(
         self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
-        """Yield inspections and refusals of products as they come, and every second the states.
+        """Yield inspections and refusals of products as they come, and the states every second.
 
-        It ends when there are no states any more.
+        The stream ends when there are no states any more, or when the broadcaster is closed.
+
+        Args:
+            product_ids: Numbers of the products.
+            states: Returns the present states of the products; called in a thread.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = frozenset(product_ids), loop
         try:
-            due = 0.0
-            while not self._ended:
-                if loop.time() >= due:
-                    found = await asyncio.to_thread(states)
-                    if not found:
+            state_due = 0.0
+            while not self._has_ended:
+                if loop.time() >= state_due:
+                    present_states = await asyncio.to_thread(states)
+                    if not present_states:
                         return
-                    for reading in found:
-                        yield _format_event("state", reading)
-                    due = loop.time() + STATE_INTERVAL
+                    for state in present_states:
+                        yield _format_event("state", state)
+                    state_due = loop.time() + STATE_INTERVAL
                 try:
-                    message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))
+                    message = await asyncio.wait_for(queue.get(), max(0.01, state_due - loop.time()))
                 except TimeoutError:
                     continue
                 if message is None:
@@ -89,6 +103,8 @@ class EventBroadcaster:
 
 
 def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None], message: str | None) -> None:
+    """Put a message into a queue of an event loop, from any thread; a full queue loses its oldest message."""
+
     def put() -> None:
         if queue.full():
             queue.get_nowait()
@@ -99,13 +115,14 @@ def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None],
 
 
 def _format_event(event: str, data: Mapping[str, object]) -> str:
+    """Return a server-sent event."""
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
 # -------------------------------------------------------------------------------------------------- reviewers
 
 LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
-MAX_LEASES = 5000  # pictures that are remembered
+MAX_LEASES = 5000  # leases at the same time; of more the oldest end
 
 
 class ReviewLeases:
@@ -118,11 +135,12 @@ class ReviewLeases:
     def __init__(self) -> None:
         self._clock = time.monotonic
         self._lock = threading.RLock()
-        self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
+        # by number of the picture: reader and time of the lease, the oldest first
+        self._leases: dict[int, tuple[str, float]] = {}
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """Let one reader at a time see the leases, choose, and lease: two would choose the same pictures."""
+        """Hold the leases while a reader chooses and leases pictures, so that no other chooses the same."""
         with self._lock:
             yield
 
@@ -130,27 +148,27 @@ class ReviewLeases:
         """Return the pictures that are leased to other readers."""
         with self._lock:
             self._drop_expired()
-            return [number for number, (who, _) in self._leases.items() if who != reader]
+            return [number for number, (leaseholder, _) in self._leases.items() if leaseholder != reader]
 
     def leased_to(self, reader: str) -> set[int]:
         """Return the pictures that are leased to a reader."""
         with self._lock:
             self._drop_expired()
-            return {number for number, (who, _) in self._leases.items() if who == reader}
+            return {number for number, (leaseholder, _) in self._leases.items() if leaseholder == reader}
 
     def end(self, number: int) -> None:
-        """End the lease of a picture, which is decided."""
+        """End the lease of a picture that has its verdict."""
         with self._lock:
             self._leases.pop(number, None)
 
     def release(self, reader: str) -> None:
-        """End all leases of a reader, who goes."""
+        """End all leases of a reader that goes."""
         with self._lock:
             for number in self.leased_to(reader):
                 del self._leases[number]
 
     def renew(self, reader: str) -> None:
-        """Begin the time of a reader's leases anew."""
+        """Begin the time of a reader's leases again."""
         with self._lock:
             self.lease(reader, self.leased_to(reader))
 
@@ -163,53 +181,55 @@ class ReviewLeases:
             self._drop_expired()
 
     def _drop_expired(self) -> None:
-        since = self._clock() - LEASE_SECONDS
-        for number, (_, given_at) in list(self._leases.items()):
-            if given_at >= since and len(self._leases) <= MAX_LEASES:
-                return
+        """End leases that are too old, or above `MAX_LEASES`; the caller holds the lock."""
+        earliest = self._clock() - LEASE_SECONDS
+        for number, (_, leased_at) in list(self._leases.items()):
+            if leased_at >= earliest and len(self._leases) <= MAX_LEASES:
+                return  # all further leases are younger
             del self._leases[number]
 
 
 # ------------------------------------------------------------------------------------------------- Prometheus
 
-_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # seconds, of histograms
 LabelledKey = tuple[str, tuple[str, str]]  # product, and a further label with its value
-# Name (`_total`: a counter) -> help text, and values by product ("": of the station), by product and sink, or
-# by pairs of a label and its value
+# Key of a value: a product ("": the station), a product and a sink, or pairs of a label and its value.
 GaugeKey = str | tuple[str | tuple[str, str], ...]
-Gauges = dict[str, tuple[str, dict[Any, float]]]  # of a `GaugeKey`; a dict's keys are of one type
+# By name of the metric (`_total` at its end: a counter): help text, and values by `GaugeKey`. The keys' type
+# is `Any`, because a dictionary has keys of a single type.
+Gauges = dict[str, tuple[str, dict[Any, float]]]
 
 
 class Metrics(Collector):
     """Prometheus metrics of one station.
 
     Attributes:
-        gauges: functions that return values at once, from memory.
-        store_gauges: functions that ask the store, which may take long. The values of one that fails are
-            left out.
+        gauges: Functions that return values at once, from memory.
+        store_gauges: Functions that ask the store, which may take long. The values of a function that fails
+            are left out.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.gauges: list[Callable[[], Gauges]] = []
         self.store_gauges: list[Callable[[], Gauges]] = []
-        self._stored: dict[Callable[[], Gauges], Gauges] = {}  # as they were asked last
+        self._stored: dict[Callable[[], Gauges], Gauges] = {}  # last result of each of `store_gauges`
         self._pool = WatchedPool(1, "metrics", SCRAPE_PATIENCE)
-        self._asking: Future[None] | None = None
+        self._asking: Future[None] | None = None  # last call of `_ask_store`
         self._lock = threading.Lock()
 
-        def counter(name: str, what: str, label: str) -> Counter:
-            return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
+        def counter(name: str, help_text: str, label: str) -> Counter:
+            return Counter(f"flawscope_{name}", help_text, ("product", label), registry=self.registry)
 
         self.inspections = counter("inspections", "Parts judged.", "decision")
         self.unanswered = counter("unanswered", "Parts recorded whose senders got no answer.", "reason")
         self.refused = counter("refused", "Parts not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
 
-        def histogram(name: str, what: str, label: str) -> Histogram:
+        def histogram(name: str, help_text: str, label: str) -> Histogram:
             labels = "product", label
             return Histogram(
-                f"flawscope_{name}_seconds", what, labels, buckets=_BUCKETS, registry=self.registry
+                f"flawscope_{name}_seconds", help_text, labels, buckets=_BUCKETS, registry=self.registry
             )
 
         self.seconds = histogram("inspection", "From the picture to the answer.", "source")
@@ -220,55 +240,59 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """Return the present values, however long that takes."""
-        self._ask()
+        self._ask_store()
         return generate_latest(self.registry)
 
     async def scrape(self) -> bytes:
-        """Return the values in `SCRAPE_SECONDS`: where the store does not answer, the last known of it."""
+        """Return the values within `SCRAPE_SECONDS`; where the store does not answer, its last values."""
         with self._lock:
             if self._asking is None or self._asking.done():
-                self._asking = self._pool.submit(self._ask)
+                self._asking = self._pool.submit(self._ask_store)
             asking = self._asking
         await asyncio.wait([asyncio.wrap_future(asking)], timeout=SCRAPE_SECONDS)
         return generate_latest(self.registry)
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Calls for values, which are watched."""
+        """Records of the calls that ask the store, for the thread watch."""
         return [self._pool.calls]
 
-    def _ask(self) -> None:
+    def _ask_store(self) -> None:
+        """Call all of `store_gauges`, and keep their results."""
         for gauges in list(self.store_gauges):
             try:
                 self._stored[gauges] = gauges()
-            except Exception:  # the store is away: the others are wanted all the more
+            except Exception:  # the store is away; the other metrics are needed all the more
                 self._stored.pop(gauges, None)
 
     @override
     def collect(self) -> Iterable[Metric]:
-        """Yield the present values and the last known of the store, when the registry asks for them."""
+        """Yield the present values, and the last known values of the store; the registry calls this."""
         present = [gauges() for gauges in self.gauges]
-        for found in (*present, *self._stored.copy().values()):
-            for name, (what, values) in found.items():
+        for family_values in (*present, *self._stored.copy().values()):
+            for name, (help_text, values) in family_values.items():
                 labelled = {_labels(key): value for key, value in values.items()}
-                yield _metric_family(name, what, labelled)
+                yield _metric_family(name, help_text, labelled)
 
 
 def _labels(key: GaugeKey) -> tuple[tuple[str, str], ...]:
-    """Return labels with their values, of a key of gauges."""
+    """Split a gauge's key into its pairs of label and value."""
     if key == "":
         return ()
-    names = (key,) if isinstance(key, str) else key
+    parts = (key,) if isinstance(key, str) else key
     labels = []
-    for name, default_label in zip(names, ("product", "sink", "", ""), strict=False):
-        labels.append(name if isinstance(name, tuple) else (default_label, name))
+    # a pair has its own label; a text gets the label of its position in the key
+    for part, default_label in zip(parts, ("product", "sink", "", ""), strict=False):
+        labels.append(part if isinstance(part, tuple) else (default_label, part))
     return tuple(labels)
 
 
-def _metric_family(name: str, what: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
-    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    labels = [label for label, _ in next(iter(values), ())]
-    family = kind(f"flawscope_{name}", what, labels=labels)
-    for names, value in values.items():
-        family.add_metric([label for _, label in names], value)
+def _metric_family(name: str, help_text: str, values: Mapping[tuple[tuple[str, str], ...], float]) -> Metric:
+    """Return a metric with its values, each by its pairs of label and value (`_labels`)."""
+    family_class = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    first_pairs = next(iter(values), ())  # the labels are the same for all values
+    labels = [label for label, _ in first_pairs]
+    family = family_class(f"flawscope_{name}", help_text, labels=labels)
+    for pairs, value in values.items():
+        family.add_metric([label_value for _, label_value in pairs], value)
     return family

@@ -15,9 +15,9 @@ MADE_ON_PAGES = "made on the station's pages"  # origin of versions whose produc
 
 
 def page_products(store: Store, files: Files, configured: Collection[str]) -> dict[str, ProductSettings]:
-    """Return the products that went live on the pages and that the settings do not name, by name.
+    """Return the settings of the products that went live on the pages, by name.
 
-    The settings of each name its latest model from the pages.
+    Products that `configured` names are left out. The settings name the latest model from the pages.
     """
     query = (
         select(products.c.name, versions.c.file)

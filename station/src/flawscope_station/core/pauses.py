@@ -28,9 +28,9 @@ class Pause:
     """Pause of a product.
 
     Attributes:
-        by: Who paused it.
-        at: Microseconds since 1970.
-        reason: In that person's words.
+        by: Name of the person who paused the product.
+        at: Time of the pause, microseconds since 1970.
+        reason: Reason in that person's words.
     """
 
     by: str
@@ -46,26 +46,29 @@ class Pauses:
     """Interlock of the products that are paused.
 
     Args:
-        names: of products, by number; they may grow.
+        store: Records of the station.
+        names: Names of all products by number; products may be added.
 
     Attributes:
-        products: that are paused, by number.
+        products: Pauses of the paused products, by number.
     """
 
     def __init__(self, store: Store, names: Mapping[int, str]):
         self.store = store
         self.names = names
         self.products: dict[int, Pause] = {}
-        self._lock = threading.Lock()  # of changes; who reads takes them as they are
+        self._lock = threading.Lock()  # held for changes; readers need no lock
         self._load()
 
     def _load(self) -> None:
-        paused = _latest_event(PAUSED_EVENT)
-        resumed = _latest_event(RESUMED_EVENT)
-        query = select(paused.label("paused"), resumed.label("resumed")).select_from(products)
+        """Read the pauses from the events: a product is paused if it was paused after its last resumption."""
+        last_pause = _latest_event(PAUSED_EVENT)
+        last_resumption = _latest_event(RESUMED_EVENT)
+        query = select(last_pause.label("paused"), last_resumption.label("resumed")).select_from(products)
         rows = self.store.database.rows(query)
-        numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
-        for row in self.store.database.rows(select(events).where(events.c.id.in_(numbers))):
+        # the later of two events has the greater number
+        pause_numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
+        for row in self.store.database.rows(select(events).where(events.c.id.in_(pause_numbers))):
             self.products[row.product_id] = Pause(row.who, row.at, row.text)
 
     def of(self, product_id: int) -> Pause | None:
@@ -73,22 +76,30 @@ class Pauses:
         return self.products.get(product_id)
 
     def pause(self, product_id: int, who: str, reason: str) -> None:
-        """Take no parts of a product until `resume`. StoreError: it goes on."""
+        """Take no parts of a product until `resume`.
+
+        Raises:
+            StoreError: The event cannot be recorded; the product is not paused.
+        """
         with self._lock:
             self.store.note_event(PAUSED_EVENT, who, reason, product_id)
             self.products[product_id] = Pause(who, now(), reason)
 
     def resume(self, product_id: int, who: str) -> None:
-        """Take parts of a product again. StoreError: it stays paused."""
+        """Take parts of a product again.
+
+        Raises:
+            StoreError: The event cannot be recorded; the product stays paused.
+        """
         with self._lock:
             if product_id in self.products:
                 self.store.note_event(RESUMED_EVENT, who, "", product_id)
                 del self.products[product_id]
 
     def gauges(self) -> Gauges:
-        """Return metrics."""
-        paused = {self.names[number]: 1.0 for number in list(self.products) if number in self.names}
-        return {"paused": ("1 where a person paused the product.", paused)}
+        """Return a metric of the paused products."""
+        values = {self.names[number]: 1.0 for number in list(self.products) if number in self.names}
+        return {"paused": ("1 where a person paused the product.", values)}
 
     # ---- interlock
 
@@ -99,20 +110,20 @@ class Pauses:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return the record of a part that was taken before the pause.
+        """Return the record unchanged: a part that was taken before the pause is answered.
 
         Raises:
-            PausedError: a joint model found the part's product, and that product is paused.
+            PausedError: A joint model found the part's product, and that product is paused.
         """
         if record.product_id != part.product_id:
             self.check(record.product_id, record.part)
         return record
 
-    def recorded(self, found: RecordedInspection) -> None:
+    def recorded(self, inspection: RecordedInspection) -> None:
         """Hold nothing back: each recorded part is answered."""
 
 
 def _latest_event(kind: str) -> ScalarSelect[int]:
-    """Return the number of the latest event of a kind, of the product that a query is about."""
+    """Return a subquery of the latest event's number, of a kind and of the product in the outer query."""
     query = select(func.max(events.c.id)).where(events.c.product_id == products.c.id, events.c.kind == kind)
     return query.scalar_subquery()

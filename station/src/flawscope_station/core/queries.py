@@ -29,8 +29,8 @@ class Records:
     """Inspections, and verdicts on them.
 
     Attributes:
-        turns: at drawing and counting for people, few at a time.
-        on_verdict: functions that get the number of a product when somebody gave a verdict.
+        turns: Turns of drawing and counting for people.
+        on_verdict: Functions that get the number of a product when somebody gave a verdict.
     """
 
     def __init__(self, store: Store, turns: Turns):
@@ -45,13 +45,13 @@ class Records:
             return search(self.store.database, product_id, filters)
 
     def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
-        """Return scores and counts of a product between two times, when it has its turn.
+        """Wait for a turn, and return scores and counts of a product between two times.
 
         Args:
-            product_id: number of the product.
-            zone: whose days are counted; None: this machine's.
-            since: microseconds since 1970; None: from the beginning.
-            until: microseconds since 1970; None: until now.
+            product_id: Number of the product.
+            zone: Time zone whose days are counted; None: this machine's.
+            since: Begin, microseconds since 1970; None: from the first inspection.
+            until: End, microseconds since 1970; None: until now.
         """
         with self.turns.take():
             return trends(self.store.database, product_id, since, until, zone)
@@ -59,20 +59,28 @@ class Records:
     def waiting(
         self, product_id: int, limit: int = 20, after: int = 0, reader: str = ""
     ) -> WaitingInspections:
-        """Return inspections to be reviewed, and lease them to a reader; "": to nobody.
+        """Return inspections to be reviewed, and lease them to a reader.
 
-        Those that are leased to others are left out. Of the last ones a reader gets half, so that there is
-        work for the next.
+        Inspections that are leased to other readers are left out. If few remain, the reader gets half of
+        them, so that the next reader has work, too.
+
+        Args:
+            product_id: Number of the product.
+            limit: Most inspections to return.
+            after: Number of the inspection after which the list begins.
+            reader: Page that shows them; "": none, and nothing is leased.
         """
         if not reader:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
-            others = self._leases.leased_to_others(reader)
-            leased = self._leases.leased_to(reader)
-            page = self.store.waiting(product_id, 2 * limit, after, others)
-            page["inspections"] = _fair_share(page["inspections"], leased, limit)
-            new = [inspection["id"] for inspection in page["inspections"] if inspection["id"] not in leased]
-            self._leases.lease(reader, new)
+            ids_of_others = self._leases.leased_to_others(reader)
+            own_ids = self._leases.leased_to(reader)
+            page = self.store.waiting(product_id, 2 * limit, after, ids_of_others)
+            page["inspections"] = _fair_share(page["inspections"], own_ids, limit)
+            new_ids = [
+                inspection["id"] for inspection in page["inspections"] if inspection["id"] not in own_ids
+            ]
+            self._leases.lease(reader, new_ids)
         return page
 
     def release(self, reader: str) -> None:
@@ -83,37 +91,37 @@ class Records:
         """Call `on_verdict`, end the lease of the inspection, and renew the reader's other leases.
 
         Args:
-            product_id: number of the product.
-            number: of the inspection.
-            reader: page on which the verdict was given; "": none.
+            product_id: Number of the product.
+            number: Number of the inspection.
+            reader: Page on which the verdict was given; "": none.
         """
         self._leases.end(number)
         if reader:
             self._leases.renew(reader)
-        for tell in self.on_verdict:
-            tell(product_id)
+        for on_verdict in self.on_verdict:
+            on_verdict(product_id)
 
 
 def _fair_share(
-    waiting: Sequence[InspectionFacts], leased: Collection[int], limit: int
+    inspections: Sequence[InspectionFacts], leased: Collection[int], limit: int
 ) -> list[InspectionFacts]:
     """Return the inspections that a reader gets, in their order.
 
-    These are the reader's own, and at most half of the others, rounded up.
+    These are the inspections that are leased to the reader, and the first half of the others, rounded up.
 
     Args:
-        waiting: up to twice as many inspections as the limit.
-        leased: numbers of those that are leased to the reader.
-        limit: number of inspections at most.
+        inspections: Up to twice as many inspections as the limit.
+        leased: Numbers of those that are leased to the reader.
+        limit: Number of inspections at most.
     """
-    free = [inspection["id"] for inspection in waiting if inspection["id"] not in leased]
-    half = -(-len(free) // 2)
-    given = {*leased, *free[:half]}
-    return [inspection for inspection in waiting if inspection["id"] in given][:limit]
+    free_ids = [inspection["id"] for inspection in inspections if inspection["id"] not in leased]
+    half = math.ceil(len(free_ids) / 2)
+    chosen_ids = {*leased, *free_ids[:half]}
+    return [inspection for inspection in inspections if inspection["id"] in chosen_ids][:limit]
 
 
 class SettingsInForce(TypedDict):
-    """Settings that hold, secrets masked, and the hash of all."""
+    """Settings in force with masked secrets, and the hash of the settings with their secrets."""
 
     hash: str
     settings: object
@@ -131,19 +139,24 @@ class Overview:
         self.store = context.store
         self.inspector = context.inspector
         self.versions = context.addresses.versions
-        self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
+        # by product: time of the last comparison as `time.monotonic` counts, and its state
+        self._promised: dict[str, tuple[float, str]] = {}
 
     def facts(self, name: str) -> Product:
-        """Return a product as the API shows it. NotFoundError."""
+        """Return a product as the API shows it.
+
+        Raises:
+            NotFoundError: There is no such product.
+        """
         number = self.addresses.product_id(name)
-        listed = self.versions.list_versions(number)
-        active = next((version for version in listed["versions"] if version["active"]), None)
+        version_list = self.versions.list_versions(number)
+        active = next((version for version in version_list["versions"] if version["active"]), None)
         entry = self.addresses.configured_name(name)
         totals = self.store.totals(number)
         facts = {
             **self._state(name),
             "name": name,
-            "version": listed["active"],
+            "version": version_list["active"],
             "method": None if active is None else active.get("method"),
             "file": None if active is None else active["file"],
             "score_threshold": None if active is None else active.get("score_threshold"),
@@ -158,35 +171,45 @@ class Overview:
         return Product.model_validate(facts)
 
     def settings(self) -> SettingsInForce:
-        """Return the settings that hold, secrets masked, and their hash, as the API shows them."""
+        """Return the settings in force with masked secrets, and their hash, as the API shows them."""
         values = self._settings()
         return {"hash": hash_settings(values), "settings": mask_settings(values)}
 
     def settings_hash(self) -> str:
-        """Return the hash of the settings that hold."""
+        """Return the hash of the settings in force."""
         return hash_settings(self._settings())
 
     def _settings(self) -> dict[str, object]:
+        """Return the settings in force, with the products that were added since the start."""
         return with_products(self.sinks.settings, self.addresses.configured)
 
     def state(self, name: str) -> ProductState:
-        """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
+        """Return backlog, rate, problems and sources of a product at the moment.
+
+        Raises:
+            NotFoundError: There is no such product.
+        """
         return ProductState.model_validate(self._state(name))
 
     def _state(self, name: str) -> dict[str, object]:
-        """Return the values of `ProductState`. NotFoundError."""
+        """Return the values of `ProductState`.
+
+        Raises:
+            NotFoundError: There is no such product.
+        """
         number = self.addresses.product_id(name)
         entry = self.addresses.configured_name(name)
         problems = self.health.problems()
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
-        stop = self.health.state_of(name)
+        standstill = self.health.state_of(name)
         pause = self.pauses.of(number)
         paused = None if pause is None else pause.to_dict()
         sources = [source.state.to_dict() for source in self.context.sources[entry]]
-        waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
-        backlog = sum(self.inspector.backlog(product_id) for product_id in waiting)
+        # parts that came by the entry count, too: their product is not known yet
+        product_ids = {number, self.addresses.entries.get(entry, number)}
+        backlog = sum(self.inspector.backlog(product_id) for product_id in product_ids)
         return {
             "backlog": backlog,
             "rate": round(self.inspector.intake.rate(number), 2),
@@ -194,7 +217,7 @@ class Overview:
             "problem": problems[0].text if problems else None,
             "problems": problem_kinds,
             "problem_products": problem_products,
-            "stopped": None if stop is None else stop.kind,
+            "stopped": None if standstill is None else standstill.kind,
             "paused": paused,
             "refused": self.context.refusals.last(number),
             "started": iso(self.context.refusals.since),
@@ -204,16 +227,18 @@ class Overview:
         }
 
     def _problem_product(self, problem: Problem) -> str | None:
-        """Return the product that a problem is of; None: the station's, or the only product's."""
+        """Return the product of a problem; None: it is the station's, or there is a single product."""
         if len(self.addresses.products) < 2:
             return None
         return self.addresses.names.get(problem.product or 0)
 
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
-        known = self.addresses.names
+        name_by_number = self.addresses.names
         problems = self.health.problems()
-        backlog = {name: float(self.inspector.backlog(number)) for number, name in list(known.items())}
+        backlog = {
+            name: float(self.inspector.backlog(number)) for number, name in list(name_by_number.items())
+        }
         return {
             "oldest_waiting_seconds": (
                 "For which the oldest part that is not answered has waited.",
@@ -223,9 +248,12 @@ class Overview:
             "problems": ("Shown on the page.", {"": float(len(problems))}),
             "problem": (
                 "Problems, by code and product.",
-                {_place(problem, known): 1.0 for problem in problems},
+                {_problem_labels(problem, name_by_number): 1.0 for problem in problems},
             ),
-            "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
+            "settings": (
+                "Hash of the settings that hold.",
+                {(("hash", self.settings_hash()),): 1.0},  # the key has a single pair of label and value
+            ),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (
                 "The computer's clock, less what it should be; 0 where it can be right.",
@@ -237,7 +265,7 @@ class Overview:
         }
 
     def _source_gauges(self) -> Gauges:
-        """Return counts of the sources, by product; nothing where no product has a source."""
+        """Return counts of the sources by product; {} where no product has a source."""
         dropped = dict[str, float]()
         broken = dict[str, float]()
         away = dict[str, float]()
@@ -260,7 +288,7 @@ class Overview:
         }
 
     def _machine_gauges(self) -> Gauges:
-        """Return metrics of disk, memory and backup, as far as they are known."""
+        """Return metrics of disk, memory and backup; a value that is not known is left out."""
         gauges: Gauges = {}
         state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:
@@ -274,7 +302,12 @@ class Overview:
         return gauges
 
     def store_gauges(self) -> Gauges:
-        """Return metrics for which the store is asked. StoreError."""
+        """Return metrics for which the store is asked.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        # each by name of the product
         waiting = dict[str, float]()
         version = dict[str, float]()
         latest = dict[str, float]()
@@ -293,31 +326,32 @@ class Overview:
             "version": ("The model that judges.", version),
             "model": ("SHA-256 of the file of the model that judges.", hashes),
             "last_inspection_timestamp_seconds": ("Of the last part recorded.", latest),
-            "store_bytes": ("Of the data base.", {"": float(self.store.database.size())}),
+            "store_bytes": ("Of the database.", {"": float(self.store.database.size())}),
             "promise_kept": ("1 where the false-alarm rate is kept on the line.", self._promises()),
         }
 
     def _promises(self) -> dict[str, float]:
-        """Return 1 for each product whose promise is kept, 0 where it is broken.
+        """Return for each product 1 if its false-alarm rate is kept on the line, 0 if it is not.
 
-        A call checks one product's promise anew, and each at most every ten minutes, for that reads thousands
-        of records.
+        A comparison reads thousands of records. For that reason a call compares the rate of one product at
+        most, and a product's rate is compared once in `PROMISE_INTERVAL` at most.
         """
-        before = time.monotonic() - PROMISE_INTERVAL
+        latest_due = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):
-            counted_at, _ = self._promised.get(name, (-math.inf, ""))
-            if counted_at < before:
-                found = compare_false_alarm_rates(self.versions, number)
-                self._promised[name] = time.monotonic(), found["state"] if found else ""
-                break  # the others have their turn at the next calls
-        gauge_of_state = {"kept": 1.0, "broken": 0.0}
+            compared_at, _ = self._promised.get(name, (-math.inf, ""))
+            if compared_at < latest_due:
+                comparison = compare_false_alarm_rates(self.versions, number)
+                state = comparison["state"] if comparison else ""
+                self._promised[name] = time.monotonic(), state
+                break  # the other products have their turns at the next calls
+        gauge_by_state = {"kept": 1.0, "broken": 0.0}
         gauges = {}
         for name, (_, state) in list(self._promised.items()):
-            if name in self.addresses.products and state in gauge_of_state:
-                gauges[name] = gauge_of_state[state]
+            if name in self.addresses.products and state in gauge_by_state:
+                gauges[name] = gauge_by_state[state]
         return gauges
 
 
-def _place(problem: Problem, names: Mapping[int, str]) -> LabelledKey:
-    """Return the labels of a problem."""
+def _problem_labels(problem: Problem, names: Mapping[int, str]) -> LabelledKey:
+    """Return the labels of a problem: its product's name ("": the station's problem) and its kind."""
     return names.get(problem.product or 0, ""), ("code", problem.kind)

@@ -1,7 +1,7 @@
 """Refusals: pictures and triggers that were not judged.
 
-Each has a code for programs, is counted, and is sent to the open pages of its product, where it stands in the
-place of an earlier part's decision.
+Each refusal has a code for programs, is counted, and is sent to the open pages of its product, where it
+replaces the decision on an earlier part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.records import iso
 
-REFUSAL_EVENT = "refusal"  # on the live stream
+REFUSAL_EVENT = "refusal"  # kind of a message on the live stream
 
 
 def status_and_code(error: BaseException) -> tuple[int, str]:
@@ -32,7 +32,7 @@ def status_and_code(error: BaseException) -> tuple[int, str]:
 
 
 def sender_text(error: BaseException) -> str:
-    """Return what the sender of a request reads of its error: no names of this machine."""
+    """Return the text of an error for the sender of a request, without names of this machine."""
     return error.sender_text if isinstance(error, StoreError) else str(error)
 
 
@@ -41,10 +41,10 @@ class Refusal(TypedDict):
 
     Attributes:
         at: Time in ISO 8601.
-        code: For programs.
-        part: Its number; None: not known.
-        picture: Its name at the sender; None: not known.
-        product: Its name.
+        code: Code for programs.
+        part: Number of the part; None: not known.
+        picture: Name of the picture at the sender; None: not known.
+        product: Name of the product.
     """
 
     at: str
@@ -58,12 +58,14 @@ class Refusals:
     """Refusals of a station's products.
 
     Attributes:
-        on_refused: functions that get the name of a product and a code.
-        since: microseconds since 1970 from which on refusals are known.
+        on_refused: Functions that get the name of a product and a code.
+        since: Microseconds since 1970 from which on refusals are known.
     """
 
     def __init__(self, addresses: Addresses, live: EventBroadcaster):
-        self.addresses, self.live, self.since = addresses, live, now()
+        self.addresses = addresses
+        self.live = live
+        self.since = now()
         self.on_refused: list[Callable[[str, str], object]] = []
         self._last: dict[int, Refusal] = {}  # by product
 
@@ -79,29 +81,35 @@ class Refusals:
         """Note that a picture or trigger was refused, and return its code.
 
         Args:
-            name: of the product, or of an entry that finds it: then each of its products hears of it.
-            error: why it was refused.
-            part: its number; None: not known.
-            code: "": that of the error.
-            picture: its name at the sender.
+            name: Name of the product, or of an entry that finds it: then the refusal counts for each of the
+                entry's products.
+            error: Reason of the refusal.
+            part: Number of the part; None: not known.
+            code: Code of the refusal; "": the code of the error.
+            picture: Name of the picture at the sender; None: not known.
         """
-        code = code or status_and_code(error)[1]
-        is_known = name in self.addresses
-        for tell in self.on_refused:
-            tell(name if is_known else "", code)
-        if is_known and not isinstance(error, NotProductionError):  # a challenge part is no part of the line
-            entry = self.addresses.configured_name(name)
-            for product, number in list(self.addresses.products.items()):
-                if product == name or self.addresses.configured_name(product) == entry == name:
-                    refusal: Refusal = {
-                        "at": iso(now()),
-                        "code": code,
-                        "part": part,
-                        "picture": picture or None,
-                        "product": product,
-                    }
-                    self._last[number] = refusal
-                    self.live.publish(number, refusal, REFUSAL_EVENT)
+        if not code:
+            _, code = status_and_code(error)
+        is_registered = name in self.addresses
+        for on_refused in self.on_refused:
+            on_refused(name if is_registered else "", code)
+        is_challenge_part = isinstance(error, NotProductionError)  # it is no part of the line
+        if not is_registered or is_challenge_part:
+            return code
+        # a product that an entry finds is configured under the name of the entry
+        is_entry = self.addresses.configured_name(name) == name
+        for product, number in list(self.addresses.products.items()):
+            is_found_by_entry = is_entry and self.addresses.configured_name(product) == name
+            if product == name or is_found_by_entry:
+                refusal: Refusal = {
+                    "at": iso(now()),
+                    "code": code,
+                    "part": part,
+                    "picture": picture or None,
+                    "product": product,
+                }
+                self._last[number] = refusal
+                self.live.publish(number, refusal, REFUSAL_EVENT)
         return code
 
     def last(self, product_id: int) -> Refusal | None:

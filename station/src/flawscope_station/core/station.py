@@ -1,7 +1,8 @@
 """The core of a station: pictures are taken, judged, recorded, shown and delivered.
 
-What else a station does are features, which stand on the core (`features`); it knows their seams alone
-(`extension`). Each part is complete when it is made, of parts that were made before it:
+All other functions of a station are features, built on the core (`features`); the core knows only the
+interface by which they add themselves (`extension`). Each part is complete when it is made, from parts that
+were made earlier:
 
     store, models, addresses -> recorder, inspector -> renderer, sources, connections
     -> housekeeping, health -> sinks, metrics -> features
@@ -60,16 +61,17 @@ class Station:
     """Station without its pages and its API, which ask for its components.
 
     Args:
-        say: gets a line for the person who started the station.
-        features: make what features add, of the core.
+        settings: Settings of the station.
+        say: Gets a line for the person who started the station.
+        features: Functions that make the extensions of features for the core.
 
     Attributes:
-        components: by class, for routes.
-        routers: of the features.
-        menu: links of its pages.
+        components: Components by class, for routes.
+        routers: Routers of the features.
+        menu: Links of the pages.
 
     Raises:
-        InputError: the folder, the data base or a model cannot be used.
+        InputError: The folder, the database or a model cannot be used.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Station:
         self.say = say = unfailing(say)
         self._problems = Problems(say)
         self.report = self._problems.report
-        self.components: dict[type, Any] = {}  # of each class its object
+        self.components: dict[type, Any] = {}
         self.routers: list[APIRouter] = []
         self.menu = Menu()
         self._services: list[Service] = []
@@ -96,6 +98,7 @@ class Station:
             self._add(feature(self))
 
     def _open_store(self, settings: Settings) -> None:
+        """Open files, database, models and products; set `self.settings`, the pages' products included."""
         self.files = Files(settings.store)
         self.files.lock()
         self._ending.callback(self.files.unlock)
@@ -107,14 +110,16 @@ class Station:
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
         note_changed_settings(self.database, settings, STATION_USER)
-        # of judging; one core is left for requests, for which computing threads would wait
-        threads = settings.threads or max(1, machine.usable_cores() - 1)
-        self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        # one core is left for requests, which would wait for computing threads
+        judging_threads = settings.threads or max(1, machine.usable_cores() - 1)
+        self.versions = ModelRegistry(
+            self.database, self.files, settings.device, judging_threads, settings.engine
+        )
         self.versions.remove_unfinished()
         self.with_model = [name for name, product in settings.products.items() if product.model is not None]
-        made = page_products(self.store, self.files, settings.products.keys())
-        with_made = replace(settings, products={**made, **settings.products})
-        self.addresses = Addresses(with_made, self.store, self.versions, self.say)
+        page_settings = page_products(self.store, self.files, settings.products.keys())
+        all_settings = replace(settings, products={**page_settings, **settings.products})
+        self.addresses = Addresses(all_settings, self.store, self.versions, self.say)
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
 
@@ -128,11 +133,17 @@ class Station:
 
     def _make_housekeeping(self, settings: Settings) -> None:
         """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
-        # the shifts of the last days have reports
-        needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
+        # the reports of the shifts of the last days need their records
+        record_seconds = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
-            self.store, self.files, settings.keep, self.access, self.report, needs, self.machine.jumps
+            self.store,
+            self.files,
+            settings.keep,
+            self.access,
+            self.report,
+            record_seconds,
+            self.machine.jumps,
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
 
@@ -142,17 +153,20 @@ class Station:
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
         self.interlocks.add(answers=[self.pauses], intake=[self.pauses])
-        self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
+        self.recorder = Recorder(
+            self.store, self.files, announce=self.observers, refuse=self.interlocks.recorded
+        )
         self.tolerances = ProductTolerances(self.store, self.versions, self.report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
-        failed = partial(self.report, "model_failed")
+        report_model = partial(self.report, "model_failed")
         self.judge = Judge(
-            self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
+            self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, report_model
         )
-        inspected = self.addresses.products, self.addresses.entries
+        # numbers by name: of the products, and of the entries
+        product_numbers = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
-            self.judge, self.store, self.files, self.machine, settings.limits, inspected
+            self.judge, self.store, self.files, self.machine, settings.limits, product_numbers
         )
         self.renderer = InspectionRenderer(self.store, self.inspector)
 
@@ -162,13 +176,13 @@ class Station:
         self.records = Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
         self.sources = Sources(
-            self.inspector.submit,
-            self.report,
-            self.addresses,
-            settings.limits,
-            self.refusals.note,
-            self.inspector.intake.check_standstill,
-            self.inspector.judge.parts,
+            submit=self.inspector.submit,
+            report=self.report,
+            addresses=self.addresses,
+            limits=settings.limits,
+            refused=self.refusals.note,
+            check=self.inspector.intake.check_standstill,
+            parts=self.inspector.judge.parts,
         )
         self.health = Health(
             self._problems,
@@ -205,17 +219,23 @@ class Station:
         )
         self.overview = Overview(self.context, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
-        self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
+        self.refusals.on_refused.append(
+            lambda product, code: self.metrics.refused.labels(product, code).inc()
+        )
 
     def _add_components(self, settings: Settings) -> None:
         """Add the components, in the order in which they start; they end the other way."""
         self._add(self._store_extension())
-        self._add(Extension((self.machine,), services=(self.machine,)))
+        self._add(Extension(components=(self.machine,), services=(self.machine,)))
         if settings.syslog is not None:
             forwarder = EventForwarder(settings.syslog, settings.name, self.database, self.files, self.report)
             self._add(Extension(services=(forwarder,)))
         self._add(
-            Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
+            Extension(
+                components=(self.housekeeping,),
+                services=(self.housekeeping,),
+                observers=(self.housekeeping.check_space,),
+            )
         )
         self._add(self._inspecting_extension())
         self._add(self._sinks_extension())
@@ -223,16 +243,16 @@ class Station:
         self._add(self._sources_extension())
 
     def _store_extension(self) -> Extension:
-        kept = self.settings, self.files, self.database, self.access, self.store, self.versions
+        components = self.settings, self.files, self.database, self.access, self.store, self.versions
         return Extension(
-            (*kept, self.addresses, self.records, self.metrics, self.menu),
+            components=(*components, self.addresses, self.records, self.metrics, self.menu),
             observers=(self._count, self._publish),
             watched=(self.metrics,),
         )
 
     def _inspecting_extension(self) -> Extension:
         return Extension(
-            (self.inspector, self.renderer),
+            components=(self.inspector, self.renderer),
             inspecting=(self.judge, self.recorder),
             watched=(self.inspector, self.observers),
             ends=(
@@ -257,7 +277,7 @@ class Station:
 
     def _live_extension(self) -> Extension:
         return Extension(
-            (self.live, self.pauses),
+            components=(self.live, self.pauses),
             gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
             store_gauges=(self.overview.store_gauges,),
             request_enders=(self.live.close,),
@@ -265,7 +285,7 @@ class Station:
 
     def _sources_extension(self) -> Extension:
         return Extension(
-            (self.sources, self.context, self.overview, self.health),
+            components=(self.sources, self.context, self.overview, self.health),
             services=(self.health.watch,),
             inputs=(self.sources, self.connections),
             inspecting=(self.sources, self.connections),
@@ -274,13 +294,15 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
+        """Add an extension's components, services and callbacks to the station."""
         self.components |= {type(component): component for component in extension.components}
         self.routers += extension.routers
         self.menu += extension.menu
         self._services += extension.services
         self._inputs += extension.inputs
-        self._watched += [(part, True) for part in extension.inspecting]
-        self._watched += [(part, False) for part in extension.watched]
+        # with each object: whether nothing is inspected without its threads
+        self._watched += [(owner, True) for owner in extension.inspecting]
+        self._watched += [(owner, False) for owner in extension.watched]
         self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
         self.interlocks.add(answers=extension.interlocks, intake=extension.gates)
@@ -294,7 +316,11 @@ class Station:
             self._ending.callback(end)
 
     def start(self) -> None:
-        """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
+        """Open the models, then take pictures.
+
+        Raises:
+            InputError: A model in the settings cannot be used.
+        """
         self.addresses.open()
         for service in self._services:
             service.start()
@@ -303,18 +329,16 @@ class Station:
             source.start()
 
     def end_requests(self) -> None:
-        """End what requests wait for.
-
-        These are news for open pages, trials of new products, and parts that are not answered soon.
-        """
+        """End the waits of requests: for news of open pages, for trials of new products, for late parts."""
         for end in self._request_enders:
             end()
 
     def close(self) -> None:
         """Take nothing more, answer all pictures, end.
 
-        An error of one part keeps no other from ending; the first is raised at last.
+        An error of one part keeps no other part from ending; the first error is raised at the end.
         """
+        # the stack calls first what was added last: requests and services end before parts are stopped
         for service in self._services:
             self._ending.callback(service.end)
         self._ending.callback(self.end_requests)
@@ -322,18 +346,19 @@ class Station:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it hangs, for which the process would wait."""
+        """Whether all threads have ended for which the process would wait."""
         return self.inspector.has_ended
 
     def _threads(self) -> Iterator[tuple[GuardedThread, bool]]:
-        """Yield all threads, and whether pictures cannot be inspected without it."""
-        for part, inspects in self._watched:
+        """Yield all threads, each with a flag: whether no picture can be inspected without it."""
+        for part, is_inspecting in self._watched:
             for thread in part.threads:
-                yield thread, inspects
+                yield thread, is_inspecting
 
     # ---- observers
 
     def _count(self, recorded: RecordedInspection) -> None:
+        """Count an inspection in the metrics."""
         inspection = recorded.inspection
         name = self.addresses.names[inspection.product_id]
         self.metrics.inspections.labels(name, inspection.decision).inc()

@@ -1,7 +1,7 @@
-"""Events of a station to a syslog server, each as a line of JSON, by UDP.
+"""Sending of a station's events to a syslog server, each as a line of JSON, by UDP.
 
-UDP does not report lines that are lost on the way. Lines that the station itself could not send wait: the
-number of the last event that was sent is a file in the store.
+UDP does not report lines that are lost on the way. Lines that the station itself could not send are sent
+later: a file in the store has the number of the last event that was sent.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
 
 INTERVAL = 2.0  # seconds between two looks for new events
-PAGE_SIZE = 200  # events that are read at once; then the number of the last one is written
+PAGE_SIZE = 200  # events that are read at once; then the number of the last event is written
 MAX_TEXT = 8000  # letters of an event's text, so that a line fits into a datagram
 POSITION_FILE = ".syslog"  # in the store
-# seconds before a line is sent again
-MIN_RETRY_DELAY = 2.0
-MAX_RETRY_DELAY = 300.0
-PROBLEM = "syslog_away"
+MIN_RETRY_DELAY = 2.0  # seconds before a line is sent again
+MAX_RETRY_DELAY = 300.0  # seconds before a line is sent again after many failures
+PROBLEM = "syslog_away"  # code of the problem
 
 
 class _Handler(SysLogHandler):
-    append_nul = False  # a line is JSON and no more
+    """Handler that sends a line without a final NUL, and raises its errors."""
+
+    append_nul = False
 
     @override
     def handleError(self, record: logging.LogRecord) -> None:
-        """Raise what went wrong: the line is sent again."""
+        """Raise the error that `emit` is handling, so that the line is sent again."""
         raise
 
 
@@ -43,9 +44,12 @@ class EventForwarder(BackgroundThread):
     """Thread that sends events.
 
     Args:
-        server: HOST:PORT.
-        station: its name, which every line has.
-        report: reports a problem under a code, or with None its end.
+        server: Address of the server as HOST:PORT.
+        station: Name of the station, which every line has.
+        database: Database of the station.
+        files: Files of the station.
+        report: Reports a problem under a code, with its text; None: the problem is over.
+        clock: Clock by which the thread waits.
     """
 
     def __init__(
@@ -65,8 +69,9 @@ class EventForwarder(BackgroundThread):
         self.report = report
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._handler: _Handler | None = None
-        self._sent: int | None = None  # number of the last event that was sent; None: not read yet
-        self._known = 0  # number of the newest event at the look before: all up to it are written for good
+        self._sent_number: int | None = None  # number of the last event that was sent; None: not read yet
+        # Number of the newest event at the last look: transactions of all events up to it have ended by now.
+        self._settled_number = 0
 
     @override
     def stop(self, seconds: float | None = 5.0) -> None:
@@ -84,31 +89,34 @@ class EventForwarder(BackgroundThread):
                     self.forward()
                 self._backoff.reset()
                 self.report(PROBLEM, None)
-            except Exception as error:  # a server that is away, a store that is: inspections go on
+            except Exception as error:  # server or store may be away; inspections go on
                 pause = self._backoff.next()
                 self.report(PROBLEM, f"events are not sent to {self.server}: {one_line_message(error)}")
             self._pause(pause)
 
     def forward(self) -> None:
-        """Send the events up to the newest one that the call before saw.
+        """Send the events up to the event that was the newest at the last call.
 
         Newer events wait for the next call: a transaction that is still open may add one with a smaller
         number.
         """
-        sent = self._position() if self._sent is None else self._sent
-        self._sent = sent
-        settled = self._known
-        self._known = newest_event(self.database)
-        while sent < settled and not self._ended.is_set():
-            page = events_after(self.database, sent, settled, PAGE_SIZE)
+        sent_number = self._read_position() if self._sent_number is None else self._sent_number
+        self._sent_number = sent_number
+        settled_number = self._settled_number
+        self._settled_number = newest_event(self.database)
+        while sent_number < settled_number and not self._ended.is_set():
+            page = events_after(self.database, sent_number, settled_number, PAGE_SIZE)
             for event in page:
                 self._send(event)
-            sent = page[-1]["id"] if page else settled
-            self.files.write(self.files.folder / POSITION_FILE, f"{sent}\n".encode())
-            self._sent = sent
+            sent_number = page[-1]["id"] if page else settled_number
+            self.files.write(self.files.folder / POSITION_FILE, f"{sent_number}\n".encode())
+            self._sent_number = sent_number
 
-    def _position(self) -> int:
-        """Return the number of the last event that was sent; at the first start that of the newest."""
+    def _read_position(self) -> int:
+        """Return the number of the last event that was sent.
+
+        At the first start it is the number of the newest event, which is written into the file.
+        """
         path = self.files.folder / POSITION_FILE
         try:
             return int(path.read_text("ascii"))
@@ -118,6 +126,7 @@ class EventForwarder(BackgroundThread):
             return newest
 
     def _send(self, event: AuditEvent) -> None:
+        """Send a line about an event; raise the error where it cannot be sent."""
         if self._handler is None:
             self._handler = _Handler(split_host_port(self.server, "syslog"))
         line = json.dumps({"station": self.station, **event, "text": event["text"][:MAX_TEXT]})
@@ -127,5 +136,5 @@ class EventForwarder(BackgroundThread):
             )
         except Exception:
             self._handler.close()
-            self._handler = None  # its name may have another address by now
+            self._handler = None  # a new handler looks the server's name up again
             raise

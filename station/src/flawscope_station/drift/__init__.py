@@ -1,5 +1,5 @@
-"""Drift detection: whether good parts and the camera are still as the model knows them.
+"""Drift detection: whether good parts and the camera are still as they were when the model was learnt.
 
-`martingale` holds the mathematics, `score_test` tests one product, `monitor` follows all products of a
-station, `camera_checks` looks at each picture.
+`martingale` has the mathematics, `score_test` tests one product, `monitor` follows all products of a station,
+`camera_checks` checks each picture.
 """

@@ -1,4 +1,4 @@
-"""Drift of good parts and faults of the camera, of all products whose settings ask for it."""
+"""Drift of good parts, and faults of the camera, for all products whose settings ask for these checks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ class Drift:
     """Test of the scores of each product, and checks of its camera.
 
     Args:
-        settings: by number of the product.
-        names: of products, by number; they may grow.
-        report: reports a problem, as `Problems.report`.
+        settings: Settings of products, by number of the product.
+        store: Records of the station.
+        versions: Model versions.
+        names: Names of products, by number; products may be added.
+        report: Function that reports a problem, as `Problems.report` does.
     """
 
     def __init__(
@@ -29,21 +31,21 @@ class Drift:
         names: Mapping[int, str],
         report: Callable[..., None],
     ):
-        self._checked: dict[int, str] = {}
+        self._camera_products: dict[int, str] = {}  # number -> name of each product whose camera is checked
         self.monitor = DriftMonitor(store, versions, names, report)
-        self.camera = CameraChecks(self._checked, report)
+        self.camera = CameraChecks(self._camera_products, report)
         for product_id, product in settings.items():
             self.add_product(product_id, names[product_id], product)
 
     def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
         """Follow the scores of a product and check its camera, as far as its settings ask for that."""
-        if (bound := product.drift) is not None:
-            self.monitor.add_product(product_id, bound)
+        if product.drift is not None:
+            self.monitor.add_product(product_id, product.drift)
         if product.camera_checks:
-            self._checked[product_id] = name
+            self._camera_products[product_id] = name
 
     def observe(self, recorded: RecordedInspection) -> None:
-        """Check the camera by a recorded inspection; its score is tested later, in a thread."""
+        """Check the camera by a recorded inspection; a thread tests its score later."""
         self.monitor.mark_new(recorded.inspection.product_id)
         self.camera.observe(recorded)
 

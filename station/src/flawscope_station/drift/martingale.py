@@ -1,27 +1,27 @@
-"""Conformal test martingales: how much a gambler would have won by betting that the numbers change.
+"""Conformal test martingales: the capital of a gambler who bets that a sequence of numbers changes.
 
-P-values are taken online among all earlier numbers and made uniform by a random part:
+The p-value of a number compares it with all earlier numbers; a random part makes p-values uniform:
 
     p_n = (#{i <= n: s_i > s_n} + U_n #{i <= n: s_i = s_n}) / n
 
 While the numbers are exchangeable, p_1, p_2, ... are independent and uniform on (0, 1), whatever their
 distribution (Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World, theorem 11.2 in the second
-edition). A gambler begins with capital 1 and may stake it before each p_n; what a bet b pays is the factor
-b(p_n), with a mean of 1 over the unit interval. How the capital is shared among bets depends on earlier p
-alone, so that the expectation of the capital after p_n, given all before, is the capital before it: a
-martingale that begins with 1 and is never negative. Ville: the probability that it ever reaches 1 / a is at
-most a.
+edition). The gambler begins with capital 1 and may stake it before each p_n. A bet b multiplies its stake by
+b(p_n), which has the mean 1 over the unit interval. The shares of the bets depend on earlier p-values alone.
+Therefore the expected capital after p_n, given the past, is the capital before it: a martingale that begins
+with 1 and is never negative. By Ville's inequality, the probability that it ever reaches 1 / a is at most a.
 
-The sharing is a jumper (Vovk et al.: Retrain or not retrain, COPA 2021, algorithm 1) with two changes. The
-capital that does not bet (its epsilon = 0) wakes after n numbers with the hazard
+The rule for the shares is a jumper (Vovk et al.: Retrain or not retrain, COPA 2021, algorithm 1) with two
+changes. First, the capital that does not bet yet (epsilon = 0 in the paper) begins to bet, after n numbers,
+with the hazard
 
-    1 - log(n + CALM - 1) / log(n + CALM),   so that   log(CALM) / log(n + CALM)   of it still sleeps,
+    1 - log(n + CALM - 1) / log(n + CALM),   so that   log(CALM) / log(n + CALM)   of it does not bet yet.
 
-because a constant hazard would have lost everything after some quiet months: here what is left for a change
-at n falls as 1 / (n log^2 n), and the delay grows with log n alone. And the bets are likelihood ratios of
-normal scores z = Phi^-1(1 - p), which have mean 1 because z is standard normal where p is uniform: all
-numbers moved up or down by d of their standard deviations (`SHIFTS`), exp(d z - d^2 / 2), or spread wider or
-narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
+With a constant hazard, no capital would be left to bet after some quiet months. Here the capital for a change
+at n falls as 1 / (n log^2 n), and the delay grows with log n alone. Second, the bets are likelihood ratios of
+normal scores z = Phi^-1(1 - p). They have the mean 1, because z is standard normal where p is uniform. A bet
+is that all numbers move up or down by d of their standard deviations (`SHIFTS`), exp(d z - d^2 / 2), or that
+they spread wider or narrower by the factor c (`SPREADS`), exp(z^2 (1 - 1 / c^2) / 2) / c.
 """
 
 from __future__ import annotations
@@ -36,89 +36,107 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHIFTS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # standard deviations
-SPREADS = (0.5, 0.75, 1.5, 2.5)
-CALM = 100  # numbers before which hardly anything is staked, for so few say little
-JUMP = 0.01  # share of each bet's capital that goes to all bets, each time
-EPOCH = 500_000  # numbers that are kept, 8 bytes each; then ranks begin anew, and the capital stays
+SPREADS = (0.5, 0.75, 1.5, 2.5)  # factors
+CALM = 100  # numbers before which hardly any capital is staked, because few numbers say little
+JUMP = 0.01  # share of each bet's capital that is shared among all bets, with each number
+EPOCH = 500_000  # numbers that are remembered, 8 bytes each; then ranks begin anew, and the capital stays
+BELOW_ONE = 1 - 2**-53  # largest float below 1
 Floats = NDArray[np.float64]
-_normal = NormalDist().inv_cdf
+_normal_quantile = NormalDist().inv_cdf
 
 
 def uniform(number: int) -> float:
-    """Return a random number in (0, 1] that depends on this one alone: a restart computes the same again."""
-    return 1 - int.from_bytes(blake2b(b"%d" % number, digest_size=6).digest()) / 2**48
+    """Return a pseudo-random number in (0, 1]; the same `number` always gives the same result."""
+    digest = blake2b(b"%d" % number, digest_size=6).digest()
+    return 1 - int.from_bytes(digest) / 2**48  # 6 bytes are 48 bits
 
 
 class Ranks:
-    """Online p-values of numbers. After `epoch` numbers the earlier ones are forgotten.
+    """Online p-values of numbers.
 
-    The first p-value of an epoch is uniform by itself and independent of all before it: given the earlier
-    epochs, the numbers of a new one are still exchangeable. So the capital is carried on.
+    After `epoch` numbers all are forgotten, and a new epoch begins. Its numbers are still exchangeable, given
+    the earlier epochs, and their p-values independent of the earlier ones. Therefore the capital is carried
+    on.
+
+    Args:
+        epoch: Largest number of numbers that are remembered.
     """
 
     def __init__(self, epoch: int = EPOCH):
-        self.epoch, self._sorted = epoch, array("d")
+        self.epoch = epoch
+        self._sorted = array("d")
 
     def p_value(self, number: float, u: float) -> float:
-        """Return the p-value of the next number, in (0, 1), which is small for a high number.
+        """Add the next number, and return its p-value, in (0, 1); a high number has a small p-value.
 
         Args:
-            number: is not NaN, and is remembered.
-            u: random number in (0, 1].
+            number: Next number, which is not NaN.
+            u: Random number in (0, 1], which breaks ties at random.
         """
         if len(self._sorted) >= self.epoch:
             self._sorted = array("d")
         greater, equal = self.add(number)
-        return min((greater + u * equal) / len(self._sorted), 1 - 2**-53)
+        return min((greater + u * equal) / len(self._sorted), BELOW_ONE)
 
     def add(self, number: float) -> tuple[int, int]:
-        """Insert a number that is not NaN; return how many numbers are greater, and how many equal.
+        """Add a number that is not NaN.
 
-        The number itself counts among the equal ones.
+        Returns:
+            How many numbers are greater, and how many are equal; the added number counts as equal.
         """
         insort(self._sorted, number)
-        not_more = bisect_right(self._sorted, number)
-        return len(self._sorted) - not_more, not_more - bisect_left(self._sorted, number)
+        not_greater = bisect_right(self._sorted, number)
+        greater = len(self._sorted) - not_greater
+        equal = not_greater - bisect_left(self._sorted, number)
+        return greater, equal
 
 
 class Capital:
     """Capital of a gambler.
 
     Args:
-        bets: number of kinds of bets.
+        bets: Number of bets.
 
     Attributes:
-        log: natural logarithm of the capital, which neither overflows nor vanishes.
+        log: Natural logarithm of the capital, which neither overflows nor vanishes.
     """
 
     def __init__(self, bets: int):
         self.log = 0.0
-        self._asleep, self._awake = 1.0, np.zeros(bets)  # shares of the capital
+        self._idle_share = 1.0  # share of the capital that does not bet yet
+        self._bet_shares = np.zeros(bets)  # share of the capital in each bet
         self._count = 0
 
-    def stake(self, paid: Floats) -> None:
-        """Multiply the shares of the capital by what the bets pay: [bets], factors with mean 1."""
+    def stake(self, factors: Floats) -> None:
+        """Stake the capital on the next number, and update it.
+
+        Args:
+            factors: Factors [bets] by which the bets multiply their stakes, with the mean 1.
+        """
         self._count += 1
-        awake = self._awake
-        asleep = self._asleep
-        bets = len(self._awake)
-        wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
-        awake *= 1 - JUMP
-        awake += (JUMP * (1 - asleep) + wakes * asleep) / bets
-        awake *= paid
-        asleep *= 1 - wakes
-        total = float(awake.sum()) + asleep
-        awake /= total
-        self._asleep = asleep / total
+        # share of the idle capital that begins to bet now
+        hazard = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
+        # share of all capital that is divided equally among the bets
+        shared = JUMP * (1 - self._idle_share) + hazard * self._idle_share
+        stakes = self._bet_shares * (1 - JUMP) + shared / len(self._bet_shares)
+        results = stakes * factors
+        idle_result = self._idle_share * (1 - hazard)
+        total = float(results.sum()) + idle_result
+        self._bet_shares = results / total
+        self._idle_share = idle_result / total
         self.log += math.log(total)
 
 
 def score_bets(p: Floats) -> Floats:
-    """Return the logarithm of the factors that the bets on scores pay for p-values [...]: [..., 12]."""
-    z = np.array([_normal(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
+    """Return the natural logarithms [..., bets] of the factors of all bets for p-values [...].
+
+    The last axis has first the bets of `SHIFTS`, then those of `SPREADS`.
+    """
+    z = np.array([_normal_quantile(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 
+# Coefficients [bets] of the logarithm of a factor: _LINEAR z + _SQUARE z^2 + _CONSTANT
 _shift = np.array(SHIFTS)
 _spread = np.array(SPREADS)
 _LINEAR = np.concatenate([_shift, np.zeros(len(SPREADS))])

@@ -18,29 +18,31 @@ from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import inspections, on_line
 
-ALARM_EVENT = "drift"
-ACKNOWLEDGED_EVENT = "drift acknowledged"
-# newest inspections that are read again after a restart: of a product, and about so many of all
-HISTORY = 20_000
-HISTORY_OF_ALL = 200_000
-ROWS_PER_QUERY = 2000  # inspections read at once
-ROUND_INTERVAL = 1.0  # seconds between two rounds
-IDLE_INTERVAL = 5.0  # seconds after which the active versions are read again, even if nothing came
+ALARM_EVENT = "drift"  # kind of an event
+ACKNOWLEDGED_EVENT = "drift acknowledged"  # kind of an event
+HISTORY = 20_000  # newest inspections of a product that are read again after a restart
+HISTORY_OF_ALL = 200_000  # newest inspections of all products together that are read again, roughly
+ROWS_PER_QUERY = 2000  # inspections that one query reads
+ROUND_INTERVAL = 1.0  # seconds between two rounds through the products
+IDLE_INTERVAL = 5.0  # seconds after which a round begins even without a new inspection: versions may change
 _ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (?P<inspection>\d+)")
 
 
 class DriftMonitor(BackgroundThread):
-    """Reads inspections in the order of their numbers and tests them for drift.
+    """Thread that reads inspections in the order of their numbers, and tests their scores for drift.
 
-    After a restart it begins with the newest of them (`HISTORY`), and with the alarm that was noted and not
-    acknowledged.
+    After a restart it begins with the newest `HISTORY` inspections of a product, and with an alarm that was
+    recorded and not acknowledged.
 
     Args:
-        names: names by product.
-        report: reports a problem, as `Problems.report`.
+        store: Records of the station.
+        versions: Model versions.
+        names: Names of products, by number.
+        report: Function that reports a problem by its code and text, as `Problems.report`; with None as text
+            the problem is over.
 
     Attributes:
-        bounds: bound of the false-alarm probability by product. Other products are not followed.
+        bounds: Bound of the false-alarm probability, by product; other products are not followed.
     """
 
     def __init__(
@@ -53,22 +55,28 @@ class DriftMonitor(BackgroundThread):
         super().__init__("drift")
         self.store = store
         self.versions = versions
-        self.names, self.bounds = names, dict[int, float]()
+        self.names = names
+        self.bounds: dict[int, float] = {}
         self.report = report
         self.pause = ROUND_INTERVAL
-        self._tests: dict[int, ScoreTest] = {}
-        self._ready: set[int] = set()
-        self._dirty: set[int] = set()
-        self._lock = threading.RLock()  # of all tests
-        self.wake()  # inspections recorded before are read at once
+        self._tests: dict[int, ScoreTest] = {}  # by product
+        self._ready: set[int] = set()  # products whose inspections have all been read once
+        self._dirty: set[int] = set()  # products that may have inspections to read
+        self._lock = threading.RLock()  # for all tests
+        self.wake()  # inspections that are recorded already are read at once
 
     def add_product(self, product_id: int, bound: float) -> None:
-        """Follow a new product."""
+        """Follow the scores of a product.
+
+        Args:
+            product_id: Number of the product.
+            bound: Largest probability that its test ever raises an alarm although nothing changes.
+        """
         self.bounds[product_id] = bound
         self._dirty.add(product_id)
 
     def mark_new(self, product_id: int) -> None:
-        """Mark a product that has a new inspection."""
+        """Have the thread read the new inspections of a product."""
         if product_id in self.bounds:
             self._dirty.add(product_id)
             self.wake()
@@ -77,53 +85,63 @@ class DriftMonitor(BackgroundThread):
 
     @override
     def _work(self) -> None:
-        while not self._wait(IDLE_INTERVAL):
-            trouble = None
+        """Update all products in rounds, until the station ends."""
+        while True:
+            is_ended = self._wait(IDLE_INTERVAL)
+            if is_ended:
+                return
+            failure = None
             for product_id in list(self.bounds):
                 if self._ended.is_set():
                     return
                 try:
                     with self.threads[0].call():
                         self.update(product_id)
-                except Exception as error:  # such as a data base that is away: the rest is read later
-                    trouble = message_with_type(error)
+                except Exception as error:  # such as an unreachable database: the next round tries again
+                    failure = message_with_type(error)
                     self._dirty.add(product_id)
-            self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
+            self.report("drift_unknown", f"drift is not followed: {failure}" if failure else None)
             self._pause(self.pause)
 
     def update(self, product_id: int) -> None:
         """Read a product's new inspections and report drift."""
         try:
-            version = self.versions.active(product_id)[0]
+            version, _ = self.versions.active(product_id)
         except NoModelError:
             return
         test = self._tests.get(product_id)
-        is_known = test is not None and test.version == version
-        if is_known and product_id not in self._dirty:
+        has_test = test is not None and test.version == version
+        if has_test and product_id not in self._dirty:
             return
         self._dirty.discard(product_id)
-        if test is None or not is_known:
+        if test is None or not has_test:
             test = self._begin(product_id, version)
             with self._lock:
                 self._ready.discard(product_id)
                 self._tests[product_id] = test
         while not self._ended.is_set():
             self.threads[0].go_on()
-            begun = time.monotonic()
-            if self._read_more(product_id, test):
+            start = time.monotonic()
+            is_done = self._read_more(product_id, test)
+            if is_done:
                 return
-            self._pause(time.monotonic() - begun)  # old inspections leave half of the time to others
+            # a pause as long as the reading: half of the time is left to other work
+            self._pause(time.monotonic() - start)
 
     def _read_more(self, product_id: int, test: ScoreTest) -> bool:
-        """Add the next inspections to a test; return whether all is read."""
+        """Add the next inspections to a test.
+
+        Returns:
+            True if the test has nothing more to read; False if further inspections are waiting.
+        """
         rows = self._read_rows(product_id, test)
         with self._lock:
-            if self._tests[product_id] is not test:  # acknowledged meanwhile: its alarm is over
+            if self._tests[product_id] is not test:  # acknowledged meanwhile: another test has begun
                 self._dirty.add(product_id)
                 return True
-            found = test.extend(rows)
-            if found is not None:
-                self.store.note_event(ALARM_EVENT, "station", found.note, product_id)
+            change = test.extend(rows)
+            if change is not None:
+                self.store.note_event(ALARM_EVENT, "station", change.note, product_id)
             if len(rows) == ROWS_PER_QUERY:
                 return False
             self._ready.add(product_id)
@@ -131,6 +149,7 @@ class DriftMonitor(BackgroundThread):
             return True
 
     def _read_rows(self, product_id: int, test: ScoreTest) -> list[JudgedScore]:
+        """Return the next inspections for a test, `ROWS_PER_QUERY` at most, in the order of their numbers."""
         column = inspections.c
         query = (
             select(column.id, column.at, column.score, column.anomalous)
@@ -142,39 +161,54 @@ class DriftMonitor(BackgroundThread):
             return [JudgedScore(*row) for row in connection.execute(query)]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
-        """Return the test of a version.
+        """Return a new test of a version.
 
-        It reads the newest inspections, at most `HISTORY`, from the last on that another version judged or
-        that was acknowledged. An alarm noted since then stays.
+        It reads the newest `HISTORY` inspections at most. It leaves out all inspections up to the last one
+        that another version judged, and up to the one after which an alarm was acknowledged last. A recorded
+        alarm stays if it was raised later than these.
         """
         column = inspections.c
-        mine = on_line(product_id)
-        most = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
-        old = select(column.id).where(mine).order_by(column.id.desc()).offset(most).limit(1)
+        is_of_product = on_line(product_id)
+        history = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
+        newest_first = select(column.id).where(is_of_product).order_by(column.id.desc())
         with self.store.database.reading() as connection:
-            oldest = connection.scalar(old) or 0
-            last = select(func.max(column.id)).where(mine, column.id > oldest, column.version_id != version)
-            other = connection.scalar(last) or 0
-        acknowledged = self.store.events(ACKNOWLEDGED_EVENT, product_id)[:1]
-        found = _ACKNOWLEDGED_PATTERN.search(acknowledged[0].text) if acknowledged else None
-        after = max(other, int(found["inspection"]) if found else 0)
-        test = ScoreTest(version, max(after, oldest), self.bounds[product_id])
-        for row in self.store.events(ALARM_EVENT, product_id)[:1]:
-            noted = read_note(row.text)
-            test.alarm = noted if noted is not None and noted.inspection > after else None
+            last_before_history = connection.scalar(newest_first.offset(history).limit(1)) or 0
+            is_of_other_version = (column.id > last_before_history) & (column.version_id != version)
+            last_of_other_query = select(func.max(column.id)).where(is_of_product, is_of_other_version)
+            last_other = connection.scalar(last_of_other_query) or 0
+        after = max(last_other, self._last_acknowledged(product_id))
+        start = max(after, last_before_history)
+        test = ScoreTest(version, after=start, bound=self.bounds[product_id])
+        alarm_events = self.store.events(ALARM_EVENT, product_id)
+        alarm = read_note(alarm_events[0].text) if alarm_events else None
+        if alarm is not None and alarm.inspection > after:
+            test.alarm = alarm
         return test
 
+    def _last_acknowledged(self, product_id: int) -> int:
+        """Return the number of the inspection after which an alarm was acknowledged last; 0: never."""
+        acknowledged_events = self.store.events(ACKNOWLEDGED_EVENT, product_id)
+        if not acknowledged_events:
+            return 0
+        match = _ACKNOWLEDGED_PATTERN.search(acknowledged_events[0].text)
+        return int(match["inspection"]) if match else 0
+
     def _report_alarm(self, product_id: int, alarm: Change | None) -> None:
+        """Report an alarm of a product; with None, report that the alarm is over."""
         text = None if alarm is None else f"{self.names[product_id]}: {alarm.describe()}"
         self.report(f"drift_{product_id}", text)
 
     # ---- for people
 
     def acknowledge(self, product_id: int, who: str) -> None:
-        """Take a change as normal: the test begins anew. Without an alarm nothing is done.
+        """Accept a change as normal: the test begins anew. If there is no alarm, nothing is done.
+
+        Args:
+            product_id: Number of the product.
+            who: Person who accepts it.
 
         Raises:
-            InputError: the product is not watched, or nothing was seen of it.
+            InputError: the product is not watched, or has no test yet.
         """
         name = self.names[product_id]
         if product_id not in self.bounds:
@@ -186,7 +220,7 @@ class DriftMonitor(BackgroundThread):
             if test.alarm is None:
                 return
             self.store.note_event(ACKNOWLEDGED_EVENT, who, f"after inspection {test.last}", product_id)
-            self._tests[product_id] = ScoreTest(test.version, test.last, self.bounds[product_id])
+            self._tests[product_id] = ScoreTest(test.version, after=test.last, bound=self.bounds[product_id])
             self._dirty.add(product_id)
             self._report_alarm(product_id, None)
         self.wake()
@@ -197,22 +231,22 @@ class DriftMonitor(BackgroundThread):
             test = self._tests.get(product_id)
             bound = self.bounds.get(product_id)
             is_ready = product_id in self._ready
-            watched: dict[str, object] = {"watched": bound is not None, "bound": bound, "ready": is_ready}
+            facts: dict[str, object] = {"watched": bound is not None, "bound": bound, "ready": is_ready}
             if test is None or bound is None:
-                return watched
-            return watched | test.facts()
+                return facts
+            return facts | test.facts()
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
-        """Return Prometheus gauges: name -> help text and values by product name."""
+        """Return Prometheus gauges by name, each with a help text and the values by product name."""
         with self._lock:
-            by_name = {self.names[number]: test for number, test in self._tests.items()}
+            test_by_name = {self.names[number]: test for number, test in self._tests.items()}
             return {
                 "drift": (
                     "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
-                    {name: test.value / test.limit for name, test in by_name.items()},
+                    {name: test.value / test.limit for name, test in test_by_name.items()},
                 ),
                 "drift_alarm": (
                     "1 while the scores of good parts have drifted and nobody said that this is normal.",
-                    {name: float(test.alarm is not None) for name, test in by_name.items()},
+                    {name: float(test.alarm is not None) for name, test in test_by_name.items()},
                 ),
             }

@@ -27,11 +27,11 @@ HIGHER = "higher"
 LOWER = "lower"
 WIDER = "wider"
 NARROWER = "narrower"
-_OF_SHIFTS = [HIGHER if shift > 0 else LOWER for shift in SHIFTS]
-_OF_SPREADS = [WIDER if spread > 1 else NARROWER for spread in SPREADS]
-_CHANGES = (*_OF_SHIFTS, *_OF_SPREADS)  # bet by bet
+_SHIFT_CHANGES = [HIGHER if shift > 0 else LOWER for shift in SHIFTS]
+_SPREAD_CHANGES = [WIDER if spread > 1 else NARROWER for spread in SPREADS]
+_CHANGES = (*_SHIFT_CHANGES, *_SPREAD_CHANGES)  # change on which each bet of `score_bets` is placed
 _PHRASES = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
-_NOTED = re.compile(
+_NOTE_PATTERN = re.compile(
     rf"at inspection (?P<at>\d+): scores of good parts (?P<how>{'|'.join(_PHRASES.values())}) "
     r"since about (?P<since>\S+ \S+) UTC \(inspection (?P<first>\d+)\)"
 )
@@ -41,8 +41,10 @@ class JudgedScore(NamedTuple):
     """Score of an inspection.
 
     Attributes:
-        number: Of the inspection.
-        at: Microseconds since 1970.
+        number: Number of the inspection.
+        at: Time of the inspection, microseconds since 1970.
+        score: Score of the picture.
+        is_anomalous: Whether the model called it anomalous.
     """
 
     number: int
@@ -56,11 +58,11 @@ class Change:
     """Change of the scores of good parts.
 
     Attributes:
-        inspection: At which it was found.
+        inspection: Number of the inspection at which the change was found.
         since: Time of its most likely beginning, microseconds since 1970.
-        first: Inspection of its most likely beginning.
-        how: Way in which they changed: higher, lower, wider or narrower.
-        now: Share of earlier good scores that a new one is above; None: not known any more.
+        first: Number of the inspection of its most likely beginning.
+        how: Kind of the change: higher, lower, wider or narrower.
+        now: Share of the earlier good scores below the average new score; None: not known any more.
     """
 
     inspection: int
@@ -74,7 +76,7 @@ class Change:
         return {**vars(self), "since": iso(self.since)}
 
     def describe(self) -> str:
-        """Return one line on the change, and what to look at."""
+        """Return one line about the change, with the remedy."""
         since = f"{iso(self.since)[:16].replace('T', ' ')} UTC (inspection {self.first})"
         text = f"scores of good parts {_PHRASES[self.how]} since about {since}"
         if self.now is not None and self.how in (HIGHER, LOWER):
@@ -87,46 +89,65 @@ class Change:
 
     @property
     def note(self) -> str:
-        """Text of the event."""
+        """Text of the event that records the change, which `read_note` reads."""
         return f"at inspection {self.inspection}: {self.describe()}"
 
 
 def read_note(text: str) -> Change | None:
-    """Return the change of scores that an event notes; None: the event notes something else."""
-    if (found := _NOTED.match(text)) is None:
+    """Return the change that `Change.note` has written as text; None: the text is no such note."""
+    match = _NOTE_PATTERN.match(text)
+    if match is None:
         return None
-    how = next(name for name, phrase in _PHRASES.items() if phrase == found["how"])
-    since = datetime.fromisoformat(f"{found['since']}+00:00").timestamp()
-    return Change(int(found["at"]), round(since * 1e6), int(found["first"]), how)
+    change_of_phrase = {phrase: change for change, phrase in _PHRASES.items()}
+    how = change_of_phrase[match["how"]]
+    since_seconds = datetime.fromisoformat(f"{match['since']}+00:00").timestamp()
+    return Change(
+        inspection=int(match["at"]), since=round(since_seconds * 1e6), first=int(match["first"]), how=how
+    )
 
 
 class ScoreTest:
     """Martingale on the scores of pictures that the model passed.
 
-    These scores stay exchangeable while those of good parts do, whatever the share of defects does.
+    These scores stay exchangeable as long as those of good parts do, even if the share of defects changes.
 
-    The beginning of a change is the maximum-likelihood estimate: the place after which the bet that won most
-    has won most (Page 1954).
+    The beginning of a change is estimated by maximum likelihood (Page 1954): of all beginnings, it is the one
+    from which on the most successful bet has won most.
 
     Args:
-        version: of the model.
-        after: the inspection after which the test begins.
-        bound: bound of the probability that it ever reports while nothing changes.
+        version: Number of the model version.
+        after: Number of the inspection after which the test begins.
+        bound: Largest probability that the test ever raises an alarm although nothing changes.
+
+    Attributes:
+        limit: Value at which the test raises an alarm.
+        last: Number of the last inspection that was added.
+        begun: Time of the first inspection, microseconds since 1970; None: no inspection was added yet.
+        seen: Number of inspections with a finite score.
+        good: Number of inspections among them that the model passed.
+        alarm: Change that was found; None: no change was found.
+        curve: Points of the martingale: seconds since 1970, and `value` at that time.
     """
 
     def __init__(self, version: int, after: int, bound: float):
-        self.version, self.after, self.limit = version, after, -math.log10(bound)
+        self.version = version
+        self.after = after
+        self.limit = -math.log10(bound)
         self.last = after
-        self.begun: int | None = None  # when, in microseconds since 1970
-        self.seen = self.good = 0
+        self.begun: int | None = None
+        self.seen = 0
+        self.good = 0
         self.alarm: Change | None = None
-        self.curve: list[tuple[float, float]] = []  # seconds since 1970, `value` then
-        self._stride = 1
-        self._sum = 0.0
-        self._ranks, self._capital = Ranks(), Capital(len(_CHANGES))
-        self._won: Floats = np.zeros(len(_CHANGES))
-        # since when each bet has won: inspection, its time, number and sum of the p-values before it
-        self._since: Floats = np.zeros((len(_CHANGES), 4))
+        self.curve: list[tuple[float, float]] = []
+        self._stride = 1  # passed inspections for each point of the curve
+        self._p_value_sum = 0.0
+        self._ranks = Ranks()
+        self._capital = Capital(len(_CHANGES))
+        # logarithm of each bet's gain since its best beginning
+        self._gains: Floats = np.zeros(len(_CHANGES))
+        # best beginning of each bet [bets, 4]: number and time of the inspection, and before it the number of
+        # passed inspections and the sum of their p-values
+        self._beginnings: Floats = np.zeros((len(_CHANGES), 4))
 
     @property
     def value(self) -> float:
@@ -150,38 +171,61 @@ class ScoreTest:
         }
 
     def extend(self, rows: Sequence[JudgedScore]) -> Change | None:
-        """Add the next inspections, in the order of numbers; return the change that is certain now."""
-        if rows:
-            self.begun = rows[0].at if self.begun is None else self.begun
-            self.last = rows[-1].number
-        finite = [row for row in rows if math.isfinite(row.score)]
-        passed = [row for row in finite if not row.is_anomalous]
-        self.seen += len(finite)
-        p_values = [self._ranks.p_value(row.score, uniform(row.number)) for row in passed]
-        before = self.alarm
-        log_gains = score_bets(np.array(p_values))  # of all at once: a single one costs as much
-        bets = zip(passed, p_values, log_gains, np.exp(log_gains), strict=True)
-        for row, p_value, log_gain, gain in bets:
-            self._bet(row, p_value, log_gain, gain)
-        return None if before is self.alarm else self.alarm
+        """Add the next inspections, in the order of their numbers.
 
-    def _bet(self, row: JudgedScore, p_value: float, log_gain: Floats, gain: Floats) -> None:
-        """Bet on the p-value of one passed inspection. log_gain, gain: of each bet [bets]."""
-        self._since[self._won <= 0.0] = row.number, row.at, self.good, self._sum
-        self._won = np.maximum(self._won, 0.0) + log_gain
-        self._capital.stake(gain)
-        if self.good % self._stride == 0:
+        Returns:
+            The change, if these inspections raise the alarm; else None.
+        """
+        if rows:
+            if self.begun is None:
+                self.begun = rows[0].at
+            self.last = rows[-1].number
+        finite_rows = [row for row in rows if math.isfinite(row.score)]
+        passed_rows = [row for row in finite_rows if not row.is_anomalous]
+        self.seen += len(finite_rows)
+        p_values = [self._ranks.p_value(row.score, uniform(row.number)) for row in passed_rows]
+        alarm_before = self.alarm
+        # computed for all rows at once, which takes no longer than for one row
+        log_factors = score_bets(np.array(p_values))
+        factors = np.exp(log_factors)
+        for row, p_value, row_logs, row_factors in zip(
+            passed_rows, p_values, log_factors, factors, strict=True
+        ):
+            self._bet(row, p_value, row_logs, row_factors)
+        return None if alarm_before is self.alarm else self.alarm
+
+    def _bet(self, row: JudgedScore, p_value: float, log_factors: Floats, factors: Floats) -> None:
+        """Bet on the p-value of a passed inspection, and raise an alarm if the martingale reaches the limit.
+
+        Args:
+            row: Inspection.
+            p_value: P-value of its score.
+            log_factors: Logarithms of the factors of the bets [bets].
+            factors: Factors of the bets [bets].
+        """
+        has_lost = self._gains <= 0.0  # the best beginning of such a bet moves to this inspection
+        # number, time, number of passed inspections before, and the sum of their p-values
+        self._beginnings[has_lost] = row.number, row.at, self.good, self._p_value_sum
+        self._gains = np.maximum(self._gains, 0.0) + log_factors
+        self._capital.stake(factors)
+        if self.good % self._stride == 0:  # a point for each `_stride` passed inspections
             self._add_point(row.at)
-        self.good = self.good + 1
-        self._sum = self._sum + p_value
+        self.good += 1
+        self._p_value_sum += p_value
         if self.alarm is None and self.value >= self.limit:
-            best = int(np.argmax(self._won))
-            first, since, count, earlier = self._since[best].tolist()
-            now = 1 - (self._sum - earlier) / (self.good - count)
-            self.alarm = Change(row.number, int(since), int(first), _CHANGES[best], now)
+            best_bet = int(np.argmax(self._gains))
+            first, since, good_before, sum_before = self._beginnings[best_bet].tolist()
+            mean_p_value = (self._p_value_sum - sum_before) / (self.good - good_before)
+            self.alarm = Change(
+                inspection=row.number,
+                since=int(since),
+                first=int(first),
+                how=_CHANGES[best_bet],
+                now=1 - mean_p_value,  # a high score has a small p-value
+            )
 
     def _add_point(self, at: int) -> None:
-        """Add a point to the curve; where there are too many, every second point is kept."""
+        """Add a point to the curve; if it then has more than `MAX_POINTS`, drop every second point."""
         self.curve.append((at / 1e6, self.value))
         if len(self.curve) > MAX_POINTS:
             self.curve = self.curve[::2]

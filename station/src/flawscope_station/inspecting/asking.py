@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.inspecting.inspector import Inspector
+from flawscope_station.inspecting.inspector import Inspector, retrieve_exception
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
 from flawscope_station.store.addresses import Address, Addresses
@@ -44,7 +44,7 @@ def check_room(
 ) -> None:
     """Check, before a part is taken, whether it could be judged, and whether there is room and time.
 
-    It waits for nothing: neither disk nor database is asked.
+    The check returns at once: neither disk nor database is asked.
 
     Args:
         station: Station that inspects.
@@ -53,8 +53,8 @@ def check_room(
         number: Number of the part; None: not known.
 
     Raises:
-        NotFoundError: there is no such product or entry.
-        FlawscopeError: errors of `Intake.check`.
+        NotFoundError: There is no such product or entry.
+        FlawscopeError: Errors of `Intake.check`.
     """
     station.inspector.intake.check(station.addresses.address_id(name), number, due)
 
@@ -65,21 +65,22 @@ async def submit_parts(
     request: KeyedRequest | None,
     answered: dict[int, int] | None = None,
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
-    """Submit the parts of a request that were not answered before, all or none.
+    """Submit those parts of a request that were not answered before: all of them, or none.
 
     Args:
         station: Station that inspects.
         parts: Parts of the same product or entry, with the same deadline.
-        request: Request with the key under which they came; None: they have no key.
-        answered: Result of `Store.find_answers`, where it is known already.
+        request: Request that sent the parts, with its key; None: it has no key.
+        answered: Numbers of earlier inspections, by place of the part in the request
+            (`Store.find_answers`); None: they are looked up.
 
     Returns:
-        The number of the earlier inspection, and the waiter of each submitted part, both by place of the
-            part.
+        Two dictionaries, both by place of the part in the request: the numbers of earlier inspections, and
+        the waiters of the parts submitted now.
 
     Raises:
-        KeyUsedError: another request came under the key.
-        LateError, StoreError: the store did not say in time whether the request was answered before.
+        KeyUsedError: Another request has the same key.
+        LateError, StoreError: The store did not say in time whether the request was answered before.
     """
     inspector = station.inspector
     address = parts[0].product_id
@@ -88,68 +89,81 @@ async def submit_parts(
         return {}, dict(enumerate(inspector.submit_all(parts)))
     if answered is not None:
         try:
-            return _submit_others(inspector, parts, answered)
+            return _submit_unanswered(inspector, parts, answered)
         except KeyUsedError:
-            pass  # another request came under the key after ours had been recorded: ask again
+            pass  # another request under this key came since the store was asked: ask it again
     answered = await inspector.in_thread(due, station.store.find_answers, address, request)
-    return _submit_others(inspector, parts, answered)
+    return _submit_unanswered(inspector, parts, answered)
 
 
-def _submit_others(
+def _submit_unanswered(
     inspector: Inspector, parts: Sequence[Part], answered: dict[int, int]
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
-    """Submit the parts that were not answered before."""
-    left = [place for place in range(len(parts)) if place not in answered]
-    waiters = inspector.submit_all([parts[place] for place in left])
-    return answered, dict(zip(left, waiters, strict=True))
+    """Submit the parts that were not answered before.
+
+    Args:
+        inspector: Takes the parts.
+        parts: All parts of a request.
+        answered: Numbers of earlier inspections, by place of the part in `parts`.
+
+    Returns:
+        `answered` itself, and the waiters of the submitted parts by place.
+    """
+    open_places = [place for place in range(len(parts)) if place not in answered]
+    waiters = inspector.submit_all([parts[place] for place in open_places])
+    return answered, dict(zip(open_places, waiters, strict=True))
 
 
 async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
-    """Wait for an inspection until its waiter's deadline.
+    """Wait for an inspection until its waiter's deadline, and return it.
 
-    A task that is cancelled with a reason of `schema.UNANSWERED` leaves for that reason.
+    If the task is cancelled, and the message of `cancel` is one of `schema.UNANSWERED`, the waiter leaves for
+    that reason.
 
     Raises:
-        LateError: it was not recorded by the deadline.
+        LateError: The inspection was not recorded by the deadline.
     """
-    waiting = asyncio.wrap_future(waiter)
-    call = station.inspector.in_thread
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
-    seconds = None if waiter.due_at == math.inf else waiter.due_at - time.monotonic()
+    inspection_future = asyncio.wrap_future(waiter)
+    inspection_future.add_done_callback(retrieve_exception)
+    timeout = None if waiter.due_at == math.inf else waiter.due_at - time.monotonic()
     try:
-        done, _ = await asyncio.wait([waiting], timeout=seconds)
+        done, _ = await asyncio.wait([inspection_future], timeout=timeout)
     except asyncio.CancelledError as cancelled:
-        await _withdraw(station, waiter, cancelled.args[0] if cancelled.args else None)
+        message = cancelled.args[0] if cancelled.args else None
+        await _withdraw(station, waiter, reason=message)
         raise
     if not done and (error := station.inspector.abandon(waiter)) is not None:
         raise error
-    recorded = await waiting
+    recorded = await inspection_future
     if recorded.inspection.unanswered is None or waiter.has_left:
         return recorded
-    # all who had asked before had left when it was recorded
-    await call(waiter.due_at, station.store.set_unanswered, recorded.number, None)
+    # all earlier waiters had left when it was recorded; this waiter gets the answer
+    await station.inspector.in_thread(waiter.due_at, station.store.set_unanswered, recorded.number, None)
     return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))
 
 
-async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
-    """Let a waiter leave whose sender is gone.
+async def _withdraw(station: InspectingStation, waiter: Waiter, reason: object) -> None:
+    """Let a waiter leave, because its sender is gone.
 
-    Where its part is recorded, or its waiters are about to get the answer, the record gets the reason
-    afterwards, unless another waiter has the answer.
+    If the part is recorded already, or about to be, the waiter cannot leave any more. Then the reason is
+    added to the record afterwards, but only if no other waiter has the answer.
 
     Args:
         station: Station that inspects.
         waiter: Waiter of the part.
-        why: Reason of `schema.UNANSWERED`; nothing happens for another value.
+        reason: Reason of `schema.UNANSWERED`; nothing happens for another value.
     """
-    if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
+    if not isinstance(reason, str) or reason not in UNANSWERED:
+        return
+    if waiter.leave(reason):
         return
     try:
         recorded = await asyncio.wrap_future(waiter)
     except FlawscopeError:  # there is no record
         return
+    # True: no other waiter has the answer
     if recorded.is_new and waiter.ticket.note_gone(waiter):
-        await station.inspector.in_thread(math.inf, station.store.set_unanswered, recorded.number, why)
+        await station.inspector.in_thread(math.inf, station.store.set_unanswered, recorded.number, reason)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -175,13 +189,20 @@ async def describe_recorded(
 async def describe_again(
     station: InspectingStation, address: int, number: int, due: float
 ) -> InspectionFacts:
-    """Return the inspection that answered the same request before, and note that its sender has it now."""
-    call = station.inspector.in_thread
-    await call(due, station.inspector.judge.recorder.note_answered, number)
-    inspection = await call(due, station.store.inspection, address, number)
+    """Return the inspection that answered the same request before, and note that its sender has it now.
+
+    Args:
+        station: Station that inspects.
+        address: Number of the product or entry to which the request went.
+        number: Number of the inspection.
+        due: Deadline of the request, as `time.monotonic` counts.
+    """
+    in_thread = station.inspector.in_thread
+    await in_thread(due, station.inspector.judge.recorder.note_answered, number)
+    inspection = await in_thread(due, station.store.inspection, address, number)
     if inspection["unanswered"] is None:
         return inspection
-    await call(due, station.store.set_unanswered, number, None)
+    await in_thread(due, station.store.set_unanswered, number, None)
     return {**inspection, "unanswered": None}
 
 
@@ -193,11 +214,11 @@ class SentPictures:
     """Request that sends pictures.
 
     Attributes:
-        address: Product or entry to which it went.
+        address: Product or entry to which the request went.
         pictures: Pictures in the request's order.
-        is_form: Whether they came in a form.
+        is_form: Whether the pictures came in a form.
         label: Label of the pictures.
-        key: Key from the sender; None: it has none.
+        key: Key from the sender; None: the request has none.
         due: Deadline of the answer, as `time.monotonic` counts.
         purpose: Purpose of the inspections.
     """
@@ -215,10 +236,10 @@ class PartAnswer(NamedTuple):
     """Answer to a part of a request.
 
     Attributes:
-        name: Name of its picture.
-        inspection: Its inspection; None: there is none.
+        name: Name of the part's first picture.
+        inspection: Inspection of the part; None: there is none.
         error: Why there is no inspection; else None.
-        is_new: Whether it was not recorded before.
+        is_new: Whether the inspection was not recorded before.
     """
 
     name: str
@@ -243,70 +264,72 @@ class Asking:
     waiters: dict[int, Waiter] = field(default_factory=dict)
     left: str | None = None
 
-    def leave(self, why: str) -> None:
+    def leave(self, reason: str) -> None:
         """Let the sender leave for a reason of `schema.UNANSWERED`; its parts are judged all the same."""
-        self.left = why
+        self.left = reason
         for waiter in self.waiters.values():
-            waiter.leave(why)
+            waiter.leave(reason)
 
     async def answers(self) -> list[PartAnswer]:
         """Have the parts judged, and return their answers in order.
 
         Raises:
-            FlawscopeError: no part is taken.
+            FlawscopeError: No part is taken.
         """
         station = self.station
         sent = self.sent
-        is_several = sent.is_form and not station.inspector.judge.parts.takes_views(sent.address.number)
+        takes_views = station.inspector.judge.parts.takes_views(sent.address.number)
+        is_part_each = sent.is_form and not takes_views  # each picture is a part of its own
         keyed = None
         answered = None
         if sent.key is not None:
             keyed, answered = await station.inspector.in_thread(
-                sent.due, self._look_up, sent.key, is_several=is_several
+                sent.due, self._look_up_key, sent.key, is_part_each=is_part_each
             )
-        parts = self._parts(keyed, is_several=is_several)
-        numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
-        if self.left is not None:
+        parts = self._make_parts(keyed, is_part_each=is_part_each)
+        earlier_numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
+        if self.left is not None:  # the sender left before there were waiters
             self.leave(self.left)
-        answers = [await self._answer(place, part, numbers.get(place)) for place, part in enumerate(parts)]
+        answers = [
+            await self._answer(place, part, earlier_numbers.get(place)) for place, part in enumerate(parts)
+        ]
         if self.left is not None:
             for waiter in self.waiters.values():
                 await _withdraw(station, waiter, self.left)
         return answers
 
-    def _look_up(self, key: str, *, is_several: bool) -> tuple[KeyedRequest, dict[int, int]]:
-        """Return the request under its key, and its earlier answers from `Store.find_answers`."""
+    def _look_up_key(self, key: str, *, is_part_each: bool) -> tuple[KeyedRequest, dict[int, int]]:
+        """Return the request with its key, and the numbers of earlier inspections by place of their part."""
         sent = self.sent
         data = [picture.data for picture in sent.pictures]
         idempotency_key = request_key(sent.address.scheme, key)
-        keyed = upload_request(idempotency_key, data, sent.is_form, is_several, sent.label, sent.purpose)
+        keyed = upload_request(idempotency_key, data, sent.is_form, is_part_each, sent.label, sent.purpose)
         return keyed, self.station.store.find_answers(sent.address.number, keyed)
 
-    def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:
+    def _make_parts(self, keyed: KeyedRequest | None, *, is_part_each: bool) -> list[Part]:
         """Return the parts of the request.
 
         Args:
-            keyed: Request under its key; None: it has none.
-            is_several: Whether each picture is a part of its own; else all are views of the same part.
+            keyed: Request with its key; None: it has no key.
+            is_part_each: Whether each picture is a part of its own; else all are views of the same part.
         """
         sent = self.sent
         pictures = self.sent.pictures
         if keyed is not None:
-            hashes = zip(pictures, keyed.pictures, strict=True)
-            pictures = tuple(replace(picture, hash=digest) for picture, digest in hashes)
-        pictures_by_part = [(picture,) for picture in pictures] if is_several else [pictures]
+            hashed_pictures = zip(pictures, keyed.pictures, strict=True)
+            pictures = tuple(replace(picture, hash=digest) for picture, digest in hashed_pictures)
+        pictures_by_part = [(picture,) for picture in pictures] if is_part_each else [pictures]
         keys = [None] * len(pictures_by_part) if keyed is None else keyed.keys
         label = sent.label
-        number = sent.address.number
         return [
             Part(
-                number,
-                part_pictures,
-                HTTP,
-                label.part,
-                label.batch,
-                key,
-                keyed,
+                product_id=sent.address.number,
+                pictures=part_pictures,
+                source=HTTP,
+                number=label.part,
+                batch=label.batch,
+                key=key,
+                request=keyed,
                 due=sent.due,
                 purpose=sent.purpose,
             )
@@ -319,7 +342,7 @@ class Asking:
         Args:
             place: Place of the part in the request.
             part: Part as it was submitted.
-            number: Number of the inspection that answered it before; None: there is none.
+            number: Number of the earlier inspection that answers the part; None: the part was submitted now.
         """
         station = self.station
         address = part.product_id

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
@@ -53,16 +53,36 @@ from flawscope_station.store.schema import LATE, MISSED
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# seconds after a failure for which nothing can be inspected, unless a part is; the store is checked, too
+# seconds after a failure for which the station counts as failing, unless a part is inspected before
 FAILING_SECONDS = 60.0
 STORE_FAILING_SECONDS = 5.0
 END_SECONDS = 20.0  # in which parts may still be answered when the station ends
 FAILED_SECONDS = 5.0  # in which threads may end whose parts have failed
 RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than the store takes to fail
-REQUEST_SECONDS = 15.0  # that a request waits for what it asks the store, where its deadline is not earlier
-# after which a thread that checks or asks is told to hang
-UPLOAD_SECONDS = 60.0
-REQUEST_PATIENCE = 30.0
+REQUEST_SECONDS = 15.0  # for which a request waits for the store, where its deadline is not earlier
+UPLOAD_SECONDS = 60.0  # after which a thread that checks pictures is reported to hang
+REQUEST_PATIENCE = 30.0  # after which a thread that asks the store is reported to hang
+
+
+def retrieve_exception(future: asyncio.Future[T]) -> None:
+    """Retrieve the error of a finished future: if nobody did, asyncio would log that."""
+    if not future.cancelled():
+        future.exception()
+
+
+class _Failure(NamedTuple):
+    """Why the last part could not be inspected.
+
+    Attributes:
+        until: Time until which the station counts as failing, as `time.monotonic` counts.
+        reason: Reason, for a person.
+    """
+
+    until: float
+    reason: str
+
+
+_NO_FAILURE = _Failure(0.0, "")
 
 
 class Inspector:
@@ -79,7 +99,7 @@ class Inspector:
     Attributes:
         intake: Gives parts their places.
         memory: Memory for decoding large pictures; its turns wait until all parts are answered.
-        has_ended: Whether all threads have ended, for which the process would wait.
+        has_ended: Whether the threads of all pools have ended: the process would wait for them.
     """
 
     has_ended = False
@@ -100,9 +120,10 @@ class Inspector:
         self.intake = Intake(judge, machine, limits, products)
         self._products = products
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.intake.wait_idle))
-        self._failure = 0.0, ""  # until when parts fail, and why, unless one is inspected before
-        self._ends_at = math.inf  # when all fail that are not answered
+        self._failure = _NO_FAILURE
+        self._ends_at = math.inf  # when all parts fail that are not answered
         cores = os.cpu_count() or 1
+        # threads for work beside the judge, for reading parts, and for requests that ask the store
         self._beside = WatchedPool(min(4, cores), "beside", STUCK_SECONDS + limits.wait)
         self._pool = WatchedPool(min(8, 2 + cores), "upload", UPLOAD_SECONDS)
         self._requests = WatchedPool(min(8, 2 + cores), "request", REQUEST_PATIENCE)
@@ -111,7 +132,7 @@ class Inspector:
     # ---- taking
 
     def submit(self, part: Part) -> Waiter:
-        """Take a part; its waiter gets the inspection when that is on the disk.
+        """Take a part, and return its waiter, which gets the inspection once it is on the disk.
 
         The waiter may get an error instead: InputError where a picture cannot be read, KeyUsedError,
         ModelError, StoreError, LateError, OverdueError, or EndingError. The call itself raises the errors of
@@ -120,17 +141,17 @@ class Inspector:
         return self.submit_all([part])[0]
 
     def submit_all(self, parts: Sequence[Part]) -> list[Waiter]:
-        """Take the parts of a request, all or none; errors are those of `submit`."""
-        waiters, taken = self.intake.take(parts, self._end)
-        for ticket in taken:
+        """Take the parts of a request, all or none, and return a waiter for each; errors as in `submit`."""
+        waiters, new_tickets = self.intake.take(parts, self._end)
+        for ticket in new_tickets:
             self._run(self._pool, ticket, self._read)
         return waiters
 
     def abandon(self, waiter: Waiter) -> LateError | None:
-        """Let a waiter leave whose deadline has passed.
+        """Let a waiter leave, because its deadline has passed.
 
-        Where nobody else waits for the part, its place is free again; a part that is being judged gets the
-        reason into its record.
+        If nobody else waits for the part and its judging has not begun, the part fails, and its place is
+        free. If its judging has begun, the part is still recorded, with the reason why nobody waited.
 
         Returns:
             The error for the sender; None: the answer is there already.
@@ -141,7 +162,8 @@ class Inspector:
             if not waiter.leave(LATE):
                 return None
             self.intake.note_late(ticket.part.product_id)
-            if ticket.unanswered is not None and self.judge.remove(ticket):
+            nobody_waits = ticket.unanswered is not None
+            if nobody_waits and self.judge.remove(ticket):
                 ticket.fail(error)
         return error
 
@@ -149,7 +171,8 @@ class Inspector:
         """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
-            if ticket.has_ended:  # a pool that could start no thread runs it all the same, later
+            # if the pool could not start a thread, the part failed below, but the pool runs the step later
+            if ticket.has_ended:
                 return
             try:
                 step(ticket)
@@ -162,21 +185,21 @@ class Inspector:
             ticket.fail(without_traceback(error))
 
     def _read(self, ticket: Ticket) -> None:
-        """Check and queue a part, then write its files while it waits. Runs in a thread of the pool."""
+        """Check and queue a part, then write its files while it waits; called in a thread of a pool."""
         part = ticket.part
         views = list[View]()
         memory = 0
         for picture in part.pictures:
-            suffix, about = check_picture(picture.data, picture.name, self.limits)
+            suffix, header = check_picture(picture.data, picture.name, self.limits)
             views.append(View(picture, suffix, decoding.HashedPicture(picture.data)))
-            memory += decoding_bytes(about)
+            memory += decoding_bytes(header)
         if len(views) > 1 and memory > self.memory.limit:
             raise TooLargeError(
                 f"the {len(views)} pictures of part {part.name} take {memory / 1e9:.1f} GB while they "
                 f"are decoded, {self.memory.limit / 1e9:.1f} GB are allowed: make them smaller, or raise "
                 "`limits: pixels`"
             )
-        if not ticket.read(views):
+        if not ticket.read(views):  # the part has failed meanwhile
             return
         if memory:
             self._run(self._beside, ticket, partial(self._decode, memory=memory))
@@ -186,23 +209,23 @@ class Inspector:
             self._keep_file(ticket, view)
 
     def _keep_file(self, ticket: Ticket, view: View) -> None:
-        """Write a picture's file; the recorder waits for it."""
+        """Write a picture's file; where the part has ended meanwhile, the recorder removes the file."""
         picture = view.picture
-        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known=picture.hash)
+        digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known_hash=picture.hash)
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 
     def _decode(self, ticket: Ticket, memory: int) -> None:
         """Decode a part's pictures, with memory claimed for all at once, and queue the part.
 
-        Runs in a thread for large pictures.
+        The call runs in a thread for large pictures.
         """
         if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
             return
-        if not ticket.claim(memory):
+        if not ticket.claim(memory):  # the part has ended meanwhile
             self.memory.release(memory)
             return
-        if ticket.due_at > time.monotonic():
+        if ticket.due_at > time.monotonic():  # else the part is late, and is not judged
             model = self.judge.versions.models.active[ticket.part.product_id].model
             for view in ticket.views:
                 try:
@@ -223,121 +246,122 @@ class Inspector:
             self.judge.wake()
 
     def _note_outcome(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Note an outcome for the station's state: why parts fail, and how many a second are answered."""
+        """Note an outcome for the station's state: why parts fail, and how many are answered a second."""
         product_id = ticket.part.product_id
-        at = time.monotonic()
+        now = time.monotonic()
         if isinstance(outcome, RecordedInspection):
-            product_id = outcome.inspection.product_id
-            self._failure = 0.0, ""
+            product_id = outcome.inspection.product_id  # a joint model may have found another product
+            self._failure = _NO_FAILURE
         elif isinstance(outcome, LateError):
             self.intake.note_late(product_id)
         elif isinstance(outcome, StoreError):
-            self._failure = at + STORE_FAILING_SECONDS, str(outcome)
+            self._failure = _Failure(now + STORE_FAILING_SECONDS, str(outcome))
         elif isinstance(outcome, ModelError | OverdueError) or not isinstance(outcome, FlawscopeError):
-            self._failure = at + FAILING_SECONDS, message_with_type(outcome)
+            self._failure = _Failure(now + FAILING_SECONDS, message_with_type(outcome))
         self.intake.note_answer(product_id)
 
     def _release(self, ticket: Ticket) -> None:
-        """Give back the place and the memory of a part, once."""
+        """Give back the place and the memory of a part; a second call does nothing."""
         if self.intake.release(ticket) and ticket.memory:
             self.memory.release(ticket.memory)
 
     # ---- requests
 
-    async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """Run a function of a request for an inspection in a thread; it may ask the store.
+    async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in a thread for a request for an inspection; the function may ask the store.
 
-        Its threads are its own: requests of other kinds may take all threads of the server.
+        These requests have a pool of their own, because other requests may take all threads of the server.
 
         Args:
             due: Deadline of the request, as `time.monotonic` counts.
             function: Function to run.
             *args: Arguments of the function.
-            **given: Keyword arguments of the function.
+            **kwargs: Keyword arguments of the function.
 
         Returns:
             The function's result.
 
         Raises:
-            LateError: the deadline has passed.
-            StoreError: the function has not returned for `REQUEST_SECONDS`: the store hangs.
+            LateError: The deadline has passed.
+            StoreError: The function has not returned for `REQUEST_SECONDS`: the store hangs.
         """
-        running = asyncio.wrap_future(self._requests.submit(function, *args, **given))
-        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # where nobody waits
+        call = asyncio.wrap_future(self._requests.submit(function, *args, **kwargs))
+        call.add_done_callback(retrieve_exception)
         seconds = min(due - time.monotonic(), REQUEST_SECONDS)
-        done, _ = await asyncio.wait([running], timeout=max(0.0, seconds))
+        done, _ = await asyncio.wait([call], timeout=max(0.0, seconds))
         if done:
             try:
-                return running.result()
-            finally:  # an error holds this frame: it must not hold the error in turn
-                del running, done
-        running.cancel()  # it is not begun where it still waits for a thread
+                return call.result()
+            finally:  # a raised error refers to this frame, so the frame must not refer to the error
+                del call, done
+        call.cancel()  # where the call still waits for a thread, it is never begun
         if due <= time.monotonic():
             raise LateError("the store did not answer before")
         raise silent_error("the store", REQUEST_SECONDS)
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Calls of the pools, for the thread watch."""
+        """Records of the pools' calls, for the thread watch."""
         return [self._beside.calls, self._pool.calls, self._requests.calls]
 
-    def run_beside(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
-        """Run a function that is not urgent, beside the parts, in the pool that decodes large pictures.
+    def run_beside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function that is not urgent in the pool that decodes large pictures.
 
-        It must not wait for another function that runs here. It may have to wait until other pictures are
-        judged.
+        The function must not wait for another function in this pool. It may have to wait for a thread until
+        large pictures are judged.
         """
-        return self._beside.submit(function, *args, **given)
+        return self._beside.submit(function, *args, **kwargs)
 
     # ---- how it goes
 
     def end_overdue(self) -> None:
-        """Fail the parts that have waited too long: their places and memory are free, and an event says so.
+        """Fail the parts that have waited too long: free their place and memory, and record an event of each.
 
-        Parts that are being recorded belong to the recorder for as long as a transaction may take.
+        A part that is being recorded is left to the recorder for `RECORDING_SECONDS`.
         """
-        at = time.monotonic()
-        is_over = time.monotonic() >= self._ends_at
+        now = time.monotonic()
+        is_ending = now >= self._ends_at
         for ticket in self.intake.tickets():
             if ticket.is_recording(RECORDING_SECONDS):
                 continue
-            if not is_over and at - ticket.since < self.limits.wait:
+            if not is_ending and now - ticket.since < self.limits.wait:
                 continue
             self.judge.remove(ticket)
-            if not self._give_up(ticket, EndingError() if is_over else OverdueError(self.limits.wait)):
+            error = EndingError() if is_ending else OverdueError(self.limits.wait)
+            if not self._give_up(ticket, error):
                 continue
-            text = f"part {ticket.part.name}: "
-            text += "the station ended" if is_over else "it was not answered in time"
-            with suppress(RuntimeError):  # the station has ended
-                self._beside.submit(self._note_missed, ticket.part, text)
+            reason = "the station ended" if is_ending else "it was not answered in time"
+            with suppress(RuntimeError):  # the pool has ended with the station
+                self._beside.submit(self._note_missed, ticket.part, f"part {ticket.part.name}: {reason}")
 
     def _give_up(self, ticket: Ticket, error: FlawscopeError) -> bool:
         """Let all waiters of a part leave, and free its place, even where the part is still being recorded.
 
         Returns:
-            False where the waiters are just getting their answer.
+            Whether the waiters got the error; False where they are just getting their answer.
         """
         is_given_up = ticket.give_up(error)
-        if is_given_up and not ticket.has_ended:
+        if is_given_up and not ticket.has_ended:  # else `_end` has noted it
             self._note_outcome(ticket, error)
         self._release(ticket)
         return is_given_up
 
     def _note_missed(self, part: Part, text: str) -> None:
-        with suppress(Exception):  # a store that is away: its sender knows
-            self.store.note_event(MISSED, part.source, text, self._known_product(part))
+        with suppress(Exception):  # where the store is away, the part's sender knows all the same
+            self.store.note_event(MISSED, part.source, text, self._registered_product(part))
 
-    def _known_product(self, part: Part) -> int | None:
-        is_known = any(part.product_id in numbers.values() for numbers in self._products)
-        return part.product_id if is_known else None
+    def _registered_product(self, part: Part) -> int | None:
+        """Return the number of a part's product or entry; None where it is not registered any more."""
+        is_registered = any(part.product_id in numbers.values() for numbers in self._products)
+        return part.product_id if is_registered else None
 
     def failure(self) -> str | None:
         """Return why the last part could not be inspected, for some seconds after it failed.
 
-        None where it could be inspected, or the fault was its own.
+        None: the last part was inspected, or the part itself was the cause.
         """
-        until, why = self._failure
-        return why if time.monotonic() < until else None
+        failure = self._failure
+        return failure.reason if time.monotonic() < failure.until else None
 
     def backlog(self, product_id: int | None = None) -> int:
         """Return the number of parts that are not answered yet, of a product or of all (None)."""
@@ -353,6 +377,7 @@ class Inspector:
         threading.Thread(target=self._end_waiting, name="end", daemon=True).start()
 
     def _end_waiting(self) -> None:
+        """Wait until all parts are answered, `END_SECONDS` at most, and fail those that are left then."""
         self.intake.wait_idle(max(0.0, self._ends_at - time.monotonic()))
         if self.backlog():
             self._ends_at = 0.0
@@ -366,16 +391,16 @@ class Inspector:
         self.judge.end(FAILED_SECONDS)
 
     def close_pools(self) -> None:
-        """Wait until the work beside the parts is done, for a few seconds at most.
+        """Fail the parts that the recorder has not answered, and wait for the pools' calls to end.
 
-        Observers of the last parts still need it. Parts that the recorder has not answered fail.
+        The wait is `FAILED_SECONDS` at most. Observers of the last parts use the pools until then.
         """
         for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())
-        ends = threading.Thread(target=self._join_pools, daemon=True)
-        ends.start()
-        ends.join(FAILED_SECONDS)
-        self.has_ended = not ends.is_alive()
+        joining = threading.Thread(target=self._join_pools, daemon=True)
+        joining.start()
+        joining.join(FAILED_SECONDS)
+        self.has_ended = not joining.is_alive()
 
     def _join_pools(self) -> None:
         for pool in (self._pool, self._beside, self._requests):

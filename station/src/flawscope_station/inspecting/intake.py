@@ -28,6 +28,7 @@ from flawscope_station.store.open_models import NoModelError
 
 RATE_SECONDS = 60.0  # seconds over which a rate is counted
 BURST = 1000  # microseconds by which the times of parts that come at once may lie ahead of the clock
+MAX_UPLOADS_HELD = 4  # times `limits: upload` that pictures of all unanswered parts may take together
 
 
 class Intake:
@@ -56,20 +57,21 @@ class Intake:
         self._products = products
         self.interlocks: Interlocks = judge.interlocks
         self.changed = threading.Condition()
-        self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
-        self._by_key: dict[tuple[int, str], Ticket] = {}  # of these
-        self._counts: Counter[int] = Counter()  # of these, by product
-        self._bytes = 0  # of their pictures
-        self._answer_times: dict[int, deque[float]] = {}  # when, by product
-        self._late_times: dict[int, float] = {}  # when, by product
-        self._last_moment = 0  # of the last part
+        self._tickets: dict[Ticket, None] = {}  # tickets that have a place, the oldest first
+        self._by_key: dict[tuple[int, str], Ticket] = {}  # tickets of `_tickets`, by product and key
+        self._counts: Counter[int] = Counter()  # number of tickets in `_tickets`, by product
+        self._bytes = 0  # bytes of the pictures of all tickets in `_tickets`
+        # by product, as `time.monotonic` counts: when its last parts were answered, when one was late last
+        self._answer_times: dict[int, deque[float]] = {}
+        self._late_times: dict[int, float] = {}
+        self._last_moment = 0  # moment of the last part, microseconds since 1970
 
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why no part of a product or entry is taken, or not the part with this number.
+        """Return why a product's or entry's parts, or the part of a number, are refused now; None: none is.
 
-        None: only room and time may still refuse it.
+        Room in the queue and time until a deadline are not checked.
         """
         try:
             self.check_standstill(product_id, number)
@@ -103,84 +105,99 @@ class Intake:
             due: Deadline of the part, as `time.monotonic` counts.
 
         Raises:
-            StoreError, NoModelError, NotReadyError: no part of the product, or of this number, is judged.
-            BusyError: there is no room.
-            LateError: it cannot be judged in time.
+            StoreError, NoModelError, NotReadyError: No part of the product, or of this number, is judged.
+            BusyError: There is no room.
+            LateError: It cannot be judged in time.
         """
         self.check_standstill(product_id, number)
-        self._check_room(product_id, due, 1, 0)
+        self._check_room(product_id, due, count=1, byte_count=0)
 
-    def _check_room(self, product_id: int, due: float, count: int, size: int) -> None:
-        """Raise BusyError or LateError where parts that come together have no place, or no time."""
+    def _check_room(self, product_id: int, due: float, count: int, byte_count: int) -> None:
+        """Raise BusyError or LateError where parts that come together have no place, or no time.
+
+        Args:
+            product_id: Number of the product or entry.
+            due: Deadline of the parts, as `time.monotonic` counts.
+            count: Number of parts.
+            byte_count: Bytes of their pictures.
+        """
         with self.changed:
-            is_too_large = 0 < self._bytes > 4 * self.limits.upload - size
-            if self.is_ending or is_too_large or self._is_full(product_id, count):
+            # if no other part is here, the request is never too large: uploads have a limit of their own
+            holds_pictures = self._bytes > 0
+            is_too_large = self._bytes + byte_count > MAX_UPLOADS_HELD * self.limits.upload
+            if self.is_ending or (holds_pictures and is_too_large) or self._is_full(product_id, count):
                 raise BusyError(self._retry_seconds())
             self._check_time(product_id, due)
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Return whether `count` more parts would take places that are reserved for other products."""
-        products = [number for numbers in self._products for number in list(numbers.values())]
+        # `_products` has numbers by name: those of the products, and those of the entries
+        product_ids = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
-        share = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        reserved = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
+        share = self.limits.queue // (2 * len(product_ids)) if len(product_ids) > 1 else 0
+        other_products = [number for number in product_ids if number != product_id]
+        reserved = sum(max(0, share - self._counts[number]) for number in other_products)
         return self._counts.total() + count + reserved > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
+        """Raise LateError where a part cannot be judged before its deadline."""
         if due == math.inf:
             return
         delay = self._judge.expected_delay(product_id, self._counts)
-        left = max(0.0, due - time.monotonic())
-        if left <= delay:
+        seconds_left = max(0.0, due - time.monotonic())
+        if seconds_left <= delay:
             self.note_late(product_id)
-            raise LateError(f"it would take {delay:.1f} s, and {left:.1f} s are left")
+            raise LateError(f"it would take {delay:.1f} s, and {seconds_left:.1f} s are left")
 
     def _retry_seconds(self) -> float:
-        """Return the seconds until half of the queue is done, at the rate of the last minute."""
-        rate = sum(map(self.rate, list(self._answer_times))) or 1.0
-        return min(60.0, max(1.0, self.backlog() / 2 / rate))
+        """Estimate the seconds until half of the queue is done, from the last minute's rate: 1 to 60."""
+        parts_per_second = sum(map(self.rate, list(self._answer_times))) or 1.0
+        return min(60.0, max(1.0, self.backlog() / 2 / parts_per_second))
 
     # ---- places
 
     def take(
         self, parts: Sequence[Part], on_end: Callable[[Ticket, Outcome], object]
     ) -> tuple[list[Waiter], list[Ticket]]:
-        """Give parts that came together a place each, all or none.
+        """Give a place to each part of a request, or to none of them.
 
         Args:
             parts: Parts of a request.
             on_end: Called at the end of each ticket, as in `Ticket`.
 
         Returns:
-            The waiter of each part, and the tickets of the parts that were not under way already.
+            The waiter of each part, and the tickets of the new parts. A part whose key is under way already
+            joins the earlier ticket.
 
         Raises:
-            InputError: the pictures are not all views of a part.
-            KeyUsedError: another request under the same key is not answered yet.
-            FlawscopeError: errors of `check`.
+            InputError: The pictures are not all views of a part.
+            KeyUsedError: Another request under the same key is not answered yet.
+            FlawscopeError: Errors of `check`.
         """
         self.machine.check_room(self.limits.upload)
         for product_id in {part.product_id for part in parts}:
             self._check_model(product_id)
         parts = [self._judge.parts.named(part) for part in parts]
-        taken: list[Ticket] = []
+        new_tickets: list[Ticket] = []
         with self.changed:
             if self.is_ending:
                 raise BusyError(self._retry_seconds())
             self._check_keys(parts)
-            self._check_new([part for part in parts if (part.product_id, part.key or "") not in self._by_key])
-            waiters = [self._join(part) or self._place(part, on_end, taken) for part in parts]
-        return waiters, taken
+            new_parts = [part for part in parts if (part.product_id, part.key or "") not in self._by_key]
+            self._check_new_parts(new_parts)
+            # `_place` appends to `new_tickets`
+            waiters = [self._join(part) or self._place(part, on_end, new_tickets) for part in parts]
+        return waiters, new_tickets
 
-    def _check_new(self, parts: Sequence[Part]) -> None:
+    def _check_new_parts(self, parts: Sequence[Part]) -> None:
         """Raise an error where interlocks, room or time refuse these parts, which came together."""
-        size = sum(part.size for part in parts)
+        byte_count = sum(part.size for part in parts)
         for part in parts:
             self.interlocks.check(part.product_id, part.number)
-            self._check_room(part.product_id, part.due, len(parts), size)
+            self._check_room(part.product_id, part.due, count=len(parts), byte_count=byte_count)
 
     def _check_keys(self, parts: Sequence[Part]) -> None:
-        """Raise KeyUsedError where another request under a key is not answered yet."""
+        """Raise KeyUsedError if a part's key belongs to another request that is not answered yet."""
         for ticket in self._by_key.values():
             for part in parts:
                 if part.product_id == ticket.part.product_id and _is_other_request(part, ticket.part):
@@ -191,8 +208,11 @@ class Intake:
         ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
         return None if ticket is None else ticket.join(part.due)
 
-    def _place(self, part: Part, on_end: Callable[[Ticket, Outcome], object], taken: list[Ticket]) -> Waiter:
-        ticket = Ticket(part, self._moment(), on_end)
+    def _place(
+        self, part: Part, on_end: Callable[[Ticket, Outcome], object], new_tickets: list[Ticket]
+    ) -> Waiter:
+        """Give a part a place: append its ticket to `new_tickets`, and return its first waiter."""
+        ticket = Ticket(part, self._next_moment(), on_end)
         waiter = ticket.join(part.due)
         assert waiter is not None, "it has just begun"
         self._tickets[ticket] = None
@@ -200,22 +220,23 @@ class Intake:
         self._counts[part.product_id] += 1
         if part.key:
             self._by_key[part.product_id, part.key] = ticket
-        taken.append(ticket)
+        new_tickets.append(ticket)
         return waiter
 
-    def _moment(self) -> int:
-        """Return the present time, microseconds since 1970, that no other part has.
+    def _next_moment(self) -> int:
+        """Return the present time, microseconds since 1970, or a later time that no other part has.
 
-        A part is known by it, its product and its picture.
+        Moment, product and picture identify a part.
         """
-        at = now()
-        if 0 <= self._last_moment - at < BURST:
-            at = self._last_moment + 1
-        self._last_moment = at
-        return at
+        moment = now()
+        microseconds_ahead = self._last_moment - moment  # many, if the clock was set back
+        if 0 <= microseconds_ahead < BURST:
+            moment = self._last_moment + 1
+        self._last_moment = moment
+        return moment
 
     def release(self, ticket: Ticket) -> bool:
-        """Give back the place of a part; return False where it has none any more."""
+        """Give back the place of a part; return False where the part has no place any more."""
         with self.changed:
             if ticket not in self._tickets:
                 return False
@@ -261,18 +282,20 @@ class Intake:
 
     def late_products(self, seconds: float) -> list[int]:
         """Return the products with a part that was not judged in time within the last seconds."""
-        since = time.monotonic() - seconds
-        return [product for product, at in list(self._late_times.items()) if at >= since]
+        earliest = time.monotonic() - seconds
+        late_times = list(self._late_times.items())
+        return [product_id for product_id, late_time in late_times if late_time >= earliest]
 
     def rate(self, product_id: int) -> float:
         """Return the parts a second that were answered in the last minute."""
-        since = time.monotonic() - RATE_SECONDS
+        earliest = time.monotonic() - RATE_SECONDS
         with self.changed:
-            return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
+            answer_times = self._answer_times.get(product_id, ())
+            return sum(answer_time >= earliest for answer_time in answer_times) / RATE_SECONDS
 
 
 def _is_other_request(part: Part, under_way: Part) -> bool:
-    """Return whether a part came by another request under the same key."""
+    """Return whether a part came by another request than the part under way, under the same key."""
     if part.request is None or under_way.request is None:
         return False
     return part.request.key == under_way.request.key and part.request != under_way.request

@@ -15,12 +15,12 @@ RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent aga
 
 
 class NotReadyError(RefusalError):
-    """An interlock holds: the part was not taken, or is not answered.
+    """An interlock holds the part back: it was not taken, or is not answered.
 
-    The same part may be sent again, and others may be taken meanwhile.
+    The same part may be sent again, and other parts may be taken meanwhile.
 
     Attributes:
-        seconds: Seconds after which it may be sent again.
+        seconds: Seconds after which the part may be sent again.
     """
 
     code = "not_ready"
@@ -45,7 +45,7 @@ class PausedError(NotReadyError):
 class NotProductionError(RefusalError):
     """The part was judged for an interlock, and recorded with another purpose than production.
 
-    Its decision is not answered. It is done with, and not sent again.
+    The sender does not get the decision, and must not send the part again.
     """
 
     status = 409
@@ -53,25 +53,25 @@ class NotProductionError(RefusalError):
 
 
 class Interlock(Protocol):
-    """Holds answers back. Called from any thread, also with locks of the inspector held."""
+    """Holds answers back. It is called from any thread, also while the inspector holds its locks."""
 
     @property
     def products(self) -> Container[int]:
-        """Numbers of the products whose parts it may hold back now; it is not asked about others."""
+        """Numbers of the products whose parts it may hold back now; it is not asked about other products."""
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded, perhaps with another purpose than production.
 
         Raises:
-            NotReadyError: it may not be recorded.
+            NotReadyError: It may not be recorded.
         """
 
-    def recorded(self, found: RecordedInspection) -> None:
+    def recorded(self, inspection: RecordedInspection) -> None:
         """Raise NotProductionError as the answer to a part recorded with another purpose than production."""
 
 
 class Gate(Protocol):
-    """Refuses parts before they are taken. Waits for nothing."""
+    """Refuses parts before they are taken. Its check returns at once."""
 
     @property
     def products(self) -> Container[int]:
@@ -107,16 +107,17 @@ class Interlocks:
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded; raise NotReadyError where an interlock holds it back.
 
-        A trial passes: no part of the line waits for it, and it shows nothing of the line's camera.
+        A trial always passes: the line does not wait for it, and its pictures say nothing about the line's
+        camera.
         """
-        if part.purpose == TRIAL:  # no part of the line waits for it, and it shows nothing of its camera
+        if part.purpose == TRIAL:
             return record
         for interlock in self._answers:
             if record.product_id in interlock.products:
                 record = interlock.release(part, record)
         return record
 
-    def recorded(self, found: RecordedInspection) -> None:
-        """Raise NotProductionError where an interlock answers the recorded part with it."""
+    def recorded(self, inspection: RecordedInspection) -> None:
+        """Raise NotProductionError where an interlock keeps the recorded decision from the sender."""
         for interlock in self._answers:
-            interlock.recorded(found)
+            interlock.recorded(inspection)

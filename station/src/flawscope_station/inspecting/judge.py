@@ -31,7 +31,7 @@ from flawscope_station.store.open_models import AddressModel, Model, ProductMode
 T = TypeVar("T")
 
 MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
-MAX_MODEL_CALLS = 8  # that wait until no part does: further ones are refused
+MAX_MODEL_CALLS = 8  # functions that may wait until no part waits; further ones are refused
 
 
 class _Judged(NamedTuple):
@@ -40,14 +40,14 @@ class _Judged(NamedTuple):
     Attributes:
         product: Product with the version that judged.
         views: Pictures of the part.
-        found: Prediction of each picture.
+        predictions: Prediction of each picture.
         decided: Decision on several views; None: the part has a single picture.
         rate: False-alarm rate of such decisions.
     """
 
     product: ProductModel
     views: Sequence[View]
-    found: Sequence[Prediction]
+    predictions: Sequence[Prediction]
     decided: DecidedPart | None = None
     rate: float = 0.0
 
@@ -83,15 +83,16 @@ class Judge:
         self._queue: FairQueue[Ticket] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._ending, self._ended = False, threading.Event()
-        self._has_failed = False  # the model, and no part has been judged since
+        self._is_ending = False
+        self._ended = threading.Event()
+        self._has_failed = False  # whether the model failed, and has judged no part since
         self.threads = [GuardedThread("judge", self._work, self._ended, queue=self._queue)]
 
     def start(self, backlog: Callable[[], int]) -> None:
         """Start the thread.
 
         Args:
-            backlog: Returns the number of unanswered parts; those that do not wait here yet will come.
+            backlog: Returns the number of unanswered parts. The thread does not end before it is 0.
         """
         self._backlog = backlog
         self.threads[0].start()
@@ -109,7 +110,12 @@ class Judge:
             return bool(self._queue.remove(lambda waiting: waiting is ticket))
 
     def expected_delay(self, product_id: int, unanswered: Counter[int]) -> float:
-        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known."""
+        """Estimate the seconds until one more part is judged; 0: no part waits.
+
+        Args:
+            product_id: Number of the further part's product.
+            unanswered: Number of unanswered parts, by product.
+        """
         with self._changed:
             return self._queue.expected_delay(product_id, unanswered)
 
@@ -121,7 +127,7 @@ class Judge:
     def begin_end(self) -> None:
         """Let the thread end when all parts are answered."""
         with self._changed:
-            self._ending = True
+            self._is_ending = True
             self._changed.notify_all()
 
     def end(self, seconds: float) -> None:
@@ -137,33 +143,37 @@ class Judge:
         self._ended.set()
 
     def _judge_next(self) -> bool:
-        """Judge the waiting parts; return False at the end. It holds no ticket while it waits for more."""
+        """Judge the waiting parts; return False when the thread is to end.
+
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
+        """
         first = self._next_ticket()
         if first is None:
             return False
-        turns = deque([[first]])
+        batches = deque([[first]])
         failure = ""
-        while turns:
-            tickets = turns.popleft()
+        while batches:
+            tickets = batches.popleft()
             try:
-                self._judge(tickets, feed=not failure)
+                # before a failure, `_judge` appends further waiting parts to `tickets`
+                self._judge(tickets, takes_more=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
                 cause = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
-                left = [ticket for ticket in tickets if ticket.state is State.QUEUED]
-                if len(left) > 1:  # an error of one does not harm the others
-                    turns.extend([ticket] for ticket in left)
-                elif left:
-                    left[0].fail(cause)
+                unjudged_tickets = [ticket for ticket in tickets if ticket.state is State.QUEUED]
+                if len(unjudged_tickets) > 1:  # one part may have caused the error: judge each by itself
+                    batches.extend([ticket] for ticket in unjudged_tickets)
+                elif unjudged_tickets:
+                    unjudged_tickets[0].fail(cause)
         if failure:
             self._has_failed = True
             self.report_error(failure)
         return True
 
     def _next_ticket(self) -> Ticket | None:
-        """Return the oldest part that is in time; None at the end.
+        """Return the next part that is in time; None: the thread is to end.
 
-        While no part waits, run the functions of `run_between`, and look for a part after each.
+        While no part waits, run the functions of `run_between`, and look for a part after each of them.
         """
         while True:
             with self._changed:
@@ -171,17 +181,17 @@ class Judge:
                 if not self._wait_for_work():
                     return None
                 ticket = self._queue.pop() if self._queue else None
-                call = self._model_calls.popleft() if ticket is None else None
-            if call is not None:
+                model_call = self._model_calls.popleft() if ticket is None else None
+            if model_call is not None:
                 with self.threads[0].call():
-                    call()
+                    model_call()
             elif ticket is not None and self._is_in_time(ticket):
                 return ticket
 
     def _wait_for_work(self) -> bool:
         """Wait for a part or a function; return False at the end. The caller holds the lock."""
         while not self._queue and not self._model_calls:
-            if self._ending and not self._backlog():
+            if self._is_ending and not self._backlog():
                 return False
             self._changed.wait(0.5)
         return True
@@ -195,12 +205,12 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model when no part waits: most engines cannot do two things at once.
+        """Run a function that uses a model in the judge's thread, as soon as no part waits.
 
-        Cancelling the future in time keeps the function from running.
+        Most engines cannot do two things at once. A function whose future is cancelled in time does not run.
 
         Raises:
-            BusyError: too many functions wait.
+            BusyError: Too many functions wait.
         """
         answer: Future[T] = Future()
 
@@ -213,38 +223,40 @@ class Judge:
                 answer.set_exception(without_traceback(error))
 
         with self._changed:
-            if self._ending or len(self._model_calls) >= MAX_MODEL_CALLS:
+            if self._is_ending or len(self._model_calls) >= MAX_MODEL_CALLS:
                 raise BusyError(1.0, "the model is busy")
             self._model_calls.append(run)
             self._changed.notify_all()
-        answer.add_done_callback(lambda done: self._forget_call(run) if done.cancelled() else None)
+        answer.add_done_callback(lambda done: self._forget_cancelled(done, run))
         return answer
 
-    def _forget_call(self, run: Callable[[], None]) -> None:
-        """Free the place of a function that was cancelled."""
-        with self._changed, suppress(ValueError):
-            self._model_calls.remove(run)
+    def _forget_cancelled(self, answer: Future[T], run: Callable[[], None]) -> None:
+        """Free the place of a function whose answer was cancelled."""
+        if answer.cancelled():
+            with self._changed, suppress(ValueError):  # it began before it was cancelled
+                self._model_calls.remove(run)
 
-    def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
+    def _judge(self, tickets: list[Ticket], *, takes_more: bool) -> None:
         """Judge parts of the same address together.
 
-        Where `feed` is set, parts of the address that come meanwhile are judged, too, and appended to
-        `tickets`. From here on the product of an entry's parts is known.
+        Args:
+            tickets: Parts to judge. With `takes_more`, further waiting parts of the address are appended.
+            takes_more: Whether further waiting parts of the address are judged, too.
         """
         address = tickets[0].part.product_id
-        begun = time.monotonic()
-        works = False
+        started_at = time.monotonic()
+        is_working = False
         judging = self.versions.models.active[address]
-        fed = list[tuple[Ticket, View]]()
-        results = judging.model.stream(
-            self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
-        )
-        for number, (_, result) in enumerate(results):
-            works |= self._take_result(*fed[number], result, judging)
+        fed_pictures = list[tuple[Ticket, View]]()
+        max_pictures = MAX_PICTURES_PER_TURN if takes_more else 1  # 1: no further part is taken
+        results = judging.model.stream(self._feed(tickets, judging.model, fed_pictures, max_pictures))
+        for place, (_, result) in enumerate(results):
+            ticket, view = fed_pictures[place]  # `_feed` has appended it: results come in the same order
+            is_working |= self._take_result(ticket, view, result, judging)
             self._queue.go_on()  # the model, or an interlock, may hang on the next
         with self._changed:
-            self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
-        if works and self._has_failed:
+            self._queue.add_time(address, (time.monotonic() - started_at) / len(tickets))
+        if is_working and self._has_failed:
             self._has_failed = False
             self.report_error("")
 
@@ -261,81 +273,107 @@ class Judge:
         if isinstance(result, InputError):
             ticket.fail(view.picture.decoding_error(without_traceback(result)))
             return False
-        view.found = result
-        if all(ticket_view.found is not None for ticket_view in ticket.views):
+        view.prediction = result
+        if all(ticket_view.prediction is not None for ticket_view in ticket.views):
             self._finish(ticket, judging)
         return True
 
     def _finish(self, ticket: Ticket, judging: AddressModel) -> None:
         """Decide on a part whose pictures are judged, and hand it to the recorder."""
         try:
-            record, found = self._decide(ticket, judging)
+            record, predictions = self._decide(ticket, judging)
             record = self.interlocks.release(ticket.part, record)
-            if ticket.judge(record, found):
+            if ticket.judge(record, predictions):
                 self.recorder.add(ticket)
-        except Exception as error:  # another version judges than when the part came, or it is damaged
+        except Exception as error:  # the version changed since the part came, or is damaged
             ticket.fail(without_traceback(error))
 
     def _decide(self, ticket: Ticket, judging: AddressModel) -> tuple[NewInspection, tuple[Prediction, ...]]:
         """Return the record of a judged part, and the predictions of its pictures."""
-        found = [view.found for view in ticket.views if view.found is not None]
+        predictions = [view.prediction for view in ticket.views if view.prediction is not None]
         parts = self.parts.for_address(ticket.part.product_id)
         if parts is not None:
-            judged = self._decide_on_views(ticket, judging, parts, found)
-        elif len(found) > 1:
+            judged = self._decide_on_views(ticket, judging, parts, predictions)
+        elif len(predictions) > 1:
             raise BusyError(1.0, "another kind of model began to judge")
         else:
-            product = _matching_product(judging, found[0])
-            (judged_by,) = product.model.products.values()
-            rate = judged_by.calibration.expected_rate
-            judged = _Judged(product, ticket.views, found, rate=rate)
-        applied = []
-        for view, prediction in zip(judged.views, judged.found, strict=True):
-            applied.append(self.tolerances.apply(judged.product, prediction, view.picture.view))
-        tolerated, (_, rules) = [rule for rule, _ in applied], applied[0]
+            product = _matching_product(judging, predictions[0])
+            (predictor,) = product.model.products.values()
+            rate = predictor.calibration.expected_rate
+            judged = _Judged(product, ticket.views, predictions, rate=rate)
+        tolerated_predictions: list[Prediction] = []
+        rules = None
+        for view, prediction in zip(judged.views, judged.predictions, strict=True):
+            tolerated, view_rules = self.tolerances.apply(judged.product, prediction, view.picture.view)
+            if not tolerated_predictions:
+                rules = view_rules  # the record names the rules for the first picture
+            tolerated_predictions.append(tolerated)
         record = new_inspection(
-            ticket, judged.views, judged.product, tolerated, self.near, judged.decided, judged.rate, rules
+            ticket,
+            judged.views,
+            judged.product,
+            tolerated_predictions,
+            near=self.near,
+            decided=judged.decided,
+            rate=judged.rate,
+            tolerances=rules,
         )
-        return record, tuple(tolerated)
+        return record, tuple(tolerated_predictions)
 
     def _decide_on_views(
-        self, ticket: Ticket, judging: AddressModel, parts: PartCollector, found: Sequence[Prediction]
+        self, ticket: Ticket, judging: AddressModel, parts: PartCollector, predictions: Sequence[Prediction]
     ) -> _Judged:
-        """Decide on a part by the predictions of its views, as its product's version decides."""
-        ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
+        """Decide on a part in several views, from the predictions of the views.
+
+        Args:
+            ticket: Ticket of the part; its pictures get their views.
+            judging: Model that judged, with its products.
+            parts: Collector that decides; it belongs to the product's version, or to the joint model.
+            predictions: Prediction of each picture, in the order of the ticket's views.
+        """
+        ticket.part = with_views(ticket.part, parts)  # the version may have changed since the part came
         for view, picture in zip(ticket.views, ticket.part.pictures, strict=True):
             view.picture = picture
-        view_of = {str(view.picture.view): view for view in ticket.views}
-        said = dict(zip(view_of, found, strict=True))
-        data = {name: view.picture.data for name, view in view_of.items()}
-        decided = parts.decide(str(ticket.part.number), said, data)
+        view_by_name = {str(view.picture.view): view for view in ticket.views}
+        prediction_by_name = dict(zip(view_by_name, predictions, strict=True))
+        data_by_name = {name: view.picture.data for name, view in view_by_name.items()}
+        decided = parts.decide(str(ticket.part.number), prediction_by_name, data_by_name)
         product = _matching_product(judging, decided.views[decided.worst])
-        known_parts = self.parts.for_version(product.product_id, product.number, product.model.facts)
-        assert known_parts is not None, "of a joint model all products have views, or none"
-        names = sorted(view_of, key=list(known_parts.calibration.views).index)
-        predictions = [decided.views.get(name, said[name]) for name in names]
-        views = [view_of[name] for name in names]
-        return _Judged(product, views, predictions, decided, known_parts.calibration.expected_rate)
+        collector = self.parts.for_version(product.product_id, product.number, product.model.facts)
+        assert collector is not None, "either all products of a joint model have views, or none has"
+        # the order of the views in the model
+        ordered_names = sorted(view_by_name, key=list(collector.calibration.views).index)
+        ordered_predictions = [decided.views.get(name, prediction_by_name[name]) for name in ordered_names]
+        views = [view_by_name[name] for name in ordered_names]
+        return _Judged(product, views, ordered_predictions, decided, collector.calibration.expected_rate)
 
     def _feed(
-        self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int
+        self, tickets: list[Ticket], model: Model, fed_pictures: list[tuple[Ticket, View]], max_pictures: int
     ) -> Iterator[PictureSource]:
-        """Yield pictures while others are computed: they are decoded meanwhile, a part's pictures in a row.
+        """Yield the pictures of parts, part by part; later pictures are decoded while the model computes.
 
-        It ends when no part waits, when it is another product's turn, and after `most` pictures: another
-        model may be active by then.
+        After `tickets`, take further parts of the product from the queue, until none waits, it is another
+        product's turn, or `max_pictures` pictures were yielded: another model may be active by then.
+
+        Args:
+            tickets: Parts to judge; the further parts are appended.
+            model: Model that judges.
+            fed_pictures: List to which each yielded picture is appended, with its part.
+            max_pictures: Number of pictures after which no further part is taken.
         """
-        for ticket in tickets:  # which grow
+        for ticket in tickets:  # the list grows below
             ticket.begun_at = time.monotonic()
             for view in ticket.views:
-                if ticket.has_ended:  # of another picture
+                if ticket.has_ended:  # another picture of the part could not be judged
                     break
-                view.found = None
-                fed.append((ticket, view))
+                view.prediction = None
+                fed_pictures.append((ticket, view))
                 yield view.model_input(model)
-            while len(fed) < most and ticket is tickets[-1]:
+            while len(fed_pictures) < max_pictures and ticket is tickets[-1]:
                 with self._changed:
-                    following = self._queue.pop_same_turn(tickets[0].part.product_id, len(tickets))
+                    following = self._queue.pop_same_turn(
+                        tickets[0].part.product_id, taken_count=len(tickets)
+                    )
                 if following is None:
                     return
                 if self._is_in_time(following):
@@ -344,4 +382,5 @@ class Judge:
 
 def _matching_product(judging: AddressModel, result: Prediction) -> ProductModel:
     """Return the product that a picture shows, or resembles most."""
-    return judging.products["" if result.recognition is None else result.recognition.nearest]
+    name = "" if result.recognition is None else result.recognition.nearest
+    return judging.products[name]

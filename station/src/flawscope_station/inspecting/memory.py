@@ -30,22 +30,23 @@ _ARENA_MAX = -8
 
 
 def limit_malloc() -> bool:
-    """Let glibc keep little free memory; return False without glibc, or where its environment sets that.
+    """Let glibc keep little free memory; return False without glibc, or where the environment configures it.
 
-    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB after a large picture
-    was decoded there: every decoding thread adds its share, and memory grows for days. Must be called before
-    threads are started.
+    By default glibc has up to eight heaps for each core. Each heap keeps up to 64 MiB after a large picture
+    was decoded in it. Every decoding thread adds its share, so that memory grows for days.
+
+    Call this function before threads are started.
     """
-    asked = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
-    if sys.platform != "linux" or asked:
+    is_configured = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
+    if sys.platform != "linux" or is_configured:
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    # fixed thresholds do not grow with freed blocks; smaller ones cost time for clearing memory;
-    # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once
-    wanted = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
-    return all(libc.mallopt(name, value) for name, value in wanted.items())
+    # Fixed thresholds do not grow with freed blocks. With these, Pillow's blocks of a large picture, a little
+    # less than 16 MiB, go back at once. Smaller thresholds would cost time for clearing memory.
+    value_by_option = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
+    return all(libc.mallopt(name, value) for name, value in value_by_option.items())
 
 
 class BusyError(RefusalError):
@@ -73,7 +74,7 @@ class MemoryBudget:
         turns: Turns of callers that decode pictures for people.
 
     Attributes:
-        limit: Bytes of all pictures together.
+        limit: Most bytes of all pictures together.
         used: Bytes that are claimed.
         turns: Turns of callers that decode pictures for people.
     """
@@ -82,7 +83,7 @@ class MemoryBudget:
         self.limit = most
         self.used = 0
         self.turns = turns or Turns()
-        self._waiting: deque[object] = deque()
+        self._claims: deque[object] = deque()  # of the callers that wait, the oldest first
         self._changed = threading.Condition()
 
     def acquire(
@@ -96,22 +97,24 @@ class MemoryBudget:
             is_over: Returns whether the memory is not wanted any more.
 
         Returns:
-            False where there was none in time, or it is not wanted any more.
+            Whether the memory is claimed; False where there was none in time, or `is_over` returned True.
         """
-        mine = object()
-        until = time.monotonic() + seconds
+        claim = object()
+        deadline = time.monotonic() + seconds
         with self._changed:
-            self._waiting.append(mine)
+            self._claims.append(claim)
             try:
-                while self._waiting[0] is not mine or self.used + count > max(self.limit, count):
-                    left = until - time.monotonic()
-                    if left <= 0 or is_over():
+                # wait until this claim is the first, and there is room; a claim above the limit has room when
+                # nothing else is claimed
+                while self._claims[0] is not claim or self.used + count > max(self.limit, count):
+                    seconds_left = deadline - time.monotonic()
+                    if seconds_left <= 0 or is_over():
                         return False
-                    self._changed.wait(min(left, LOOK_INTERVAL))
+                    self._changed.wait(min(seconds_left, LOOK_INTERVAL))
                 self.used += count
                 return True
             finally:
-                self._waiting.remove(mine)
+                self._claims.remove(claim)
                 self._changed.notify_all()
 
     def release(self, count: int) -> None:
@@ -125,7 +128,7 @@ class MemoryBudget:
         """Hold the memory to decode a picture; a small picture needs none.
 
         Raises:
-            BusyError: there is none in time.
+            BusyError: There is no memory in time.
         """
         count = decoding_bytes(decoding.read_picture_header(data, name))
         if not count:
@@ -141,7 +144,7 @@ class MemoryBudget:
 
 # ------------------------------------------------------------------------------------- what people look at
 
-MAX_WAITING = 24  # that wait for a turn; their requests block threads of the server, which has 40 for people
+MAX_WAITING = 24  # requests that may wait for a turn; each blocks one of the server's 40 threads for people
 TURN_TIMEOUT = 30.0  # seconds to wait for a turn
 YIELD_SECONDS = 0.25  # seconds for which a turn waits until all pictures are answered
 
@@ -149,13 +152,13 @@ YIELD_SECONDS = 0.25  # seconds for which a turn waits until all pictures are an
 class Turns:
     """Turns for drawing, decoding and counting for people, which take few cores from inspections.
 
-    A turn begins when no picture is unanswered, or a moment later: on a line that never rests people see
-    something all the same.
+    A turn begins when all pictures of the line are answered, but waits `YIELD_SECONDS` for that at most:
+    people see something even if the line never rests.
 
     Args:
-        most: Turns at the same time; None: a turn for every four cores.
+        most: Most turns at the same time; None: one for every four cores.
         most_waiting: Callers that may wait for a turn; further ones are refused at once.
-        wait_idle: Returns when no picture is unanswered, or after so many seconds.
+        wait_idle: Function that waits until all pictures are answered, at most for the seconds that it gets.
     """
 
     def __init__(
@@ -167,36 +170,37 @@ class Turns:
         self.most = most or max(1, machine.usable_cores() // 4)
         self.most_waiting = most_waiting
         self.wait_idle = wait_idle
-        self._taken = self._waiting = 0
+        self._taken_count = 0
+        self._waiting_count = 0
         self._changed = threading.Condition()
 
     @contextmanager
     def take(self, *, patient: bool = False) -> Iterator[None]:
-        """Take a turn.
+        """Hold a turn while the block runs.
 
         Args:
-            patient: Wait for ever, however many wait.
+            patient: Wait without a limit of time, however many others wait.
 
         Raises:
-            BusyError: too many wait, or no turn comes in time.
+            BusyError: Too many wait, or no turn comes in time.
         """
         with self._changed:
-            if not patient and self._waiting >= self.most_waiting:
+            if not patient and self._waiting_count >= self.most_waiting:
                 raise BusyError(1.0, "too many wait to see something")
-            self._waiting += 1
+            self._waiting_count += 1
             try:
                 timeout = None if patient else TURN_TIMEOUT
-                if not self._changed.wait_for(lambda: self._taken < self.most, timeout):
+                if not self._changed.wait_for(lambda: self._taken_count < self.most, timeout):
                     raise BusyError(1.0, "the pictures of the line go first")
-                self._taken += 1
+                self._taken_count += 1
             finally:
-                self._waiting -= 1
+                self._waiting_count -= 1
         try:
             self.wait_idle(YIELD_SECONDS)
             yield
         finally:
             with self._changed:
-                self._taken -= 1
+                self._taken_count -= 1
                 self._changed.notify()
 
 
@@ -206,9 +210,10 @@ def decoding_bytes(picture: decoding.Header) -> int:
 
 
 def without_traceback(error: E) -> E:
-    """Return the error without its frames, to be kept: they hold the picture, and often the error's holder.
+    """Drop the error's frames and causes, and return the error, which may then be kept.
 
-    Python collects such circles only now and then, thousands of pictures later.
+    Frames hold the picture, and often the object that keeps the error. Python frees such circles only now
+    and then, thousands of pictures later.
     """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error

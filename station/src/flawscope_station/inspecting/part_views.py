@@ -32,7 +32,7 @@ class PartsCache:
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
-        """Return the collector that decides on a version's parts; None where it judges single pictures.
+        """Return the collector that decides on a version's parts; None: the version judges single pictures.
 
         Args:
             product_id: Number of the product.
@@ -40,17 +40,17 @@ class PartsCache:
             facts: Facts of the version's model; None: the model is opened.
 
         Raises:
-            InputError: the version's parts are damaged.
+            InputError: The version's parts are damaged.
         """
         with suppress(KeyError):
             return self._cache[version]
         facts = facts or self.versions.open(product_id, version).facts
-        found = None if facts.parts is None else PartCollector(facts)
+        collector = None if facts.parts is None else PartCollector(facts)
         with self._lock:
-            self._cache[version] = found
+            self._cache[version] = collector
             while len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)
-        return found
+        return collector
 
     def for_address(self, address: int) -> PartCollector | None:
         """Return the collector that decides on an address's parts; None where single pictures are judged.
@@ -58,46 +58,50 @@ class PartsCache:
         A joint model's collector also finds the product of a part: all its products have views, or none has.
 
         Raises:
-            NoModelError: no model of the address is open.
-            InputError: the version's parts are damaged.
+            NoModelError: No model of the address is open.
+            InputError: The version's parts are damaged.
         """
         judging = self.versions.models.active[address]
         # a sender may also name one product of a joint model: that product's own model judges then
         if address not in self.versions.joint_entries or not judging.is_joint:
             (product,) = judging.products.values()
             return self.for_version(product.product_id, product.number, product.model.facts)
-        known = self._joint.get(address)
-        if known is None or known[0] is not judging.model:  # another model was activated at this entry
-            known = self._joint[address] = judging.model, judging.model.parts()
-        return known[1]
+        if address in self._joint:
+            model, collector = self._joint[address]
+            if model is judging.model:  # else another model was activated at this entry
+                return collector
+        collector = judging.model.parts()
+        self._joint[address] = judging.model, collector
+        return collector
 
     def views(self, product_id: int) -> list[str]:
         """Return the views in which the active version judges parts.
 
-        Empty where it judges single pictures, finds the product of each part, or cannot be used.
+        The list is empty if the version judges single pictures, if it cannot be used, or if `product_id` is
+        an entry, whose model finds the product of each part.
         """
         if product_id in self.versions.joint_entries:
             return []
         with suppress(FlawscopeError):  # no model is open, or its parts are damaged
-            judge = self.for_address(product_id)
-            return [] if judge is None else list(judge.calibration.views)
+            collector = self.for_address(product_id)
+            return [] if collector is None else list(collector.calibration.views)
         return []
 
     def label(self, part: Part) -> tuple[str | None, str | None]:
         """Return number and view of a part with a single picture, from the part or the picture's name.
 
-        None for a number or view that neither has.
+        A number or view that neither of them gives is None.
         """
         with suppress(FlawscopeError):
-            if (judge := self.for_address(part.product_id)) is not None:
-                return label_of(part, part.pictures[0], judge)
+            if (collector := self.for_address(part.product_id)) is not None:
+                return label_of(part, part.pictures[0], collector)
         return part.number, part.pictures[0].view
 
     def takes_views(self, address: int) -> bool:
-        """Return whether all pictures of a request are the same part; else each is a part.
+        """Return whether the pictures of a request are views of the same part; else each is its own part.
 
         Raises:
-            NoModelError: no model of the address is open.
+            NoModelError: No model of the address is open.
         """
         return self.for_address(address) is not None
 

@@ -37,7 +37,7 @@ class Picture:
     Attributes:
         data: Bytes of the file.
         name: Name from the sender.
-        view: View of the part; None: its name says it, or the part has a single picture.
+        view: View of the part; None: the picture's name says it, or the part has a single picture.
         key: Key of a folder's file; None: it comes from no folder.
         hash: SHA-256 of the data; "": not computed yet.
     """
@@ -49,13 +49,13 @@ class Picture:
     hash: str = ""
 
     def decoding_error(self, error: InputError) -> InputError:
-        """Return an error of decoding with the sender's name of the picture."""
+        """Return an error of decoding that names the picture as its sender does."""
         return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part to be inspected, as it came, in one or several pictures: the unit of all work.
+    """Part to be inspected, as it came, in one or more pictures: the unit of all work.
 
     Attributes:
         product_id: Number of the product, or of an entry that finds the product.
@@ -64,10 +64,10 @@ class Part:
         number: Number of the part, from its sender.
         batch: Batch of the part, from its sender.
         key: Key of the part; a part with the same key is taken once.
-        request: Request with the sender's key; None: it has none.
-        triggers: Number of triggers that its frames answer; None: it came without a trigger.
+        request: Request with the sender's key; None: the part came without a key.
+        triggers: Number of triggers that the part's frames answer; None: it came without a trigger.
         due: Deadline of the answer, as `time.monotonic` counts.
-        purpose: production, or trial.
+        purpose: Purpose of the inspection: production, or trial.
     """
 
     product_id: int
@@ -83,12 +83,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name by which a person calls it: its number, else the name of its picture."""
+        """Name for people: the part's number, else the name of its first picture."""
         return self.number or self.pictures[0].name
 
     @property
     def size(self) -> int:
-        """Bytes of its pictures."""
+        """Bytes of the part's pictures."""
         return sum(len(picture.data) for picture in self.pictures)
 
     def without_data(self) -> Part:
@@ -96,29 +96,36 @@ class Part:
         return replace(self, pictures=tuple(replace(picture, data=b"") for picture in self.pictures))
 
 
-def with_views(part: Part, judge: PartCollector | None) -> Part:
-    """Return a part with its number and its pictures' views: the sender's, else those in the names.
+def with_views(part: Part, collector: PartCollector | None) -> Part:
+    """Return a copy of a part with number and views, from the sender, or else from the pictures' names.
+
+    Args:
+        part: Part as it came.
+        collector: Collector that decides on parts in views; None: the model judges single pictures.
 
     Raises:
-        InputError: the pictures are not exactly the views of a part, or the model judges single pictures.
+        InputError: The pictures do not show each view of the same part once. Or the model judges single
+            pictures, and the part has several pictures or a picture with a view.
     """
-    if judge is None:
+    if collector is None:
         _check_single(part)
         return part
-    labels = [label_of(part, picture, judge) for picture in part.pictures]
+    labels = [label_of(part, picture, collector) for picture in part.pictures]
     numbers = sorted({number for number, _ in labels})
-    seen = [view for _, view in labels]
+    views = [view for _, view in labels]
     if len(numbers) > 1:
         raise InputError(
             f"the pictures show parts {', '.join(numbers):.100}: send those of one part together"
         )
-    _check_whole(numbers[0], seen, judge)
-    pictures = tuple(replace(picture, view=view) for picture, view in zip(part.pictures, seen, strict=True))
-    return replace(part, pictures=pictures, number=make_label(numbers[0], None).part)
+    (number,) = numbers
+    _check_views(number, views, collector)
+    pictures = tuple(replace(picture, view=view) for picture, view in zip(part.pictures, views, strict=True))
+    # `make_label` brings the number into the form that is recorded
+    return replace(part, pictures=pictures, number=make_label(number, None).part)
 
 
 def _check_single(part: Part) -> None:
-    """Raise InputError for a part that is not one picture without a view."""
+    """Raise InputError if a part has several pictures, or a picture with a view."""
     view = next((picture.view for picture in part.pictures if picture.view is not None), None)
     if view is not None:
         raise InputError(
@@ -129,78 +136,83 @@ def _check_single(part: Part) -> None:
         raise InputError(f"{part.name}: the model judges single pictures: send each by itself")
 
 
-def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None:
+def _check_views(number: str, views: Sequence[str], collector: PartCollector) -> None:
     """Raise InputError where the pictures of a part do not show each view once."""
-    view_sets = _known_views(judge)  # products of a joint model may have views of their own
-    expected = next((views for views in view_sets if {*views} == {*seen}), view_sets[0])
-    if missing := [view for view in expected if view not in seen]:
+    view_sets = _views_of_products(collector)  # products of a joint model may have views of their own
+    # where no product has these views, the error names the first product's
+    expected = next((view_set for view_set in view_sets if set(view_set) == set(views)), view_sets[0])
+    if missing := [view for view in expected if view not in views]:
         raise InputError(
             f"part {number} lacks {', '.join(missing)}: send the pictures of all its views together"
         )
-    if len(seen) > len(expected):
+    if len(views) > len(expected):
         raise InputError(f"part {number} has a view twice: send each once")
 
 
-def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, str]:
-    """Return the number of the part and the view that a picture shows.
+def label_of(part: Part, picture: Picture, collector: PartCollector) -> tuple[str, str]:
+    """Return the part's number and the view that a picture shows.
 
     Raises:
-        InputError: they are not known.
+        InputError: Number or view is not known.
     """
     number = part.number
     view = picture.view
-    if part.source != "camera":  # whose pictures the station names
-        number, view = _label_by_name(picture, judge, number, view)
+    if part.source != "camera":  # the station names the pictures of its cameras
+        number, view = _label_by_name(picture, collector, number, view)
     if number is None or view is None:
-        known = ", ".join(judge.views)
+        view_names = ", ".join(collector.views)
         raise InputError(
-            f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
+            f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {view_names}"
         )
-    if not any(view in views for views in _known_views(judge)):
-        judge.check_view(picture.name, view)
+    if not any(view in views for views in _views_of_products(collector)):
+        collector.check_view(picture.name, view)  # raises the error that names the views
     return number, view
 
 
 def _label_by_name(
-    picture: Picture, judge: PartCollector, number: str | None, view: str | None
+    picture: Picture, collector: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view; the picture's name gives those that are None."""
-    with suppress(InputError):  # the name does not tell both
-        found = judge.pattern.parse(picture.name)
-        number = number or found.part
-        view = view or found.view
+    """Return number and view, either taken from the picture's name where it is None and the name has it."""
+    with suppress(InputError):  # the name does not have both
+        parsed_name = collector.pattern.parse(picture.name)
+        number = number or parsed_name.part
+        view = view or parsed_name.view
     stem = PurePosixPath(picture.name).stem
-    if not view and any(stem in views for views in _known_views(judge)):
+    if not view and any(stem in views for views in _views_of_products(collector)):
         view = stem
     return number, view or None
 
 
-def _known_views(judge: PartCollector) -> list[Sequence[str]]:
+def _views_of_products(collector: PartCollector) -> list[Sequence[str]]:
     """Return the views of each product that a model judges."""
-    return [calibration.views for calibration in judge.calibrations.values()]
+    return [calibration.views for calibration in collector.calibrations.values()]
 
 
 def base_name(name: str) -> str:
     """Return the last part of a sender's path, without characters that cannot be shown."""
-    return "".join(c for c in re.split(r"[/\\]", name)[-1] if unicodedata.category(c)[0] != "C")
+    file_name = re.split(r"[/\\]", name)[-1]
+    # categories of control, format and unassigned characters begin with C
+    return "".join(
+        character for character in file_name if not unicodedata.category(character).startswith("C")
+    )
 
 
 def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, decoding.Header]:
     """Return the suffix for the kept file, and the picture's header; nothing is decoded.
 
     Raises:
-        InputError: the data is no picture.
-        TooLargeError: it has too many pixels.
+        InputError: The data is no picture.
+        TooLargeError: The picture has too many pixels.
     """
     try:
-        about = decoding.read_picture_header(data, name)
+        header = decoding.read_picture_header(data, name)
     except FlawscopeError:
         raise
-    except Exception as error:  # what no reader foresees says nothing about the station
+    except Exception as error:  # an unforeseen error is the picture's fault, not the station's
         raise InputError(f"{name}: it could not be read (unexpected {message_with_type(error)})") from None
-    if (pixels := about.height * about.width) > limits.pixels:
+    if (pixels := header.height * header.width) > limits.pixels:
         raise TooLargeError(
             f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
             "it smaller, or raise `limits: pixels`"
         )
-    return SUFFIXES.get(about.format, ".bin"), about
+    return SUFFIXES.get(header.format, ".bin"), header

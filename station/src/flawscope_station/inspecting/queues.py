@@ -1,8 +1,8 @@
 """Queues of a station: turns of products before the judge, and groups of items to record or announce.
 
 Each queue has a single reader, a thread that is watched (`monitoring.background.GuardedThread`). The queue
-knows whether its reader works: from the moment it takes something until it asks again. Places and refusals
-are made in `intake`.
+knows whether its reader works: from the moment it takes a job until it asks for the next. `intake` gives
+parts their places, and refuses them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REMEMBERED_TIMES = 16  # times of a product that are remembered
 
 
 class GroupQueue(Generic[J]):
-    """Jobs that are taken several at a time, the oldest first. Thread-safe.
+    """Jobs that are taken in groups, the oldest first. Thread-safe.
 
     Attributes:
         taken_at: When the reader took its present jobs, as `time.monotonic` counts; None: it waits.
@@ -36,13 +36,16 @@ class GroupQueue(Generic[J]):
     def __len__(self) -> int:
         return self._jobs.qsize()
 
-    def take(self, most: int, seconds: float | None = None) -> list[J]:
-        """Wait for a job, for so many seconds at most, and take up to `most` jobs that are there by then."""
+    def take(self, max_count: int, seconds: float | None = None) -> list[J]:
+        """Wait for a job, and take it with those that wait behind it, up to `max_count` jobs.
+
+        The list is empty if no job came within `seconds`. Where `seconds` is None, wait without a limit.
+        """
         self.taken_at = None
         group = list[J]()
         try:
             group.append(self._jobs.get(timeout=seconds))
-            while len(group) < most:
+            while len(group) < max_count:
                 group.append(self._jobs.get_nowait())
         except Empty:
             pass
@@ -60,8 +63,9 @@ class FairQueue(Generic[J]):
     taken_at: float | None = None
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
-        self._times: dict[int, deque[float]] = {}
+        # waiting jobs by product, the product whose turn is next first; no product has an empty deque
+        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()
+        self._times: dict[int, deque[float]] = {}  # seconds of the last jobs, by product
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -79,9 +83,9 @@ class FairQueue(Generic[J]):
         self._waiting.move_to_end(product)
         return self._take(product)
 
-    def pop_same_turn(self, product: int, taken: int) -> J | None:
-        """Take the product's next job, after `taken` ones in this turn; None: the turn is over."""
-        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN_LENGTH):
+    def pop_same_turn(self, product: int, taken_count: int) -> J | None:
+        """Take the product's next job, after `taken_count` jobs in this turn; None: the turn is over."""
+        if product not in self._waiting or (len(self._waiting) > 1 and taken_count >= TURN_LENGTH):
             return None
         return self._take(product)
 
@@ -95,14 +99,14 @@ class FairQueue(Generic[J]):
 
     def remove(self, matches: Callable[[J], bool]) -> list[J]:
         """Remove and return the jobs that match."""
-        found = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
+        removed_jobs = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
         for product, jobs in list(self._waiting.items()):
-            left = deque(job for job in jobs if not matches(job))
-            if left:
-                self._waiting[product] = left
+            kept_jobs = deque(job for job in jobs if not matches(job))
+            if kept_jobs:
+                self._waiting[product] = kept_jobs
             else:
                 del self._waiting[product]
-        return found
+        return removed_jobs
 
     def _take(self, product: int) -> J:
         self.go_on()
@@ -115,26 +119,32 @@ class FairQueue(Generic[J]):
     # ---- how long it takes
 
     def add_time(self, product: int, seconds: float) -> None:
-        """Note the mean time of a part in a turn."""
+        """Note the mean seconds of a part in a turn of a product."""
         self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
 
     def median_seconds(self, product: int) -> float:
-        """Return the median of a product's last times: a single long one does not count. 0: not known."""
-        known = self._times.get(product)
-        return statistics.median(known) if known else 0.0
+        """Return the median seconds of a product's last jobs, 0 where none is known.
 
-    def expected_delay(self, product: int, taken: dict[int, int]) -> float:
-        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known.
+        A single long job does not change the median much.
+        """
+        recent_times = self._times.get(product)
+        return statistics.median(recent_times) if recent_times else 0.0
+
+    def expected_delay(self, product: int, waiting_counts: dict[int, int]) -> float:
+        """Estimate the seconds until one more part is judged; 0: no part waits, or no time is known.
 
         Args:
             product: Number of the further part's product.
-            taken: Number of parts, by product, that are not judged yet.
+            waiting_counts: Number of parts, by product, that are not judged yet.
         """
-        product_delay = taken.get(product, 0)
-        others = sum(
-            min(count, (product_delay // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
-            for other, count in taken.items()
+        own_count = waiting_counts.get(product, 0)
+        seconds_each = self.median_seconds(product)
+        # turns of the product up to the further part; every other product has as many meanwhile
+        turns = own_count // TURN_LENGTH + 1
+        other_seconds = sum(
+            min(count, turns * TURN_LENGTH) * self.median_seconds(other)
+            for other, count in waiting_counts.items()
             if other != product
         )
-        ahead = product_delay * self.median_seconds(product) + others
-        return ahead + self.median_seconds(product) if ahead else 0.0
+        seconds_ahead = own_count * seconds_each + other_seconds
+        return seconds_ahead + seconds_each if seconds_ahead else 0.0

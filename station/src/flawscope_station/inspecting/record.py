@@ -13,9 +13,9 @@ from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.inspection import Finding
 from flawscope_station.store.open_models import ProductModel
 
-_SEEN = {field.name for field in fields(SeenPicture)}
-# of the library's answer: columns, and words that a station uses otherwise
-_SAID_OTHERWISE = {field.name for field in fields(NewInspection)} | {
+_PICTURE_COLUMNS = {field.name for field in fields(SeenPicture)}
+# keys of the library's answer that the record has as columns, or that mean something else in a station
+_OMITTED_KEYS = {field.name for field in fields(NewInspection)} | {
     "path",
     "product",
     "decision",
@@ -44,14 +44,14 @@ class DecidedPart(Protocol):
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """Findings about the part, beside those of its views."""
+        """Findings about the whole part; each view has its own beside them."""
 
 
 def new_inspection(
     ticket: Ticket,
     views: Sequence[View],
     product: ProductModel,
-    found: Sequence[Prediction],
+    predictions: Sequence[Prediction],
     near: float,
     decided: DecidedPart | None = None,
     rate: float = 0.0,
@@ -63,20 +63,20 @@ def new_inspection(
         ticket: Ticket of the part.
         views: Pictures of the part, in the order in which they are recorded.
         product: Product and version that judged.
-        found: Prediction of each picture.
-        near: Multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        predictions: Prediction of each picture.
+        near: A good part is near the threshold if its p-value is at most `near` times the false-alarm rate.
         decided: Decision of the library on a part in views; None: the part's only picture decides.
         rate: False-alarm rate of the decision.
         tolerances: Version and SHA-256 of the rules in force; None: there are none.
     """
     part = ticket.part
     facts: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
-    seen = [
+    pictures = [
         _seen_picture(view, prediction, {**facts, "shows": _shown_product(product, prediction)})
-        for view, prediction in zip(views, found, strict=True)
+        for view, prediction in zip(views, predictions, strict=True)
     ]
-    shown = seen[0] if decided is None else _shown_picture(seen, decided)
-    columns = {name: getattr(shown, name) for name in _SEEN}
+    main_picture = pictures[0] if decided is None else _shown_picture(pictures, decided)
+    columns = {name: getattr(main_picture, name) for name in _PICTURE_COLUMNS}
     columns["key"] = part.key
     return NewInspection(
         **columns,
@@ -84,57 +84,63 @@ def new_inspection(
         version_id=product.number,
         at=ticket.taken_at_us,
         source=part.source,
-        near=not shown.anomalous and near_threshold.is_near(shown.p_value, rate, near),
+        near=not main_picture.anomalous and near_threshold.is_near(main_picture.p_value, rate, near),
         part=part.number,
         batch=part.batch,
         request_hash=None if part.request is None else part.request.hash,
         address=part.product_id,
-        views=() if decided is None else tuple(seen),
+        views=() if decided is None else tuple(pictures),
         purpose=part.purpose,
     )
 
 
-def _seen_picture(view: View, found: Prediction, facts: Mapping[str, object]) -> SeenPicture:
-    height, width = found.geometry.picture_size
-    record = {name: value for name, value in found.to_dict().items() if name not in _SAID_OTHERWISE}
+def _seen_picture(view: View, prediction: Prediction, facts: Mapping[str, object]) -> SeenPicture:
+    height, width = prediction.geometry.picture_size
+    record = {name: value for name, value in prediction.to_dict().items() if name not in _OMITTED_KEYS}
     return SeenPicture(
-        picture="",
+        picture="",  # the hash is set when the file is written
         suffix=view.suffix,
         bytes=len(view.picture.data),
         width=width,
         height=height,
         name=view.picture.name,
-        score=found.score,
-        p_value=found.p_value,
-        severity=found.severity,
-        score_threshold=found.score_threshold,
-        anomalous=found.is_anomalous,
-        tolerated=found.is_tolerated,
+        score=prediction.score,
+        p_value=prediction.p_value,
+        severity=prediction.severity,
+        score_threshold=prediction.score_threshold,
+        anomalous=prediction.is_anomalous,
+        tolerated=prediction.is_tolerated,
         record=record | {name: value for name, value in facts.items() if value},
         key=view.picture.key,
-        brightness=found.brightness,
+        brightness=prediction.brightness,
         view=view.picture.view,
         pixels=view.source.pixels,
     )
 
 
-def _shown_product(product: ProductModel, found: Prediction) -> str | None:
-    return product.name and (product.name if found.product else found.NO_PRODUCT_NAME)
+def _shown_product(product: ProductModel, prediction: Prediction) -> str | None:
+    """Return the name of the product that a picture shows; a product without a name has none to show."""
+    if not product.name:
+        return product.name
+    return product.name if prediction.product else prediction.NO_PRODUCT_NAME
 
 
-def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Return the most unusual picture of a part, with the part's decision and the findings about all views.
+def _shown_picture(pictures: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
+    """Return a part's most unusual picture with the decision on the part, and with the part's findings added.
 
-    The part is within tolerance where every picture that makes it anomalous is.
+    The part is within tolerance if all its anomalous pictures, and the most unusual one, are.
     """
-    worst = next(picture for picture in seen if picture.view == decided.worst)
-    flagged = [picture for picture in seen if picture.anomalous or picture is worst]
-    tolerated = decided.is_anomalous and all(picture.tolerated for picture in flagged)
-    noticed = [*worst.record.get("findings", ()), *(finding.to_dict() for finding in decided.findings)]
+    worst_picture = next(picture for picture in pictures if picture.view == decided.worst)
+    deciding_pictures = [picture for picture in pictures if picture.anomalous or picture is worst_picture]
+    tolerated = decided.is_anomalous and all(picture.tolerated for picture in deciding_pictures)
+    findings = [
+        *worst_picture.record.get("findings", ()),
+        *(finding.to_dict() for finding in decided.findings),
+    ]
     return replace(
-        worst,
+        worst_picture,
         anomalous=decided.is_anomalous,
         tolerated=tolerated,
         p_value=decided.p_value,
-        record={**worst.record, "findings": noticed, "part_score": decided.score},
+        record={**worst_picture.record, "findings": findings, "part_score": decided.score},
     )

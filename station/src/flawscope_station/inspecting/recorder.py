@@ -23,16 +23,18 @@ from flawscope_station.store.purposes import CHALLENGE, PRODUCTION
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import LATE
 
-LOOK_SECONDS = 4.0  # for which the recorder looks whether a record stands, before its sender is refused
-LOOK_INTERVAL = 0.5  # seconds between two such looks
-RESENT_SECONDS = 60.0  # for which a part whose sender was refused though its record stands is known again
-MAX_DOUBTS = 256  # parts of which it is not known whether they are recorded; of more the oldest are forgotten
-MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
+# When the answer to a COMMIT is lost, the recorder looks for the record for so many seconds, and then refuses
+# the sender.
+LOOK_SECONDS = 4.0
+LOOK_INTERVAL = 0.5  # seconds between two looks for such a record
+RESENT_SECONDS = 60.0  # for which a part that is sent again gets the record that was written all the same
+MAX_DOUBTS = 256  # parts that may or may not be recorded; of more the oldest are forgotten
+MAX_GROUP = 64  # most inspections in a transaction: one flush of the disk serves them all
 
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """Part whose sender was refused while nobody knew whether its record stands.
+    """Part whose sender was refused while nobody knew whether its record was stored.
 
     Attributes:
         inspection: Record of the part.
@@ -52,8 +54,8 @@ class Doubt:
 
 
 def _content(inspection: NewInspection) -> tuple[object, ...]:
-    """Return the properties of a part by which its sender knows it."""
-    seen = tuple((view.view, view.picture, view.name) for view in inspection.pictures)
+    """Return what identifies a part to its sender: addresses, labels and pictures."""
+    pictures = tuple((view.view, view.picture, view.name) for view in inspection.pictures)
     return (
         inspection.product_id,
         inspection.address,
@@ -61,7 +63,7 @@ def _content(inspection: NewInspection) -> tuple[object, ...]:
         inspection.purpose,
         inspection.part,
         inspection.batch,
-        seen,
+        pictures,
     )
 
 
@@ -73,19 +75,19 @@ def _record_of(ticket: Ticket) -> NewInspection:
 
 def _with_files(ticket: Ticket) -> NewInspection:
     """Return the record of a part whose files are on the disk, with their hashes."""
-    whole = _record_of(ticket)
+    record = _record_of(ticket)
     file_of = {view.picture.view: view.file or "" for view in ticket.views}
-    views = tuple(replace(view, picture=file_of[view.view]) for view in whole.views)
-    return replace(whole, picture=file_of[whole.view], views=views, unanswered=ticket.unanswered)
+    views = tuple(replace(view, picture=file_of[view.view]) for view in record.views)
+    return replace(record, picture=file_of[record.view], views=views, unanswered=ticket.unanswered)
 
 
 def _seconds(ticket: Ticket) -> dict[str, float]:
-    """Return the seconds of each stage of a part that was recorded just now."""
-    judged = ticket.times[State.JUDGED]
+    """Return the seconds of each stage for a part that was recorded just now."""
+    judged_at = ticket.times[State.JUDGED]
     return {
         "wait": ticket.begun_at - ticket.since,
-        "judge": judged - ticket.begun_at,
-        "record": time.monotonic() - judged,
+        "judge": judged_at - ticket.begun_at,
+        "record": time.monotonic() - judged_at,
     }
 
 
@@ -115,8 +117,8 @@ class Recorder:
         self.refuse = refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
-        self._answered = set[int]()  # records whose senders have them by now, while doubts are open
-        self._settling = threading.Lock()  # held while it is found out what a record says of its answer
+        self._answered = set[int]()  # numbers of records whose senders have them, while doubts are open
+        self._settling = threading.Lock()  # held while the field `unanswered` of a record is settled
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
         self.threads[0].start()
@@ -126,17 +128,18 @@ class Recorder:
         self._queue.put(ticket)
 
     def note_answered(self, number: int) -> None:
-        """Note that the sender of a record has its answer, after it sent its key again.
+        """Note that a sender has its answer, because it sent its key again and got this record.
 
-        The record then counts as answered, though a waiter left before, or was refused while the record was
-        not known.
+        From now on the record counts as answered, even if a waiter left earlier, or was refused because
+        nobody knew of the record.
         """
         with self._settling:
+            # else the record is settled already
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
     def close(self) -> None:
-        """Return when all parts are written, or after a while: a disk may hang."""
+        """Wait until all parts are written, `STOP_TIMEOUT` at most: a disk may hang."""
         self._queue.put(None)
         self.threads[0].join(STOP_TIMEOUT)
 
@@ -146,8 +149,11 @@ class Recorder:
         self._ended.set()
 
     def _record_next(self) -> bool:
-        """Record the waiting parts; return False at the end. It holds no ticket while it waits for more."""
-        # where doubts are to be settled, it waits no longer for a part
+        """Record the waiting parts; return False after `close`, which puts None in the queue.
+
+        This is a separate function, so that no local variable keeps a ticket while the thread waits.
+        """
+        # open doubts are settled at each look, even if no part comes
         group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
         tickets = [ticket for ticket in group if ticket is not None]
         try:
@@ -158,26 +164,28 @@ class Recorder:
                 self._fail(ticket, error)
             if None in group:
                 self._queue.put(None)
-            raise  # the thread is begun again, and people are told
+            raise  # the thread is begun again, and people get a report
         return None not in group
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         """End a part after an unexpected error."""
-        plain = without_traceback(error)
-        if not ticket.fail(plain) and not ticket.has_ended:
-            ticket.fail_recording(plain, may_have_record=True)
+        bare_error = without_traceback(error)
+        has_failed = ticket.fail(bare_error)
+        if not has_failed and not ticket.has_ended:  # its recording has begun
+            ticket.fail_recording(bare_error, may_have_record=True)
 
     def _record(self, group: list[Ticket]) -> None:
-        """Record parts and answer each. Some libraries' errors are no Exception."""
+        """Record parts and answer each."""
         ready = list[Ticket]()
         for ticket in group:
             try:
-                # False: its sender was told that it failed
-                if ticket.wait_for_files() and ticket.begin_recording():
-                    ticket.record = _with_files(ticket)
-                    if not self._answer_resent(ticket):
-                        ready.append(ticket)
-            except BaseException as error:
+                has_failed = not (ticket.wait_for_files() and ticket.begin_recording())
+                if has_failed:  # its sender has the error
+                    continue
+                ticket.record = _with_files(ticket)
+                if not self._answer_resent(ticket):
+                    ready.append(ticket)
+            except BaseException as error:  # some libraries' errors are no Exception
                 self._fail(ticket, error)
         if ready:
             self._record_ready(ready)
@@ -196,43 +204,55 @@ class Recorder:
             if ticket.may_have_record:
                 continue
             path = self.files.path(PICTURES, file.digest, file.suffix)
-            with suppress(FlawscopeError, OSError):  # the sweep finds it
+            with suppress(FlawscopeError, OSError):  # the sweep finds the file later
                 self.files.discard(path, file.digest, partial(self._is_unneeded, file.digest))
 
     def _is_unneeded(self, digest: str) -> bool:
+        """Return whether no record names a file."""
         return not self.store.has_picture(digest)
 
     def _record_ready(self, ready: list[Ticket]) -> None:
-        """Record parts whose files are there, in a transaction, and answer each."""
+        """Record parts whose files are on the disk, all in one transaction, and answer each."""
         is_in_doubt = False
-        found: Sequence[tuple[int, bool] | None]
+        # number of each record, and whether it is new; None: there is no record
+        results: Sequence[tuple[int, bool] | None]
+        no_results: Sequence[tuple[int, bool] | None] = [None] * len(ready)
         try:
-            found = [*self.store.record([_record_of(ticket) for ticket in ready])]
+            results = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
-            nothing: list[tuple[int, bool] | None] = [None] * len(ready)
-            standing = self._find_standing(ready) if error.is_in_doubt else nothing
-            is_in_doubt = standing is None
-            found = standing or [*nothing]
-            for ticket, record in zip(ready, found, strict=True):
-                if record is None:
+            found = self._find_standing(ready) if error.is_in_doubt else no_results
+            is_in_doubt = found is None  # the database does not say which records there are
+            results = no_results if found is None else found
+            for ticket, result in zip(ready, results, strict=True):
+                if result is None:
                     ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
         except BaseException as error:
             self._record_each(ready, error)
             return
-        for ticket, record in zip(ready, found, strict=True):
-            if record is not None:
-                self._answer(ticket, *record)
+        for ticket, result in zip(ready, results, strict=True):
+            if result is not None:
+                number, is_new = result
+                self._answer(ticket, number, is_new=is_new)
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
-        """Record parts one by one after they failed together: a part's error does not harm the others."""
+        """Record parts one by one after their transaction failed: one part's error must not harm the others.
+
+        If there is a single part, or the error is not about a part, all of them fail.
+        """
         for ticket in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 ticket.fail_recording(without_traceback(error))
             else:
                 self._record_ready([ticket])
 
-    def _answer(self, ticket: Ticket, number: int, is_new: bool) -> None:
-        """Answer a part that is recorded, and announce it."""
+    def _answer(self, ticket: Ticket, number: int, *, is_new: bool) -> None:
+        """Answer a part that has a record, and announce it if the record is new.
+
+        Args:
+            ticket: Ticket of the part.
+            number: Number of its record.
+            is_new: Whether the record was written just now; False: the part's key had a record before.
+        """
         inspection = _record_of(ticket)
         if is_new:
             inspection = self._with_unanswered_reason(ticket, number)
@@ -251,43 +271,41 @@ class Recorder:
     # ---- the answer to COMMIT was lost
 
     def _find_standing(self, ready: list[Ticket]) -> Sequence[tuple[int, bool] | None] | None:
-        """Find the records of parts after a COMMIT whose answer was lost: all records stand, or none does.
+        """Find out whether a COMMIT whose answer was lost has stored the records of parts.
 
         Returns:
-            The results of `Store.record` for the parts. None for a part without a record, and for a part
-                whose key had
-            a record before: a sender of that key gets that record. None in place of the list where the
-                database does
-            not answer soon; then the parts are remembered as doubts.
+            For each part the number of its record and True, as `Store.record` returns them. None for a part
+            that has no record, or whose key had a record before. None in place of the list: the database did
+            not answer in `LOOK_SECONDS`, and the parts are remembered as doubts.
         """
-        ends = time.monotonic() + LOOK_SECONDS
+        deadline = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(ticket) for ticket in ready]
         while True:
             try:
                 numbers = self.store.find_recorded(inspections)
                 return [None if number is None else (number, True) for number in numbers]
             except StoreError:
-                if time.monotonic() > ends:
+                if time.monotonic() > deadline:
                     since = time.monotonic()
                     self._doubts += [Doubt(_record_of(ticket), ticket.predictions, since) for ticket in ready]
-                    del self._doubts[:-MAX_DOUBTS]  # a data base that answers nothing for hours
+                    del self._doubts[:-MAX_DOUBTS]  # the newest stay: the database may be away for hours
                     return None
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Look whether the records of doubted parts were written, and note those that were.
+        """Find out which doubts, records whose COMMIT got no answer, are stored, and note those.
 
-        A doubt that is too old is dropped.
+        A settled doubt, whose record was found, leaves the list after `RESENT_SECONDS`.
         """
-        since = time.monotonic() - RESENT_SECONDS
-        self._doubts = [other for other in self._doubts if other.number is None or other.since > since]
-        open_doubts = [other for other in self._doubts if other.number is None]
+        earliest = time.monotonic() - RESENT_SECONDS
+        self._doubts = [doubt for doubt in self._doubts if doubt.number is None or doubt.since > earliest]
+        open_doubts = [doubt for doubt in self._doubts if doubt.number is None]
         if not open_doubts:
             self._answered.clear()
             return
         try:
-            numbers = self.store.find_recorded([other.inspection for other in open_doubts])
-        except StoreError:  # the store is away still
+            numbers = self.store.find_recorded([doubt.inspection for doubt in open_doubts])
+        except StoreError:  # the store is still away
             return
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)
@@ -295,36 +313,39 @@ class Recorder:
                 self._note_standing(doubt, number)
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
-        """Note that the record of a part stands whose sender was refused, and announce it.
+        """Note that the record of a doubt turned out to be stored, and announce the record.
 
-        The sender may have got the record by now.
+        Mark the record as unanswered, unless its sender has fetched it by a retry.
         """
         with self._settling:
-            why = None if number in self._answered else LATE
-            if why is not None:
+            reason = None if number in self._answered else LATE
+            if reason is not None:
+                # the settled doubt stays for `_answer_resent`: the sender may send the part again
                 self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
                 with suppress(Exception):  # the store is away again
-                    self.store.set_unanswered(number, why)
-        inspection = replace(doubt.inspection, unanswered=why)
+                    self.store.set_unanswered(number, reason)
+        inspection = replace(doubt.inspection, unanswered=reason)
         recorded = RecordedInspection(number, inspection, is_new=True, predictions=doubt.predictions)
         if inspection.purpose == PRODUCTION:
             with suppress(Exception):
                 self.announce(recorded)
 
     def _answer_resent(self, ticket: Ticket) -> bool:
-        """Answer a part that was refused though its record stands, when its sender sends it again.
+        """Answer a part that is sent again from the record of its settled doubt.
+
+        The sender got an error before, though the record turned out to be stored.
 
         Returns:
-            Whether it is such a part.
+            Whether there was such a record, so that the part is answered.
         """
         for doubt in self._doubts:
             if doubt.number is None or not doubt.is_sent_again(_record_of(ticket)):
                 continue
-            why = ticket.decide()
-            if why is None:
+            reason = ticket.decide()
+            if reason is None:
                 self.store.set_unanswered(doubt.number, None)
             self._doubts.remove(doubt)
-            inspection = replace(doubt.inspection, unanswered=why)
+            inspection = replace(doubt.inspection, unanswered=reason)
             ticket.finish(
                 RecordedInspection(doubt.number, inspection, is_new=False, predictions=ticket.predictions)
             )
@@ -332,7 +353,7 @@ class Recorder:
         return False
 
     def _refusal_of_challenge(self, recorded: RecordedInspection) -> Exception:
-        """Return the error that answers a challenge part, whose record stands."""
+        """Return the error that the sender of a recorded challenge part gets in place of the record."""
         try:
             self.refuse(recorded)
         except Exception as error:
@@ -340,45 +361,44 @@ class Recorder:
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
     def _with_unanswered_reason(self, ticket: Ticket, number: int) -> NewInspection:
-        """Return the inspection with the reason why nobody got its answer.
+        """Return a part's inspection with the reason why nobody got its answer; None: somebody gets it.
 
-        All waiters may have left since it was written. The reason is None where somebody waits for the
-        answer, or has it.
+        If all waiters have left since the record was written, the reason is also changed in the store.
         """
         inspection = _record_of(ticket)
-        why = ticket.decide()
+        reason = ticket.decide()
         with self._settling:
             if number in self._answered:
-                why = None
-            if why == inspection.unanswered:
+                reason = None
+            if reason == inspection.unanswered:
                 return inspection
-            with suppress(Exception):  # the store is away again: the answer says it all the same
-                self.store.set_unanswered(number, why)
-        return replace(inspection, unanswered=why)
+            with suppress(Exception):  # the store is away again; the announced inspection has the reason
+                self.store.set_unanswered(number, reason)
+        return replace(inspection, unanswered=reason)
 
     def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
-        """Let the record under the part's key answer the sender that sent the part again.
-
-        The first sender may have left without an answer.
+        """Mark the earlier record of the part's key as answered, because its sender sent the part again.
 
         Returns:
-            An error where the record cannot answer; else None.
+            The error that the sender gets in place of the record; None: it gets the record.
         """
-        if (used := self._key_conflict(_record_of(ticket))) is not None:
-            return used
+        if (conflict := self._key_conflict(_record_of(ticket))) is not None:
+            return conflict
         try:
             if ticket.decide() is None:
                 self.store.set_unanswered(number, None)
-        except Exception as error:  # its sender sends the key again
+        except Exception as error:  # the sender gets the error, and may send the key once more
             return without_traceback(error)
         return None
 
-    def _key_conflict(self, taken: NewInspection) -> Exception | None:
-        """Return an error where another request with the key was recorded while this one was under way."""
+    def _key_conflict(self, inspection: NewInspection) -> Exception | None:
+        """Return an error if the record under the part's key is of another request; None: there is none."""
         try:
-            rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
+            rows = self.store.find_by_keys(
+                inspection.address or inspection.product_id, [inspection.key or ""]
+            )
         except Exception as error:
             return without_traceback(error)
-        if all(row.request_hash == taken.request_hash for row in rows):
+        if all(row.request_hash == inspection.request_hash for row in rows):
             return None
         return KeyUsedError(f"request, inspection {rows[0].id}")

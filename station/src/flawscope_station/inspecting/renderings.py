@@ -28,8 +28,8 @@ from flawscope_station.store.records import NotFoundError, PictureRecord, Store
 
 CACHE_BYTES = 64 * 1024**2  # of maps in memory, at most: people look at the latest
 WEBP_QUALITY = 82  # of WebP, 0..100
-MAX_UNWRITTEN = 32  # maps that wait to be written: further ones are not, and can be computed again
-REDRAW_TIMEOUT = 10.0  # seconds to wait until no picture waits, for one to be judged again
+MAX_UNWRITTEN = 32  # maps that wait to be written; further ones are not written, and can be computed again
+REDRAW_TIMEOUT = 10.0  # seconds for which a picture waits for the line to rest, to be judged again
 
 
 class InspectionRenderer:
@@ -49,26 +49,29 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps of a part in memory for a while, and as files where it is to be reviewed."""
-        taken = recorded.inspection
-        for seen, prediction in zip(taken.pictures, recorded.predictions, strict=False):
-            self._remember(seen.picture, taken.version_id, prediction)
-            if (taken.anomalous or taken.near) and self._unwritten.acquire(blocking=False):
-                args = seen.picture, taken.version_id, prediction
-                done = self.inspector.run_beside(self._write_map, *args)
-                done.add_done_callback(lambda _: self._unwritten.release())
+        """Keep the maps of a part in memory for a while; those of a part to be reviewed also as files."""
+        inspection = recorded.inspection
+        for picture, prediction in zip(inspection.pictures, recorded.predictions, strict=False):
+            self._remember(picture.picture, inspection.version_id, prediction)
+            is_for_review = inspection.anomalous or inspection.near
+            if is_for_review and self._unwritten.acquire(blocking=False):
+                writing = self.inspector.run_beside(
+                    self._write_map, picture.picture, inspection.version_id, prediction
+                )
+                writing.add_done_callback(lambda _: self._unwritten.release())
 
     def _remember(self, picture: str, version: int, prediction: Prediction) -> None:
-        """Keep a prediction, unless it is too large."""
+        """Keep a prediction, by the picture's hash, unless it is too large; the oldest make room for it."""
         if (size := prediction.map.nbytes) > CACHE_BYTES:
             return
         with self._lock:
-            if (before := self._recent.pop((picture, version), None)) is not None:
-                self._recent_bytes -= before.map.nbytes
+            if (replaced_prediction := self._recent.pop((picture, version), None)) is not None:
+                self._recent_bytes -= replaced_prediction.map.nbytes
             self._recent[picture, version] = prediction
             self._recent_bytes += size
             while self._recent_bytes > CACHE_BYTES:
-                self._recent_bytes -= self._recent.popitem(last=False)[1].map.nbytes
+                _, oldest_prediction = self._recent.popitem(last=False)
+                self._recent_bytes -= oldest_prediction.map.nbytes
 
     def _write_map(self, picture: str, version: int, prediction: Prediction) -> None:
         buffer = io.BytesIO()
@@ -79,44 +82,44 @@ class InspectionRenderer:
 
     # ---- as somebody looks
 
-    def picture(self, product_id: int, number: int, seen: str | None = None) -> tuple[bytes, str, str]:
+    def picture(self, product_id: int, number: int, view: str | None = None) -> tuple[bytes, str, str]:
         """Return the file as it was sent, its suffix, and its name from the sender.
 
         Args:
             product_id: Number of the product.
             number: Number of the inspection.
-            seen: View of the part; None: the most unusual one, or the only picture.
+            view: View of the part; None: the most unusual one, or the only picture.
 
         Raises:
-            NotFoundError: there is no such inspection, or its picture was removed.
+            NotFoundError: There is no such inspection, or its picture was removed.
         """
-        row = self._row(product_id, number, seen)
+        row = self._row(product_id, number, view)
         return self.files.read(PICTURES, row.hash, row.suffix), row.suffix, row.name
 
     def view(
-        self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
+        self, product_id: int, number: int, side: int, view: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture, the longer side at most `side` pixels.
+        """Return the picture as WebP, the longer side at most `side` pixels.
 
         Args:
             product_id: Number of the product.
             number: Number of the inspection.
             side: Pixels of the longer side.
-            seen: View of the part; None: the most unusual one, or the only picture.
+            view: View of the part; None: the most unusual one, or the only picture.
             patient: Wait for a turn, however many people wait.
 
         Raises:
-            NotFoundError: there is no such inspection, or its picture was removed.
-            BusyError: too many people wait to see something, or the line goes first.
+            NotFoundError: There is no such inspection, or its picture was removed.
+            BusyError: Too many people wait to see something, or the line goes first.
         """
-        row = self._row(product_id, number, seen)
+        row = self._row(product_id, number, view)
         with self.turns.take(patient=patient):
             return encode_webp(self._reduced_picture(row, side))
 
     def overlay(
-        self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
+        self, product_id: int, number: int, side: int, view: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, contours and the part's square.
+        """Return the picture as WebP with heat map, contours and the part's square.
 
         A prediction that is not kept is made again.
 
@@ -124,40 +127,42 @@ class InspectionRenderer:
             product_id: Number of the product.
             number: Number of the inspection.
             side: Pixels of the longer side.
-            seen: View of the part; None: the most unusual one, or the only picture.
+            view: View of the part; None: the most unusual one, or the only picture.
             patient: Wait for a turn, however many people wait.
 
         Raises:
-            NotFoundError: there is no such inspection, or its picture was removed.
-            BusyError: too many people wait to see something, or the line goes first.
+            NotFoundError: There is no such inspection, or its picture was removed.
+            BusyError: Too many people wait to see something, or the line goes first.
         """
-        row = self._row(product_id, number, seen)
+        row = self._row(product_id, number, view)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
-            heat, marked, _ = prediction.over(self._reduced_picture(row, side))
-            # by the record, for the rules may have changed since
-            return encode_webp(drawing.contour(heat, marked, drawing.outline_colour(row.tolerated)))
+            heat_map, marked, _ = prediction.over(self._reduced_picture(row, side))
+            # the colour follows the record, for the rules may have changed since
+            return encode_webp(drawing.contour(heat_map, marked, drawing.outline_colour(row.tolerated)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
-        """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
+        """Return the map as 16-bit PNG at the network's size, and the values that are black and white."""
         row = self._row(product_id, number)
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         with self.turns.take():
-            share = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-            return encode_png(np.round(share * 65535).astype(np.uint16)), low, high
+            grey = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+            grey_levels = np.round(grey * np.iinfo(np.uint16).max).astype(np.uint16)
+            return encode_png(grey_levels), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
-        """Return PNG at the picture's size, 255 at the defect: a person's mask, else the model's."""
+        """Return a person's mask, else the model's, as PNG at the picture's size, 255 at the defect."""
         row = self._row(product_id, number)
-        if drawn := self.store.mask_hash(number):
-            return self.files.read(MASKS, drawn, MASK_SUFFIX)
+        if mask_hash := self.store.mask_hash(number):
+            return self.files.read(MASKS, mask_hash, MASK_SUFFIX)
         prediction = self._prediction(product_id, row)
         with self.turns.take():
             return encode_png(prediction.picture_mask().astype(np.uint8) * np.uint8(255))
 
-    def _row(self, product_id: int, number: int, seen: str | None = None) -> PictureRecord:
-        row = self.store.picture(product_id, number, seen)
+    def _row(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
+        """Return the record of an inspection's picture; raise NotFoundError where the file was removed."""
+        row = self.store.picture(product_id, number, view)
         if row.removed_at is not None:
             raise NotFoundError(f"the picture of inspection {number} was removed, as `keep` says")
         return row
@@ -170,19 +175,18 @@ class InspectionRenderer:
     def _prediction(self, product_id: int, row: PictureRecord) -> Prediction:
         """Return a version's prediction: from memory, from its file, or computed again."""
         with self._lock:
-            held = self._recent.get((row.hash, row.version))
-        if held is None:
-            held = _read_map(self.files.map_path(row.hash, row.version))
-        if held is None:
-            held = self._judge_again(product_id, row)
-            self._remember(row.hash, row.version, held)
-        return held
+            prediction = self._recent.get((row.hash, row.version))
+        if prediction is None:
+            prediction = _read_map(self.files.map_path(row.hash, row.version))
+        if prediction is None:
+            prediction = self._judge_again(product_id, row)
+            self._remember(row.hash, row.version, prediction)
+        return prediction
 
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
-        """Compute a prediction while no picture waits.
+        """Compute a prediction again, as soon as no picture of the line waits.
 
-        A large picture is decoded only then, too: before, it would hold memory that the pictures of the line
-        need.
+        Even the decoding of a large picture waits until then, as the line may need the memory before.
         """
         data = self.files.read(PICTURES, row.hash, row.suffix)
         memory = self.inspector.memory
@@ -194,10 +198,10 @@ class InspectionRenderer:
 
         def predict() -> Prediction:
             with memory.hold(data, row.name, seconds=0.0):
-                ((_, found),) = model.stream([source])
-            if isinstance(found, InputError):
-                raise found
-            return found
+                ((_, prediction),) = model.stream([source])  # a single picture has a single result
+            if isinstance(prediction, InputError):
+                raise prediction
+            return prediction
 
         call: Future[Prediction] = self.inspector.judge.run_between(predict)
         try:
@@ -220,23 +224,23 @@ def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> N
     """Return a picture upright, the longer side at most `side` pixels, uint8 [H, W, 3].
 
     Raises:
-        InputError: it is damaged.
+        InputError: The picture is damaged.
     """
     with memory.hold(data, name):
         picture = load_displayed(data, name)
-        share = min(1.0, side / max(picture.size))
-        width, height = (max(1, round(length * share)) for length in picture.size)
+        scale = min(1.0, side / max(picture.size))
+        width, height = (max(1, round(length * scale)) for length in picture.size)
         small = picture.resize((width, height), Image.Resampling.BOX)
     return np.asarray(small.convert("RGB"))
 
 
 def load_displayed(data: bytes, name: str) -> Image.Image:
-    """Open a picture for a person; of more than three channels the first view.
+    """Open a picture for a person; if it has more than three channels, open the first group of them.
 
-    A large picture stays encoded until it is resized.
+    A large picture is not decoded before it is resized.
 
     Raises:
-        InputError: it is damaged.
+        InputError: The picture is damaged.
     """
     try:
         picture = decoding.load_picture(data, name)

@@ -7,29 +7,29 @@ next one moves it. Each step is one object in one file of this folder:
     ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and
                        looks up its key. A trigger or PLC (`sources.trigger.shoot`), a folder and a camera
                        (`sources.source`) make parts themselves
-    intake  TAKEN      `intake.Intake.take`: all that may refuse it is asked; it has a place, and its sender
-                       a waiter
-    read    READ       `inspector.Inspector`, a pool: its pictures' headers say that they can be judged. Their
-                       files are written from now on; memory for large ones is claimed
-    queue   QUEUED     `judge.Judge.put`: it waits for its product's turn
-    judge   JUDGED     `judge.Judge`, a thread: the model has said what it shows, interlocks let it pass
+    intake  TAKEN      `intake.Intake.take`: every check that may refuse the part has passed; the part has a
+                       place, and its sender a waiter
+    read    READ       `inspector.Inspector`, a pool: the headers of the pictures say that they can be judged.
+                       Their files are written from now on; memory for large pictures is claimed
+    queue   QUEUED     `judge.Judge.put`: the part waits for its product's turn
+    judge   JUDGED     `judge.Judge`, a thread: the model has judged, interlocks let the part pass
                        (`interlock.Interlocks`), its record is made (`record.new_inspection`)
-    record  RECORDING  `recorder.Recorder`, a thread: its files are there, and `store.insert` writes it
-            DONE       its record stands
-            FAILED     it has none, or nobody knows whether it has one
-    answer             whoever ends it tells `inspector.Inspector`, which gives back its place and memory,
-                       then each `Waiter`. `asking.describe_recorded` is what the API says. The recorder hands
-                       it to all who listen, in a thread of theirs (`core.extension.Observers`), and removes
-                       the files of what failed
+    record  RECORDING  `recorder.Recorder`, a thread: the files are there; `store.insert` writes the record
+            DONE       the record stands
+            FAILED     there is no record, or nobody knows whether there is one
+    answer             the step that ends the part calls `inspector.Inspector`, which gives back its place and
+                       memory, then each `Waiter`. `asking.describe_recorded` is the API's answer. The
+                       recorder hands the record to all listeners, in threads of their own
+                       (`core.extension.Observers`), and removes the files of failed parts
 
-Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline (`Inspector.abandon`),
-the longest wait (`Inspector.end_overdue`), the end of the station. From RECORDING on the recorder alone ends
-it, for it alone knows whether the record stands. Who asks for the part are waiters. Their deadlines end their
-own waits, and not the connection of another who waits for the same part: the part is unanswered only if all
-have left.
+Before RECORDING the part may fail at any step: in the pool, in the judge, by a deadline
+(`Inspector.abandon`), by the longest wait (`Inspector.end_overdue`), at the end of the station. From
+RECORDING on the recorder alone ends it, for it alone knows whether the record stands. Every sender of the
+part has a waiter. A deadline ends the wait of its own waiter, and not the waits of others for the same part:
+the part is unanswered only if all have left.
 
 A sender's key has one form, made before the part is (`store.inspection.request_key`): the intake compares it,
-and the record has it, as it is. A key that is on its way joins its ticket (`Intake._join`).
+and the record has it unchanged. A part with the key of a part under way joins its ticket (`Intake._join`).
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ class RecordedInspection:
 
     Attributes:
         number: Number of the inspection.
-        inspection: Its record.
+        inspection: Record of the inspection.
         is_new: Whether it is new; False where its key had been recorded before.
-        predictions: Predictions of its pictures, where they are still known.
-        seconds: Seconds of each stage.
+        predictions: Predictions of its pictures; empty where they are not known any more.
+        seconds: Seconds that each stage took, by its name.
     """
 
     number: int
@@ -149,7 +149,7 @@ class View:
         source: Its data for the library, with hashes.
         file: SHA-256 of its file; None until that is on the disk.
         prepared: Model and the picture as decoded for it; None: not decoded.
-        found: Prediction; None: there is none yet.
+        prediction: Prediction of the picture; None: there is none yet.
     """
 
     picture: Picture
@@ -157,16 +157,16 @@ class View:
     source: decoding.HashedPicture
     file: str | None = None
     prepared: tuple[Model, object] | None = None
-    found: Prediction | None = None
+    prediction: Prediction | None = None
 
     def model_input(self, model: Model) -> PictureSource:
-        """Return the picture as decoded for this model, else its data: the library takes both."""
-        given: object = self.source
+        """Return the picture decoded for this model, if it is prepared; else its data, to be decoded."""
+        source: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
-            given = self.prepared[1]
+            source = self.prepared[1]
         elif model.kind == "view":
-            given = PictureOf(cast(PictureSource, given), str(self.picture.view))
-        return cast(PictureSource, given)
+            source = PictureOf(cast(PictureSource, source), str(self.picture.view))
+        return cast(PictureSource, source)
 
 
 class KeptFile(NamedTuple):
@@ -183,10 +183,10 @@ class Waiter(Future[RecordedInspection]):
 
     Args:
         ticket: Ticket of the part.
-        due_at: Its own deadline, as `time.monotonic` counts.
+        due_at: Deadline of this waiter, as `time.monotonic` counts.
 
     Attributes:
-        has_left: Whether it waits no more.
+        has_left: Whether the waiter waits no more.
     """
 
     has_left = False
@@ -195,18 +195,19 @@ class Waiter(Future[RecordedInspection]):
         super().__init__()
         self.ticket = ticket
         self.due_at = due_at
-        self.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
+        self.set_running_or_notify_cancel()  # a running future cannot be cancelled by a client that goes away
 
     def leave(self, why: str) -> bool:
         """Stop waiting, for a reason of `schema.UNANSWERED`.
 
         Returns:
-            False where the part has ended, or is about to: then this waiter gets the outcome.
+            Whether the waiter has left; False where the part has ended, or is about to: then this waiter gets
+            the outcome.
         """
         return self.has_left or self.ticket.leave(self, why)
 
     def tell(self, outcome: Outcome) -> None:
-        """Give it the outcome of the part."""
+        """Give the waiter the outcome of the part."""
         if isinstance(outcome, BaseException):
             self.set_exception(outcome)
         else:
@@ -218,23 +219,24 @@ class Ticket:
 
     Args:
         part: Part as it came.
-        taken_at_us: Microseconds since 1970 at which it was taken, which no other part has: a record is known
-            by them, its product and its picture.
+        taken_at_us: Moment at which the part was taken, microseconds since 1970, which no other part has:
+            moment, product and picture identify a record.
         on_end: Gets the outcome once, before the waiters get it.
 
     Attributes:
         state: State, moved under a single lock.
         times: Time of entry into each state, as `time.monotonic` counts.
-        begun_at: When the model began with it, as `time.monotonic` counts; 0: it has not.
+        begun_at: When the model began with the part, as `time.monotonic` counts; 0: it has not begun.
         due_at: Last deadline of all waiters, as `time.monotonic` counts.
-        unanswered: Why nobody waits for it any more, from the last waiter that left; None: somebody waits.
-        size: Bytes of its pictures, which it holds no more when it has ended.
-        memory: Bytes that are claimed to decode it.
+        unanswered: Why nobody waits for the part any more, from the last waiter that left; None: somebody
+            waits.
+        size: Bytes of the part's pictures, which the ticket drops when the part has ended.
+        memory: Bytes of memory that are claimed to decode the pictures.
         views: Pictures, set when they are read.
-        files: Files on the disk that are held for it.
-        record: Record, set when it is judged.
-        predictions: Predictions of its pictures, set with the record.
-        may_have_record: Whether a record names its files, or may do so.
+        files: Files on the disk that are held for the part.
+        record: Record, set when the part is judged.
+        predictions: Predictions of the pictures, set with the record.
+        may_have_record: Whether a record names the part's files, or may do so.
     """
 
     def __init__(self, part: Part, taken_at_us: int, on_end: Callable[[Ticket, Outcome], object]):
@@ -249,8 +251,8 @@ class Ticket:
         self.due_at = 0.0
         self._waiters: list[Waiter] = []
         self.unanswered: str | None = None
-        self._is_decided = False
-        self._answered = 0  # waiters that got the answer, and had not gone before
+        self._is_decided = False  # whether `unanswered` is final
+        self._answered_count = 0  # waiters that got the answer, and had not left before
         self.memory = 0
         self.views: Sequence[View] = ()
         self.files: list[KeptFile] = []
@@ -260,18 +262,18 @@ class Ticket:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is done or has failed."""
+        """Whether the part is done or has failed."""
         return self.state in ENDS
 
     @property
     def since(self) -> float:
-        """Time at which it was taken, as `time.monotonic` counts."""
+        """Time at which the part was taken, as `time.monotonic` counts."""
         return self.times[State.TAKEN]
 
     # ---- its way
 
     def read(self, views: Sequence[View]) -> bool:
-        """Keep its pictures, which can be judged; like all moves, return False where it has failed before."""
+        """Enter READ with the readable pictures; return False where the part has failed before."""
         with self._changed:
             if not self._move(State.TAKEN, State.READ):
                 return False
@@ -279,12 +281,12 @@ class Ticket:
             return True
 
     def queue(self) -> bool:
-        """Let it wait for the model."""
+        """Enter QUEUED; return False where the part has failed before."""
         with self._changed:
             return self._move(State.READ, State.QUEUED)
 
     def judge(self, record: NewInspection, predictions: tuple[Prediction, ...]) -> bool:
-        """Keep its record and predictions: it is to be recorded."""
+        """Enter JUDGED with record and predictions; return False where the part has failed before."""
         with self._changed:
             if not self._move(State.QUEUED, State.JUDGED):
                 return False
@@ -293,16 +295,17 @@ class Ticket:
             return True
 
     def begin_recording(self) -> bool:
-        """Give it to the recorder, which ends it."""
+        """Enter RECORDING, which the recorder ends; return False where the part has failed before."""
         with self._changed:
             return self._move(State.JUDGED, State.RECORDING)
 
-    def _move(self, before: State, after: State) -> bool:
+    def _move(self, source: State, target: State) -> bool:
+        """Enter a state from another; return False where the part has failed. The caller holds the lock."""
         if self.state is State.FAILED:
             return False
-        if self.state is not before:
-            raise IllegalMoveError(self.state, after)
-        self._enter(after)
+        if self.state is not source:
+            raise IllegalMoveError(self.state, target)
+        self._enter(target)
         return True
 
     def _enter(self, state: State) -> None:
@@ -310,15 +313,15 @@ class Ticket:
         self.times[state] = time.monotonic()
         self._changed.notify_all()
 
-    def is_recording(self, seconds: float) -> bool:
-        """Return whether the recorder has had it for no longer than so many seconds."""
+    def is_recording(self, max_seconds: float) -> bool:
+        """Return whether the recorder has had the part for no longer than `max_seconds`."""
         is_recording = self.state is State.RECORDING
-        return is_recording and time.monotonic() < self.times[State.RECORDING] + seconds
+        return is_recording and time.monotonic() < self.times[State.RECORDING] + max_seconds
 
     # ---- its end
 
     def fail(self, error: BaseException) -> bool:
-        """End it, because it cannot be judged or recorded; return False where the recorder has or had it."""
+        """End the part with an error; return False if it is being recorded, or has ended."""
         with self._changed:
             if self.state not in BEFORE_RECORDING:
                 return False
@@ -327,12 +330,13 @@ class Ticket:
         return True
 
     def give_up(self, error: BaseException) -> bool:
-        """Let all waiters leave, with an error.
+        """Give all waiters an error, and let them leave.
 
-        It fails, unless the recorder has it, which ends it later.
+        The part fails. If it is being recorded, the recorder ends it later.
 
         Returns:
-            False where it has ended, or is about to: the waiters get that outcome.
+            Whether the waiters got the error; False where the part has ended, or is about to: then they get
+            that outcome.
         """
         if self.fail(error):
             return True
@@ -348,7 +352,7 @@ class Ticket:
         return True
 
     def finish(self, recorded: RecordedInspection) -> None:
-        """End it with its record, which stands. Only the recorder calls this."""
+        """End the part with its record, which stands. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.DONE)
@@ -357,7 +361,7 @@ class Ticket:
         self._tell(waiters, recorded)
 
     def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
-        """End it: it could not be recorded, or nobody knows whether it was. Only the recorder calls this."""
+        """End a part that was not recorded, or perhaps was not. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.FAILED)
@@ -366,20 +370,21 @@ class Ticket:
         self._tell(waiters, error)
 
     def refuse_recorded(self, error: BaseException) -> None:
-        """End it: its record stands, and its waiters get an error in place of it."""
+        """End a part whose record stands, but give its waiters an error in place of the record."""
         self.fail_recording(error, may_have_record=True)
 
     def _end(self, state: State) -> list[Waiter]:
-        """End it; return the waiters that are to get the outcome."""
+        """End the part; return the waiters that are to get the outcome. The caller holds the lock."""
         self._enter(state)
         self.part = self.part.without_data()
         self.views = ()
         waiters = self._waiters
         self._waiters = []
-        self._answered = sum(not waiter.has_left for waiter in waiters)
+        self._answered_count = sum(not waiter.has_left for waiter in waiters)
         return waiters
 
     def _tell(self, waiters: Sequence[Waiter], outcome: Outcome) -> None:
+        """Call `on_end`, then give the waiters the outcome; the caller does not hold the lock."""
         self._on_end(self, outcome)
         for waiter in waiters:
             waiter.tell(outcome)
@@ -387,7 +392,7 @@ class Ticket:
     # ---- who waits
 
     def join(self, due_at: float) -> Waiter | None:
-        """Return a further waiter, with a deadline of its own; None where it has ended."""
+        """Return a further waiter, with a deadline of its own; None where the part has ended."""
         with self._changed:
             if self.has_ended:
                 return None
@@ -404,19 +409,23 @@ class Ticket:
             if self._is_decided or self.has_ended:
                 return False
             waiter.has_left = True
-            if all(other.has_left for other in self._waiters):
+            if all(other_waiter.has_left for other_waiter in self._waiters):
                 self.unanswered = why
             return True
 
     def note_gone(self, waiter: Waiter) -> bool:
-        """Note that a waiter that got the outcome is gone without the answer; return whether all are."""
+        """Note that a waiter has the outcome, but its sender is gone; return whether all senders are gone."""
         with self._changed:
-            self._answered -= not waiter.has_left
+            if not waiter.has_left:
+                self._answered_count -= 1
             waiter.has_left = True
-            return self._answered == 0
+            return self._answered_count == 0
 
     def decide(self) -> str | None:
-        """Return why nobody waits for it, and let nobody leave from now on. The recorder calls this first."""
+        """Return why nobody waits for the part, and let nobody leave from now on; None: somebody waits.
+
+        The recorder calls this before it ends the part.
+        """
         with self._changed:
             self._is_decided = True
             return self.unanswered
@@ -424,7 +433,7 @@ class Ticket:
     # ---- what it holds
 
     def claim(self, memory: int) -> bool:
-        """Note memory that is given back when it ends; return False where it has ended."""
+        """Note the bytes that are claimed for the part; return False if the part has ended."""
         with self._changed:
             if self.has_ended:
                 return False
@@ -435,7 +444,7 @@ class Ticket:
         """Note that the file of a picture is on the disk.
 
         Returns:
-            False where the part has ended: the recorder then looks after its files again.
+            Whether the part is still under way; False: it has ended, and the recorder must remove the file.
         """
         with self._changed:
             view.file = digest
@@ -444,13 +453,13 @@ class Ticket:
             return not self.has_ended
 
     def wait_for_files(self) -> bool:
-        """Wait until all files are on the disk; return False where it has failed."""
+        """Wait until all files are on the disk; return False where the part has failed."""
         with self._changed:
             self._changed.wait_for(lambda: self.has_ended or all(view.file for view in self.views))
             return not self.has_ended
 
     def take_files(self) -> list[KeptFile]:
-        """Return the files that are held for it, once."""
+        """Return the files that are held for the part; a second call returns none."""
         with self._changed:
             files = self.files
             self.files = []

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -50,13 +51,27 @@ class _File:
     is_settled: bool = False
 
 
+class _Tolerator(NamedTuple):
+    """Function that applies rules to the predictions of a model.
+
+    Attributes:
+        model: Model whose predictions it changes.
+        rules: Rules that it applies.
+        tolerate: The function; a text: why there is none.
+    """
+
+    model: Predictor
+    rules: tolerating.Tolerances
+    tolerate: tolerating.Tolerate | str
+
+
 class ProductTolerances(BackgroundThread):
     """Rules of all products that have a file of them, and the thread that looks at the files.
 
     Args:
         store: Records of the station.
         versions: Versions with their models.
-        report: Reports a problem, as `Problems.report`.
+        report: Gets the code of a problem, and its text; "" or None: the problem is over.
     """
 
     def __init__(
@@ -70,42 +85,46 @@ class ProductTolerances(BackgroundThread):
         self.versions = versions
         self.report = report
         self._files: dict[int, _File] = {}  # by product
-        # by product and view; or why there is none
-        self._tolerators: dict[tuple[int, str], tuple[Predictor, object, tolerating.Tolerate | str]] = {}
+        self._tolerators: dict[tuple[int, str], _Tolerator] = {}  # by product and view
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and put them in force."""
         if settings.tolerances is None:
             return
         file = _File(Path(settings.tolerances))
-        self._read(product_id, file, at_once=True)
+        self._read(product_id, file, is_first=True)
         self._files[product_id] = file
         self.wake()
 
     def in_force(self, product_id: int) -> dict[str, str] | None:
         """Return version and SHA-256 of a product's rules; None: nothing is tolerated."""
         file = self._files.get(product_id)
-        return file.rules.to_dict() if file is not None and file.rules is not None else None
+        if file is None or file.rules is None:
+            return None
+        return file.rules.to_dict()
 
     def apply(
-        self, product: ProductModel, found: Prediction, view: str | None = None
+        self, product: ProductModel, prediction: Prediction, view: str | None = None
     ) -> tuple[Prediction, dict[str, str] | None]:
         """Apply the rules in force to a prediction.
 
         Args:
             product: Product with its version and model.
-            found: Prediction of a picture.
+            prediction: Prediction of a picture.
             view: View that the picture shows.
 
         Returns:
-            The prediction, and version and SHA-256 of the rules; None: there are none.
+            The prediction after the rules, and version and SHA-256 of the rules. If no rules can be applied:
+            the prediction as it was, and None.
         """
         file = self._files.get(product.product_id)
         if file is None or (rules := file.rules) is None:
-            return found, None
+            return prediction, None
         name = str(view) if product.model.kind == "view" else ""
         tolerate = self._tolerator((product.product_id, name), product.model.products[name], rules)
-        return (found, None) if isinstance(tolerate, str) else (tolerate(found), rules.to_dict())
+        if isinstance(tolerate, str):  # why the rules cannot be applied
+            return prediction, None
+        return tolerate(prediction), rules.to_dict()
 
     def check(self) -> None:
         """Look at all files, and report why rules are not in force."""
@@ -116,15 +135,17 @@ class ProductTolerances(BackgroundThread):
             if file.rules is not None:
                 with suppress(NoModelError):
                     problem = self._reason_against(product_id, file.rules)
-            self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
+            text = f"{problem}; nothing is tolerated" if problem else ""
+            self.report(f"tolerances_{product_id}", text)
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
         """Return why rules cannot be applied to a product's model, or to a view's model; "": they can.
 
         Raises:
-            NoModelError: no model of the product is open.
+            NoModelError: No model of the product is open.
         """
-        for name, model in self.versions.active(product_id)[1].products.items():
+        _, judging_model = self.versions.active(product_id)
+        for name, model in judging_model.products.items():
             tolerate = self._tolerator((product_id, name), model, rules)
             if isinstance(tolerate, str):
                 return tolerate
@@ -136,52 +157,62 @@ class ProductTolerances(BackgroundThread):
         """Return a function that applies rules to a model's predictions, or the reason why there is none.
 
         Args:
-            key: Number of the product, and the view that has a model of its own.
+            key: Number of the product, and name of the view; "": the model is not of a single view.
             model: Model of the product or view.
             rules: Rules in force.
         """
-        made = self._tolerators.get(key)
-        if made is None or made[0] is not model or made[1] is not rules:
+        tolerator = self._tolerators.get(key)
+        # none yet, or it was made for another model or other rules
+        if tolerator is None or tolerator.model is not model or tolerator.rules is not rules:
             try:
                 if model.mm_per_pixel is None:
                     raise InputError("the model knows no sizes: fit it with --scale-mm")
                 tolerate: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
                 tolerate = str(error)
-            made = self._tolerators[key] = model, rules, tolerate
-        return made[2]
+            tolerator = _Tolerator(model, rules, tolerate)
+            self._tolerators[key] = tolerator
+        return tolerator.tolerate
 
-    def _read(self, product_id: int, file: _File, *, at_once: bool = False) -> None:
-        """Read a product's file where it has changed; content that two looks have read is in force."""
-        stamp = _stamp([file.path, *(file.rules.masks if file.rules is not None else ())])
+    def _read(self, product_id: int, file: _File, *, is_first: bool = False) -> None:
+        """Read a product's file if it has changed, and put its rules in force once two looks found the same.
+
+        Args:
+            product_id: Number of the product.
+            file: File of the product's rules; it gets the new state.
+            is_first: Whether the station begins: then a single look is enough.
+        """
+        mask_paths = () if file.rules is None else file.rules.masks
+        stamp = _stamp([file.path, *mask_paths])
         if file.rules is not None and file.is_settled and file.stamp == stamp:
             return
         try:
             rules = tolerating.Tolerances.read(file.path)
             problem = ""
-            said = f"{file.path.name}, version {rules.version}, SHA-256 {rules.sha256}"
+            event_text = f"{file.path.name}, version {rules.version}, SHA-256 {rules.sha256}"
         except FlawscopeError as error:
             rules = None
             problem = str(error)
-            said = f"none: {problem}"
-        is_same = file.stamp == stamp and file.last == said
+            event_text = f"none: {problem}"
+        # the same at two looks: the file is not being written any more
+        is_same = file.stamp == stamp and file.last == event_text
         file.stamp = stamp
-        file.last = said
+        file.last = event_text
         file.is_settled = False
-        if not (is_same or at_once):
+        if not is_same and not is_first:
             return
-        if said != file.recorded:
-            self._note(product_id, said)
+        if event_text != file.recorded:
+            self._note(product_id, event_text)
             file.rules = rules
             file.problem = problem
-            file.recorded = said
+            file.recorded = event_text
         file.is_settled = True
 
-    def _note(self, product_id: int, said: str) -> None:
+    def _note(self, product_id: int, event_text: str) -> None:
         """Record which rules are in force from now on, unless the last event says so."""
-        before = self.store.events(TOLERANCES_EVENT, product_id)[:1]
-        if [event.text for event in before] != [said]:
-            self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
+        last_events = self.store.events(TOLERANCES_EVENT, product_id)[:1]
+        if [event.text for event in last_events] != [event_text]:
+            self.store.note_event(TOLERANCES_EVENT, "station", event_text, product_id)
 
     @override
     def _work(self) -> None:

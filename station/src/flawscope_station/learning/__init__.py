@@ -1,4 +1,4 @@
 """Learning from verdicts.
 
-Candidates for the next version of a model are made beside the inspections, judged, and activated by a person.
+Candidates for the next version of a model are made while inspections go on. A person activates them.
 """

@@ -1,4 +1,4 @@
-"""Candidates: versions made from verdicts, and whether they are used."""
+"""Candidates, which are versions made from verdicts: records of them, and advice on using them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from flawscope_station.store.schema import ACTIVE, READY, REMOVED, RETIRED, even
 EVENT_READY = "candidate ready"
 EVENT_FAILED = "candidate failed"
 EVENT_REJECTED = "candidate rejected"
-LIVE = "live"  # status of a candidate whose version judges, or did
-# states of candidates whose version was never used
-UNUSED = (READY, REJECTED)
+LIVE = "live"  # status of a candidate whose version is active, or was
+UNUSED = (READY, REJECTED)  # statuses of candidates whose version was never active
 
 
 class Correction(BaseModel):
-    """Verdict that contradicted a model, as the API shows it; `id` is the inspection's."""
+    """Verdict that contradicted a model, in an answer of the API; `id` is the inspection's."""
 
     id: int
     verdict: Literal["good", "defect"]
@@ -35,12 +34,12 @@ class Correction(BaseModel):
 
 
 class Candidate(BaseModel):
-    """Version that is being made, or was made, from verdicts."""
+    """Version that is being made, or was made, from verdicts, in an answer of the API."""
 
     id: int
     status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
-    start: int = Field(description="the version that it was made from")
-    version: int | None = Field(description="that it became")
+    start: int = Field(description="number of the version that the candidate was made from")
+    version: int | None = Field(description="number of the version that the candidate became")
     compared_with: int | None = None
     by: str
     created_at: str
@@ -49,51 +48,71 @@ class Candidate(BaseModel):
     corrections: list[Correction] = []
     error: str | None = None
     judgement: judgements.Judgement | None = None
-    at_risk: list[int] = Field([], description="what `losing` must name to use it")
+    at_risk: list[int] = Field([], description="inspections that `losing` must name to activate the version")
     seconds: dict[str, float] | None = None
     step: JobStep | None = None
 
     @classmethod
     def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
-        """Return the candidate of a row, with its progress while it is being made."""
+        """Return the candidate of a row.
+
+        Args:
+            row: Row of the candidate's job, with the state of its version.
+            step: Progress of the job; None: it is not running.
+        """
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
-        version = None if row.version_state == REMOVED else row.version_id
-        facts = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
-        found = cls.model_validate({**json.loads(row.facts), **facts, **times, "by": row.who, "step": step})
-        found.at_risk = found.judgement.at_risk if found.judgement else []
-        return found
+        existing_version = None if row.version_state == REMOVED else row.version_id
+        columns = {
+            "id": row.id,
+            "status": status_of(row),
+            "start": row.start_version_id,
+            "version": existing_version,
+            "by": row.who,
+        }
+        candidate = cls.model_validate({**json.loads(row.facts), **columns, **times, "step": step})
+        candidate.at_risk = candidate.judgement.at_risk if candidate.judgement else []
+        return candidate
 
 
 def status_of(row: CandidateRow) -> str:
-    """Return the status of a candidate by its job and by the state of the version that it became."""
+    """Return the status of a candidate.
+
+    It follows from the status of its job, and from the state of the version that it became.
+    """
     if row.version_state in (ACTIVE, RETIRED):
         return LIVE
-    if row.version_state == REMOVED or (row.status == DONE and row.version_id is None):
+    has_lost_version = row.status == DONE and row.version_id is None
+    if row.version_state == REMOVED or has_lost_version:
         return REMOVED
     return READY if row.status == DONE else str(row.status)
 
 
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
-    # verdicts come from their own table
-    is_of_product = events.c.product_id == product_id, events.c.kind != VERDICT_EVENT
-    happened = select(events).where(*is_of_product).order_by(events.c.id.desc())
-    said = (
+    latest_events = (
+        select(events)
+        .where(events.c.product_id == product_id, events.c.kind != VERDICT_EVENT)
+        .order_by(events.c.id.desc())
+        .limit(limit)
+    )
+    latest_verdicts = (
         select(verdicts, inspections.c.name)
         .select_from(verdicts.join(inspections))
         .where(verdicts.c.product_id == product_id)
         .order_by(verdicts.c.id.desc())
+        .limit(limit)
     )
+    # entries: time, kind, person, text, and number of the inspection
     with database.reading() as connection:
-        changes = [
-            (row.at, row.kind, row.who, row.text, None) for row in connection.execute(happened.limit(limit))
+        event_entries = [
+            (row.at, row.kind, row.who, row.text, None) for row in connection.execute(latest_events)
         ]
-        words = [
+        verdict_entries = [
             (row.at, "verdict", row.who, row.verdict, row.inspection_id)
-            for row in connection.execute(said.limit(limit))
+            for row in connection.execute(latest_verdicts)
         ]
-    # each kind stays in its order, whatever clocks did
-    entries = heapq.merge(changes, words, key=lambda entry: entry[0], reverse=True)
+    # the merge leaves events and verdicts in the order of their numbers, even where the clock was set back
+    entries = heapq.merge(event_entries, verdict_entries, key=lambda entry: entry[0], reverse=True)
     return [
         {"at": iso(at), "kind": kind, "by": who, "text": text, "inspection": inspection}
         for at, kind, who, text, inspection in islice(entries, limit)
@@ -104,12 +123,12 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
 
 
 class Advice(NamedTuple):
-    """Advice for a person.
+    """Advice for the person who decides on a candidate.
 
     Attributes:
         use: Whether to activate the version.
-        reason: End of the text's key below `advice`.
-        values: Numbers in the text.
+        reason: Name of the reason; its text has the key `advice.` and this name.
+        values: Numbers in that text, by name.
     """
 
     use: bool
@@ -118,27 +137,31 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None where it is not made yet or was not judged.
+    """Return advice on a candidate; None: it has no judgement, perhaps because it is still being made.
 
     Args:
-        candidate: on which a person decides.
-        active: number of the version in use; None: there is none.
+        candidate: Candidate on which a person decides.
+        active: Number of the active version; None: there is none.
     """
-    if (judged := candidate.judgement) is None:
+    judgement = candidate.judgement
+    if judgement is None:
         return None
-    before = int(judged.good.before[0])
-    after = int(judged.good.after[0])
-    numbers = {"before": before, "after": after, "n": judged.good.count}
     if candidate.status == READY and candidate.compared_with not in (None, active):
         return Advice(use=False, reason="old", values={"version": candidate.compared_with or 0})
-    for reason, numbers_lost in (("lost", judged.lost), ("weaker", judged.weaker)):
-        if numbers_lost:
-            return Advice(use=False, reason=reason, values={"n": len(numbers_lost)})
-    if "simulated" in judged.refused and judged.simulated is not None:
-        found, still, count = judged.simulated
-        simulated = {"before": found, "after": still, "n": count}
+    if judgement.lost:
+        return Advice(use=False, reason="lost", values={"n": len(judgement.lost)})
+    if judgement.weaker:
+        return Advice(use=False, reason="weaker", values={"n": len(judgement.weaker)})
+    if "simulated" in judgement.refused and judgement.simulated is not None:
+        found_before, found_after, count = judgement.simulated
+        simulated = {"before": found_before, "after": found_after, "n": count}
         return Advice(use=False, reason="simulated", values=simulated)
-    if judged.found:
-        return Advice(use=True, reason="finds", values={"found": len(judged.found), **numbers})
-    is_better = after < before
-    return Advice(use=is_better, reason="fewer" if is_better else "no_gain", values=numbers)
+    # the first of three values is the number of good pictures called anomalous; then follows its interval
+    alarms_before = int(judgement.good.before[0])
+    alarms_after = int(judgement.good.after[0])
+    alarms = {"before": alarms_before, "after": alarms_after, "n": judgement.good.count}
+    if judgement.found:
+        return Advice(use=True, reason="finds", values={"found": len(judgement.found), **alarms})
+    if alarms_after < alarms_before:
+        return Advice(use=True, reason="fewer", values=alarms)
+    return Advice(use=False, reason="no_gain", values=alarms)

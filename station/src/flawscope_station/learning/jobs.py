@@ -1,7 +1,7 @@
-"""Models that are made one after another in a process beside the inspections.
+"""Queue of the models that are made, one after another, in a process of their own.
 
-They are versions from corrections, and models of new products. Each is a row, so that a station that was
-killed goes on where it was.
+They are versions from corrections, and models of new products. Each job is a row of the database, so that a
+station that was killed continues with it.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from flawscope_station.store.schema import (
 
 T = TypeVar("T")
 
-# kinds: a version from corrections, the model of a new product
-CORRECTIONS = "corrections"
-FIT = "fit"
-# of the work; what became of the model is the state of its version
+# kinds of jobs
+CORRECTIONS = "corrections"  # makes a version from corrections
+FIT = "fit"  # makes the model of a new product
+# statuses of jobs; whether a model is in use is the state of its version
 DONE = "done"
 STOPPED = "stopped"
 REJECTED = "rejected"
 FAILED = "failed"
 UNFINISHED = (QUEUED, RUNNING)
-MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
-MAX_LATEST = 50  # jobs of a product that are looked at
-CHECK_INTERVAL = 60.0  # seconds between two looks at what is to be made
-LATE_SECONDS = 5.0  # after a step, at least, before the time that it told is no longer believed
-RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
+MAX_JOBS = 1000  # jobs of a product without a version that are kept, the latest
+MAX_LATEST = 50  # latest jobs of a product that are listed
+CHECK_INTERVAL = 60.0  # seconds between two looks for jobs
+LATE_SECONDS = 5.0  # delay of a step, at least, after which the estimated rest of its stage is not shown
+RETRY_SECONDS = 2.0  # seconds between two tries where the database is away
 EVENT_QUEUED = "learning asked"
 
 
 class JobStep(BaseModel):
-    """State of a job: how far it is."""
+    """Progress of a job."""
 
     stage: str
     done: int
     total: int
-    left: float | None = Field(None, description="seconds until this stage is done, about")
+    left: float | None = Field(None, description="estimated seconds until this stage is done")
 
 
 class Jobs:
-    """Jobs in the data base. Every method is one transaction and raises `StoreError` where it fails."""
+    """Jobs in the database. Every method is one transaction and raises `StoreError` where it fails."""
 
     def __init__(self, database: Database):
         self.database = database
@@ -77,19 +77,28 @@ class Jobs:
         start: int | None = None,
         draft: str | None = None,
     ) -> int:
-        """Queue a job and return its number.
+        """Queue a job and return its number; remove old jobs of the product that have no version.
 
         Args:
-            kind: of the job.
-            who: asked for it.
-            facts: stored with it, as JSON.
-            product_id: number of the product; None: it is a new one.
-            start: version that it begins with.
-            draft: name of the new product, of which the last job of a kind is kept.
+            kind: Kind of the job: `CORRECTIONS` or `FIT`.
+            who: User who requests it.
+            facts: Facts that are stored with it, as JSON.
+            product_id: Number of the product; None: the product is new.
+            start: Number of the version that a candidate starts from; None: the job makes no candidate.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
-        at = now()
-        row = {"kind": kind, "product_id": product_id, "draft": draft, "start_version_id": start}
-        row |= {"who": who, "created_at": at, "changed_at": at, "status": QUEUED, "facts": json.dumps(facts)}
+        created_at = now()
+        row = {
+            "kind": kind,
+            "product_id": product_id,
+            "draft": draft,
+            "start_version_id": start,
+            "who": who,
+            "created_at": created_at,
+            "changed_at": created_at,
+            "status": QUEUED,
+            "facts": json.dumps(facts),
+        }
         with self.database.writing() as connection:
             if draft is not None:
                 connection.execute(delete(jobs).where(jobs.c.draft == draft, jobs.c.kind == kind))
@@ -97,19 +106,7 @@ class Jobs:
             if product_id is not None:
                 text = f"candidate {number} on version {start}"
                 add_event(connection, EVENT_QUEUED, who, text, product_id)
-                gone = select(versions.c.id)
-                gone = gone.where(versions.c.product_id == product_id, versions.c.state == REMOVED)
-                has_none = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(gone))
-                is_of_product = jobs.c.product_id == product_id, has_none
-                kept = (
-                    select(jobs.c.id)
-                    .where(*is_of_product)
-                    .order_by(jobs.c.id.desc())
-                    .offset(MAX_JOBS)
-                    .limit(1)
-                )
-                if (last := connection.scalar(kept)) is not None:
-                    connection.execute(delete(jobs).where(*is_of_product, jobs.c.id <= last, ~IS_UNFINISHED))
+                _remove_old_jobs(connection, product_id)
         return number
 
     def change(
@@ -124,27 +121,27 @@ class Jobs:
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
-        """Set a job's status and note an event; return whether that was done.
+        """Set a job's status and record an event; return whether the job was changed.
 
-        Nothing is changed where the job was removed, or has another status than `only` allows. With DONE, the
-        version that it became is ready by that.
+        Nothing is changed if the job was removed, or if its status is not in `only`. If the new status is
+        DONE and `columns` has a `version_id`, this version becomes ready.
 
         Args:
-            number: of the job.
-            status: from now on.
-            kind: of the event; "": none is noted.
-            who: of the event.
-            text: of the event, after the candidate's number.
-            facts: added to those of the job.
-            only: statuses that it may have before; empty: any.
-            columns: further values of its row, such as `version_id`.
+            number: Number of the job.
+            status: New status.
+            kind: Kind of the event; "": no event is recorded.
+            who: User of the event.
+            text: Text of the event, after the candidate's number.
+            facts: Facts that are added to those of the job.
+            only: Statuses in which the job is changed; empty: in any.
+            columns: Further values of the job's row, such as `version_id`.
         """
         with self.database.writing() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == number).with_for_update()).one_or_none()
             if row is None or (only and row.status not in only):
                 return False
-            known = {**json.loads(row.facts), **(facts or {})}
-            values = {"status": status, "changed_at": now(), "facts": json.dumps(known), **columns}
+            all_facts = {**json.loads(row.facts), **(facts or {})}
+            values = {"status": status, "changed_at": now(), "facts": json.dumps(all_facts), **columns}
             connection.execute(update(jobs).where(jobs.c.id == number).values(values))
             if status == DONE and (version := columns.get("version_id")) is not None:
                 make_ready(connection, version, who)
@@ -153,42 +150,54 @@ class Jobs:
         return True
 
     def replace_version(self, number: int, version: int) -> None:
-        """Note that a job's version was made anew as another one."""
+        """Record that a job's version was replaced by a copy with another number."""
         self.database.change(update(jobs).where(jobs.c.id == number).values(version_id=version))
 
     def state(self, product_id: int) -> tuple[object, ...]:
-        """Return the active version, the last verdict, and the status of the latest jobs.
+        """Return the numbers of the active version and the last verdict, and the statuses of the latest jobs.
 
-        What is learnt depends on them alone.
+        As long as this state is unchanged, no new candidate can become due.
         """
-        last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
-        last = last.order_by(verdicts.c.id.desc()).limit(1)
-        active = select(active_version(product_id), last.scalar_subquery())
-        latest = select(jobs.c.id, jobs.c.status).where(jobs.c.product_id == product_id)
-        latest = latest.order_by(jobs.c.id.desc()).limit(MAX_LATEST)
+        last_verdict = (
+            select(verdicts.c.id)
+            .where(verdicts.c.product_id == product_id)
+            .order_by(verdicts.c.id.desc())
+            .limit(1)
+        )
+        version_and_verdict = select(active_version(product_id), last_verdict.scalar_subquery())
+        latest_jobs = (
+            select(jobs.c.id, jobs.c.status)
+            .where(jobs.c.product_id == product_id)
+            .order_by(jobs.c.id.desc())
+            .limit(MAX_LATEST)
+        )
         with self.database.reading() as connection:
-            return *connection.execute(active).one(), *map(tuple, connection.execute(latest))
+            job_states = [tuple(row) for row in connection.execute(latest_jobs)]
+            return *connection.execute(version_and_verdict).one(), *job_states
 
     def next_unfinished(self) -> JobRow | None:
-        """Return the oldest job that is to be made, or that was being made when something ended it."""
+        """Return the oldest unfinished job; None: there is none.
+
+        The job is queued, or was running when the station ended.
+        """
         return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(jobs.c.id).limit(1))
 
     def before(self, number: int) -> int:
-        """Count the models that are made before this one."""
-        ours = IS_UNFINISHED, jobs.c.id < number
+        """Count the unfinished jobs that are older than the job `number`."""
+        query = select(func.count()).where(IS_UNFINISHED, jobs.c.id < number)
         with self.database.reading() as connection:
-            return int(connection.execute(select(func.count()).where(*ours)).scalar_one())
+            return int(connection.execute(query).scalar_one())
 
     def of_version(self, product_id: int, version: int) -> JobRow | None:
-        """Return the job that became a version."""
+        """Return the last job that made a version; None: the version was not made by a job."""
         with self.database.reading() as connection:
             return job_of_version(connection, product_id, version)
 
     def by_version(self, product_id: int) -> dict[int, CandidateRow]:
-        """Return the last job that became each version."""
-        ours = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
-        rows = self.database.rows(_with_version_state().where(*ours).order_by(jobs.c.id))
-        return {int(row.version_id): row for row in rows}
+        """Return for each version that a job made, by its number, the last job that made the version."""
+        conditions = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
+        rows = self.database.rows(_with_version_state().where(*conditions).order_by(jobs.c.id))
+        return {int(row.version_id): row for row in rows}  # later jobs replace earlier ones
 
     def row(self, product_id: int, number: int) -> CandidateRow:
         """Return a product's job, with the state of its version. NotFoundError."""
@@ -199,13 +208,13 @@ class Jobs:
             raise NotFoundError(f"there is no candidate {number} of this product")
         return row
 
-    def latest(self, product_id: int, most: int = MAX_LATEST) -> Sequence[CandidateRow]:
+    def latest(self, product_id: int, limit: int = MAX_LATEST) -> Sequence[CandidateRow]:
         """Return a product's latest jobs, newest first, each with the state of its version."""
         query = _with_version_state().where(jobs.c.product_id == product_id)
-        return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
+        return self.database.rows(query.order_by(jobs.c.id.desc()).limit(limit))
 
     def of_draft(self, name: str) -> JobRow | None:
-        """Return the fit of a new product; None: there is none."""
+        """Return the job that makes the model of a new product; None: there is none."""
         return self.database.row(select(jobs).where(jobs.c.draft == name, jobs.c.kind == FIT))
 
     def forget(self, number: int) -> None:
@@ -218,30 +227,54 @@ class Jobs:
 
 
 def _with_version_state() -> Select[tuple[object, ...]]:
-    """Return the query of jobs, each with the state of the version that it became; NULL: it became none."""
-    became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
-    return select(jobs, versions.c.state.label("version_state")).select_from(became)
+    """Return the query of all jobs, each with the column `version_state`; NULL: the job has no version."""
+    with_versions = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
+    return select(jobs, versions.c.state.label("version_state")).select_from(with_versions)
+
+
+def _remove_old_jobs(connection: Connection, product_id: int) -> None:
+    """Remove a product's finished jobs that have no version, except for the latest `MAX_JOBS`."""
+    removed_versions = select(versions.c.id).where(
+        versions.c.product_id == product_id, versions.c.state == REMOVED
+    )
+    lacks_version = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(removed_versions))
+    conditions = jobs.c.product_id == product_id, lacks_version
+    newest_surplus = select(jobs.c.id).where(*conditions).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
+    # number of the newest job that is not among the latest `MAX_JOBS`; None: there are not so many
+    newest_surplus_id = connection.scalar(newest_surplus)
+    if newest_surplus_id is not None:
+        connection.execute(delete(jobs).where(*conditions, jobs.c.id <= newest_surplus_id, ~IS_UNFINISHED))
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:
-    """Return the last job that became a version; None: it was made otherwise."""
-    ours = jobs.c.product_id == product_id, jobs.c.version_id == version
-    return connection.execute(select(jobs).where(*ours).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
+    """Return the last job that made a version; None: the version was not made by a job."""
+    query = (
+        select(jobs)
+        .where(jobs.c.product_id == product_id, jobs.c.version_id == version)
+        .order_by(jobs.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).one_or_none()
 
 
 class Maker(Protocol):
-    """Makes the jobs of a kind."""
+    """Function that makes the jobs of a kind."""
 
     def __call__(self, row: JobRow) -> object:
-        """Make a job by `JobQueue.run` and set its status. StoreError: it is made later; StoppedError."""
+        """Make a job with `JobQueue.run` and set its status.
+
+        Raises:
+            StoreError: The database is away or the disk is full; the job stays in the queue.
+            StoppedError: The job was stopped.
+        """
 
 
 class JobQueue(BackgroundThread):
-    """Makes one job after the other.
+    """Thread that makes one job after the other.
 
     Attributes:
-        makers: by kind.
-        looks: called before each look for jobs: they may add some.
+        makers: Functions that make the jobs, by the kind of job.
+        looks: Functions that may queue jobs. They are called each time before the queue looks for jobs.
     """
 
     def __init__(self, database: Database):
@@ -252,8 +285,8 @@ class JobQueue(BackgroundThread):
         self._lock = threading.Lock()
         self._current: JobRow | None = None
         self._step: JobStep | None = None
-        self._begun = 0.0  # when the present stage did
-        self._due = 0.0  # until when the present step's time holds
+        self._stage_start = 0.0  # time at which the current stage began
+        self._estimate_end = 0.0  # time until which the current step's estimate of the rest is shown
 
     @override
     def start(self) -> None:
@@ -263,7 +296,7 @@ class JobQueue(BackgroundThread):
 
     @override
     def end(self) -> None:
-        """End; a job that is being made is made anew at the next start."""
+        """End the thread; a running job is made anew at the next start."""
         super().end()
         self.worker.close()
 
@@ -280,26 +313,29 @@ class JobQueue(BackgroundThread):
         """Queue a job, and return its number.
 
         Args:
-            kind: of the job, for which there is a maker.
-            who: asked for it.
-            facts: stored with it, as JSON.
-            product_id: number of the product; None: it is a new one.
-            start: version that it begins with.
-            draft: name of the new product, of which the last job of a kind is kept.
+            kind: Kind of the job, for which there is a maker.
+            who: User who requests it.
+            facts: Facts that are stored with it, as JSON.
+            product_id: Number of the product; None: the product is new.
+            start: Number of the version that a candidate starts from; None: the job makes no candidate.
+            draft: Name of the new product, whose earlier job of this kind is removed; None: no new product.
         """
         number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()
         return number
 
     def step(self, number: int) -> JobStep | None:
-        """Return how far a job is; None: it is not being made.
+        """Return the progress of a job; None: it is not running.
 
-        What was to be done by now says nothing of the rest: then `left` is None.
+        If a step takes much longer than estimated, the estimate of the rest (`left`) is None.
         """
         with self._lock:
-            step = self._step if self._current is not None and self._current.id == number else None
-            is_late = step is not None and step.left is not None and time.monotonic() > self._due
-        return step.model_copy(update={"left": None}) if step is not None and is_late else step
+            is_running = self._current is not None and self._current.id == number
+            step = self._step if is_running else None
+            is_late = time.monotonic() > self._estimate_end
+        if step is not None and step.left is not None and is_late:
+            return step.model_copy(update={"left": None})
+        return step
 
     def stop_job(
         self,
@@ -310,48 +346,57 @@ class JobQueue(BackgroundThread):
         kind: str = "",
         who: str = "",
     ) -> bool:
-        """Give a job this status, and end its work; return False where it has none of the statuses `only`.
+        """Set a job's status and end its work; return whether the job was changed.
 
         Args:
-            number: of the job.
-            status: from now on.
-            only: statuses that it may have before.
-            kind: of the event that is noted; "": none is.
-            who: of the event.
+            number: Number of the job.
+            status: New status.
+            only: Statuses in which the job is changed.
+            kind: Kind of the event that is recorded; "": no event.
+            who: User of the event.
         """
         is_changed = self.jobs.change(number, status, kind=kind, who=who, only=only)
         if is_changed:
             self._if_current(number, self.worker.stop)
         return is_changed
 
-    def interrupt(self, number: int, stages: str) -> None:
-        """End the stages of a job whose names begin so (`Worker.interrupt`)."""
-        self._if_current(number, lambda: self.worker.interrupt(stages))
+    def interrupt(self, number: int, stage_prefix: str) -> None:
+        """End a running job's current stage if the stage's name has the prefix (`Worker.interrupt`)."""
+        self._if_current(number, lambda: self.worker.interrupt(stage_prefix))
 
-    def _if_current(self, number: int, do: Callable[[], object]) -> None:
+    def _if_current(self, number: int, action: Callable[[], object]) -> None:
+        """Call `action` if the job `number` is running."""
         with self._lock:
             if self._current is not None and self._current.id == number:
-                do()
+                action()
 
     def run(self, work: JobFunction[T], job: dict[str, Any]) -> T:
-        """Return the result of a job's work. WorkerError: it cannot be done, or the process ended."""
+        """Call `work` with the job in the worker's process, and return its result.
+
+        Raises:
+            WorkerError: The job cannot be done, or the process ended.
+        """
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:
-        """Wait for so long; return whether the station ends."""
+        """Wait for `seconds`, or until the station ends; return whether the station ends."""
         return self._pause(seconds)
 
     @override
     def _work(self) -> None:
-        while not self._wait(CHECK_INTERVAL):
+        while True:
+            is_ending = self._wait(CHECK_INTERVAL)
+            if is_ending:
+                return
             try:
                 with self.threads[0].call(STEP_SECONDS):
                     self._make_all()
-            except StoreError:  # reported by the station; jobs that are to be made are found at the next look
+            except StoreError:  # the station reports it; the jobs stay in the queue for the next look
                 self._pause(RETRY_SECONDS)
                 self.wake()
 
     def _make_all(self) -> None:
+        """Make all unfinished jobs, the oldest first."""
         self.worker.end_if_idle()
         for look in self.looks:
             look()
@@ -359,26 +404,40 @@ class JobQueue(BackgroundThread):
             self._make(row)
 
     def _make(self, row: JobRow) -> None:
-        if row.kind not in self.makers:  # queued by an earlier version of the station
-            return self.jobs.forget(row.id)
+        """Make a job. If its kind is unknown, remove it."""
+        if row.kind not in self.makers:  # another release of the station queued it
+            self.jobs.forget(row.id)
+            return
         with self._lock:
             self._current = row
         try:
-            if self.jobs.change(row.id, RUNNING, only=UNFINISHED):  # else it was stopped a moment ago
+            is_unfinished = self.jobs.change(row.id, RUNNING, only=UNFINISHED)
+            if is_unfinished:  # else a person has stopped it a moment ago
                 self.makers[row.kind](row)
-        except StoppedError:  # by a person, who said so in the row; else it goes on later
+        except StoppedError:  # a person stopped it (and its row has that status), or the station ends
             pass
         finally:
             with self._lock:
                 self._current = self._step = None
 
     def _note_step(self, stage: str, done: int, total: int) -> None:
+        """Note the progress of the running job, and estimate the seconds until its stage is done.
+
+        Args:
+            stage: Name of the stage; details may follow after a comma.
+            done: Number of steps that are done.
+            total: Number of all steps of the stage.
+        """
         self.threads[0].go_on()
-        name = stage.partition(",")[0]
-        at = time.monotonic()
+        stage_name = stage.partition(",")[0]
+        time_now = time.monotonic()
         with self._lock:
-            if self._step is None or self._step.stage != name:
-                self._begun = at
-            left = (at - self._begun) / done * (total - done) if done else None
-            self._due = at + max(LATE_SECONDS, 2 * (left or 0.0))
-            self._step = JobStep(stage=name, done=done, total=total, left=left)
+            if self._step is None or self._step.stage != stage_name:
+                self._stage_start = time_now
+            seconds_left = None
+            if done:
+                seconds_per_step = (time_now - self._stage_start) / done
+                seconds_left = seconds_per_step * (total - done)
+            # the estimate is shown for twice the time that it names, or until the next step
+            self._estimate_end = time_now + max(LATE_SECONDS, 2 * (seconds_left or 0.0))
+            self._step = JobStep(stage=stage_name, done=done, total=total, left=seconds_left)

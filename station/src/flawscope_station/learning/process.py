@@ -1,7 +1,7 @@
-"""Process that makes models, beside the station.
+"""The process that makes models.
 
-Torch is loaded there alone, and it has a low priority, so that inspections go on. It stays for the next job
-until `IDLE_SECONDS`, and ends with the station.
+Torch is loaded only in this process. It has a low priority, so that inspections go on. It waits for another
+job for `IDLE_SECONDS`, and ends with the station.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from flawscope.artefact import judgement as judgements
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
 
-IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
+IDLE_SECONDS = 600.0  # seconds without a job after which the process ends: it holds hundreds of megabytes
 PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
-STEP_SECONDS = 3600.0  # in which a job must say how far it is
-LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
-TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
+STEP_SECONDS = 3600.0  # longest time between two reports of progress
+LEARNING_NICENESS = 19  # the lowest priority: on a busy machine the process gets a seventieth of a core
+TRIAL_NICENESS = 5  # for work that a person waits for: at least a quarter of a core
 ProgressCallback = Callable[[str, int, int], None]
 T = TypeVar("T")
 JobFunction = Callable[[dict[str, Any], ProgressCallback], T]
@@ -38,21 +38,23 @@ class WorkerError(FlawscopeError):
 
 
 class FullDiskWorkerError(WorkerError):
-    """The process found no room on the disk."""
+    """The process cannot do the job, because the disk is full."""
 
 
 class StoppedError(WorkerError):
-    """The worker was closed, or stopped in the middle of a job."""
+    """The worker was closed, or was stopped during a job."""
 
 
 # ------------------------------------------------------------------------------------------ in the station
 
 
 class Worker:
-    """Runs one job at a time in a process of its own. All but `stop` and `close` is called by one thread.
+    """Runs one job at a time in a process of its own.
+
+    Only `interrupt`, `stop` and `close` may be called by other threads than the one that calls `run`.
 
     Args:
-        niceness: of the process, 0 to 19.
+        niceness: Niceness of the process, 0 to 19.
     """
 
     def __init__(self, niceness: int = LEARNING_NICENESS) -> None:
@@ -65,46 +67,52 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process; None where there is none."""
+        """Number of the process; None: there is no process."""
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
     def run(self, work: JobFunction[T], job: dict[str, Any], step: ProgressCallback) -> T:
-        """Return the result of a job, which the process does.
+        """Do a job in the process, and return its result.
 
         Args:
-            work: a function of a module, which the process calls.
-            job: the function's first argument.
-            step: gets the name of a stage, the steps that are done, and the steps in all.
+            work: Function that does the job. It must be defined in a module, as it is pickled by its name.
+            job: First argument of the function.
+            step: Called with the name of a stage, the number of steps that are done, and the number of all
+                steps.
 
         Raises:
-            WorkerError: the job cannot be done, or the process ended.
+            WorkerError: The job cannot be done, or the process ended.
+            StoppedError: Another thread stopped the job or closed the worker.
         """
         try:
             pipe = self._ensure_started()
             pipe.send((work, job))
             while True:
-                kind, found = pipe.recv()
+                kind, content = pipe.recv()
                 if kind == "step":
-                    step(*found)
+                    step(*content)
                 elif kind == "done":
-                    result: T = found
+                    result: T = content
                     return result
                 elif kind == "full":
-                    raise FullDiskWorkerError(found)
+                    raise FullDiskWorkerError(content)
                 else:
-                    raise WorkerError(found)
-        except (EOFError, OSError):
-            code = self._end(timeout=1.0)  # the process has ended
+                    raise WorkerError(content)
+        except (EOFError, OSError):  # the process has ended
+            exit_code = self._end(timeout=1.0)
             if self._closed or self._stopped:
                 raise StoppedError("the station ends") from None
-            why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"
-            raise WorkerError(f"the process that learns did not finish: {why}; learn again") from None
+            if exit_code == -signal.SIGKILL:  # the exit code of a process that a signal ended is negative
+                reason = "it was killed, perhaps for want of memory"
+            else:
+                reason = f"it ended with {exit_code}"
+            raise WorkerError(f"the process that learns did not finish: {reason}; learn again") from None
         finally:
             self._last_used = time.monotonic()
             self._stopped = False
 
     def _ensure_started(self) -> Connection:
+        """Return the pipe to the process. If the process is not running, start it."""
         with self._lock:
             if self._closed or self._stopped:
                 raise StoppedError("the station ends")
@@ -118,32 +126,35 @@ class Worker:
             return self._pipe
 
     def end_if_idle(self) -> None:
-        """End a process that has had no job for a while."""
+        """End the process if it has had no job for `IDLE_SECONDS`."""
         if self._process is not None and time.monotonic() - self._last_used > IDLE_SECONDS:
             self._end()
 
-    def interrupt(self, stages: str) -> None:
-        """Interrupt the job that runs at its next step of a stage whose name begins with `stages`.
+    def interrupt(self, stage_prefix: str) -> None:
+        """Raise KeyboardInterrupt in the running job, as Ctrl-C does.
 
-        It gets a KeyboardInterrupt, as from Ctrl-C. At other stages it goes on.
+        The job raises it at its next step in a stage whose name begins with `stage_prefix`.
         """
         with self._lock, suppress(OSError):
             if self._pipe is not None:
-                self._pipe.send(stages)
+                self._pipe.send(stage_prefix)
 
     def stop(self) -> None:
-        """End the job that runs; the next one begins in a new process."""
+        """End the running job with its process; the next job gets a new process."""
         self._stopped = True
         self._end()
 
     def close(self) -> None:
-        """End the process, even in the middle of a job, and begin none."""
+        """End the process, also during a job, and start no further one."""
         with self._lock:
             self._closed = True
         self._end()
 
     def _end(self, timeout: float = 0.0) -> int | None:
-        """End the process after at most `timeout` seconds; return its exit code, None: there was none."""
+        """Wait for the process for `timeout` seconds, then kill it.
+
+        Return its exit code; None: there is no process.
+        """
         with self._lock:
             process = self._process
             self._process = None
@@ -159,12 +170,12 @@ class Worker:
 
 
 def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
-    """Answer jobs until the station ends.
+    """Do the jobs that the station sends, until the station ends.
 
     Args:
-        pipe: to the station.
-        pixels: number of pixels of a picture at most.
-        niceness: of this process, 0 to 19.
+        pipe: Pipe to the station.
+        pixels: Largest number of pixels of a picture.
+        niceness: Niceness of this process, 0 to 19.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # output of libraries goes to the log
@@ -178,14 +189,15 @@ def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
     threading.Thread(target=_end_with_station, daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
-            job = pipe.recv()
-            if isinstance(job, str):
+            message = pipe.recv()
+            if isinstance(message, str):
                 continue  # an interrupt that came after its job had ended
-            work, given = job
-            pipe.send(_run_job(work, given, pipe))
+            work, job = message
+            pipe.send(_run_job(work, job, pipe))
 
 
 def _end_with_station() -> None:
+    """Wait until the station's process has ended, and end this process."""
     station = multiprocessing.parent_process()
     assert station is not None
     station.join()
@@ -193,24 +205,31 @@ def _end_with_station() -> None:
 
 
 def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -> tuple[str, object]:
-    """Return the outcome, its name first.
+    """Do a job, and return the message for `Worker.run`: an outcome and its content.
 
-    An interrupt ends a search as Ctrl-C does: the work catches it and keeps the best.
+    The outcomes are `done` with the result, and `error` or `full` (the disk is full) with a message.
+
+    Args:
+        work: Function that does the job.
+        job: First argument of the function.
+        pipe: Pipe to the station, which gets the progress and sends interrupts. An interrupt raises
+            KeyboardInterrupt in `work`, which may catch it to end a search early.
     """
-    last_report = 0.0
-    stages_to_stop = list[str]()  # beginnings of their names, as `Worker.interrupt` got them
+    last_report = 0.0  # time of the last report of progress
+    interrupted_prefixes = list[str]()  # prefixes of names of stages, from `Worker.interrupt`
     lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
+        """Report the progress to the station; raise KeyboardInterrupt if the station interrupts the stage."""
         nonlocal last_report
         with lock:
             if time.monotonic() - last_report > PROGRESS_INTERVAL:
                 last_report = time.monotonic()
                 pipe.send(("step", (stage, done, total)))
                 if pipe.poll():
-                    stages_to_stop.append(pipe.recv())
-            if any(stage.startswith(prefix) for prefix in stages_to_stop):
-                stages_to_stop.clear()
+                    interrupted_prefixes.append(pipe.recv())
+            if any(stage.startswith(prefix) for prefix in interrupted_prefixes):
+                interrupted_prefixes.clear()
                 raise KeyboardInterrupt
 
     try:
@@ -218,20 +237,19 @@ def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -
     except MemoryError:
         return "error", "there is not enough memory to learn; learn when there is more"
     except Exception as error:
-        return "full" if files.is_full_disk(error) else "error", message_with_type(error)
+        outcome = "full" if files.is_full_disk(error) else "error"
+        return outcome, message_with_type(error)
 
 
 def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
-    """Make a candidate's model file, and return its judgement.
-
-    It is made and compared in `flawscope.fitting.candidate`.
+    """Make a candidate's model file with `flawscope.fitting.make_candidate`, and return its judgement.
 
     Args:
-        job: arguments of `flawscope.fitting.make_candidate` by name.
-        step: gets the name of a stage, the steps that are done, and the steps in all.
+        job: Arguments of `flawscope.fitting.make_candidate` by name.
+        step: Called with the name of a stage, the number of steps that are done, and the number of all steps.
 
     Raises:
-        InputError: no candidate can be made.
+        InputError: No candidate can be made.
     """
     from flawscope import fitting  # torch
 

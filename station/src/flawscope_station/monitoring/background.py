@@ -25,9 +25,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
-# seconds before work that failed is begun again
-MIN_RESTART_DELAY = 0.1
-MAX_RESTART_DELAY = 5.0
+MIN_RESTART_DELAY = 0.1  # seconds before work that failed is begun again
+MAX_RESTART_DELAY = 5.0  # seconds before work that failed many times is begun again
 SETTLED_SECONDS = 1.0  # seconds without a failure after which work that was begun again counts as running
 REPORT_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
 STUCK_SECONDS = 300.0  # seconds after which a call that should return soon is taken to hang
@@ -36,16 +35,16 @@ MAX_LINES = 1000  # lines of a log that wait to be written; more are dropped
 
 
 class MonotonicClock:
-    """Time of threads, and their waits in it. Tests give threads a clock that they advance by hand.
+    """Clock of threads, by which they also wait. Tests give threads a clock that they advance by hand.
 
     Attributes:
-        monotonic: returns seconds that never go back.
+        monotonic: Returns seconds that never go back.
     """
 
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
-        """Wait for an event, at most for so many seconds; return whether it is set."""
+        """Wait for an event, at most for so many seconds (None: no limit); return whether it is set."""
         return event.wait(seconds)
 
 
@@ -56,8 +55,8 @@ class Backoff:
     """Pauses before something that failed is tried again, each twice as long as the one before.
 
     Args:
-        shortest, longest: seconds.
-        spread: share of a pause by which it is randomly shortened or lengthened, so that waiting clients do
+        shortest, longest: Seconds of the first pause, and of the longest.
+        spread: Share of a pause by which it is randomly shortened or lengthened, so that waiting clients do
             not all come back at the same moment.
     """
 
@@ -79,7 +78,7 @@ class Backoff:
 
 
 class Working(Protocol):
-    """Queue that knows since when its reader works."""
+    """Queue that knows since when its reader has worked on its present jobs."""
 
     @property
     def taken_at(self) -> float | None:
@@ -91,16 +90,17 @@ class GuardedThread:
     """Thread whose work is begun again when it fails, or ends before it should.
 
     Args:
-        work: returns when `ended` is set.
-        ended: set when the work is to end.
-        clock: of the pauses before it is begun again.
-        queue: from which the work takes its pieces; each piece should end soon.
+        name: Name of the thread.
+        work: Function that returns when `ended` is set.
+        ended: Set when the work is to end.
+        clock: Clock of the pauses before the work is begun again.
+        queue: Queue from which the work takes its jobs, each of which should end soon.
 
     Attributes:
-        failure: why the work ended last; None: it never did.
-        failed_at: when, as `clock` counts.
-        stops_all: nothing is inspected while a call of this thread hangs. False: other things go on, and the
-            thread's owner reports what does not.
+        failure: Why the work ended last; None: it never did.
+        failed_at: When the work failed last, as `clock` counts.
+        stops_all: Whether nothing is inspected while a call of this thread hangs. False: inspections go on,
+            and the thread's owner reports a call that hangs.
     """
 
     stops_all = True
@@ -121,13 +121,13 @@ class GuardedThread:
         self._queue = queue
         self.failure: str | None = None
         self.failed_at = -math.inf
-        self._called_at: float | None = None  # when a call began, or went on last; None: there is none
-        self._patience: float | None = None  # of the call; None: as of any other
-        self._begun_at: float | None = None  # None: it waits to be begun again
+        self._called_at: float | None = None  # when a call began, or went on last; None: no call runs
+        self._patience: float | None = None  # seconds that the call may take; None: `STUCK_SECONDS`
+        self._begun_at: float | None = None  # when the work began; None: it waits to be begun again
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         self._was_started = False
-        self._thread: threading.Thread | None = None  # None: there was none yet
-        self._starting = threading.Lock()  # nobody takes a thread that is being started for one that ended
+        self._thread: threading.Thread | None = None  # None: no thread was started yet
+        self._starting = threading.Lock()  # held while a thread starts, which is not alive yet
 
     def start(self) -> None:
         """Start the thread, once; where no thread can be started now, `revive` tries again."""
@@ -143,7 +143,7 @@ class GuardedThread:
 
     @property
     def is_down(self) -> bool:
-        """Whether the work should run, and does not, or failed a moment ago."""
+        """Whether the work should run, but does not run, or failed within the last `SETTLED_SECONDS`."""
         if not self._was_started or self._ended.is_set():
             return False
         with self._starting:
@@ -152,12 +152,12 @@ class GuardedThread:
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call that should return, or `go_on`, within so many seconds.
+        """Mark a call that should return, or call `go_on`, within `patience` seconds.
 
-        It is a call into a model, the data base, a disk that may be a network's, a plugin, another process.
+        Use it for a call into a model, the database, a (network) disk, a plugin or another process.
 
         Args:
-            patience: seconds; None: `STUCK_SECONDS`.
+            patience: Seconds that the call may take; None: `STUCK_SECONDS`.
         """
         self._patience = patience
         self._called_at = self._clock.monotonic()
@@ -167,13 +167,13 @@ class GuardedThread:
             self._called_at = self._patience = None
 
     def go_on(self) -> None:
-        """Mark that a call has got on with its work."""
+        """Mark that the present call makes progress: its time begins anew."""
         if self._called_at is not None:
             self._called_at = self._clock.monotonic()
 
     @property
     def calling_since(self) -> float | None:
-        """Return when the work began something that should end soon, or went on last; None: it does not."""
+        """Return when the present call or job began, or made progress last; None: there is none."""
         called_at = self._called_at
         if called_at is None and self._queue is not None:
             return self._queue.taken_at
@@ -181,7 +181,7 @@ class GuardedThread:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether such a call does not return; nothing can end it."""
+        """Whether the present call or job takes longer than it may; nothing can end it."""
         since = self.calling_since
         return since is not None and self._clock.monotonic() > since + self.patience
 
@@ -191,15 +191,15 @@ class GuardedThread:
         return STUCK_SECONDS if self._patience is None else self._patience
 
     def was_down(self, seconds: float) -> bool:
-        """Whether the work failed within the last seconds."""
+        """Return whether the work failed within the last `seconds`."""
         return self._clock.monotonic() < self.failed_at + seconds
 
     def revive(self) -> None:
-        """Start the thread anew where it is not there any more."""
+        """Start the thread again if it has ended, although nobody asked its work to end."""
         with self._starting:
             is_alive = self._thread is not None and self._thread.is_alive()
             if self._was_started and not is_alive and not self._ended.is_set():
-                if self._thread is not None:
+                if self._thread is not None:  # else it could not be started, which is noted already
                     self._note_failure("the thread was ended")
                 self._start_thread()
 
@@ -228,21 +228,21 @@ class GuardedThread:
             self._clock.wait(self._ended, self._backoff.next())
 
     def _note_failure(self, failure: str) -> None:
-        before = self.failed_at
+        last_failed_at = self.failed_at
         self.failed_at = self._clock.monotonic()
-        if self.failed_at - before > REPORT_SECONDS:
+        if self.failed_at - last_failed_at > REPORT_SECONDS:
             self._backoff.reset()
         self.failure = failure
         self._begun_at = None
 
 
 class WatchedCalls(GuardedThread):
-    """Calls of a pool of threads, several at once, which are watched like the calls of a single thread.
+    """Calls of a pool of threads, which run at the same time and are watched like those of a single thread.
 
     It has no thread of its own.
 
     Attributes:
-        begun: when each call began that has not returned.
+        begun: When each call began that has not returned.
     """
 
     def __init__(self, name: str, patience: float, clock: MonotonicClock = CLOCK):
@@ -253,7 +253,7 @@ class WatchedCalls(GuardedThread):
     @contextmanager
     @override
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call beside others; `patience` is that of the pool."""
+        """Mark a call that runs beside others; the pool's patience holds, and `patience` is not used."""
         call = object()
         self.begun[call] = self._clock.monotonic()
         try:
@@ -264,7 +264,7 @@ class WatchedCalls(GuardedThread):
     @property
     @override
     def is_stuck(self) -> bool:
-        """Whether the call that began first has taken longer than it may."""
+        """Whether the oldest call that has not returned takes longer than it may."""
         oldest = min(list(self.begun.values()), default=math.inf)
         return self._clock.monotonic() > oldest + self.patience
 
@@ -273,7 +273,9 @@ class WatchedPool(ThreadPoolExecutor):
     """Pool of threads whose calls are watched.
 
     Args:
-        patience: seconds that a call may take.
+        size: Number of threads.
+        name: Beginning of the threads' names.
+        patience: Seconds that a call may take.
     """
 
     def __init__(self, size: int, name: str, patience: float):
@@ -281,12 +283,12 @@ class WatchedPool(ThreadPoolExecutor):
         self.calls = WatchedCalls(name, patience)
 
     @override
-    def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule a call, as `ThreadPoolExecutor.submit` does, which is watched from its begin on."""
 
         def watched() -> T:
             with self.calls.call():
-                return function(*args, **given)
+                return function(*args, **kwargs)
 
         return super().submit(watched)
 
@@ -295,8 +297,9 @@ class BackgroundThread:
     """Thread that can be woken and ended; derived classes define its work.
 
     Args:
-        is_lazy: it runs from the first call of `wake` on.
-        clock: measures its waits.
+        name: Name of the thread.
+        clock: Clock by which the thread waits.
+        is_lazy: Whether the thread starts only at the first call of `wake`.
     """
 
     def __init__(self, name: str, clock: MonotonicClock = CLOCK, *, is_lazy: bool = False):
@@ -307,13 +310,13 @@ class BackgroundThread:
         self.threads = [GuardedThread(name, self._work, self._ended, clock)]
 
     def start(self) -> None:
-        """Start the thread; a lazy one waits for the first call of `wake`, which may have been before."""
+        """Start the thread; a lazy one starts now if `wake` was called, else at the first call of `wake`."""
         self._may_run = True
         if self._woken.is_set() or not self._waits_for_wake:
             self.threads[0].start()
 
     def wake(self) -> None:
-        """Wake the thread, for there is something to do."""
+        """Wake the thread, for there is work to do."""
         self._woken.set()
         if self._waits_for_wake and self._may_run and not self._ended.is_set():
             self.threads[0].start()
@@ -329,6 +332,7 @@ class BackgroundThread:
         self.threads[0].join(seconds)
 
     def _work(self) -> None:
+        """Do the thread's work until `_ended` is set."""
         raise NotImplementedError
 
     def _wait(self, seconds: float | None = None) -> bool:
@@ -338,19 +342,19 @@ class BackgroundThread:
         return self._ended.is_set()
 
     def _pause(self, seconds: float) -> bool:
-        """Wait for so long, also when woken; return whether the thread is to end, which ends the wait."""
+        """Wait for `seconds`, even if woken; return whether the thread is to end, which ends the wait."""
         return self._clock.wait(self._ended, seconds)
 
 
 class ThreadWatch(BackgroundThread):
-    """Watch of all threads: it starts a thread anew that is not there any more, and reports failures.
+    """Watch of all threads: it starts a thread anew that has ended, and reports failures.
 
     Args:
-        threads: returns all threads, and whether pictures cannot be inspected without it.
-        failure: returns why parts fail at the moment, though all threads run; None: they do not.
-        report: reports a problem, as `Problems.report`.
-        look: looks at what no thread of its own looks at, such as what has waited too long; it waits for
-            nothing.
+        threads: Returns all threads, each with a flag: whether no picture can be inspected without it.
+        failure: Returns why parts fail at the moment, though all threads run; None: they do not fail.
+        report: Reports a problem, as `Problems.report`.
+        look: Called at each look; it checks facts that have no thread of their own, such as parts that have
+            waited too long, and returns at once.
     """
 
     def __init__(
@@ -376,26 +380,32 @@ class ThreadWatch(BackgroundThread):
         failed = list[str]()
         stuck = list[str]()
         down = list[str]()
-        for thread, inspects in self.list_threads():
+        for thread, is_inspecting in self.list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
             if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
-            if thread.is_stuck:
+            if thread.is_stuck:  # this text then also says why pictures wait
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"
                 stuck.append(text)
-            if inspects and (thread.is_down or (thread.is_stuck and thread.stops_all)):
+            if is_inspecting and (thread.is_down or (thread.is_stuck and thread.stops_all)):
                 down.append(text)
         self._report_threads(failed, stuck, down)
 
     def _report_threads(self, failed: Sequence[str], stuck: Sequence[str], down: Sequence[str]) -> None:
-        """Report threads: those that failed, those that hang, and those for which pictures wait."""
-        why = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
+        """Report the problems of threads, or that they are over.
+
+        Args:
+            failed: Names and failures of threads that failed and were begun again.
+            stuck: The same for threads that hang.
+            down: The same for those failed or hanging threads without which nothing is inspected.
+        """
+        failure_text = f"threads that failed were begun again: {'; '.join(failed)}" if failed else None
         if stuck:
-            why = f"threads hang; start the station anew: {'; '.join(stuck)}"
-        self._report("thread_failed", why)
-        waits = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
-        self._report("not_inspecting", waits or self._failure(), stops=True)
+            failure_text = f"threads hang; start the station anew: {'; '.join(stuck)}"
+        self._report("thread_failed", failure_text)
+        waiting_text = f"pictures wait, for a thread failed or hangs: {'; '.join(down)}" if down else None
+        self._report("not_inspecting", waiting_text or self._failure(), stops=True)
 
     @override
     def _work(self) -> None:
@@ -405,67 +415,69 @@ class ThreadWatch(BackgroundThread):
 
 
 def _duration(seconds: float) -> str:
+    """Return a time in seconds, from two minutes on in minutes, for people."""
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
-    """Call several functions that stop something, at once; return when all have returned, or in time.
+    """Call functions that stop something, all at once; return when all have returned, or after `seconds`.
 
-    One that hangs does not keep the station from ending: after `seconds` nobody waits for it.
+    A function that hangs does not keep the station from ending.
     """
     threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
-    ends = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, ends - time.monotonic()))
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that says the same, and never raises: who says something goes on."""
+def unfailing(write: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that writes a line as `write` does, and never raises."""
 
-    def say_if_possible(line: str) -> None:
+    def write_if_possible(line: str) -> None:
         with suppress(Exception):
-            say(line)
+            write(line)
 
-    return say_if_possible
+    return write_if_possible
 
 
 class Said(str):
-    """Line of the log, with its level and the fields that programs look for in it.
+    """Line of the log, with its level and the fields that programs look for.
 
     Attributes:
         level: info, warning or error.
-        fields: values by name, which `log_line` writes before the text.
+        fields: Values by name, which `log_line` writes before the text.
     """
 
     level: str
     fields: dict[str, object]
 
     def __new__(cls, text: str, level: str = "info", **fields: object) -> Said:
-        """Return the text as a string that has the level and the fields, too."""
-        made = super().__new__(cls, text)
-        made.level = level
-        made.fields = fields
-        return made
+        """Make a string of the text that has the level and the fields."""
+        line = super().__new__(cls, text)
+        line.level = level
+        line.fields = fields
+        return line
 
 
 def log_line(line: str) -> str:
     """Return a line as programs read it: time, level and fields, then the text."""
     level = getattr(line, "level", "info")
     fields = getattr(line, "fields", {})
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    facts = {"time": at, "level": level, **fields}
-    return f"{' '.join(f'{name}={value}' for name, value in facts.items())} {line}"
+    time_text = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    prefix_fields = {"time": time_text, "level": level, **fields}
+    prefix = " ".join(f"{name}={value}" for name, value in prefix_fields.items())
+    return f"{prefix} {line}"
 
 
 class Log:
     """Log that nobody waits for: a thread of its own writes the lines.
 
-    A pipe that is full and that nobody reads blocks whoever writes into it.
+    A full pipe that nobody reads would block any other thread that writes.
 
     Args:
-        write: writes a line.
+        write: Function that writes a line.
     """
 
     def __init__(self, write: Callable[[str], None]):

@@ -1,8 +1,8 @@
-"""Facts that the station knows of its computer: one thread measures it each second, and everybody else reads.
+"""State of the station's computer: one thread measures it each second, and all other threads read the result.
 
-Disk, data base, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks
-none of them, and reads the last `Machine`, which is in memory. Where that one is too old, the disk or the
-data base does not answer, which is a standstill of its own.
+Disk, database, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks none
+of them, and reads the last `Machine`, which is in memory. Where the last `Machine` is too old, the disk or
+the database does not answer, which is a standstill of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -21,15 +22,15 @@ from flawscope_station.store.files import DiskState, Files
 from flawscope_station.store.records import iso
 
 INTERVAL = 1.0  # seconds between two measurements
-MAX_AGE = 5.0  # seconds after which what was measured last says that something does not answer
-HANGING_SECONDS = 60.0  # seconds after which the measuring thread itself is told to hang
-CLOCK_JUMP = 60.0  # seconds by which the clock jumps; less is a correction of a clock that runs
-JUMP_REPORT_SECONDS = (
-    24 * 3600.0
-)  # seconds for which a jump of the clock is told, unless a person confirms it
-# what may not answer
+MAX_AGE = 5.0  # seconds after which, without a new measurement, disk or database count as silent
+HANGING_SECONDS = 60.0  # seconds after which the measuring thread itself is reported to hang
+CLOCK_JUMP = 60.0  # seconds; a smaller change is a correction of a clock that runs
+# seconds for which a jump of the clock is reported, unless a person confirms it
+JUMP_REPORT_SECONDS = 24 * 3600.0
+MAX_JUMPS_SHOWN = 4  # latest jumps that the problem names
+# names of the steps of a measurement, in the message that one of them does not answer
 DISK = "the disk"
-DATABASE = "the data base"
+DATABASE = "the database"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Machine:
     """State of the computer, as it was measured.
 
     Attributes:
-        at: When, as `time.monotonic` counts.
-        database: Why the data base cannot be used; None: it can.
-        available_bytes: Of memory; None: not known.
+        at: When it was measured, as `time.monotonic` counts.
+        disk: State of the disk.
+        database: Why the database cannot be used; None: it can.
+        available_bytes: Bytes of memory that are available; None: not known.
     """
 
     at: float
@@ -52,12 +54,15 @@ class MachineWatch(BackgroundThread):
     """Thread that measures the computer.
 
     Args:
-        report: reports a problem, as `Problems.report`.
-        wall: the computer's clock, microseconds since 1970.
+        database: Database of the station.
+        files: Files of the station.
+        report: Reports a problem, as `Problems.report`.
+        clock: Clock by which the thread waits.
+        wall: Returns the time of the computer's clock, microseconds since 1970.
 
     Attributes:
-        state: as it was measured last.
-        on_clock_jump: functions that are called when the clock has jumped.
+        state: State that was measured last.
+        on_clock_jump: Functions that are called when the clock has jumped.
     """
 
     def __init__(
@@ -74,38 +79,39 @@ class MachineWatch(BackgroundThread):
         self.report = report
         self.jumps = ClockJumps(wall)
         self.on_clock_jump: list[Callable[[], object]] = []
-        self._step = DISK  # what is asked just now
+        self._step = DISK  # step of the measurement that runs now, or ran last
         self._started_at: float | None = None
         self.state = Machine(clock.monotonic(), files.disk, None, None)
 
     @override
     def start(self) -> None:
-        """Begin to measure; from now on the data base asks whether it is silent before each use."""
+        """Begin to measure; from now on the database calls `database_silence` before each use."""
         self._started_at = self._clock.monotonic()
         self.database.silence = self.database_silence
         super().start()
 
     def measure(self) -> Machine:
         """Measure the computer now."""
-        jumped = self.jumps.look()
+        has_jumped = self.jumps.look()
         self._step = DISK
-        if self.database.is_sqlite:  # its file hangs with the others
+        if self.database.is_sqlite:  # its file is on the same disk, and may hang with it
             self.database.is_doubted = True
         disk = self.files.measure()
         self._step = DATABASE
         self.database.is_doubted = True
         database = self._ask_database()
-        memory = machine.system_memory()
-        self.state = Machine(self._clock.monotonic(), disk, database, memory and memory[1])
+        memory_bytes = machine.system_memory()
+        available_bytes = None if memory_bytes is None else memory_bytes[1]
+        self.state = Machine(self._clock.monotonic(), disk, database, available_bytes)
         self.database.is_doubted = database is not None and database.code == SILENT
         self.report("clock_jumped", self.jumps.text() or None, CONFIRM_CLOCK)
-        if jumped:
-            for tell in self.on_clock_jump:
-                tell()
+        if has_jumped:
+            for on_jump in self.on_clock_jump:
+                on_jump()
         return self.state
 
     def _ask_database(self) -> StoreError | None:
-        """Return why the data base cannot be used; where a write failed, see whether it does again."""
+        """Return why the database cannot be used; None: it can. After a failed write, try to write."""
         try:
             self.database.check_answers()
         except StoreError as error:
@@ -124,22 +130,29 @@ class MachineWatch(BackgroundThread):
     # ---- what others read
 
     def silence(self) -> StoreError | None:
-        """Return the error of a disk or a data base that does not answer; None: the last facts are young."""
+        """Return the error of a disk or a database that does not answer.
+
+        None: the last state is recent, or the thread does not measure.
+        """
         if self._started_at is None or self._ended.is_set():
             return None
         age = self._clock.monotonic() - max(self.state.at, self._started_at)
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return the error of a data base that does not answer, so that nobody waits for it; None: it may."""
+        """Return the error of a database that does not answer; None: it may answer.
+
+        With the error in hand, nobody needs to wait for the database.
+        """
         error = self.silence()
         if error is not None:
-            return error if self.database.is_sqlite or self._step == DATABASE else None
-        known = self.state.database
-        return known if known is not None and known.code == SILENT else None
+            is_database_silent = self.database.is_sqlite or self._step == DATABASE
+            return error if is_database_silent else None
+        last_error = self.state.database
+        return last_error if last_error is not None and last_error.code == SILENT else None
 
     def standstill(self, size: int) -> Standstill | None:
-        """Return why no part whose files have `size` bytes can be recorded; None: it can."""
+        """Return why no part whose files have `size` bytes can be recorded; None: one can."""
         fault = self.fault()
         if fault is not None:
             return fault
@@ -150,27 +163,27 @@ class MachineWatch(BackgroundThread):
         return None
 
     def fault(self) -> Standstill | None:
-        """Return why nothing can be recorded, whatever its size; None: something can."""
-        if (silent := self.silence()) is not None:
-            return Standstill(SILENT, silent)
+        """Return why not even a small part can be recorded; None: a part can, if there is space for it."""
+        if (silence := self.silence()) is not None:
+            return Standstill(SILENT, silence)
         if self.database.full:
             return Standstill("disk_full", StoreError(self.database.full, "disk_full"))
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        # whoever tries to write may find that it is over
+        # a standstill without an error refuses no part, for only a write can show that the failure is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:
         """Raise StoreError where files of `size` bytes could not be kept and recorded."""
-        stop = self.standstill(size)
-        if stop is not None and stop.error is not None:
-            raise stop.error
+        standstill = self.standstill(size)
+        if standstill is not None and standstill.error is not None:
+            raise standstill.error
 
 
-def silent_error(what: str, seconds: float) -> StoreError:
-    """Return the error of a disk or a data base that does not answer."""
-    text = f"{what} has not answered for {seconds:.0f} s: it hangs, or its network does"
+def silent_error(name: str, seconds: float) -> StoreError:
+    """Return the error of a disk or a database that has not answered for `seconds`."""
+    text = f"{name} has not answered for {seconds:.0f} s: it hangs, or its network does"
     return StoreError(text, SILENT)
 
 
@@ -181,63 +194,78 @@ def elapsed_seconds() -> float:
     return time.monotonic()
 
 
-class ClockJumps:
-    """Jumps of the computer's clock, which are seen against one that never jumps.
+class _ClockJump(NamedTuple):
+    """Jump of the computer's clock.
 
-    Parts between two of them have wrong times: the problem names the span.
+    Attributes:
+        noticed_at: When it was noticed, by the clock that never jumps.
+        text: Length, direction and times of the jump, for people.
+    """
+
+    noticed_at: float
+    text: str
+
+
+class ClockJumps:
+    """Jumps of the computer's clock, measured against a clock that never jumps.
+
+    Parts between two jumps have wrong times: the problem names the span.
 
     Args:
-        wall: microseconds since 1970.
-        monotonic: seconds that never go back.
+        wall: Returns microseconds since 1970.
+        monotonic: Returns seconds that never go back.
     """
 
     def __init__(self, wall: Callable[[], int] = now, monotonic: Callable[[], float] = elapsed_seconds):
         self._wall = wall
         self._monotonic = monotonic
         self._offset = self._present_offset()
-        self._texts: list[tuple[float, str]] = []  # when it was seen, and what
+        self._jumps: list[_ClockJump] = []
 
     def look(self) -> bool:
         """Look at the clock; return whether it has jumped since the last look."""
-        before = self._offset
+        previous_offset = self._offset
         self._offset = self._present_offset()
-        jump = self._offset - before
+        jump = self._offset - previous_offset
         if abs(jump) < CLOCK_JUMP:
             return False
-        at = self._wall()
-        where = "ahead" if jump > 0 else "back"
-        time_text = iso(round(at - jump * 1e6))
-        self._texts.append(
-            (self._monotonic(), f"{_duration(abs(jump))} {where} at {time_text}, to {iso(at)}")
-        )
+        wall_time = self._wall()
+        direction = "ahead" if jump > 0 else "back"
+        # what the clock would show without the jump
+        time_before = iso(round(wall_time - jump * 1e6))
+        text = f"{_duration(abs(jump))} {direction} at {time_before}, to {iso(wall_time)}"
+        self._jumps.append(_ClockJump(self._monotonic(), text))
         return True
 
     def text(self) -> str:
         """Return the jumps of the last day; "": there was none."""
-        since = self._monotonic() - JUMP_REPORT_SECONDS
-        self._texts = [timed for timed in self._texts if timed[0] >= since]
-        if not self._texts:
+        earliest = self._monotonic() - JUMP_REPORT_SECONDS
+        self._jumps = [jump for jump in self._jumps if jump.noticed_at >= earliest]
+        if not self._jumps:
             return ""
-        jumps = ", then ".join(text for _, text in self._texts[-4:])
+        jump_texts = ", then ".join(jump.text for jump in self._jumps[-MAX_JUMPS_SHOWN:])
         return (
-            f"the computer's clock jumped {jumps}: what was recorded from one jump to the next has times of "
-            "that clock; see to its time server, and confirm that it is right now"
+            f"the computer's clock jumped {jump_texts}: what was recorded from one jump to the next has "
+            "times of that clock; see to its time server, and confirm that it is right now"
         )
 
     def last(self) -> str:
-        """Return the last jump, which there was."""
-        return f"the computer's clock jumped {self._texts[-1][1]}" if self._texts else ""
+        """Return the last jump as a sentence; "": there was none."""
+        return f"the computer's clock jumped {self._jumps[-1].text}" if self._jumps else ""
 
     def confirm(self) -> None:
         """Forget the jumps up to now, which are not reported any more."""
-        self._texts = []
+        self._jumps = []
 
     def _present_offset(self) -> float:
-        """Return the seconds that the clock is ahead of the one that never jumps."""
+        """Return the seconds by which the computer's clock is ahead of the clock that never jumps."""
         return self._wall() / 1e6 - self._monotonic()
 
 
 def _duration(seconds: float) -> str:
+    """Return a time in seconds as minutes, hours or days, for people."""
     if seconds < 2 * 3600:
         return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.0f} hours" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{seconds / 86400:.0f} days"

@@ -1,4 +1,4 @@
-"""Problems that a person should see to at the moment, and who has acknowledged them.
+"""Problems that a person should solve now, and who has acknowledged them.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
 below `wrong` and a text below `remedy` in `web/assets/texts`. A kind without texts is shown as `other`.
@@ -19,7 +19,7 @@ from flawscope_station.store.database import now
 from flawscope_station.store.records import NotFoundError, iso
 
 PROBLEM_ACKNOWLEDGED = "problem acknowledged"  # an event
-LOOK_INTERVAL = 2.0  # seconds between two looks of who listens, for problems that only a check finds
+LOOK_INTERVAL = 2.0  # seconds between two looks of a listener's thread, for problems that only a check finds
 _CODE_PATTERN = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
 
 
@@ -28,8 +28,8 @@ class Action:
     """Button beside a problem, for engineers and administrators.
 
     Attributes:
-        route: Gets an empty JSON object by POST, as `/api/v1/clock/confirm`.
-        label: Key of its text.
+        route: Route that gets an empty JSON object by POST, such as `/api/v1/clock/confirm`.
+        label: Key of the button's text.
     """
 
     route: str
@@ -41,16 +41,16 @@ CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 
 @dataclass(frozen=True)
 class Problem:
-    """Problem that a person should see to.
+    """Problem that a person should solve.
 
     Attributes:
-        code: The kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
-            `camera_away_1_2`.
-        text: For engineers.
-        since: Microseconds since 1970.
-        action: Button beside it; None: it has none.
-        stops: Nothing is inspected, of the product concerned or of all.
-        acknowledged_by: Who acknowledged it; None: nobody.
+        code: Kind of the problem, and the numbers of the product and of the camera, folder or sink concerned,
+            if any: `camera_away_1_2`.
+        text: Text for engineers.
+        since: Time at which it began, microseconds since 1970.
+        action: Button beside the problem; None: it has none.
+        stops: Whether nothing of the product concerned is inspected, or of any product if it names none.
+        acknowledged_by: Name of the person who acknowledged it; None: nobody did.
     """
 
     code: str
@@ -76,23 +76,29 @@ class Problem:
         return int(self._parts["number"]) if self._parts["number"] else None
 
     def stops_product(self, product_ids: Collection[int]) -> bool:
-        """Whether nothing of a product is inspected, which has its own number and that of its entry."""
+        """Return whether the problem stops a product that has these numbers: its own and its entry's."""
         return self.stops and (self.product is None or self.product in product_ids)
 
     @property
     def _parts(self) -> re.Match[str]:
-        found = _CODE_PATTERN.fullmatch(self.code)
-        assert found is not None, self.code
-        return found
+        """Parts of the code: `kind`, `product` and `number`."""
+        match = _CODE_PATTERN.fullmatch(self.code)
+        assert match is not None, self.code
+        return match
 
     def without_text(self) -> dict[str, object]:
-        """Return the problem as anybody may know it: without names."""
+        """Return the problem as everybody may see it: without the text, which has names."""
         return {"code": self.code, "kind": self.kind, "since": iso(self.since)}
 
     def to_dict(self) -> dict[str, object]:
         """Return the problem as the API shows it."""
-        shown = {"code": self.code, "kind": self.kind, "text": self.text}
-        return {**shown, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
+        return {
+            "code": self.code,
+            "kind": self.kind,
+            "text": self.text,
+            "since": iso(self.since),
+            "acknowledged_by": self.acknowledged_by,
+        }
 
 
 @dataclass(frozen=True)
@@ -100,22 +106,24 @@ class Standstill:
     """Why nothing of a product is judged at the moment.
 
     Attributes:
-        kind: Of the problem that people see.
-        error: With which a part is refused; None: a part is tried, for only that can show that it is over.
+        kind: Kind of the problem that people see.
+        error: Error with which a part is refused; None: parts are tried, for only a try can show that the
+            standstill is over.
     """
 
     kind: str
     error: FlawscopeError | None = None
 
 
-Listener = Callable[[Problem, bool], object]  # a problem, and whether it is over: it begins otherwise
+# gets a problem, and whether it is over; False: it begins
+Listener = Callable[[Problem, bool], object]
 
 
 class Problems:
     """Present problems. Thread-safe.
 
     Args:
-        say: gets a line about each problem that begins, changes or ends; its errors harm nobody.
+        say: Gets a line about each problem that begins, changes or ends; its errors are ignored.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -130,39 +138,44 @@ class Problems:
         """Report that a problem begins, goes on, or is over.
 
         Args:
-            code: of the problem.
-            why: text for engineers; None or empty: it is over.
-            action: button beside it.
-            stops: nothing is inspected meanwhile.
+            code: Code of the problem.
+            why: Text for engineers; None or "": the problem is over.
+            action: Button beside the problem; None: it has none.
+            stops: Whether nothing is inspected meanwhile.
         """
         why = why or None
         with self._lock:
-            before = self._active.get(code)
+            previous = self._active.get(code)
             if why is None:
                 self._active.pop(code, None)
-            elif before is None:
+            elif previous is None:
                 self._active[code] = Problem(code, why, now(), action, stops)
             else:
-                self._active[code] = replace(before, text=why, action=action, stops=stops)
-        self._tell(code, None if before is None else before.text, why)
+                self._active[code] = replace(previous, text=why, action=action, stops=stops)
+        self._tell(code, None if previous is None else previous.text, why)
 
-    def _tell(self, code: str, before: str | None, why: str | None) -> None:
+    def _tell(self, code: str, previous_text: str | None, text: str | None) -> None:
         """Say that a problem begins, changes or ends, and wake the listeners.
 
         Args:
-            code: of the problem.
-            before: its text before; None: there was no such problem.
-            why: its text now; None: it is over.
+            code: Code of the problem.
+            previous_text: Text of the problem before; None: there was no such problem.
+            text: Text of the problem now; None: it is over.
         """
-        if before != why:
-            level = "warning" if why else "info"
-            self.say(Said(f"{code}: {why or 'over'}", level, code=code))
-        if (before is None) != (why is None):
+        if previous_text != text:
+            level = "warning" if text else "info"
+            self.say(Said(f"{code}: {text or 'over'}", level, code=code))
+        has_begun_or_ended = (previous_text is None) != (text is None)
+        if has_begun_or_ended:
             for listener in self._listeners:
                 listener.wake()
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
+        """Acknowledge a problem: the bar on the pages does not show it until it is over.
+
+        Raises:
+            NotFoundError: There is no such problem any more.
+        """
         with self._lock:
             if code not in self._active:
                 raise NotFoundError(f"there is no problem {code!r:.80}: it is over")
@@ -170,22 +183,22 @@ class Problems:
             return self._active[code]
 
     def all(self) -> list[Problem]:
-        """Return the problems, the oldest first: in the order of reports, for clocks jump."""
+        """Return the problems in the order of their reports, the oldest first; clocks may jump meanwhile."""
         return list(self._active.copy().values())
 
-    # ---- who is told
+    # ---- listeners
 
     def listen(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]) -> None:
         """Call a listener with each problem that begins or ends, in a thread of its own.
 
-        A slow listener delays nobody. Problems that are there already begin now. A problem that comes and
-        goes while the listener is busy is left out. Where the listener raises, it is called with the same
-        problem again, with growing pauses, and the thread that failed is a problem itself.
+        A slow listener delays nobody. Present problems count as begun now. A problem that comes and goes
+        while the listener is busy is left out. If the listener raises an error, it is called with the same
+        problem again, after growing pauses. Its thread is then reported as a problem, too.
 
         Args:
-            name: of the thread.
-            listener: gets a problem, and whether it is over.
-            problems: checks the station, and returns its problems.
+            name: Name of the thread.
+            listener: Gets a problem, and whether it is over.
+            problems: Checks the station, and returns its problems.
         """
         thread = _ListenerThread(name, listener, problems)
         self._listeners.append(thread)
@@ -208,19 +221,22 @@ class _ListenerThread(BackgroundThread):
         super().__init__(name)
         self._listener = listener
         self._problems = problems
-        self._reported: dict[str, Problem] = {}
+        self._reported: dict[str, Problem] = {}  # problems that the listener knows, by code
+
+    def _call_listener(self, problem: Problem, *, is_over: bool) -> None:
+        with self.threads[0].call():
+            self._listener(problem, is_over)
 
     @override
     def _work(self) -> None:
         while not self._ended.is_set():
-            present = {problem.code: problem for problem in self._problems()}
-            over = [(problem, True) for code, problem in self._reported.items() if code not in present]
-            begun = [(problem, False) for code, problem in present.items() if code not in self._reported]
-            for problem, is_over in over + begun:
-                with self.threads[0].call():
-                    self._listener(problem, is_over)
-                if is_over:
-                    del self._reported[problem.code]
-                else:
-                    self._reported[problem.code] = problem
+            present_problems = {problem.code: problem for problem in self._problems()}
+            ended_codes = [code for code in self._reported if code not in present_problems]
+            begun_codes = [code for code in present_problems if code not in self._reported]
+            for code in ended_codes:
+                self._call_listener(self._reported[code], is_over=True)
+                del self._reported[code]
+            for code in begun_codes:
+                self._call_listener(present_problems[code], is_over=False)
+                self._reported[code] = present_problems[code]
             self._wait(LOOK_INTERVAL)

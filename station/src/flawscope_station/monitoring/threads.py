@@ -16,10 +16,12 @@ class ThreadFacts(TypedDict):
     """State of a thread.
 
     Attributes:
-        inspects: Pictures cannot be inspected without it.
-        state: running, failed or hangs.
+        name: Name of the thread.
+        inspects: Whether pictures cannot be inspected without it.
+        state: `running`, `failed` or `hangs`.
         failure: Why its work ended last; None: it never did.
-        calling_seconds: Since it began something that should end soon; None: it does no such thing.
+        calling_seconds: Seconds since the thread began its present call or job, which should end soon; None:
+            it has none.
     """
 
     name: str
@@ -30,7 +32,7 @@ class ThreadFacts(TypedDict):
 
 
 class ThreadStack(TypedDict):
-    """Calls in which a thread is, the innermost last."""
+    """Calls that a thread is in, the innermost last."""
 
     name: str
     stack: list[str]
@@ -38,10 +40,10 @@ class ThreadStack(TypedDict):
 
 def describe_threads(threads: Iterable[tuple[GuardedThread, bool]]) -> list[ThreadFacts]:
     """Return the state of threads, each with whether pictures cannot be inspected without it."""
-    return [_describe(thread, inspects) for thread, inspects in threads]
+    return [_describe(thread, is_inspecting) for thread, is_inspecting in threads]
 
 
-def _describe(thread: GuardedThread, inspects: bool) -> ThreadFacts:
+def _describe(thread: GuardedThread, is_inspecting: bool) -> ThreadFacts:
     state = "running"
     if thread.is_down:
         state = "failed"
@@ -50,7 +52,7 @@ def _describe(thread: GuardedThread, inspects: bool) -> ThreadFacts:
     since = thread.calling_since
     return {
         "name": thread.name,
-        "inspects": inspects,
+        "inspects": is_inspecting,
         "state": state,
         "failure": thread.failure,
         "calling_seconds": None if since is None else round(max(0.0, time.monotonic() - since), 3),
@@ -58,10 +60,10 @@ def _describe(thread: GuardedThread, inspects: bool) -> ThreadFacts:
 
 
 def thread_stacks() -> list[ThreadStack]:
-    """Return where each thread of the process is at the moment, the innermost call last."""
+    """Return the present calls of each thread of the process."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found: list[ThreadStack] = []
+    stacks: list[ThreadStack] = []
     for number, frame in sys._current_frames().items():
         lines = [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
-        found.append({"name": names.get(number, "of a library"), "stack": lines})
-    return found
+        stacks.append({"name": names.get(number, "of a library"), "stack": lines})
+    return stacks

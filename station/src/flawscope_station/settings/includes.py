@@ -1,4 +1,4 @@
-"""A settings file as it is meant: with the files that it includes, and with values of the environment."""
+"""Read a settings file together with the files that it includes, and with values of the environment."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from pathlib import Path
 from flawscope.config import read_config
 from flawscope.errors import InputError
 
-INCLUDE = "include"  # setting: a file, or several, that what stands beside it wins over
+INCLUDE = "include"  # setting with one file or a list of files; the including file's settings win over theirs
 _VARIABLE = re.compile(r"\$\{(\w*)\}")
 
 
 def read_file(path: str | Path) -> dict[str, object]:
-    """Return the settings of a file, names and texts.
+    """Return the settings of a file and of the files that it includes, by the settings' names.
 
-    `${NAME}` stands for a variable of the environment. InputError: a file cannot be read or includes itself,
-    or there is no such variable.
+    `${NAME}` in a value is replaced by the environment variable NAME.
+
+    Raises:
+        InputError: A file cannot be read, a file includes itself, or a variable is not set.
     """
-    given = _with_included(Path(path), ())
-    return {name: _with_environment(value) for name, value in given.items()}
+    settings = _read_with_included(Path(path), including=())
+    return {name: _fill_in_variables(value) for name, value in settings.items()}
 
 
 def settings_files(path: str | Path) -> list[Path]:
-    """Return a settings file and the files that it includes, each once. InputError: one cannot be read."""
-    found: dict[Path, None] = {}
-    waiting = [Path(path)]
-    while waiting:
-        place = waiting.pop(0).resolve()
-        if place in found:
+    """Return a settings file and all files that it includes, each once. InputError: one cannot be read."""
+    files: dict[Path, None] = {}  # a set that keeps the order
+    unread_files = [Path(path)]
+    while unread_files:
+        file = unread_files.pop(0).resolve()
+        if file in files:
             continue
-        found[place] = None
-        waiting += [place.parent / Path(name).expanduser() for name in _included_names(read_config(place))]
-    return list(found)
+        files[file] = None
+        for name in _included_names(read_config(file)):
+            unread_files.append(file.parent / Path(name).expanduser())
+    return list(files)
 
 
 def _included_names(settings: Mapping[str, object]) -> list[str]:
+    """Return the paths in the setting `include`, as they are written. InputError: it has no paths."""
     names = settings.get(INCLUDE) or []
     if isinstance(names, str):
         return [names]
@@ -46,40 +50,56 @@ def _included_names(settings: Mapping[str, object]) -> list[str]:
     return names
 
 
-def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
+def _read_with_included(path: Path, including: Sequence[Path]) -> dict[str, object]:
+    """Return the settings of a file, merged with those of the files that it includes.
+
+    Args:
+        path: File to read.
+        including: Resolved paths of the files by which this one is included: each file includes the next, and
+            the last one includes this file. Empty: no file includes this one.
+
+    Raises:
+        InputError: A file cannot be read, or includes itself.
+    """
     settings = read_config(path)
-    place = path.resolve()
+    resolved_path = path.resolve()
     names = _included_names(settings)
     settings.pop(INCLUDE, None)
-    if place in above:
+    if resolved_path in including:
         raise InputError(f"{INCLUDE}: {path} includes itself")
-    whole: dict[str, object] = {}
+    merged: dict[str, object] = {}
     for name in names:
-        included = path.parent / Path(name).expanduser()
-        whole = _merged(whole, _with_included(included, (*above, place)))
-    return _merged(whole, settings)
+        included_path = path.parent / Path(name).expanduser()
+        merged = _merge(merged, _read_with_included(included_path, (*including, resolved_path)))
+    return _merge(merged, settings)
 
 
-def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings of both; where both have a setting, `above` wins, and sections are merged."""
-    found = {**below, **above}
-    for key in below.keys() & above.keys():
-        lower, upper = below[key], above[key]
-        if isinstance(lower, Mapping) and isinstance(upper, Mapping):
-            found[key] = _merged(lower, upper)
-    return found
+def _merge(base: Mapping[str, object], override: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of both mappings.
+
+    If both have a setting, the value of `override` is used. If both values are sections, they are merged.
+    """
+    merged = {**base, **override}
+    for key in base.keys() & override.keys():
+        base_value, override_value = base[key], override[key]
+        if isinstance(base_value, Mapping) and isinstance(override_value, Mapping):
+            merged[key] = _merge(base_value, override_value)
+    return merged
 
 
-def _with_environment(value: object) -> object:
+def _fill_in_variables(value: object) -> object:
+    """Return a setting's value with each `${NAME}` replaced by its variable. InputError: it is not set."""
     if isinstance(value, Mapping):
-        return {key: _with_environment(item) for key, item in value.items()}
+        return {key: _fill_in_variables(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_environment(item) for item in value]
-    return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
+        return [_fill_in_variables(item) for item in value]
+    return _VARIABLE.sub(_variable_value, value) if isinstance(value, str) else value
 
 
-def _variable(found: re.Match[str]) -> str:
-    value = os.environ.get(found[1])
+def _variable_value(reference: re.Match[str]) -> str:
+    """Return the value of the variable that `${NAME}` stands for. InputError: the variable is not set."""
+    name = reference[1]
+    value = os.environ.get(name)
     if value is None:
-        raise InputError(f"{found[0]} is no variable of the environment: set it, or write the value")
+        raise InputError(f"${{{name}}} is no variable of the environment: set it, or write the value")
     return value

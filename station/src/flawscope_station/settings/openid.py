@@ -18,14 +18,14 @@ class OpenIdSettings(Section):
     """Settings of an OpenID Connect provider, such as Entra ID, Keycloak, Okta.
 
     Attributes:
-        issuer: Address of the provider, below which `.well-known/openid-configuration` stands.
-        client: ID under which the station is registered there.
+        issuer: Address of the provider; `.well-known/openid-configuration` lies below it.
+        client: ID under which the station is registered at the provider.
         groups: Role of each group's members; the highest one counts.
-        secret_file: Holds the client's secret; None: it has none (PKCE is used in any case).
+        secret_file: File with the client's secret; None: the client has none (PKCE is used in any case).
         group_claim: Claim of the ID token with the groups.
-        name_claim: Claim of the ID token with the name shown here.
-        scope: That the station asks for; some providers want `groups` in it.
-        ca_file: Certificates to trust beside the usual.
+        name_claim: Claim of the ID token with the name that the pages show.
+        scope: Scope that the station asks for; some providers want `groups` in it.
+        ca_file: File of certificates to trust, besides those that the system trusts.
     """
 
     issuer: str
@@ -38,6 +38,7 @@ class OpenIdSettings(Section):
     ca_file: FilePath | None = None
 
     def __post_init__(self) -> None:
+        """Check that the packages for OpenID are installed, and the values. InputError."""
         require_installed(
             "setting openid", "authlib", "itsdangerous", extras="openid", package="flawscope-station"
         )

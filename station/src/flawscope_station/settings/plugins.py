@@ -22,8 +22,8 @@ CONNECTION_GROUP = "flawscope.connections"
 PAGE_GROUP = "flawscope.pages"
 
 _NO_LIST = "it must be a list: write `- NAME:` and its settings below it"
-# found as those of other packages are
-_OWN = [
+# the station's own sinks, in the form in which the entry points of other packages are found
+_BUILT_IN = [
     metadata.EntryPoint(name, f"flawscope_station.sinks.{name}:PLUGIN", SINK_GROUP)
     for name in ("webhook", "folder", "mqtt")
 ]
@@ -31,18 +31,19 @@ _OWN = [
 
 @dataclass(frozen=True)
 class Plugin:
-    """Source, sink, connection or page; docs/adding-a-connection.md shows one of each.
+    """Source, sink, connection or page; docs/adding-a-connection.md shows an example of each.
 
     Attributes:
-        name: As in the entry point and in `station.yaml`.
-        settings: A frozen dataclass; a text in the place of its `key: value` lines is its first field. It
-            raises InputError where values do not fit each other. The settings of a sink may have an
-            `address`, which identifies it where it has no name, and a `label` for people, without secrets.
-        open: Makes the plugin's object, without starting anything. For a source, its arguments are
-            `SourceContext`, settings, and its number among the product's sources that are no folders; for a
-            sink, settings and `MessagePictures`; for a connection, `ConnectionContext` and settings; for a
-            page, `PageContext` and settings. A page's object is a `PluginPage`.
-        paths: Fields with paths, which are relative to `station.yaml`.
+        name: Name in the entry point and in `station.yaml`.
+        settings: Class of the settings, a frozen dataclass. It raises InputError if values contradict each
+            other. If `station.yaml` has a text in place of `key: value` lines, the text is the value of the
+            first field. The settings of a sink may have an `address`, which identifies a sink without a name,
+            and a `label` for people, without secrets.
+        open: Function that makes the plugin's object, without starting anything. Its arguments for a source:
+            `SourceContext`, settings, and the source's number among the product's sources that are no
+            folders. For a sink: settings and `MessagePictures`. For a connection: `ConnectionContext` and
+            settings. For a page: `PageContext` and settings; the object is a `PluginPage`.
+        paths: Names of the settings that are paths, which are relative to the folder of `station.yaml`.
     """
 
     name: str
@@ -51,31 +52,49 @@ class Plugin:
     paths: tuple[str, ...] = ()
 
     @property
-    def first(self) -> str:
-        """Name of the first setting; "" where there is none."""
+    def first_setting(self) -> str:
+        """Name of the first setting; "": the plugin has no settings."""
         return next((field.name for field in fields(self.settings)), "")
 
-    def read(self, given: object, home: Path) -> ConfiguredPlugin:
-        """Read its settings; paths are relative to `home`. InputError."""
-        values = given if isinstance(given, Mapping) else {self.first: given}
-        if given is None:
-            values = {}
+    def read(self, options: object, home: Path) -> ConfiguredPlugin:
+        """Return the plugin with its settings.
+
+        Args:
+            options: Settings as in `station.yaml`: `key: value` lines, the value of the first setting, or
+                None for the defaults.
+            home: Folder that paths are relative to.
+
+        Raises:
+            InputError: A setting is unknown, or its value is wrong.
+        """
+        if options is None:
+            values: Mapping[Any, object] = {}
+        elif isinstance(options, Mapping):
+            values = options
+        else:
+            values = {self.first_setting: options}
         try:
             check_names(values, field_names(self.settings))
             settings = build_config(self.settings, values)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
-        paths = {}
+        resolved_paths = {}
         for name in self.paths:
             path = getattr(settings, name)
             if path is not None:
-                paths[name] = str(home / Path(path).expanduser())
-        return ConfiguredPlugin(self.name, replace(settings, **paths), self.open)
+                resolved_paths[name] = str(home / Path(path).expanduser())
+        return ConfiguredPlugin(self.name, replace(settings, **resolved_paths), self.open)
 
 
 @dataclass(frozen=True)
 class ConfiguredPlugin:
-    """Plugin with its settings, as `station.yaml` gives them."""
+    """Plugin with its settings.
+
+    Attributes:
+        name: Name of the plugin.
+        values: Settings, an instance of `Plugin.settings`.
+        open: Function that makes the plugin's object, as in `Plugin`.
+    """
 
     name: str
     values: Any
@@ -83,60 +102,85 @@ class ConfiguredPlugin:
 
 
 def plugin_names(group: str) -> list[str]:
-    """Return the names of the plugins of a group, the station's own first."""
-    built_in = [entry.name for entry in _OWN if entry.group == group]
-    installed = {entry.name for entry in metadata.entry_points(group=group)}
-    return built_in + sorted(installed - set(built_in))
+    """Return the names of a group's plugins: first the station's own, then those of other packages."""
+    built_in_names = [entry.name for entry in _BUILT_IN if entry.group == group]
+    installed_names = {entry.name for entry in metadata.entry_points(group=group)}
+    return built_in_names + sorted(installed_names - set(built_in_names))
 
 
 def load_plugin(group: str, name: str) -> Plugin:
-    """Load a plugin. InputError where it is not installed, or its package is broken."""
-    kind = group.removeprefix("flawscope.").removesuffix("s")
-    built_in = [plugin for plugin in _OWN if (plugin.group, plugin.name) == (group, name)]
-    entry = next(iter([*built_in, *metadata.entry_points(group=group, name=name)]), None)
-    if entry is None:
+    """Return the plugin called `name` of a group.
+
+    If both the station and another package have one, return the station's.
+
+    Raises:
+        InputError: The plugin is not installed, or its package is broken.
+    """
+    kind = group.removeprefix("flawscope.").removesuffix("s")  # such as "sink" for `flawscope.sinks`
+    entries = [entry for entry in _BUILT_IN if (entry.group, entry.name) == (group, name)]
+    entries += metadata.entry_points(group=group, name=name)
+    if not entries:
         hint = suggest_name(name, plugin_names(group))
         raise InputError(f"no {kind} called {name:.60}: {hint}; others come with packages of their own")
+    entry = entries[0]
     try:
-        found = entry.load()
+        plugin = entry.load()
     except Exception as error:
         reason = one_line_message(error)
         text = f"{kind} {name} cannot be loaded from {entry.value} ({reason}): mend that package"
         raise InputError(text) from error
-    if not isinstance(found, Plugin) or found.name != name:
+    if not isinstance(plugin, Plugin) or plugin.name != name:
         raise InputError(f"{entry.value} is not a {kind} called {name}: it must be a `Plugin` of that name")
-    return found
+    return plugin
 
 
-def read_connections(given: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
-    """Read the setting `connections` of a station. InputError."""
-    return tuple(_read_plugin(CONNECTION_GROUP, entry, home) for entry in _entries(given))
+def read_connections(value: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
+    """Read the setting `connections` of a station.
+
+    Args:
+        value: Value of the setting, as in `station.yaml`.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: A connection is unknown, or its settings are wrong.
+    """
+    return tuple(_read_plugin(CONNECTION_GROUP, entry, home) for entry in _check_list(value))
 
 
-def read_pages(given: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
-    """Read the setting `pages` of a station; a name alone is a page without settings. InputError."""
+def read_pages(value: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
+    """Read the setting `pages` of a station.
+
+    Args:
+        value: Value of the setting, as in `station.yaml`. An entry that is only a name is a page without
+            settings.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: A page is unknown or is there twice, or its settings are wrong.
+    """
     pages: dict[str, ConfiguredPlugin] = {}
-    for entry in _entries(given):
-        named = {entry: None} if isinstance(entry, str) else entry
-        page = _read_plugin(PAGE_GROUP, named, home)
+    for entry in _check_list(value):
+        options_by_name = {entry: None} if isinstance(entry, str) else entry
+        page = _read_plugin(PAGE_GROUP, options_by_name, home)
         if page.name in pages:
             raise InputError(f"{page.name} is there twice: name it once")
         pages[page.name] = page
     return tuple(pages.values())
 
 
-def _entries(given: object) -> Sequence[object]:
-    entries = given or []
+def _check_list(value: object) -> Sequence[object]:
+    """Return the list that is a setting's value; None becomes an empty list. InputError: it is no list."""
+    entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError(_NO_LIST)
     return entries
 
 
 def _read_plugin(group: str, entry: object, home: Path) -> ConfiguredPlugin:
-    """Read one plugin of a list: a mapping of its name to its settings."""
+    """Read an entry of a list of plugins: a mapping of a plugin's name to its settings. InputError."""
     if isinstance(entry, ConfiguredPlugin):
         return entry
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise InputError(_NO_LIST)
-    [(name, options)] = entry.items()
+    [(name, options)] = entry.items()  # the only item
     return load_plugin(group, str(name)).read(options, home)

@@ -1,14 +1,14 @@
-"""A company's proxy, as the environment names it, for addresses that need one.
+"""Find the proxy that the environment names for an address.
 
-What runs here and whatever `no_proxy` names is reached directly, and so is all where only a SOCKS proxy is
-named, which is not spoken: a variable that was set for browsers stops no station.
+Addresses on this machine and those that `no_proxy` names are reached directly. SOCKS proxies are not
+supported: where the environment names only such a proxy, perhaps for browsers, all addresses are reached
+directly.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies
@@ -19,55 +19,68 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def find_proxy(address: str) -> str | None:
-    """Return the URL of the proxy for an address, or None: it is reached directly."""
+    """Return the URL of the proxy for an address; None: the address is reached directly."""
     target = urlsplit(address)
-    named = getproxies()
-    if _is_direct(target, named.get("no", "")):
+    proxies = getproxies()  # addresses of proxies by scheme; the key `no` has the value of `no_proxy`
+    if _is_direct(target, proxies.get("no", "")):
         return None
-    proxy = named.get(target.scheme) or named.get("all") or ""
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    with suppress(httpx.InvalidURL):
-        found = httpx.URL(proxy.strip())
-        if found.scheme in _DEFAULT_PORTS and found.host:
-            return str(found)
-    return None
+    proxy_text = proxies.get(target.scheme) or proxies.get("all") or ""
+    if "://" not in proxy_text:
+        proxy_text = f"http://{proxy_text}"
+    try:
+        proxy = httpx.URL(proxy_text.strip())
+    except httpx.InvalidURL:
+        return None
+    is_supported = proxy.scheme in _DEFAULT_PORTS and proxy.host
+    return str(proxy) if is_supported else None
 
 
 def _is_direct(target: SplitResult, no_proxy: str) -> bool:
     """Whether an address is on this machine, or `no_proxy` names it."""
     host = (target.hostname or "").rstrip(".")
     entries = re.split(r"[\s,;|]+", no_proxy)
-    return _is_here(host) or any(_matches(entry, target, host) for entry in entries)
+    return _is_this_machine(host) or any(_matches(entry, target, host) for entry in entries)
 
 
-def _is_here(host: str) -> bool:
-    with suppress(ValueError):
+def _is_this_machine(host: str) -> bool:
+    """Whether a host is this machine: a loopback address, or localhost."""
+    try:
         return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _matches(entry: str, target: SplitResult, host: str) -> bool:
     """Whether an entry of `no_proxy` names the host.
 
-    An entry is `*`, a name, `.domain`, `*.domain`, an IP address, or a network such as 10.0.0.0/8 or 10.*,
-    each perhaps with a port. `<local>` means a name without a domain.
+    Args:
+        entry: `*`, a name, `.domain`, `*.domain`, an IP address, or a network such as 10.0.0.0/8 or 10.*; a
+            port may follow. `<local>` stands for all names without a domain.
+        target: Address of the request; an entry with a port matches only the same port.
+        host: Host of the address.
     """
     if entry == "<local>":
         return "." not in host and ":" not in host
-    if "*" in entry[1:] or entry == "*":
+    if "*" in entry[1:] or entry == "*":  # a * at the beginning, as in `*.domain`, is removed below
         return fnmatchcase(host, entry.lower())
-    entry = entry.partition("://")[2] or entry
-    with suppress(ValueError):  # also ::1, which has colons and no port
-        return _is_in_network(host, ipaddress.ip_network(entry.strip("[]"), strict=False))
-    name, _, port = entry.rpartition(":") if re.search(r":\d+$", entry) else (entry, "", "")
-    name = name.strip("[]").lower().removeprefix("*").strip(".")
+    host_and_port = entry.partition("://")[2] or entry
+    try:  # before a port is searched for: ::1 has colons and no port
+        network = ipaddress.ip_network(host_and_port.strip("[]"), strict=False)
+    except ValueError:  # a name, or an address with a port
+        pass
+    else:
+        return _is_in_network(host, network)
+    has_port = re.search(r":\d+$", host_and_port)
+    name, _, port = host_and_port.rpartition(":") if has_port else (host_and_port, "", "")
+    domain = name.strip("[]").lower().removeprefix("*").strip(".")
     if port and int(port) != (target.port or _DEFAULT_PORTS.get(target.scheme)):
         return False
-    return bool(name) and (host == name or host.endswith(f".{name}"))
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
 def _is_in_network(host: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Whether a host is an IP address in the network; False for a name, because names are not resolved."""
     try:
         return ipaddress.ip_address(host) in network
     except ValueError:
-        return False  # a name: it is not looked up
+        return False

@@ -14,24 +14,32 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from flawscope.errors import InputError
-from flawscope_station.settings.values import CONFIG, Section, named
+from flawscope_station.settings.values import CONFIG, Section, name_validator
 
 _CLOCK = re.compile(r"\d{1,2}(:\d\d){1,2}")
-REPORT_DAYS = 3  # whose shifts are listed
+REPORT_DAYS = 3  # days whose shifts are listed
 
 
 def clock_time(text: str) -> time:
-    """Return a time of day: 06:00, 6:00, 06:00:30. ValueError: 6 could be an hour or a minute."""
+    """Return the time of day of a text such as 06:00, 6:00 or 06:00:30.
+
+    Raises:
+        ValueError: The text is no time of day. A number alone, such as 6, is none.
+    """
     if not _CLOCK.fullmatch(text):
         raise ValueError(text)
-    return time.fromisoformat(text.zfill(len("06:00")) if len(text) < 6 else text.zfill(len("06:00:00")))
+    has_seconds = text.count(":") == 2
+    iso_length = len("06:00:00" if has_seconds else "06:00")
+    return time.fromisoformat(text.zfill(iso_length))  # 6:00 becomes 06:00
 
 
-def _time_of_day(text: str) -> str:
+def _check_time_of_day(text: str) -> str:
+    """Return the text unchanged. InputError: it is no time of day."""
     try:
         clock_time(text)
     except ValueError:
-        hint = f'; write "{int(text):02}:00"' if re.fullmatch("[01]?[0-9]|2[0-3]", text) else ""
+        is_hour = re.fullmatch("[01]?[0-9]|2[0-3]", text)
+        hint = f'; write "{int(text):02}:00"' if is_hour else ""
         raise InputError(f'begin must be times of day such as "06:00", and not {text}{hint}') from None
     return text
 
@@ -41,8 +49,9 @@ class ShiftSettings(Section):
     """Settings of shifts.
 
     Attributes:
-        begin: When each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
-        zone: Whose clocks count, such as Europe/Berlin; None: this machine's.
+        begin: Time of day at which each shift begins, by the shift's name, such as `early: "06:00"`. A shift
+            ends when the next one begins.
+        zone: Time zone of `begin`, such as Europe/Berlin; None: this machine's.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -51,8 +60,8 @@ class ShiftSettings(Section):
     )
 
     begin: dict[
-        Annotated[str, named(r"[\w-]{1,30}", "use letters, digits, _ and -")],
-        Annotated[str, AfterValidator(_time_of_day)],
+        Annotated[str, name_validator(r"[\w-]{1,30}", "use letters, digits, _ and -")],
+        Annotated[str, AfterValidator(_check_time_of_day)],
     ] = field(default_factory=dict)
     zone: str | None = None
 
@@ -61,59 +70,68 @@ class ShiftSettings(Section):
             raise InputError('write `begin: {early: "06:00", late: "14:00"}`')
         if len(set(self.times.values())) < len(self.begin):
             raise InputError("two begin at the same time")
-        _ = self.tz
+        _ = self.tz  # InputError where the zone is unknown
 
     @property
     def times(self) -> dict[str, time]:
-        """Times of day at which the shifts begin."""
+        """Times of day at which the shifts begin, by the shifts' names."""
         return {name: clock_time(text) for name, text in self.begin.items()}
 
     @property
     def tz(self) -> tzinfo | None:
-        """Time zone whose clocks count; None: this machine's.
+        """Time zone of the begins; None: this machine's.
 
         Raises:
-            InputError: no zone has the name `zone`, or this machine knows no zones.
+            InputError: No zone has the name `zone`, or this machine knows no zones.
         """
         try:
             return None if self.zone is None else ZoneInfo(self.zone)
         except (KeyError, ValueError, OSError):
-            knows = bool(available_timezones())  # slim images come without them
-            hint = (
-                "write one such as Europe/Berlin"
-                if knows
-                else "this machine has no zones: pip install tzdata"
-            )
+            if available_timezones():
+                hint = "write one such as Europe/Berlin"
+            else:  # slim images come without time zones
+                hint = "this machine has no zones: pip install tzdata"
             raise InputError(f"zone {self.zone!r:.40} is unknown: {hint}") from None
 
 
 def station_zone(shifts: ShiftSettings | None) -> tzinfo | None:
-    """Return the zone whose clocks the station goes by: its shifts, its days. None: this machine's."""
+    """Return the time zone of the station's shifts and days; None: this machine's."""
     return None if shifts is None else shifts.tz
 
 
 def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:
-    """Return times of day. Each name is a time, or a shift, which stands for its beginning. InputError."""
+    """Return the times of day of the setting `challenge`.
+
+    Args:
+        names: Times such as "06:00", or names of shifts, which stand for their begin.
+        shifts: Settings of the shifts; None: there are no shifts.
+
+    Raises:
+        InputError: A name is neither a time nor the name of a shift.
+    """
     begins = {} if shifts is None else shifts.times
     try:
         return [begins[name] if name in begins else clock_time(name) for name in names]
     except ValueError:
-        known = "".join(f", {name}" for name in begins)
-        raise InputError(f'challenge: write times of day or names of shifts: "06:00"{known}') from None
+        shift_names = "".join(f", {name}" for name in begins)
+        raise InputError(f'challenge: write times of day or names of shifts: "06:00"{shift_names}') from None
 
 
-def moments(times: Iterable[time], zone: tzinfo | None, at: int, days: range) -> Iterator[tuple[int, time]]:
-    """Yield the moment of each time of day on each day, microseconds since 1970, and the time.
+def moments(
+    times: Iterable[time], zone: tzinfo | None, microseconds: int, days: range
+) -> Iterator[tuple[int, time]]:
+    """Yield for each day and each time of day the moment on that day, and the time of day.
 
-    A time that the clocks skip counts, one that comes twice counts once.
+    Moments are in microseconds since 1970. Each time of day has exactly one moment on a day, even if a change
+    of the clocks skips or repeats this time.
 
     Args:
-        times: of day.
-        zone: whose clocks count; None: this machine's.
-        at: microseconds since 1970.
-        days: counted from that of `at`, which is 0.
+        times: Times of day.
+        zone: Time zone of the times; None: this machine's.
+        microseconds: A moment in microseconds since 1970; day 0 is its day.
+        days: Numbers of the days: 0 is day 0, -1 the day before it.
     """
-    first = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).date()
+    day_0 = datetime.fromtimestamp(microseconds / 1e6, UTC).astimezone(zone).date()
     for day, begin in product(days, times):
-        moment = datetime.combine(first + timedelta(days=day), begin, tzinfo=zone)
+        moment = datetime.combine(day_0 + timedelta(days=day), begin, tzinfo=zone)
         yield round(moment.timestamp() * 1e6), begin

@@ -1,4 +1,4 @@
-"""Settings of sinks: `sinks` of a product, `mqtt` of the station. What a sink is lies with its plugin."""
+"""Settings of sinks: `sinks` of a product, `mqtt` of the station. The sinks themselves are plugins."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from pydantic.dataclasses import dataclass
 from flawscope.config import redact_value
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.settings.plugins import SINK_GROUP, ConfiguredPlugin, load_plugin, plugin_names
-from flawscope_station.settings.values import CONFIG, Section, check_names, field_names, named, read_as
+from flawscope_station.settings.values import (
+    CONFIG,
+    Section,
+    check_names,
+    field_names,
+    name_validator,
+    read_as,
+)
 
-BROKER = "mqtt"  # the sink of all products, a setting of its own
+BROKER = "mqtt"  # kind of the sink of all products, and name of the station's setting for it
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -21,26 +28,27 @@ class SinkSettings(Section):
     """Settings of a sink.
 
     Attributes:
-        plugin: Its kind, with the settings of that kind.
-        name: Identifies the sink's cursor in the records; a new name begins anew. None: its address or
-            folder; where that changes, its place among the product's sinks.
-        only: Every inspection, or anomalous ones, without those within tolerance.
-        verdicts: Verdicts are sent, too, also those taken back.
+        plugin: Plugin of the sink's kind, with the settings of that kind.
+        name: Name under which the database has the sink's cursor: the last inspection that was sent. After a
+            change of the name, all inspections are sent anew. None: the sink's address or folder identifies
+            the cursor. If that changes, its position among the product's sinks does.
+        only: `all`: every inspection is sent; `anomalous`: those that are anomalous and not within tolerance.
+        verdicts: Whether verdicts are sent, too, also when they are taken back.
     """
 
     plugin: ConfiguredPlugin
-    name: Annotated[str, named(r"(?s).{1,60}", "1 to 60 characters")] | None = None
+    name: Annotated[str, name_validator(r"(?s).{1,60}", "1 to 60 characters")] | None = None
     only: Literal["all", "anomalous"] = "all"
     verdicts: bool = True
 
     @property
     def kind(self) -> str:
-        """Return the name of its plugin, such as `webhook`."""
+        """Name of the sink's plugin, such as `webhook`."""
         return self.plugin.name
 
     @property
     def address(self) -> str:
-        """Identifies the sink where it has no name."""
+        """Address or folder of the sink, which identifies it where it has no name."""
         return str(getattr(self.plugin.values, "address", self.kind))
 
     @property
@@ -54,51 +62,80 @@ class SinkSettings(Section):
         return self.name or self.address
 
 
-def read_sinks(given: object, home: Path) -> tuple[SinkSettings, ...]:
-    """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
-    entries = given or []
+def read_sinks(value: object, home: Path) -> tuple[SinkSettings, ...]:
+    """Read the setting `sinks` of a product.
+
+    Args:
+        value: Value of the setting, as in `station.yaml`.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: The settings of a sink are wrong, or two sinks have the same name or address.
+    """
+    entries = value or []
     if not isinstance(entries, list | tuple):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
-    found = tuple(entry if isinstance(entry, SinkSettings) else _read_sink(entry, home) for entry in entries)
-    places = [sink.cursor_name for sink in found]
-    for sink, place in zip(found, places, strict=True):
-        if places.count(place) > 1:
+    sinks = tuple(entry if isinstance(entry, SinkSettings) else _read_sink(entry, home) for entry in entries)
+    cursor_names = [sink.cursor_name for sink in sinks]
+    for sink in sinks:
+        if cursor_names.count(sink.cursor_name) > 1:
             raise InputError(f"{sink.label} is there twice: give each its own `name`")
-    return found
+    return sinks
 
 
-def read_broker(given: object, home: Path) -> SinkSettings | None:
-    """Read the setting `mqtt`; a text is the broker. InputError."""
-    if given is None or isinstance(given, SinkSettings):
-        return given
-    if not (isinstance(given, str) or (isinstance(given, Mapping) and "broker" in given)):
+def read_broker(value: object, home: Path) -> SinkSettings | None:
+    """Read the setting `mqtt`.
+
+    Args:
+        value: Address of a broker, or a section with the address as `broker`; None: the result is None.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: There is no broker, or another setting is wrong.
+    """
+    if value is None or isinstance(value, SinkSettings):
+        return value
+    if isinstance(value, str):
+        return _read_sink_of_kind(BROKER, {BROKER: value}, home)
+    if not isinstance(value, Mapping) or "broker" not in value:
         raise InputError("it has no broker: write `broker: mqtt://HOST` below it")
-    return _sink_of(BROKER, {BROKER: given} if isinstance(given, str) else given, home)
+    return _read_sink_of_kind(BROKER, value, home)
 
 
-def _read_sink(given: object, home: Path) -> SinkSettings:
-    if not isinstance(given, Mapping):
+def _read_sink(entry: object, home: Path) -> SinkSettings:
+    """Read an entry of the list `sinks`. InputError."""
+    if not isinstance(entry, Mapping):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     kinds = [name for name in plugin_names(SINK_GROUP) if name != BROKER]
-    named = [key for key in given if key in kinds]
-    wrong = next((str(key) for key in given if key not in field_names(SinkSettings)), None)
-    if not named and wrong is not None:
-        raise InputError(f"no sink called {redact_value(wrong)}: {suggest_name(wrong, kinds)}")
-    if len(named) != 1:
+    entry_kinds = [key for key in entry if key in kinds]
+    unknown_keys = [str(key) for key in entry if key not in field_names(SinkSettings)]
+    if not entry_kinds and unknown_keys:
+        wrong_kind = unknown_keys[0]
+        raise InputError(f"no sink called {redact_value(wrong_kind)}: {suggest_name(wrong_kind, kinds)}")
+    if len(entry_kinds) != 1:
         raise InputError(f"write either `{'` or `'.join(kinds)}` for each")
-    return _sink_of(named[0], given, home)
+    return _read_sink_of_kind(entry_kinds[0], entry, home)
 
 
-def _sink_of(kind: str, given: Mapping[object, object], home: Path) -> SinkSettings:
-    """Read a sink. Its own settings stand below its kind or, where that is one value, beside it."""
+def _read_sink_of_kind(kind: str, entry: Mapping[object, object], home: Path) -> SinkSettings:
+    """Read the settings of a sink: those that all sinks have, and those of its plugin.
+
+    The settings of the plugin `webhook` may stand below the key `webhook` or beside it. In
+    `- webhook: ADDRESS`, the value of the key is the plugin's first setting.
+
+    Args:
+        kind: Name of the plugin, which is a key of `entry`.
+        entry: Settings of the sink, as in `station.yaml`.
+        home: Folder that paths are relative to.
+    """
     plugin = load_plugin(SINK_GROUP, kind)
-    common = [name for name in field_names(SinkSettings) if name != "plugin"]
-    beside = {key: value for key, value in given.items() if key not in common and key != kind}
-    check_names(beside, [*common, *field_names(plugin.settings)])
-    below = given.get(kind, {})
-    below = below if isinstance(below, Mapping) else {plugin.first: below}
-    settings: dict[str, object] = {"plugin": plugin.read({**below, **beside}, home)}
-    for name in common:
-        if name in given:
-            settings[name] = given[name]
+    common_names = [name for name in field_names(SinkSettings) if name != "plugin"]
+    beside_kind = {key: value for key, value in entry.items() if key not in common_names and key != kind}
+    check_names(beside_kind, [*common_names, *field_names(plugin.settings)])
+    kind_value = entry.get(kind, {})
+    below_kind = kind_value if isinstance(kind_value, Mapping) else {plugin.first_setting: kind_value}
+    settings: dict[str, object] = {"plugin": plugin.read({**below_kind, **beside_kind}, home)}
+    for name in common_names:
+        if name in entry:
+            settings[name] = entry[name]
     return read_as(SinkSettings, settings, home)

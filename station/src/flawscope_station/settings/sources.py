@@ -1,7 +1,7 @@
 """Settings of sources, and addresses of cameras.
 
-Addresses come only from the settings. A stream can send FFmpeg on to other protocols and files, so each kind
-of address allows only the protocols that it needs.
+Addresses come only from the settings. A stream can direct FFmpeg to other protocols and to files, so each
+kind of address allows only the protocols that it needs.
 """
 
 from __future__ import annotations
@@ -43,19 +43,22 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
     "rtp": "rtp,udp",
 }
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
-KEEP = "keep"  # what happens to a file that was inspected: it stays; or the name of a folder to move it to
-REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # of inspected files
-EVERY_FRAME = "frame"
-ON_TRIGGER = "trigger"
-MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"
+KEEP = "keep"  # value of `then`: an inspected file stays where it is
+REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # advice on removing inspected files
+EVERY_FRAME = "frame"  # value of `every`
+ON_TRIGGER = "trigger"  # value of `every`
+MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"  # advice
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 
 def _split_device(address: str) -> tuple[str, str] | None:
-    """Return FFmpeg's name of the input device, and the address that it opens; None for other addresses."""
-    name, found, rest = address.partition(":")
-    if found and name in INPUT_DEVICES:
-        return name, rest
+    """Split the address of a device into FFmpeg's input format, such as v4l2, and the device's own address.
+
+    Return None where the address is not that of a device.
+    """
+    name, colon, device_address = address.partition(":")
+    if colon and name in INPUT_DEVICES:
+        return name, device_address
     return ("v4l2", address) if re.match(r"/dev/(video|v4l/)", address) else None
 
 
@@ -72,7 +75,8 @@ def check_address(address: str) -> None:
             "it is no stream and no device: write rtsp://HOST/PATH or /dev/video0; for a folder write "
             "`folder:`, and take single pictures out of a video"
         )
-    if not device[1]:
+    _, device_address = device
+    if not device_address:
         raise InputError(f"{address} names no device: write for example /dev/video0")
 
 
@@ -80,12 +84,13 @@ def _check_stream(address: str) -> None:
     """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
+        # `port` is None where the address has no port, and raises ValueError where it is no number
         is_valid = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_valid = False
     if is_valid and parts.scheme not in ALLOWED_PROTOCOLS:
-        known = ", ".join(ALLOWED_PROTOCOLS)
-        raise InputError(f"{parts.scheme}:// is not understood: write one of {known}")
+        allowed_schemes = ", ".join(ALLOWED_PROTOCOLS)
+        raise InputError(f"{parts.scheme}:// is not understood: write one of {allowed_schemes}")
     if not is_valid:
         raise InputError(
             "it is no address: write for example rtsp://192.0.2.20/stream, and a password with signs such as "
@@ -94,38 +99,44 @@ def _check_stream(address: str) -> None:
 
 
 def quote_password(address: str) -> str:
-    """Return a stream's address with the signs of its password quoted.
+    """Return a stream's address in which the special characters of the password are percent-encoded.
 
-    As it stands, rtsp://admin:pa#ss@host/path would end at the #. An address that a program can read stays as
-    it is.
+    A URL parser would take the # in rtsp://admin:pa#ss@host/path for the end of the host. An address that a
+    parser reads correctly is returned unchanged.
     """
     match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
     if match is None:
         return address
-    authority = re.split(r"[/?#]", match[2] + "@", maxsplit=1)[0]
-    is_port = authority.isdecimal() and "#" not in match[2]
-    if is_port or ("@" in authority and "#" not in match[2]):
+    user_part, password, host_part = match.groups()
+    # a URL parser takes / ? or # for the end of user, password and host
+    parsed_part = re.split(r"[/?#]", password + "@", maxsplit=1)[0]
+    is_whole_password = "@" in parsed_part
+    is_port = parsed_part.isdecimal()  # rtsp://host:554/path@2: there is no password
+    if "#" not in password and (is_whole_password or is_port):
         return address
-    return f"{match[1]}{quote(match[2], safe='%')}@{match[3]}"
+    return f"{user_part}{quote(password, safe='%')}@{host_part}"
 
 
 def redact_camera_address(address: str) -> str:
-    """Return an address without secrets: a device's name; of a stream only the host."""
-    # a stream without its rtsp://
-    is_stream = "://" in address or re.search(r":[^@]*@", address)
+    """Return an address without secrets: a stream's scheme and host, or a device's whole address."""
+    lacks_scheme = re.search(r":[^@]*@", address)  # user:password@host, where rtsp:// was forgotten
+    is_stream = "://" in address or lacks_scheme
     return redact_address(address) if is_stream else address
 
 
 def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
-    """Return the name that FFmpeg opens, its format (None: FFmpeg finds it), and options.
+    """Return FFmpeg's arguments for a camera: the input, its format, and the options.
+
+    If the format is None, FFmpeg detects it.
 
     Args:
-        address: with the password.
-        timeout: seconds of silence after which a connection is lost.
+        address: Address of the camera, with the password.
+        timeout: Seconds of silence after which a connection is lost.
     """
     device = _split_device(address) if "://" not in address else None
     if device is not None:
-        return device[1], device[0], {}
+        input_format, device_address = device
+        return device_address, input_format, {}
     scheme = urlsplit(address).scheme
     microseconds = str(int(timeout * 1e6))
     options = {"protocol_whitelist": ALLOWED_PROTOCOLS[scheme], "fflags": "nobuffer"}
@@ -138,7 +149,13 @@ def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[st
     return address, None, options
 
 
-def _destination(then: str, info: ValidationInfo) -> str:
+def _check_destination(then: str, info: ValidationInfo) -> str:
+    """Return the value of the setting `then`: `keep`, or the resolved path of the folder to move files to.
+
+    Raises:
+        InputError: The value is similar to `delete`, `remove` or `keep`, or it is the inspected folder
+            itself.
+    """
     if then == KEEP:
         return then
     if difflib.get_close_matches(then.lower(), ("delete", "remove"), n=1, cutoff=0.75):
@@ -146,7 +163,7 @@ def _destination(then: str, info: ValidationInfo) -> str:
             f"{then:.40}: a station deletes no files: name a folder that inspected files are moved to, and "
             f"let the system remove what is old there: {REMOVAL}; a folder of that name is written ./{then}"
         )
-    if info.context is None:
+    if info.context is None:  # not from a file: the path is resolved already
         return then
     if not then or difflib.get_close_matches(then.lower(), (KEEP,), n=1, cutoff=0.75):
         raise InputError(
@@ -159,27 +176,30 @@ def _destination(then: str, info: ValidationInfo) -> str:
     return folder
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
+    """Return the pattern unchanged. InputError: it is no regular expression, or has other groups."""
     try:
         groups = re.compile(text).groupindex
     except re.error as error:
         raise InputError(f"it is no regular expression: {error}") from None
     if not groups or groups.keys() - {"part", "batch", "view"}:
-        right = "write (?P<part>...), (?P<batch>...) and (?P<view>...)"
-        raise InputError(f"it groups {', '.join(groups) or 'none'}; {right}")
+        remedy = "write (?P<part>...), (?P<batch>...) and (?P<view>...)"
+        raise InputError(f"it groups {', '.join(groups) or 'none'}; {remedy}")
     return text
 
 
-def _every(text: str) -> str:
+def _check_every(text: str) -> str:
+    """Return the value of the setting `every` unchanged. InputError: it is not allowed."""
     if text not in (EVERY_FRAME, ON_TRIGGER):
-        time_of(text, "", "frame, trigger, or a time such as 1 s")
+        time_of(text, "", "frame, trigger, or a time such as 1 s")  # raises where it is no time
     return text
 
 
-def _options(given: object) -> object:
-    if isinstance(given, tuple):
-        return given
-    options = given or {}
+def _read_options(value: object) -> object:
+    """Return FFmpeg's options of a camera as sorted pairs of name and value. InputError."""
+    if isinstance(value, tuple):
+        return value
+    options = value or {}
     if not isinstance(options, Mapping):
         raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
     for name in options:
@@ -193,15 +213,16 @@ class FolderSourceSettings(Section):
     """Settings of a folder of pictures.
 
     Attributes:
-        then: Whether a file is kept when its inspection is on the disk (`keep`), or the folder to move it to.
-        pattern: A regular expression that is searched for in the path below the folder; its groups `part`,
-            `batch` and `view` name the part of a picture, and the view of it.
-        view: Of a part, which all its pictures show.
+        folder: Folder whose pictures are inspected.
+        then: `keep`, or the folder that a file is moved to when its inspection is stored.
+        pattern: Regular expression that is searched for in a picture's path relative to the folder. Its
+            groups `part`, `batch` and `view` match the part, its batch, and the view of the part.
+        view: View that all pictures of the folder show; None: `pattern` finds it, or parts have one view.
     """
 
     folder: FilePath
-    then: Annotated[str, AfterValidator(_destination)] = KEEP
-    pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    then: Annotated[str, AfterValidator(_check_destination)] = KEEP
+    pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None
     view: str | None = None
 
 
@@ -210,28 +231,28 @@ class CameraSourceSettings(Section):
     """Settings of a camera.
 
     Attributes:
-        camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`,
+        camera: Address: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`,
             `avfoundation:NAME` or `dshow:video=NAME`.
-        every: `frame`, a time such as `1 s`, or `trigger`.
-        password_file: Holds the password that the address leaves out.
+        every: Inspected frames: each `frame`, one in a time such as `1 s`, or one after a `trigger`.
+        password_file: File with the password, which the address leaves out.
         lost_after: Seconds without a frame after which a camera is away.
-        options: Of FFmpeg, such as `video_size: 1920x1080`.
-        view: Of a part, which all frames show.
-        latency: Seconds from the exposure of a frame until it is decoded, at most; None: not known, and no
-            trigger is answered.
+        options: Options of FFmpeg, such as `video_size: 1920x1080`.
+        view: View of a part that all frames show; None: parts have one view.
+        latency: Longest time from the exposure of a frame until it is decoded, in seconds; None: unknown, so
+            that the camera cannot be triggered.
     """
 
     camera: str = field(repr=False)
-    every: Annotated[str, AfterValidator(_every)] = EVERY_FRAME
+    every: Annotated[str, AfterValidator(_check_every)] = EVERY_FRAME
     password_file: FilePath | None = None
     lost_after: Annotated[float, seconds_such_as("5 s")] = 5.0
-    options: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_options)] = ()
+    options: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_read_options)] = ()
     view: str | None = None
     latency: Annotated[float, seconds_such_as("500 ms")] | None = None
 
     @property
     def frame_interval(self) -> float | None:
-        """Seconds between two frames that are taken; None: every frame, or by trigger."""
+        """Seconds between two inspected frames; None: every frame is inspected, or triggers choose frames."""
         return None if self.every in (EVERY_FRAME, ON_TRIGGER) else time_of(self.every, "every")
 
     @property
@@ -246,7 +267,11 @@ class CameraSourceSettings(Section):
 
     @property
     def url(self) -> str:
-        """Address with the password, which is read anew each time. InputError."""
+        """Address with the password, which is read anew each time.
+
+        Raises:
+            InputError: The password cannot be read, or has no place in the address.
+        """
         if self.password_file is None:
             return self.camera
         password = secret(self.password_file, f"camera {self.display_name}: password_file")
@@ -257,46 +282,62 @@ SourceSettings = FolderSourceSettings | CameraSourceSettings | ConfiguredPlugin
 
 
 def read_source(value: object, home: Path) -> SourceSettings:
-    """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
+    """Read an entry of the setting `sources`.
+
+    Args:
+        value: Entry as in `station.yaml`, or settings that were read already.
+        home: Folder that paths are relative to.
+
+    Raises:
+        InputError: The entry is no source, or its settings are wrong.
+    """
     if isinstance(value, SourceSettings):
         return value
     if not isinstance(value, Mapping):
-        given = redact_value(f"{value!r:.80}")
-        raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")
+        redacted_value = redact_value(f"{value!r:.80}")
+        raise InputError(
+            f"source {redacted_value} is no source: write `- folder: DIR` or `- camera: ADDRESS`"
+        )
     kind = _kind_of(value)
     if kind not in ("folder", "camera"):
         if len(value) > 1:
             raise InputError(f"{kind}: write its settings below it, and nothing beside it")
         return load_plugin(SOURCE_GROUP, kind).read(value[kind], home)
     address = quote_password(str(value[kind] or ""))
-    shown = redact_camera_address(address) if kind == "camera" else address
+    redacted_address = redact_camera_address(address) if kind == "camera" else address
     try:
         if kind == "folder":
             return read_as(FolderSourceSettings, value, home)
-        found = read_as(CameraSourceSettings, {**value, "camera": address}, home)
-        _check_camera(found)
-        return found
+        camera = read_as(CameraSourceSettings, {**value, "camera": address}, home)
+        _check_camera(camera)
+        return camera
     except InputError as error:
-        raise InputError(f"{kind} {shown}: {error}") from None
+        raise InputError(f"{kind} {redacted_address}: {error}") from None
 
 
-def _kind_of(given: Mapping[object, object]) -> str:
-    """Return what a source is: folder, camera, or the name of a plugin. InputError where it is none."""
-    known = ("folder", "camera", *plugin_names(SOURCE_GROUP))
-    kinds = [kind for kind in known if kind in given]
-    if kinds[:2] == ["folder", "camera"]:
+def _kind_of(source: Mapping[object, object]) -> str:
+    """Return the kind of a source: `folder`, `camera`, or a plugin's name.
+
+    Raises:
+        InputError: It has no kind, or is both a folder and a camera.
+    """
+    all_kinds = ("folder", "camera", *plugin_names(SOURCE_GROUP))
+    source_kinds = [kind for kind in all_kinds if kind in source]
+    if "folder" in source and "camera" in source:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
-    if kinds:
-        return kinds[0]
-    names = list(given)
-    hint = suggest_name(str(names[0]), known) if names else "it names neither `folder` nor `camera`"
-    shown = ", ".join(redact_value(name) for name in names)
-    raise InputError(f"source with {shown or 'nothing'}: {hint}")
+    if source_kinds:
+        return source_kinds[0]
+    keys = list(source)
+    hint = suggest_name(str(keys[0]), all_kinds) if keys else "it names neither `folder` nor `camera`"
+    redacted_keys = ", ".join(redact_value(key) for key in keys)
+    raise InputError(f"source with {redacted_keys or 'nothing'}: {hint}")
 
 
-def _check_camera(given: CameraSourceSettings) -> None:
-    check_address(given.camera)
-    if given.every == ON_TRIGGER and given.latency is None:
+def _check_camera(camera: CameraSourceSettings) -> None:
+    """Raise InputError where the address is wrong, or settings of the camera do not fit each other."""
+    check_address(camera.camera)
+    if camera.every == ON_TRIGGER and camera.latency is None:
         raise InputError(f"every: a trigger takes a frame that was exposed after it: {MEASURE_LATENCY}")
-    if given.password_file is not None:
-        with_password(given.camera, "", PASSWORD_HINT)
+    if camera.password_file is not None:
+        # raises where the address has no user, or has a password
+        with_password(camera.camera, "", PASSWORD_HINT)

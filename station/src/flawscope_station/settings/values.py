@@ -1,6 +1,6 @@
-"""Values of settings: how they are read, and how their errors are worded.
+"""Read values of settings, and word the errors.
 
-They are numbers with units, paths, secrets in files, and addresses without secrets.
+The values are numbers with units, paths, secrets in files, and addresses, which are shown without secrets.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:([KMGT])i?B?|B)\s*", re.IGNORE
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
-MAX_TIME = 366 * 86400.0  # seconds of a setting that threads wait for, at most
-_MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
+MAX_TIME = 366 * 86400.0  # largest number of seconds of a setting, as threads wait for it
+_MIN_SECRET_LENGTH = 4  # characters; a shorter part of an address is no secret
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})  # of a server that listens at all addresses
-_KINDS = {  # of values, by the beginning of pydantic's name of an error
+WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})  # a server with such a host listens at all addresses
+_KIND_NAMES = {  # kinds of values, by the beginning of pydantic's name of an error
     "int": "a whole number",
     "float": "a number",
     "finite": "a number",
@@ -70,33 +70,47 @@ class Section:
 
     @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, given: object) -> object:
-        if isinstance(given, Mapping):
+    def _check_names(cls, settings: object) -> object:
+        """Return the settings unchanged. InputError: one is unknown, or is in `REMOVED`."""
+        if isinstance(settings, Mapping):
             for name, remedy in cls.REMOVED.items():
-                if name in given:
+                if name in settings:
                     raise InputError(f"{name} is no setting any more: {remedy}")
-            check_names(given, field_names(cls))
-        return given
+            check_names(settings, field_names(cls))
+        return settings
 
 
 def field_names(kind: type[Any]) -> dict[str, None]:
-    """Return the names of the settings of a dataclass, in their order."""
+    """Return the names of a dataclass's fields as the keys of a dictionary, in the order of the fields."""
     return {field.name: None for field in fields(kind)}
 
 
-def check_names(given: Iterable[object], known: Collection[str]) -> None:
-    """Raise InputError where a name is unknown; a secret itself stands in no settings."""
-    for key in given:
-        if key not in known and key in ("password", "secret", "token"):
+def check_names(keys: Iterable[object], setting_names: Collection[str]) -> None:
+    """Raise InputError where a key is no setting's name.
+
+    A password, secret or token is no setting: `password_file`, for example, names its file.
+    """
+    for key in keys:
+        if key in setting_names:
+            continue
+        if key in ("password", "secret", "token"):
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")
-        if key not in known:
-            raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), known)}")
+        raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), setting_names)}")
 
 
-def read_as(kind: type[T], given: object, home: Path | None) -> T:
-    """Return settings as `station.yaml` gives them; paths are relative to `home`. InputError."""
+def read_as(kind: type[T], values: object, home: Path | None) -> T:
+    """Return checked settings, as an instance of the class `kind`.
+
+    Args:
+        kind: Class of the settings.
+        values: Values as in `station.yaml`.
+        home: Folder that paths are relative to; None: the values do not come from a file, and paths stay.
+
+    Raises:
+        InputError: A setting is unknown or missing, or its value is wrong.
+    """
     with worded_errors():
-        return TypeAdapter(kind).validate_python(given, context=home)
+        return TypeAdapter(kind).validate_python(values, context=home)
 
 
 @contextmanager
@@ -106,97 +120,143 @@ def worded_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
-        place = first["loc"]
-        text = _worded(first)
+        path = first["loc"]
+        text = _word_error(first)
         if first["type"] == "missing":
-            place = place[:-1]
-            missing = [
-                str(missing_error["loc"][-1])
-                for missing_error in (first, *others)
-                if missing_error["type"] == "missing"
-            ]
-            text = f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`"
-        names = _place(place)  # a plugin's error begins with its name
-        raise InputError(text if names and text.startswith(names) else f"{names}{text}") from None
+            path = path[:-1]  # the text has the name of the missing setting
+            missing_errors = [entry for entry in (first, *others) if entry["type"] == "missing"]
+            missing_names = [str(entry["loc"][-1]) for entry in missing_errors]
+            text = f"setting {' and '.join(missing_names)} is missing: write `{missing_names[0]}: ...`"
+        prefix = _join_names(path)
+        has_prefix = bool(prefix) and text.startswith(prefix)  # a plugin's error has the prefix already
+        raise InputError(text if has_prefix else f"{prefix}{text}") from None
 
 
-def _worded(error: ErrorDetails) -> str:
+def _word_error(error: ErrorDetails) -> str:
+    """Return an error of pydantic as a text for people, without the setting's name."""
     kind = error["type"]
     context = error.get("ctx", {})
-    if kind == "value_error":
+    if kind == "value_error":  # an InputError of a check
         return str(context["error"])
-    given = redact_value(f"{error['input']!r:.80}")
+    value = redact_value(f"{error['input']!r:.80}")
     if kind == "literal_error":
-        expected = context["expected"].replace("'", "").replace(" or ", ", ")
-        return f"{given} is not one of {expected}"
-    if "ge" in context or "le" in context:
-        bound = f"{context['ge']} or more" if "ge" in context else f"{context['le']} or less"
-        return f"{given} is not {bound}"
+        choices = context["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{value} is not one of {choices}"
+    if "ge" in context:
+        return f"{value} is not {context['ge']} or more"
+    if "le" in context:
+        return f"{value} is not {context['le']} or less"
     if kind.startswith(("dataclass", "dict", "mapping")):
-        return f"{given} is not `key: value` lines"
-    return f"{given} is not {_KINDS.get(kind.partition('_')[0], 'allowed')}"
+        return f"{value} is not `key: value` lines"
+    value_kind = kind.partition("_")[0]  # "int" for pydantic's error `int_parsing`
+    return f"{value} is not {_KIND_NAMES.get(value_kind, 'allowed')}"
 
 
-def _place(path: tuple[int | str, ...]) -> str:
-    """Return the names before a setting, as they stand in `station.yaml`."""
+def _join_names(path: tuple[int | str, ...]) -> str:
+    """Return the beginning of an error's text: the names on the path to a setting.
+
+    The path ("products", "plate", "limits") becomes `product plate: limits: `.
+    """
     names = [str(part) for part in path if not isinstance(part, int)]
-    if names[-1:] == ["[key]"]:  # a key that is not known: the error's own text names it
+    # a wrong key is followed by pydantic's mark; the error's own text names the key
+    if names[-1:] == ["[key]"]:
         names = names[:-2]
+    if names == ["products"]:
+        return "products: "
     if names[:1] == ["products"]:
-        names = [f"product {names[1]}" if names[1:] else "products", *names[2:]]
+        names = [f"product {names[1]}", *names[2:]]
     return "".join(f"{name}: " for name in names)
 
 
-def _resolved(path: str, info: ValidationInfo) -> str:
+def _resolve_path(path: str, info: ValidationInfo) -> str:
+    """Join a path in a settings file to the file's folder. Values from Python are returned unchanged."""
     return path if info.context is None else str(info.context / Path(path).expanduser())
 
 
-def _quantity(read: Callable[[str], float]) -> BeforeValidator:
-    """Read a text; in Python a number is one, in `station.yaml` it wants its unit."""
+def _quantity(parse_text: Callable[[str], float]) -> BeforeValidator:
+    """Return a validator that reads a number with its unit.
 
-    def parse(given: object, info: ValidationInfo) -> float:
-        if isinstance(given, int | float) and info.context is None:
-            return given
-        return read(str(given))
+    In a settings file the unit is required; a value from Python may be a plain number.
+
+    Args:
+        parse_text: Function that reads the number with its unit.
+    """
+
+    def parse(value: object, info: ValidationInfo) -> float:
+        is_from_python = info.context is None  # else from a settings file
+        if isinstance(value, int | float) and is_from_python:
+            return value
+        return parse_text(str(value))
 
     return BeforeValidator(parse)
 
 
-FilePath = Annotated[str, AfterValidator(_resolved)]  # relative to `station.yaml`
+FilePath = Annotated[str, AfterValidator(_resolve_path)]  # relative to `station.yaml`
 
 
 def seconds_such_as(example: str) -> BeforeValidator:
-    """Return what reads a time as seconds."""
+    """Return a validator that reads a time as seconds; its errors show the example, such as `5 s`."""
     return _quantity(lambda text: time_of(text, "", f"a time such as {example}"))
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
-    """Return the seconds of `1 s`, `500 ms` or `2 min`: up to a year. InputError: `what` begins it."""
+    """Return the seconds of a time such as `1 s`, `500 ms` or `2 min`.
+
+    Args:
+        text: Time with its unit, more than 0 and at most a year.
+        what: Name of the setting, with which the error begins; "": the error has no name.
+        right: Valid form of the time, for the error.
+
+    Raises:
+        InputError: The text is no such time.
+    """
     match = _TIME.fullmatch(str(text))
-    unit = {"m": 60, "h": 3600, "s": 1}[match[2][0]] if match else 0
-    seconds = float(match[1]) * (0.001 if match[2] == "ms" else unit) if match else 0.0
+    if match is None:
+        seconds = 0.0
+    else:
+        number, unit = match.groups()
+        # "ms" and "min" begin with the same letter
+        unit_seconds = 0.001 if unit == "ms" else {"s": 1, "m": 60, "h": 3600}[unit[0]]
+        seconds = float(number) * unit_seconds
     if not 0 < seconds <= MAX_TIME:
-        raise InputError(f"{what and f'{what}: '}{text!r:.40} is not {right}")
+        prefix = f"{what}: " if what else ""
+        raise InputError(f"{prefix}{text!r:.40} is not {right}")
     return seconds
 
 
-def parse_age(text: str, what: str = "") -> float:
-    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError: `what` begins it."""
-    if not (match := _AGE.fullmatch(text)):
-        raise InputError(f"{what}{text!r} is not a time; write for example 30 days or 1 year, or null")
-    return float(match[1]) * _SECONDS[match[2][0].lower()]
+def parse_age(text: str, prefix: str = "") -> float:
+    """Return the seconds of a time such as `30 days`. A month has 30 days, a year 365.
+
+    Args:
+        text: Time with its unit: hours, days, weeks, months or years.
+        prefix: Beginning of the error, such as "expires: ".
+
+    Raises:
+        InputError: The text is no such time.
+    """
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise InputError(f"{prefix}{text!r} is not a time; write for example 30 days or 1 year, or null")
+    number, unit = match.groups()
+    return float(number) * _SECONDS[unit[0].lower()]
 
 
 def _parse_size(text: str) -> int:
-    if not (match := _SIZE.fullmatch(text)):
-        is_bare = re.fullmatch(r"\s*\d+(\.\d+)?\s*", text)
-        right = f"write {text.strip()} MB or {text.strip()} GB" if is_bare else "write for example 200 GB"
-        raise InputError(f"{text!r} is not a size{' without its unit' if is_bare else ''}; {right}")
-    return int(float(match[1]) * 1024 ** " KMGT".index((match[2] or " ").upper()))
+    """Return the number of bytes of a size such as `200 GB`. InputError: it is no size, or has no unit."""
+    match = _SIZE.fullmatch(text)
+    if match is not None:
+        number, unit_letter = match.groups()
+        exponent = " KMGT".index((unit_letter or " ").upper())  # 0 for bytes, 1 for KB
+        return int(float(number) * 1024**exponent)
+    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text):
+        hint = f"write {text.strip()} MB or {text.strip()} GB"
+        raise InputError(f"{text!r} is not a size without its unit; {hint}")
+    raise InputError(f"{text!r} is not a size; write for example 200 GB")
 
 
-def size_text(size: float) -> str:
-    """Return bytes as a setting gives them, in powers of 1024: 100 MB."""
+def size_text(size_bytes: float) -> str:
+    """Return a size as text in the form of a setting, such as `100 MB`; 1 KB has 1024 bytes."""
+    size = size_bytes
     for unit in ("B", "KB", "MB"):
         if size < 1024:
             return f"{size:.3g} {unit}"
@@ -205,8 +265,13 @@ def size_text(size: float) -> str:
 
 
 def _parse_share(text: str) -> float:
+    """Return the share of a text such as `1 %` or `0.01`. InputError: it is not between 0 and 0.5."""
     match = _SHARE.fullmatch(text)
-    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if match is None:
+        share = 0.0
+    else:
+        number, percent_sign = match.groups()
+        share = float(number) / 100 if percent_sign else float(number)
     if not 0 < share < 0.5:
         raise InputError(f"{text!r} is not a share between 0 and 50 %; write 1 %, or null")
     return share
@@ -214,11 +279,17 @@ def _parse_share(text: str) -> float:
 
 Age = Annotated[float, _quantity(parse_age)]  # seconds, of days to years
 Size = Annotated[int, _quantity(_parse_size)]  # bytes, in powers of 1024
-Share = Annotated[float, _quantity(_parse_share)]  # 1 %, 0.01: more than 0 and less than a half
+Share = Annotated[float, _quantity(_parse_share)]  # more than 0 and less than a half, such as 1 % or 0.01
 
 
-def named(pattern: str, rule: str, what: str = "a name") -> AfterValidator:
-    """Return what checks a name; `rule` says how it is written."""
+def name_validator(pattern: str, rule: str, what: str = "a name") -> AfterValidator:
+    """Return a validator of names.
+
+    Args:
+        pattern: Regular expression that matches a valid name.
+        rule: Rule for valid names in words, for the error.
+        what: Words for the thing that is named, for the error.
+    """
 
     def check(name: str) -> str:
         if not re.fullmatch(pattern, name):
@@ -229,71 +300,93 @@ def named(pattern: str, rule: str, what: str = "a name") -> AfterValidator:
 
 
 def split_address(address: str, name: str) -> SplitResult:
-    """Return the parts of an address. InputError, which begins with `name`."""
+    """Return the parts of an address.
+
+    Raises:
+        InputError: The host or port is invalid; the message begins with `name`.
+    """
     try:
         parts = urlsplit(address)
-        _ = parts.port
+        _ = parts.port  # raises ValueError where it is no number
     except ValueError:
         raise InputError(f"{name}: it is not an address: check host and port") from None
     return parts
 
 
 def split_host_port(text: str, name: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`. InputError, which begins with `name`."""
+    """Return host and port of a text `HOST:PORT`.
+
+    Raises:
+        InputError: The text has another form; the message begins with `name`.
+    """
     parts = split_address(f"//{text}", name)
-    is_more = parts.path or parts.query or parts.fragment or parts.username is not None
-    if not parts.hostname or not parts.port or is_more:
+    has_other_parts = parts.path or parts.query or parts.fragment or parts.username is not None
+    if not parts.hostname or not parts.port or has_other_parts:
         raise InputError(f"{name}: {redact_value(text)} is not HOST:PORT, such as log.example:514")
     return parts.hostname, parts.port
 
 
 def check_web_address(address: str, name: str = "webhook") -> str:
-    """Return https://host/path, which holds no password. InputError, which begins with `name`."""
+    """Return the address of a web server unchanged.
+
+    Raises:
+        InputError: The address is not that of a web server, or it has a user or password; the message begins
+            with `name`.
+    """
     parts = split_address(address, name)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{name}: {redact_address(address)!r} is not https://host/path")
     if parts.username is not None or parts.password is not None:
-        why = "leave the password out of the address; `secret_file` signs what is sent"
-        raise InputError(f"{name}: {why}")
+        remedy = "leave the password out of the address; `secret_file` signs what is sent"
+        raise InputError(f"{name}: {remedy}")
     return address
 
 
 def redact_address(address: str) -> str:
-    """Return scheme, host and port of an address.
+    """Return scheme, host and port of an address; `…` stands for the rest, which may be secret.
 
-    The rest may be secret: user and password, path (of Slack's and Teams' webhooks), query, fragment. `…`
-    stands in its place, also for the host where an @ leaves open which part that is.
+    Not only user and password may be secret, but also the path (as in webhooks of Slack and Teams), the query
+    and the fragment. If the path has an @, it may belong to a password, and the host is hidden, too.
     """
-    scheme, found, rest = address.partition("://")
-    if not found or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
+    scheme, separator, rest = address.partition("://")
+    if not separator or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"
-    authority, *more = re.split(r"[/?#\\]", rest, maxsplit=1)
+    authority, *tail_parts = re.split(r"[/?#\\]", rest, maxsplit=1)
+    tail = "".join(tail_parts)
     host = authority.rpartition("@")[2]
-    if not _HOST.fullmatch(host) or "@" in "".join(more):
+    if not _HOST.fullmatch(host) or "@" in tail:
         return f"{scheme}://…"
-    return f"{scheme}://{host}{'/…' if ''.join(more) else ''}"
+    return f"{scheme}://{host}/…" if tail else f"{scheme}://{host}"
 
 
 def redact_text(text: str, address: str) -> str:
-    """Replace in a text of the other side those parts of the address that are not `redact_address`."""
-    redacted = redact_address(address)
+    """Return a text with `…` in place of each part of an address that `redact_address` hides.
+
+    Args:
+        text: Text from another system, such as an error's message, which may repeat parts of the address.
+        address: Address of that system.
+    """
+    visible_address = redact_address(address)
     parts = set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
-    for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= _MIN_SECRET_LENGTH and part not in redacted:
-            text = text.replace(part, "…")
-    return text
+    redacted_text = text
+    for part in sorted(parts, key=len, reverse=True):  # long parts first, because they may contain short ones
+        if len(part) >= _MIN_SECRET_LENGTH and part not in visible_address:
+            redacted_text = redacted_text.replace(part, "…")
+    return redacted_text
 
 
 def secret(path: str, what: str) -> str:
-    """Return the line in a file, read anew each time: passwords change.
+    """Return the password or token in a file.
+
+    The file is read anew at each call, because passwords change.
 
     Args:
-        path: of the file.
-        what: begins the error, such as "setting password_file".
+        path: Path of the file, which has one line.
+        what: Beginning of the error, such as "setting password_file".
 
     Raises:
-        InputError: the file cannot be read, or holds nothing or more than a line.
+        InputError: The file cannot be read, is empty, or has more than one line.
     """
     try:
         text = text_files.read_text(path)
@@ -308,44 +401,53 @@ def secret(path: str, what: str) -> str:
     return password
 
 
-def with_password(address: str, password: str, right: str) -> str:
-    """Return `scheme://user@host/path` with the password. InputError where it has one, or no user.
+def with_password(address: str, password: str, hint: str) -> str:
+    """Return an address `scheme://user@host/path` with the password.
 
     Args:
-        address: with a user and no password.
-        password: is quoted in the address.
-        right: begins the error with the right form, such as `password_file: write the address as ...`.
+        address: Address with a user and without a password.
+        password: Password, which is percent-encoded in the address.
+        hint: Beginning of the error, such as `password_file: write the address as rtsp://USER@HOST/PATH`.
+
+    Raises:
+        InputError: The address has no user, or has a password already.
     """
-    match = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
+    match = re.match(r"([a-z+]+://)([^:/@?]+)@(.*)", address, re.DOTALL)
     if match is None:
-        raise InputError(f"{right}: a user and no password")
-    return f"{match[1]}{match[2]}:{quote(password, safe='')}@{address[match.end() :]}"
+        raise InputError(f"{hint}: a user and no password")
+    scheme, user, host_and_path = match.groups()
+    return f"{scheme}{user}:{quote(password, safe='')}@{host_and_path}"
 
 
 def tls_context(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system and `ca_file`, and has the station's own certificate.
+    """Return a TLS context that trusts the system's certificates and those of `ca_file`.
 
     Args:
-        ca_file: certificates to trust beside the system's.
-        certificate_file: the station's own certificate.
-        key_file: key of that certificate.
+        ca_file: File of further certificates to trust; None: none.
+        certificate_file: File of the station's own certificate, which it shows to servers; None: none.
+        key_file: File of that certificate's key; None: `certificate_file` has the key, too.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: A file cannot be read.
     """
     context = ssl.create_default_context()
+    file = None  # the file that is being read, for the error
     try:
-        if (file := ca_file) is not None:
-            context.load_verify_locations(file)
-        if (file := certificate_file) is not None:
-            context.load_cert_chain(file, key_file)
+        if ca_file is not None:
+            file = ca_file
+            context.load_verify_locations(ca_file)
+        if certificate_file is not None:
+            file = certificate_file
+            context.load_cert_chain(certificate_file, key_file)
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"cannot read certificates from {file}: {error_text(error)}") from None
     return context
 
 
 def error_text(error: Exception) -> str:
-    """Return the operating system's words for an error, else the error's own message, as one line."""
-    return (isinstance(error, OSError) and error.strerror) or one_line_message(error)
+    """Return the operating system's text for an error, else the error's own message, as one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line_message(error)

@@ -1,4 +1,4 @@
-"""Products that are being made: drafts, the check of their pictures, and their learning."""
+"""Products that are being made: drafts, checks of their pictures, and fits of their models."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from flawscope_station.store.schema import QUEUED, READY, RUNNING
 
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
-DEFAULT_MINUTES = 30.0  # of a method that learns in steps
+DEFAULT_MINUTES = 30.0  # time for a method that learns in steps
 FIT_OPTIONS = ("method", *(option.name for option in options.NEW_PRODUCT))
-# Arguments of a fit by which pictures are seen
+# options of a fit that change the input of the network
 PICTURE_OPTIONS = tuple(
     option.name for option in options.NEW_PRODUCT if option.argument and option.changes_input
 )
-MAX_TRIED = 8  # pictures that are tried at once
-MAX_TRIALS = 4  # trials that wait for the one before
-OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`
-# the command line at the lowest priority
+MAX_TRIED = 8  # pictures of a trial
+MAX_TRIALS = 4  # trials that may wait for the running one
+OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # pages show `minutes` for `--minutes`
+# runs the command line at the lowest priority
 CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope import cli; cli.main(sys.argv[1:])"
 
 
@@ -60,7 +60,13 @@ class NameTakenError(InputError):
 
 
 class LiveFacts(TypedDict):
-    """Version as which a draft went live, by whom, and when its learning was asked for."""
+    """Facts of the version of a product that was made when a draft went live.
+
+    Attributes:
+        version: Number of the version.
+        by: User who let the draft go live.
+        learnt: Time at which the fit of its model was requested, in microseconds since 1970; None: unknown.
+    """
 
     version: int
     by: str
@@ -68,14 +74,20 @@ class LiveFacts(TypedDict):
 
 
 class Drafts:
-    """Drafts by name, whose models are made among the jobs of the station.
-
-    Attributes:
-        live_of: returns what of a draft went live, where it inspects (`LiveProducts.live_of`).
+    """All drafts of the station, whose models are made by its queue of jobs.
 
     Args:
-        is_busy: whether the station inspects.
-        say: gets a line for the log.
+        queue: Queue of jobs.
+        files: Files of the store.
+        limits: Limits of pictures.
+        memory: Memory for decoding large pictures.
+        device: Device of the fits.
+        is_busy: Returns whether the station inspects pictures at the moment.
+        say: Writes a line to the log.
+
+    Attributes:
+        live_of: Returns the facts of the version that was made when a draft went live last; None: the draft
+            is not live. `LiveProducts` sets it.
     """
 
     def __init__(
@@ -96,51 +108,57 @@ class Drafts:
         self.device = device
         self.is_busy = is_busy
         self.say = say
-        self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
+        self.work = run_job
+        self.trier = Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
         self._trials = Turns(1, MAX_TRIALS)
-        self._ended_search = 0  # job whose search for settings a person has stopped
+        self._ended_search = 0  # number of the job whose search for settings a person has stopped
         queue.makers[FIT] = self._fit
 
     def _load_draft(self, name: str) -> Draft:
+        """Return a draft.
+
+        If an earlier release stored a fit in the draft's state, the fit becomes a job.
+        """
         draft = Draft(self.files, name, self.limits, self.memory)
         if "stage" in draft.state:
-            if (old := draft.earlier_job()) is not None:
-                status, facts = old
+            earlier_job = draft.earlier_job()
+            if earlier_job is not None:
+                status, facts = earlier_job
                 number = self.jobs.add(FIT, str(draft.state.get("by", "")), facts, draft=name)
                 self.jobs.change(number, status)
-            draft.forget_earlier(*draft_module.OF_LIVE)  # `LiveProducts` looks at these
+            draft.forget_earlier(*draft_module.OLD_LIVE_KEYS)  # `LiveProducts` reads and drops these later
         return draft
 
     # ---- drafts
 
     def __iter__(self) -> Iterator[Draft]:
-        return iter(list(self._drafts.values()))
+        return iter(list(self._drafts.values()))  # a copy: other threads may add and remove drafts
 
     def draft(self, name: str) -> Draft:
-        """Return the draft of a name. NotFoundError names the nearest."""
+        """Return the draft of a name. NotFoundError: there is none; the message has the most similar name."""
         if name not in self._drafts:
             raise NotFoundError(
                 f"no new product is called {name!r:.80}: {suggest_name(name, list(self._drafts))}"
             )
         return self._drafts[name]
 
-    def begin(self, name: str, who: str, products: Sequence[str], taken: Collection[str]) -> Draft:
-        """Begin a product, or go on with the one of this name.
+    def begin(self, name: str, who: str, products: Sequence[str], reserved_names: Collection[str]) -> Draft:
+        """Return the draft called `name`; if there is none, begin one.
 
         Args:
-            name: of the product.
-            who: begins it.
-            products: names that the station knows already.
-            taken: those of products whose model is from elsewhere, which no draft can replace.
+            name: Name of the product.
+            who: User who begins it.
+            products: Names of all products of the station.
+            reserved_names: Names of the products that no draft can replace.
 
         Raises:
-            InputError: no product can have this name.
-            NameTakenError: another product has it.
+            InputError: The name is invalid.
+            NameTakenError: Another product has the name, or a name that differs only in upper and lower case.
         """
         check_product_name(name)
         with self._lock:
@@ -150,7 +168,7 @@ class Drafts:
                 )
             if name in self._drafts:
                 return self._drafts[name]
-            if name in taken:
+            if name in reserved_names:
                 raise NameTakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
             draft.change(by=who, at=iso(now()))
@@ -168,22 +186,32 @@ class Drafts:
         self.jobs.forget_draft(name)
         self.checks.forget(draft)
 
-    def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
-        """Keep pictures that were sent, and say what became of each. StoreError."""
-        found = list(draft.add_all(sent))
+    def add(self, draft: Draft, files: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
+        """Store pictures, given as name and content, and return the result of each. StoreError."""
+        results = list(draft.add_all(files))
         self.checks.wake()
-        return found
+        return results
 
     def add_zip(self, draft: Draft, path: Path, name: str) -> list[AddedPicture]:
-        """Keep the pictures in a zip. InputError where it is none."""
-        found = list(draft.add_all(read_zip(path, name, self.limits)))
+        """Store the pictures in a zip, and return the result of each.
+
+        Args:
+            draft: Draft that gets the pictures.
+            path: Path of the zip.
+            name: Name of the zip, for errors.
+
+        Raises:
+            InputError: It is no zip, or has no files.
+            StoreError: A picture cannot be written.
+        """
+        results = list(draft.add_all(read_zip(path, name, self.limits)))
         self.checks.wake()
-        if not found:
+        if not results:
             raise InputError(f"{name} holds no file: pack the pictures into it")
-        return found
+        return results
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
-        """Leave pictures out, or take them back. InputError while the draft learns from them."""
+        """Leave pictures out (`out`), or take them back. InputError: the model is being fitted to them."""
         if self.stage(draft) == RUNNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
@@ -194,138 +222,167 @@ class Drafts:
     # ---- learning
 
     def stage(self, draft: Draft) -> str:
-        """Return how far a draft is: collecting, or the status of its fit, `ready` where that is done."""
+        """Return a draft's stage.
+
+        It is `collecting` without a fit, `ready` after a successful fit, and else the status of the fit.
+        """
         return _stage(self.jobs.of_draft(draft.name))
 
     def learn(
-        self, draft: Draft, given: dict[str, Any], who: str, *, go_on: bool, all_good: bool = False
+        self, draft: Draft, fit_options: dict[str, Any], who: str, *, go_on: bool, all_good: bool = False
     ) -> None:
-        """Queue a draft. What was learnt before stays until this is done.
+        """Queue the fit of a draft's model; an earlier model stays until the fit is done.
 
-        Raises:
-            ConflictError: options do not go together.
-            GoodQuestionError: names leave open which pictures are good, and nobody said that all are.
-            InputError: the method or its preset is unknown, or there is nothing to learn from.
+        If a fit of the draft is queued or running already, nothing is queued.
 
         Args:
-            draft: with the pictures.
-            who: asks for it.
-            given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
-                `auto`: minutes in which settings of PatchCore are tried.
-            go_on: where a stopped training of the same settings left off.
-            all_good: somebody says that all pictures are good, whatever they are called.
+            draft: Draft with the pictures.
+            fit_options: `FIT_OPTIONS` of `flawscope fit`; `minutes` of a method that learns in steps; `auto`:
+                minutes in which settings of PatchCore are tried.
+            who: User who requests it.
+            go_on: Whether to continue an interrupted training with the same options and pictures.
+            all_good: Whether a person says that all pictures are good, whatever their names are.
+
+        Raises:
+            ConflictError: Options contradict each other.
+            GoodQuestionError: Names leave open which pictures are good, and `all_good` is False.
+            InputError: The method or its preset is unknown, or there are too few pictures.
         """
-        method = registry.method(given["method"])
-        method.configure(given["preset"] or "default")
-        in_steps = method.learns_in_steps
-        given = {**given, "minutes": (given["minutes"] or DEFAULT_MINUTES) if in_steps else None}
+        method = registry.method(fit_options["method"])
+        method.configure(fit_options["preset"] or "default")  # raises where the preset is unknown
+        minutes = (fit_options["minutes"] or DEFAULT_MINUTES) if method.learns_in_steps else None
+        all_options = {**fit_options, "minutes": minutes}
         if len(draft.pictures()) < MIN_PICTURES:
             raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
-        if given["auto"] is not None and given["method"] != "patchcore":
-            raise InputError(f"auto is for patchcore, not {given['method']}: leave it out")
-        options.check_options(given)
+        if all_options["auto"] is not None and all_options["method"] != "patchcore":
+            raise InputError(f"auto is for patchcore, not {all_options['method']}: leave it out")
+        options.check_options(all_options)
         if not all_good:
             draft.refuse_unknown()
         with self._lock:
-            before = self.jobs.of_draft(draft.name)
-            if before is not None and before.status in UNFINISHED:
+            last_job = self.jobs.of_draft(draft.name)
+            if last_job is not None and last_job.status in UNFINISHED:
                 return
-            facts = {"options": given, "learns_from": draft.pictures()}
-            known = {} if before is None else json.loads(before.facts)
-            if not go_on or any(known.get(key) != value for key, value in facts.items()):
+            facts = {"options": all_options, "learns_from": draft.pictures()}
+            last_facts = {} if last_job is None else json.loads(last_job.facts)
+            is_same_fit = all(last_facts.get(key) == value for key, value in facts.items())
+            if not (go_on and is_same_fit):
                 draft.discard_training()
             self.queue.add(FIT, who, facts, draft=draft.name)
 
     def stop_learning(self, draft: Draft) -> None:
-        """Stop the learning of a draft; it can go on later.
+        """Stop the fit of a draft, which can go on later.
 
-        A search for settings ends at the first stop, and the best so far is learnt.
+        While settings are being tried, the first call ends only the trials: the fit goes on with the best
+        settings.
         """
         if (job := self.jobs.of_draft(draft.name)) is None:
             return
         step = self.queue.step(job.id)
         with self._lock:
             is_search = step is not None and step.stage.startswith(tried.TRYING)
-            is_first = is_search and self._ended_search != job.id
+            is_first_stop = self._ended_search != job.id
             self._ended_search = job.id
-        if is_first:
+        if is_search and is_first_stop:
             self.queue.interrupt(job.id, tried.TRYING)
         else:
             self.queue.stop_job(job.id)
 
-    def _run(self, draft: Draft, what: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the process beside the station finds. WorkerError."""
+    def _run_fit(self, draft: Draft, fit_options: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a fit in the process that makes models, and return its results. WorkerError."""
+        cores = machine.usable_cores()
         job = {
-            "do": what,
+            "do": FIT,
             "pictures": str(draft.folder),
             "model": str(draft.model),
             "examples": str(draft.examples),
-            "given": given,
+            "given": fit_options,
             "resume": draft.can_resume,
             "device": self.device,
-            "threads": max(1, machine.usable_cores() // 2) if self.is_busy() else machine.usable_cores(),
+            "threads": max(1, cores // 2) if self.is_busy() else cores,
         }
-        found: dict[str, Any] = self.queue.run(self.work, job)
-        return found
+        results: dict[str, Any] = self.queue.run(self.work, job)
+        return results
 
     def _fit(self, row: JobRow) -> None:
-        """Make the model of a draft."""
-        if (draft := self._drafts.get(row.draft)) is None:
-            return self.jobs.forget_draft(row.draft)
+        """Make the model of a draft, and record the result or the failure.
+
+        Raises:
+            StoreError: The disk is full, or the database is away; the job stays in the queue.
+            StoppedError: The job was stopped.
+        """
+        if (draft := self._drafts.get(row.draft)) is None:  # it was removed
+            self.jobs.forget_draft(row.draft)
+            return
         self.files.check_free_space(0)
         facts = json.loads(row.facts)
         pictures = draft.pictures()
-        if facts["learns_from"] != pictures:  # more came while it waited
+        if facts["learns_from"] != pictures:  # they changed while the job waited
             draft.discard_training()
             self.jobs.change(row.id, RUNNING, facts={"learns_from": pictures}, only=(RUNNING,))
-        given = {key: value for key, value in facts["options"].items() if value is not None}
+        fit_options = {key: value for key, value in facts["options"].items() if value is not None}
         try:
-            found = self._run(draft, FIT, given)
+            results = self._run_fit(draft, fit_options)
         except (StoppedError, StoreError):
             raise
         except Exception as error:
-            text = message_with_type(error)
-            said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            is_full = isinstance(error, FullDiskWorkerError)
-            options = [] if is_full else _options_behind(text, given)
-            why = {"error": said, "error_options": options, "disk_full": is_full}
-            self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))
+            message = message_with_type(error)
+            is_disk_full = isinstance(error, FullDiskWorkerError)
+            shown_message = message.replace(str(draft.folder), draft.name)
+            failure = {
+                "error": OPTION_PREFIX.sub("", shown_message),
+                "error_options": [] if is_disk_full else _options_behind(message, fit_options),
+                "disk_full": is_disk_full,
+            }
+            self.jobs.change(row.id, FAILED, facts=failure, only=(RUNNING,))
             self.say(f"new product {draft.name}: {FAILED}")
             return
         with self._lock:
             job = self.jobs.of_draft(draft.name)
             if job is None or job.id != row.id or job.status != RUNNING:
                 return  # a person stopped or removed it meanwhile
-            of = {"options": given, "learns_from": pictures, "asked_at": row.created_at}
-            draft.change(result={**found, **of})
+            origin = {"options": fit_options, "learns_from": pictures, "asked_at": row.created_at}
+            draft.change(result={**results, **origin})
             self.jobs.change(row.id, DONE)
         self.say(f"new product {draft.name}: it has learnt")
 
     # ---- trying
 
-    def try_model(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
-        """Judge pictures with the model of a draft; nothing is kept.
+    def try_model(self, draft: Draft, files: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+        """Return the results of judging pictures with a draft's model; nothing is stored.
 
-        InputError where there is no model; BusyError where too many wait.
+        Args:
+            draft: Draft with the model.
+            files: Names and contents of the pictures.
+
+        Raises:
+            InputError: There is no model, or there are too many pictures.
+            BusyError: Too many trials wait.
         """
         if draft.result is None:
             raise InputError(f"{draft.name} has no model yet: let it learn first")
-        if len(sent) > MAX_TRIED:
-            raise InputError(f"{len(sent)} pictures are too many at once: send {MAX_TRIED} or fewer")
-        job: dict[str, Any] = {"do": "try", "model": str(draft.model), "sent": list(sent)}
-        job |= {"device": self.device, "threads": max(1, machine.usable_cores() // 2)}
+        if len(files) > MAX_TRIED:
+            raise InputError(f"{len(files)} pictures are too many at once: send {MAX_TRIED} or fewer")
+        job: dict[str, Any] = {
+            "do": "try",
+            "model": str(draft.model),
+            "sent": list(files),
+            "device": self.device,
+            "threads": max(1, machine.usable_cores() // 2),
+        }
         with self._trials.take():
-            results: list[dict[str, Any]] = self.trier.run(self.work, job, lambda *step: None)["results"]
+            answer = self.trier.run(self.work, job, lambda *step: None)  # nobody is shown the progress
+        results: list[dict[str, Any]] = answer["results"]
         return results
 
     def end_trials(self) -> None:
-        """End the trial that runs, and begin no more."""
+        """End the running trial, and start no further one."""
         self.trier.close()
 
     # ---- reports
 
-    def _waits_for_room(self, stage: str) -> bool:
-        """Whether a draft would learn if the disk had room."""
+    def _waits_for_disk(self, stage: str) -> bool:
+        """Whether the fit of a draft in this stage waits because the disk is full."""
         if stage not in UNFINISHED:
             return False
         try:
@@ -335,21 +392,28 @@ class Drafts:
         return False
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """Return the state of a draft, as the API shows it.
+        """Return the state of a draft, in the form of the API's answer.
 
         Args:
-            draft: of the product.
-            looked_at: a person looks at it, for whom its pictures are checked.
+            draft: Draft to describe.
+            looked_at: Whether a person looks at this draft; if so, a check of its pictures is requested.
         """
         result = draft.result
         job = self.jobs.of_draft(draft.name)
         stage = _stage(job)
-        asked: dict[str, Any] = {} if job is None else json.loads(job.facts)
+        job_facts: dict[str, Any] = {} if job is None else json.loads(job.facts)
         if looked_at:
             self.checks.request(draft)
         pictures = draft.pictures()
         live = self.live_of(draft)
         step = None if job is None else self.queue.step(job.id)
+        if stage == FAILED:
+            is_disk_full = job_facts.get("disk_full", False)
+        else:
+            is_disk_full = step is None and self._waits_for_disk(stage)
+        is_accurate_advised = registry.wants_accurate(registry.DEFAULT, len(pictures))
+        # a result is identified by the time at which its fit was requested
+        is_result_live = result is not None and live is not None and live["learnt"] == result["asked_at"]
         return {
             "name": draft.name,
             "stage": stage,
@@ -359,63 +423,74 @@ class Drafts:
             "least": MIN_PICTURES,
             "most": draft_module.MAX_PICTURES,
             "check": self.checks.findings(draft),
-            "advised_preset": "accurate"
-            if registry.wants_accurate(registry.DEFAULT, len(pictures))
-            else None,
-            **{key: asked.get("options", {}).get(key) for key in FIT_OPTIONS},
+            "advised_preset": "accurate" if is_accurate_advised else None,
+            **{key: job_facts.get("options", {}).get(key) for key in FIT_OPTIONS},
             "before": self.jobs.before(job.id) if job is not None and stage == QUEUED else 0,
             "step": step,
-            "error": asked.get("error"),
-            "error_options": asked.get("error_options", []),
-            "disk_full": asked.get("disk_full", False)
-            if stage == FAILED
-            else step is None and self._waits_for_room(stage),
+            "error": job_facts.get("error"),
+            "error_options": job_facts.get("error_options", []),
+            "disk_full": is_disk_full,
             "goes_on": stage == STOPPED and draft.can_resume,
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": live,
-            "live_is_this": result is not None and live is not None and live["learnt"] == result["asked_at"],
+            "live_is_this": is_result_live,
         }
 
 
 def _stage(job: JobRow | None) -> str:
+    """Return the stage of a draft.
+
+    Args:
+        job: Job of the draft's last fit; None: it has no fit.
+    """
     if job is None:
         return draft_module.COLLECTING
     return READY if job.status == DONE else str(job.status)
 
 
-def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
-    """Return the given options that an error of a fit is about.
+def _options_behind(error: str, fit_options: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that may have caused the error of a fit.
 
-    These are the options that it names, else all that change how pictures are seen.
+    If the error names options, return these options; else return all options that change the network's input.
+
+    Args:
+        error: Message of the error.
+        fit_options: Options of the fit by name.
     """
-    named = [option for option in given if re.search(rf"--{option.replace('_', '-')}(?![\w-])", error)]
-    known = ("minutes", *PICTURE_OPTIONS)
-    return [option for option in named if option in known] or [
-        option for option in PICTURE_OPTIONS if option in given
-    ]
+    named_options = []
+    for name in fit_options:
+        flag = f"--{name.replace('_', '-')}"
+        is_possible_cause = name == "minutes" or name in PICTURE_OPTIONS
+        if is_possible_cause and re.search(rf"{flag}(?![\w-])", error):
+            named_options.append(name)
+    if named_options:
+        return named_options
+    return [name for name in PICTURE_OPTIONS if name in fit_options]
 
 
 class Checks(BackgroundThread):
-    """Thread that checks the pictures of drafts on request, as `flawscope data check` does."""
+    """Thread that runs `flawscope data check` on the pictures of drafts, on request."""
 
     def __init__(self, drafts: Drafts):
         super().__init__("checks of pictures", is_lazy=True)
         self._drafts = drafts
         self._requested: set[Draft] = set()
-        self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
+        self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # checked version, its findings
         self._process: subprocess.Popen[str] | None = None
 
     @override
     def end(self) -> None:
-        """End the thread, and the check that runs."""
+        """End the thread, and the running check."""
         super().end()
         if (process := self._process) is not None:
             process.kill()
 
     def request(self, draft: Draft) -> None:
-        """Ask for a check of a draft's pictures, unless the last one was of the same pictures."""
-        if self._findings.get(draft, (0, {}))[0] != draft.version:
+        """Request a check of a draft's pictures, unless they are unchanged since the last check."""
+        # versions begin at 1; 0: there was no check yet
+        checked_version, _ = self._findings.get(draft, (0, {}))
+        if checked_version != draft.version:
             self._requested.add(draft)
             self.wake()
 
@@ -424,23 +499,38 @@ class Checks(BackgroundThread):
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:
-        """Return the last findings; `current`: of the present pictures. None: there are none yet."""
-        version, found = self._findings.get(draft, (0, None))
-        return None if found is None else {**found, "current": version == draft.version}
+        """Return the findings of the last check of a draft's pictures; None: there was no check yet.
+
+        The key `current` says whether the pictures are unchanged since the check.
+        """
+        if draft not in self._findings:
+            return None
+        version, findings = self._findings[draft]
+        return {**findings, "current": version == draft.version}
 
     @override
     def _work(self) -> None:
-        while not self._wait():
+        while True:
+            is_ending = self._wait()  # until a check is requested, or the station ends
+            if is_ending:
+                return
             while self._requested and not self._ended.is_set():
                 draft = self._requested.pop()
                 version = draft.version
-                if self._pause(SETTLE_SECONDS) or version != draft.version:
-                    self._requested.add(draft)  # more are coming
-                elif draft in list(self._drafts):
+                is_ending = self._pause(SETTLE_SECONDS)
+                if is_ending or version != draft.version:  # more pictures are coming
+                    self._requested.add(draft)
+                    continue
+                is_removed = draft not in list(self._drafts)  # a person may have removed it meanwhile
+                if not is_removed:
                     with self.threads[0].call(STEP_SECONDS):
                         self._findings[draft] = version, self._run_check(draft)
 
     def _run_check(self, draft: Draft) -> dict[str, Any]:
+        """Check a draft's pictures with `flawscope data check` in a process of its own.
+
+        Return a dictionary of the findings, the pictures' sizes, and the advised value of `--align`.
+        """
         if not draft.pictures():
             return {"findings": [], "sizes": []}
         arguments = ["data", "check", "--data", str(draft.folder), "--good", "all", "--json", "--quiet"]
@@ -451,17 +541,19 @@ class Checks(BackgroundThread):
             text=True,
         )
         try:
-            report = json.loads(self._process.communicate()[0])
-        except ValueError:  # it was killed
+            output, _ = self._process.communicate()
+            report = json.loads(output)
+        except ValueError:  # the process was killed
             return {"findings": [], "sizes": []}
         finally:
             self._process = None
-        existing = set(draft.pictures())
+        existing_names = set(draft.pictures())
         findings = []
         for finding in report["findings"]:
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
-            findings.append({**texts, "pictures": [name for name in names if name in existing]})
-        advised = (step["step"].partition("--align ")[2] for step in report["advice"])
-        align = next(filter(None, advised), None)
+            findings.append({**texts, "pictures": [name for name in names if name in existing_names]})
+        # the text after `--align` in each advised step; "" for a step without it
+        align_values = [step["step"].partition("--align ")[2] for step in report["advice"]]
+        align = next((value for value in align_values if value), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

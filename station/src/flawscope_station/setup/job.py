@@ -1,4 +1,4 @@
-"""Jobs of the process beside the station that makes models and tries them: torch is loaded there alone."""
+"""Jobs of the process that makes models and tries them. Torch is loaded only in that process."""
 
 from __future__ import annotations
 
@@ -17,30 +17,37 @@ from flawscope_station.setup.draft import checkpoints_of_views
 if TYPE_CHECKING:
     from flawscope import Predictor
 
-UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
-OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
+UNUSUAL_COUNT = 8  # good pictures that are listed as most unlike the others, if fewer are suspicious
+OVERLAY_SIDE = 900  # pixels of the longer side of a trial's picture
 
 
 def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Run a job and return its results.
 
     Args:
-        job: `do`: fit or try; `threads`, `device`; the other keys as the functions below use them.
-        step: gets the name of a stage, the steps that are done, and the steps in all.
+        job: `do`: `fit` or `try`; `threads`: number of Torch's threads; `device`; and the keys that `_fit` or
+            `_try` describes.
+        step: Called with the name of a stage, the number of steps that are done, and the number of all steps.
 
     Raises:
-        InputError: it cannot be done.
+        InputError: The job cannot be done.
     """
     import torch
 
     torch.set_num_threads(job["threads"])
-    return {FIT: _fit, "try": _try}[job["do"]](job, step)
+    return _fit(job, step) if job["do"] == FIT else _try(job, step)
 
 
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements.
+    """Fit and save a model, as `flawscope fit` of the same folder does, and return its measurements.
 
-    The model and the examples from before are replaced when all of this is done.
+    An earlier model and its examples are replaced only when everything has succeeded.
+
+    Args:
+        job: `pictures`, `model` and `examples`: paths of the pictures' folder, of the model file and of the
+            examples' folder; `given`: the options of the fit; `resume`: continue an interrupted training;
+            `device`.
+        step: Called with the progress, as in `run_job`.
     """
     from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
@@ -51,92 +58,111 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     new_examples = examples.with_name(f"{examples.name}-new")
     checkpoint = checkpoint_path(model)
     if "auto" in job["given"]:
-        made = _fit_auto(job, model, step)
+        fitted = _fit_auto(job, model, step)
     else:
-        made = fitting.fit(
-            open_dataset(job["pictures"], good="all"),  # somebody chose them, whatever they are called
+        fitted = fitting.fit(
+            open_dataset(job["pictures"], good="all"),  # a person chose them, whatever their names are
             device=job["device"],
             checkpoint=checkpoint,
             resume=job["resume"],
             step=step,
             **job["given"],
         )
-    made.save(new_model)
-    models = [*made.products.values()]  # of several views one each
-    drawn = _draw_examples(models, new_examples, step)
+    fitted.save(new_model)
+    models = [*fitted.products.values()]  # one model for each view, where parts have several views
+    examples_facts = _draw_examples(models, new_examples, step)
     new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)
     new_examples.replace(examples)
     for path in (checkpoint, *checkpoints_of_views(checkpoint)):
         path.unlink(missing_ok=True)
-    promise = rates.promise_of(made.facts)
-    offered = rates.describe_rates(made.facts)
-    found = next(offer["found"] for offer in offered if offer["rate"] == made.facts.rate)
-    manifests = [manifest.manifest for manifest in models]
+    facts = fitted.facts
+    promise = rates.promise_of(facts)  # the expected rate of false alarms
+    offered_rates = rates.describe_rates(facts)
+    own_offer = next(offer for offer in offered_rates if offer["rate"] == facts.rate)
+    manifests = [model_of_view.manifest for model_of_view in models]
+    questions = [line for manifest in manifests for line in manifest.questions]
     return {
         "promise": promise.text,
-        **rates.promise_facts(made.facts),
+        **rates.promise_facts(facts),
         "interval": [*promise.interval] if promise.is_made else None,
-        "rates": offered,
+        "rates": offered_rates,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
-        "pictures": sum(picture.role in ("train", "calibration") for picture in made.facts.pictures),
-        "found": found,
+        "pictures": sum(picture.role in ("train", "calibration") for picture in facts.pictures),
+        "found": own_offer["found"],  # simulated defects that the model finds
         "odd": _unusual_pictures(models),
-        "failures": list(made.failures),
+        "failures": list(fitted.failures),
         "notes": [line for manifest in manifests for line in manifest.notes],
-        "questions": [*dict.fromkeys(line for manifest in manifests for line in manifest.questions)],
+        "questions": [*dict.fromkeys(questions)],  # views may have the same questions
         "seconds": sum(manifest.facts["seconds_total"] for manifest in manifests),
-        "examples": drawn,
+        "examples": examples_facts,
         "search": search_facts(manifests[0].facts),
     }
 
 
 def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
-    """Return the good pictures that look most unlike the others of their view, the suspicious ones first."""
+    """Return the good pictures that are most unlike the others of their view.
+
+    Suspicious pictures are first, each with its reason; then follow other pictures, up to `UNUSUAL_COUNT` in
+    all. Both groups are sorted by severity, the highest first.
+    """
     reasons = {suspect.name: suspect.reason for model in models for suspect in model.suspects}
-    judged = []
+    ranking = []
     for model in models:
         for row in model.manifest.pictures:
             if not row.counted or row.score is None:
                 continue
+            is_suspicious = row.name in reasons
             severity = float(model.calibration.severity(row.score))
-            judged.append((row.name in reasons, severity, row.name, row.score))
-    judged.sort(reverse=True)
-    ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
-    return [{"name": name, "score": score, "reason": reasons.get(name)} for _, _, name, score in ranked]
+            ranking.append((is_suspicious, severity, row.name, row.score))
+    ranking.sort(reverse=True)
+    top = ranking[: max(UNUSUAL_COUNT, len(reasons))]
+    return [{"name": name, "score": score, "reason": reasons.get(name)} for _, _, name, score in top]
 
 
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
-    """Fit with the settings that the pictures need; trials for the model before are used again."""
+    """Try settings, and fit with those that suit the pictures best.
+
+    Args:
+        job: As for `_fit`; its option `auto` is the number of minutes for trials.
+        model: File of the earlier model; its trials are not repeated.
+        step: Called with the progress, as in `run_job`.
+    """
     from flawscope import fitting, open_dataset
 
-    given = dict(job["given"])
-    minutes = given.pop("auto")
-    began = time.monotonic()
-    first: float | None = None  # when the first setting was tried
+    fit_options = dict(job["given"])
+    minutes = fit_options.pop("auto")
+    start_time = time.monotonic()
+    trials_start: float | None = None
 
-    def tell(stage: str, done: int, total: int) -> None:
-        nonlocal first
-        if stage.startswith(tried.TRYING):  # nobody knows how many settings are tried: the time is known
-            now = time.monotonic()
-            first = first or now
-            stage = tried.TRYING
-            done = round(now - first)
-            total = round(60 * minutes - (first - began))
-        step(stage, done, total)
+    def report_step(stage: str, done: int, total: int) -> None:
+        """Report the progress of trials in seconds, because the number of settings to try is unknown."""
+        nonlocal trials_start
+        if not stage.startswith(tried.TRYING):
+            step(stage, done, total)
+            return
+        time_now = time.monotonic()
+        trials_start = trials_start or time_now
+        # what was done before the first trial uses up a part of the minutes
+        trial_seconds = 60 * minutes - (trials_start - start_time)
+        step(tried.TRYING, round(time_now - trials_start), round(trial_seconds))
 
     return fitting.fit_auto(
         open_dataset(job["pictures"], good="all"),
         minutes=minutes,
         earlier=model,
         device=job["device"],
-        step=tell,
-        **given,
+        step=report_step,
+        **fit_options,
     )
 
 
 def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the settings that were tried before the fit; None: none were."""
+    """Return the trials of settings that came before a fit, in the form of the API; None: there were none.
+
+    Args:
+        facts: Facts in the manifest of the fitted model.
+    """
     from flawscope import fitting
 
     choice = fitting.Choice.from_facts(facts)
@@ -144,7 +170,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     trials = [
         {
-            "seen": _seen(trial.flags),
+            "seen": _describe_options(trial.flags),
             "false_alarms": [*trial.false_alarms],
             "found": [*trial.found],
             "milliseconds": round(1000 * trial.seconds),
@@ -153,7 +179,7 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
         if trial.rounds
     ]
     return {
-        "chosen": _seen(choice.flags),
+        "chosen": _describe_options(choice.flags),
         "reason": choice.reason,
         "options": dict(fitting.Recipe.from_flags(choice.flags).options),
         "trials": trials,
@@ -161,37 +187,55 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _seen(flags: str) -> list[dict[str, str]]:
-    """Return how pictures are seen: texts of the pages, by key, with a value."""
+def _describe_options(flags: str) -> list[dict[str, str]]:
+    """Return for each option of a trial the `key` of a text of the page, and the `value` in that text.
+
+    Args:
+        flags: Options of the command line that change the network's input; empty: pictures are used as they
+            are.
+    """
     from flawscope import fitting
 
-    choices = {option.name for option in options.NEW_PRODUCT if option.form and option.form.choices}
-    found = []
+    # options with a fixed list of values
+    choice_options = {option.name for option in options.NEW_PRODUCT if option.form and option.form.choices}
+    descriptions = []
     for name, value in fitting.Recipe.from_flags(flags).options.items():
-        is_choice = name in choices
-        key = f"{name}_{value}" if is_choice else name
-        found.append({"key": key, "value": "" if value is True or is_choice else str(value)})
-    return found or [{"key": "given", "value": ""}]
+        if name in choice_options:  # the page has a text for each value
+            descriptions.append({"key": f"{name}_{value}", "value": ""})
+        else:
+            descriptions.append({"key": name, "value": "" if value is True else str(value)})
+    return descriptions or [{"key": "given", "value": ""}]  # "given": pictures are used as they are
 
 
 def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
-    """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
+    """Write pictures with simulated defects, each marked by a ring, into a new folder.
+
+    Return for each picture its `file`, the `size` of the defect, and whether the defect is `found`. Missed
+    defects are first.
+    """
     from flawscope import fitting
     from flawscope_station.inspecting.renderings import encode_webp
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    found = []
-    drawn = [example for model in models for example in fitting.draw_defect_examples(model, step)]
-    for number, example in enumerate(drawn):
+    examples = [example for model in models for example in fitting.draw_defect_examples(model, step)]
+    facts = []
+    for number, example in enumerate(examples):
         name = f"{number}.webp"
         (folder / name).write_bytes(encode_webp(example.picture))
-        found.append({"file": name, "size": example.size, "found": example.is_found})
-    return sorted(found, key=lambda drawn_example: drawn_example["found"])
+        facts.append({"file": name, "size": example.size, "found": example.is_found})
+    return sorted(facts, key=lambda example_facts: example_facts["found"])
 
 
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-    """Judge pictures with the model; return decisions, scores, and pictures with outlines."""
+    """Judge pictures with a model; return decisions, scores, and pictures with contours.
+
+    If a picture cannot be judged, its result has the error.
+
+    Args:
+        job: `model`: path of the model file; `sent`: name and content of each picture; `device`.
+        step: Called with the progress, as in `run_job`.
+    """
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import router
     from flawscope.results import drawing
@@ -199,17 +243,27 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 
     predictor = router.load(job["model"], device=job["device"])
-    memory = MemoryBudget(0)
-    found = []
+    memory = MemoryBudget(0)  # 0: one large picture is decoded at a time
+    results: list[dict[str, Any]] = []
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))
         try:
             view = None if predictor.views is None else predictor.views.parse(name).view
-            result = predictor.predict(data, product=view)
-            drawn = drawing.contour(*result.over(reduce_picture(data, name, OVERLAY_SIDE, memory)))
+            prediction = predictor.predict(data, product=view)
+            small_picture = reduce_picture(data, name, OVERLAY_SIDE, memory)
+            overlay = drawing.contour(*prediction.over(small_picture))
         except FlawscopeError as error:
-            found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
+            # errors of the decoder name the data by their size
+            message = str(error).replace(f"({len(data)} bytes)", name)
+            results.append({"name": name, "error": message})
             continue
-        answer = {"decision": result.decision, "score": result.score, "severity": result.severity}
-        found.append({"name": name, **answer, "overlay": encode_webp(drawn)})
-    return {"results": found}
+        results.append(
+            {
+                "name": name,
+                "decision": prediction.decision,
+                "score": prediction.score,
+                "severity": prediction.severity,
+                "overlay": encode_webp(overlay),
+            }
+        )
+    return {"results": results}

@@ -1,7 +1,6 @@
-"""Files that are no pictures, though some hold pictures.
+"""Refuse files that are no pictures, even if they contain pictures.
 
-Each is refused by its own name, and nothing in it is learnt. A report of a defect, dropped among the pictures
-of good parts, would teach the defect.
+A report of a defect, dropped among the pictures of good parts, would teach the defect as good.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ _CODES: dict[other_files.OtherFile, OtherKind] = {
     other_files.VIDEO: "video",
     other_files.ARCHIVE: "archive",
 }
-# files at the top of a zip by which programs know their own documents and packages, whatever they are called
-_MARKS = {
+# files in a zip that show that it is a document or a package of a program, whatever its own name is
+_MARKS: dict[str, OtherKind] = {
     "[Content_Types].xml": "document",  # Word, Excel, PowerPoint and others
     "mimetype": "document",  # OpenDocument, EPUB
     "META-INF/MANIFEST.MF": "archive",  # Java
@@ -35,7 +34,7 @@ class OtherFileError(InputError):
     """A file is no picture and no zip of pictures.
 
     Attributes:
-        code: its kind.
+        code: Kind of the file.
     """
 
     def __init__(self, name: str, kind: OtherKind):
@@ -49,20 +48,29 @@ class OtherFileError(InputError):
 
 
 def other_kind(name: str) -> OtherKind | None:
-    """Return what a file is by its name, if it is no picture; None: nobody knows."""
-    kind = other_files.by_suffix(PurePosixPath(name.replace("\\", "/")).suffix.lower())
+    """Return the kind of a file that is no picture, by the suffix of its name.
+
+    Return None where the file may be a picture, or the suffix is unknown.
+    """
+    suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    kind = other_files.by_suffix(suffix)
     return None if kind is None else _CODES.get(kind)
 
 
 def check_zip_name(name: str) -> None:
-    """Raise OtherFileError for a file that begins like a zip and is called otherwise."""
+    """Raise OtherFileError where a file that is a zip by its content has another suffix than `.zip`."""
     suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
     if suffix not in ("", ZIP_SUFFIX):
         raise OtherFileError(name, other_kind(name) or "archive")
 
 
 def check_zip_entries(name: str, entries: Collection[str]) -> None:
-    """Raise OtherFileError for a zip that is a document or a package of a program, by the names in it."""
+    """Raise OtherFileError where the files in a zip show that it is a document or a program's package.
+
+    Args:
+        name: Name of the zip.
+        entries: Paths of the files in the zip.
+    """
     for mark, kind in _MARKS.items():
         if mark in entries:
-            raise OtherFileError(name, "document" if kind == "document" else "archive")
+            raise OtherFileError(name, kind)

@@ -1,1 +1,1 @@
-"""Shifts: `shift`, when each begins and ends; `reports` of them."""
+"""Shifts: when each begins and ends (`shift`), and reports of them (`reports`)."""

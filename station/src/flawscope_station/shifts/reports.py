@@ -1,4 +1,4 @@
-"""Contents of a report of a shift, or of any time: counts, rows of its hours, and pictures."""
+"""Contents of a report on a shift, or on any period: counts, rows of its hours, and pictures."""
 
 from __future__ import annotations
 
@@ -21,37 +21,48 @@ from flawscope_station.inspecting.renderings import InspectionRenderer, encode_w
 from flawscope_station.shifts.shift import Shift, local_time
 from flawscope_station.store.search import COUNT_NAMES, Box, PeriodSummary
 
-# pixels of the heat map's picture, and of others
-HEAT_MAP_SIDE = 640
-OVERLAY_SIDE = 320
-HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
+HEAT_MAP_SIDE = 640  # pixels of the longer side of the heat map's picture
+OVERLAY_SIDE = 320  # pixels of the longer side of an anomalous part's picture
+HEAT_MAP_CELLS = 64  # cells of the heat map along either side
 
 
-def shift_data(product: str, shift: Shift, found: PeriodSummary, zone: tzinfo | None) -> dict[str, object]:
-    """Return the counts of a shift, with its times by the clocks of a zone."""
-    times = shift.to_dict(zone)
+def shift_data(product: str, shift: Shift, summary: PeriodSummary, zone: tzinfo | None) -> dict[str, object]:
+    """Return the counts of a shift, as the API shows them.
+
+    Args:
+        product: Name of the product.
+        shift: Shift.
+        summary: Summary of the shift.
+        zone: Zone of the times; None: this machine's.
+    """
+    shift_facts = shift.to_dict(zone)
     return {
         "product": product,
-        "shift": times["name"],
-        "since": times["since"],
-        "until": times["until"],
-        **found.counts,
-        "kinds": found.kinds._asdict(),
-        "kinds_within_tolerance": found.tolerated_kinds._asdict(),
+        "shift": shift_facts["name"],
+        "since": shift_facts["since"],
+        "until": shift_facts["until"],
+        **summary.counts,
+        "kinds": summary.kinds._asdict(),
+        "kinds_within_tolerance": summary.tolerated_kinds._asdict(),
     }
 
 
-def hourly_rows(found: PeriodSummary, zone: tzinfo | None) -> list[list[str | int]]:
-    """Return rows with the counts of each hour by the clocks of a zone, below a header."""
+def hourly_rows(summary: PeriodSummary, zone: tzinfo | None) -> list[list[str | int]]:
+    """Return the rows of a table: a header, and the counts of each hour.
+
+    Args:
+        summary: Summary of the period.
+        zone: Zone of the hours' times; None: this machine's.
+    """
     rows: list[list[str | int]] = [["hour", *COUNT_NAMES]]
-    for hour in found.hours:
+    for hour in summary.hours:
         counts = [hour[name] for name in COUNT_NAMES]
         rows.append([local_time(hour["at"], zone), *counts])
     return rows
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Return rows as CSV, with a line feed after each."""
+    """Return rows as CSV text, with a line feed after each row."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -61,32 +72,45 @@ class ReportImages(TypedDict):
     """Pictures of a report as data URLs.
 
     Attributes:
-        heat: Heat map; None where there is no part to draw it on.
-        worst: The most severe anomalous parts, by the number of their inspection.
+        heat: Heat map; None: there is no picture of a good part to draw it on, or no region.
+        worst: Pictures of the most severe anomalous parts, by number of the inspection.
     """
 
     heat: str | None
     worst: dict[int, str]
 
 
-def report_images(pictures: InspectionRenderer, product_id: int, found: PeriodSummary) -> ReportImages:
-    """Draw the pictures of a report."""
+def report_images(renderer: InspectionRenderer, product_id: int, summary: PeriodSummary) -> ReportImages:
+    """Draw the pictures of a report.
+
+    Args:
+        renderer: Renderer of the station's pictures.
+        product_id: Number of the product.
+        summary: Summary of the period.
+
+    Raises:
+        BusyError: the station has no time or memory for it now.
+    """
     heat = None
     worst = dict[int, str]()
-    if found.good is not None and found.boxes:
-        with _missing_is_left_out():
-            part = pictures.view(product_id, found.good, HEAT_MAP_SIDE)
-            picture = np.asarray(Image.open(io.BytesIO(part)).convert("RGB"))
-            heat = _data_url(encode_webp(heat_map(picture, found.boxes)))
-    for number in found.worst:
-        with _missing_is_left_out():
-            worst[number] = _data_url(_worst_picture(pictures, product_id, number))
+    if summary.good is not None and summary.boxes:
+        with _unless_missing():
+            encoded = renderer.view(product_id, summary.good, HEAT_MAP_SIDE)
+            picture = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+            heat = _data_url(encode_webp(heat_map(picture, summary.boxes)))
+    for number in summary.worst:
+        with _unless_missing():
+            worst[number] = _data_url(_worst_picture(renderer, product_id, number))
     return {"heat": heat, "worst": worst}
 
 
 @contextmanager
-def _missing_is_left_out() -> Iterator[None]:
-    """Leave out a picture that was removed meanwhile. BusyError: the report is to be made later."""
+def _unless_missing() -> Iterator[None]:
+    """Suppress the error of the block if the picture that it draws was removed meanwhile.
+
+    Raises:
+        BusyError: the picture cannot be drawn now, but can be later.
+    """
     try:
         yield
     except BusyError:
@@ -95,29 +119,37 @@ def _missing_is_left_out() -> Iterator[None]:
         pass
 
 
-def _worst_picture(pictures: InspectionRenderer, product_id: int, number: int) -> bytes:
+def _worst_picture(renderer: InspectionRenderer, product_id: int, number: int) -> bytes:
+    """Return the picture of an anomalous part as a WebP file, with contours if its map is stored."""
     try:
-        return pictures.overlay(product_id, number, OVERLAY_SIDE)
-    except BusyError:  # its map is lost, and the line does not rest: without outlines
-        return pictures.view(product_id, number, OVERLAY_SIDE)
+        return renderer.overlay(product_id, number, OVERLAY_SIDE)
+    except BusyError:  # the map would have to be computed again, and the line leaves no time for that
+        return renderer.view(product_id, number, OVERLAY_SIDE)
 
 
 def heat_map(picture: NDArray[np.uint8], boxes: list[Box]) -> NDArray[np.uint8]:
-    """Draw how often boxes lie where on a picture [H, W, 3] uint8; x0 y0 x1 y1 are shares of its sides."""
+    """Draw on a picture how many boxes lie at each place.
+
+    Args:
+        picture: Picture [H, W, 3] uint8.
+        boxes: Boxes x0, y0, x1, y1 as shares of the picture's sides; at least one.
+    """
     grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:
         grid[_cells_between(y0, y1), _cells_between(x0, x1)] += 1
     height, width = picture.shape[:2]
     values = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
-    return drawing.overlay(picture, values, 0.0, 2 * float(grid.max()))  # the most is the middle of its scale
+    # the place with most boxes gets the colour in the middle of the scale
+    return drawing.overlay(picture, values, low=0.0, high=2 * float(grid.max()))
 
 
 def _cells_between(low: float, high: float) -> slice:
-    """Return the cells of the heat map between two shares of a side, one at least."""
+    """Return the slice of the heat map's cells between two shares of a side; it has at least one cell."""
     first = int(low * HEAT_MAP_CELLS)
     end = int(np.ceil(high * HEAT_MAP_CELLS))
     return slice(first, max(first + 1, end))
 
 
 def _data_url(data: bytes) -> str:
+    """Return a WebP file as a data URL."""
     return "data:image/webp;base64," + base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""Sinks of a station: threads that deliver its inspections, each from its cursor in the data base."""
+"""Sinks of a station: threads that deliver its inspections, each from its cursor in the database."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from flawscope_station.store.station_identity import public_address
 UNDELIVERED = "undelivered"  # event, and kind of a problem
 SENT_AGAIN = "sent_again"  # event
 MQTT_NAME = "mqtt_name"  # kind of a problem: another station has this one's name at the broker
-BROKER_PLACE = 0  # of the station's broker beside a product's sinks, which begin with 1
-EVENT_SOURCE = "station"  # who notes the event
-SENDER_DIGITS = 12  # of the station's identity in the ids of messages
+BROKER_PLACE = 0  # place of the station's broker; the places of a product's own sinks begin with 1
+EVENT_SOURCE = "station"  # source of the events
+SENDER_DIGITS = 12  # first digits of the station's identity, in the ids of messages
 SinkGauges = dict[str, tuple[str, dict[tuple[str, str], float]]]
 STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
 
@@ -36,13 +36,16 @@ class Sinks:
     """Threads that deliver; nobody waits for them.
 
     Args:
-        identity: of the station's folder; begins the ids of messages.
-        products: name -> number.
-        report: reports a problem under a code, or with None its end.
-        problems: returns the problems as they are shown.
+        settings: Settings of the station.
+        identity: Identity of the station's folder, whose first digits begin the ids of messages.
+        products: Numbers of the inspected products by name; products may be added.
+        store: Records of the station.
+        pictures: Renders the pictures of messages.
+        report: Reports a problem under a code, with its text; None: the problem is over.
+        problems: Returns the present problems.
 
     Raises:
-        InputError: a file or folder that the settings name cannot be used.
+        InputError: A file or folder that the settings name cannot be used.
     """
 
     def __init__(
@@ -61,29 +64,39 @@ class Sinks:
         self.report = report
         self._sender_id = identity[:SENDER_DIGITS]
         self._problems = problems
-        self._broker: Delivery | None = None  # one sink of all products
+        self._broker: Delivery | None = None  # a single sink for all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
-        sinks = {
-            products[name]: dict(enumerate(settings_of_product.sinks, 1))
-            for name, settings_of_product in settings.products.items()
+        # by number of the product, then by place of the sink
+        settings_by_place = {
+            products[name]: dict(enumerate(product_settings.sinks, 1))
+            for name, product_settings in settings.products.items()
         }
         if broker is not None:
-            sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
-        left = hand_on_cursors(store.database, sinks)
-        shown = settings.name, self._sender_id, self._shown_problems
-        self._context = MessagePictures(pictures, *shown, products, self._removed_products(left))
+            settings_by_place = {
+                number: {BROKER_PLACE: broker, **settings_by_place.get(number, {})}
+                for number in products.values()
+            }
+        unmatched_cursors = hand_on_cursors(store.database, settings_by_place)
+        self._context = MessagePictures(
+            pictures,
+            station=settings.name,
+            sender=self._sender_id,
+            problems=self._describe_problems,
+            products=products,
+            removed=self._removed_products(unmatched_cursors),
+        )
         for name, product in settings.products.items():
             for place, sink in enumerate(product.sinks, 1):
                 self.deliveries.append(self._make_delivery(name, place, sink))
         if broker is not None:
-            self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
+            self._broker = self._open(broker, BROKER_PLACE, names=products, code="mqtt_away")
             self.deliveries.append(self._broker)
-        self._drop(left)
+        self._delete_cursors(unmatched_cursors)
 
-    def _removed_products(self, left: Sequence[StoredCursor]) -> list[str]:
-        """Return the names of products that the broker had before, by cursors that are left."""
-        numbers = {cursor.row.product_id for cursor in left if cursor.place == BROKER_PLACE}
+    def _removed_products(self, unmatched_cursors: Sequence[StoredCursor]) -> list[str]:
+        """Return the names of products that the broker served before, by cursors without a sink."""
+        numbers = {cursor.row.product_id for cursor in unmatched_cursors if cursor.place == BROKER_PLACE}
         return self.store.product_names(numbers - {*self.products.values()})
 
     def start(self) -> None:
@@ -135,7 +148,7 @@ class Sinks:
 
     # ---- reports
 
-    def _shown_problems(self) -> list[dict[str, object]]:
+    def _describe_problems(self) -> list[dict[str, object]]:
         """Return the station's problems, as the API shows them."""
         return [problem.to_dict() for problem in self._problems()]
 
@@ -153,7 +166,11 @@ class Sinks:
         return [_delivery_facts(delivery, box) for delivery, box in self.for_product(name)]
 
     def undelivered(self, name: str) -> list[RefusedBySink]:
-        """Return the messages of a product that were refused for good, by sink. StoreError."""
+        """Return the messages of a product that were refused for good, each with its sink.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
         return [
             {"sink": delivery.sink.label, **message}
             for delivery, box in self.for_product(name)
@@ -161,16 +178,24 @@ class Sinks:
         ]
 
     def send_again(self, name: str, who: str) -> int:
-        """Send messages of a product that were refused for good again; return their number. StoreError."""
+        """Send the messages again that were refused for good; return their number.
+
+        Args:
+            name: Name of the product.
+            who: Person who asked for it.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
         count = sum(box.undelivered.request_again() for _, box in self.for_product(name))
         if count:
-            text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
-            self.store.note_event(SENT_AGAIN, who, text, self.products[name])
+            event_text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
+            self.store.note_event(SENT_AGAIN, who, event_text, self.products[name])
         self.wake(self.products[name])
         return count
 
     def gauges(self) -> SinkGauges:
-        """Return Prometheus metrics: name -> help text and values by product and sink."""
+        """Return Prometheus metrics by name: help text, and values by product and sink."""
         delivered = self._count(attrgetter("delivered"))
         failed = self._count(attrgetter("failed"))
         refused = self._count(attrgetter("refused"))
@@ -181,54 +206,74 @@ class Sinks:
         }
 
     def store_gauges(self) -> SinkGauges:
-        """Return the metrics for which the store is asked. StoreError."""
-        what = f"Messages that wait for a sink, up to {MAX_COUNTED:,}."
-        return {"sink_backlog": (what, self._count(Outbox.waiting))}
+        """Return the metrics for which the store is asked.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        help_text = f"Messages that wait for a sink, up to {MAX_COUNTED:,}."
+        return {"sink_backlog": (help_text, self._count(Outbox.waiting))}
 
     def _count(self, count: Callable[[Outbox], int]) -> dict[tuple[str, str], float]:
-        """Return a number of each outbox, by product and sink."""
-        outboxes = {
+        """Return the result of `count` for each outbox, by product and label of the sink."""
+        outbox_by_key = {
             (box.product, delivery.sink.label): box
             for delivery in self.deliveries
             for box in delivery.outboxes
         }
-        return {place: float(count(box)) for place, box in outboxes.items()}
+        return {key: float(count(box)) for key, box in outbox_by_key.items()}
 
-    # ---- made from the settings
+    # ---- making of deliveries
 
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
-        made = self._open(settings, place, [name], f"sink_{self.products[name]}_{place}")
-        labels = [delivery.sink.label.partition(" (")[0] for delivery, _ in self.for_product(name)]
-        same_label = labels.count(settings.label)
-        if same_label:  # on one host
-            made.sink.label += f" ({same_label + 1})"
-        return made
+        code = f"sink_{self.products[name]}_{place}"
+        delivery = self._open(settings, place, names=[name], code=code)
+        # labels of the product's earlier sinks, without the number that is added below
+        labels = [
+            other_delivery.sink.label.partition(" (")[0] for other_delivery, _ in self.for_product(name)
+        ]
+        same_label_count = labels.count(settings.label)
+        if same_label_count:  # other sinks of the product are on the same host
+            delivery.sink.label += f" ({same_label_count + 1})"
+        return delivery
 
     def _open(self, settings: SinkSettings, place: int, names: Iterable[str], code: str) -> Delivery:
         """Make a sink and its delivery.
 
         Args:
-            settings: of the sink.
-            place: among a product's sinks, from 1; `BROKER_PLACE` of the broker.
-            names: of the products that it serves.
-            code: of its problem.
+            settings: Settings of the sink.
+            place: Place among a product's sinks, from 1; `BROKER_PLACE` for the broker.
+            names: Names of the products that the sink serves.
+            code: Code of the sink's problem.
         """
         sink: Sink = settings.plugin.open(settings.plugin.values, self._context)
         sink.kind = settings.kind
         sink.label = settings.label
-        sink.outboxes = outboxes = [self._make_outbox(name, place, settings) for name in names]
+        outboxes = [self._make_outbox(name, place, settings) for name in names]
+        sink.outboxes = outboxes
         sink.prepare(is_new=not any(box.delivered for box in outboxes))
 
-        def refused(message: Message, why: str) -> None:
-            text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
-            self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, message.product_id)
+        def note_refused(message: Message, why: str) -> None:
+            event_text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
+            self.store.note_event(UNDELIVERED, EVENT_SOURCE, event_text, message.product_id)
 
-        tell = partial(self.report, MQTT_NAME) if place == BROKER_PLACE else lambda why: None
-        return Delivery(sink, outboxes, lambda why: self.report(code, why), refused, tell)
+        def ignore_remark(remark: str | None) -> None:
+            """Report nothing: only the broker's sink has remarks that are problems."""
+
+        report_remark = partial(self.report, MQTT_NAME) if place == BROKER_PLACE else ignore_remark
+        return Delivery(
+            sink,
+            outboxes,
+            report=lambda why: self.report(code, why),
+            note_refused=note_refused,
+            report_remark=report_remark,
+        )
 
     def _make_outbox(self, name: str, place: int, settings: SinkSettings) -> Outbox:
         key = cursor_key(settings, place)
-        return self._open_outbox(self.products[name], name, key, settings.only, settings.verdicts)
+        return self._open_outbox(
+            self.products[name], name, key, only=settings.only, verdicts=settings.verdicts
+        )
 
     def _open_outbox(
         self, product_id: int, name: str, key: str, only: str = "all", verdicts: bool = True
@@ -245,10 +290,10 @@ class Sinks:
             address=public_address(self.settings),
         )
 
-    def _drop(self, cursors: list[StoredCursor]) -> None:
-        """Delete the cursors of sinks that are not in the settings any more, and report what is not sent.
+    def _delete_cursors(self, cursors: list[StoredCursor]) -> None:
+        """Delete the cursors of sinks that are not in the settings any more, and report unsent records.
 
-        The records that such a sink had not had are counted in an event, in the log, and in a problem until
+        The number of records that such a sink did not get is in an event, in the log, and in a problem until
         the next start.
         """
         names = {number: name for name, number in self.products.items()}
@@ -259,10 +304,12 @@ class Sinks:
             count = self._open_outbox(product_id, name, cursor.row.sink).waiting()
             if count:
                 place = f" at place {cursor.place}" if cursor.place else ""
-                many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
+                count_text = (
+                    f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
+                )
                 text = (
-                    f"the {cursor.kind} sink{place} of {name} is not in the settings any more: {many} that "
-                    "it had not had are not sent (inspections, verdicts)"
+                    f"the {cursor.kind} sink{place} of {name} is not in the settings any more: {count_text} "
+                    "that it had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
                 code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
@@ -273,12 +320,13 @@ class Sinks:
 
 
 def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, object]:
+    """Return a product's sink as the API shows it."""
     waiting = 0
     error = delivery.error
     try:
         waiting = outbox.waiting()
-    except StoreError as away:
-        error = str(away)
+    except StoreError as store_error:
+        error = str(store_error)
     return {
         "name": delivery.sink.label,
         "kind": delivery.sink.kind,

@@ -1,7 +1,7 @@
-"""Cursors of sinks across changes of the settings: what waits for a sink waits also when its address changed.
+"""Cursors of sinks across changes of the settings: messages wait for a sink even if its address changes.
 
 A cursor's key has the sink's kind, a hash of its name or address, and its place among the product's sinks. A
-sink is found again by its name or address; without a name also by its place, and at last by its kind.
+sink's cursor is found again by name or address; for a sink without a name also by place, and last by kind.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class StoredCursor:
     """Cursor in the store.
 
     Attributes:
-        row: As it is stored.
-        kind: Of its sink, such as webhook.
-        hash: Of its sink's name or address.
-        place: Of its sink among the product's, from 1; 0 of the broker.
+        row: Row of the cursor.
+        kind: Kind of the sink, such as webhook.
+        hash: Hash of the sink's name or address.
+        place: Place of the sink among the product's, from 1; 0 for the broker.
     """
 
     row: DeliveryRow
@@ -38,17 +38,17 @@ class StoredCursor:
 
     @staticmethod
     def of(row: DeliveryRow) -> StoredCursor:
-        """Return the cursor of a row, whose key is taken apart."""
+        """Return the cursor of a row; kind, hash and place are the parts of the row's key."""
         kind, digest, place = row.sink.split(":")
         return StoredCursor(row, kind, digest, int(place))
 
 
-class GivenCursor(NamedTuple):
-    """Cursor that a sink goes on with.
+class AssignedCursor(NamedTuple):
+    """Stored cursor that a sink continues with.
 
     Attributes:
-        cursor: As it is stored.
-        positions: Positions from which the sink goes on, by their columns.
+        cursor: Stored cursor.
+        positions: Positions from which the sink continues, by column.
     """
 
     cursor: StoredCursor
@@ -56,14 +56,14 @@ class GivenCursor(NamedTuple):
 
 
 class CursorMatch(NamedTuple):
-    """Stored cursors of a product and the sinks that go on with them.
+    """Stored cursors of a product and the sinks that continue with them.
 
     Attributes:
-        by_place: By the sink's place among the product's.
+        by_place: Cursors by the sink's place among the product's.
         unmatched: Cursors whose sinks are gone.
     """
 
-    by_place: dict[int, GivenCursor]
+    by_place: dict[int, AssignedCursor]
     unmatched: list[StoredCursor]
 
 
@@ -82,93 +82,107 @@ def hand_on_cursors(
 ) -> list[StoredCursor]:
     """Store each cursor under the key that its sink has now; return the cursors whose sinks are gone.
 
+    A cursor says how far a sink has got.
+
     Args:
-        database: of the station.
-        sinks: by product, then by place.
+        database: Database of the station.
+        sinks: Settings of the sinks by product, then by place.
 
     Raises:
-        StoreError: the data base cannot be used.
+        StoreError: The database cannot be used.
     """
     unmatched: list[StoredCursor] = []
     with database.writing() as connection:
-        stored = [StoredCursor.of(row) for row in connection.execute(select(deliveries)).all()]
+        stored = [StoredCursor.of(cursor_row) for cursor_row in connection.execute(select(deliveries)).all()]
         for product_id in {cursor.row.product_id for cursor in stored}:
-            own = [cursor for cursor in stored if cursor.row.product_id == product_id]
-            wanted = sinks.get(product_id, {})
-            match = _match(own, wanted)
+            product_cursors = [cursor for cursor in stored if cursor.row.product_id == product_id]
+            sinks_by_place = sinks.get(product_id, {})
+            match = _match(product_cursors, sinks_by_place)
             for place, (cursor, positions) in match.by_place.items():
-                row = cursor_conditions(product_id, cursor.row.sink)
-                key = cursor_key(wanted[place], place)
+                row_conditions = cursor_conditions(product_id, cursor.row.sink)
+                key = cursor_key(sinks_by_place[place], place)
                 values = {"sink": key, **positions}
-                if cursor.hash not in key:  # nothing was delivered there
+                if cursor.hash not in key:  # nothing was delivered to the new address
                     values |= {"delivered": 0, "refused": 0}
-                connection.execute(update(deliveries).where(*row).values(values))
-                refused = undelivered.c.product_id == product_id, undelivered.c.sink == cursor.row.sink
-                connection.execute(update(undelivered).where(*refused).values(sink=key))
+                connection.execute(update(deliveries).where(*row_conditions).values(values))
+                refused_conditions = (
+                    undelivered.c.product_id == product_id,
+                    undelivered.c.sink == cursor.row.sink,
+                )
+                connection.execute(update(undelivered).where(*refused_conditions).values(sink=key))
             unmatched += match.unmatched
     return unmatched
 
 
 def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
-    """Delete cursors: a sink that comes back begins anew. StoreError."""
+    """Delete cursors; a sink that comes back later begins with new records.
+
+    Raises:
+        StoreError: The database cannot be used.
+    """
     with database.writing() as connection:
         for cursor in cursors:
-            row = cursor_conditions(cursor.row.product_id, cursor.row.sink)
-            connection.execute(delete(deliveries).where(*row))
-            refused = undelivered.c.product_id == cursor.row.product_id, undelivered.c.sink == cursor.row.sink
-            connection.execute(delete(undelivered).where(*refused))
+            row_conditions = cursor_conditions(cursor.row.product_id, cursor.row.sink)
+            connection.execute(delete(deliveries).where(*row_conditions))
+            refused_conditions = (
+                undelivered.c.product_id == cursor.row.product_id,
+                undelivered.c.sink == cursor.row.sink,
+            )
+            connection.execute(delete(undelivered).where(*refused_conditions))
 
 
 def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSettings]) -> CursorMatch:
-    """Find the cursor of each sink of a product.
+    """Find the cursor of each sink of a product: by name, by address, by place, and last by kind alone.
 
-    Where it is not sure which of several changed sinks had which cursor, each goes on from the position that
-    is furthest behind: a message may be sent again, and none is lost.
+    If it is not certain which of several sinks had which cursor, each of these sinks continues from the
+    position that is furthest behind. Then a message may be sent again, but none is lost.
     """
     unmatched = list(stored)
-    found = dict[int, StoredCursor]()
+    cursor_by_place = dict[int, StoredCursor]()
 
-    def take(place: int, fits: Callable[[StoredCursor], bool]) -> bool:
-        """Give the sink at a place, if it has none, the first cursor of its kind that fits.
+    def assign_cursor(place: int, is_suitable: Callable[[StoredCursor], bool]) -> bool:
+        """Assign the first suitable cursor of the sink's kind to the sink at a place, unless it has one.
 
         Returns:
-            Whether the sink got a cursor.
+            Whether a cursor was assigned.
         """
         kind = sinks_by_place[place].kind
-        fitting = [cursor for cursor in _of_kind(kind, unmatched) if fits(cursor)]
-        if place in found or not fitting:
+        suitable_cursors = [cursor for cursor in _of_kind(kind, unmatched) if is_suitable(cursor)]
+        if place in cursor_by_place or not suitable_cursors:
             return False
-        found[place] = fitting[0]
-        unmatched.remove(fitting[0])
+        cursor_by_place[place] = suitable_cursors[0]
+        unmatched.remove(suitable_cursors[0])
         return True
 
     for place, sink in sinks_by_place.items():
-        take(place, partial(_has_hash, _digest(sink.cursor_name)))
-    # the cursor of a sink that was named only now still has the hash of its address
+        assign_cursor(place, partial(_has_hash, _digest(sink.cursor_name)))
+    # the cursor of a sink that has a name only since this start still has the hash of the address
     for place, sink in sinks_by_place.items():
-        take(place, partial(_has_hash, _digest(sink.address)))
-    unnamed = [place for place, sink in sinks_by_place.items() if sink.name is None]
-    guessed: list[StoredCursor] = []  # given without knowing that the sink had them
-    ambiguous_kinds: set[str] = set()
-    for place in unnamed:
-        if take(place, partial(_is_at_place, place)):
-            guessed.append(found[place])
-    for place in unnamed:
-        if take(place, lambda cursor: True):
-            guessed.append(found[place])
-            ambiguous_kinds.add(found[place].kind)
+        assign_cursor(place, partial(_has_hash, _digest(sink.address)))
+    unnamed_places = [place for place, sink in sinks_by_place.items() if sink.name is None]
+    guessed_cursors: list[StoredCursor] = []  # assigned by place or kind, perhaps of another sink
+    ambiguous_kinds: set[str] = set()  # kinds of which a cursor was assigned by kind alone, or is left
+    for place in unnamed_places:
+        if assign_cursor(place, partial(_is_at_place, place)):
+            guessed_cursors.append(cursor_by_place[place])
+    for place in unnamed_places:
+        if assign_cursor(place, lambda cursor: True):  # any cursor of the sink's kind
+            guessed_cursors.append(cursor_by_place[place])
+            ambiguous_kinds.add(cursor_by_place[place].kind)
     ambiguous_kinds.update(cursor.kind for cursor in unmatched)
-    doubtful = [cursor for cursor in guessed + unmatched if cursor.kind in ambiguous_kinds]
+    doubtful_cursors = [cursor for cursor in guessed_cursors + unmatched if cursor.kind in ambiguous_kinds]
     by_place = {
-        place: GivenCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful)))
-        for place, cursor in found.items()
+        place: AssignedCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful_cursors)))
+        for place, cursor in cursor_by_place.items()
     }
     return CursorMatch(by_place, unmatched)
 
 
-def _possible_cursors(given: StoredCursor, doubtful: Sequence[StoredCursor]) -> list[StoredCursor]:
-    """Return all cursors that a sink may have had which was given one of them."""
-    return _of_kind(given.kind, doubtful) if given in doubtful else [given]
+def _possible_cursors(cursor: StoredCursor, doubtful_cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
+    """Return the cursors of which one was that of the sink to which `cursor` is assigned."""
+    if cursor not in doubtful_cursors:
+        return [cursor]
+    return _of_kind(cursor.kind, doubtful_cursors)
 
 
 def _of_kind(kind: str, cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
@@ -184,7 +198,7 @@ def _is_at_place(place: int, cursor: StoredCursor) -> bool:
 
 
 def _furthest_behind(cursors: Sequence[StoredCursor]) -> dict[str, int]:
-    """Return the positions, by column, of what none of the cursors has passed."""
+    """Return for each column the lowest position of the cursors."""
     return {
         "inspection_id": min(cursor.row.inspection_id for cursor in cursors),
         "verdict_id": min(cursor.row.verdict_id for cursor in cursors),
@@ -192,4 +206,5 @@ def _furthest_behind(cursors: Sequence[StoredCursor]) -> dict[str, int]:
 
 
 def _digest(name: str) -> str:
+    """Return the hash of a name or address in a cursor's key, 32 hexadecimal digits."""
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:32]

@@ -19,24 +19,26 @@ T = TypeVar("T")
 
 PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
 PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
-POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages of which nobody told it
-# seconds before a message is sent again
-MIN_RETRY_DELAY = 1.0
-MAX_RETRY_DELAY = 300.0
+POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages, even if nobody woke it
+MIN_RETRY_DELAY = 1.0  # seconds before a message is sent again
+MAX_RETRY_DELAY = 300.0  # seconds before a message is sent again after many failures
 BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
 SLOW_TEXT = "it takes them more slowly than they come"
-MAX_REFUSALS = 6  # of a message that the other side refuses
+MAX_REFUSALS = 6  # refusals of a message by the other side after which it is given up
 
 
 class MessagePictures:
-    """Pictures of messages; None where there is none: `missing_picture_fields` says why.
+    """Pictures of messages, and the facts of the station that a sink may use.
+
+    The methods return None where there is no picture: `missing_picture_fields` tells the receiver why.
 
     Attributes:
-        station: its name.
-        sender: begins the ids of its messages.
-        problems: returns the present problems, as the API shows them.
-        products: numbers of the inspected products, by name; they change.
-        removed: names of products that were there before the start, and are no more.
+        renderings: Renders pictures of inspections.
+        station: Name of the station.
+        sender: Beginning of the ids of the station's messages.
+        problems: Returns the present problems, as the API shows them.
+        products: Numbers of the inspected products by name; they change.
+        removed: Names of products that were inspected before the start, and are not any more.
     """
 
     def __init__(
@@ -56,20 +58,29 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file as it came, and its ending; without a view, that of the part's most unusual one."""
-        found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
-        return None if found is None else found[:2]
+        """Return the file of a picture as it came, and the file's suffix.
+
+        Args:
+            message: Message about the inspection.
+            view: View of the part; None: the most unusual one, or the only picture.
+        """
+        picture = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
+        if picture is None:
+            return None
+        data, suffix, _ = picture
+        return data, suffix
 
     def view(self, message: Message) -> bytes | None:
-        """Return WebP of the picture."""
+        """Return the picture as WebP."""
         view = self.renderings.view
         number = message.number
         return _read_or_none(lambda: view(message.product_id, number, PICTURE_SIDE, patient=True))
 
     def overlay(self, message: Message) -> bytes | None:
-        """Return WebP with heat map and contours; None for an inconspicuous picture.
+        """Return the picture with heat map and contours as WebP.
 
-        The map of such a picture is not kept, and computing it again would delay inspections.
+        Return None also for an inconspicuous picture: its map is not kept, and computing it again would delay
+        inspections.
         """
         if not _is_suspicious(message):
             return None
@@ -78,25 +89,32 @@ class MessagePictures:
         return _read_or_none(lambda: overlay(message.product_id, number, PICTURE_SIDE, patient=True))
 
 
-def missing_picture_fields(message: Message, found: Mapping[str, str | None]) -> dict[str, str | None]:
+def missing_picture_fields(
+    message: Message, picture_fields: Mapping[str, str | None]
+) -> dict[str, str | None]:
     """Return a message's fields about missing pictures; empty where none is missing.
 
     Args:
-        message: that gets the fields.
-        found: picture and overlay, as far as they are wanted; None: there is none.
+        message: Message that gets the fields.
+        picture_fields: Value of each field that the sink sends, by its name, `picture` or `overlay`; None:
+            that picture is missing.
     """
-    if None not in found.values():
+    if None not in picture_fields.values():
         return {}
-    if ("picture" in found and found["picture"] is None) or _is_suspicious(message):
+    lacks_picture = "picture" in picture_fields and picture_fields["picture"] is None
+    # a suspicious picture lacks its overlay only if the picture itself was removed
+    if lacks_picture or _is_suspicious(message):
         return {"picture": None, "missing": "the picture was removed, as `keep` says"}
     return {"missing": "nothing stands out on the picture"}
 
 
 def _is_suspicious(message: Message) -> bool:
+    """Return whether an inspection is anomalous or near the threshold, so that its map is kept."""
     return message.data["decision"] != "good" or bool(message.data["near"])
 
 
 def _read_or_none(read: Callable[[], T]) -> T | None:
+    """Return the result of `read`; None where the inspection or its file is gone."""
     try:
         return read()
     except NotFoundError:
@@ -111,8 +129,8 @@ class UndeliveredError(FlawscopeError):
     """The other side did not take a message.
 
     Attributes:
-        blames_message: the other side refuses this message; others may be taken.
-        retry_after: seconds for which the other side asks to wait.
+        blames_message: Whether the other side refuses this message alone, and may take others.
+        retry_after: Seconds that the other side asks to wait.
     """
 
     def __init__(self, text: str, *, blames_message: bool = False, retry_after: float = 0.0):
@@ -122,9 +140,9 @@ class UndeliveredError(FlawscopeError):
 
 
 def _blames_message(error: Exception) -> bool:
-    """Whether an error is of this message alone.
+    """Return whether an error concerns a single message, and other messages may be taken.
 
-    The other side refuses the message, or it cannot be made, such as of a picture that is damaged.
+    The other side refuses the message, or it cannot be made, for example because its picture is damaged.
     """
     if isinstance(error, UndeliveredError):
         return error.blames_message
@@ -134,10 +152,12 @@ def _blames_message(error: Exception) -> bool:
 class Sink:
     """Contract of a sink. `send` and `refresh` are called from one thread.
 
-    Attributes, which the station sets:
-        kind: as the API names it.
-        label: for people, without secrets.
-        outboxes: of the products whose inspections it gets, which may grow.
+    The station sets the attributes.
+
+    Attributes:
+        kind: Kind of the sink, as the API names it.
+        label: Name for people, without secrets.
+        outboxes: Outboxes of the products whose inspections the sink gets; products may be added.
     """
 
     kind: str
@@ -145,25 +165,36 @@ class Sink:
     outboxes: Sequence[Outbox]
 
     def prepare(self, *, is_new: bool) -> None:
-        """Get ready at the station's start; nothing was ever delivered where `is_new`.
+        """Get ready at the station's start.
 
-        InputError where it cannot be used.
+        Args:
+            is_new: Whether nothing was ever delivered to the sink.
+
+        Raises:
+            InputError: The sink cannot be used.
         """
 
     def send(self, message: Message) -> None:
-        """Send a message; return when the other side has it. UndeliveredError."""
+        """Send a message; return when the other side has it.
+
+        Raises:
+            UndeliveredError: The other side did not take the message.
+        """
         raise NotImplementedError
 
     def refresh(self) -> float:
-        """Send states, which are no messages; return the seconds until the next call. UndeliveredError.
+        """Send states, which are not messages; return the seconds until the next call.
 
-        It is called after each page of messages, too.
+        The method is also called after each page of messages.
+
+        Raises:
+            UndeliveredError: The other side did not take the states.
         """
         return POLL_INTERVAL
 
     @property
     def remark(self) -> str | None:
-        """Words on what a person should see to although messages are taken; None: nothing."""
+        """Problem that a person should solve although messages are taken; None: there is none."""
         return None
 
     def close(self) -> None:
@@ -171,16 +202,17 @@ class Sink:
 
 
 class Delivery(BackgroundThread):
-    """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
+    """Thread that sends to a sink the messages in the store that it did not get yet, a page at a time.
 
     Args:
-        outboxes: of the products whose inspections are sent, which may grow.
-        report: reports the problem, or its end with None.
-        refused: is called with a message that was given up, and the reason.
-        tell: gets the sink's remark; None: it has none.
+        sink: Sink that gets the messages.
+        outboxes: Outboxes of the products whose inspections are sent; products may be added.
+        report: Reports the sink's problem; None: it is over.
+        note_refused: Gets a message that was given up, and the reason.
+        report_remark: Gets the sink's remark; None: it has none.
 
     Attributes:
-        error: why the last try failed; None: it went well.
+        error: Why the last try failed; None: it went well.
     """
 
     def __init__(
@@ -188,29 +220,33 @@ class Delivery(BackgroundThread):
         sink: Sink,
         outboxes: list[Outbox],
         report: Callable[[str | None], None],
-        refused: Callable[[Message, str], None] = lambda message, why: None,
-        tell: Callable[[str | None], None] = lambda why: None,
+        note_refused: Callable[[Message, str], None] = lambda message, why: None,
+        report_remark: Callable[[str | None], None] = lambda why: None,
     ):
         super().__init__(f"sink-{sink.kind}")
         self.sink = sink
         self.outboxes = outboxes
         self.report = report
-        self.refused = refused
-        self._tell = tell
+        self._note_refused = note_refused
+        self._report_remark = report_remark
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
-        self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
+        self._refusal_counts: dict[str, int] = {}  # by id of the message
         self._behind_since: float | None = None  # time since which messages have always waited
-        self._polled_at = time.monotonic()  # when all outboxes were read; a new one is due
+        self._polled_at = time.monotonic()  # when all outboxes were read last, even if none was due
 
     @override
     def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
-        """End; a message that is not taken in these seconds is sent again after the next start."""
+        """End the thread; a message that is not taken within `seconds` is sent after the next start."""
         super().stop(seconds)
         self.sink.close()
 
     def waiting(self) -> int:
-        """Count the messages that wait, up to `MAX_COUNTED`. StoreError."""
+        """Return the number of messages that wait, up to `MAX_COUNTED`.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
         return min(MAX_COUNTED, sum(box.waiting() for box in self.outboxes))
 
     # ---- again and again
@@ -218,7 +254,7 @@ class Delivery(BackgroundThread):
     @override
     def _work(self) -> None:
         while not self._ended.is_set():
-            requested = 0.0
+            requested_pause = 0.0
             try:
                 pause = self._deliver_pages()
                 self._backoff.reset()
@@ -226,16 +262,16 @@ class Delivery(BackgroundThread):
                     self._wait(pause)
                 continue
             except UndeliveredError as error:
-                requested = error.retry_after
+                requested_pause = error.retry_after
                 self._report_error(str(error))
-            except Exception as error:  # such as a store that is away: inspections go on
+            except Exception as error:  # the store may be away; inspections go on
                 self._report_error(message_with_type(error))
-            self._pause(max(requested, self._backoff.next()))
+            self._pause(max(requested_pause, self._backoff.next()))
 
     def _deliver_pages(self) -> float:
         """Deliver a page of each outbox that may have messages; return the seconds until the next round.
 
-        They are 0 where there are more messages. Every `POLL_INTERVAL`, all outboxes are read: an outbox may
+        Return 0 where there are more messages. Every `POLL_INTERVAL`, all outboxes are read: an outbox may
         have messages although nobody woke its sink.
         """
         is_complete = True
@@ -247,22 +283,22 @@ class Delivery(BackgroundThread):
                 is_complete &= self._deliver_page(box)
         with self.threads[0].call():
             pause = self.sink.refresh()
-        self._tell(getattr(self.sink, "remark", None))  # a plugin may have none
+        self._report_remark(getattr(self.sink, "remark", None))  # a plugin's sink may lack the attribute
         if is_complete and not self._ended.is_set():
             self._behind_since = None
             self._report_error(None)
             return pause
-        self._tell_if_behind()
+        self._report_if_behind()
         return 0.0
 
     def _deliver_page(self, box: Outbox) -> bool:
         """Deliver a page of an outbox; return whether it was the last."""
-        box.is_due = False  # first: what comes meanwhile is read in the next round
+        box.is_due = False  # set before reading: a message that comes meanwhile is read in the next round
         try:
             self._send_again(box)
             batch = box.read_batch(PAGE_SIZE)
             self._deliver_batch(box, batch)
-        except BaseException:  # also errors of libraries that derive from BaseException
+        except BaseException:  # some libraries' errors are no Exception
             box.is_due = True
             raise
         if not batch.is_last:
@@ -270,31 +306,34 @@ class Delivery(BackgroundThread):
         return batch.is_last
 
     def _send_again(self, box: Outbox) -> None:
-        """Send the messages that were refused for good and that a person wants to be sent again."""
-        refused = box.undelivered
-        while wanted := refused.wanted(PAGE_SIZE):
-            for inspection, verdict in wanted:
+        """Send those refused messages that a person wants to be sent again."""
+        undelivered = box.undelivered
+        while requested_messages := undelivered.requested(PAGE_SIZE):
+            for inspection, verdict in requested_messages:
                 if self._ended.is_set():
                     return
                 message = box.message(inspection, verdict)
                 if message is None:
-                    refused.forget(inspection, verdict)
+                    undelivered.forget(inspection, verdict)
                 elif self._send_message(box, message):
-                    refused.forget(inspection, verdict)
+                    undelivered.forget(inspection, verdict)
                     box.advance(box.cursor, delivered=1)
                     box.save()
 
-    def _tell_if_behind(self) -> None:
-        """Report that messages have always waited for a while.
+    def _report_if_behind(self) -> None:
+        """Report a sink for which messages have waited without a pause for more than `BEHIND_SECONDS`.
 
-        It is called in the midst of a page, too, for each message may take long.
+        This is also called after each message of a page, as a message may take long.
         """
         self._behind_since = self._behind_since or time.monotonic()
         if time.monotonic() - self._behind_since > BEHIND_SECONDS:
             self.report(self._waiting_text(SLOW_TEXT))
 
     def _deliver_batch(self, box: Outbox, batch: Batch) -> None:
-        """Send a page of messages; the first that is not taken begins the next page."""
+        """Send a page of messages, and move the cursor.
+
+        If a message is not taken, its error is raised, and the next page begins with this message.
+        """
         try:
             for message in batch.messages:
                 if self._ended.is_set():
@@ -302,14 +341,19 @@ class Delivery(BackgroundThread):
                 is_taken = self._send_message(box, message)
                 self._backoff.reset()
                 box.advance(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
-                self._tell_if_behind()
+                self._report_if_behind()
             box.advance(batch.end)
         finally:
-            if batch.messages or box.is_behind:  # a start passes over unwanted records again
+            # without messages the cursor passed only records that the sink does not want: it is saved rarely
+            if batch.messages or box.is_behind:
                 box.save()
 
     def _send_message(self, box: Outbox, message: Message) -> bool:
-        """Send a message; return False where it was refused for good. UndeliveredError: try again."""
+        """Send a message; return whether it was taken; False: it was refused for good.
+
+        Raises:
+            Exception: The message was not taken, and is to be sent again.
+        """
         try:
             with self.threads[0].call():
                 self.sink.send(message)
@@ -317,26 +361,28 @@ class Delivery(BackgroundThread):
             box.failed += 1
             if not _blames_message(error):
                 raise
-            tries = self._refusals[message.id] = self._refusals.get(message.id, 0) + 1
-            if tries < MAX_REFUSALS:
+            refusal_count = self._refusal_counts.get(message.id, 0) + 1
+            self._refusal_counts[message.id] = refusal_count
+            if refusal_count < MAX_REFUSALS:
                 raise
-            self.refused(message, str(error))
+            self._note_refused(message, str(error))
             box.undelivered.keep(message.number, message.verdict, str(error))
-            del self._refusals[message.id]
+            del self._refusal_counts[message.id]
             return False
-        self._refusals.pop(message.id, None)
+        self._refusal_counts.pop(message.id, None)
         if self.error is not None:
             self._report_error(None)
         return True
 
-    # ---- what a person should know
+    # ---- reports
 
-    def _report_error(self, why: str | None) -> None:
-        self.error = None if why is None else " ".join(why.split())[:300]
+    def _report_error(self, error_text: str | None) -> None:
+        """Keep and report the error of the last try; None: it went well."""
+        self.error = None if error_text is None else " ".join(error_text.split())[:300]
         self.report(None if self.error is None else self._waiting_text(self.error))
 
-    def _waiting_text(self, why: str) -> str:
-        """Return how many messages wait, where the store is there, and why."""
+    def _waiting_text(self, reason: str) -> str:
+        """Return how many messages wait, as far as the store can count them, and for which reason."""
         try:
             count = self.waiting()
             text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
@@ -344,4 +390,4 @@ class Delivery(BackgroundThread):
                 text = f"{MAX_COUNTED:,} messages or more wait"
         except StoreError:
             text = "messages wait"
-        return f"{text} for {self.sink.label}: {why}"
+        return f"{text} for {self.sink.label}: {reason}"

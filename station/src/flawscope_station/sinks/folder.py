@@ -22,7 +22,7 @@ from flawscope_station.sinks.outbox import INSPECTION, Message
 from flawscope_station.store.files import DISK_FULL_ERRORS, rename_without_overwrite
 from flawscope_station.store.records import iso
 
-# a name or a size that the folder's file system does not take: other messages may be taken
+# errors of a name or a size that the folder's file system does not take: it may take other messages
 _MESSAGE_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG)
 MAX_NAME_LENGTH = 60  # characters of the sender's name
 
@@ -32,7 +32,7 @@ class FolderSinkSettings:
     """Settings of a folder.
 
     Attributes:
-        folder: Where files are written.
+        folder: Folder into which files are written.
         picture: Pictures that are written beside the JSON.
     """
 
@@ -50,10 +50,10 @@ class FolderSinkSettings:
 class FolderSink(Sink):
     """Sink that writes files into a folder, named by number and name of the inspection.
 
-    An inspection is `DIR/2026-11-22/000017-name.json`, with `000017-name.png` and `000017-name-overlay.webp`
-    beside it. The first is the picture as it came; a part in several views has a picture for each view, with
-    the view's name. A verdict is `000017-name-verdict-5.json`. An existing file is never changed: a name that
-    is taken by something else gets `-2`, `-3` and so on.
+    An inspection is `DIR/2026-11-22/000017-name.json`. Beside it are the picture as it came,
+    `000017-name.png`, and `000017-name-overlay.webp`; a part in several views has a picture for each view,
+    with the view's name. A verdict is `000017-name-verdict-5.json`. An existing file is never changed: if
+    another file has the name, `-2`, `-3` and so on are added.
     """
 
     def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
@@ -65,7 +65,10 @@ class FolderSink(Sink):
     def prepare(self, *, is_new: bool) -> None:
         """Make the folder, before the first message.
 
-        One that is missing later may be a share that is away: it is not made.
+        A folder that is missing later is not made again: it may be on a network share that cannot be reached.
+
+        Raises:
+            InputError: The folder cannot be made.
         """
         try:
             if is_new:
@@ -77,90 +80,106 @@ class FolderSink(Sink):
 
     @override
     def send(self, message: Message) -> None:
-        """Write the files of a message; return when they are on the disk. UndeliveredError."""
+        """Write the files of a message; return when they are on the disk.
+
+        Raises:
+            UndeliveredError: The files cannot be written.
+        """
         try:
             if not self.folder.is_dir():
                 raise UndeliveredError("the folder is not there; it is written when it is back")
-            day = self.folder / iso(message.at)[:10]
-            if not day.is_dir():
-                day.mkdir(exist_ok=True)
+            day_folder = self.folder / iso(message.at)[:10]
+            if not day_folder.is_dir():
+                day_folder.mkdir(exist_ok=True)
                 files.sync_folder(self.folder)
-            self._write_message(day, message)
-            files.sync_folder(day)
+            self._write_message(day_folder, message)
+            files.sync_folder(day_folder)
         except OSError as error:
             is_of_message = error.errno in _MESSAGE_ERRORS
             raise UndeliveredError(_error_text(error), blames_message=is_of_message) from None
 
     def _write_message(self, day: Path, message: Message) -> None:
+        """Write the files of a message under the first name that is free in the folder of its day."""
         for number in count(1):
             stem = _stem(message) + ("" if number == 1 else f"-{number}")
-            record = day / f"{stem}.json"
-            if _holds_message(record, message.id):
-                return  # it was written before the station's end was noted
-            if not record.exists() and self._write_files(day, stem, record, message):
+            record_path = day / f"{stem}.json"
+            if _holds_message(record_path, message.id):
+                return  # the message was written earlier, and the station ended before it saved its cursor
+            if not record_path.exists() and self._write_files(day, stem, record_path, message):
                 return
 
-    def _write_files(self, day: Path, stem: str, record: Path, message: Message) -> bool:
-        """Write the files of a message; return False where a name is taken by something else."""
-        written: dict[str, str | None] = {}
-        wanted = self.settings.picture if message.type == INSPECTION else "none"
-        if wanted in ("picture", "both") and not self._write_pictures(day, stem, message, written):
+    def _write_files(self, day: Path, stem: str, record_path: Path, message: Message) -> bool:
+        """Write the files of a message, the JSON last; return False if one of the names is not free."""
+        file_names: dict[str, str | None] = {}
+        picture_kinds = self.settings.picture if message.type == INSPECTION else "none"
+        # `_write_pictures` adds to `file_names`
+        if picture_kinds in ("picture", "both") and not self._write_pictures(day, stem, message, file_names):
             return False
-        if wanted in ("overlay", "both"):
-            written["overlay"] = self._write_overlay(day, stem, message)
+        if picture_kinds in ("overlay", "both"):
+            file_names["overlay"] = self._write_overlay(day, stem, message)
         fields: dict[str, object] = {}
-        if written:
-            fields = {"files": written, **missing_picture_fields(message, written)}
+        if file_names:
+            fields = {"files": file_names, **missing_picture_fields(message, file_names)}
         text = json.dumps(message.envelope(**fields), ensure_ascii=False, indent=1) + "\n"
-        return _write_new_file(record, text.encode(), message.id) or _holds_message(record, message.id)
+        is_written = _write_new_file(record_path, text.encode(), message.id)
+        return is_written or _holds_message(record_path, message.id)
 
-    def _write_pictures(self, day: Path, stem: str, message: Message, written: dict[str, str | None]) -> bool:
-        """Write the pictures as they came; return False where a name is taken by something else.
+    def _write_pictures(
+        self, day: Path, stem: str, message: Message, file_names: dict[str, str | None]
+    ) -> bool:
+        """Write the pictures as they came; return False if one of the names is not free.
 
         Args:
-            day: folder of the message's day.
-            stem: begins the names of the files.
-            message: about an inspection.
-            written: gets the name of each file, by what it shows; None: there is no picture.
+            day: Folder of the message's day.
+            stem: Beginning of the files' names.
+            message: Message about an inspection.
+            file_names: Gets the name of each picture's file, by its key in the message; None: there is no
+                picture.
         """
         views: list[str | None] = [view["view"] for view in message.data["views"]]
-        for view in views or [None]:
-            key = "picture" if view in (None, message.data["view"]) else f"picture of {view}"
-            found = self.pictures.original(message, view)
-            if found is None:
-                written[key] = None
+        for view in views or [None]:  # None: the only picture
+            is_main_picture = view is None or view == message.data["view"]
+            key = "picture" if is_main_picture else f"picture of {view}"
+            picture = self.pictures.original(message, view)
+            if picture is None:
+                file_names[key] = None
                 continue
-            data, suffix = found
+            data, suffix = picture
             view_stem = stem if view is None else f"{stem}-{_in_file_name(view)}"
-            written[key] = name = f"{view_stem}{suffix}"
+            name = f"{view_stem}{suffix}"
+            file_names[key] = name
             if not _write_new_file(day / name, data, message.id):
                 return False
         return True
 
     def _write_overlay(self, day: Path, stem: str, message: Message) -> str | None:
         """Write the picture with heat map; return the name of its file, None where there is none."""
-        drawn = self.pictures.overlay(message)
-        if drawn is None:
+        overlay = self.pictures.overlay(message)
+        if overlay is None:
             return None
         name = f"{stem}-overlay.webp"
-        # one that exists was drawn before a restart, and is nearly the same
-        _write_new_file(day / name, drawn, message.id)
+        # False would mean that the file was written before a restart: it may differ a little, and stays
+        _write_new_file(day / name, overlay, message.id)
         return name
 
 
 def _stem(message: Message) -> str:
-    several = len(message.data["views"]) > 1
-    title = str(message.data["part"]) if several else Path(str(message.data["name"])).stem
-    stem = "-".join(filter(None, (f"{message.number:06}", _in_file_name(title))))
+    """Return the stem of a message's file names: number, name or part, and number of the verdict."""
+    is_multi_view = len(message.data["views"]) > 1
+    title = str(message.data["part"]) if is_multi_view else Path(str(message.data["name"])).stem
+    number = f"{message.number:06}"
+    file_title = _in_file_name(title)
+    stem = f"{number}-{file_title}" if file_title else number
     return stem if message.verdict is None else f"{stem}-verdict-{message.verdict}"
 
 
 def _in_file_name(text: str) -> str:
+    """Return a text with characters that every file system takes; "" where none is left."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:MAX_NAME_LENGTH]
 
 
 def _holds_message(path: Path, id: str) -> bool:
-    """Return whether a file holds this message."""
+    """Return whether a file holds the message with this id."""
     try:
         return bool(json.loads(path.read_bytes())["id"] == id)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
@@ -168,33 +187,40 @@ def _holds_message(path: Path, id: str) -> bool:
 
 
 def _write_new_file(path: Path, data: bytes, id: str) -> bool:
-    """Write a whole file, flushed; return False where a file with other content is there. OSError.
+    """Write a file and flush it to the disk; an existing file is not changed.
 
     Args:
-        path: of the file.
-        data: its content.
-        id: of the message; a file that a killed station had begun for it is overwritten.
+        path: Path of the file.
+        data: Content of the file.
+        id: Id of the message: a temporary file that a killed station left for it is overwritten.
+
+    Returns:
+        Whether the file has this content; False: another file has the name.
+
+    Raises:
+        OSError: The file cannot be written or read.
     """
-    temporary = path.parent / f".{path.name}.{id}{files.PARTIAL_SUFFIX}"
+    temporary_path = path.parent / f".{path.name}.{id}{files.PARTIAL_SUFFIX}"
     try:
         if not path.exists():
-            with open(temporary, "wb") as file:
+            with open(temporary_path, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             try:
-                rename_without_overwrite(temporary, path)
+                rename_without_overwrite(temporary_path, path)
             except FileExistsError:
-                pass  # somebody wrote a file of this name meanwhile: its content is compared below
+                pass  # another program wrote a file of this name meanwhile: its content is compared below
             else:
                 return True
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary_path.unlink(missing_ok=True)
     return path.is_file() and path.read_bytes() == data
 
 
 def _error_text(error: OSError) -> str:
+    """Return an error of writing, for people."""
     if error.errno in DISK_FULL_ERRORS:
         return "its disk is full; free some space"
     if error.errno == errno.EROFS:

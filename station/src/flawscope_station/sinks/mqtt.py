@@ -1,4 +1,4 @@
-"""MQTT: the station's broker gets inspections and verdicts at least once, present states and problems.
+"""MQTT: the station's broker gets each inspection and verdict at least once, present states and problems.
 
 Topics and their contents are listed in docs/station-mqtt.md.
 """
@@ -35,17 +35,16 @@ from flawscope_station.store.schema import HOUR, active_version, inspections, on
 ONLINE = "online"
 OFFLINE = "offline"
 AT_LEAST_ONCE = 1  # quality of service
-KEEPALIVE_SECONDS = 20  # after which a broker that is silent is asked
-# seconds
-CONNECT_TIMEOUT = 5.0
-ANSWER_TIMEOUT = 15.0
-DISCONNECT_TIMEOUT = 2.0
+KEEPALIVE_SECONDS = 20  # seconds after which a silent broker is asked whether it is there
+CONNECT_TIMEOUT = 5.0  # seconds to open a connection
+ANSWER_TIMEOUT = 15.0  # seconds to wait for an answer of the broker
+DISCONNECT_TIMEOUT = 2.0  # seconds to wait for the last message's acknowledgement
 PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
-OTHER_STATION_SECONDS = 90.0  # for which another station of this name is told, after it was heard
-RENEWAL_SECONDS = 30.0  # between two times that `online` is written because another one wrote it
-STATE_INTERVAL = 0.5  # seconds between two states of a product, at least
+OTHER_STATION_SECONDS = 90.0  # seconds for which another station of this name is reported after its message
+RENEWAL_SECONDS = 30.0  # shortest seconds between two answers to `online` from another station
+STATE_INTERVAL = 0.5  # shortest seconds between two states of a product
 MAX_CLIENT_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
-DAY = 23 * HOUR  # before the present hour
+DAY = 23 * HOUR  # the present hour and the 23 hours before it are the last day
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 _STATE_FIELDS = (
@@ -59,13 +58,13 @@ class MqttSettings:
     """Settings of the station's broker.
 
     Attributes:
-        broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
-        user: Of the station at the broker; None: it has none.
-        password_file: Holds the user's password.
-        ca_file: Certificates to trust beside the usual.
-        certificate_file: The station's own certificate.
-        key_file: Key of that certificate.
-        topic: Begins all topics.
+        broker: Address of the broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
+        user: Name of the station at the broker; None: the broker asks for none.
+        password_file: File with the user's password.
+        ca_file: File with certificates to trust beside the usual.
+        certificate_file: File with the station's own certificate.
+        key_file: File with the key of that certificate.
+        topic: Beginning of all topics.
     """
 
     broker: str
@@ -119,12 +118,16 @@ class MqttSettings:
         return redact_address(self.broker)
 
     def password(self) -> str | None:
-        """Return the line in `password_file`. InputError."""
+        """Return the line in `password_file`; None: there is no such setting.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
         return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
 
 
 class MqttSink(Sink):
-    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks."""
+    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker knows."""
 
     def __init__(self, settings: MqttSettings, context: MessagePictures):
         self.settings = settings
@@ -135,19 +138,25 @@ class MqttSink(Sink):
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
         self._client: paho.Client | None = None
-        self._lost_reason: str | None = "it is not connected"  # None: there is a connection
+        # why there is no connection; None: there is one
+        self._lost_reason: str | None = "it is not connected"
         self._is_cut = False  # whether the broker ended the connection
-        self._retained: dict[str, str] = {}  # topic -> what the broker keeps
-        self._cuts: Counter[str] = Counter()  # by topic: how often the broker ended the connection at it
-        self._own_statuses = 0  # of this connection, which the broker has not passed back yet
-        self._renews_status = False  # another station has written to this one's topic
-        self._heard_at = -math.inf  # when it was heard last, as `time.monotonic` counts
-        self._renewed_at = -math.inf  # when `online` was written in answer
-        self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
+        self._retained: dict[str, str] = {}  # messages that the broker keeps, by topic
+        self._cut_counts: Counter[str] = Counter()  # by topic: times that the broker cut the connection at it
+        self._own_status_count = 0  # messages `online` of this connection that did not come back yet
+        self._must_renew_status = False  # whether another station has written to this station's topic
+        self._heard_at = -math.inf  # when the other station was heard last, as `time.monotonic` counts
+        self._renewed_at = -math.inf  # when `online` was written in answer, as `time.monotonic` counts
+        # by product: time and cursor of the last state that was sent
+        self._sent_states: dict[str, tuple[float, Cursor]] = {}
 
     @override
     def prepare(self, *, is_new: bool) -> None:
-        """Check that password and certificates can be read. InputError."""
+        """Check that password and certificates can be read.
+
+        Raises:
+            InputError: One of these files cannot be read.
+        """
         self.make_client()
 
     @property
@@ -157,7 +166,11 @@ class MqttSink(Sink):
 
     @override
     def send(self, message: Message) -> None:
-        """Publish a message below its product's topic; return when the broker has it. UndeliveredError."""
+        """Publish a message below its product's topic; return when the broker has it.
+
+        Raises:
+            UndeliveredError: The broker did not take the message.
+        """
         self._connect()
         kind = message.type.partition(".")[0]  # inspection, verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
@@ -166,36 +179,41 @@ class MqttSink(Sink):
         except UndeliveredError as error:
             if not self._is_cut:
                 raise
-            # it took the station's status on the same connection
-            size = f"this message of {len(text.encode()) / 1000:.1f} kB"
-            why = f"the broker ends the connection at {size}: let it take larger ones ({error})"
+            # the broker took the status on this connection before: the size of the message must be the reason
+            size_text = f"this message of {len(text.encode()) / 1000:.1f} kB"
+            why = f"the broker ends the connection at {size_text}: let it take larger ones ({error})"
             raise UndeliveredError(why, blames_message=True) from None
 
     @override
     def refresh(self) -> float:
-        """Renew the messages that the broker keeps: states and problems."""
+        """Renew the messages that the broker keeps: states and problems.
+
+        Raises:
+            UndeliveredError: The broker did not take a message.
+        """
         self._connect()
         self._renew_status()
-        late = False
+        has_late_state = False
         self._clear_removed()
         for box in self.outboxes:
-            if self._products.get(box.product) != box.product_id:  # another product may have its name
+            # the product may have been removed, and another product may have its name
+            if self._products.get(box.product) != box.product_id:
                 continue
             sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
             if sent_cursor == box.cursor:
                 continue
             if time.monotonic() - sent_at < STATE_INTERVAL:
-                late = True
+                has_late_state = True
                 continue
             self._sent_states[box.product] = time.monotonic(), box.cursor
             self._retain(f"{box.product}/state", json.dumps(self._product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
-        return STATE_INTERVAL if late else PROBLEMS_INTERVAL
+        return STATE_INTERVAL if has_late_state else PROBLEMS_INTERVAL
 
     def _clear_removed(self) -> None:
-        """Let the broker forget the states of products that are inspected no more."""
+        """Let the broker forget the states of products that are not inspected any more."""
         for name in {*self._removed, *(box.product for box in self.outboxes)}:
             if name not in self._products:
                 self._retain(f"{name}/state", "")
@@ -204,7 +222,7 @@ class MqttSink(Sink):
     @property
     @override
     def remark(self) -> str | None:
-        """Words on another station of this name, heard at the broker a moment ago; None: there is none."""
+        """Problem that another station with this name uses the broker; None: none was heard lately."""
         if time.monotonic() > self._heard_at + OTHER_STATION_SECONDS:
             return None
         return (
@@ -213,31 +231,38 @@ class MqttSink(Sink):
         )
 
     def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
-        """Note a message on the station's own topic: one that it has not written is another station's."""
-        if message.retain:  # what was there before
+        """Note a message on the topic of the station's status.
+
+        The message is from this station, or from another one with the same name.
+        """
+        if message.retain:  # it was written before this connection
             return
-        if message.payload == ONLINE.encode() and self._own_statuses:
-            self._own_statuses -= 1
+        is_online = message.payload == ONLINE.encode()
+        if is_online and self._own_status_count:
+            self._own_status_count -= 1
             return
         self._heard_at = time.monotonic()
+        # two stations that answered each `online` at once would never stop
         is_due = self._heard_at > self._renewed_at + RENEWAL_SECONDS
-        self._renews_status |= is_due or message.payload != ONLINE.encode()
+        if is_due or not is_online:
+            self._must_renew_status = True
 
     def _renew_status(self) -> None:
-        """Write `online` again where another station has changed it; so that one hears of this one, too."""
-        if self._renews_status:
-            self._renews_status = False
+        """Write `online` again if another station has written its status, so that it hears of this one."""
+        if self._must_renew_status:
+            self._must_renew_status = False
             self._renewed_at = time.monotonic()
             self._write_status()
 
     def _write_status(self) -> None:
-        self._own_statuses += 1
+        """Publish that the station is online."""
+        self._own_status_count += 1
         self._publish(f"{self._base_topic}/status", ONLINE, retain=True)
 
     @override
     def close(self) -> None:
         """Publish that the station is offline, and end the connection."""
-        with suppress(UndeliveredError):  # else the broker publishes the will
+        with suppress(UndeliveredError):  # without this message the broker publishes the will
             if self.is_connected:
                 self._publish(f"{self._base_topic}/status", OFFLINE, retain=True, timeout=DISCONNECT_TIMEOUT)
         if self._client is not None:
@@ -249,14 +274,14 @@ class MqttSink(Sink):
         product_id = box.product_id
         store = self._renderings.store
         counts = store.counts(product_id)
-        of_day = store.counts_since(product_id, now() - DAY)
+        day_counts = store.counts_since(product_id, now() - DAY)
         query = inspection_query().where(on_line(product_id))
-        latest = query.order_by(inspections.c.id.desc()).limit(1)
+        latest_query = query.order_by(inspections.c.id.desc()).limit(1)
         with box.database.reading() as connection:
-            found = describe_inspections(connection, connection.execute(latest).all())
+            descriptions = describe_inspections(connection, connection.execute(latest_query).all())
             version = connection.scalar(select(active_version(product_id)))
-        inspection: Mapping[str, object] = found[0] if found else {}
-        total = of_day["inspected"]
+        inspection: Mapping[str, object] = descriptions[0] if descriptions else {}
+        day_total = day_counts["inspected"]
         state = {name: inspection.get(name) for name in _STATE_FIELDS}
         return {
             **state,
@@ -265,8 +290,8 @@ class MqttSink(Sink):
             "anomalous": counts["anomalous"],
             "within_tolerance": counts["within_tolerance"],
             "unanswered": counts["unanswered"],
-            "inspections_24_hours": total,
-            "share_24_hours": round(of_day["anomalous"] / total, 6) if total else None,
+            "inspections_24_hours": day_total,
+            "share_24_hours": round(day_counts["anomalous"] / day_total, 6) if day_total else None,
         }
 
     # ---- messages
@@ -274,95 +299,118 @@ class MqttSink(Sink):
     def _retain(self, topic: str, payload: str) -> None:
         """Publish a message that the broker keeps, unless the broker has it already.
 
-        A topic at which the broker ended the connection again and again is left out: others may be taken.
+        A topic at which the broker ended the connection `MAX_REFUSALS` times is left out: the broker may take
+        other topics.
+
+        Raises:
+            UndeliveredError: The broker did not take the message.
         """
-        if self._retained.get(topic) == payload or self._cuts[topic] >= MAX_REFUSALS:
+        if self._retained.get(topic) == payload or self._cut_counts[topic] >= MAX_REFUSALS:
             return
         try:
             self._publish(f"{self._base_topic}/{topic}", payload, retain=True)
         except UndeliveredError:
-            self._cuts[topic] += self._is_cut
+            if self._is_cut:
+                self._cut_counts[topic] += 1
             raise
-        del self._cuts[topic]
+        del self._cut_counts[topic]
         self._retained[topic] = payload
 
     def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
-        """Publish a message; return when the broker acknowledged it. UndeliveredError."""
+        """Publish a message; return when the broker acknowledged it.
+
+        Args:
+            topic: Topic of the message.
+            text: Content of the message.
+            retain: Whether the broker keeps the message for later readers of the topic.
+            timeout: Seconds to wait for the acknowledgement.
+
+        Raises:
+            UndeliveredError: The broker did not acknowledge the message.
+        """
         assert self._client is not None
-        ends = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         try:
-            sent = self._client.publish(topic, text.encode(), AT_LEAST_ONCE, retain)
-            while not sent.is_published():
-                if time.monotonic() > ends:
+            publication = self._client.publish(topic, text.encode(), AT_LEAST_ONCE, retain)
+            while not publication.is_published():
+                if time.monotonic() > deadline:
                     self._lost_reason = self._lost_reason or "it does not acknowledge a message"
                 if self._lost_reason is not None:
                     raise UndeliveredError(self._lost_reason)
-                sent.wait_for_publish(0.5)
-        except ValueError as error:  # of the library: no broker takes it
+                publication.wait_for_publish(0.5)
+        except ValueError as error:  # the library refuses the message: no broker would take it
             raise UndeliveredError(one_line_message(error), blames_message=True) from None
-        except RuntimeError as error:  # of the library: the connection went away meanwhile
+        except RuntimeError as error:  # the library says that the connection was lost meanwhile
             self._lost_reason = self._lost_reason or one_line_message(error)
             raise UndeliveredError(self._lost_reason) from None
 
     # ---- the connection
 
     def _connect(self) -> None:
-        """Connect, unless there is a connection. UndeliveredError."""
+        """Connect, unless there is a connection.
+
+        Raises:
+            UndeliveredError: There is no connection.
+        """
         if self._lost_reason is None:
             return
         if self._client is not None:
-            self._client.on_disconnect = None
+            self._client.on_disconnect = None  # this end is no loss of the new connection
             self._client.disconnect()
             self._client.loop_stop()
-        answered = threading.Event()
+        has_answer = threading.Event()
 
-        def connected(
+        def on_connect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._lost_reason = f"it refuses the station: {reason}" if reason.is_failure else None
-            answered.set()
+            has_answer.set()
 
-        def disconnected(
+        def on_disconnect(
             client: paho.Client, data: object, flags: object, reason: ReasonCode, properties: object
         ) -> None:
             self._is_cut = self._lost_reason is None
             self._lost_reason = self._lost_reason or f"the connection is lost: {reason}"
-            answered.set()
+            has_answer.set()
 
         self._client = self.make_client()
-        self._client.on_connect = connected
-        self._client.on_disconnect = disconnected
+        self._client.on_connect = on_connect
+        self._client.on_disconnect = on_disconnect
         self._client.on_message = self._hear_status
         self._lost_reason = "it does not answer"
         self._is_cut = False
-        self._own_statuses = 0
+        self._own_status_count = 0
         self._open_connection(self._client)
         self._client.loop_start()
-        answered.wait(ANSWER_TIMEOUT)
+        has_answer.wait(ANSWER_TIMEOUT)
         if self._lost_reason is not None:
             raise UndeliveredError(self._lost_reason)
-        self._retained.clear()  # a broker that was started anew may know nothing
+        self._retained.clear()  # a broker that was started again may have forgotten all messages
         self._sent_states.clear()
-        with suppress(ValueError):  # the connection went away meanwhile, which publishing says
+        with suppress(ValueError):  # the connection was lost meanwhile, which the next line reports
             self._client.subscribe(f"{self._base_topic}/status", AT_LEAST_ONCE)
         self._write_status()
 
     def _open_connection(self, client: paho.Client) -> None:
-        """Open the connection, TLS included, whatever the pieces of it take. UndeliveredError."""
+        """Open the connection, TLS included, within `ANSWER_TIMEOUT` for all its steps together.
+
+        Raises:
+            UndeliveredError: The connection cannot be opened.
+        """
         host, port, _ = self.settings.connection
-        opened: Future[None] = Future()
+        opening: Future[None] = Future()
 
         def connect() -> None:
             try:
                 client.connect(host, port, KEEPALIVE_SECONDS)
             except Exception as error:  # passed on
-                opened.set_exception(error)
+                opening.set_exception(error)
             else:
-                opened.set_result(None)
+                opening.set_result(None)
 
         threading.Thread(target=connect, name="mqtt-connect", daemon=True).start()
         try:
-            opened.result(ANSWER_TIMEOUT)
+            opening.result(ANSWER_TIMEOUT)
         except TimeoutError:
             raise UndeliveredError(str(self._lost_reason)) from None
         except (OSError, ValueError) as error:
@@ -370,7 +418,11 @@ class MqttSink(Sink):
             raise UndeliveredError(self._lost_reason) from None
 
     def make_client(self) -> paho.Client:
-        """Make a client with password and certificates as they are now. InputError."""
+        """Make a client with password and certificates as they are now.
+
+        Raises:
+            InputError: The file of the password or of a certificate cannot be read.
+        """
         settings = self.settings
         client = paho.Client(
             CallbackAPIVersion.VERSION2, self._client_id, protocol=paho.MQTTv311, reconnect_on_failure=False
@@ -379,9 +431,10 @@ class MqttSink(Sink):
         client.will_set(f"{self._base_topic}/status", OFFLINE, AT_LEAST_ONCE, retain=True)
         if settings.user is not None:
             client.username_pw_set(settings.user, settings.password())
-        if settings.connection[2]:
-            files = settings.ca_file, settings.certificate_file, settings.key_file
-            client.tls_set_context(tls_context(*files))
+        _, _, has_tls = settings.connection
+        if has_tls:
+            context = tls_context(settings.ca_file, settings.certificate_file, settings.key_file)
+            client.tls_set_context(context)
         return client
 
 

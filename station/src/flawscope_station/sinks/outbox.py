@@ -17,19 +17,18 @@ from flawscope_station.store.records import describe_inspections, inspection_que
 from flawscope_station.store.rows import VerdictRow
 from flawscope_station.store.schema import deliveries, inspections, on_line, verdicts
 
-# types
-INSPECTION = "inspection.created"
-VERDICT = "verdict.given"
-MAX_COUNTED = 1000  # messages that wait are counted no further: each page and scrape asks
-SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
+INSPECTION = "inspection.created"  # type of a message
+VERDICT = "verdict.given"  # type of a message
+MAX_COUNTED = 1000  # waiting messages are counted up to this number: each page and scrape asks for it
+SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed only records the sink does not want
 
 
 class MessageData(InspectionFacts):
     """Inspection that a message is about.
 
     Attributes:
-        station: Its name.
-        link: Address of the inspection's page; None: others cannot reach it.
+        station: Name of the station.
+        link: Address of the inspection's page; None: other computers cannot reach it.
     """
 
     station: str
@@ -59,11 +58,11 @@ class Message:
     """Message about an inspection or a verdict.
 
     Attributes:
-        id: Unique, and the same whenever the message is sent again.
+        id: Unique id, the same whenever the message is sent again.
         type: `INSPECTION` or `VERDICT`.
-        at: Of the inspection or the verdict, microseconds since 1970.
+        at: Time of the inspection or the verdict, microseconds since 1970.
         product_id: Number of the product.
-        number: Of the inspection.
+        number: Number of the inspection.
         verdict: Number of the verdict; None: the message is about an inspection.
         data: Content for the other side.
     """
@@ -76,12 +75,17 @@ class Message:
     verdict: int | None
     data: MessageData | VerdictData
 
-    def envelope(self, **more: object) -> dict[str, object]:
-        """Return the body of Standard Webhooks: type, timestamp and data, with `more` added to the data.
+    def envelope(self, **extra_data: object) -> dict[str, object]:
+        """Return the body as Standard Webhooks has it: type, timestamp, and data with `extra_data` added.
 
-        It has the id, too, for receivers that do not see headers.
+        The body also has the id, for receivers that do not see headers.
         """
-        return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
+        return {
+            "id": self.id,
+            "type": self.type,
+            "timestamp": iso(self.at),
+            "data": {**self.data, **extra_data},
+        }
 
 
 class Cursor(NamedTuple):
@@ -95,9 +99,9 @@ class Batch(NamedTuple):
     """Page of messages, oldest first.
 
     Attributes:
-        messages: Of the page.
-        end: The cursor after them.
-        is_last: No others wait now.
+        messages: Messages of the page.
+        end: Cursor after the page.
+        is_last: Whether no more messages wait now.
     """
 
     messages: list[Message]
@@ -106,28 +110,29 @@ class Batch(NamedTuple):
 
 
 class Outbox:
-    """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
+    """Messages of a product that a sink did not get yet. A new sink begins with records from now on.
 
     Args:
-        product_id: number of the product.
-        product: its name.
-        key: of the sink's cursor.
-        only: selects inspections, as `SinkSettings.only`.
-        verdicts: whether verdicts are messages, too.
-        station: its name, which every message has.
-        sender: distinguishes the ids of messages from those of other stations.
-        address: of the station's pages, where others can reach them.
+        database: Database of the station.
+        product_id: Number of the product.
+        product: Name of the product.
+        key: Key of the sink's cursor.
+        only: Selection of inspections, as `SinkSettings.only`.
+        verdicts: Whether verdicts are messages, too.
+        station: Name of the station, which every message has.
+        sender: Part of the messages' ids that differs between stations.
+        address: Address of the station's pages; None: other computers cannot reach them.
 
     Attributes:
-        cursor: of the sink.
-        delivered: number of messages that were taken, ever.
-        refused: number of messages that were refused for good, ever.
-        failed: number of tries since the start.
-        undelivered: messages that were refused for good.
-        is_due: there may be messages that were not read yet.
+        cursor: Cursor of the sink.
+        delivered: Number of messages that were ever taken.
+        refused: Number of messages that were ever refused for good.
+        failed: Number of failed tries since the start.
+        undelivered: Messages that were refused for good.
+        is_due: Whether there may be messages that were not read yet.
 
     Raises:
-        StoreError: its cursor cannot be read.
+        StoreError: The cursor cannot be read.
     """
 
     def __init__(
@@ -157,15 +162,16 @@ class Outbox:
         self.undelivered = Undelivered(database, product_id, key)
         with database.writing() as connection:
             newest = self._newest_cursor(connection)
-            new = upsert(connection.dialect.name, deliveries).values(
+            insertion = upsert(connection.dialect.name, deliveries).values(
                 product_id=product_id, sink=key, delivered=0, refused=0, **_cursor_columns(newest)
             )
-            connection.execute(new.on_conflict_do_nothing())
+            connection.execute(insertion.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
         self.cursor = Cursor(row.inspection_id, row.verdict_id)
         self.delivered = row.delivered
         self.refused = row.refused
-        self._saved, self._saved_at = self._progress, time.monotonic()
+        self._saved_progress = self._progress
+        self._saved_at = time.monotonic()
 
     @property
     def _progress(self) -> dict[str, int]:
@@ -174,14 +180,19 @@ class Outbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the stored cursor has been behind this one for `SAVE_INTERVAL`.
+        """Whether the stored cursor differs from this one, and was stored `SAVE_INTERVAL` ago or earlier.
 
-        Records that the stored cursor has not passed are kept.
+        The station does not remove records that the stored cursor has not passed.
         """
-        return self._progress != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
+        has_changed = self._progress != self._saved_progress
+        return has_changed and time.monotonic() - self._saved_at >= SAVE_INTERVAL
 
     def read_batch(self, limit: int) -> Batch:
-        """Return the next messages. Verdicts come after the inspections that they are about. StoreError."""
+        """Return the next messages, up to `limit`; a verdict comes after the inspection that it is about.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
         cursor = self.cursor
         with self.database.reading() as connection:
             query = inspection_query().where(*self._inspection_conditions(cursor))
@@ -191,29 +202,35 @@ class Outbox:
             ]
             if len(rows) == limit:
                 return Batch(messages, cursor._replace(inspection=rows[-1].id), is_last=False)
-            # unwanted records are passed over
+            # all inspections are read: the cursor passes those that the sink does not want, too
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
             room = limit - len(rows)
-            found = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
-            last = newest.verdict if len(found) < room else found[-1].verdict or 0
-            end = end._replace(verdict=max(cursor.verdict, last))
-            return Batch(messages + found, end, is_last=len(found) < room)
+            verdict_messages = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
+            are_all_read = len(verdict_messages) < room
+            last_verdict = newest.verdict if are_all_read else verdict_messages[-1].verdict or 0
+            end = end._replace(verdict=max(cursor.verdict, last_verdict))
+            return Batch(messages + verdict_messages, end, is_last=are_all_read)
 
     def message(self, inspection: int, verdict: int | None) -> Message | None:
         """Return the message about an inspection, or about a verdict on it; None: the record is gone.
 
-        StoreError.
+        Args:
+            inspection: Number of the inspection.
+            verdict: Number of the verdict; None: the message is about the inspection.
+
+        Raises:
+            StoreError: The database cannot be used.
         """
         with self.database.reading() as connection:
             if verdict is not None:
                 rows = connection.execute(select(verdicts).where(verdicts.c.id == verdict)).all()
-                found = self._verdict_messages(connection, rows)
+                messages = self._verdict_messages(connection, rows)
             else:
                 query = inspection_query().where(inspections.c.id == inspection)
-                described = describe_inspections(connection, connection.execute(query).all())
-                found = [self._inspection_message(facts) for facts in described]
-        return found[0] if found else None
+                descriptions = describe_inspections(connection, connection.execute(query).all())
+                messages = [self._inspection_message(facts) for facts in descriptions]
+        return messages[0] if messages else None
 
     def cursor_after(self, message: Message) -> Cursor:
         """Return the cursor after a message."""
@@ -222,34 +239,40 @@ class Outbox:
         return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
 
     def waiting(self) -> int:
-        """Count the messages to be delivered, up to `MAX_COUNTED`. StoreError."""
+        """Return the number of messages to be delivered, up to `MAX_COUNTED`.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
         cursor = self.cursor
-        kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
+        queries = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         if self.wants_verdicts:
-            kinds.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
-        counted = [kind.limit(MAX_COUNTED).subquery() for kind in kinds]
+            queries.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
+        subqueries = [query.limit(MAX_COUNTED).subquery() for query in queries]
         with self.database.reading() as connection:
             counts = [
-                connection.scalar(select(func.count()).select_from(statement)) or 0 for statement in counted
+                connection.scalar(select(func.count()).select_from(subquery)) or 0 for subquery in subqueries
             ]
         return min(MAX_COUNTED, sum(counts))
 
     def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
-        """Set the cursor; `save` writes it."""
+        """Set the cursor, and add to the numbers of messages; `save` writes them."""
         self.cursor = cursor
-        self.delivered = self.delivered + delivered
-        self.refused = self.refused + refused
+        self.delivered += delivered
+        self.refused += refused
 
     def save(self) -> None:
-        """Write the cursor and the counts where they changed: they survive a power cut when this returns.
+        """Write the cursor and the counts where they changed; when this returns, they survive a power cut.
 
-        StoreError.
+        Raises:
+            StoreError: The database cannot be used.
         """
         progress = self._progress
-        if progress != self._saved:
+        if progress != self._saved_progress:
             row = cursor_conditions(self.product_id, self.key)
             self.database.change(update(deliveries).where(*row).values(progress))
-        self._saved, self._saved_at = progress, time.monotonic()
+        self._saved_progress = progress
+        self._saved_at = time.monotonic()
 
     # ---- queries
 
@@ -266,13 +289,13 @@ class Outbox:
         query = select(verdicts).where(*self._verdict_conditions(cursor)).order_by(verdicts.c.id)
         return self._verdict_messages(connection, connection.execute(query.limit(limit)).all())
 
-    def _verdict_messages(self, connection: Connection, found: Sequence[VerdictRow]) -> list[Message]:
-        judged = inspections.c.id.in_({row.inspection_id for row in found})
-        rows = connection.execute(inspection_query().where(judged)).all()
-        described_by_id = {
-            inspection["id"]: inspection for inspection in describe_inspections(connection, rows)
+    def _verdict_messages(self, connection: Connection, verdict_rows: Sequence[VerdictRow]) -> list[Message]:
+        is_inspection_of_verdict = inspections.c.id.in_({row.inspection_id for row in verdict_rows})
+        inspection_rows = connection.execute(inspection_query().where(is_inspection_of_verdict)).all()
+        inspection_by_id = {
+            inspection["id"]: inspection for inspection in describe_inspections(connection, inspection_rows)
         }
-        return [self._verdict_message(row, described_by_id[row.inspection_id]) for row in found]
+        return [self._verdict_message(row, inspection_by_id[row.inspection_id]) for row in verdict_rows]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
         """Return the cursor after all records."""
@@ -285,13 +308,21 @@ class Outbox:
 
     def _inspection_message(self, inspection: InspectionFacts) -> Message:
         number = int(inspection["id"])
-        at = parse_time(inspection["at"])
-        id = self._message_id("inspection", number, at)
+        created_at = parse_time(inspection["at"])
+        id = self._message_id("inspection", number, created_at)
         data = self._message_data(inspection)
-        return Message(id, INSPECTION, at, self.product_id, number, None, data)
+        return Message(
+            id=id,
+            type=INSPECTION,
+            at=created_at,
+            product_id=self.product_id,
+            number=number,
+            verdict=None,
+            data=data,
+        )
 
     def _verdict_message(self, row: VerdictRow, inspection: InspectionFacts) -> Message:
-        said: SaidFacts = {
+        verdict_facts: SaidFacts = {
             "id": row.id,
             "verdict": row.verdict,
             "at": iso(row.at),
@@ -300,12 +331,20 @@ class Outbox:
             "kind": row.kind,
             "has_mask": row.mask is not None,
         }
-        data: VerdictData = {**self._message_data(inspection), "said": said}
+        data: VerdictData = {**self._message_data(inspection), "said": verdict_facts}
         id = self._message_id("verdict", row.id, row.at)
-        return Message(id, VERDICT, row.at, self.product_id, int(row.inspection_id), int(row.id), data)
+        return Message(
+            id=id,
+            type=VERDICT,
+            at=row.at,
+            product_id=self.product_id,
+            number=int(row.inspection_id),
+            verdict=int(row.id),
+            data=data,
+        )
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
-        """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
+        """Return an id with the time in milliseconds: a restored database assigns some numbers again."""
         parts = [kind, self.sender, str(number), str(at // 1000)]
         return "-".join(part for part in parts if part)
 

@@ -11,19 +11,19 @@ from flawscope_station.store.records import iso
 from flawscope_station.store.rows import UndeliveredRow
 from flawscope_station.store.schema import undelivered
 
-MAX_KEPT = 1000  # messages of a sink that are remembered, the latest
-NO_VERDICT = 0  # in the place of a verdict's number: the message is about the inspection itself
+MAX_KEPT = 1000  # latest messages that are remembered of each sink
+NO_VERDICT = 0  # in place of a verdict's number: the message is about the inspection itself
 
 
 class RefusedMessage(TypedDict):
     """Message that was refused for good, as the API shows it.
 
     Attributes:
-        inspection: Its number.
-        verdict: Number of the verdict that it is about; None: it is about the inspection.
+        inspection: Number of the inspection.
+        verdict: Number of the verdict that the message is about; None: it is about the inspection.
         why: Reason of the refusal.
         at: Time in ISO 8601.
-        again: A person wants it to be sent again.
+        again: Whether a person wants it to be sent again.
     """
 
     inspection: int
@@ -40,10 +40,15 @@ class RefusedBySink(RefusedMessage):
 
 
 class Undelivered:
-    """Messages of one product that one sink refused for good. All methods raise StoreError.
+    """Messages of a product that a sink refused for good.
 
     Args:
-        key: of the sink's cursor.
+        database: Database of the station.
+        product_id: Number of the product.
+        key: Key of the sink's cursor.
+
+    Raises:
+        StoreError: The database cannot be used; every method may raise it.
     """
 
     def __init__(self, database: Database, product_id: int, key: str):
@@ -52,51 +57,62 @@ class Undelivered:
         self.key = key
 
     def keep(self, inspection: int, verdict: int | None, why: str) -> None:
-        """Remember a message that was refused; without a verdict it is about the inspection itself."""
-        row = {**self._key_of(inspection, verdict), "at": now(), "why": why, "again": False}
-        values = {name: row[name] for name in ("at", "why", "again")}
+        """Remember a message that was refused.
+
+        Args:
+            inspection: Number of the inspection.
+            verdict: Number of the verdict; None: the message is about the inspection itself.
+            why: Reason of the refusal.
+        """
+        values = {"at": now(), "why": why, "again": False}
+        row = {**self._key_of(inspection, verdict), **values}
         with self.database.writing() as connection:
-            new = upsert(connection.dialect.name, undelivered).values(**row)
-            key = [column.name for column in undelivered.primary_key]
-            connection.execute(new.on_conflict_do_update(index_elements=key, set_=values))
-            oldest = select(undelivered.c.at).where(*self._own).order_by(undelivered.c.at.desc())
-            too_old = connection.scalar(oldest.offset(MAX_KEPT).limit(1))
-            if too_old is not None:
-                connection.execute(delete(undelivered).where(*self._own, undelivered.c.at <= too_old))
+            insertion = upsert(connection.dialect.name, undelivered).values(**row)
+            key_columns = [column.name for column in undelivered.primary_key]
+            connection.execute(insertion.on_conflict_do_update(index_elements=key_columns, set_=values))
+            newest_first = select(undelivered.c.at).where(*self._conditions).order_by(undelivered.c.at.desc())
+            # time of the newest message that is not among the `MAX_KEPT` latest
+            latest_dropped = connection.scalar(newest_first.offset(MAX_KEPT).limit(1))
+            if latest_dropped is not None:
+                connection.execute(
+                    delete(undelivered).where(*self._conditions, undelivered.c.at <= latest_dropped)
+                )
 
     def forget(self, inspection: int, verdict: int | None) -> None:
-        """Forget a message that was taken at last, or whose record is gone."""
+        """Forget a message that was finally taken, or whose record is gone."""
         key = self._key_of(inspection, verdict)
-        same = [undelivered.c[name] == value for name, value in key.items()]
-        self.database.change(delete(undelivered).where(*same))
+        conditions = [undelivered.c[name] == value for name, value in key.items()]
+        self.database.change(delete(undelivered).where(*conditions))
 
     def request_again(self) -> int:
         """Mark all messages to be sent again; return their number."""
-        self.database.change(update(undelivered).where(*self._own).values(again=True))
+        self.database.change(update(undelivered).where(*self._conditions).values(again=True))
         return self.count()
 
     def count(self) -> int:
         """Return the number of messages that were refused."""
         with self.database.reading() as connection:
-            query = select(func.count()).select_from(undelivered).where(*self._own)
+            query = select(func.count()).select_from(undelivered).where(*self._conditions)
             return int(connection.scalar(query) or 0)
 
-    def wanted(self, limit: int) -> list[tuple[int, int | None]]:
-        """Return inspection and verdict of messages that are to be sent again, the oldest first."""
-        query = select(undelivered).where(*self._own, undelivered.c.again.is_(True))
+    def requested(self, limit: int) -> list[tuple[int, int | None]]:
+        """Return the messages to be sent again, the oldest first, as numbers of inspection and verdict."""
+        query = select(undelivered).where(*self._conditions, undelivered.c.again.is_(True))
         rows = self.database.rows(query.order_by(undelivered.c.at).limit(limit))
         return [(int(row.inspection_id), row.verdict_id or None) for row in rows]
 
     def facts(self) -> list[RefusedMessage]:
         """Return the messages as the API shows them, the latest first."""
-        query = select(undelivered).where(*self._own).order_by(undelivered.c.at.desc())
+        query = select(undelivered).where(*self._conditions).order_by(undelivered.c.at.desc())
         return [_describe(row) for row in self.database.rows(query)]
 
     @property
-    def _own(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    def _conditions(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        """Conditions of the rows of this product and sink."""
         return undelivered.c.product_id == self.product_id, undelivered.c.sink == self.key
 
     def _key_of(self, inspection: int, verdict: int | None) -> dict[str, int | str]:
+        """Return the primary key of a message's row, by column."""
         return {
             "product_id": self.product_id,
             "sink": self.key,

@@ -27,18 +27,16 @@ from flawscope_station.settings.values import check_web_address, redact_address,
 from flawscope_station.sinks.delivery import MessagePictures, Sink, UndeliveredError, missing_picture_fields
 from flawscope_station.sinks.outbox import Message
 
-TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
-EXCHANGE_SECONDS = 30.0  # from the look-up of the name to the answer's first line, whatever the pieces take
-# read of an answer, at most
-MAX_ANSWER_BYTES = 2048
-MAX_ANSWER_SECONDS = 5.0
+TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds to read or write each piece of data, and to connect
+EXCHANGE_SECONDS = 30.0  # from the look-up of the name to the answer's first line
+MAX_ANSWER_BYTES = 2048  # bytes that are read of an answer
+MAX_ANSWER_SECONDS = 5.0  # seconds for which an answer is read
 MAX_RETRY_AFTER = 3600.0  # seconds that Retry-After may ask for
 # HTTP statuses about the address or the right to use it, not about the message, which is sent again
 _RETRIED_STATUSES = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
-SECRET_PREFIX = "whsec_"
-# as the specification says
-MIN_SECRET_BYTES = 24
-MAX_SECRET_BYTES = 64
+SECRET_PREFIX = "whsec_"  # of a secret, as the specification says
+MIN_SECRET_BYTES = 24  # of a secret, as the specification says
+MAX_SECRET_BYTES = 64  # of a secret, as the specification says
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ class WebhookSettings:
     """Settings of a webhook.
 
     Attributes:
-        webhook: An address that gets a POST.
+        webhook: Address that gets each message as a POST.
         picture: Pictures to send.
-        secret_file: Lines `whsec_...` to sign with.
-        ca_file: Certificates to trust beside the usual.
+        secret_file: File with lines `whsec_...` to sign with; None: messages are not signed.
+        ca_file: File with certificates to trust beside the usual.
     """
 
     webhook: str
@@ -72,7 +70,11 @@ class WebhookSettings:
 
 
 class Webhook(Sink):
-    """Sink that sends messages to a webhook. Raises InputError where its files cannot be read."""
+    """Sink that sends messages to a webhook.
+
+    Raises:
+        InputError: A file of secrets or certificates cannot be read.
+    """
 
     def __init__(self, settings: WebhookSettings, pictures: MessagePictures | None = None):
         self.settings = settings
@@ -93,79 +95,89 @@ class Webhook(Sink):
 
     @override
     def send(self, message: Message) -> None:
-        """POST a message; return when it was answered with a status of success. UndeliveredError."""
+        """POST a message; return when it was answered with a status of success.
+
+        Raises:
+            UndeliveredError: There was no answer, or one with another status.
+        """
         body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
         headers = self._headers(message.id, body)
         try:
-            answer, first_line = self._loop.run_until_complete(self._exchange(body, headers))
+            response, first_line = self._loop.run_until_complete(self._exchange(body, headers))
         except (httpx.TimeoutException, TimeoutError):
             raise UndeliveredError("it does not answer in time") from None
-        except Exception as error:  # odd addresses raise others than httpx.HTTPError
+        except Exception as error:  # unusual addresses raise other errors than httpx.HTTPError
             text = redact_text(one_line_message(error), self.address)
             raise UndeliveredError(f"it cannot be reached: {text}") from None
-        if not answer.is_success:
-            raise _refused_error(answer, redact_text(first_line, self.address)[:100])
+        if not response.is_success:
+            raise _refused_error(response, redact_text(first_line, self.address)[:100])
 
     async def _exchange(self, body: bytes, headers: dict[str, str]) -> tuple[httpx.Response, str]:
-        """Return the answer to a message, and its first line. TimeoutError."""
+        """Send a request; return the response and the first line of its body.
+
+        Raises:
+            TimeoutError: The exchange takes longer than `EXCHANGE_SECONDS`.
+        """
         async with (
             asyncio.timeout(EXCHANGE_SECONDS),
-            self._client.stream("POST", self.address, content=body, headers=headers) as answer,
+            self._client.stream("POST", self.address, content=body, headers=headers) as response,
         ):
-            return answer, await _first_line(answer)
+            return response, await _first_line(response)
 
     @override
     def close(self) -> None:
         """Close the connection, unless an exchange is under way, which ends by itself."""
-        with suppress(RuntimeError):  # an exchange is under way, and ends by itself
+        with suppress(RuntimeError):  # the event loop runs, for an exchange is under way
             self._loop.run_until_complete(self._client.aclose())
             self._loop.close()
 
     def body(self, message: Message) -> dict[str, object]:
         """Return the JSON of a message, with its pictures in base64."""
-        chosen = self.settings.picture
-        if chosen == "none" or self.pictures is None:
+        picture_kinds = self.settings.picture
+        if picture_kinds == "none" or self.pictures is None:
             return message.envelope()
         images: dict[str, str | None] = {}
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):
-            if chosen in (name, "both"):
+            if picture_kinds in (name, "both"):
                 data = read(message)
                 images[name] = None if data is None else "data:image/webp;base64," + _base64(data)
         return message.envelope(images=images, **missing_picture_fields(message, images))
 
     def _headers(self, id: str, body: bytes) -> dict[str, str]:
+        """Return the headers of a message, signed where there are secrets."""
         timestamp = int(time.time())
         headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
         if self.settings.secret_file is not None:
             try:
-                keys = read_secrets(self.settings.secret_file)  # read anew each time: secrets change
+                keys = read_secrets(self.settings.secret_file)  # read for each message, for secrets change
             except InputError as error:
                 raise UndeliveredError(str(error)) from None
             headers["webhook-signature"] = signature_header(keys, id, timestamp, body)
         return headers
 
 
-def _refused_error(answer: httpx.Response, first_line: str) -> UndeliveredError:
-    code = answer.status_code
-    text = f"it answered {code}{f' {first_line}' if first_line else ''}"
-    if answer.has_redirect_location or 300 <= code < 400:
+def _refused_error(response: httpx.Response, first_line: str) -> UndeliveredError:
+    """Return the error of a response whose status is not success."""
+    code = response.status_code
+    text = f"it answered {code} {first_line}".rstrip()
+    if response.has_redirect_location or 300 <= code < 400:
         return UndeliveredError(f"{text}: redirects are not followed, write the right address")
     if code >= 500 or code in _RETRIED_STATUSES:
-        return UndeliveredError(text, retry_after=_parse_retry_after(answer.headers.get("retry-after")))
+        return UndeliveredError(text, retry_after=_parse_retry_after(response.headers.get("retry-after")))
     return UndeliveredError(text, blames_message=True)
 
 
-async def _first_line(answer: httpx.Response) -> str:
-    """Return the first line of an answer; the rest is neither read nor waited for."""
+async def _first_line(response: httpx.Response) -> str:
+    """Return the first line of a response, without waiting for the rest."""
     received = b""
     with suppress(httpx.HTTPError, TimeoutError):
         async with asyncio.timeout(MAX_ANSWER_SECONDS):
-            async for piece in answer.aiter_raw():
-                received += piece
+            async for chunk in response.aiter_raw():
+                received += chunk
                 if len(received) >= MAX_ANSWER_BYTES or b"\n" in received:
                     break
     lines = received[:MAX_ANSWER_BYTES].decode("utf-8", "replace").split("\n")
-    return "".join(c for c in lines[0].strip() if c.isprintable())
+    return "".join(character for character in lines[0].strip() if character.isprintable())
 
 
 def _parse_retry_after(text: str | None) -> float:
@@ -184,23 +196,28 @@ def _base64(data: bytes) -> str:
 
 
 def read_secrets(path: str) -> list[bytes]:
-    """Read the keys in a file, one a line: while a secret is changed there are two.
+    """Read the keys in a file, one a line; while a secret is changed the file has two.
 
     Raises:
-        InputError: the file cannot be read, or holds something else. No message shows its content.
+        InputError: The file cannot be read, or has other content, which the message does not show.
     """
     try:
-        return [_parse_secret(line) for line in text_files.read_text(path).split() or [""]]
+        lines = text_files.read_text(path).split() or [""]  # an empty file is an error, as a wrong line is
+        return [_parse_secret(line) for line in lines]
     except OSError as error:
         raise InputError(f"secret_file: cannot read {path}: {error.strerror}") from None
     except ValueError:
-        size = f"{MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes"
-        text = f"secret_file: {path} must hold a line `{SECRET_PREFIX}` and base64 of {size}"
-        raise InputError(text) from None
+        size_text = f"{MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} random bytes"
+        error_text = f"secret_file: {path} must hold a line `{SECRET_PREFIX}` and base64 of {size_text}"
+        raise InputError(error_text) from None
 
 
 def _parse_secret(line: str) -> bytes:
-    """Return the key of a line. ValueError where it is no secret."""
+    """Return the key of a line.
+
+    Raises:
+        ValueError: The line is no secret.
+    """
     key = base64.b64decode(line.removeprefix(SECRET_PREFIX), validate=True)
     if not line.startswith(SECRET_PREFIX) or not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
         raise ValueError("not as the specification says")
@@ -211,10 +228,10 @@ def signature_header(keys: list[bytes], id: str, timestamp: int, body: bytes) ->
     """Return the header `webhook-signature`: `v1,` and base64 for each key, with a space between.
 
     Args:
-        keys: to sign with.
-        id: of the message, the header `webhook-id`.
-        body: of the request.
-        timestamp: seconds since 1970, the header `webhook-timestamp`.
+        keys: Keys to sign with.
+        id: Id of the message, the header `webhook-id`.
+        timestamp: Seconds since 1970, the header `webhook-timestamp`.
+        body: Body of the request.
     """
     content = f"{id}.{timestamp}.".encode() + body
     return " ".join(f"v1,{_base64(hmac.digest(key, content, 'sha256'))}" for key in keys)

@@ -38,8 +38,10 @@ class Sources(dict[str, list[Source]]):
         report: Reports a problem.
         addresses: Products and entries of the station.
         limits: Limits of the settings.
-        refused: Gets the name of a product, and the error of a part of it that was not judged.
-        check: Raises why no part of a product with a number is taken now (`Intake.check_standstill`).
+        refused: Gets the name of a product, and the error of a part that was not judged; as keywords the
+            number of the part and the name of a picture.
+        check: Gets the number of a product, and that of a part or None. Raises an error if such parts are
+            refused now (`Intake.check_standstill`).
         parts: Knows which products are judged in views.
     """
 
@@ -57,24 +59,21 @@ class Sources(dict[str, list[Source]]):
         self._check = check
         self._parts = parts
         self._addresses = addresses
-        self._submit, self._report, self.share = submit, report, QueueShare(limits)
+        self._submit = submit
+        self._report = report
+        self.share = QueueShare(limits)
         self._refused = refused
 
     def start(self) -> None:
         """Make all sources, then start them.
 
         Raises:
-            InputError: a camera is named, and PyAV is not installed; or a plugin cannot be used.
+            InputError: The settings have a camera, and PyAV is not installed; or a plugin cannot be used.
         """
         products = self._addresses.configured
-        number = self._addresses.address_id
         excluded = _folders_moved_to(products.values())
-        self.update(
-            {
-                name: self._make_sources(name, product, number(name), excluded)
-                for name, product in products.items()
-            }
-        )
+        for name, product in products.items():
+            self[name] = self._make_sources(name, product, self._addresses.address_id(name), excluded)
         for source in self._all_sources():
             source.start()
 
@@ -84,63 +83,79 @@ class Sources(dict[str, list[Source]]):
         return [thread for source in self._all_sources() for thread in getattr(source, "threads", ())]
 
     def stop(self) -> None:
-        """Stop all sources together; each has half a minute for it."""
-        stop_all([source.stop for source in self._all_sources()], STOP_TIMEOUT + 5)  # which each has
+        """Stop all sources at the same time; each has half a minute for it."""
+        # a little more than `STOP_TIMEOUT`, which each source keeps by itself
+        stop_all([source.stop for source in self._all_sources()], STOP_TIMEOUT + 5)
 
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
-    def _submit_reported(self, refused: Callable[..., object], part: Part) -> Future[RecordedInspection]:
-        """Submit a part, and report a refusal. A part for which there is no room now waits."""
-        refused = partial(refused, part=part.number, picture=part.pictures[0].name)
+    def _submit_reported(
+        self, report_refusal: Callable[..., object], part: Part
+    ) -> Future[RecordedInspection]:
+        """Submit a part; a refusal is reported, whether it comes at once or as the answer.
+
+        A BusyError is only raised, and not reported, as the caller submits the part again.
+
+        Args:
+            report_refusal: Gets the error; as keywords the part's number and the name of its first picture.
+            part: Part to submit.
+        """
+        report_refusal_of_part = partial(report_refusal, part=part.number, picture=part.pictures[0].name)
+
+        def report_error(answer: Future[RecordedInspection]) -> None:
+            error = answer.exception()
+            if error is not None:
+                report_refusal_of_part(error)
+
         try:
             answer = self._submit(part)
         except BusyError:
             raise
         except Exception as error:
-            refused(error)
+            report_refusal_of_part(error)
             raise
-        answer.add_done_callback(lambda done: (error := done.exception()) and refused(error))
+        answer.add_done_callback(report_error)
         return answer
 
     def _make_sources(
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
     ) -> list[Source]:
-        refused = partial(self._refused, name)
-        submit = partial(self._submit_reported, refused)
-        line = SourceContext(
-            number,
-            submit,
-            self._report,
-            self._addresses.store,
-            self.share,
-            refused,
-            partial(self._check, number),
-            self._parts,
-            product.part_deadline,
+        report_refusal = partial(self._refused, name)
+        submit = partial(self._submit_reported, report_refusal)
+        context = SourceContext(
+            product_id=number,
+            submit=submit,
+            report=self._report,
+            store=self._addresses.store,
+            share=self.share,
+            refused=report_refusal,
+            check=partial(self._check, number),
+            parts=self._parts,
+            part_seconds=product.part_deadline,
         )
-        counts = Counter[bool]()
-        made: list[Source] = []
-        shared: FolderSource | None = None  # whose folders show a view of each part
+        counts = Counter[bool]()  # by `is_folder`: folders and cameras are numbered apart
+        sources: list[Source] = []
+        shared_folder: FolderSource | None = None  # its folders each show a view of a part
         for settings in product.all_sources:
             is_folder = isinstance(settings, FolderSourceSettings)
             counts[is_folder] += 1
             place = counts[is_folder]
             if isinstance(settings, ConfiguredPlugin):
-                made.append(settings.open(line, settings.values, place))
+                sources.append(settings.open(context, settings.values, place))
             elif isinstance(settings, FolderSourceSettings):
-                if shared is not None and settings.view is not None:
-                    made.append(shared.add_folder(settings, place, excluded))
+                if shared_folder is not None and settings.view is not None:
+                    sources.append(shared_folder.add_folder(settings, place, excluded))
                     continue
-                made.append(source := FolderSource(line, settings, place, excluded))
-                shared = shared if settings.view is None else source
+                sources.append(source := FolderSource(context, settings, place, excluded))
+                shared_folder = shared_folder if settings.view is None else source
             else:
-                made.append(FfmpegCamera(line, settings, place))
-        return made
+                sources.append(FfmpegCamera(context, settings, place))
+        return sources
 
 
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
-    """Return the folders that pictures are moved to; no source takes pictures from them."""
+    """Return the folders to which inspected pictures are moved; sources must not read these folders."""
     sources = [source for product in products for source in product.all_sources]
     return [
         source.then for source in sources if isinstance(source, FolderSourceSettings) and source.then != KEEP
@@ -151,15 +166,16 @@ def find_camera(name: str, sources: Sequence[Source], number: int | None = None)
     """Return a product's triggered camera by its number; None: the only one.
 
     Raises:
-        InputError: the product has no camera, or several and no number is given.
-        NotFoundError: it has no camera with this number.
+        InputError: The product has no camera, or more than one and `number` is None.
+        NotFoundError: The product has no camera with this number.
     """
     cameras = {source.number: source for source in sources if isinstance(source, TriggeredSource)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
     if number is None and len(cameras) > 1:
         raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
-    camera = cameras.get(next(iter(cameras)) if number is None else number)
+    only_number = next(iter(cameras))
+    camera = cameras.get(only_number if number is None else number)
     if camera is None:
         raise NotFoundError(
             f"{name} has no live camera {number}: {suggest_name(str(number), map(str, cameras))}"

@@ -1,10 +1,10 @@
-"""Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts.
+"""Live cameras: where frames come faster than they are inspected, older frames are dropped for the newest.
 
-A thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
-newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
-exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: a frame with the pixels of a
-recent one does not count, and the camera is frozen until a new one comes. FFmpeg reads the cameras in
-`frames`.
+A thread decodes and never waits for anything else, so that no frame gets old in a buffer; other threads
+encode the newest frame and submit it. A camera that is lost is opened again and again. A trigger gets a
+frame that was exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: a frame with the
+pixels of a recent frame does not count, and the camera is frozen until a new frame comes. FFmpeg reads the
+cameras in `frames`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from flawscope_station.store.records import iso
 if TYPE_CHECKING:
     from av import VideoFrame
 
-SOURCE = "camera"  # of an inspection
-CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
-MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
-# seconds until a lost camera is tried again
-MIN_RETRY_DELAY = 0.5
-MAX_RETRY_DELAY = 30.0
+SOURCE = "camera"  # source of an inspection
+CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # kinds of problems in which a camera gives no frame
+MAX_IN_FLIGHT = 4  # frames of a camera that may be submitted and not answered: further ones would get old
+MIN_RETRY_DELAY = 0.5  # seconds until a lost camera is opened again
+MAX_RETRY_DELAY = 30.0  # seconds until a lost camera is opened again after many failures
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
-DRIVER_SECONDS = 30.0  # beyond the time for a frame, after which a driver that does not return is told
-FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
+DRIVER_SECONDS = 30.0  # seconds beyond `frame_timeout` after which a driver that does not return is reported
+FROZEN_SECONDS = 1.0  # seconds of repeats after which they are reported, unless a part is refused earlier
 FROZEN_TEXT = "it sends a frame that came before"
-RECENT_FRAMES = 64  # whose pixels are remembered: buffers give their last ones in turn
+BUSY_SECONDS = 0.05  # seconds of pause after a frame that was dropped because the queue is full
+RECENT_FRAMES = 64  # frames whose pixels are remembered: a buffer may give its last frames again in turn
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Trigger:
     """Trigger that waits for a frame.
 
     Attributes:
-        request: Request that caused it.
-        at: Time at which it came, as `time.monotonic` counts.
+        request: Request that caused the trigger.
+        at: Time at which the trigger came, as `time.monotonic` counts.
     """
 
     request: object
@@ -76,9 +76,9 @@ class Shot:
 
     Attributes:
         frame: Decoded frame.
-        at: Time, microseconds since 1970, which no other frame of the camera has.
-        triggers: Number of triggers that it answers.
-        exposed_at: Time of the exposure, as `time.monotonic` counts, as far as it is known.
+        at: Moment of the frame, microseconds since 1970, which no other frame of the camera has.
+        triggers: Number of triggers that the frame answers.
+        exposed_at: Time of the exposure, as `time.monotonic` counts; where it is not known, of the arrival.
     """
 
     frame: VideoFrame
@@ -89,10 +89,10 @@ class Shot:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def encode(self, pixels: int) -> bytes:
-        """Return the frame encoded by `encode_png`, which is called once.
+        """Return the frame as `encode_png` encodes it, with at most `pixels` pixels.
 
-        Two threads that convert a frame at the same time, for two triggers that share it, would end the
-        process.
+        A frame is encoded once, under a lock: two triggers may share a frame, and two threads that convert
+        the same frame at the same time would crash the process.
         """
         with self._lock:
             if not self._encoded:
@@ -105,11 +105,11 @@ class LiveCameraSettings(Protocol):
 
     @property
     def view(self) -> str | None:
-        """View of a part that it shows; None: it shows whole parts."""
+        """View of a part that the camera shows; None: it shows whole parts."""
 
     @property
     def every(self) -> str:
-        """Frames that it takes: setting `every`."""
+        """Frames that the camera takes: setting `every`."""
 
     @property
     def frame_interval(self) -> float | None:
@@ -135,8 +135,7 @@ class LiveCamera:
         number: Number among the product's cameras, from 1.
 
     Attributes:
-        untimed: Why the time of a frame's exposure is not known, so that no trigger can be answered; None: it
-            is known.
+        untimed: Why exposure times are not known, so that no trigger can be answered; None: they are known.
     """
 
     untimed: str | None = None
@@ -149,23 +148,24 @@ class LiveCamera:
         self.view = settings.view
         self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
-        self._pending: deque[Shot] = deque()  # due, and not submitted yet
-        self._frame_bytes = 1  # of the last frame
+        self._pending: deque[Shot] = deque()  # frames that are due, and not submitted yet
+        self._frame_bytes = 1  # bytes of the last frame, about
         self._triggers: dict[Future[Shot], Trigger] = {}
-        self._in_flight = 0  # frames that are submitted and not answered
-        self._next_due = 0.0
+        self._in_flight = 0  # number of frames that are submitted and not answered
+        self._next_due = 0.0  # time from which on a frame is due, as `time.monotonic` counts
         self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
-        # hashes of the last frames, also of the session before: some send one again
-        self._recent: deque[int] = deque(maxlen=RECENT_FRAMES)
-        self._newest_clock: int | None = None
-        self._new_at = time.monotonic()  # when the last new frame came
+        # hashes of the last frames, also from before a reconnection: some cameras then send a frame again
+        self._recent_hashes: deque[int] = deque(maxlen=RECENT_FRAMES)
+        self._newest_clock: int | None = None  # exposure time of the last frame by the camera's clock
+        self._new_frame_at = time.monotonic()  # when the last new frame came
         self._ended = threading.Event()
         targets = [self._run_sessions, self._submit_frames]
         if settings.every == EVERY_FRAME:
-            targets.append(self._submit_frames)  # to encode a large frame takes longer than it lasts
+            # encoding a large frame takes longer than the time to the next frame: two threads encode
+            targets.append(self._submit_frames)
         name = f"camera-{line.product_id}-{number}"
         self.threads = [GuardedThread(name, target, self._ended) for target in targets]
-        self.threads[0].stops_all = False  # one camera's driver hangs: `_check_driver` says so
+        self.threads[0].stops_all = False  # `_check_driver` reports a driver that hangs
 
     def start(self) -> None:
         """Start the threads that read and submit frames."""
@@ -173,7 +173,7 @@ class LiveCamera:
             thread.start()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take no more frames; return when the submitted ones are answered, or after so many seconds."""
+        """Take no more frames; return when the submitted ones are answered, or after `seconds`."""
         deadline = time.monotonic() + seconds
         self._ended.set()
         self._fail_waiting_triggers(AwayError("the station ends"))
@@ -186,19 +186,20 @@ class LiveCamera:
     # ---- triggers
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
-        """Return the first frame that was certainly exposed from now on, as a future.
+        """Return a future of the first frame that is certainly exposed after this call.
 
-        Where `untimed` says that exposures are not known, it is the first frame that comes.
+        If exposure times are not known (`untimed`), it is the first frame that comes.
 
         Raises:
-            AwayError: the camera is lost.
-            CameraFrozenError: it repeats a frame.
+            AwayError: The camera is lost.
+            CameraFrozenError: The camera repeats a frame.
         """
         if self.state.is_lost:
             raise self._lost_error()
         waiting: Future[Shot] = Future()
         with self._changed:
-            self._triggers[waiting] = Trigger(request or waiting, time.monotonic())
+            # a trigger without a request counts as a request of its own
+            self._triggers[waiting] = Trigger(request or waiting, at=time.monotonic())
             self._changed.notify_all()
         return waiting
 
@@ -211,29 +212,34 @@ class LiveCamera:
         """Encode a frame as a picture of a part.
 
         Raises:
-            TooLargeError: the frame has more pixels than are accepted.
+            TooLargeError: The frame has more pixels than are accepted.
         """
         data = shot.encode(self.line.share.limits.pixels)
         return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
 
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
-        """Take the triggers that had come when a frame was exposed."""
+        """Remove and return the triggers that came before a frame was exposed; by default all triggers."""
         with self._changed:
-            ready = {
+            ready_triggers = {
                 future: trigger for future, trigger in self._triggers.items() if trigger.at <= exposed_at
             }
-            for future in ready:
+            for future in ready_triggers:
                 del self._triggers[future]
-        return {future: trigger for future, trigger in ready.items() if future.set_running_or_notify_cancel()}
+        # False: nobody waits for the trigger any more
+        uncancelled = [future for future in ready_triggers if future.set_running_or_notify_cancel()]
+        return {future: ready_triggers[future] for future in uncancelled}
 
     def _fail_waiting_triggers(self, error: AwayError) -> None:
-        for trigger in self._take_triggers():
-            trigger.set_exception(error)
+        """Answer all waiting triggers with an error."""
+        for future in self._take_triggers():
+            future.set_exception(error)
 
     def _lost_error(self) -> AwayError:
         """Return the error for triggers while the camera is lost."""
-        kind = CameraFrozenError if self.state.state == FROZEN else AwayError
-        return kind(f"{self._label} is {self.state.state}: {self.state.why}; trigger again when it is back")
+        error_class = CameraFrozenError if self.state.state == FROZEN else AwayError
+        return error_class(
+            f"{self._label} is {self.state.state}: {self.state.why}; trigger again when it is back"
+        )
 
     # ---- reading frames
 
@@ -243,67 +249,69 @@ class LiveCamera:
         while not self._ended.is_set():
             try:
                 with self.threads[0].call(self.settings.frame_timeout + DRIVER_SECONDS):
-                    why = self._run_session(backoff)
+                    end_reason = self._run_session(backoff)
             except FlawscopeError as error:
-                why = str(error)
-            except Exception as error:  # of the library: another try may succeed
-                why = f"{type(error).__name__} in the decoder"
+                end_reason = str(error)
+            except Exception as error:  # the library failed: another try may succeed
+                end_reason = f"{type(error).__name__} in the decoder"
             if not self._ended.is_set():
-                self._mark_away(why)
+                self._mark_away(end_reason)
             self._ended.wait(backoff.next())
 
     def _run_session(self, backoff: Backoff) -> str:
         """Open the camera and pass its frames to `_handle_frame`; return why the session ended.
 
-        It calls `_go_on` each time that the driver has returned.
+        Each implementation calls `_note_progress` whenever the driver has returned.
 
         Raises:
-            InputError: the camera cannot be opened for a reason that the settings can mend.
+            InputError: The camera cannot be opened for a reason that the settings can mend.
         """
         raise NotImplementedError
 
-    def _go_on(self) -> None:
+    def _note_progress(self) -> None:
         """Note that the driver has returned, with a frame or without."""
         self.threads[0].go_on()
 
     def _check_driver(self) -> None:
-        """Report a driver that does not return: nothing can end it, and it is not tried again."""
+        """Report a driver that does not return: nothing can end its call, or open the camera again."""
         if self.threads[0].is_stuck and self.state.state != AWAY:
             self.state.change(AWAY, "its driver does not return")
             self._fail_waiting_triggers(self._lost_error())
-            why = f"{self._label} is away: its driver does not return; start the station anew"
-            self._report("camera_away", why, stops=True)
+            text = f"{self._label} is away: its driver does not return; start the station anew"
+            self._report("camera_away", text, stops=True)
 
-    def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
-        """Return whether a frame differs from the recent ones, and remember it.
+    def _remember_if_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
+        """Return whether a frame differs from the recent frames, and remember it.
 
         Args:
             frame: Decoded frame.
             clock: Time of the exposure by the camera's clock; None: the camera does not give it.
         """
-        self._go_on()
-        pixels = pixel_hash(frame)
-        clock_before = self._newest_clock
-        self._newest_clock, self._last_frame_at = clock, time.monotonic()
-        if pixels in self._recent or (clock is not None and clock == clock_before):
+        self._note_progress()
+        frame_hash = pixel_hash(frame)
+        previous_clock = self._newest_clock
+        self._newest_clock = clock
+        self._last_frame_at = time.monotonic()
+        has_same_clock = clock is not None and clock == previous_clock
+        if has_same_clock or frame_hash in self._recent_hashes:
             return False
-        self._recent.append(pixels)
-        self._new_at = self._last_frame_at
+        self._recent_hashes.append(frame_hash)
+        self._new_frame_at = self._last_frame_at
         return True
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Refuse these triggers, and all that come until a new frame is there."""
+        """Note that the camera repeats a frame: refuse these triggers, and all that wait."""
         self.state.change(FROZEN, FROZEN_TEXT)
-        waiting = triggers | self._take_triggers()
+        refused_triggers = triggers | self._take_triggers()
         error = self._lost_error()
-        for trigger in waiting:
-            trigger.set_exception(error)
-        if waiting or time.monotonic() - self._new_at >= FROZEN_SECONDS:
+        for future in refused_triggers:
+            future.set_exception(error)
+        if refused_triggers or time.monotonic() - self._new_frame_at >= FROZEN_SECONDS:
             self._report_frozen()
 
     def _report_frozen(self) -> None:
-        why = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
-        self._report("camera_frozen", why, stops=True)
+        text = f"{self._label} is frozen: {FROZEN_TEXT}; nothing is inspected until a new one comes"
+        self._report("camera_frozen", text, stops=True)
 
     def _handle_frame(
         self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger], exposed_at: float | None = None
@@ -312,39 +320,43 @@ class LiveCamera:
 
         Args:
             frame: Decoded frame.
-            triggers: Triggers that it answers.
+            triggers: Triggers that the frame answers.
             exposed_at: Time of the exposure, as `time.monotonic` counts; None: now.
         """
-        self._go_on()
-        at = max(now(), (self.state.last or 0) + 1)
+        self._note_progress()
+        # later than the last frame's moment, even where the clock was set back
+        moment = max(now(), (self.state.last or 0) + 1)
         exposed_at = time.monotonic() if exposed_at is None else exposed_at
-        shot = Shot(frame, at, len({trigger.request for trigger in triggers.values()}), exposed_at)
+        requests = {trigger.request for trigger in triggers.values()}  # a repeated request counts once
+        shot = Shot(frame, moment, triggers=len(requests), exposed_at=exposed_at)
         with self._changed:
-            self.state.last = at
-            self._frame_bytes = 3 * frame.width * frame.height
+            self.state.last = moment
+            self._frame_bytes = 3 * frame.width * frame.height  # about: 8 bits of each of three colours
             if self._claim_if_due(is_trigger_answer=bool(triggers)):
                 self._queue_shot(shot)
                 self._changed.notify()
         self._mark_running()
-        for trigger in triggers:
-            trigger.set_result(shot)
+        for future in triggers:
+            future.set_result(shot)
 
     def _queue_shot(self, shot: Shot) -> None:
+        """Queue a frame in place of one that was not submitted yet; the caller holds the lock."""
         self.state.dropped += len(self._pending)
         self._pending.clear()
         self._pending.append(shot)
 
     def _mark_running(self) -> None:
+        """Note that new frames come: problems of the camera are over."""
         if self.state.state != RUNNING:
             self.state.change(RUNNING)
             self._report("camera_away", None)
             self._report("camera_frozen", None)
 
     def _claim_if_due(self, *, is_trigger_answer: bool) -> bool:
-        """Return whether the last frame is inspected without a trigger, and set the time of the next one.
+        """Return whether the last frame is due to be inspected; if so, set when the next one is due.
 
         Args:
-            is_trigger_answer: Whether the frame answers triggers.
+            is_trigger_answer: Whether the frame answers triggers: then it is inspected for them alone.
         """
         if is_trigger_answer or self.settings.every == ON_TRIGGER:
             return False
@@ -353,19 +365,22 @@ class LiveCamera:
             return True
         if self._last_frame_at < self._next_due:
             return False
+        # keeps the mean interval; after a pause of the camera at most one frame is made up for
         self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
     def _mark_away(self, why: str) -> None:
+        """Note that the camera is away, and fail the waiting triggers."""
         self.state.change(AWAY, to_utf8(why))
         self._fail_waiting_triggers(self._lost_error())
         self._report("camera_frozen", None)
-        why = f"{self._label} is away: {self.state.why}; it is tried again by itself"
-        self._report("camera_away", why, stops=True)
+        text = f"{self._label} is away: {self.state.why}; it is tried again by itself"
+        self._report("camera_away", text, stops=True)
 
     # ---- submitting frames
 
     def _submit_frames(self) -> None:
+        """Submit frames that are due, and check the camera meanwhile, until the end."""
         while not self._ended.is_set():
             with self._changed:
                 if not self._can_submit:
@@ -374,15 +389,19 @@ class LiveCamera:
             self._check_silence()
             with self._changed:
                 size = self._frame_bytes
-                ready = self._can_submit
-                self._in_flight += ready
-            if ready:
-                self._take_turn(size)
+                can_submit = self._can_submit
+                if can_submit:
+                    self._in_flight += 1
+            if can_submit:
+                self._submit_in_flight(size)
 
-    def _take_turn(self, size: int) -> None:
-        """Submit the next frame, which counts as in flight until it is answered.
+    def _submit_in_flight(self, size: int) -> None:
+        """Submit the next frame, which the caller has counted as in flight.
 
-        Where the thread is ended meanwhile it stops counting, too, so that it does not count for ever.
+        If it is not submitted, it is taken out of the count again, even after an error that ends the thread.
+
+        Args:
+            size: Bytes of the frame.
         """
         is_submitted = False
         try:
@@ -397,21 +416,21 @@ class LiveCamera:
         return bool(self._pending) and self._in_flight < self._most_in_flight
 
     def _submit_next_frame(self, size: int) -> bool:
-        """Submit the next frame, for which the share has room; return whether it is inspected."""
-        with self._changed:  # newer by now, or another thread has it
+        """Submit the next frame, for which the share has room; return whether it is submitted."""
+        with self._changed:  # a newer frame may have replaced it, or another thread may have taken it
             shot = self._pending.popleft() if self._pending else None
         answer = part = None
         try:
             if shot is not None:
-                self.line.check(None)  # NotReadyError: the next frame may be taken
+                self.line.check(None)  # raises NotReadyError; the next frame may be taken
                 self._check_single()
                 key = f"{SOURCE}:{self.number}:{shot.at}"
                 triggers = shot.triggers or None
                 pictures = (self.picture(shot),)
                 part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
                 answer = self._submit_part(part)
-        except BaseException as error:  # also where the thread is ended: the frame is told
-            if part is None:
+        except BaseException as error:  # a frame is also reported where an error ends the thread
+            if part is None:  # of a part that was made, `submit` reports the error
                 self.line.refused(error)
             self._report_refusal(error)
             if not isinstance(error, Exception):
@@ -422,7 +441,7 @@ class LiveCamera:
         if answer is None:
             return False
 
-        def answered(done: Future[RecordedInspection]) -> None:
+        def on_answer(done: Future[RecordedInspection]) -> None:
             self.line.share.release(size)
             error = done.exception()
             if error is None:
@@ -432,11 +451,11 @@ class LiveCamera:
                 self._report_refusal(error)
             self._count_answered()
 
-        answer.add_done_callback(answered)
+        answer.add_done_callback(on_answer)
         return True
 
     def _check_single(self) -> None:
-        """Raise InputError where the model judges parts in views: a frame that comes by itself shows one."""
+        """Raise InputError where the model judges parts in views: a single frame shows only one view."""
         views = [] if self.line.parts is None else self.line.parts.views(self.line.product_id)
         if views:
             raise InputError(
@@ -446,15 +465,16 @@ class LiveCamera:
             )
 
     def _submit_part(self, part: Part) -> Future[RecordedInspection] | None:
-        """Submit a frame; where the queue is full it is dropped, for a newer frame comes."""
+        """Submit a frame; None: the queue is full, and the frame is dropped, for a newer frame comes."""
         try:
             return self.line.submit(part)
         except BusyError:
             self.state.dropped += 1
-            self._ended.wait(0.05)
+            self._ended.wait(BUSY_SECONDS)
             return None
 
     def _count_answered(self) -> None:
+        """Note that a frame is not in flight any more."""
         with self._changed:
             self._in_flight -= 1
             self._changed.notify_all()
@@ -462,15 +482,15 @@ class LiveCamera:
     # ---- reports
 
     def _report_refusal(self, error: BaseException) -> None:
-        """Report that a frame was not inspected; the next may be."""
+        """Report that a frame was not inspected, unless a person paused the product."""
         if isinstance(error, PausedError):
             return
         self.state.broken += 1
-        why = why_refused(error)
-        self._report("camera_refused", f"frames of {self._label} are not inspected: {why}")
+        reason = why_refused(error)
+        self._report("camera_refused", f"frames of {self._label} are not inspected: {reason}")
 
     def _check_silence(self) -> None:
-        """Report a camera that sends nothing: some drivers block the reading thread for ever."""
+        """Report a camera that sends nothing, for some drivers block the reading thread."""
         timeout = self.settings.frame_timeout
         is_open = self.state.state in (RUNNING, FROZEN)
         if is_open and time.monotonic() - self._last_frame_at > timeout + CHECK_INTERVAL:
@@ -499,27 +519,28 @@ class FfmpegCamera(LiveCamera):
         if settings.latency is None:
             self.untimed = (
                 f"{self._label} has no `latency`, so nothing is known of when a frame was exposed: "
+                f"{MEASURE_LATENCY}"
             )
-            self.untimed += MEASURE_LATENCY
 
     @override
     def _run_session(self, backoff: Backoff) -> str:
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
             self._last_frame_at = time.monotonic()
-            before = 0
+            previous_broken = 0
             for frame in frames:
-                self._go_on()
+                self._note_progress()
                 if self._ended.is_set():
                     break
-                self.state.broken = self.state.broken + frames.broken - before
-                before = frames.broken
-                if frame is None:
+                self.state.broken += frames.broken - previous_broken
+                previous_broken = frames.broken
+                if frame is None:  # it is damaged
                     continue
                 backoff.reset()
                 exposed_at = frames.arrived - self._latency
                 triggers = self._take_triggers(exposed_at)
-                if self._is_new(frame) or frames.is_recording:
+                # a recording may show a still picture for long
+                if self._remember_if_new(frame) or frames.is_recording:
                     self._handle_frame(frame, triggers, exposed_at)
                 else:
                     self._handle_repeat(triggers)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 OPEN_TIMEOUT = 10.0  # seconds in which a camera must have answered
 MIN_WAIT = 0.002  # seconds; a packet that comes sooner may have lain in a buffer
-MAX_WAIT_RATIO = 1.5  # of a wait to the time between two packets; in a longer one, something was held up
-REMEMBERED_FRAMES = 25  # packets whose median time apart is the usual one
-MAX_BROKEN_PACKETS = 250  # packets, one after another, that cannot be decoded; then the stream is opened anew
+MAX_WAIT_RATIO = 1.5  # ratio of a wait to the usual interval; in a longer wait, something was held up
+REMEMBERED_FRAMES = 25  # packets whose median interval is the usual interval
+MAX_BROKEN_PACKETS = 250  # packets in a row that cannot be decoded, after which the stream is opened again
 
 
 class CameraLostError(RefusalError):
@@ -33,7 +33,7 @@ class CameraLostError(RefusalError):
     code = "camera_away"
 
 
-# By error number, of a camera of this machine: a process that crashed may hold it still
+# remedies by error number, for a camera of this machine
 LOCAL_REMEDIES = {
     errno.EBUSY: "another program uses it, end that one (`fuser -v` names it)",
     errno.EACCES: "the station's user may not read it, add it to the group video",
@@ -49,14 +49,14 @@ class FrameReader:
         pixels: Pixels that a frame may have.
 
     Attributes:
-        broken: Packets and frames that could not be decoded.
-        is_recording: Whether the stream has a length, like a video file, which may show a still picture for
+        broken: Number of packets and frames that could not be decoded.
+        is_recording: Whether the stream has a length, as a video file has, which may show a still picture for
             long.
         arrived: When the last frame came, as `time.monotonic` counts, or a moment before that.
 
     Raises:
-        CameraLostError: it cannot be opened.
-        InputError: a password cannot be read, or PyAV is not installed.
+        CameraLostError: The camera cannot be opened.
+        InputError: A password cannot be read, or PyAV is not installed.
     """
 
     def __init__(self, settings: CameraSourceSettings, pixels: int):
@@ -66,14 +66,15 @@ class FrameReader:
         self.pixels = pixels
         self.broken = 0
         self.arrived = -math.inf
-        self._lock_delay, self._core_delay = 0.0, _waited_for_core()  # of the last packet; of all together
-        self._read_at: deque[float] = deque(maxlen=REMEMBERED_FRAMES)  # when the last packets were there
+        self._lock_delay = 0.0  # seconds that the thread waited for Python's lock after the last packet
+        self._core_delay = _waited_for_core()  # seconds that the thread has waited for a core since its start
+        self._read_times: deque[float] = deque(maxlen=REMEMBERED_FRAMES)  # when the last packets were read
         self._library_errors: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
         timeout = settings.frame_timeout
-        url, kind, options = ffmpeg_input(settings.url, timeout)
+        url, format_name, options = ffmpeg_input(settings.url, timeout)
         try:
             self._container = av.open(
-                url, "r", kind, {**options, **dict(settings.options)}, timeout=(OPEN_TIMEOUT, timeout)
+                url, "r", format_name, {**options, **dict(settings.options)}, timeout=(OPEN_TIMEOUT, timeout)
             )
         except self._library_errors as error:
             raise CameraLostError(self._describe_error(error)) from None
@@ -87,7 +88,7 @@ class FrameReader:
             self.close()
             raise too_large_error(context.width, context.height, pixels)
         context.options = {"max_pixels": str(pixels)}
-        # threads that decode several frames at once hold each back until the next ones have come
+        # decoding threads share each frame; threads with a frame each would hold it back for the next frames
         context.thread_type = "SLICE"
 
     def close(self) -> None:
@@ -98,24 +99,25 @@ class FrameReader:
         """Yield each frame; None for a damaged one.
 
         Raises:
-            CameraLostError: the camera sends no more.
+            CameraLostError: The camera sends nothing more.
         """
         broken_in_row = 0
         packets = self._container.demux(self._stream)
         while True:
-            asked = time.monotonic()
+            asked_at = time.monotonic()
             try:
                 packet = next(packets)
             except StopIteration:
                 return
             except self._library_errors as error:
                 raise CameraLostError(self._describe_error(error)) from None
-            self._note_arrival(asked, time.monotonic())
+            self._note_arrival(asked_at, time.monotonic())
             try:
                 frames = packet.decode()
-                broken_in_row = broken_in_row if not frames else 0
+                if frames:
+                    broken_in_row = 0
             except self._library_errors as error:
-                if type(error).__name__ == "EOFError":
+                if type(error).__name__ == "EOFError":  # PyAV's: the stream ended
                     return
                 self.broken += 1
                 broken_in_row += 1
@@ -126,29 +128,37 @@ class FrameReader:
                 self.broken += frame.is_corrupt
                 yield None if frame.is_corrupt else frame
 
-    def _note_arrival(self, asked: float, read: float) -> None:
-        """Note when a packet arrived.
+    def _note_arrival(self, asked_at: float, read_at: float) -> None:
+        """Set `arrived` to the time at which a packet came, or to an earlier time if that is not certain.
 
-        A packet that the reader did not have to wait for may have lain in a buffer since the last one that it
-        waited for. While other threads or processes keep the reader waiting, for Python's lock or for a core,
-        that part of its wait is no evidence, and the packet may have come that much earlier. After a wait
-        that is longer than usual it is only known that the packet had not come when it was asked for.
+        The delay is the time for which the reader waited for Python's lock or for a core. The packet may have
+        come meanwhile, so the delay is subtracted:
+
+        - If the wait, without the delay, was very short, the packet may have lain in a buffer: `arrived`
+          stays as it is.
+        - After a wait of the usual length the packet came when it was read, less the delay.
+        - After a longer wait it is only certain that the packet came after it was asked for.
 
         Args:
-            asked: Time at which it was asked for, as `time.monotonic` counts.
-            read: Time at which it was there.
+            asked_at: Time at which the packet was asked for, as `time.monotonic` counts.
+            read_at: Time at which the reader had it.
         """
-        usual = np.median(np.diff(self._read_at)) if len(self._read_at) > 1 else 0.0
-        self._read_at.append(read)
-        before = self._lock_delay, self._core_delay
+        usual_interval = np.median(np.diff(self._read_times)) if len(self._read_times) > 1 else 0.0
+        self._read_times.append(read_at)
+        previous_lock_delay = self._lock_delay
+        previous_core_delay = self._core_delay
         time.sleep(0)  # gives the lock away, and waits for it
-        self._lock_delay, self._core_delay = time.monotonic() - read, _waited_for_core()
-        held_up = max(before[0], self._lock_delay) + self._core_delay - before[1]
-        if read - asked - held_up >= MIN_WAIT:
-            self.arrived = read - held_up if read - asked <= MAX_WAIT_RATIO * usual else asked
+        self._lock_delay = time.monotonic() - read_at
+        self._core_delay = _waited_for_core()
+        delay = max(previous_lock_delay, self._lock_delay) + self._core_delay - previous_core_delay
+        wait = read_at - asked_at
+        if wait - delay < MIN_WAIT:
+            return
+        is_usual_wait = wait <= MAX_WAIT_RATIO * usual_interval
+        self.arrived = read_at - delay if is_usual_wait else asked_at
 
     def _describe_error(self, error: Exception) -> str:
-        """Return a reason without the address, which may hold a password."""
+        """Return the text of an error without the address, which may hold a password."""
         name = type(error).__name__
         if name == "EOFError":
             return "the stream ended"
@@ -160,10 +170,14 @@ class FrameReader:
 
 
 def _waited_for_core() -> float:
-    """Return the seconds for which this thread could run, but others did; 0 where nobody counts them."""
+    """Return the seconds that this thread has waited for a core; 0 where the system does not count them.
+
+    The second field of Linux's `schedstat` has them in nanoseconds.
+    """
     try:
         with open("/proc/thread-self/schedstat", "rb") as file:
-            return int(file.read().split()[1]) / 1e9
+            _, waited_ns, *_ = file.read().split()
+            return int(waited_ns) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
 
@@ -178,53 +192,58 @@ def too_large_error(width: int, height: int, pixels: int) -> TooLargeError:
 
 # ----------------------------------------------------------------------------------------------------- pixels
 
-HASHED_AT_ONCE = 2**18  # bytes: they stay in the processor's cache
+HASHED_AT_ONCE = 2**18  # bytes that are hashed at once: they stay in the CPU's cache
 
 
 def pixel_hash(frame: VideoFrame) -> int:
     """Return a hash of a frame's pixels, without the padding of its rows.
 
-    Two exposures of a sensor never share it. Other processes have other hashes.
+    Two exposures of a sensor have different hashes, as its noise differs. Hashes of two processes cannot be
+    compared.
     """
-    form = frame.format.name, frame.width, frame.height
-    # Python's own hash takes a third of a checksum's time
-    found: list[Any] = [form]
+    frame_format = frame.format.name, frame.width, frame.height
+    # Python's own hash takes a third of the time of a checksum
+    hashes: list[Any] = [frame_format]
     for plane in _rows(frame):
-        step = max(1, HASHED_AT_ONCE // max(1, plane.shape[1]))
-        found += [hash(plane[top : top + step].tobytes()) for top in range(0, len(plane), step)]
-    return hash(tuple(found))
+        _, row_bytes = plane.shape
+        step = max(1, HASHED_AT_ONCE // max(1, row_bytes))  # rows that are hashed at once
+        hashes += [hash(plane[top : top + step].tobytes()) for top in range(0, len(plane), step)]
+    return hash(tuple(hashes))
 
 
 def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
-    """Return the bytes of the pixels of each plane [H, bytes of a row], without the padding of the rows."""
+    """Return the pixels of each plane as bytes [H, bytes of a row], without the padding of the rows."""
     planes: list[Any] = list(frame.planes)
-    bits = [0.0] * len(planes)
-    for component in frame.format.components:  # more than 8 bits lie in whole bytes
-        bits[component.plane] += component.width * (
-            component.bits if component.bits < 8 else -(-component.bits // 8) * 8
-        )
-    if len(planes) == 1:  # some bytes of a pixel may be of no component
-        bits = [frame.width * frame.format.padded_bits_per_pixel]
-    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
-    return [row[:, : math.ceil(n / 8) or None] for row, n in zip(rows, bits, strict=True)]
+    row_bits = [0.0] * len(planes)
+    for component in frame.format.components:
+        bits = component.bits
+        if bits >= 8:  # such values take whole bytes
+            bits = 8 * math.ceil(bits / 8)
+        row_bits[component.plane] += component.width * bits
+    if len(planes) == 1:  # a pixel may have bytes that belong to no component
+        row_bits = [frame.width * frame.format.padded_bits_per_pixel]
+    padded_planes = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
+    # None: all bytes of the row, for a plane of no component has 0 bits
+    row_bytes = [math.ceil(bit_count / 8) or None for bit_count in row_bits]
+    return [plane[:, :count] for plane, count in zip(padded_planes, row_bytes, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------- pictures
 
 
 def encode_png(frame: VideoFrame, pixels: int) -> bytes:
-    """Encode a frame as PNG, upright, without loss beyond 8 bits of each colour (grey keeps 16).
+    """Encode a frame as PNG, upright: colours with 8 bits each, grey with 8 or 16 bits.
 
-    FFmpeg's encoder stores rows as differences to those above, with the least compression, in half the time
-    of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are kept
-    (bench/NOTES.md).
+    FFmpeg's encoder stores each row as its difference to the row above, with the least compression. It takes
+    half the time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and
+    pictures are kept (bench/NOTES.md).
 
     Args:
         frame: Decoded frame.
-        pixels: Pixels that it may have.
+        pixels: Pixels that a frame may have.
 
     Raises:
-        TooLargeError: it has more.
+        TooLargeError: The frame has more pixels.
     """
     import av
 
@@ -240,7 +259,7 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     else:
         frame = frame.reformat(format=pixel_format)
     if pixel_format == "gray16le":
-        frame = frame.reformat(format="gray16be")
+        frame = frame.reformat(format="gray16be")  # the byte order of PNG
     return _run_png_encoder(frame)
 
 
@@ -248,12 +267,16 @@ def _pixel_format(frame: VideoFrame) -> str:
     """Return the pixel format of a frame's picture: grey of 8 or 16 bits, or RGB."""
     name = frame.format.name
     components = frame.format.components
-    if name in ("monow", "monob") or (len(components) == 1 and not name.startswith(("pal", "bayer"))):
+    is_black_and_white = name in ("monow", "monob")
+    # palettes and Bayer patterns have colours in a single component
+    is_grey = len(components) == 1 and not name.startswith(("pal", "bayer"))
+    if is_black_and_white or is_grey:
         return "gray16le" if components[0].bits > 8 else "gray"
     return "rgb24"
 
 
 def _run_png_encoder(frame: VideoFrame) -> bytes:
+    """Encode a frame in one of PNG's pixel formats."""
     import av
 
     encoder = av.CodecContext.create("png", "w")
@@ -265,14 +288,15 @@ def _run_png_encoder(frame: VideoFrame) -> bytes:
     encoder.options = {"pred": "up", "compression_level": "1"}
     frame.pts = 0
     frame.time_base = encoder.time_base
-    return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
+    packets = [*encoder.encode(frame), *encoder.encode(None)]  # None: nothing more comes
+    return b"".join(bytes(packet) for packet in packets)
 
 
 def _deinterlace(frame: VideoFrame) -> VideoFrame:
     """Keep every other line of an interlaced frame, and interpolate the lines between.
 
-    Its lines come from two moments. Deinterlacers that use neighbouring frames would hold each frame back
-    until the next has come.
+    Even and odd lines of such a frame come from two moments. Deinterlacers that use neighbouring frames would
+    hold each frame back until the next has come.
     """
     import av
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SECOND = 1_000_000_000  # ns
-MOST_CLOCKS_DIFFER = 3600.0  # seconds between two files, beyond which they hardly show one part
-ROUNDED = 2 * SECOND  # ns by which file systems may round times: FAT
+MOST_CLOCKS_DIFFER = 3600.0  # seconds between two files above which they hardly show the same part
+ROUNDED = 2 * SECOND  # ns to which a file system (FAT) may round times
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SeenView:
     Attributes:
         path: Path of the file.
         part: Number and batch of the part.
-        view: View that it shows; None: its name says none.
+        view: View that it shows; None: its name has none.
         changed_ns: Time of change of the file, in ns.
         is_known: Whether the store has its key, with another content.
     """
@@ -35,9 +35,9 @@ class Group(NamedTuple):
     """Files of a part.
 
     Attributes:
-        files: Files in the order of the views where all are there.
-        why: Why they are not all its views; "": they are.
-        is_over: Whether no other file is to come.
+        files: Files; if all views are there, in the order of the views.
+        why: Why the files are not all views of the part; "": they are.
+        is_over: Whether no further file of the part may come.
     """
 
     files: list[SeenView]
@@ -45,31 +45,35 @@ class Group(NamedTuple):
     is_over: bool
 
 
-def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> Iterator[Group]:
-    """Yield the files of each part, in the order of the views where all are there.
+def gather(files: Iterable[SeenView], views: Sequence[str], max_seconds: float) -> Iterator[Group]:
+    """Yield the files of each part.
 
-    Two files with the same view, of which one may belong to a part that lacks another view, are not assigned
-    by a guess: neither belongs to it.
+    If two files show the same view and another view is missing, nobody knows which file belongs to the part:
+    the group is not complete.
 
     Args:
         files: Files in the order of their times.
         views: Views in which the model judges parts.
-        seconds: Longest time from the first to the last file of a part.
+        max_seconds: Longest time from the first to the last file of a part.
     """
-    begun: dict[tuple[str | None, str | None], list[SeenView]] = {}
+    open_groups: dict[tuple[str | None, str | None], list[SeenView]] = {}
     for file in files:
-        group = begun.setdefault(file.part, [])
-        if group and file.changed_ns - group[0].changed_ns > _longest(group[0], file, seconds):
-            reason = _reason(group, views, seconds) + _clocks_differ(group, file)
+        group = open_groups.setdefault(file.part, [])
+        came_too_late = bool(group) and (
+            file.changed_ns - group[0].changed_ns > _longest(group[0], file, max_seconds)
+        )
+        if came_too_late:
+            reason = _incomplete_reason(group, views, max_seconds) + _clock_hint(group, file)
             yield Group(group, reason, is_over=True)
-            group = begun[file.part] = []
+            group = open_groups[file.part] = []
         group.append(file)
-        if sorted(str(file.view) for file in group) == sorted(views):
-            in_order = sorted(group, key=lambda file: views.index(str(file.view)))
-            yield Group(in_order, "", is_over=True)
-            del begun[file.part]
-    for group in begun.values():
-        yield Group(group, _reason(group, views, seconds), is_over=False)
+        has_each_view_once = sorted(str(file.view) for file in group) == sorted(views)
+        if has_each_view_once:
+            ordered_files = sorted(group, key=lambda file: views.index(str(file.view)))
+            yield Group(ordered_files, "", is_over=True)
+            del open_groups[file.part]
+    for group in open_groups.values():
+        yield Group(group, _incomplete_reason(group, views, max_seconds), is_over=False)
 
 
 def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
@@ -78,20 +82,23 @@ def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
     return seconds * SECOND + (ROUNDED if is_rounded else 0)
 
 
-def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
-    """Return a hint that a clock may be wrong, where a missing view came later than it may; else ""."""
-    apart = (later.changed_ns - group[0].changed_ns) / SECOND
-    if later.view in [file.view for file in group] or apart > MOST_CLOCKS_DIFFER:
+def _clock_hint(group: Sequence[SeenView], later: SeenView) -> str:
+    """Return a hint that a clock may be wrong, if a missing view came a little too late; else ""."""
+    seconds_apart = (later.changed_ns - group[0].changed_ns) / SECOND
+    if later.view in [file.view for file in group] or seconds_apart > MOST_CLOCKS_DIFFER:
         return ""
     return (
-        f"; a file that shows {later.view} is {apart:.0f} s younger: if it is of the same part, the clocks "
-        "of the computers that write them differ, and are to be set alike"
+        f"; a file that shows {later.view} is {seconds_apart:.0f} s younger: if it is of the same part, the "
+        "clocks of the computers that write them differ, and are to be set alike"
     )
 
 
-def _reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:
-    seen = [file.view for file in group]
-    number = group[0].part[0]
-    if twice := [view for view in views if seen.count(view) > 1]:
-        return f"part {number} came twice within {seconds:g} s, {', '.join(twice)} of both: not all of each"
-    return f"part {number} lacks {', '.join(view for view in views if view not in seen)}"
+def _incomplete_reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:
+    """Return why a group of files is not complete: it has a view twice, or lacks views."""
+    seen_views = [file.view for file in group]
+    number, _ = group[0].part
+    if repeated_views := [view for view in views if seen_views.count(view) > 1]:
+        repeated = ", ".join(repeated_views)
+        return f"part {number} came twice within {seconds:g} s, {repeated} of both: not all of each"
+    missing = ", ".join(view for view in views if view not in seen_views)
+    return f"part {number} lacks {missing}"

@@ -1,7 +1,7 @@
-"""Files of a folder that need no inspection: the store has their key, and their content.
+"""Files of a folder that need no inspection: the store has their keys and their content.
 
-A file's key is its path, time of change and size. A file whose key another file has gets a key by its
-content.
+A file's key is its path, time of change and size. If another file had the same key, the content is added to
+the key.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from flawscope_station.store.schema import inspections, removed_files
 
 MAX_KEY_LENGTH = 200  # characters
 LOOKUP_BATCH = 256  # keys that are looked up at once
+MAX_NAMES = 100  # most inspections with the same content whose names are compared
 
 
 class KnownFiles:
@@ -46,37 +47,35 @@ class KnownFiles:
         Args:
             path: Path of the picture.
             stamp: Stamp of the picture.
-            digest: SHA-256 of its content, where another picture has its name, time and size.
+            digest: SHA-256 of the content, to tell the picture from another one with the same name, time and
+                size; b"": the content is not part of the key.
         """
         name = self.name(path)
-        exact = path.relative_to(self.folder).as_posix()
-        ends = _ending(stamp)
-        key = f"{self._prefix}{name}{ends}"
-        if len(key) <= MAX_KEY_LENGTH and name == exact and not digest:
+        exact_name = path.relative_to(self.folder).as_posix()
+        suffix = _ending(stamp)
+        key = f"{self._prefix}{name}{suffix}"
+        if len(key) <= MAX_KEY_LENGTH and name == exact_name and not digest:
             return key
-        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact) + digest).hexdigest()}{ends}"
+        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact_name) + digest).hexdigest()}{suffix}"
 
-    def match(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
-        """Yield each picture with the record under its key: the record's number and its picture's hash.
-
-        None in their place where the store does not have the key.
-        """
-        paths = list(found)
+    def match(self, stamps: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
+        """Yield each path with number and picture hash of the record under its key; None: there is none."""
+        paths = list(stamps)
         for first in range(0, len(paths), LOOKUP_BATCH):
-            keys = {path: self.key(path, found[path]) for path in paths[first : first + LOOKUP_BATCH]}
-            known = self.store.known_files(self.product_id, list(keys.values()))
-            yield from ((path, known.get(key)) for path, key in keys.items())
+            keys = {path: self.key(path, stamps[path]) for path in paths[first : first + LOOKUP_BATCH]}
+            records = self.store.known_files(self.product_id, list(keys.values()))
+            yield from ((path, records.get(key)) for path, key in keys.items())
 
     def has(self, path: Path, stamp: FileStamp, digest: bytes) -> bool:
-        """Return whether a picture of this name, time, size and content was inspected or given up."""
+        """Return whether a picture with this name, time, size and content was inspected or given up."""
         keys = [self.key(path, stamp), self.key(path, stamp, digest)]
-        known = self.store.known_files(self.product_id, keys)
-        return digest.hex() in {picture for _, picture in known.values()}
+        records = self.store.known_files(self.product_id, keys)
+        return digest.hex() in {picture for _, picture in records.values()}
 
     def was_moved(self, stamp: FileStamp, digest: bytes) -> bool:
-        """Return whether a file was inspected under another name, where it is no more.
+        """Return whether a file was inspected under another name, and is not there under that name any more.
 
-        Programs sort files into folders.
+        For example, a program sorts files into folders.
         """
         query = select(inspections.c.key).where(
             is_at_address(self.product_id),
@@ -84,34 +83,36 @@ class KnownFiles:
             inspections.c.source == FOLDER,
         )
         database = self.store.database
-        removed = find_file_keys(database, self.product_id, removed_files.c.picture == digest.hex())
+        removed_rows = find_file_keys(database, self.product_id, removed_files.c.picture == digest.hex())
         with database.reading() as connection:
-            keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        keys += [str(row.key) for row in removed]
-        begins = self._prefix
-        ends = _ending(stamp)
-        moved_keys = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
-        before = [key[len(begins) : -len(ends)] for key in moved_keys]
-        return any(
-            not name.startswith("#") and not is_unchanged(self.folder / name, stamp) for name in before
-        )
+            keys = [str(key) for key in connection.execute(query.limit(MAX_NAMES)).scalars()]
+        keys += [str(row.key) for row in removed_rows]
+        prefix = self._prefix
+        suffix = _ending(stamp)
+        moved_keys = [key for key in keys if key.startswith(prefix) and key.endswith(suffix)]
+        earlier_names = [key[len(prefix) : -len(suffix)] for key in moved_keys]
+        # a name that begins with # is a hash: the file is not found by it
+        readable_names = [name for name in earlier_names if not name.startswith("#")]
+        return any(not is_unchanged(self.folder / name, stamp) for name in readable_names)
 
     def give_up(self, path: Path, stamp: FileStamp, digest: bytes) -> None:
-        """Record that a file is not to be inspected, also not after a restart."""
+        """Record that a file is not to be inspected, not even after a restart."""
         key = self.key(path, stamp)
         if key in self.store.known_files(self.product_id, [key]):
             key = self.key(path, stamp, digest)
         keep_given_up(self.store.database, self.product_id, key, digest.hex())
 
-    def forget(self, there: Collection[FileStamp]) -> None:
-        """Forget the keys of files that went away after their records did, or without a record.
+    def forget(self, present_stamps: Collection[FileStamp]) -> None:
+        """Forget the keys of files that are gone and have no record any more, or never had one.
 
         Args:
-            there: Stamps of the files that are there; a file that was moved is there.
+            present_stamps: Stamps of the files in the folder, whatever their names: a file that was renamed
+                is not forgotten.
         """
-        endings = {_ending(stamp) for stamp in there}
+        endings = {_ending(stamp) for stamp in present_stamps}
         forget_file_keys(self.store.database, self.product_id, self._prefix, endings)
 
 
 def _ending(stamp: FileStamp) -> str:
+    """Return the end of a file's key: time of change and size."""
     return f":{stamp.modified_ns}:{stamp.size}"

@@ -1,8 +1,8 @@
-"""Files of a folder that other programs write: read, and moved, only as long as they have not changed.
+"""Reading and moving of files that other programs write, only as long as they have not changed.
 
-A program that writes pictures under the same name again and again may do so between any two steps. So a file
-that is to be moved first gets a hidden name in its folder, in a single step: its present content stays, and a
-file written under the old name later is another file, which is not touched.
+A program that writes pictures under the same name again and again may do so between any two steps. For that
+reason a file that is to be moved first gets a hidden name in its folder, in a single step: its present
+content stays, and a file written later under the old name is another file, which is not touched.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from flawscope.artefact import files
 from flawscope_station.sources.arrivals import COARSE_NS, FileStamp
 from flawscope_station.store.files import rename_without_overwrite
 
-_TAKEN_NAME = re.compile(r"\.(.+)~[0-9a-f]{4}~", re.DOTALL)  # short: file systems allow 255 bytes
+# hidden name of a file that is being moved; few letters are added, for file systems allow 255 bytes
+_TAKEN_NAME = re.compile(r"\.(.+)~[0-9a-f]{4}~", re.DOTALL)
 
 
 def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(stamp.size + 1)
-            is_whole = (
-                len(data) == stamp.size and FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2]
-            )
-            return data if is_whole else None
+            data = file.read(stamp.size + 1)  # one byte more shows that the file has grown
+            is_unchanged_file = FileStamp.from_stat(os.fstat(file.fileno())).has_same_times(stamp)
+            return data if is_unchanged_file and len(data) == stamp.size else None
     except FileNotFoundError:
         return None
 
@@ -44,12 +43,13 @@ def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
     """Return the SHA-256 of a file; None where it changed or went away.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-            return digest if FileStamp.from_stat(os.fstat(file.fileno()))[:2] == stamp[:2] else None
+            is_unchanged_file = FileStamp.from_stat(os.fstat(file.fileno())).has_same_times(stamp)
+            return digest if is_unchanged_file else None
     except FileNotFoundError:
         return None
 
@@ -57,7 +57,7 @@ def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
 def is_unchanged(path: Path, stamp: FileStamp) -> bool:
     """Return whether the file is there and unchanged."""
     try:
-        return FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
+        return FileStamp.from_stat(os.stat(path)).has_same_times(stamp)
     except OSError:
         return False
 
@@ -67,24 +67,25 @@ def move_unchanged(path: Path, stamp: FileStamp, target: Path, digest: bytes | N
 
     Args:
         path: Path of the file.
-        stamp: Stamp that it must have.
-        target: Path to move it to; its folder is made.
-        digest: SHA-256 of its content, which is compared where the file system rounds times.
+        stamp: Stamp that the file must have.
+        target: Path to move the file to; its folder is made.
+        digest: SHA-256 of the content, which is compared where the file system rounds times; None: it is not
+            compared.
 
     Returns:
         The new path; None where the file has changed, and stays.
 
     Raises:
-        OSError: it cannot be moved, and has its name again.
+        OSError: The file cannot be moved, and has its name again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    taken = _take(path, stamp, digest)
-    if taken is None:
+    hidden_path = _take(path, stamp, digest)
+    if hidden_path is None:
         return None
     try:
-        return _move_taken(taken, target)
+        return _move_taken(hidden_path, target)
     except OSError:
-        give_back(taken)
+        give_back(hidden_path)
         raise
 
 
@@ -92,14 +93,14 @@ def _take(path: Path, stamp: FileStamp, digest: bytes | None) -> Path | None:
     """Give a file a hidden name; return it. None: the file changed or went away."""
     if not is_unchanged(path, stamp):
         return None
-    taken = _free_hidden_name(path)
+    hidden_path = _free_hidden_name(path)
     try:
-        path.rename(taken)
+        path.rename(hidden_path)
     except FileNotFoundError:
         return None
-    if _is_the_same(taken, stamp, digest):
-        return taken
-    give_back(taken)
+    if _has_kept_content(hidden_path, stamp, digest):
+        return hidden_path
+    give_back(hidden_path)
     return None
 
 
@@ -111,30 +112,31 @@ def _free_hidden_name(path: Path) -> Path:
             return hidden
 
 
-def _is_the_same(path: Path, stamp: FileStamp, digest: bytes | None) -> bool:
+def _has_kept_content(path: Path, stamp: FileStamp, digest: bytes | None) -> bool:
+    """Return whether a file with a hidden name has the stamp, or, where times are rounded, the content."""
     is_coarse = stamp.modified_ns % COARSE_NS == 0
     if digest is not None and is_coarse:
         return hash_unchanged(path, stamp) == digest
     return is_unchanged(path, stamp)
 
 
-def _move_taken(taken: Path, target: Path) -> Path:
+def _move_taken(hidden_path: Path, target: Path) -> Path:
     """Move a file with a hidden name to `target`, or to the first free of `target`-1, `target`-2, ...
 
     Returns:
         The new path.
 
     Raises:
-        OSError: it cannot be moved.
+        OSError: It cannot be moved.
     """
     candidate = target
     number = 0
-    while not _put_at(taken, candidate):
+    while not _put_at(hidden_path, candidate):
         number += 1
         candidate = target.with_stem(f"{target.stem}-{number}")
-    with suppress(OSError):  # not every share can
-        files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
-    taken.unlink(missing_ok=True)
+    with suppress(OSError):  # not every share can flush a folder
+        files.sync_folder(candidate.parent)  # the new name is on the disk before the old name goes
+    hidden_path.unlink(missing_ok=True)
     return candidate
 
 
@@ -142,10 +144,9 @@ def _put_at(path: Path, target: Path) -> bool:
     """Give a file a second name, or copy it; return False where another file has that name.
 
     Raises:
-        OSError: the file cannot be copied.
+        OSError: The file cannot be copied.
     """
-    already_copied = _has_same_content(target, path)  # an earlier try was cut off before the removal
-    if already_copied:
+    if _has_same_content(target, path):  # an earlier try copied the file, and was cut off before its removal
         return True
     try:
         _link_or_copy(path, target)
@@ -159,18 +160,19 @@ def is_taken(path: Path) -> bool:
     return _TAKEN_NAME.fullmatch(path.name) is not None
 
 
-def give_back(taken: Path) -> None:
+def give_back(hidden_path: Path) -> None:
     """Give a file with a hidden name its own name back.
 
-    Where another file has that name by now, it stays hidden, to be given back later.
+    If another file has that name now, the file stays hidden, and gets its name back later.
     """
-    match = _TAKEN_NAME.fullmatch(taken.name)
-    assert match is not None, taken
+    match = _TAKEN_NAME.fullmatch(hidden_path.name)
+    assert match is not None, hidden_path
     with suppress(OSError):
-        rename_without_overwrite(taken, taken.with_name(match[1]))
+        rename_without_overwrite(hidden_path, hidden_path.with_name(match[1]))
 
 
 def _has_same_content(other: Path, path: Path) -> bool:
+    """Return whether another path is a regular file with the same content."""
     return other.is_file() and not other.is_symlink() and filecmp.cmp(path, other, shallow=False)
 
 
@@ -178,18 +180,18 @@ def _link_or_copy(path: Path, target: Path) -> None:
     """Give a file a second name, or copy it where that is not possible.
 
     Raises:
-        FileExistsError: there is a file of that name.
+        FileExistsError: There is a file of that name.
     """
     try:
         os.link(path, target)
     except FileExistsError:
         raise
-    except OSError:  # on another disk, or one without hard links
-        part = target.with_name(f".{target.name}{files.PARTIAL_SUFFIX}")
+    except OSError:  # the target is on another disk, or the disk has no hard links
+        partial_path = target.with_name(f".{target.name}{files.PARTIAL_SUFFIX}")
         try:
-            shutil.copy2(path, part)
-            with open(part, "rb+") as file:
+            shutil.copy2(path, partial_path)
+            with open(partial_path, "rb+") as file:
                 os.fsync(file.fileno())
-            rename_without_overwrite(part, target)
+            rename_without_overwrite(partial_path, target)
         finally:
-            part.unlink(missing_ok=True)
+            partial_path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Interface of sources, and the parts that they share."""
+"""Interface of sources, and the classes that they share."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso
 
-# states; FROZEN: a camera that repeats a frame
-WAITING = "waiting"
+# states of a source
+WAITING = "waiting"  # for a first picture
 RUNNING = "running"
 AWAY = "away"
-FROZEN = "frozen"
-# seconds before a full queue is tried again
-MIN_RETRY_DELAY = 0.02
-MAX_RETRY_DELAY = 1.0
+FROZEN = "frozen"  # a camera repeats a frame
+MIN_RETRY_DELAY = 0.02  # seconds before a full queue is tried again
+MAX_RETRY_DELAY = 1.0  # seconds before a queue that is full for long is tried again
 
 Submit = Callable[[Part], Future[RecordedInspection]]
 
 
 class ReportProblem(Protocol):
-    """Function that reports a problem under a code; None in place of the reason: it is over.
-
-    `stops` says that the product in the code is not inspected meanwhile.
-    """
+    """Function that reports a problem, or its end."""
 
     def __call__(self, code: str, why: str | None, *, stops: bool = False) -> None:
-        """Report a problem under a code, or its end."""
+        """Report a problem under a code, or its end.
+
+        Args:
+            code: Code of the problem.
+            why: Reason; None: the problem is over.
+            stops: Whether the product in the code is not inspected meanwhile.
+        """
 
 
 @dataclass
@@ -47,17 +49,17 @@ class State:
     """State of a source, which its threads keep up to date.
 
     Attributes:
-        kind: folder or camera.
+        kind: Folder or camera.
         name: Name of the source in names of pictures.
         place: Folder or address, without a password.
-        takes: Frames that it takes (setting `every`); of a folder, what happens to an inspected file
-            (`then`).
+        takes: Frames that a camera takes (setting `every`); place to which a folder's inspected files go
+            (setting `then`).
         state: `waiting` for a first picture, `running`, `away`, or `frozen`: the camera repeats a frame.
-        why: Reason where it is away or frozen.
-        last: Time of the last picture, microseconds since 1970.
-        taken: Pictures since the start.
-        dropped: Frames that came while others were inspected.
-        broken: Frames that failed or were refused.
+        why: Reason for which it is away or frozen; else None.
+        last: Time of the last picture, microseconds since 1970; None: there was none.
+        taken: Number of pictures since the start.
+        dropped: Number of frames that came while others were inspected.
+        broken: Number of frames that failed or were refused.
         listeners: Functions that `change` calls, in the source's thread: they return at once and raise
             nothing.
     """
@@ -75,32 +77,33 @@ class State:
     listeners: set[Callable[[], object]] = field(default_factory=set, repr=False, compare=False)
 
     def change(self, state: str, why: str | None = None) -> None:
-        """Enter a state, and call the listeners: a PLC is not to wait until somebody looks."""
+        """Enter a state, and call the listeners: a PLC should know at once."""
         self.state = state
         self.why = why
-        for tell in tuple(self.listeners):
-            tell()
+        for listener in tuple(self.listeners):
+            listener()
 
     @property
     def is_lost(self) -> bool:
-        """Whether no picture can be had: it is away or frozen."""
+        """Whether the source gives no picture now: it is away or frozen."""
         return self.state in (AWAY, FROZEN)
 
     def to_dict(self) -> dict[str, object]:
         """Return the state as JSON shows it, with `last` as text and without the listeners."""
-        shown = {name: value for name, value in vars(self).items() if name != "listeners"}
-        return {**shown, "last": None if self.last is None else iso(self.last)}
+        facts = {name: value for name, value in vars(self).items() if name != "listeners"}
+        facts["last"] = None if self.last is None else iso(self.last)
+        return facts
 
 
 def lost_camera(cameras: Iterable[State]) -> Standstill | None:
-    """Return the standstill of parts that all of these cameras must show; None: no camera is lost."""
-    lost = next((camera for camera in cameras if camera.is_lost), None)
-    if lost is None:
+    """Return why a part that needs all these cameras cannot be judged; None: no camera is lost."""
+    lost_state = next((camera for camera in cameras if camera.is_lost), None)
+    if lost_state is None:
         return None
-    why = lost.why or lost.state
-    if lost.state == FROZEN:
-        return Standstill("camera_frozen", CameraFrozenError(why))
-    return Standstill("camera_away", AwayError(why))
+    reason = lost_state.why or lost_state.state
+    if lost_state.state == FROZEN:
+        return Standstill("camera_frozen", CameraFrozenError(reason))
+    return Standstill("camera_away", AwayError(reason))
 
 
 class Source(Protocol):
@@ -116,9 +119,9 @@ class Source(Protocol):
         """Begin, and return at once: an unreachable source is a problem, not an error."""
 
     def stop(self) -> None:
-        """Take no more pictures, and return when the submitted ones are answered, or after half a minute.
+        """Take no more pictures, and return when all submitted pictures are answered, or after half a minute.
 
-        A share that hangs does not keep the station from ending.
+        After half a minute the station ends even if a share hangs.
         """
 
 
@@ -129,7 +132,7 @@ ShotOf = TypeVar("ShotOf", default=Any)  # frame of a kind of camera
 class TriggeredSource(Source, Protocol[ShotOf]):
     """Source that takes a picture on a trigger: a camera.
 
-    A camera that shows a view of a part says which by an attribute `view`.
+    A camera that shows a view of a part has the name of the view as its attribute `view`.
 
     Attributes:
         number: Number among the product's cameras, from 1.
@@ -138,10 +141,13 @@ class TriggeredSource(Source, Protocol[ShotOf]):
     number: int
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[ShotOf]:
-        """Return the first frame that is exposed from now on; a request that is sent again counts once.
+        """Return the first frame that is exposed from now on, as a future.
+
+        Args:
+            request: Request that triggers; one that is sent again counts as the same trigger.
 
         Raises:
-            AwayError: the camera is lost.
+            AwayError: The camera is lost.
         """
 
     def forget(self, waiting: Future[ShotOf]) -> None:
@@ -151,7 +157,7 @@ class TriggeredSource(Source, Protocol[ShotOf]):
         """Encode a frame as a picture of a part.
 
         Raises:
-            InputError: it cannot be inspected.
+            InputError: The frame cannot be inspected.
         """
 
 
@@ -162,7 +168,7 @@ class AwayError(RefusalError):
 
 
 class ApartError(RefusalError):
-    """The cameras of a trigger exposed their frames at different times: they may show two parts."""
+    """The cameras of a trigger exposed their frames at different times, and may show two parts."""
 
     code = "views_apart"
 
@@ -185,27 +191,41 @@ class QueueShare:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self._count = self._bytes = 0
+        self._count = 0  # parts that have room
+        self._bytes = 0  # of these parts' pictures
         self._changed = threading.Condition()
 
     def acquire(self, size: int, ended: threading.Event) -> bool:
-        """Wait for room for a part of `size` bytes; return False where the source ends before."""
+        """Wait for room for a part of `size` bytes, and take it.
+
+        Args:
+            size: Bytes of the part's pictures.
+            ended: Set when the source ends.
+
+        Returns:
+            Whether the part has room; False: the source ended before.
+        """
         with self._changed:
-            while self._count and (
-                self._count >= max(1, self.limits.queue // 2) or self._bytes + size > 2 * self.limits.upload
-            ):
+            while not self._has_room(size):
                 if ended.is_set():
                     return False
                 self._changed.wait(0.2)
-            self._count = self._count + 1
-            self._bytes = self._bytes + size
+            self._count += 1
+            self._bytes += size
             return True
+
+    def _has_room(self, size: int) -> bool:
+        """Return whether a part fits into the share; a part that is alone always does."""
+        if self._count == 0:
+            return True
+        max_count = max(1, self.limits.queue // 2)
+        return self._count < max_count and self._bytes + size <= 2 * self.limits.upload
 
     def release(self, size: int) -> None:
         """Give back the room of a part that was answered."""
         with self._changed:
-            self._count = self._count - 1
-            self._bytes = self._bytes - size
+            self._count -= 1
+            self._bytes -= size
             self._changed.notify_all()
 
 
@@ -216,14 +236,14 @@ class SourceContext:
     Attributes:
         product_id: Number of the product or entry.
         submit: Queues a part for inspection.
-        report: Reports a problem under a code, or with None its end.
-        store: Holds the keys of pictures that were inspected before.
+        report: Reports a problem under a code, with its reason; None: the problem is over.
+        store: Records of the station, with the keys of inspected pictures.
         share: Share of the queue, the same for all sources of a station.
-        refused: Gets the reason why a part was not judged that was not submitted.
+        refused: Gets the error for which a part was not even submitted.
         check: Raises why no part with this number is taken now (`Intake.check_standstill`): StoreError,
             NoModelError, or NotReadyError where an interlock holds it back. Called before a picture is read.
         parts: Knows whether the model judges parts in views; None: it does not.
-        part_seconds: Seconds for which the other views of a part may be missing before that is reported.
+        part_seconds: Seconds for which views of a part may be missing before that is reported.
     """
 
     product_id: int
@@ -245,17 +265,22 @@ class SourceContext:
             why: Reason; None: the problem is over.
             stops: Whether the product is not inspected meanwhile.
         """
-        ending = "" if number is None else f"_{number}"
-        why = None if why is None else to_utf8(why)
-        self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)
+        suffix = "" if number is None else f"_{number}"
+        reason = None if why is None else to_utf8(why)
+        self.report(f"{code}_{self.product_id}{suffix}", reason, stops=stops)
 
     def hand_in(self, part: Part, ended: threading.Event) -> Future[RecordedInspection] | None:
-        """Submit a part as soon as there is room; return None where the source ends before.
+        """Submit a part as soon as there is room, and return its future; None: the source ended before.
+
+        The future, too, may raise the errors below, and NotProductionError as the answer to a challenge part.
+
+        Args:
+            part: Part to inspect.
+            ended: Set when the source ends.
 
         Raises:
-            InputError: its pictures are not all of its views.
-            NotReadyError: an interlock holds this part back: go on with others. The future raises it, too,
-                and NotProductionError, which is the answer to a challenge part.
+            InputError: The pictures are not all views of the part.
+            NotReadyError: An interlock holds this part back; other parts may be taken.
         """
         if not self.share.acquire(part.size, ended):
             return None
@@ -276,5 +301,5 @@ class SourceContext:
 
 
 def to_utf8(text: str) -> str:
-    """Replace lone surrogates, which no database takes: a file's name can hold bytes that are no text."""
+    """Replace lone surrogates, which no database takes; file names have them for bytes that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,1 +1,1 @@
-"""Store of a station: the data base of its records, and the files beside it."""
+"""Store of a station: the database of its records, and the files beside it."""

@@ -47,15 +47,17 @@ class Address(NamedTuple):
     deadline: float | None
 
     def due(self, deadline: int | None = None, since: float | None = None) -> float:
-        """Return the time at which an answer must be there, as `time.monotonic` counts; infinity: never.
+        """Return the time by which a request must be answered, as `time.monotonic` counts; infinity: never.
 
         Args:
             deadline: Milliseconds from the request; None: as in the settings.
             since: Time of the request, as `time.monotonic` counts; None: now.
         """
         seconds = self.deadline if deadline is None else deadline / 1000
-        since = time.monotonic() if since is None else since
-        return math.inf if seconds is None else since + seconds
+        if seconds is None:
+            return math.inf
+        start = time.monotonic() if since is None else since
+        return start + seconds
 
 
 class Addresses:
@@ -65,18 +67,18 @@ class Addresses:
         settings: Settings of the station.
         store: Records of the station.
         versions: Versions of models.
-        say: Gets a line for the person who started the station.
+        say: Function that gets a line for the person who started the station.
 
     Attributes:
         configured: Blocks of the settings by name: products, and entries.
         settings: Settings of each product, by name.
         products: Numbers of products, by name.
         entries: Numbers of entries, by name.
-        names: Names of both by number, and of products that were removed since the start.
-        on_added: Functions that get number, name and settings of a product that is added later.
+        names: Names of products and entries by number, with products that were removed since the start.
+        on_added: Functions that are called with number, name and settings of each product added later.
 
     Raises:
-        InputError: the joint models and the settings do not fit each other.
+        InputError: the settings do not suit a joint model, or it cannot be used.
     """
 
     def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
@@ -84,35 +86,61 @@ class Addresses:
         self.versions = versions
         self.say = say
         self.configured = dict(settings.products)
-        self.settings: dict[str, ProductSettings] = {}
-        self.products: dict[str, int] = {}
+        self.settings: dict[str, ProductSettings] = {}  # name of a product -> its settings
+        self.products: dict[str, int] = {}  # name of a product -> its number
+        # name of an entry -> its number; an entry is a block of the settings that names a joint model
         self.entries: dict[str, int] = {}
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str] = {}  # number of a product or entry -> its name
         self.on_added: list[Callable[[int, str, ProductSettings], object]] = []
-        self._entry_of: dict[str, str] = {}  # entry by product
-        self._changing = threading.Lock()  # products are added and removed one after another
-        self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
-        numbers = {name: store.add_product(name) for name in self.configured}
-        joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
-        rates = {number: self.configured[name].false_alarm_rate for name, number in numbers.items()}
-        versions.rates = {number: rate for number, rate in rates.items() if rate is not None}
-        for name, number in numbers.items():
+        self._entry_of: dict[str, str] = {}  # name of a product -> name of its entry
+        self._product_lock = threading.Lock()  # products are added and removed one after another
+        # name of an entry -> whether the version of its file is new, and the version's number
+        self._added_versions: dict[str, tuple[bool, int]] = {}
+        number_by_name = {name: store.add_product(name) for name in self.configured}
+        joint_names = {name for name, number in number_by_name.items() if self._is_joint(name, number)}
+        rate_by_number = {
+            number: self.configured[name].false_alarm_rate for name, number in number_by_name.items()
+        }
+        versions.rates = {number: rate for number, rate in rate_by_number.items() if rate is not None}
+        for name, number in number_by_name.items():
             self.names[number] = name
-            if name in joint:
+            if name in joint_names:
                 self._add_joint_products(name, number)
             else:
-                self.products[name], self.settings[name] = number, self.configured[name]
+                self.products[name] = number
+                self.settings[name] = self.configured[name]
 
     def _is_joint(self, name: str, number: int) -> bool:
-        if (model := self.configured[name].model) is None:
+        """Return whether an address of the settings names a joint model.
+
+        If the model file cannot be read, the active version decides, because the station goes on with that
+        version.
+
+        Args:
+            name: Name of the address.
+            number: Number of the address in `products`.
+        """
+        model = self.configured[name].model
+        if model is None:
             return False
         try:
             return router.read_facts(model).is_joint
-        except InputError:  # without the file the last version goes on
+        except InputError:
             return is_of_joint_model(self.versions.active_facts(number))
 
     def _add_joint_products(self, name: str, number: int) -> None:
-        """Add the products of an entry's joint model to the station."""
+        """Add an entry, and the products of its joint model, to the station.
+
+        An entry is a block of the settings that names a joint model, which has several products.
+
+        Args:
+            name: Name of the entry.
+            number: Number of the entry in `products`.
+
+        Raises:
+            InputError: the settings of the entry do not suit a joint model, or its model cannot be used and
+                no version of a joint model is active.
+        """
         product = self.configured[name]
         if product.learn is not None:
             raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
@@ -129,28 +157,36 @@ class Addresses:
         self.entries[name] = number
         self.versions.joint_entries.add(number)
         try:
-            self._added[name] = self._add_model(name)
+            self._added_versions[name] = self._add_model(name)
         except InputError:
             if not is_of_joint_model(self.versions.active_facts(number)):
-                raise
+                raise  # else the station goes on with the active version of the joint model
         self._load_products(name)
 
     def _add_model(self, name: str) -> tuple[bool, int]:
-        """Keep the model file of the settings; return whether it is new, and its version."""
+        """Keep the model file that the settings name for an address as a version.
+
+        Returns:
+            True if the version is new, False if it existed; and the number of the version.
+        """
         number = self.address_id(name)
         model = self.configured[name].model
         assert model is not None
-        before = {version["id"] for version in self.versions.list_versions(number)["versions"]}
+        earlier_ids = {version["id"] for version in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
             names = self._product_names(name, model)
-            added = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
+            version_id = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
         else:
-            added = self.versions.add(number, model, origin, STATION_USER)
-        return added not in before, added
+            version_id = self.versions.add(number, model, origin, STATION_USER)
+        return version_id not in earlier_ids, version_id
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
-        """Return the station's names of a joint model's products, by their names in the model.
+        """Return a dictionary: name of a product in a joint model -> its name at the station.
+
+        Args:
+            entry: Name of the entry.
+            model: Path of the model file.
 
         Raises:
             InputError: a name is taken, or the model is of a single product.
@@ -158,48 +194,59 @@ class Addresses:
         facts = router.read_facts(model)
         if not facts.is_joint:
             raise InputError(f"cannot use {model}: it is a model of one product, and {entry} has several")
-        found: dict[str, str] = {}
+        station_names: dict[str, str] = {}
         for name in facts.manifests:
             station_name = suggest_product_name(name)
-            known = station_name in found.values() or station_name in self.configured
-            if known or self._entry_of.get(station_name, entry) != entry:
+            is_taken = station_name in station_names.values() or station_name in self.configured
+            is_of_other_entry = self._entry_of.get(station_name, entry) != entry
+            if is_taken or is_of_other_entry:
                 raise InputError(
                     f"{entry}: the model's product {name} would be {station_name} at the station, where "
                     f"there is another {station_name}: rename one of them"
                 )
-            found[name] = station_name
-        return found
+            station_names[name] = station_name
+        return station_names
 
     def _load_products(self, entry: str) -> None:
-        """Add the recorded products of an entry that are not loaded yet, also those of earlier models."""
+        """Load all recorded products of an entry, also those of its earlier models; loaded ones stay.
+
+        Args:
+            entry: Name of the entry, a block of the settings that names a joint model.
+        """
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
             number = row.id
             name = row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
-                self._entry_of[name], self.names[number] = entry, name
+                self._entry_of[name] = entry
+                self.names[number] = name
                 self.products[name] = number
-                self._tell_added(name)
+                self._announce_product(name)
 
     # ---- the models
 
     def open(self) -> None:
-        """Activate each model file that is new, else resume the active version, even where its file is gone.
+        """Activate a version of each product and entry in the settings.
+
+        If the settings name a new model file, it is activated. Otherwise the version that was active last is
+        resumed, even if the file in the settings no longer exists.
 
         Raises:
-            InputError: a model in the settings cannot be used.
+            InputError: a model in the settings cannot be used, and there is no version to resume.
         """
         for name, product in self.configured.items():
             self._open(name, product)
 
     def _open(self, name: str, product: ProductSettings) -> None:
+        """Activate or resume a version of one product or entry, as `open` does for all."""
         number = self.address_id(name)
-        if product.model is None:  # it is made on the pages
+        if product.model is None:  # the model is made on the station's pages
             self.versions.resume(number)
             return
         try:
-            is_new, added = self._added.get(name) or self._add_model(name)
+            # the model of an entry was added at the start
+            is_new, version = self._added_versions.get(name) or self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)
             if resumed is None:
@@ -213,14 +260,14 @@ class Addresses:
             except InputError as error:
                 self.say(f"{name}: {error}; going on with {product.model}")
         if resumed is None:
-            self.versions.activate(number, added, STATION_USER)
-        elif resumed != added:
-            self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {added}")
+            self.versions.activate(number, version, STATION_USER)
+        elif resumed != version:
+            self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {version}")
 
     def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
-        """Keep a model file as a version of a product; return the product's version.
+        """Keep a model file as a version of a product; return the number of the version.
 
-        A joint model becomes a version of each of its products.
+        A joint model also becomes a version of each other product that it has.
 
         Args:
             name: Name of the product.
@@ -229,7 +276,8 @@ class Addresses:
             who: Person who adds it.
 
         Raises:
-            InputError: the file is no model of the kind that the settings name.
+            InputError: the settings name a joint model and the file is none, or vice versa; or the joint
+                model does not have the product.
         """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)
@@ -240,9 +288,9 @@ class Addresses:
             raise InputError(
                 f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
             )
-        added = self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        version_ids = self.versions.add_joint(self.entries[entry], model, names, origin, who)
         self._load_products(entry)
-        return added[product_id]
+        return version_ids[product_id]
 
     def add_product(
         self,
@@ -252,16 +300,16 @@ class Addresses:
         who: str,
         facts: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """Add a product with its model, which judges from now on, or a further version of a product.
+        """Add a product with its model, or a new version to an existing product.
 
-        Open questions of the fit are accepted by that.
+        The model judges from now on. The open questions of its fit are accepted in the name of `who`.
 
         Args:
             name: Name of the product.
             product: Settings of the product.
             origin: Where the model came from, for a person.
             who: Person who adds it.
-            facts: Facts of the version, beside those of the file.
+            facts: Facts to record of the version, beside those in the model file.
 
         Returns:
             The number of the version.
@@ -269,45 +317,55 @@ class Addresses:
         Raises:
             InputError: the model cannot be opened.
         """
-        with self._changing:
+        with self._product_lock:
             return self._add_product(name, product, origin, who, facts)
 
     def _add_product(
         self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, object]
     ) -> int:
+        """Add a product or a version as `add_product` does; the caller holds the lock."""
         number = self.store.add_product(name)
         assert product.model is not None
-        version = self.versions.add(number, product.model, origin, who, facts)
-        version = self.versions.accept_questions(number, version, who)
+        added_version = self.versions.add(number, product.model, origin, who, facts)
+        version = self.versions.accept_questions(number, added_version, who)
         self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
-            is_known = number in self.names  # it was removed since the start, and is watched all the same
+            is_announced = number in self.names  # also if the product was removed since the start
             self.configured[name] = self.settings[name] = product
             self.names[number] = name
-            self.products[name] = number  # now it is found
-            if not is_known:
-                self._tell_added(name)
+            self.products[name] = number  # last, because requests find the product from here on
+            if not is_announced:
+                self._announce_product(name)
         return version
 
     def remove_product(self, name: str, who: str) -> None:
-        """Let a product be found no more, and its model judge no more.
+        """Remove a product: requests no longer find it, and its model no longer judges.
 
-        It keeps its number and its records. The latter is the removal: a product of the pages without a model
-        is none at the next start. NotFoundError; StoreError: it stays.
+        The product keeps its number and its records. Its model is deactivated, so that the removal outlasts a
+        restart: a product from the pages without an active model is left out at the next start.
+
+        Args:
+            name: Name of the product.
+            who: Person who removes it.
+
+        Raises:
+            NotFoundError: there is no such product.
+            StoreError: the removal cannot be recorded; the product stays.
         """
-        with self._changing:
+        with self._product_lock:
             number = self.product_id(name)
             self.versions.deactivate(number, who, f"product {name}; its records are kept")
             del self.products[name]
             self.configured.pop(name, None)
 
     def is_removed(self, number: int) -> bool:
-        """Return whether this is the number of a product that was removed since the start."""
+        """Return whether the product of this number was removed since the start."""
         return number in self.names and number not in self.numbers()
 
-    def _tell_added(self, name: str) -> None:
-        for tell in self.on_added:
-            tell(self.products[name], name, self.settings[name])
+    def _announce_product(self, name: str) -> None:
+        """Call the functions of `on_added` for a product."""
+        for callback in self.on_added:
+            callback(self.products[name], name, self.settings[name])
 
     # ---- names
 
@@ -316,51 +374,55 @@ class Addresses:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the products and entries at which pictures are taken now."""
-        return [*list(self.products.values()), *list(self.entries.values())]
+        return list(self.products.values()) + list(self.entries.values())
 
     def configured_numbers(self) -> dict[str, int]:
-        """Return the numbers of the addresses that the settings or the pages name, by name."""
-        found = {name: self.entries.get(name, self.products.get(name)) for name in list(self.configured)}
-        return {name: number for name, number in found.items() if number is not None}
+        """Return a dictionary name -> number of the addresses from the settings and from the pages."""
+        number_by_name = {**self.products, **self.entries}
+        return {name: number_by_name[name] for name in list(self.configured) if name in number_by_name}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Return the settings of a product, or of its entry.
+        """Return the settings of a product; of a joint model's product, those of the joint model.
 
         Raises:
             NotFoundError: there is no such product, or it was removed.
         """
         configured = self.configured.get(self.configured_name(name))
         if configured is None:
-            self.product_id(name)
+            self.product_id(name)  # raises NotFoundError if there was no such product
             raise NotFoundError(f"product {name} is removed")
         return configured
 
     def removed(self) -> dict[str, int]:
-        """Return the numbers, by name, of removed products that have records."""
+        """Return the numbers of removed products that have records, by name."""
         return self.store.removed_products(self.numbers())
 
     def records_id(self, name: str) -> int:
-        """Return the number of a product, inspected or removed, for reading its records.
+        """Return the number of a present or removed product, to read its records.
 
         Raises:
             NotFoundError: there is no such product.
         """
-        if name not in self and (number := self.removed().get(name)) is not None:
-            return number
+        if name not in self:
+            removed_number = self.removed().get(name)
+            if removed_number is not None:
+                return removed_number
         return self.product_id(name)
 
     def product_id(self, name: str) -> int:
         """Return the number of a product.
 
         Raises:
-            NotFoundError: there is no such product; the text names those that there are.
+            NotFoundError: there is no such product; the text names the existing products.
         """
         if name in self.entries:
-            addresses = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
-            raise NotFoundError(
-                f"{name} finds the product of a picture and is none itself: ask for one of {addresses}"
+            product_names = ", ".join(
+                product_name for product_name, entry in list(self._entry_of.items()) if entry == name
             )
-        number = self.products.get(name)  # asked once: it may be removed at any moment
+            raise NotFoundError(
+                f"{name} finds the product of a picture and is none itself: ask for one of {product_names}"
+            )
+        number = self.products.get(name)  # a single look-up: another thread may remove the product
         if number is None:
             raise NotFoundError(
                 f"there is no product {name!r:.80}: {suggest_name(name, list(self.products))}"
@@ -368,7 +430,7 @@ class Addresses:
         return number
 
     def address_id(self, name: str) -> int:
-        """Return the number of a product or an entry.
+        """Return the number of a product, or of an entry: the address of a joint model.
 
         Raises:
             NotFoundError: there is no such address.
@@ -383,10 +445,12 @@ class Addresses:
         """
         number = self.address_id(name)
         deadline = self.settings_of(name).deadline
-        return Address(name, number, ENTRY if name in self.entries else HTTP, deadline)
+        # the scheme keeps the senders' keys of entries and of products apart
+        scheme = ENTRY if name in self.entries else HTTP
+        return Address(name, number, scheme, deadline)
 
     def configured_name(self, name: str) -> str:
-        """Return the name in the settings: a product's own, or that of its entry."""
+        """Return the name under which a product's settings stand: its own name, or that of its entry."""
         return self._entry_of.get(name, name)
 
 

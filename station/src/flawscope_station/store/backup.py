@@ -22,11 +22,12 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.settings.station import DATABASE_FILE, Settings
 from flawscope_station.store.files import BACKUP_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, Files
 
-SETTINGS = "settings"  # folder of the settings file and those that it includes, in a backup
-KEPT_TABLES = "tables-"  # begins the folder of the tables that others took the place of
-# maps can be computed again; -wal and -shm are in the copy; other tables are of earlier
-LEFT_OUT = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES, SETTINGS)
-IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
+SETTINGS = "settings"  # folder in a backup: the settings file and the files that it includes
+REPLACED_TABLES = "tables-"  # prefix of the folder into which a restore moves the present tables
+# Beginnings of the names that `_add_files` leaves out: files that are added apart (database, identity,
+# settings), that can be made again (maps), and that are of no use in a backup
+OMITTED_PREFIXES = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, REPLACED_TABLES, SETTINGS)
+IGNORED_ENTRIES = {"lost+found"}  # entries that a folder may have and still count as empty
 
 
 def backup(
@@ -36,15 +37,17 @@ def backup(
     tables_only: bool = False,
     settings_files: Sequence[Path] = (),
 ) -> int:
-    """Write a station, which may be running, to a new file; of a station with PostgreSQL only its files.
+    """Back up a station, which may be running, to a new file.
+
+    If the station has PostgreSQL, the backup does not contain its tables.
 
     Args:
         settings: Settings of the station.
         target: Path of the new file.
-        tables_only: Copy SQLite's database alone, as before an upgrade, which changes no picture and no
-            model.
-        settings_files: Settings files of the station; the first includes the others. Passwords are in files
-            of their own, which are not copied.
+        tables_only: Copy only SQLite's database. This is enough before an upgrade, which changes no pictures
+            and no models.
+        settings_files: Settings files of the station; the first includes the others. Passwords are in other
+            files, which are not copied.
 
     Returns:
         The number of bytes written.
@@ -65,7 +68,8 @@ def backup(
             copy = Path(folder, DATABASE_FILE)
             if has_database:
                 _copy_sqlite(home / DATABASE_FILE, copy)
-            size = _write(path, home, copy if has_database else None, tables_only, settings_files)
+            database = copy if has_database else None
+            size = _write(path, home, database, tables_only=tables_only, settings_files=settings_files)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
     files.sync_folder(path.parent)
@@ -76,19 +80,19 @@ def backup(
 
 
 def _write(
-    path: Path, home: Path, database: Path | None, tables_only: bool, settings_files: Sequence[Path]
+    path: Path, home: Path, database: Path | None, *, tables_only: bool, settings_files: Sequence[Path]
 ) -> int:
-    """Write the archive; return its bytes.
+    """Write the archive; return its size in bytes.
 
     Args:
         path: Path of the archive.
         home: Folder of the station.
-        database: Copy of SQLite's database; None: the station has none.
-        tables_only: Leave the files out.
+        database: Path of a copy of SQLite's database; None: the station has PostgreSQL.
+        tables_only: Leave the files of the station's folder out.
         settings_files: Settings files of the station.
     """
     with files.atomic_write(path) as file:
-        if hasattr(os, "fchmod"):  # it holds password hashes
+        if hasattr(os, "fchmod"):  # the archive holds password hashes: only its owner may read it
             os.fchmod(file.fileno(), 0o600)
         with tarfile.open(fileobj=file, mode="w") as tar:
             if not tables_only:
@@ -101,7 +105,13 @@ def _write(
 
 
 def _check_target(path: Path, home: Path, has_database: bool) -> None:
-    """Raise InputError where there is no station, or its backup cannot be this file."""
+    """Raise InputError if there is no station in the folder `home`, or if `path` cannot be its backup.
+
+    Args:
+        path: Path of the new backup.
+        home: Folder of the station.
+        has_database: Whether the folder has SQLite's database.
+    """
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first")
     if not home.is_dir() or (has_database and not (home / DATABASE_FILE).is_file()):
@@ -113,29 +123,32 @@ def _check_target(path: Path, home: Path, has_database: bool) -> None:
 
 
 def _add_files(tar: tarfile.TarFile, home: Path) -> None:
-    """Add the files of a station's folder, except those that are added apart or can be made again."""
+    """Add the files of a station's folder to an archive, except those of `OMITTED_PREFIXES`."""
     for path in home.rglob("*"):
-        place = path.relative_to(home)
-        if place.parts[0].startswith(LEFT_OUT):
+        relative_path = path.relative_to(home)
+        if relative_path.parts[0].startswith(OMITTED_PREFIXES):
             continue
-        with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
-            tar.add(path, place, recursive=False)
-        tar.members = []  # type: ignore[attr-defined]  # there may be millions
+        with suppress(FileNotFoundError):  # the running station may have removed the file
+            tar.add(path, relative_path, recursive=False)
+        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers each file; there may be millions
 
 
 def _add_settings(tar: tarfile.TarFile, settings_files: Sequence[Path]) -> None:
-    """Add the settings file and the files that it includes, with numbers: two may have the same name."""
+    """Add the settings files to an archive.
+
+    All names except the first get a number, because two files may have the same name.
+    """
     for number, file in enumerate(settings_files):
         name = f"{number}-{file.name}" if number else file.name
         tar.add(file, f"{SETTINGS}/{name}")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment.
+    """Copy an SQLite database in its state at one moment, and check the copy.
 
     Raises:
-        InputError: it is damaged.
-        OSError: the copy has no room.
+        InputError: the database is damaged.
+        OSError: the disk has no room for the copy.
     """
     try:
         with (
@@ -151,7 +164,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def check_sqlite(connection: sqlite3.Connection) -> None:
-    """Raise sqlite3.Error where a data base is damaged."""
+    """Raise sqlite3.Error where a database is damaged."""
     (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":
         raise sqlite3.DatabaseError(f"it is damaged ({result:.100})")
@@ -160,8 +173,8 @@ def check_sqlite(connection: sqlite3.Connection) -> None:
 def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     """Replace a station's tables by those of its backup; the station must not run.
 
-    The present tables are kept, with their copies from before migrations; tables that an earlier restore kept
-    are removed.
+    The present tables, and their copies from before migrations, are moved to a new folder. If earlier calls
+    have made such folders, they are removed.
 
     Args:
         source: Backup of the same station.
@@ -171,7 +184,8 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
         The folder of the tables that were replaced.
 
     Raises:
-        InputError: the file is no such backup; nothing has changed.
+        InputError: the file is no backup of this station, or another station runs on the folder; nothing has
+            changed.
         FlawscopeError: the folder cannot be written.
     """
     home = Path(settings.store)
@@ -186,14 +200,14 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
                 raise InputError(f"{source} is of another station: name a backup of this one")
             with closing(sqlite3.connect(Path(folder) / DATABASE_FILE)) as connection:
                 check_sqlite(connection)
-            kept = Path(tempfile.mkdtemp(dir=home, prefix=KEPT_TABLES, suffix=""))
-            for path in home.glob(f"{DATABASE_FILE}*"):  # with copies from before migrations: of these tables
-                path.rename(kept / path.name)
-            for older in home.glob(f"{KEPT_TABLES}*"):
-                if older != kept:
-                    shutil.rmtree(older, ignore_errors=True)
+            replaced_folder = Path(tempfile.mkdtemp(dir=home, prefix=REPLACED_TABLES, suffix=""))
+            for path in home.glob(f"{DATABASE_FILE}*"):
+                path.rename(replaced_folder / path.name)
+            for earlier_folder in home.glob(f"{REPLACED_TABLES}*"):
+                if earlier_folder != replaced_folder:
+                    shutil.rmtree(earlier_folder, ignore_errors=True)
             (Path(folder) / DATABASE_FILE).rename(home / DATABASE_FILE)
-    except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):
+    except (tarfile.TarError, KeyError, EOFError, sqlite3.Error):  # KeyError: the archive lacks a file
         raise InputError(
             f"{source} is damaged, or no backup: take another one; nothing was restored"
         ) from None
@@ -202,29 +216,34 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     finally:
         files_of_station.unlock()
     files.sync_folder(home)
-    return kept
+    return replaced_folder
 
 
 def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of an archive in order, without keeping them in memory: there may be millions."""
-    while (part := tar.next()) is not None:
+    """Yield the members of an archive in order.
+
+    Tarfile's own list of members is emptied meanwhile, because it would grow to millions of entries.
+    """
+    while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]
-        yield part
+        yield member
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
-    """Restore a station from a backup into an empty folder; with PostgreSQL only its files.
+    """Restore a station from a backup into an empty folder.
+
+    If the station has PostgreSQL, only its files are restored.
 
     Args:
         source: Backup file.
         settings: Settings of the station.
 
     Returns:
-        The backup's bytes.
+        The size of the backup in bytes.
 
     Raises:
-        InputError: the file is no whole backup, or the folder is not empty. Nothing is left.
-        FlawscopeError: the folder cannot be written. Nothing is left.
+        InputError: the file is no complete backup, or the folder is not empty. Nothing is restored.
+        FlawscopeError: the folder cannot be written. Nothing is restored.
     """
     path = Path(source)
     home = Path(settings.store)
@@ -233,7 +252,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     is_new = not home.exists()
     folder = home / f".restored{files.PARTIAL_SUFFIX}"
     try:
-        if not is_new and {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
+        existing_names: set[str] = set() if is_new else {entry.name for entry in home.iterdir()}
+        if existing_names - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
         folder.mkdir(mode=0o700, parents=True)
         _unpack(path, folder)
@@ -247,7 +267,7 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # fails, as it should, where the files are in it now
+            with suppress(OSError):  # after a success the folder is not empty: `rmdir` fails, and it stays
                 home.rmdir()
     return path.stat().st_size
 
@@ -256,21 +276,26 @@ def _unpack(path: Path, folder: Path) -> None:
     """Unpack a backup into a folder.
 
     Raises:
-        EOFError: the backup was cut off: its end is missing.
+        EOFError: the end of the backup is missing.
     """
     with tarfile.open(path, "r:") as tar:
-        for part in members_of(tar):
-            tar.extract(part, folder, filter="data")
+        for member in members_of(tar):
+            tar.extract(member, folder, filter="data")
     if not (folder / IDENTITY_FILE).exists():
         raise EOFError
 
 
 def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
-    """Check that an unpacked backup fits the station.
+    """Check that an unpacked backup fits the settings of the station.
+
+    Args:
+        path: Backup, for messages.
+        folder: Folder into which it was unpacked.
+        settings: Settings of the station.
 
     Raises:
-        InputError: it is of a station with the other kind of database.
-        sqlite3.Error: its database is damaged.
+        InputError: the backup is of a station with another kind of database than the settings name.
+        sqlite3.Error: the database in the backup is damaged.
     """
     has_database = (folder / DATABASE_FILE).exists()
     if has_database and settings.database is not None:

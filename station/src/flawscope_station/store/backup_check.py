@@ -23,13 +23,14 @@ _HASH = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class VerifiedBackup:
-    """Contents of a backup that is whole.
+    """Contents of a backup that is complete and undamaged.
 
     Attributes:
         files: Number of files.
-        inspections: Inspections in its database; None: it has none, as of a station with PostgreSQL.
-        missing: Pictures and masks that the records name, but the backup does not have.
-        settings_file: Whether it has the station's settings.
+        inspections: Number of inspections in its database; None: the backup has no database, because the
+            station has PostgreSQL.
+        missing: Number of pictures and masks that the records name, but the backup does not have.
+        settings_file: Whether the backup has the station's settings.
     """
 
     files: int
@@ -39,12 +40,12 @@ class VerifiedBackup:
 
 
 def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
-    """Read a whole backup: files named by a hash must have it, and the database must be whole.
+    """Check each file of a backup against the hash in its name, and check the database.
 
-    Nothing is written but a temporary copy of the database.
+    The backup is read from end to end. Only a temporary copy of the database is written.
 
     Raises:
-        InputError: it is no whole backup, or a file in it is damaged.
+        InputError: the file is no complete backup, or a file in it is damaged.
     """
     path = Path(source)
     if not path.is_file():
@@ -65,50 +66,62 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
 
 
 def _read_members(path: Path, folder: str) -> set[str]:
-    """Read all files of a backup, and return their names; the database is copied to a folder.
+    """Check all files of a backup, copy the database to a folder, and return the names of the files.
 
     Raises:
-        EOFError: the backup was cut off.
+        EOFError: the end of the backup is missing.
         InputError: a file does not have the hash in its name.
     """
     names = set[str]()
     with tarfile.open(path, "r:") as tar:
-        for part in members_of(tar):
-            if not part.isfile():
+        for member in members_of(tar):
+            if not member.isfile():
                 continue
-            if part.name == DATABASE_FILE:
-                tar.extract(part, folder, filter="data")
-            elif not _is_right(tar, part):
-                raise InputError(f"{path}: {part.name} is damaged: take another backup")
-            names.add(part.name)
+            if member.name == DATABASE_FILE:
+                tar.extract(member, folder, filter="data")
+            elif not _matches_hash(tar, member):
+                raise InputError(f"{path}: {member.name} is damaged: take another backup")
+            names.add(member.name)
     if IDENTITY_FILE not in names:
         raise EOFError
     return names
 
 
-def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:
-    """Read a file to its end; return whether it has the hash in its name, where that is a hash."""
+def _matches_hash(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    """Read a file to its end, and return whether its content has the hash that its name states.
+
+    If the name states no hash, the result is True.
+
+    Raises:
+        EOFError: the archive ends before the end of the file.
+    """
     digest = hashlib.sha256()
     size = 0
-    content = tar.extractfile(part)
-    assert content is not None, part.name
-    while block := content.read(BLOCK_BYTES):
+    stream = tar.extractfile(member)
+    assert stream is not None, member.name
+    while block := stream.read(BLOCK_BYTES):
         digest.update(block)
         size += len(block)
-    if size != part.size:
+    if size != member.size:
         raise EOFError
-    place = PurePosixPath(part.name)
-    kind = place.parts[0]
-    if kind in (PICTURES, MASKS) and _HASH.fullmatch(place.stem):
-        return digest.hexdigest() == place.stem
+    inner_path = PurePosixPath(member.name)
+    kind = inner_path.parts[0]
+    if kind in (PICTURES, MASKS) and _HASH.fullmatch(inner_path.stem):
+        return digest.hexdigest() == inner_path.stem
     if kind == MODELS:
-        return digest.hexdigest().startswith(place.parent.name)
+        return digest.hexdigest().startswith(inner_path.parent.name)
     return True
 
 
 def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
-    """Return the number of inspections, and of files that the records name but the backup does not have."""
-    wanted = (
+    """Return the number of inspections, and the number of recorded files that are missing in the backup.
+
+    Args:
+        database: Path of the copied database.
+        names: Names of the files in the backup.
+    """
+    # folder of the files, and the query of their hashes and suffixes
+    queries = (
         (PICTURES, "SELECT DISTINCT hash, suffix FROM pictures WHERE removed_at IS NULL"),
         (MASKS, f"SELECT DISTINCT mask, '{MASK_SUFFIX}' FROM verdicts WHERE mask IS NOT NULL"),
     )
@@ -116,7 +129,8 @@ def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
     with closing(sqlite3.connect(database)) as connection:
         check_sqlite(connection)
         (inspections,) = connection.execute("SELECT count(*) FROM inspections").fetchone()
-        for kind, query in wanted:
+        for kind, query in queries:
             for digest, suffix in connection.execute(query):
-                missing += f"{kind}/{digest[:3]}/{digest}{suffix}" not in names
+                if f"{kind}/{digest[:3]}/{digest}{suffix}" not in names:
+                    missing += 1
     return inspections, missing

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,18 +33,21 @@ from flawscope_station.store.migrations import (
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
 STATEMENT_TIMEOUT = 10.0  # seconds after which PostgreSQL gives up a statement, such as one that waits
 ANSWER_TIMEOUT = 12.0  # seconds for which a statement's answer is waited for, whatever the server does
-PROBE_TIMEOUT = 2.0  # seconds in which the data base must answer whoever watches it
-SILENT = "store_silent"  # code of an error: the disk or the data base says nothing
-POOL_SIZE = 20  # open connections, at most twice as many at once
-INCREMENTAL = 2  # SQLite's `auto_vacuum`: its file can be made smaller
-# Of an index; with fewer, SQLite no longer tells indexes of a few rows from those of all
+PROBE_TIMEOUT = 2.0  # seconds in which the database must answer a probe
+SILENT = "store_silent"  # code of an error: the disk or the database does not answer
+POOL_SIZE = 20  # connections that stay open; as many again may be opened for a while
+INCREMENTAL = 2  # value of SQLite's `auto_vacuum` with which its file can be made smaller
+# Rows of an index that ANALYZE reads; with fewer, SQLite does not see whether an index finds few rows or many
 ROWS_ANALYSED = 2000
-GROWTH = 1.1  # of a table, after which its statistics are updated
-PAGES_AT_ONCE = 256  # pages of SQLite's file that are given back at once
+GROWTH = 1.1  # factor by which a table must have grown before its statistics are updated
+PAGES_AT_ONCE = 256  # pages of SQLite's file that are freed in one transaction
+POSTGRES_DISK_FULL = "53100"  # SQLSTATE
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: programs that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _TIMEOUTS = {
-    **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 2,
     "tcp_user_timeout": 20_000,  # ms
 }
 
@@ -58,8 +62,8 @@ class StoreError(RefusalError):
 
     Attributes:
         code: Reason, for programs.
-        is_in_doubt: Whether it came while a transaction was being committed, so that the transaction may have
-            had its effect all the same.
+        is_in_doubt: Whether it was raised while a transaction was being committed: the transaction may have
+            taken effect.
     """
 
     is_in_doubt = False
@@ -68,6 +72,7 @@ class StoreError(RefusalError):
         super().__init__(text)
         self.status = {"disk_full": 507, "file_missing": 404}.get(code, 503)
         self.code = code
+        # what a sender of parts may read: without names of this machine, if `text` has any
         self.sender_text = sender_text or text
 
 
@@ -80,11 +85,11 @@ class Database:
     """Connections and transactions of a database.
 
     Attributes:
-        full: Why there was no room for the last write; "" where there was.
-        failure: Why the last write failed; "" where it did not.
+        full: Why the disk had no room for the last write; "": it had room.
+        failure: Why the last write failed; "": it succeeded.
         is_doubted: Whether a probe is waiting for the database's answer, or has waited in vain.
-        silence: Returns, while `is_doubted`, the error for everybody who would ask a database that is known
-            not to answer; None: it may answer.
+        silence: Function that is called before each use while `is_doubted`. It returns the error to raise
+            instead of waiting for a database that does not answer; None: the database may answer.
 
     Raises:
         InputError: the URL is not the address of a database.
@@ -92,23 +97,25 @@ class Database:
 
     def __init__(self, url: str):
         self.url = url
-        self.full = ""
-        self.failure = ""
+        self.full = ""  # a text: why the disk had no room for the last write; "": it had room
+        self.failure = ""  # a text: why the last write failed; "": it succeeded
         self.is_doubted = False
+        # called before each use while `is_doubted`: returns the error to raise instead of waiting, or None
         self.silence: Callable[[], StoreError | None] = lambda: None
         try:
             self.engine = _create_engine(url)
         except (ArgumentError, ValueError):  # the errors' texts hold the URL
             raise InputError(
-                f"{redact_address(url)} is no address of a data base: check host and port"
+                f"{redact_address(url)} is no address of a database: check host and port"
             ) from None
         self.name = url if self.is_sqlite else redact_address(url)
         self._writer = self.engine.execution_options(writes=True)
-        self._writes = threading.Lock()
-        self._last_rows: dict[str, int] = {}  # by table, when its statistics were updated
-        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        self._reader = self.engine.execution_options(**snapshot)
-        # of its own: it knows whether the data base answers while all other connections wait
+        self._write_lock = threading.Lock()
+        # table -> its largest row id when its statistics were updated
+        self._last_rows: dict[str, int] = {}
+        reader_options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**reader_options)
+        # a connection apart, with which a probe asks the database even while all other connections wait
         self._prober = _create_engine(url, is_probe=True)
 
     @property
@@ -118,7 +125,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a connection whose reads all see the database at one moment."""
+        """Open a connection whose queries all see the database as it was at one moment."""
         self._check_silence()
         with self._translated_errors(), self._reader.connect() as connection:
             self._set_patience(connection, ANSWER_TIMEOUT)
@@ -126,86 +133,90 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction: on the disk when the block has ended, undone if the block fails."""
+        """Open a transaction: it is committed to the disk after the block, or undone if the block fails."""
         is_committing = False
         try:
             self._check_silence()
-            with self._translated_errors(), self._turn(), self._writer.begin() as connection:
+            with self._translated_errors(), self._write_turn(), self._writer.begin() as connection:
                 self._set_patience(connection, ANSWER_TIMEOUT)
                 yield connection
-                is_committing = True
+                is_committing = True  # an error from here on is one of the commit
         except StoreError as error:
             error.is_in_doubt = is_committing
             self.failure = str(error)
             raise
-        self.full = self.failure = ""
+        self.full = self.failure = ""  # the write succeeded: no reason is left
 
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
-        """Open a transaction in which SQLite does not look for rows that refer to a removed row.
+        """Open a transaction in which SQLite does not check foreign keys.
 
-        Tables may be made anew in it. And where no index finds such rows, a table of millions is not read
-        from end to end.
+        Without the check, a migration can replace tables. A row can be removed fast, too, even if no index
+        finds the rows that refer to the removed row: the check would read millions of rows from end to end.
         """
-        with self._translated_errors(), self._turn(), self._writer.connect() as connection:
+        with self._translated_errors(), self._write_turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
-            checks = self._sqlite_connection(connection) if self.is_sqlite else None
-            if checks is not None:
-                checks.execute("PRAGMA foreign_keys = OFF")
+            sqlite_connection = self._sqlite_connection(connection) if self.is_sqlite else None
+            if sqlite_connection is not None:
+                sqlite_connection.execute("PRAGMA foreign_keys = OFF")
             try:
                 with connection.begin():
                     if not self.is_sqlite:
                         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                     yield connection
             finally:
-                if checks is not None:
-                    checks.execute("PRAGMA foreign_keys = ON")
+                if sqlite_connection is not None:
+                    sqlite_connection.execute("PRAGMA foreign_keys = ON")
 
     def _sqlite_connection(self, connection: Connection) -> sqlite3.Connection:
-        """Return the connection of Python's own SQLite, which runs statements outside of transactions."""
+        """Return the connection of Python's `sqlite3`, which can run statements outside of transactions."""
         return cast(sqlite3.Connection, connection.connection.driver_connection)
 
     def _check_silence(self) -> None:
-        """Raise StoreError where the database is known not to answer: nobody else waits for it."""
-        if self.is_doubted and (error := self.silence()) is not None:
+        """Raise StoreError if the database is known not to answer, so that nobody waits for it."""
+        if not self.is_doubted:
+            return
+        error = self.silence()  # None: the database may answer
+        if error is not None:
             raise error
 
     def _set_patience(self, connection: Connection, seconds: float | None) -> None:
-        """Set how long to wait for the answers to a connection's statements.
+        """Set how long a connection to PostgreSQL waits for the answer to a statement.
 
-        SQLite needs no limit.
+        For SQLite nothing is done.
 
         Args:
             connection: Connection to PostgreSQL or SQLite.
-            seconds: Limit; None: no limit.
+            seconds: Longest time to wait; None: no limit.
         """
         if not self.is_sqlite:
             driver_connection: Any = connection.connection.driver_connection
             driver_connection.patience = seconds
 
     @contextmanager
-    def _turn(self, seconds: float | None = None) -> Iterator[None]:
-        """Wait until no other thread writes to SQLite, which has one writer at a time.
+    def _write_turn(self, seconds: float | None = None) -> Iterator[None]:
+        """Hold the lock for writing to SQLite during the block, because SQLite has one writer at a time.
 
-        SQLite itself would retry at growing intervals, without regard to who came first.
+        SQLite's own lock does not keep the order of the writers: it is retried at growing intervals. For
+        PostgreSQL nothing is done.
 
         Args:
-            seconds: Limit; None: `LOCK_TIMEOUT`.
+            seconds: Longest time to wait; None: `LOCK_TIMEOUT`.
 
         Raises:
-            StoreError: another write took longer.
+            StoreError: another write has held the lock for the whole time.
         """
-        seconds = LOCK_TIMEOUT if seconds is None else seconds
         if not self.is_sqlite:
             yield
-        elif not self._writes.acquire(timeout=seconds):
-            why = f"another write takes more than {seconds:.0f} s"
-            raise self._unusable_error(why, "store_unreachable")
-        else:
-            try:
-                yield
-            finally:
-                self._writes.release()
+            return
+        timeout = LOCK_TIMEOUT if seconds is None else seconds
+        if not self._write_lock.acquire(timeout=timeout):
+            reason = f"another write takes more than {timeout:.0f} s"
+            raise self._unusable_error(reason, "store_unreachable")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
 
     def rows(self, query: Executable) -> list[Row[Any]]:
         """Return all rows of a query.
@@ -236,31 +247,40 @@ class Database:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Convert errors that an operator can remedy to StoreError."""
+        """Convert an error of the block to StoreError if an operator can remedy it; else re-raise it."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
             origin = getattr(error, "orig", None)
             reason = one_line_message(origin or error)
-            state = str(getattr(origin, "sqlstate", None) or "")
-            if "disk is full" in reason or state == "53100":
+            error_code = str(getattr(origin, "sqlstate", None) or "")
+            if "disk is full" in reason or error_code == POSTGRES_DISK_FULL:
+                # `full` is the reason as text
                 self.full = f"the disk of {self.name} is full; free some space"
-                sender_text = "the disk of the data base is full; free some space"
+                # senders of parts get a text without the name of the database
+                sender_text = "the disk of the database is full; free some space"
                 raise StoreError(self.full, "disk_full", sender_text) from None
             if self._is_silent(origin):
                 raise self._unusable_error(reason, SILENT) from None
-            lost = isinstance(error, DBAPIError) and error.connection_invalidated
-            is_state = isinstance(error, OperationalError | PoolTimeoutError) or self._is_of_server(origin)
-            if lost or is_state:
+            is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            is_operational = isinstance(error, OperationalError | PoolTimeoutError)
+            if is_lost or is_operational or self._is_of_server(origin):
                 raise self._unusable_error(reason, "store_unreachable") from None
             raise
 
     def _unusable_error(self, reason: str, code: str) -> StoreError:
+        """Return the StoreError that says why the database cannot be used, and what to do.
+
+        Args:
+            reason: Why it cannot be used.
+            code: Code of the error, for programs.
+        """
         remedy = "check `database` and that it is running"
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
         text = f"{self.name} cannot be used: {reason}"
-        sender_text = f"the data base cannot be used: {reason}"
+        # senders of parts get a text without the name of the database, which may have addresses and paths
+        sender_text = f"the database cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
     def _is_silent(self, origin: BaseException | None) -> bool:
@@ -273,22 +293,22 @@ class Database:
 
     def _is_of_server(self, origin: BaseException | None) -> bool:
         """Return whether the error is about the database, and not about the statement."""
-        if self.is_sqlite:  # its file is damaged
+        if self.is_sqlite:  # a file that is damaged: SQLite calls it malformed
             return type(origin) is sqlite3.DatabaseError and "malformed" in str(origin)
         from flawscope_station.store import postgres
 
         return postgres.is_of_server(str(getattr(origin, "sqlstate", None) or ""))
 
-    # ---- whoever watches it
+    # ---- probes and upkeep
 
     def check_answers(self) -> None:
-        """Ask the database a question on a connection of its own, to see whether it answers.
+        """Send a query on the probe's connection, to see whether the database answers.
 
-        SQLite may hang with its disk.
+        For SQLite there is no time limit: if the disk hangs, the call hangs, too.
 
         Raises:
-            StoreError: it cannot be used; with the code `store_silent` where it does not answer within
-                `PROBE_TIMEOUT`.
+            StoreError: the database cannot be used. The code is `store_silent` if PostgreSQL does not answer
+                within `PROBE_TIMEOUT`.
         """
         with self._translated_errors(), self._prober.connect() as connection:
             if self.is_sqlite:
@@ -301,10 +321,10 @@ class Database:
             raise self._unusable_error("it is read-only", "store_unreachable")
 
     def try_write(self) -> None:
-        """Try to write after a write that failed; clear `full` and `failure` where it works."""
+        """Write as a trial after a failed write; if it succeeds, clear `full` and `failure`."""
         prober = self._prober.execution_options(writes=True)
         try:
-            with self._translated_errors(), self._turn(PROBE_TIMEOUT), prober.begin() as connection:
+            with self._translated_errors(), self._write_turn(PROBE_TIMEOUT), prober.begin() as connection:
                 self._set_patience(connection, PROBE_TIMEOUT)
                 connection.exec_driver_sql("UPDATE stations SET clock_at = clock_at")
         except StoreError as error:
@@ -313,46 +333,53 @@ class Database:
             self.full = self.failure = ""
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth.
+        """Update SQLite's statistics of tables that have grown by a tenth; SQLite chooses indexes by them.
 
-        The first call updates all tables. New connections use the statistics; the open ones are closed for
-        it. PostgreSQL does this by itself.
+        The first call updates all tables. Open connections are closed, because only new connections use the
+        new statistics. PostgreSQL does all this by itself.
         """
         if not self.is_sqlite:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
-        before = dict(self._last_rows)
-        for table, table_indexes in groupby(self.rows(indexes), lambda index: index.tbl_name):
-            ((last,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
-            if last > GROWTH * before.get(table, -1):
-                for index in table_indexes:  # a transaction each: parts wait for no longer one
-                    with self.writing() as connection:
-                        connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
-                        connection.exec_driver_sql(f'ANALYZE "{index.name}"')
-                self._last_rows[table] = last
-        if self._last_rows != before:
+        earlier_row_ids = dict(self._last_rows)
+        for table, table_indexes in groupby(self.rows(indexes), attrgetter("tbl_name")):
+            ((last_row_id,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
+            # -1: the first call updates a table even if it is empty
+            if last_row_id <= GROWTH * earlier_row_ids.get(table, -1):
+                continue
+            for index in table_indexes:  # one short transaction each: inspections have to wait meanwhile
+                with self.writing() as connection:
+                    connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
+                    connection.exec_driver_sql(f'ANALYZE "{index.name}"')
+            self._last_rows[table] = last_row_id
+        if self._last_rows != earlier_row_ids:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:
-        """Give some pages that SQLite does not use any more back to the disk; return whether there are more.
+        """Shrink SQLite's file by up to `PAGES_AT_ONCE` unused pages.
 
-        PostgreSQL uses such pages again by itself.
+        For PostgreSQL nothing is done: it reuses such pages by itself.
+
+        Returns:
+            Whether more unused pages are left that can be given back.
         """
         if not self.is_sqlite:
             return False
         with self.writing() as connection:
-            for _ in range(PAGES_AT_ONCE):  # Python steps each once, which frees one page
+            # each call frees one page, because Python's `sqlite3` takes only the first step of the statement
+            for _ in range(PAGES_AT_ONCE):
                 connection.exec_driver_sql("PRAGMA incremental_vacuum")
-            free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-            is_on = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
-        return bool(is_on and free)
+            free_pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+            can_shrink = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
+        return bool(can_shrink and free_pages)
 
     def size(self) -> int:
-        """Return the bytes of the database."""
+        """Return the size of the database in bytes."""
         with self.reading() as connection:
             if self.is_sqlite:
-                pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-                return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+                page_count = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+                page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+                return int(page_count * page_bytes)
             return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
 
     def close(self) -> None:
@@ -365,9 +392,9 @@ class Database:
     def migrate(self) -> None:
         """Make the tables, or migrate them to this version, for a station that starts.
 
-        No other station may run on them. SQLite's tables, whose folder the station has locked, are first
-        copied beside the file, with their version in the name: `station.sqlite.0001`. Copies of PostgreSQL
-        need pg_dump; an advisory lock lets one program at a time migrate.
+        No other program may migrate the tables meanwhile. For SQLite, the station has locked the folder of
+        the file; for PostgreSQL, this method takes an advisory lock. Before a migration, SQLite's tables are
+        copied to a file with the version in its name, such as `station.sqlite.0001`; PostgreSQL's are not.
 
         Raises:
             InputError: the tables cannot be made or migrated.
@@ -380,14 +407,14 @@ class Database:
                     return
                 version = table_version(connection)
             if version is not None and self.is_sqlite:
-                self._copy_before(version)
-            self._let_shrink()
+                self._copy_tables(version)
+            self._enable_shrinking()
             with self.writing_unchecked() as connection:
                 self.lock_exclusively(connection)
                 migrate(connection)
 
     def make_tables(self) -> None:
-        """Make the tables where there are none; existing tables stay as they are.
+        """Make the tables if there are none; existing tables are not changed.
 
         Raises:
             InputError: the tables cannot be made.
@@ -398,7 +425,7 @@ class Database:
                     return
                 if not self.is_sqlite:
                     self._check_encoding(connection)
-            self._let_shrink()
+            self._enable_shrinking()
             with self.writing_unchecked() as connection:
                 self.lock_exclusively(connection)
                 if table_version(connection) is None:
@@ -406,7 +433,7 @@ class Database:
 
     @contextmanager
     def _table_errors(self) -> Iterator[None]:
-        """Convert errors while tables are made or migrated to InputError."""
+        """Convert the errors of a block that makes or migrates tables to InputError."""
         try:
             yield
         except UnknownVersionError as error:
@@ -420,14 +447,14 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
 
     def check_tables(self) -> bool:
-        """Return whether there are tables, and change nothing.
+        """Return whether the database has tables; nothing is changed.
 
         Raises:
-            InputError: they are of another version.
+            InputError: the tables are of another version of flawscope, or the database cannot be used.
         """
         try:
             with self.reading() as connection:
-                is_right = is_current(connection)
+                has_this_version = is_current(connection)
                 version = table_version(connection)
         except UnknownVersionError as error:
             raise InputError(
@@ -438,29 +465,33 @@ class Database:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
-        if version is not None and not is_right:
+        if version is not None and not has_this_version:
             raise InputError(
                 f"{self.name} is a store of another version of flawscope, which may be running on it: use "
                 "that one here; `flawscope serve` of this one, started in its place, takes the store over"
             )
         return version is not None
 
-    def _let_shrink(self) -> None:
-        """Let SQLite's file become smaller when records are removed.
+    def _enable_shrinking(self) -> None:
+        """Set SQLite so that its file can be shrunk when records were removed.
 
-        An older file is written anew for it, where there is room.
+        A file that was made without this setting is written anew, if the disk has enough free space.
         """
         if not self.is_sqlite:
             return
         with self._translated_errors(), self.engine.connect() as connection:
-            raw = self._sqlite_connection(connection)
-            if raw.execute("PRAGMA auto_vacuum").fetchone()[0] != INCREMENTAL:
-                raw.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
-                with suppress(sqlite3.Error):  # the disk is too full: it goes on as it is
-                    raw.execute("VACUUM")
+            sqlite_connection = self._sqlite_connection(connection)
+            (auto_vacuum,) = sqlite_connection.execute("PRAGMA auto_vacuum").fetchone()
+            if auto_vacuum != INCREMENTAL:
+                sqlite_connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+                with suppress(sqlite3.Error):  # the disk is too full: the file stays as it is
+                    sqlite_connection.execute("VACUUM")
 
-    def _copy_before(self, version: str) -> None:
-        """Copy the tables to a file of their own before a migration, once for each version.
+    def _copy_tables(self, version: str) -> None:
+        """Copy SQLite's tables to a second file before a migration, unless that file exists already.
+
+        Args:
+            version: Version of the tables, which the name of the file ends with.
 
         Raises:
             StoreError: the copy cannot be written.
@@ -474,40 +505,40 @@ class Database:
             partial.replace(path)
 
     def _check_encoding(self, connection: Connection) -> None:
-        """Raise InputError unless the database stores all letters: names of pictures may have any."""
-        letters = connection.execute(text("SHOW server_encoding")).scalar_one()
-        if letters != "UTF8":
+        """Raise InputError unless PostgreSQL's encoding is UTF8: names of pictures may have any letters."""
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if encoding != "UTF8":
             raise InputError(
-                f"{self.name} has the encoding {letters}: make a data base with UTF8, "
+                f"{self.name} has the encoding {encoding}: make a database with UTF8, "
                 "`createdb --encoding UTF8 --template template0`"
             )
 
     def lock_exclusively(self, connection: Connection) -> None:
-        """Hold a lock until the transaction ends; other programs wait for it. SQLite needs none."""
+        """Take PostgreSQL's advisory lock until the transaction ends; for SQLite nothing is done."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
 
 def upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Return the dialect's INSERT, which has ON CONFLICT."""
+    """Return the dialect's own INSERT into a table, because SQLAlchemy's common one has no ON CONFLICT."""
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
-    """Make the connections of a database.
+    """Make an SQLAlchemy engine for a database.
 
     Args:
         url: URL of the database.
-        is_probe: Make a single connection with short limits.
+        is_probe: Whether the engine has only one connection, with short time limits.
     """
-    size = 1 if is_probe else POOL_SIZE
-    more = 0 if is_probe else POOL_SIZE
+    pool_size = 1 if is_probe else POOL_SIZE
+    max_overflow = 0 if is_probe else POOL_SIZE
     if url.startswith("sqlite"):
         engine = create_engine(
             url,
             poolclass=QueuePool,
-            pool_size=size,
-            max_overflow=more,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
             pool_timeout=LOCK_TIMEOUT,
             pool_use_lifo=True,  # each connection caches pages: keep few in use
             connect_args={
@@ -520,16 +551,16 @@ def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
         return engine
     from flawscope_station.store import postgres
 
-    # a commit is on the disk, whatever the server's setting
     seconds = PROBE_TIMEOUT if is_probe else STATEMENT_TIMEOUT
+    # whatever the server's own setting, a commit returns when it is on the disk
     options = f"-c synchronous_commit=on -c statement_timeout={1000 * seconds:.0f}"
     connect_timeout = int(PROBE_TIMEOUT if is_probe else LOCK_TIMEOUT)
     engine = create_engine(
         url,
-        pool_size=size,
-        max_overflow=more,
+        pool_size=pool_size,
+        max_overflow=max_overflow,
         pool_timeout=LOCK_TIMEOUT,
-        pool_pre_ping=not is_probe,  # the server may have been started anew
+        pool_pre_ping=not is_probe,  # replaces connections that a restart of the server has cut
         connect_args={
             **_TIMEOUTS,
             "connect_timeout": connect_timeout,
@@ -543,7 +574,7 @@ def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     """Set up an SQLite connection: readers do not wait for writers, and commits survive a power cut."""
-    connection.isolation_level = None  # `_begin_sqlite` begins transactions
+    connection.isolation_level = None  # Python begins no transactions: `_begin_sqlite` does
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8192"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -551,6 +582,6 @@ def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
+    """Begin an SQLite transaction; a writer takes its lock at once, and a reader takes none."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

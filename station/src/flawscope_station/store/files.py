@@ -31,15 +31,16 @@ MASKS = "masks"
 MAPS = "maps"
 MODELS = "models"
 MASK_SUFFIX = ".png"  # suffix of a mask
+HASH_DIGITS = 64  # digits of a SHA-256
 MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
-BACKUP_FILE = ".backup"  # is touched at each backup
+BACKUP_FILE = ".backup"  # its time of change is the time of the last backup
 LOCK_FILE = ".lock"  # locked by the station that runs
-PROBE_FILE = ".probe"  # written to see whether files can be
-IDENTITY_FILE = ".station"  # file with the folder's identity
-RESERVED_BYTES = 16 * 1024**2  # bytes that must stay free for the data base and the rest
-BLOCK_BYTES = 1 << 20  # bytes that are copied at once
+PROBE_FILE = ".probe"  # written as a trial, to see whether the folder can be written
+IDENTITY_FILE = ".station"  # holds the folder's identity
+RESERVED_BYTES = 16 * 1024**2  # must stay free for the database and small files
+BLOCK_BYTES = 1 << 20  # read and written at once
 STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
-FILES_PER_QUERY = 500  # files of one query
+FILES_PER_QUERY = 500
 DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -49,7 +50,7 @@ class DiskState:
 
     Attributes:
         free_bytes: Free bytes; None: the folder is gone.
-        written: `Files.written` at that time.
+        written: Value of `Files.written` at the measurement.
         error: Why no file can be written; None: files can be written.
         backup_at: Time of the folder's last backup, seconds since 1970; None: not known.
     """
@@ -63,11 +64,11 @@ class DiskState:
 class Files:
     """Files in the station's folder.
 
-    A file is there whole or not at all, and survives a power cut once `keep` has returned.
+    A file is complete or absent, never half written; it survives a power cut once `keep` has returned.
 
     Attributes:
-        written: bytes of all picture files that were written since the start.
-        disk: as it was measured last.
+        written: Bytes of all picture files that were written since the start.
+        disk: State of the disk at its last measurement.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -75,9 +76,10 @@ class Files:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        self._held: Counter[str] = Counter()
-        self._held_sizes: dict[str, int] = {}  # of held pictures
-        self._leaving: Counter[str] = Counter()  # hashes, or how they begin, that are being removed
+        self._holds: Counter[str] = Counter()  # hash -> number of callers that hold the file
+        self._held_sizes: dict[str, int] = {}  # hash of a held new picture -> bytes
+        # hash, or its first digits -> number of removals under way; `hold` takes the entry out to stop them
+        self._removals: Counter[str] = Counter()
         self.written = 0
         self._lock = threading.Lock()
         try:
@@ -120,7 +122,9 @@ class Files:
         return self.folder / IDENTITY_FILE
 
     def identity(self) -> str:
-        """Return the folder's identity for a database, 32 hexadecimal digits; make it where there is none.
+        """Return the identity by which a database knows the folder, 32 hexadecimal digits.
+
+        If the folder has no identity yet, it gets one.
 
         Raises:
             InputError: it cannot be read, or is damaged.
@@ -129,45 +133,45 @@ class Files:
         try:
             if not path.exists():
                 self.write(path, f"{secrets.token_hex(16)}\n".encode())
-            found = path.read_text("ascii", "replace").strip()
+            identity = path.read_text("ascii", "replace").strip()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
-        if not re.fullmatch("[0-9a-f]{32}", found):
-            raise InputError(f"{path} is damaged: it holds {found!r:.40}, not 32 hexadecimal digits")
-        return found
+        if not re.fullmatch("[0-9a-f]{32}", identity):
+            raise InputError(f"{path} is damaged: it holds {identity!r:.40}, not 32 hexadecimal digits")
+        return identity
 
     def has_files(self, kind: str) -> bool:
-        """Return whether there is a file of this kind."""
+        """Return whether there is a complete file of a kind, such as `PICTURES`."""
         return any(not _is_unfinished(path.name) for path in (self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Return the path of the file with this hash, in a folder named by its first three digits."""
+        """Return the path of the file with this hash; the hash's first three digits name its folder."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:
         """Return the path of the map that a model version made of a picture."""
         return self.path(MAPS, picture, f".{version}.npz")
 
-    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
-        """Write a file unless it is there already; return its SHA-256.
+    def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known_hash: str = "") -> str:
+        """Write a file unless it exists already; return its SHA-256.
 
         Args:
             kind: Folder of its kind, such as `PICTURES`.
             data: Content.
             suffix: End of the file's name.
-            hold: Also protect the file as `Files.hold` does.
-            known: SHA-256 of the data, where it was computed before.
+            hold: Whether to protect the file from `discard`, as `Files.hold` does.
+            known_hash: SHA-256 of the data; "": not known, so that it is computed here.
 
         Raises:
             StoreError: the file cannot be written.
         """
-        digest = known or hashlib.sha256(data).hexdigest()
+        digest = known_hash or hashlib.sha256(data).hexdigest()
         path = self.path(kind, digest, suffix)
         if hold:
             self.hold(digest)
         try:
-            with suppress(OSError):
-                if path.stat().st_size == len(data):
+            with suppress(OSError):  # the file does not exist yet
+                if path.stat().st_size == len(data):  # the whole file exists already
                     return digest
             self.write(path, data)
             if kind == PICTURES:
@@ -184,20 +188,21 @@ class Files:
     def hold(self, digest: str) -> None:
         """Protect a file from `discard` until `release`, while the database does not know the file yet."""
         with self._lock:
-            self._held[digest] += 1
-            for prefix in [prefix for prefix in self._leaving if digest.startswith(prefix)]:
-                del self._leaving[prefix]  # the file stays
+            self._holds[digest] += 1
+            prefixes = [prefix for prefix in self._removals if digest.startswith(prefix)]
+            for prefix in prefixes:
+                del self._removals[prefix]  # `discard` sees that its entry is gone, and leaves the file
 
     def release(self, digest: str) -> None:
         """End the protection by `hold` or `keep`."""
         with self._lock:
-            self._held[digest] -= 1
-            if not self._held[digest]:
-                del self._held[digest]
+            self._holds[digest] -= 1
+            if not self._holds[digest]:
+                del self._holds[digest]
                 self._held_sizes.pop(digest, None)
 
     def held_bytes(self) -> int:
-        """Return the bytes of held new pictures, which the database may not know yet."""
+        """Return the size in bytes of held new pictures, which the database may not know yet."""
         with self._lock:
             return sum(self._held_sizes.values())
 
@@ -207,28 +212,34 @@ class Files:
         Args:
             path: Path of the file or folder.
             digest: SHA-256 of the file, or its first digits.
-            is_unneeded: Asks the database, while others hold and release files.
+            is_unneeded: Function that asks the database; it returns True if no record needs the file. Other
+                threads may hold and release files while it runs.
         """
         with self._lock:
-            if any(held.startswith(digest) for held in self._held):
+            if self._is_held(digest):
                 return False
-            self._leaving[digest] += 1
-        unneeded = False
+            self._removals[digest] += 1
+        can_remove = False
         try:
-            unneeded = is_unneeded()
+            can_remove = is_unneeded()
         finally:
             with self._lock:
-                still = self._leaving.pop(digest, 0) > 0  # else it was held meanwhile
-        if not (still and unneeded):
+                remaining_removals = self._removals.pop(digest, 0)
+                was_held_meanwhile = remaining_removals == 0  # `hold` took the entry out
+        if was_held_meanwhile or not can_remove:
             return False
         with self._lock:
-            if any(held.startswith(digest) for held in self._held):
+            if self._is_held(digest):
                 return False
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
             return True
+
+    def _is_held(self, digest: str) -> bool:
+        """Return whether any held file has a hash that begins with `digest`; the caller holds the lock."""
+        return any(held_hash.startswith(digest) for held_hash in self._holds)
 
     def model_folder(self, digest: str) -> Path:
         """Return the folder of the model file with this hash."""
@@ -240,15 +251,15 @@ class Files:
         Args:
             path: Path of the file; its folder is made.
             data: Content.
-            durable: Return only when the file is on the disk.
+            durable: Whether to return only when the file would survive a power cut.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the file cannot be written.
         """
         try:
-            is_new = not path.parent.is_dir()
+            is_new_folder = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_new and durable:
+            if is_new_folder and durable:
                 files.sync_folder(path.parent.parent)
             with files.replace_file(path, durable=durable) as file:
                 file.write(data)
@@ -260,21 +271,31 @@ class Files:
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
         """Return the content of a file.
 
+        Args:
+            kind: Folder of its kind, such as `PICTURES`.
+            digest: SHA-256 of the file.
+            suffix: End of the file's name.
+
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the file cannot be read.
         """
         path = self.path(kind, digest, suffix)
         try:
             return path.read_bytes()
         except OSError as error:
             text = f"cannot read {path}: {error.strerror}"
-            raise StoreError(text, "file_missing", f"a file cannot be read: {error.strerror}") from None
+            sender_text = f"a file cannot be read: {error.strerror}"  # without its path
+            raise StoreError(text, "file_missing", sender_text) from None
 
     def copy(self, source: Path, target: Path) -> str:
-        """Copy a model file into a new folder, in one read; return the SHA-256 of the copy.
+        """Copy a model file, and return the SHA-256 of the copy; the file is read only once.
+
+        Args:
+            source: Path of the model file.
+            target: Path of the copy. Its folder is made, and must not exist before.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the file cannot be read.
             StoreError: the copy cannot be written.
         """
         digest = hashlib.sha256()
@@ -292,10 +313,14 @@ class Files:
         return digest.hexdigest()
 
     def move(self, source: Path, target: Path) -> None:
-        """Move a file that is on the disk to its place, durably.
+        """Move a file within its disk; after the call, the move survives a power cut.
+
+        Args:
+            source: Present path.
+            target: New path; its folder is made.
 
         Raises:
-            StoreError: it cannot be moved.
+            StoreError: the file cannot be moved.
         """
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -306,9 +331,9 @@ class Files:
             raise write_error(target, error) from None
 
     def temporary_path(self, name: str) -> Path:
-        """Return a new path for a temporary file, in a folder of its own that the caller makes.
+        """Return a new path for a temporary file, in a new folder.
 
-        `remove_temporary` removes both.
+        The caller makes the folder. `remove_temporary` removes both.
         """
         return self.folder / MODELS / files.partial_name(secrets.token_hex(4)) / name
 
@@ -317,30 +342,30 @@ class Files:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove unfinished files of an earlier run that was cut off.
+        """Remove the unfinished files that an earlier run of the station has left.
 
-        These are files that neither this process nor a process that it started, such as for a fit, has
-        written since the start. The walk through the whole store may take minutes.
+        A file stays if this process is writing it, or if it was changed since the start of this process: a
+        child process, such as a fit, may be writing it. The walk through all files may take minutes.
         """
-        for folder, folders, names in os.walk(self.folder):
-            for name in [*folders, *names]:
-                left = Path(folder) / name
+        for folder, subfolders, names in os.walk(self.folder):
+            for name in [*subfolders, *names]:
+                if not _is_unfinished(name):
+                    continue
+                if name in subfolders:
+                    subfolders.remove(name)  # `os.walk` does not go into it
+                path = Path(folder) / name
                 with suppress(OSError):  # the file was removed meanwhile
-                    if not _is_unfinished(name):
+                    if files.is_being_written(name) or self._is_of_this_run(path):
                         continue
-                    if name in folders:
-                        folders.remove(name)
-                    if files.is_being_written(name) or self._is_of_this_run(left):
-                        continue
-                    if left.is_dir():
-                        shutil.rmtree(left, ignore_errors=True)
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
                     else:
-                        left.unlink(missing_ok=True)
+                        path.unlink(missing_ok=True)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Return whether a file was changed since the start.
+        """Return whether a file was changed since the start of this run.
 
-        A file with a time in the future is older than the start: the clock was ahead when it was written.
+        If its time lies in the future, it is older: it was written when the clock was ahead.
         """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
@@ -353,33 +378,35 @@ class Files:
         return shutil.disk_usage(self.folder).free
 
     def measure(self) -> DiskState:
-        """Ask the disk for its state, and keep it as `disk`.
+        """Measure the state of the disk, store it in `disk` and return it.
 
-        It may hang with the disk: only the thread that measures the computer calls it; everybody else reads
+        If the disk hangs, the call hangs, too. Therefore only one thread calls it, and all others read
         `disk`.
         """
         written = self.written
-        free = None
+        free_bytes = None
         error = None
         try:
-            free = self.free_bytes()
+            free_bytes = self.free_bytes()
             self.check_writable()
-        except StoreError as refused:
-            error = refused
-        except OSError as gone:
-            text = f"the station's folder {self.folder} is not there: {gone.strerror}"
-            error = StoreError(text, "disk_full", f"the station's folder is not there: {gone.strerror}")
-        self.disk = DiskState(free, written, error, self._last_backup())
+        except StoreError as write_failure:
+            error = write_failure
+        except OSError as disk_failure:
+            reason = f"is not there: {disk_failure.strerror}"
+            text = f"the station's folder {self.folder} {reason}"
+            error = StoreError(text, "disk_full", f"the station's folder {reason}")
+        self.disk = DiskState(free_bytes, written, error, self._backup_time())
         return self.disk
 
-    def _last_backup(self) -> float | None:
+    def _backup_time(self) -> float | None:
+        """Return the time of the last backup, seconds since 1970; None: not known."""
         try:
             return (self.folder / BACKUP_FILE).stat().st_mtime
         except OSError:
             return None
 
     def check_writable(self) -> None:
-        """Raise StoreError where no file can be written, however much room there is."""
+        """Write a tiny file as a trial; raise StoreError if that fails."""
         path = self.folder / PROBE_FILE
         try:
             with files.replace_file(path, durable=False) as file:
@@ -389,14 +416,18 @@ class Files:
             raise write_error(path, error) from None
 
     def check_free_space(self, size: int) -> None:
-        """Raise StoreError where a file of `size` bytes could fill the disk, by its last measurement."""
-        if self.disk.free_bytes is None:
-            return  # nobody knows
+        """Raise StoreError if a file of `size` bytes could fill the disk.
+
+        The free space is estimated: that of the last measurement, minus the pictures written since.
+        """
+        if self.disk.free_bytes is None:  # unknown
+            return
         written_since = self.written - self.disk.written
-        if self.disk.free_bytes - written_since < size + RESERVED_BYTES:
-            least = f"{(size + RESERVED_BYTES) / 1024**2:.0f} MB"
-            text = f"less than {least} are free on the disk of {self.folder}; free some space"
-            sender_text = f"less than {least} are free on the station's disk; free some space"
+        needed_bytes = size + RESERVED_BYTES
+        if self.disk.free_bytes - written_since < needed_bytes:
+            shortage = f"less than {needed_bytes / 1024**2:.0f} MB are free on"
+            text = f"{shortage} the disk of {self.folder}; free some space"
+            sender_text = f"{shortage} the station's disk; free some space"  # without the folder's path
             raise StoreError(text, "disk_full", sender_text)
 
 
@@ -406,7 +437,8 @@ class StrayFiles:
     Args:
         database: Database of the station.
         files: Files of the station.
-        pause: Called with the seconds that a piece of work took.
+        pause: Function that lets other work go on between two pieces of the removal; it is called with the
+            seconds that the last piece took.
     """
 
     def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
@@ -415,48 +447,64 @@ class StrayFiles:
         self.pause = pause
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
-        """Remove a picture with its maps, or a mask; return False where a record needs the file by now."""
+        """Remove a picture with its maps, or a mask; return whether it was removed.
+
+        The file stays if a record needs it, if it is held, or if the disk fails to remove it.
+
+        Args:
+            kind: Folder of its kind, such as `PICTURES`.
+            digest: SHA-256 of the file.
+            suffix: End of the file's name.
+        """
         return self._remove(kind, self.files.path(kind, digest, suffix), digest)
 
     def sweep(self) -> int:
-        """Remove all files, and folders of models, that no record needs; return their number."""
-        removed = 0
+        """Remove all files and model folders that no record needs; return the number of those removed."""
+        removed_count = 0
         for kind in (MODELS, PICTURES, MASKS, MAPS):
-            found = self._old_files(kind)
-            while group := list(islice(found, FILES_PER_QUERY)):
-                begun = time.monotonic()
-                known = self.needed_hashes(kind, sorted({digest for _, digest in group}))
-                left = [(path, digest) for path, digest in group if digest not in known]
-                removed += sum(self._remove(kind, path, digest) for path, digest in left)
-                self.pause(time.monotonic() - begun)
-        return removed
+            old_files = self._old_files(kind)
+            while group := list(islice(old_files, FILES_PER_QUERY)):
+                start = time.monotonic()
+                needed = self.needed_hashes(kind, sorted({digest for _, digest in group}))
+                strays = [(path, digest) for path, digest in group if digest not in needed]
+                removed_count += sum(self._remove(kind, path, digest) for path, digest in strays)
+                self.pause(time.monotonic() - start)
+        return removed_count
 
     def _remove(self, kind: str, path: Path, digest: str) -> bool:
+        """Remove a file, and the maps of a picture; return whether it was removed."""
         try:
-            removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
-            if removed and kind == PICTURES:
-                for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
-                    cached.unlink(missing_ok=True)
-            return removed
+            is_removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
+            if is_removed and kind == PICTURES:
+                map_folder = self.files.path(MAPS, digest, "").parent
+                for map_path in map_folder.glob(f"{digest}.*"):
+                    map_path.unlink(missing_ok=True)
+            return is_removed
         except OSError:  # the next sweep tries again
             return False
 
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
-        """Yield path and hash of each file that is older than `STRAY_AGE`.
+        """Yield path and hash of each file of a kind that is older than `STRAY_AGE`.
 
-        Models are folders, named by the first digits of the hash.
+        For the kind `MODELS`, these are the folders of the models and the first digits of the hashes, by
+        which the folders are named.
         """
-        youngest = time.time() - STRAY_AGE
-        of_model = kind == MODELS
-        for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
-            digest = path.name if of_model else path.name.partition(".")[0]
-            with suppress(OSError):
-                is_ours = path.is_dir() if of_model else len(digest) == 64
-                if is_ours and path.stat().st_mtime < youngest:
+        latest_time = time.time() - STRAY_AGE  # of the last change of a file that is old enough
+        is_model = kind == MODELS
+        for path in (self.files.folder / kind).glob("*" if is_model else "*/*"):
+            digest = path.name if is_model else path.name.partition(".")[0]
+            with suppress(OSError):  # the file was removed meanwhile
+                is_of_station = path.is_dir() if is_model else len(digest) == HASH_DIGITS
+                if is_of_station and path.stat().st_mtime < latest_time:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
-        """Return the hashes among `digests` that a record needs; a removed picture is not needed."""
+        """Return those of `digests` whose files a record needs; the file of a removed picture is not needed.
+
+        Args:
+            kind: Folder of their kind, such as `PICTURES`.
+            digests: SHA-256 of files; for the kind `MODELS`, names of model folders.
+        """
         if kind == MODELS:
             query = select(versions.c.file).where(IS_KEPT)
         elif kind == MASKS:
@@ -465,11 +513,15 @@ class StrayFiles:
             query = select(pictures.c.hash).where(pictures.c.hash.in_(digests))
             query = query.where(pictures.c.removed_at.is_(None))
         with self.database.reading() as connection:
-            found = set(connection.execute(query).scalars())
-        return {Path(file).parent.name for file in found} & set(digests) if kind == MODELS else found
+            values = set(connection.execute(query).scalars())
+        if kind == MODELS:
+            needed_folders = {Path(file).parent.name for file in values}
+            return needed_folders & set(digests)
+        return values
 
 
 def _is_unfinished(name: str) -> bool:
+    """Return whether a file or folder of this name is not complete yet."""
     return name.startswith(".") and name.endswith(files.PARTIAL_SUFFIX)
 
 
@@ -490,7 +542,12 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
-    """Return the StoreError for a file of the station that cannot be written."""
+    """Return the StoreError for a file of the station that cannot be written.
+
+    Args:
+        path: Path of the file.
+        error: Error of the system.
+    """
     if error.errno in DISK_FULL_ERRORS:
         sender_text = "the station's disk is full; free some space"
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full", sender_text)
@@ -498,20 +555,24 @@ def write_error(path: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable", sender_text)
 
 
-def rename_without_overwrite(part: Path, path: Path) -> None:
-    """Rename a file without overwriting another.
+def rename_without_overwrite(source: Path, target: Path) -> None:
+    """Rename a file without overwriting another file.
+
+    Args:
+        source: Present path.
+        target: New path, on the same disk.
 
     Raises:
-        FileExistsError: there is a file of that name.
-        OSError: it cannot be renamed.
+        FileExistsError: the new path exists.
+        OSError: the file cannot be renamed.
     """
     try:
-        os.link(part, path)  # unlike a renaming, it overwrites nothing
+        os.link(source, target)  # a link overwrites nothing; a renaming would
     except FileExistsError:
         raise
-    except OSError:  # many network shares have no links; `rename` finds other faults
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        part.rename(path)
+    except OSError:  # many network shares have no links; if something else is wrong, `rename` raises an error
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        source.rename(target)
         return
-    part.unlink(missing_ok=True)
+    source.unlink(missing_ok=True)

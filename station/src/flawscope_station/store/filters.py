@@ -18,8 +18,11 @@ from flawscope_station.store.column_types import Key, Name
 from flawscope_station.store.inspection import Inspection
 from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
 
-# How a filter compares: a time at or after it, before it; a number at least, at most, or the same; a text, or
-# the beginning of one, as A12*, or one that is kept as a part's number is; one of several words
+# How a filter compares.
+# since, until: a time at or after the value, a time before it.
+# least, most, number: a number that is at least, at most, exactly the value.
+# text: a text, or its beginning, as A12*. label: the same of a text that is normalised by `label_text`.
+# choice: one of some words, each with a condition.
 Kind = Literal["since", "until", "least", "most", "number", "text", "label", "choice"]
 TEXTS = ("text", "label")  # kinds whose column has an index of its own
 WITH_TRIALS = "with trials"  # word of the filter `purpose`
@@ -31,8 +34,8 @@ class Choice:
 
     Attributes:
         word: Word in an address.
-        condition: Condition of inspections that it finds.
-        text: Key of its text in the form; "": the form does not offer it.
+        condition: Condition that the inspections of this word meet.
+        text: Key of its text in the form; "": the form does not offer the word.
     """
 
     word: str
@@ -47,12 +50,12 @@ class Filter:
     Attributes:
         name: Name in addresses of the history, and in its form, where `history.NAME` is its text.
         kind: How it compares.
-        columns: Columns of `inspections` that it asks; the first holds the compared value.
+        columns: Columns of `inspections` that its condition uses; the first holds the compared value.
         says: Description in the API.
-        choices: Words of a choice.
+        choices: Words of a filter of kind `choice`.
         parameter: Name in the API; "": `name`.
         fact: Name of the searched field of an inspection; "": `name`.
-        default: Word that holds where none is asked for; "": any value passes.
+        default: Word that is used where a search names none; "": any value passes.
     """
 
     name: str
@@ -71,24 +74,31 @@ class Filter:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Words that the filter may have; empty: it is no choice."""
+        """Words that the filter may have; empty: it is not of kind `choice`."""
         return tuple(choice.word for choice in self.choices)
 
 
 def bounds(name: str, column: Column[Any], says: str = "") -> tuple[Filter, Filter]:
-    """Make the filters of a number from and to a bound: NAME_min and NAME_max."""
-    least = Filter(f"{name}_min", "least", (column,), says, fact=name)
-    return least, Filter(f"{name}_max", "most", (column,), says, fact=name)
+    """Make the filters NAME_min and NAME_max for the least and the largest value of a number.
+
+    Args:
+        name: NAME of the number.
+        column: Column of `inspections` that holds the number.
+        says: Description of both filters in the API.
+    """
+    lower = Filter(f"{name}_min", "least", (column,), says, fact=name)
+    upper = Filter(f"{name}_max", "most", (column,), says, fact=name)
+    return lower, upper
 
 
 at = Column("at", BigInteger, nullable=False)
 anomalous = Column("anomalous", Boolean, nullable=False)  # by its score, also where it is tolerated
 tolerated = Column("tolerated", Boolean, nullable=False)
-verdict = Column("verdict", String(8))  # last verdict that holds; `verdicts` has the history
+verdict = Column("verdict", String(8))  # last verdict that was not taken back; `verdicts` has the history
 review = Column("review", String(8), nullable=False)  # none, waiting, done, skipped
 unanswered = Column("unanswered", String(12))  # late, withdrawn, abandoned; NULL: its sender got the answer
-# production; challenge: shown to see whether the station judges rightly; trial: tried by hand. What is none
-# of the production counts in no figure
+# production; challenge: a part shown to see whether the station judges rightly; trial: a try by hand.
+# Challenges and trials count in no figure
 purpose = Column("purpose", String(12), nullable=False)
 
 DECISIONS = (
@@ -148,7 +158,7 @@ FILTERS: tuple[Filter, ...] = (
         "name of the picture, from its sender; A12* finds all names that begin with A12",
         parameter="file",
     ),
-    # number that the sender gives; a part may come many times
+    # the sender gives the number, and a part may be inspected many times
     Filter(
         "part",
         "label",
@@ -166,14 +176,14 @@ BY_NAME = {filter_.name: filter_ for filter_ in FILTERS}
 
 
 def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
-    """Return the columns that filters ask, each once, in the filters' order."""
+    """Return the columns that the conditions of filters use, each only once, in the order of the filters."""
     return list(dict.fromkeys(column for filter_ in filters for column in filter_.columns))
 
 
 def further_facts() -> list[str]:
-    """Return the names of searched facts that `Inspection` does not name.
+    """Return the names of the facts that filters search, without the fields of `Inspection`.
 
-    They are the library's, and have columns of their own in exports.
+    The returned facts come from the library. Exports have a column for each of them.
     """
-    facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)
+    facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)  # each name once
     return [name for name in facts if name not in Inspection.model_fields]

@@ -1,4 +1,4 @@
-"""Writing of new inspections to the data base."""
+"""Writing of new inspections to the database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.station_identity import get_or_add_station
 
-# states of a review without a verdict
+# States of the review of an inspection without a verdict
 NO_REVIEW = "none"
 WAITING = "waiting"
 MAX_NAME_LENGTH = 300  # characters
@@ -47,12 +47,17 @@ class SeenPicture:
         width: Columns of the picture.
         height: Rows of the picture.
         name: Name from the sender.
+        score: Score, as in `Prediction`.
+        p_value: P-value of the score, 0 to 1.
+        severity: Severity, as in `Prediction`.
+        score_threshold: Threshold of the score.
+        anomalous: Whether it is anomalous by its score, also where it is within tolerance.
         tolerated: Whether it is anomalous by its score, and within tolerance.
-        record: Fields of `Inspection` that no filter searches, beginning with the library's answer.
-        key: Key of a folder's file, or of the part.
-        brightness: 0 to 1; None: unknown.
+        record: Fields of `Inspection` that no filter searches, and further facts of the library's answer.
+        key: Key of a folder's file, or of the part; None: the sender gave none.
+        brightness: Mean brightness, 0 to 1; None: unknown.
         view: View of the part; None: the part has a single picture.
-        pixels: `pixel_hash` of the picture, by which copies of it are known.
+        pixels: Value of `pixel_hash` for the picture, by which copies of it are recognised; None: unknown.
     """
 
     picture: str
@@ -93,21 +98,24 @@ class SeenPicture:
 class NewInspection(SeenPicture):
     """Judged part to be recorded, with its picture.
 
-    Of a part in several views it has the most unusual picture, and the decision and p-value of the part.
+    For a part in several views, the picture is the most unusual one; decision and p-value are the part's.
 
     Attributes:
+        product_id: Number of the product.
+        version_id: Number of the model version that judged.
         at: Time, microseconds since 1970.
         source: Where the part came from.
         near: Whether it is good, but near the threshold.
         part: Number of the part.
         batch: Batch of the part.
-        request_hash: SHA-256 of all that came under the sender's `key`, which is recorded once.
-        address: Number of the product or entry in the request, where that is not the product.
-        views: All pictures of the part, where there are several.
-        unanswered: Why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
-        purpose: Purpose, as in `schema`.
-        challenge_id: Number of the challenge that it belongs to.
-        challenge_part_id: Number of the challenge part that it shows.
+        request_hash: SHA-256 of all that came under the sender's `key`, under which a single request is
+            recorded; None: it has no key of a sender.
+        address: Number of the product or entry that the request named; None: the product.
+        views: All pictures of a part in several views; empty: the part has a single picture.
+        unanswered: Why its sender did not get the answer (`schema.UNANSWERED`); None: the sender got it.
+        purpose: Purpose, as in the module `purposes`.
+        challenge_id: Number of its challenge; None: it belongs to none.
+        challenge_part_id: Number of the challenge part that was shown; None: it is no challenge part.
     """
 
     product_id: int
@@ -132,9 +140,10 @@ class NewInspection(SeenPicture):
 
 
 _FIELDS = tuple(field.name for field in fields(NewInspection) if field.name != "views")
-_PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
+_PICTURE_FIELDS = [name for name in _FIELDS if name in pictures.c]
+_INSPECTION_FIELDS = [name for name in _FIELDS if name in inspections.c]
 _VIEW_FIELDS = [field.name for field in fields(SeenPicture) if field.name in views.c]
-# columns that are searched, of what the library alone says
+# searched facts that only the library's answer has, not `NewInspection`
 _RECORD_FIELDS = [name for name in further_facts() if name in inspections.c and name not in _FIELDS]
 _ADD_TO_HOUR = text("""
 INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, unanswered,
@@ -154,96 +163,123 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 
 
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
-    """Lock these products: until the transaction ends, no other adds or removes their inspections."""
-    where = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
-    connection.execute(where.with_for_update(key_share=True)).all()
+    """Lock products: until the transaction ends, no other one can add or remove their inspections."""
+    query = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
+    connection.execute(query.with_for_update(key_share=True)).all()
 
 
-def insert_inspections(connection: Connection, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
-    """Record inspections as `Store.record` does, in a transaction."""
-    lock_products(connection, {inspection.product_id for inspection in several})
-    keep_picture, insert = _build_statements(connection.dialect.name)
+def insert_inspections(
+    connection: Connection, new_inspections: Sequence[NewInspection]
+) -> list[tuple[int, bool]]:
+    """Record inspections as `Store.record` does, in a transaction that the caller has opened.
+
+    Returns:
+        For each inspection, its number and whether it is new. If its key was recorded already, it is not new,
+        and the number is that of the earlier inspection.
+    """
+    lock_products(connection, {inspection.product_id for inspection in new_inspections})
+    insert_picture, insert_inspection = _build_statements(connection.dialect.name)
     results: list[tuple[int, bool]] = []
-    added: list[NewInspection] = []
-    for inspection in several:
-        number = (
-            None
-            if inspection.key is None
-            else _find_by_key(connection, inspection.address or inspection.product_id, inspection.key)
-        )
+    added_inspections: list[NewInspection] = []
+    for inspection in new_inspections:
+        number = None
+        if inspection.key is not None:
+            address = inspection.address or inspection.product_id  # product or entry of the request
+            number = _find_by_key(connection, address, inspection.key)
         is_new = number is None
         if number is None:
-            connection.execute(
-                keep_picture, [_picture_columns(inspection, seen) for seen in inspection.pictures]
-            )
-            number = int(connection.execute(insert, inspection_columns(inspection)).scalar_one())
+            picture_rows = [_picture_columns(inspection, picture) for picture in inspection.pictures]
+            connection.execute(insert_picture, picture_rows)
+            number = int(connection.execute(insert_inspection, inspection_columns(inspection)).scalar_one())
             if inspection.views:
                 connection.execute(views.insert(), _view_columns(number, inspection))
-            added.append(inspection)
+            added_inspections.append(inspection)
         results.append((number, is_new))
-    _add_to_hours(connection, [inspection for inspection in added if inspection.purpose == PRODUCTION])
+    counted_inspections = [added for added in added_inspections if added.purpose == PRODUCTION]
+    _add_to_hours(connection, counted_inspections)
     return results
 
 
 @cache
 def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, ReturningInsert[Any]]:
-    """Return statements that keep a picture and add an inspection; building them is slower than running."""
-    new = upsert(dialect, pictures)
-    keep = new.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None})
-    return keep, inspections.insert().returning(inspections.c.id)
+    """Return the statement that inserts a picture, and the one that inserts an inspection.
+
+    If the picture is recorded already, its statement only marks it as not removed. The statements are built
+    once for each dialect.
+    """
+    insert_picture = upsert(dialect, pictures).on_conflict_do_update(
+        index_elements=["product_id", "hash"], set_={"removed_at": None}
+    )
+    insert_inspection = inspections.insert().returning(inspections.c.id)
+    return insert_picture, insert_inspection
 
 
-def _add_to_hours(connection: Connection, new: Sequence[NewInspection]) -> None:
-    """Add inspections to the sums of their hours."""
+def _add_to_hours(connection: Connection, new_inspections: Sequence[NewInspection]) -> None:
+    """Add inspections to the counts in `hours`, each in the row of its product, version and hour."""
+    # number of the product, number of the version, and hours since 1970 -> inspections
     groups: dict[tuple[int, int, int], list[NewInspection]] = defaultdict(list)
-    for inspection in new:
+    for inspection in new_inspections:
         groups[inspection.product_id, inspection.version_id, inspection.at // HOUR].append(inspection)
-    for key, group in sorted(groups.items()):
+    for (product_id, version_id, hour), group in sorted(groups.items()):
         scores = [inspection.score for inspection in group]
-        decisions = Counter(inspection.decision for inspection in group)
+        count_by_decision = Counter(inspection.decision for inspection in group)
         row = {
-            **dict(zip(("product_id", "version_id", "hour"), key, strict=True)),
-            **{"inspected": len(group), "anomalous": decisions[ANOMALOUS]},
-            "within_tolerance": decisions[WITHIN],
+            "product_id": product_id,
+            "version_id": version_id,
+            "hour": hour,
+            "inspected": len(group),
+            "anomalous": count_by_decision[ANOMALOUS],
+            "within_tolerance": count_by_decision[WITHIN],
             "unanswered": sum(inspection.unanswered is not None for inspection in group),
-            **{"score_sum": sum(scores), "score_min": min(scores), "score_max": max(scores)},
+            "score_sum": sum(scores),
+            "score_min": min(scores),
+            "score_max": max(scores),
         }
         connection.execute(_ADD_TO_HOUR, row)
 
 
 def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
-    """Add a product as `Store.add_product` does, in a transaction."""
-    values = {"station_id": get_or_add_station(connection), "name": name}
-    new = upsert(connection.dialect.name, products).values(**values, created_at=now(), entry_id=entry_id)
-    other = products.c.entry_id.is_distinct_from(entry_id)  # else nothing is locked
-    again = new.on_conflict_do_update(index_elements=[*values], set_={"entry_id": entry_id}, where=other)
-    connection.execute(again)
-    return int(connection.execute(select(products.c.id).filter_by(**values)).scalar_one())
+    """Add a product as `Store.add_product` does, in a transaction that the caller has opened."""
+    identifying_columns = {"station_id": get_or_add_station(connection), "name": name}
+    insert = upsert(connection.dialect.name, products).values(
+        **identifying_columns, created_at=now(), entry_id=entry_id
+    )
+    # an existing row is updated, and thereby locked, only if it has another entry
+    has_other_entry = products.c.entry_id.is_distinct_from(entry_id)
+    statement = insert.on_conflict_do_update(
+        index_elements=[*identifying_columns], set_={"entry_id": entry_id}, where=has_other_entry
+    )
+    connection.execute(statement)
+    return int(connection.execute(select(products.c.id).filter_by(**identifying_columns)).scalar_one())
 
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
-    """Return the condition that a row is of a product, or of a product that an entry finds.
+    """Return the SQL condition that a row belongs to a product, or to any product of an entry.
+
+    An entry is the address of a joint model, which finds the product that a picture shows.
 
     Args:
         address: Number of the product or entry.
-        column: Column with the number of the row's product.
+        column: Column of the row that has the number of its product.
     """
-    where = or_(products.c.id == address, products.c.entry_id == address)
-    return column.in_(select(products.c.id).where(where))
+    is_of_address = or_(products.c.id == address, products.c.entry_id == address)
+    return column.in_(select(products.c.id).where(is_of_address))
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
-    """Return the number of the inspection under a key; None: there is none."""
-    return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
+    """Return the number of the inspection under a key of a product or entry; None: there is none."""
+    query = select(inspections.c.id).where(is_at_address(address), inspections.c.key == key)
+    return connection.scalar(query)
 
 
 def review_state(inspection: NewInspection | InspectionRow) -> str:
-    """Return the state of the review of an inspection without a verdict.
+    """Return whether an inspection without a verdict waits for a review: `WAITING` or `NO_REVIEW`.
 
-    An inspection within tolerance needs none: a person's rules have decided on it.
+    An inspection within tolerance needs no review: a person's rules have decided on it.
     """
     is_doubtful = decision_of(inspection) == ANOMALOUS or inspection.near
-    return WAITING if is_doubtful and inspection.purpose == PRODUCTION else NO_REVIEW
+    needs_review = is_doubtful and inspection.purpose == PRODUCTION
+    return WAITING if needs_review else NO_REVIEW
 
 
 def decision_of(row: DecisionRow) -> str:
@@ -253,28 +289,34 @@ def decision_of(row: DecisionRow) -> str:
     return ANOMALOUS if row.anomalous else GOOD
 
 
-def _picture_columns(inspection: NewInspection, seen: SeenPicture) -> dict[str, object]:
-    values = {name: getattr(seen, name, None) for name in _PICTURE_FIELDS}
-    return values | {"product_id": inspection.product_id, "hash": seen.picture, "created_at": inspection.at}
+def _picture_columns(inspection: NewInspection, picture: SeenPicture) -> dict[str, object]:
+    """Return the columns in `pictures` of a picture of a new inspection."""
+    columns = {name: getattr(picture, name, None) for name in _PICTURE_FIELDS}
+    columns["product_id"] = inspection.product_id
+    columns["hash"] = picture.picture
+    columns["created_at"] = inspection.at
+    return columns
 
 
 def inspection_columns(inspection: NewInspection) -> dict[str, object]:
-    """Return the columns of a new inspection."""
-    values = {name: getattr(inspection, name) for name in _INSPECTION_FIELDS}
-    values |= {name: inspection.record.get(name) for name in _RECORD_FIELDS}
-    return values | {
-        "name": inspection.name[:MAX_NAME_LENGTH],
-        "record": json.dumps(inspection.record),
-        "review": review_state(inspection),
-    }
+    """Return the columns in `inspections` of a new inspection."""
+    columns = {name: getattr(inspection, name) for name in _INSPECTION_FIELDS}
+    columns |= {name: inspection.record.get(name) for name in _RECORD_FIELDS}
+    columns["name"] = inspection.name[:MAX_NAME_LENGTH]
+    columns["record"] = json.dumps(inspection.record)
+    columns["review"] = review_state(inspection)
+    return columns
 
 
 def _view_columns(number: int, inspection: NewInspection) -> list[dict[str, object]]:
-    """Return the columns of the views of a new inspection."""
+    """Return the rows of `views` for a new inspection, whose number in the database is `number`."""
     rows = []
-    for place, seen in enumerate(inspection.views):
-        row = {name: getattr(seen, name) for name in _VIEW_FIELDS}
-        row |= {"name": seen.name[:MAX_NAME_LENGTH], "record": json.dumps(seen.record)}
-        row |= {"inspection_id": number, "product_id": inspection.product_id, "place": place}
+    for place, view in enumerate(inspection.views):
+        row = {name: getattr(view, name) for name in _VIEW_FIELDS}
+        row["name"] = view.name[:MAX_NAME_LENGTH]
+        row["record"] = json.dumps(view.record)
+        row["inspection_id"] = number
+        row["product_id"] = inspection.product_id
+        row["place"] = place
         rows.append(row)
     return rows

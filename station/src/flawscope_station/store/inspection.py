@@ -21,7 +21,7 @@ from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
 from flawscope_station.store.purposes import PRODUCTION
 
-Finding = findings.Finding  # the name of a field hides the module
+Finding = findings.Finding  # in the classes below, a field `findings` hides the module
 EXAMPLE: JsonDict = {
     "id": 17,
     "product": "plate",
@@ -68,12 +68,12 @@ EXAMPLE: JsonDict = {
 
 def format_time(moment: datetime) -> str:
     """Return a time as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
-    known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    zoned_moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return zoned_moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 Time = Annotated[datetime, PlainSerializer(format_time)]
-# as it is recorded: without kinds of defects or sizes where the model says none
+# a region in the form of `Region.to_dict`, which leaves out kinds and sizes that the model does not have
 WrittenRegion = Annotated[
     Region, PlainSerializer(Region.to_dict), WithJsonSchema(TypeAdapter(Region).json_schema())
 ]
@@ -103,9 +103,9 @@ class SeenView(BaseModel):
 class Inspection(BaseModel):
     """Part that was judged; numbers as in `Prediction`.
 
-    Of a part in several views, `decision` and `p_value` are the part's; the other numbers are those of its
-    most unusual picture. The fields are the columns of an export. Further facts of the library
-    (`Prediction.to_dict`) have their own names there; an export has them as `more`.
+    For a part in several views, `decision` and `p_value` are the part's; the other numbers are those of its
+    most unusual picture. The fields are the columns of an export. An answer also has further facts of the
+    library under their names in `Prediction.to_dict`; an export has them in the column `more`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
@@ -245,25 +245,24 @@ class InspectionFacts(TypedDict):
 
 
 def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
-    """Return the entries of an inspection that are no fields of `Inspection`: the library names them."""
+    """Return the values of an inspection that are no fields of `Inspection`: further facts of the library."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
 FOLDER = "folder"  # source of an inspection
-# schemes of senders' keys in the store: of a product, of an entry
-HTTP = "http"
-ENTRY = "any"
+HTTP = "http"  # scheme of senders' keys in the store, for requests to a product
+ENTRY = "any"  # scheme of senders' keys in the store, for requests to an entry
 MAX_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
-MAX_LABEL_LENGTH = 500  # characters of a part's number, and of a batch: an index takes no more than 2.7 kB
-PADDING = " \t\r\n\0"  # around a label
+MAX_LABEL_LENGTH = 500  # characters of a part's number or batch: PostgreSQL's indexes take 2.7 kB at most
+PADDING = " \t\r\n\0"  # characters that are stripped from both ends of a label
 
 
 class RefusalError(FlawscopeError):
     """A picture, or a trigger, is not judged.
 
-    Its kinds are no `InputError`, after which a picture is given up as unreadable. Callers decide about each
-    kind; only `BusyError` says that others wait, too.
+    It is no `InputError`, after which a picture is given up as unreadable. Callers decide about each
+    subclass; only `BusyError` says that other requests wait, too.
 
     Attributes:
         status: HTTP status.
@@ -295,42 +294,54 @@ class Label(NamedTuple):
     view: str | None = None
 
     def to_dict(self) -> dict[str, str]:
-        """Return the texts that the sender gave, by name."""
+        """Return the texts that the sender gave, by the name of the field."""
         return {name: text for name, text in self._asdict().items() if text is not None}
 
 
 def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
-    """Return the label of a picture; empty texts become None. No text is refused."""
-    return Label(*(label_text(text or "") or None for text in (part, batch, view)))
+    """Return the label of a picture from texts as the sender gave them; empty texts become None."""
+    texts = [label_text(text or "") for text in (part, batch, view)]
+    part_text, batch_text, view_text = (text or None for text in texts)
+    return Label(part_text, batch_text, view_text)
 
 
 def label_text(text: str) -> str:
-    r"""Return a part's number, batch or view as it is kept and shown; different numbers stay different.
+    r"""Return a part's number, batch or view in the form that is recorded and shown.
 
-    A character that cannot be printed is written as a sign, such as ␝ for GS, or as \u00a0. The end of a text
-    of more than `MAX_LABEL_LENGTH` characters is replaced by a hash.
+    A character that cannot be printed is replaced by a visible one, such as ␝ for GS, or by its code, such as
+    \u00a0. If the text has more than `MAX_LABEL_LENGTH` characters, its end is replaced by a hash of the
+    whole, so that different texts stay different.
     """
-    kept = "".join(c if c.isprintable() else _sign(ord(c)) for c in text.strip(PADDING))
-    if len(kept) <= MAX_LABEL_LENGTH:
-        return kept
-    digest = hashlib.sha256(kept.encode()).hexdigest()[:32]
-    return f"{kept[: MAX_LABEL_LENGTH - len(digest) - 1]}…{digest}"
+    stripped_text = text.strip(PADDING)
+    printable = "".join(
+        character if character.isprintable() else _printable_form(ord(character))
+        for character in stripped_text
+    )
+    if len(printable) <= MAX_LABEL_LENGTH:
+        return printable
+    digest = hashlib.sha256(printable.encode()).hexdigest()[:32]
+    beginning = printable[: MAX_LABEL_LENGTH - len(digest) - 1]  # 1 for the ellipsis
+    return f"{beginning}…{digest}"
 
 
-def _sign(code: int) -> str:
-    """Return the sign of a character that cannot be printed: Unicode's control picture, or its code."""
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"\\u{code:04x}"
+def _printable_form(code: int) -> str:
+    """Return the form of a character that cannot be printed: Unicode's control picture, or its code."""
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:  # delete
+        return "\u2421"
+    return f"\\u{code:04x}"
 
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """Request under a key.
+    """Request that its sender has named by a key.
 
     Attributes:
-        key: Sender's key behind the scheme of the address, from `request_key`; compared and stored like this.
-        keys: Keys of its parts; a request of a single part has its own key there.
+        key: Key from `request_key`: the scheme of the address, and the sender's key.
+        keys: Keys of its parts; for a request of a single part, `key` alone.
         hash: SHA-256 of all that was sent.
-        pictures: SHA-256 of each file; a trigger has none.
+        pictures: SHA-256 of each file; empty: the request is a trigger.
     """
 
     key: str
@@ -339,53 +350,67 @@ class KeyedRequest:
     pictures: tuple[str, ...] = ()
 
     def possible_keys(self) -> list[str]:
-        """Return the keys under which any request with the sender's key may have been recorded."""
-        is_several = self.keys != (self.key,)
-        return [self.key, *part_keys(self.key, MAX_FILES if is_several else 1)]
+        """Return all stored keys that any request under this sender's key may have.
+
+        By these keys, the caller finds out whether another request has used the sender's key.
+        """
+        is_single_part = self.keys == (self.key,)
+        max_parts = 1 if is_single_part else MAX_FILES
+        return [self.key, *part_keys(self.key, max_parts)]
 
 
 def request_key(scheme: str, key: str) -> str:
     """Return the key of a request as it is stored.
 
     Args:
-        scheme: Scheme of the address: keys of an entry, which finds the product, are not those of products.
+        scheme: Scheme of the address: `HTTP` for a product, `ENTRY` for an entry. It keeps the keys of both
+            apart.
         key: Key from the sender.
     """
     return f"{scheme}:{key}"
 
 
 def part_keys(key: str, count: int) -> tuple[str, ...]:
-    """Return the keys of the parts of a request that sends several; none can be a request's own key."""
-    scheme, _, part_key = key.partition(":")
-    return tuple(f"{scheme}/{place}:{part_key}" for place in range(count))
+    """Return the keys of the parts of a request that sends several parts.
+
+    They have the form SCHEME/NUMBER:KEY. The "/" keeps them apart from the keys of requests, SCHEME:KEY.
+
+    Args:
+        key: Key of the request, from `request_key`.
+        count: Number of parts.
+    """
+    scheme, _, sender_key = key.partition(":")
+    return tuple(f"{scheme}/{place}:{sender_key}" for place in range(count))
 
 
 def upload_request(
     key: str,
     files: Sequence[bytes],
     is_form: bool,
-    is_several: bool,
+    is_multi_part: bool,
     label: Label,
     purpose: str = PRODUCTION,
 ) -> KeyedRequest:
     """Return a request that sends pictures, with the hash of its content.
 
-    A trial has another hash than the same request of the production: no trial's answer may answer that.
+    The purpose is a part of the hash: the answer to a trial is never given to the same request of the
+    production.
 
     Args:
         key: Key from `request_key`.
         files: Content of each file.
         is_form: Whether the pictures came in a form.
-        is_several: Whether each picture is a part of its own; else they are one part.
+        is_multi_part: Whether each picture is a part of its own; else they are one part.
         label: Label of the pictures.
         purpose: Purpose of the inspections.
     """
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    said = [label.part, label.batch, *pictures, *_view_fields(label)]
+    hashed_texts = [label.part, label.batch, *pictures, *_view_fields(label)]
     if purpose != PRODUCTION:
-        said.append(f"purpose={purpose}")
-    keys = part_keys(key, len(pictures)) if is_several else (key,)
-    return KeyedRequest(key, keys, _hash("form" if is_form else "file", *said), pictures)
+        hashed_texts.append(f"purpose={purpose}")
+    keys = part_keys(key, len(pictures)) if is_multi_part else (key,)
+    request_hash = _hash("form" if is_form else "file", *hashed_texts)
+    return KeyedRequest(key, keys, request_hash, pictures)
 
 
 def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
@@ -396,15 +421,16 @@ def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
         camera: Number of the camera; None: the product's only one.
         label: Label of the part.
     """
-    number = None if camera is None else str(camera)
-    hashed = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
-    return KeyedRequest(key, (key,), hashed)
+    camera_text = None if camera is None else str(camera)
+    request_hash = _hash("trigger", camera_text, label.part, label.batch, *_view_fields(label))
+    return KeyedRequest(key, keys=(key,), hash=request_hash)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:
-    """Return the view of a label for its hash; empty where it has none."""
+    """Return the view of a label as a text to be hashed; empty where the label has no view."""
     return () if label.view is None else (f"view={label.view}",)
 
 
-def _hash(*said: str | None) -> str:
-    return hashlib.sha256("\0".join(text or "" for text in said).encode()).hexdigest()
+def _hash(*texts: str | None) -> str:
+    """Return the SHA-256 of texts, separated by zero bytes; None counts as empty."""
+    return hashlib.sha256("\0".join(text or "" for text in texts).encode()).hexdigest()

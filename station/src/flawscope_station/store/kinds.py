@@ -13,12 +13,12 @@ from flawscope_station.store.inspection import RegionFacts
 
 
 class KindCounts(NamedTuple):
-    """Counts of inspections by kind of defect; an inspection without a known kind is not counted.
+    """Counts of inspections by kind of defect; an inspection of which no kind is recorded is not counted.
 
     Attributes:
-        named: Counts where one kind fits, by kind, the most frequent first.
-        several: Count where several kinds fit.
-        new: Count where no kind fits.
+        named: Counts of inspections that a single kind fits, by kind, the most frequent first.
+        several: Number of inspections that several kinds fit.
+        new: Number of inspections that no kind fits.
     """
 
     named: dict[str, int]
@@ -32,18 +32,24 @@ class KindCounts(NamedTuple):
 
 
 def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> KindCounts:
-    """Count inspections by kind.
+    """Count inspections by kind of defect.
 
     Args:
-        rows: Kind that a person named, and the regions, the strongest first, of each inspection.
+        rows: For each inspection, the kind that a person named (None or "": none) and the regions, the
+            strongest first.
     """
-    sets: list[Sequence[str]] = []
+    kinds_of_inspections: list[Sequence[str]] = []
     for named_kind, regions in rows:
         if named_kind:
-            sets.append([named_kind])
-        elif regions and (kinds := regions[0].get("kinds")) is not None:
-            sets.append(kinds)
-    single = Counter(kinds[0] for kinds in sets if len(kinds) == 1)
-    several = sum(len(kinds) > 1 for kinds in sets)
-    named = dict(sorted(single.items(), key=lambda pair: (-pair[1], pair[0])))
-    return KindCounts(named, several, len(sets) - several - single.total())
+            kinds_of_inspections.append([named_kind])
+            continue
+        region_kinds = regions[0].get("kinds") if regions else None
+        if region_kinds is not None:
+            kinds_of_inspections.append(region_kinds)
+    single_counts = Counter(kinds[0] for kinds in kinds_of_inspections if len(kinds) == 1)
+    alphabetical_counts = dict(sorted(single_counts.items()))
+    # `most_common` leaves kinds with the same count in alphabetical order
+    named = dict(Counter(alphabetical_counts).most_common())
+    several = sum(len(kinds) > 1 for kinds in kinds_of_inspections)
+    new = sum(len(kinds) == 0 for kinds in kinds_of_inspections)
+    return KindCounts(named, several, new)

@@ -26,9 +26,9 @@ class LineAlarms(NamedTuple):
     """Counts of a version's parts, each part once.
 
     Attributes:
-        good: Parts that nobody called a defect, passed or flagged.
-        alarms: Flagged parts that a person called good.
-        unreviewed: Flagged parts that nobody has reviewed.
+        good: Number of parts, passed or flagged, that nobody called a defect.
+        alarms: Number of flagged parts that a person called good.
+        unreviewed: Number of flagged parts that nobody has reviewed.
     """
 
     good: int
@@ -36,16 +36,22 @@ class LineAlarms(NamedTuple):
     unreviewed: int
 
     @classmethod
-    def of(cls, found: Iterable[tuple[bool, str | None]]) -> LineAlarms:
-        """Count parts by whether each was flagged, and its verdict."""
-        flagged = [(is_flagged, verdict) for is_flagged, verdict in found if verdict != DEFECT]
-        return cls(len(flagged), flagged.count((True, GOOD)), flagged.count((True, None)))
+    def of(cls, parts: Iterable[tuple[bool, str | None]]) -> LineAlarms:
+        """Count good parts, false alarms, and flagged parts without a review.
+
+        Args:
+            parts: For each part, whether it was flagged, and its verdict (None: it has no verdict).
+        """
+        good_parts = [(is_flagged, verdict) for is_flagged, verdict in parts if verdict != DEFECT]
+        false_alarms = good_parts.count((True, GOOD))
+        unreviewed = good_parts.count((True, None))
+        return cls(len(good_parts), false_alarms, unreviewed)
 
 
 def active_promise(
     versions: ModelRegistry, product_id: int
 ) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
-    """Return the active version, its model's facts and its expected rate; None: no version is active."""
+    """Return number, model facts and expected rate of the active version; three None if there is none."""
     try:
         version, model = versions.active(product_id)
     except NoModelError:
@@ -67,14 +73,18 @@ def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActiveProm
     return {"version": version, **rates.promise_facts(facts)}
 
 
-class KeptPromise(TypedDict):
+class FalseAlarmComparison(TypedDict):
     """Expected false-alarm rate of a version beside the counts on the line (`LineAlarms`).
 
     Attributes:
+        version: Number of the version.
         rate: Expected rate.
         interval: 95 % interval of the expected rate.
+        good: Number of parts that nobody called a defect.
+        alarms: Number of flagged parts that a person called good.
+        unreviewed: Number of flagged parts that nobody has reviewed.
         line_interval: 95 % interval of the rate on the line.
-        state: nothing, kept, broken or open.
+        state: Result of the comparison: nothing, kept, broken or open.
     """
 
     version: int
@@ -87,16 +97,17 @@ class KeptPromise(TypedDict):
     state: str
 
 
-def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
-    """Compare the active version's expected rate with the counts on the line, as the API shows it.
+def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> FalseAlarmComparison | None:
+    """Compare the active version's expected rate with the counts on the line, by `Promise.judge_line`.
 
-    The verdict is that of `Promise.judge_line`. None where no version is active, or it has no expected rate.
+    Returns:
+        The comparison as the API shows it; None: no version is active, or it has no expected rate.
     """
     version, _, promise = active_promise(versions, product_id)
     if version is None or promise is None or not promise.is_made:
         return None
     count = count_parts(versions.database, product_id, version)
-    verdict = promise.judge_line(*count)
+    comparison = promise.judge_line(count.good, count.alarms, count.unreviewed)
     return {
         "version": version,
         "rate": promise.rate,
@@ -104,26 +115,36 @@ def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptP
         "good": count.good,
         "alarms": count.alarms,
         "unreviewed": count.unreviewed,
-        "line_interval": list(verdict.interval),
-        "state": verdict.state,
+        "line_interval": list(comparison.interval),
+        "state": comparison.state,
     }
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
-    """Count parts; a part that came again counts only the first time.
+    """Count the latest parts that a version judged on the line.
 
-    Parts within tolerance are left out, and parts that the version has learnt from.
+    If a part was inspected several times, only its first inspection counts. Parts within tolerance are left
+    out, and so are parts that the version has learnt from.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        version: Number of the version.
     """
-    learnt = exists().where(
+    is_learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )
     column = inspections.c
     query = select(column.picture, column.part, column.batch, column.anomalous, column.verdict)
     query = query.select_from(inspections.join(pictures))
-    query = query.where(on_line(product_id), column.version_id == version).where(~column.tolerated, ~learnt)
+    query = query.where(on_line(product_id), column.version_id == version).where(
+        ~column.tolerated, ~is_learnt
+    )
     query = query.order_by(column.id.desc()).limit(RECENT_PARTS)
-    found = {}
+    # part -> flag and verdict; the newest come first, and a part's first inspection overwrites its later ones
+    judgement_by_part = {}
     with database.reading() as connection:
         for picture, part, batch, is_flagged, verdict in connection.execute(query):
-            found[(batch, part) if part else picture] = is_flagged, verdict
-    return LineAlarms.of(found.values())
+            identity = (batch, part) if part else picture  # without a number, each picture is a part
+            judgement_by_part[identity] = is_flagged, verdict
+    return LineAlarms.of(judgement_by_part.values())

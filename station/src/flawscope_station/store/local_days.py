@@ -13,20 +13,22 @@ _FIRST_DAY = date(1970, 1, 1)
 
 
 def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: int) -> ColumnElement[int]:
-    """Return the SQL expression of a time's day, counted from 1970-01-01.
+    """Return an SQL expression: the number of the day of a time in a zone; 1970-01-01 has the number 0.
 
     Args:
         at: Microseconds since 1970, from `since` to below `until`.
         zone: Zone of the days; None: this machine's.
-        since: First possible value of `at`.
-        until: End of the possible values of `at`.
+        since: Least possible value of `at`.
+        until: Exclusive end of the possible values of `at`.
     """
-    *earlier, (_, last) = offsets(zone, since, until)
-    local = at + literal(last, BigInteger)
-    if earlier:
-        steps = [(at < end, at + literal(offset, BigInteger)) for end, offset in earlier]
-        local = case(*steps, else_=local)
-    return local // DAY
+    zone_offsets = offsets(zone, since, until)
+    _, last_offset = zone_offsets[-1]
+    local_time = at + literal(last_offset, BigInteger)
+    if len(zone_offsets) > 1:
+        # each offset holds before its end, and the last offset for all later times
+        cases = [(at < end, at + literal(offset, BigInteger)) for end, offset in zone_offsets[:-1]]
+        local_time = case(*cases, else_=local_time)
+    return local_time // DAY
 
 
 def date_of(day: int) -> date:
@@ -35,12 +37,19 @@ def date_of(day: int) -> date:
 
 
 def midnight(day: date, zone: tzinfo | None) -> float:
-    """Return a day's beginning in a zone, seconds since 1970; where clocks skip midnight, the next moment."""
+    """Return the beginning of a day in a zone, seconds since 1970.
+
+    If clocks are put forward at midnight, the day begins at that moment.
+
+    Args:
+        day: Day.
+        zone: Zone; None: this machine's.
+    """
     return datetime.combine(day, time(), zone).timestamp()
 
 
 def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]]:
-    """Return a zone's offsets from UTC between two times, in order.
+    """Return a zone's offsets from UTC between two times, in the order of time.
 
     Args:
         zone: Zone; None: this machine's.
@@ -48,20 +57,24 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
         until: End, microseconds since 1970.
 
     Returns:
-        The end of each offset, on a whole hour except the last, and the offset itself, both in microseconds.
+        Pairs of the time at which an offset ends and the offset itself, both in microseconds. The last one
+        ends at `until`, all others end on a whole hour.
     """
-    found = list[tuple[int, int]]()
-    begin = since // HOUR * HOUR
-    for day in range(begin, until, DAY):
-        if offset_at(zone, day) == offset_at(zone, day + DAY):
+    zone_offsets = list[tuple[int, int]]()
+    first_hour = since // HOUR * HOUR
+    for day_begin in range(first_hour, until, DAY):
+        has_same_offset = offset_at(zone, day_begin) == offset_at(zone, day_begin + DAY)
+        if has_same_offset:  # no change of clocks within the day
             continue
-        for hour in range(day, day + DAY, HOUR):
-            if offset_at(zone, hour) != offset_at(zone, hour + HOUR):
-                found.append((hour + HOUR, offset_at(zone, hour)))
-    return [*found, (until, offset_at(zone, max(begin, until - 1)))]
+        for hour_begin in range(day_begin, day_begin + DAY, HOUR):
+            if offset_at(zone, hour_begin) != offset_at(zone, hour_begin + HOUR):
+                zone_offsets.append((hour_begin + HOUR, offset_at(zone, hour_begin)))
+    last_moment = max(first_hour, until - 1)
+    zone_offsets.append((until, offset_at(zone, last_moment)))
+    return zone_offsets
 
 
 def offset_at(zone: tzinfo | None, at: int) -> int:
     """Return a zone's offset from UTC at a time; both in microseconds."""
-    ahead = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).utcoffset()
-    return 0 if ahead is None else round(ahead.total_seconds() * 1e6)
+    offset = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).utcoffset()
+    return 0 if offset is None else round(offset.total_seconds() * 1e6)

@@ -1,9 +1,9 @@
 """Migration of the tables to this version, by Alembic.
 
-A change of `schema` needs a step in the folder `steps`: a file with the next version that contains all it
-needs. No step reads `schema`, which goes on changing; a test compares the migrated tables with `schema`, and
-migrates a store of each version before. Alembic keeps the version in the table `alembic_version`. The tables
-are copied before (`Database.migrate`).
+A change of `schema` needs a step in the folder `steps`: a file with the next version. A step never imports
+`schema`, which goes on changing. A test migrates a store of each earlier version, and compares the migrated
+tables with `schema`. Alembic records the version in the table `alembic_version`. `Database.migrate` copies
+the tables first.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sqlalchemy import Connection, MetaData, inspect, text
 from flawscope_station.store.schema import create_view_sql, metadata
 
 STEPS = (Path(__file__).with_name("steps"),)  # folders of the steps
-_one_at_once = threading.Lock()  # Alembic's operations, which the steps call, are those of the process
+_migration_lock = threading.Lock()  # Alembic's operations, which the steps call, are global to the process
 
 
 class UnknownVersionError(Exception):
-    """The tables are of no version that this flawscope knows.
+    """The tables have a version that this flawscope does not know, or none.
 
     Attributes:
         reason: Predicate of a sentence about the store, as "was made by another flawscope".
@@ -38,10 +38,10 @@ class UnknownVersionError(Exception):
 
 
 def table_version(connection: Connection) -> str | None:
-    """Return the version of the tables; None where there are none.
+    """Return the version of the tables; None: the database has no tables.
 
     Raises:
-        UnknownVersionError: this flawscope does not know it, or there are tables and no version.
+        UnknownVersionError: this flawscope does not know the version, or there are tables without a version.
     """
     version = MigrationContext.configure(connection).get_current_revision()
     if version is None:
@@ -55,14 +55,14 @@ def table_version(connection: Connection) -> str | None:
 
 
 def _refuse_tables(connection: Connection) -> None:
-    """Raise UnknownVersionError where tables of these names are there already, which say no version."""
-    there = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
-    if there:
-        raise UnknownVersionError(f"has tables that say no version ({', '.join(there[:3])})")
+    """Raise UnknownVersionError if a database without a version has tables named like the station's."""
+    existing_names = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
+    if existing_names:
+        raise UnknownVersionError(f"has tables that say no version ({', '.join(existing_names[:3])})")
 
 
 def is_current(connection: Connection) -> bool:
-    """Return whether the tables are there and of this version.
+    """Return whether the database has tables, and these are of this version.
 
     Raises:
         UnknownVersionError: this flawscope does not know their version.
@@ -88,11 +88,11 @@ def migrate(connection: Connection) -> None:
         return
     steps = _steps(STEPS)
 
-    def ahead(version: str, context: MigrationContext) -> object:
+    def steps_to_newest(version: str, context: MigrationContext) -> object:
         return steps._upgrade_revs("head", version)  # as Alembic's own command `upgrade`
 
-    context = MigrationContext.configure(connection, opts={"fn": ahead, "script": steps})
-    with _one_at_once, Operations.context(context):
+    context = MigrationContext.configure(connection, opts={"fn": steps_to_newest, "script": steps})
+    with _migration_lock, Operations.context(context):
         context.run_migrations()
 
 
@@ -104,10 +104,11 @@ def make_tables(connection: Connection) -> None:
 
 
 def _copied(tables: MetaData) -> MetaData:
-    """Return a copy of the tables.
+    """Return a copy of the tables for one call of `create_all`, which marks the tables that it creates.
 
-    In PostgreSQL a key between two tables that name each other is added when both are there, and SQLAlchemy
-    makes no table with it any more, which SQLite needs.
+    Two tables have foreign keys to each other. In PostgreSQL, SQLAlchemy creates both tables first, and adds
+    such a key afterwards. It then marks the key permanently as one to add later. SQLite cannot add keys, so
+    that tables created there from the same objects would lack the key.
     """
     copy = MetaData(naming_convention=tables.naming_convention)
     for table in tables.tables.values():
@@ -117,5 +118,5 @@ def _copied(tables: MetaData) -> MetaData:
 
 @cache
 def _steps(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Read the steps of these folders."""
+    """Return the steps in these folders; they are read only at the first call."""
     return ScriptDirectory(str(folders[0]), version_locations=[str(folder) for folder in folders])

@@ -49,14 +49,13 @@ from flawscope_station.store.schema import (
     versions,
 )
 
-# events
-VERSION_ADDED = "version added"
-VERSION_ACTIVATED = "version activated"
-QUESTION_ACCEPTED = "question accepted"  # event: a version without it was made
-MAX_REMOVED = 1000  # rows of removed versions of a product that are kept
-IS_THERE = versions.c.state.in_([READY, ACTIVE, RETIRED])  # condition: whoever asks for versions sees these
-DRAFT = "draft"  # fact of a version that a draft of a new product went live as
-RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
+VERSION_ADDED = "version added"  # kind of an event
+VERSION_ACTIVATED = "version activated"  # kind of an event
+QUESTION_ACCEPTED = "question accepted"  # kind of an event: a version without the open question was made
+MAX_REMOVED = 1000  # rows of removed versions that are kept for each product
+IS_LISTED = versions.c.state.in_([READY, ACTIVE, RETIRED])  # condition: versions that people see
+DRAFT = "draft"  # name of a fact: the draft of a new product that went live as the version
+RATE_OF = "rate_of"  # name of a fact: number of the version from which it differs by its rate alone
 
 
 class Switch(TypedDict):
@@ -69,10 +68,20 @@ class Switch(TypedDict):
 class VersionFacts(TypedDict):
     """Version as the API shows it: the fields that the station reads.
 
-    Further fields are facts of its model; the version of an entry has none of these.
+    Further fields are facts of its model; the version of an entry has no such facts.
 
     Attributes:
-        rate_of: Number of the version that it differs from by its rate alone.
+        id: Number of the version.
+        file: Name of the model file.
+        hash: SHA-256 of the model file.
+        origin: Where the file came from, for a person.
+        created_at: Time at which the version was added.
+        active: Whether the version judges.
+        switches: Activations, the oldest first.
+        method: Method of the model.
+        score_threshold: Threshold of the score.
+        false_alarm_rate: Expected false-alarm rate; None: it is not known.
+        rate_of: Number of the version from which it differs by its rate alone.
         product: Name of the product in its joint model.
     """
 
@@ -106,9 +115,9 @@ class DraftMark(TypedDict):
     """Draft that went live as a version.
 
     Attributes:
-        begun: Time at which the draft was begun, which tells it from a later draft of its name.
-        by: Person who took it live.
-        learnt: Time at which its learning was asked for.
+        begun: Time at which the draft was begun: a later draft of the same name has another.
+        by: Person who took the draft live.
+        learnt: Time at which somebody asked for its learning.
     """
 
     begun: str | None
@@ -117,7 +126,13 @@ class DraftMark(TypedDict):
 
 
 class MadeVersion(TypedDict):
-    """Version that was made at the station, with the facts that are asked for."""
+    """Version that was made at the station.
+
+    Attributes:
+        id: Number of the version.
+        state: State of the version, as in `ModelRegistry`.
+        draft: Draft that went live as the version.
+    """
 
     id: int
     state: str
@@ -128,9 +143,9 @@ class ModelRegistry:
     """Model versions of all products, and their open models.
 
     A version is `making` until its file is kept and its maker calls it ready; then `ready`, `active` while it
-    judges, and `retired` after that. A version that never judged can be `removed`. Each step is a single
-    statement that names the states which it may come from: the second of two steps at once finds nothing to
-    change. An index allows a product one active version at most.
+    judges, and `retired` after that. A version that never judged can be `removed`. Each change of state is a
+    single statement, with the earlier state as its condition: of two changes at the same time, the second
+    finds nothing to change. An index allows a product one active version at most.
 
     Args:
         database: Database of the station.
@@ -159,9 +174,9 @@ class ModelRegistry:
         self.engine = engine
         self.models = OpenModels()
         self._switch_lock = threading.Lock()  # rows and open models are switched together
-        self._removed: set[int] = set()  # products that were removed since the start
-        self.joint_entries: set[int] = set()  # entries whose settings name a joint model
-        self.rates: dict[int, float] = {}  # false-alarm rates that the settings name, by product
+        self._removed_ids: set[int] = set()  # products that were removed since the start
+        self.joint_entries: set[int] = set()
+        self.rates: dict[int, float] = {}
 
     # ---- adding and removing
 
@@ -175,30 +190,32 @@ class ModelRegistry:
         *,
         is_ready: bool = True,
     ) -> int:
-        """Keep a copy of a model file as a version; return its number. Identical files are the same version.
+        """Keep a copy of a model file as a version; return the number of the version.
+
+        If the product has a version of an identical file already, the number is that of this version.
 
         Args:
             product_id: Number of the product.
             model: Path of the model file.
             origin: Where the file came from, for a person.
             who: Person who adds it.
-            facts: Facts beside those of the file.
-            is_ready: Whether it is ready at once; otherwise it is `making` until `make_ready`, or until the
-                station ends.
+            facts: Facts to record of the version, beside those in the model file.
+            is_ready: Whether the version is ready at once. If False, it stays `making` until `make_ready`; if
+                the station ends before that, the version is removed at the next start.
 
         Raises:
             InputError: the file is no model of a single product, or damaged.
             StoreError: the copy cannot be kept.
         """
-        with self._copy(Path(model), origin) as (copy, file):
-            described = router.read_facts(copy)
-            if described.is_joint:
+        with self._copy(Path(model), origin) as (copy, file_columns):
+            model_facts = router.read_facts(copy)
+            if model_facts.is_joint:
                 raise files.several_products_error(copy)
-            known = {**_version_facts(described), **facts}
+            version_facts = {**_version_facts(model_facts), **facts}
             with self.database.writing() as connection:
-                number = self._insert(connection, product_id, file, known, described)
-                kept = connection.scalar(select(versions.c.file).where(versions.c.id == number))
-            self._keep(copy, {"file": str(kept)})  # that of a known version may have been lost
+                number = self._insert(connection, product_id, file_columns, version_facts, model_facts)
+                recorded_file = connection.scalar(select(versions.c.file).where(versions.c.id == number))
+            self._keep(copy, {"file": str(recorded_file)})  # an existing version may have lost its file
             if is_ready:
                 with self.database.writing() as connection:
                     make_ready(connection, number, who)
@@ -211,11 +228,17 @@ class ModelRegistry:
             self.remove(row.product_id, row.id)
 
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
-        """Keep a version's model at another false-alarm rate as a version; return the new number.
+        """Add a copy of a version with another false-alarm rate; return the number of the new version.
+
+        Args:
+            product_id: Number of the product.
+            number: Number of the version to copy.
+            rate: False-alarm rate of the new version.
+            who: Person who adds it.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: the version's good pictures do not support the rate, or it is of a joint model.
+            InputError: the version has too few good pictures for the rate, or it is of a joint model.
             StoreError: the new version cannot be kept.
         """
         row = self._row(product_id, number)
@@ -230,63 +253,77 @@ class ModelRegistry:
         except InputError as error:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
-        with self._saved(model.with_rate(rate), row.file) as path:
+        with self._temporary_file(model.with_rate(rate), row.file) as path:
             return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
 
-    def _at_configured_rate(self, product_id: int, number: int) -> int:
-        """Return the version, or a new one at the rate of the settings; may raise as `add_at_rate` does."""
+    def _version_at_configured_rate(self, product_id: int, number: int) -> int:
+        """Return the number of a version that has the false-alarm rate of the settings.
+
+        It is the given version itself if that has this rate, or if the settings name no rate. Otherwise a new
+        version is added by `add_at_rate`; errors are the same.
+        """
         rate = self.rates.get(product_id)
-        if rate is None or router.read_facts(self.path(product_id, number)).rate == rate:
+        if rate is None:
             return number
-        return self.add_at_rate(product_id, number, rate, "station")
+        model_rate = router.read_facts(self.path(product_id, number)).rate
+        if model_rate == rate:
+            return number
+        return self.add_at_rate(product_id, number, rate, who="station")
 
     def add_joint(
         self, entry_id: int, model: str | os.PathLike[str], names: Mapping[str, str], origin: str, who: str
     ) -> dict[int, int]:
         """Keep a copy of a joint model as a version of its entry and of each of its products.
 
-        The products become the entry's. Errors are those of `add`.
+        The model's products become products of the entry. Errors are those of `add`.
 
         Args:
             entry_id: Number of the entry.
             model: Path of the model file.
-            names: Names of the products at the station, by their names in the model.
+            names: Name of a product in the model -> its name at the station.
             origin: Where the file came from, for a person.
             who: Person who adds it.
 
         Returns:
-            The numbers of the versions, by product and entry.
+            Number of the product or entry -> number of its version.
         """
-        with self._copy(Path(model), origin) as (copy, file):
+        with self._copy(Path(model), origin) as (copy, file_columns):
             manifests = router.read_facts(copy).manifests
-            if not names.keys() >= manifests.keys():
+            if not names.keys() >= manifests.keys():  # a product of the model has no name
                 raise InputError(f"{model} was replaced while it was read: add it again")
-            self._keep(copy, file)
+            self._keep(copy, file_columns)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
                 facts: Mapping[str, object] = {"products": [*names.values()]}
-                found = {entry_id: self._insert(connection, entry_id, file, facts)}
+                version_by_address = {entry_id: self._insert(connection, entry_id, file_columns, facts)}
                 for name, manifest in manifests.items():
-                    number = add_product(connection, names[name], entry_id)
-                    joint = ModelFacts.of(manifest)
-                    facts = {**_version_facts(joint), "product": name}
-                    found[number] = self._insert(connection, number, file, facts, joint)
-                for version in found.values():
+                    product_id = add_product(connection, names[name], entry_id)
+                    product_facts = ModelFacts.of(manifest)
+                    facts = {**_version_facts(product_facts), "product": name}
+                    version_by_address[product_id] = self._insert(
+                        connection, product_id, file_columns, facts, product_facts
+                    )
+                for version in version_by_address.values():
                     make_ready(connection, version, who)
-        return found
+        return version_by_address
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Lock products, and the products of entries among them, in the order of `insert_inspections`."""
+        """Lock products and entries by number, and all products of these entries, as `lock_products` does."""
         is_affected = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
-        lock_products(
-            connection, connection.execute(select(products.c.id).where(is_affected)).scalars().all()
-        )
+        affected_ids = connection.execute(select(products.c.id).where(is_affected)).scalars().all()
+        lock_products(connection, affected_ids)
 
     @contextmanager
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Yield a copy of a model file, which stays until the block ends, and its columns in `versions`.
+        """Yield the path of a copy of a model file, and the copy's columns in `versions`.
 
-        Hash and copy come from the same read: the file may be replaced meanwhile.
+        If the station has a file with this content and name, that file is the copy. Else the file is copied
+        and hashed in a single read, because it may be replaced meanwhile; this copy is temporary, and is
+        removed after the block.
+
+        Args:
+            path: Path of the model file.
+            origin: Where the file came from, for a person.
         """
         with ExitStack() as stack:
             digest = self._hold(stack, files.file_sha256(path))
@@ -295,22 +332,28 @@ class ModelRegistry:
                 copy = self.files.temporary_path(path.name)
                 stack.callback(self.files.remove_temporary, copy)
                 digest = self._hold(stack, self.files.copy(path, copy))
-            file = f"{MODELS}/{self.files.model_folder(digest).name}/{path.name}"
+            relative_path = f"{MODELS}/{self.files.model_folder(digest).name}/{path.name}"
             try:
-                yield copy, {"hash": digest, "file": file, "origin": origin}
-            except InputError as error:
+                yield copy, {"hash": digest, "file": relative_path, "origin": origin}
+            except InputError as error:  # people know the path of the original file
                 raise InputError(str(error).replace(str(copy), str(path))) from None
 
     def _hold(self, stack: ExitStack, digest: str) -> str:
+        """Hold the file with this hash, as `Files.hold` does, until the stack is closed; return the hash."""
         self.files.hold(digest)
         stack.callback(self.files.release, digest)
         return digest
 
     def _keep(self, copy: Path, file: Mapping[str, str]) -> None:
-        """Move a temporary copy to its place; a file that is there already stays."""
-        kept = self.files.folder / file["file"]
-        if copy != kept and not kept.exists():
-            self.files.move(copy, kept)
+        """Move a temporary copy to its place, unless a file is there already.
+
+        Args:
+            copy: Path from `_copy`.
+            file: Columns in `versions`, from `_copy`; the column `file` is the place.
+        """
+        place = self.files.folder / file["file"]
+        if copy != place and not place.exists():
+            self.files.move(copy, place)
 
     def _insert(
         self,
@@ -320,40 +363,63 @@ class ModelRegistry:
         facts: Mapping[str, object],
         model: ModelFacts | None = None,
     ) -> int:
-        """Add a version in the state `making` unless the product has the same file; return its number."""
-        values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
-        values["state"] = MAKING
-        new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
-        number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
+        """Add a version in the state `making`, unless the product has a version of the same file.
+
+        Args:
+            connection: Connection of the transaction.
+            product_id: Number of the product or entry.
+            file: Columns of the file, from `_copy`.
+            facts: Facts of the version.
+            model: Facts of the product's model, whose pictures are recorded as learnt; None: the version is
+                that of an entry.
+
+        Returns:
+            The number of the new or existing version.
+        """
+        row = {
+            **file,
+            "product_id": product_id,
+            "facts": json.dumps(facts),
+            "created_at": now(),
+            "state": MAKING,
+        }
+        insert = upsert(connection.dialect.name, versions).values(row).on_conflict_do_nothing()
+        number = connection.execute(insert.returning(versions.c.id)).scalar_one_or_none()
         if number is None:
             existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
             return int(connection.execute(existing.where(IS_KEPT)).scalar_one())
-        pixels = {picture.hash for picture in model.pictures} if model else ()
-        if pixel_rows := [{"version_id": number, "pixels": digest} for digest in sorted(pixels)]:
+        pixel_hashes = {picture.hash for picture in model.pictures} if model else set()
+        pixel_rows = [{"version_id": number, "pixels": digest} for digest in sorted(pixel_hashes)]
+        if pixel_rows:
             connection.execute(learnt_pixels.insert(), pixel_rows)
         return int(number)
 
     def removable(self, product_id: int) -> list[int]:
-        """Return the ready versions that never judged, that nothing names, and that are of no joint model."""
+        """Return the numbers of the ready versions that were never used and are of no joint model."""
         query = select(versions).where(versions.c.product_id == product_id, _is_removable())
         rows = self.database.rows(query.where(versions.c.state == READY).order_by(versions.c.id))
         return [row.id for row in rows if not _is_joint(row)]
 
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
-        """Remove a version that never judged, and its file unless another version needs it.
+        """Remove a version that never judged; remove its file, too, unless another version needs the file.
+
+        Args:
+            product_id: Number of the product.
+            number: Number of the version.
+            who: Person who removes it.
 
         Returns:
-            Whether it was removed; False where it judged, something names it, or it is of a joint model, and
-                so a
-            version of other products, too.
+            Whether the version was removed. It stays if it has judged, or if a record names it. It also stays
+            if it is of a joint model, because other products have a version of the same file.
         """
         row = self.database.row(select(versions).where(versions.c.id == number))
         if row is None or _is_joint(row):
             return False
-        is_version = versions.c.id == number, versions.c.product_id == product_id
+        is_version = (versions.c.id == number) & (versions.c.product_id == product_id)
         with self.database.writing() as connection:
-            change = update(versions).where(*is_version, _is_removable()).values(state=REMOVED)
-            if connection.execute(change).rowcount == 0:
+            change = update(versions).where(is_version, _is_removable()).values(state=REMOVED)
+            removed_count = connection.execute(change).rowcount
+            if removed_count == 0:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             add_event(connection, REMOVED_EVENT, who, f"version {number}, which was never used", product_id)
@@ -375,86 +441,104 @@ class ModelRegistry:
         Raises:
             NoModelError: no model of the product is open.
         """
-        return self.active(product_id)[0]
+        number, _ = self.active(product_id)
+        return number
 
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
-        """Open a version and let it judge from now on, also the pictures that wait.
+        """Open a version and let it judge from now on; it also judges pictures that are waiting.
 
-        A version of a joint model judges for all products of the model; products of the entry that the model
-        does not know have none.
+        A version of a joint model judges for all products of the model. If the model does not know a product
+        of the entry, this product has no active version then. If the settings name another false-alarm rate,
+        a version with that rate is added and activated instead.
 
         Args:
             product_id: Number of the product or entry.
             number: Number of the version.
             who: Person who activates it.
-            goes_live: Also activate it where the product was removed, which becomes a product of the station
-                again.
+            goes_live: Whether to activate it even if the product was removed: the product then belongs to
+                the station again.
 
         Raises:
-            NotFoundError: the product has no such version, or somebody removed a version meanwhile.
-            InputError: the model cannot be opened; the version before goes on.
+            NotFoundError: the product has no such version, or somebody has removed the product or the version
+                meanwhile.
+            InputError: the model cannot be opened; the version that was active stays active.
         """
-        number = self._at_configured_rate(product_id, number)
+        number = self._version_at_configured_rate(product_id, number)
         rows = self._same_file_rows(product_id, number)
-        models = self._load_models(rows)
+        model_by_address = self._load_models(rows)
         with self._switch_lock:
-            if product_id in self._removed and not goes_live:
+            if product_id in self._removed_ids and not goes_live:
                 raise NotFoundError(f"the product was removed: version {number} was not activated")
             with self.database.writing() as connection:
-                self._lock_all(connection, [*models])
-                _activate(connection, models.keys(), [row.id for row in rows])
+                self._lock_all(connection, [*model_by_address])
+                _activate(connection, model_by_address.keys(), [row.id for row in rows])
                 for row in rows:
                     add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
-            self.models.activate(models)
-            self._removed.discard(product_id)
+            self.models.activate(model_by_address)
+            self._removed_ids.discard(product_id)
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
-        """Let no version of a product judge until it goes live again; an event keeps the reason `why`."""
+        """Deactivate the version of a removed product; no version judges until the product goes live again.
+
+        Args:
+            product_id: Number of the product.
+            who: Person who removes the product.
+            why: Text of the event that records the removal.
+        """
         with self._switch_lock:
             with self.database.writing() as connection:
-                is_active = versions.c.product_id == product_id, IS_ACTIVE
-                connection.execute(update(versions).where(*is_active).values(state=RETIRED))
+                is_active = (versions.c.product_id == product_id) & IS_ACTIVE
+                connection.execute(update(versions).where(is_active).values(state=RETIRED))
                 add_event(connection, REMOVED_EVENT, who, why, product_id)
             self.models.deactivate(product_id)
-            self._removed.add(product_id)
+            self._removed_ids.add(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
         """Accept the open questions of a version's fit, for a person.
 
         Errors are those of `activate`, and StoreError.
 
+        Args:
+            product_id: Number of the product or entry.
+            number: Number of the version.
+            who: Person who accepts them.
+
         Returns:
-            The number of the version without questions: the version itself where it has none, else a new
-                version of
-            the same model.
+            The number of a version without open questions. It is the given version if that has none;
+            otherwise it is a new version with the same model.
         """
-        rows = self._same_file_rows(product_id, number)
-        model, asked = router.accept_questions(self._load_model(rows[0]))
-        if not asked:
+        rows = self._same_file_rows(product_id, number)  # all of the same file
+        model, questions = router.accept_questions(self._load_model(rows[0]))
+        if not questions:
             return number
         facts = json.loads(rows[0].facts)
         origin = rows[0].origin
-        same = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
-        with self._saved(model, rows[0].file) as path:
+        retained_facts = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
+        with self._temporary_file(model, rows[0].file) as path:
             if model.facts.is_joint:
                 rows_by_product = {json.loads(row.facts).get("product"): row for row in rows}
-                entry_row = rows_by_product.pop(None)  # the entry's own row names no product
-                called = {name: str(row.called) for name, row in rows_by_product.items()}
-                new = self.add_joint(entry_row.product_id, path, called, origin, who)[product_id]
+                entry_row = rows_by_product.pop(None)  # the row of the entry names no product
+                station_names = {name: str(row.called) for name, row in rows_by_product.items()}
+                version_ids = self.add_joint(entry_row.product_id, path, station_names, origin, who)
+                new_number = version_ids[product_id]
             else:
-                new = self.add(product_id, path, origin, who, same)
+                new_number = self.add(product_id, path, origin, who, retained_facts)
         with self.database.writing() as connection:
-            for line in asked:
-                text = f"version {new}: accepted of version {number}: {line}"
+            for question in questions:
+                text = f"version {new_number}: accepted of version {number}: {question}"
                 add_event(connection, QUESTION_ACCEPTED, who, text, product_id)
-        return new
+        return new_number
 
     @contextmanager
-    def _saved(self, model: Model, file: str) -> Iterator[Path]:
-        """Yield a temporary file of a model, with the name of a version's file.
+    def _temporary_file(self, model: Model, file: str) -> Iterator[Path]:
+        """Save a model to a temporary file, and yield its path; the file is removed after the block.
+
+        Args:
+            model: Model to save.
+            file: Path of a version's file; the temporary file gets the same name.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the file cannot be written.
         """
         temporary = self.files.temporary_path(Path(file).name)
         try:
@@ -467,30 +551,32 @@ class ModelRegistry:
             self.files.remove_temporary(temporary)
 
     def resume(self, product_id: int) -> int | None:
-        """Open the version that was active when the station ended; return its number, or None."""
+        """Open the version that was active when the station ended.
+
+        Returns:
+            The number of the opened version; None: no version was active. If the settings name another
+            false-alarm rate, it is the number of a version with that rate.
+        """
         with self.database.reading() as connection:
             number = _active_number(connection, product_id)
-        if number is not None:
-            rows = self._same_file_rows(product_id, number)
-            is_active = all(row.state == ACTIVE for row in rows)
-            before = number
-            number = self._at_configured_rate(product_id, number)
-            if is_active and before == number:
-                self.models.activate(self._load_models(rows))
-            else:  # a product had a model of its own meanwhile, or the settings name another rate
-                self.activate(product_id, number, "station")
-        return number
+        if number is None:
+            return None
+        rows = self._same_file_rows(product_id, number)
+        are_all_active = all(row.state == ACTIVE for row in rows)
+        rated_number = self._version_at_configured_rate(product_id, number)
+        if are_all_active and rated_number == number:
+            self.models.activate(self._load_models(rows))
+        else:  # a product of the joint model had its own model meanwhile, or the settings name another rate
+            self.activate(product_id, rated_number, who="station")
+        return rated_number
 
     def active_facts(self, product_id: int) -> dict[str, object]:
-        """Return the facts of the version that was active last; empty: there is none.
-
-        An entry's version has `products`, the version of a joint model's product `product`.
-        """
+        """Return the facts of the version that was active last; empty: no version was active."""
         row = self.active_row(product_id)
         return {} if row is None else dict(json.loads(row.facts))
 
     def active_row(self, product_id: int) -> VersionRow | None:
-        """Return the row of the version that was active last; None: there is none."""
+        """Return the row of the version that was active last; None: no version was active."""
         return self.database.row(select(versions).where(versions.c.product_id == product_id, IS_ACTIVE))
 
     def active(self, product_id: int) -> tuple[int, Model]:
@@ -499,33 +585,47 @@ class ModelRegistry:
         Raises:
             NoModelError: no model of the product is open.
         """
+        # the address of a single product has only that product
         (product,) = self.models.active[product_id].products.values()
         return product.number, product.model
 
     def open(self, product_id: int, number: int) -> Model:
-        """Return the model of a version, opened unless it is open."""
-        if (found := self.models.model_of_version(number)) is not None:
-            return found
-        row = self._row(product_id, number)
-        model = self._load_model(row)
-        return model.product(json.loads(row.facts)["product"]) if model.facts.is_joint else model
-
-    def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
-        """Return the versions that are activated together, each with its product's name as `called`.
-
-        It is the version alone; of a joint model it is the entry's version and those of all its products.
+        """Return the model of a version; open it if it is not open.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: the settings name a model of the other kind.
+            InputError: the model cannot be opened.
         """
-        found = self._row(product_id, number)
-        query = select(versions, products.c.name.label("called")).where(IS_THERE)
+        open_model = self.models.model_of_version(number)
+        if open_model is not None:
+            return open_model
+        row = self._row(product_id, number)
+        model = self._load_model(row)
+        if model.facts.is_joint:
+            return model.product(json.loads(row.facts)["product"])
+        return model
+
+    def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
+        """Return the rows of a version, and of all versions that are activated together with it.
+
+        If the version is of a joint model, they are the versions of its entry and of all its products.
+        Otherwise there is only the row of the version. Each row has the name of its product in the column
+        `called`.
+
+        Raises:
+            NotFoundError: the product has no such version.
+            InputError: the version is of a joint model, and the settings name none for the product; or vice
+                versa.
+        """
+        version_row = self._row(product_id, number)
+        query = select(versions, products.c.name.label("called")).where(IS_LISTED)
         query = query.join(products, products.c.id == versions.c.product_id)
-        is_joint = _is_joint(found)
+        is_joint = _is_joint(version_row)
         with self.database.reading() as connection:
-            entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
-            entry = product_id if product_id in self.joint_entries else entry
+            if product_id in self.joint_entries:
+                entry: int | None = product_id
+            else:
+                entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
             if is_joint != (entry in self.joint_entries):
                 kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
                 raise InputError(
@@ -535,44 +635,63 @@ class ModelRegistry:
             if not is_joint:
                 return connection.execute(query.where(versions.c.id == number)).all()
             is_affected = or_(products.c.id == entry, products.c.entry_id == entry)
-            return connection.execute(query.where(versions.c.hash == found.hash, is_affected)).all()
+            return connection.execute(query.where(versions.c.hash == version_row.hash, is_affected)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
-        """Return the opened model of versions of the same file, by product, and by entry of a joint model."""
+        """Open the model of versions of the same file.
+
+        Args:
+            rows: Rows from `_same_file_rows`.
+
+        Returns:
+            Number of the address -> model. The addresses are the products and, for a joint model, its entry.
+
+        Raises:
+            InputError: the file cannot be opened, or a product of the joint model has another model.
+        """
         model = self._load_model(rows[0])
         if not model.facts.is_joint:
-            found = (ProductModel(row.product_id, row.id, model) for row in rows)
-            return {joint.product_id: AddressModel.single(joint) for joint in found}
-        products = {
-            name: ProductModel(row.product_id, row.id, model.product(name), row.called)
-            for row in rows
-            if (name := json.loads(row.facts).get("product")) is not None
-        }
-        if missing := [name for name in model.products if name not in products]:
+            single_products = [ProductModel(row.product_id, row.id, model) for row in rows]
+            return {product.product_id: AddressModel.single(product) for product in single_products}
+        product_by_name: dict[str, ProductModel] = {}
+        for row in rows:
+            name = json.loads(row.facts).get("product")
+            if name is not None:
+                product_by_name[name] = ProductModel(row.product_id, row.id, model.product(name), row.called)
+        missing = [name for name in model.products if name not in product_by_name]
+        if missing:
             raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
-        alone = {opened.product_id: AddressModel.single(opened) for opened in products.values()}
-        entries = (row.product_id for row in rows if row.product_id not in alone)
-        return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
+        model_by_address = {
+            product.product_id: AddressModel.single(product) for product in product_by_name.values()
+        }
+        entries = [row.product_id for row in rows if row.product_id not in model_by_address]
+        for entry in entries:
+            model_by_address[entry] = AddressModel(model, product_by_name)
+        return model_by_address
 
     def _load_model(self, row: VersionRow) -> Model:
         """Return the opened model of a version's file; versions of the same file share it."""
         path = self.files.folder / str(row.file)
         engine = self.engine_for(path)
-        how = partial(router.load, path, engine=engine, device=self.device, threads=self.threads)
-        return self.models.get_or_load(row.hash, how)
+        load = partial(router.load, path, engine=engine, device=self.device, threads=self.threads)
+        return self.models.get_or_load(row.hash, load)
 
     def engine_for(self, path: Path) -> str | None:
-        """Return the engine to open a model file with; None: the default."""
+        """Return the engine with which to open a model file; None: the default, which trained models need."""
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
     def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
-        """Return number, state and facts of a product's versions of this origin, the newest first."""
-        is_made_there = versions.c.product_id == product_id, versions.c.origin == origin, IS_THERE
-        rows = self.database.rows(select(versions).where(*is_made_there).order_by(versions.c.id.desc()))
+        """Return number, state and facts of each version of a product with this origin, the newest first."""
+        query = select(versions).where(versions.c.product_id == product_id, versions.c.origin == origin)
+        rows = self.database.rows(query.where(IS_LISTED).order_by(versions.c.id.desc()))
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
-        """Record with a version which draft went live as it.
+        """Record in the facts of a version that it has come from a draft.
+
+        Args:
+            number: Number of the version.
+            mark: Draft that went live as this version.
 
         Raises:
             StoreError: the database cannot be written.
@@ -580,8 +699,8 @@ class ModelRegistry:
         is_version = versions.c.id == number
         with self.database.writing() as connection:
             facts = json.loads(connection.execute(select(versions.c.facts).where(is_version)).scalar_one())
-            changed = json.dumps({**facts, DRAFT: dict(mark)})
-            connection.execute(update(versions).where(is_version).values(facts=changed))
+            facts[DRAFT] = dict(mark)
+            connection.execute(update(versions).where(is_version).values(facts=json.dumps(facts)))
 
     # ---- facts for people
 
@@ -598,11 +717,11 @@ class ModelRegistry:
         with self.database.reading() as connection:
             rows = connection.execute(
                 select(versions)
-                .where(versions.c.product_id == product_id, IS_THERE)
+                .where(versions.c.product_id == product_id, IS_LISTED)
                 .order_by(versions.c.id.desc())
             ).all()
-            switches = _activations(connection, product_id)
-        listed = [_describe_version(row, switches.get(row.id, [])) for row in rows]
+            switches_by_version = _activations(connection, product_id)
+        listed = [_describe_version(row, switches_by_version.get(row.id, [])) for row in rows]
         active = next((int(row.id) for row in rows if row.state == ACTIVE), None)
         return {"versions": listed, "active": active}
 
@@ -618,7 +737,13 @@ class ModelRegistry:
         return _describe_version(row, switches)
 
     def previous_version(self, product_id: int, active: int | None) -> int | None:
-        """Return the number of the version that was active before `active`; None: there was none."""
+        """Return the number of the version that was active before `active`; None: there was none.
+
+        Args:
+            product_id: Number of the product.
+            active: Number of the active version; None: no version is active.
+        """
+        # the text of such an event is the number of the version
         query = (
             select(events.c.text)
             .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
@@ -631,15 +756,16 @@ class ModelRegistry:
         return None if number is None else int(number)
 
     def _row(self, product_id: int, number: int) -> VersionRow:
-        is_version = versions.c.product_id == product_id, versions.c.id == number
-        row = self.database.row(select(versions).where(*is_version, IS_THERE))
+        """Return the row of a version; raise NotFoundError where the product has no such version."""
+        is_version = (versions.c.product_id == product_id) & (versions.c.id == number)
+        row = self.database.row(select(versions).where(is_version, IS_LISTED))
         if row is None:
             raise NotFoundError(f"there is no version {number} of this product")
         return row
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Return the number in a version's `rate_of` fact, else the version's own number."""
+    """Return the number of the version that a version copies at another rate; if none, its own number."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 
@@ -647,8 +773,7 @@ def rate_root(connection: Connection, number: int) -> int:
 def _version_facts(model: ModelFacts) -> dict[str, object]:
     """Return facts of a model of a single product, as the API shows them.
 
-    A product with a model for each view has no threshold of pictures: `score_threshold` and `spread` are
-    None.
+    If the product has a model for each view, `score_threshold` and `spread` are None: they differ by view.
     """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
@@ -670,7 +795,13 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
 
 
 def make_ready(connection: Connection, number: int, who: str) -> None:
-    """Change a version from `making` to `ready`; leave a version in another state unchanged."""
+    """Change a version from `making` to `ready`, and record that; a version in another state is not changed.
+
+    Args:
+        connection: Connection of the transaction.
+        number: Number of the version.
+        who: Person who added the version.
+    """
     change = update(versions).where(versions.c.id == number, versions.c.state == MAKING).values(state=READY)
     row = connection.execute(change.returning(versions.c.product_id, versions.c.origin)).one_or_none()
     if row is not None:
@@ -678,38 +809,46 @@ def make_ready(connection: Connection, number: int, who: str) -> None:
 
 
 def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
-    """Activate versions, and retire all other versions of their products and their entries' products.
+    """Activate versions, and retire the other active versions of these products and entries.
+
+    Args:
+        connection: Connection of the transaction.
+        product_ids: Numbers of the products and entries; all products of these entries are added.
+        numbers: Numbers of the versions to activate.
 
     Raises:
         NotFoundError: a version was removed since its row was read.
     """
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
     is_affected = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
-    # retire first: the index allows one active version at any moment, also within one UPDATE
-    before = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
-    connection.execute(before.values(state=RETIRED))
-    to_activate = update(versions).where(versions.c.id.in_(numbers), IS_THERE)
-    if connection.execute(to_activate.values(state=ACTIVE)).rowcount != len(numbers):
+    # retire first: the index allows only one active version of a product at any moment
+    retire = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
+    connection.execute(retire.values(state=RETIRED))
+    activate = update(versions).where(versions.c.id.in_(numbers), IS_LISTED)
+    activated_count = connection.execute(activate.values(state=ACTIVE)).rowcount
+    if activated_count != len(numbers):
         raise NotFoundError(
             f"version {', '.join(map(str, numbers))} was removed while it was opened: choose another one"
         )
 
 
 def _active_number(connection: Connection, product_id: int) -> int | None:
+    """Return the number of a product's active version; None: it has none."""
     number = connection.scalar(select(active_version(product_id)))
     return None if number is None else int(number)
 
 
 def _is_removable() -> ColumnElement[bool]:
-    """Return the condition of versions that never judged and that nothing names."""
+    """Return the SQL condition that a version has never judged, and that no record names it."""
     number = versions.c.id
     product_id = versions.c.product_id
-    inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
+    is_of_product = inspections.c.product_id == product_id
+    is_of_version = inspections.c.version_id == number
     uses = (
+        # `hours` counts the inspections of the line; challenges and trials are searched by their own indexes
         exists().where(hours.c.product_id == product_id, hours.c.version_id == number),
-        exists().where(*inspected, IS_CHALLENGE),
-        # what was tried by hand counts in no hour; by an index of its own
-        exists().where(inspections.c.version_id == number, IS_TRIAL),
+        exists().where(is_of_product, is_of_version, IS_CHALLENGE),
+        exists().where(is_of_version, IS_TRIAL),
         exists().where(challenges.c.product_id == product_id, challenges.c.version_id == number),
         exists().where(learnt.c.version_id == number),
         exists().where(jobs.c.product_id == product_id, jobs.c.start_version_id == number),
@@ -720,49 +859,54 @@ def _is_removable() -> ColumnElement[bool]:
 def is_of_joint_model(facts: Mapping[str, object]) -> bool:
     """Return whether a version is of a joint model, by its facts.
 
-    An entry's version has the facts `products`, a product's version `product`.
+    In a joint model, the version of the entry has the fact `products`, and that of a product `product`.
     """
     return "product" in facts or "products" in facts
 
 
 def _is_joint(row: VersionRow) -> bool:
+    """Return whether a version is of a joint model."""
     return is_of_joint_model(json.loads(row.facts))
 
 
 def _forget_removed(connection: Connection, product_id: int) -> None:
-    """Remove the rows of the oldest removed versions; the newest stay, so that no number is given again."""
-    is_removed = versions.c.product_id == product_id, versions.c.state == REMOVED
-    kept = (
-        select(versions.c.id).where(*is_removed).order_by(versions.c.id.desc()).offset(MAX_REMOVED).limit(1)
-    )
-    if (last := connection.scalar(kept)) is not None:
-        is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)
-        connection.execute(delete(versions).where(*is_removed, versions.c.id <= last, ~is_named))
+    """Delete the rows of removed versions of a product, except the newest `MAX_REMOVED`.
+
+    The newest stay, so that their numbers are not used again. Versions that a job names stay, too.
+    """
+    is_removed = (versions.c.product_id == product_id) & (versions.c.state == REMOVED)
+    newest_first = select(versions.c.id).where(is_removed).order_by(versions.c.id.desc())
+    newest_deleted = connection.scalar(newest_first.offset(MAX_REMOVED).limit(1))  # newest row to delete
+    if newest_deleted is None:
+        return
+    is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)
+    connection.execute(delete(versions).where(is_removed, versions.c.id <= newest_deleted, ~is_named))
 
 
 def _activations(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[Switch]]:
-    """Return time and person of each activation, by version.
+    """Return a dictionary: number of a version -> its activations, the oldest first.
 
     Args:
         connection: Connection to the database.
         product_id: Number of the product.
-        number: Number of the only version wanted; None: all.
+        number: Number of a version; None: all versions.
     """
     query = select(events.c.text, events.c.at, events.c.who).where(
         events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id
     )
     if number is not None:
         query = query.where(events.c.text == str(number))
-    found: dict[int, list[Switch]] = {}
-    for text, at, who in connection.execute(query.order_by(events.c.id)):
+    switches_by_version: dict[int, list[Switch]] = {}
+    for text, at, who in connection.execute(query.order_by(events.c.id)):  # `text` is the version's number
         switch: Switch = {"at": iso(at), "by": who}
-        found.setdefault(int(text), []).append(switch)
-    return found
+        switches_by_version.setdefault(int(text), []).append(switch)
+    return switches_by_version
 
 
 def _describe_version(row: VersionRow, switches: list[Switch]) -> VersionFacts:
+    """Return a version as the API shows it."""
     facts: dict[str, object] = {
         "id": row.id,
         "file": Path(row.file).name,
@@ -777,5 +921,6 @@ def _describe_version(row: VersionRow, switches: list[Switch]) -> VersionFacts:
 
 
 def _describe_made(row: VersionRow) -> MadeVersion:
+    """Return number, state and facts of a version."""
     facts: dict[str, object] = {**json.loads(row.facts), "id": row.id, "state": row.state}
     return cast(MadeVersion, facts)

@@ -1,6 +1,6 @@
-"""Open models: every model that judges, and the last one that judged before.
+"""Open models: all models that judge, and the model that judged last before them.
 
-The last one is for overlays of its inspections.
+That model stays open for overlays of its inspections.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 from flawscope.predictor import router
 from flawscope_station.store.inspection import RefusalError
 
-_MAX_SPARE = 1  # models that stay open although they judge nothing
+_MAX_SPARE = 1  # number of models that stay open although they judge nothing
 Model = router.Model
 
 
@@ -22,8 +22,8 @@ class NoModelError(RefusalError):
 
     code = "no_model"
 
-    def __init__(self, why: str = "no model of this product is open: activate a version that knows it"):
-        super().__init__(why)
+    def __init__(self, reason: str = "no model of this product is open: activate a version that knows it"):
+        super().__init__(reason)
 
 
 class ProductModel(NamedTuple):
@@ -33,7 +33,7 @@ class ProductModel(NamedTuple):
         product_id: Number of the product.
         number: Number of the version.
         model: Opened model.
-        name: Name at the station, where the product is recognised; else None.
+        name: Name at the station, for a product that a joint model recognises; None: the address names it.
     """
 
     product_id: int
@@ -47,7 +47,8 @@ class AddressModel(NamedTuple):
 
     Attributes:
         model: Opened model.
-        products: Products of an entry, by their names in its joint model; a product itself, under "".
+        products: Products of an entry, by their names in its joint model; for the address of a single
+            product, that product under "".
     """
 
     model: Model
@@ -60,7 +61,7 @@ class AddressModel(NamedTuple):
 
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
-        """Return the model of a product's own address, where nothing is recognised."""
+        """Return the `AddressModel` of a product's own address, at which no product has to be recognised."""
         return cls(product.model, {"": product._replace(name=None)})
 
 
@@ -81,51 +82,74 @@ class OpenModels:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self.active = ActiveModels()
-        self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
+        self._open: OrderedDict[str, Model] = OrderedDict()  # by hash of the file; the latest used is last
 
     def model_of_version(self, number: int) -> Model | None:
-        """Return the model of the version with this number if it judges, else None."""
-        products = (product for judging in self.active.values() for product in judging.products.values())
-        return next((product.model for product in products if product.number == number), None)
+        """Return the model of a version that judges; None: the version with this number does not judge."""
+        for address_model in self.active.values():
+            for product in address_model.products.values():
+                if product.number == number:
+                    return product.model
+        return None
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
-        """Return the model of the file with this hash, loaded unless it is open."""
+        """Return the model of a file; load it if it is not open.
+
+        Args:
+            digest: SHA-256 of the file.
+            load: Function that loads the model.
+        """
         with self._lock:
             if digest in self._open:
                 self._open.move_to_end(digest)
                 return self._open[digest]
         model = load()
         with self._lock:
-            model = self._open.setdefault(digest, model)
+            model = self._open.setdefault(digest, model)  # another thread may have loaded it meanwhile
             self._trim()
         return model
 
     def activate(self, models: Mapping[int, AddressModel]) -> None:
-        """Let models judge from now on; products that their entry's new model does not know lose theirs."""
+        """Let models judge from now on.
+
+        An entry is the address of a joint model, which has several products. If the entry gets a new model
+        that lacks one of these products, the product has no model then.
+
+        Args:
+            models: Number of the product or entry -> its model.
+        """
         with self._lock:
-            before = self._active_model_ids()
+            earlier_model_ids = self._active_model_ids()
             active = ActiveModels(self.active)
-            for activated in [active[address] for address in models if address in active]:
-                for product in activated.products.values():
+            replaced_models = [active[address] for address in models if address in active]
+            for address_model in replaced_models:
+                for product in address_model.products.values():
                     active.pop(product.product_id, None)
             active.update(models)
             self.active = active
-            for digest in [digest for digest, model in self._open.items() if id(model) in before]:
+            # models that judged until now count as used last: `_trim` keeps such a one as the spare
+            earlier_digests = [
+                digest for digest, model in self._open.items() if id(model) in earlier_model_ids
+            ]
+            for digest in earlier_digests:
                 self._open.move_to_end(digest)
             self._trim()
 
     def deactivate(self, product_id: int) -> None:
-        """Let a product's model judge no more."""
+        """Take a product's model out of use."""
         with self._lock:
             self.active = ActiveModels(self.active)
             self.active.pop(product_id, None)
             self._trim()
 
     def _active_model_ids(self) -> set[int]:
-        return {id(model.model) for model in self.active.values()}
+        """Return the `id` of each model that judges."""
+        return {id(address_model.model) for address_model in self.active.values()}
 
     def _trim(self) -> None:
-        used = self._active_model_ids()
-        spare = [digest for digest, model in self._open.items() if id(model) not in used]
-        for digest in spare[: max(0, len(spare) - _MAX_SPARE)]:
+        """Close the models that judge nothing, except the `_MAX_SPARE` models that were used last."""
+        active_model_ids = self._active_model_ids()
+        spare_digests = [digest for digest, model in self._open.items() if id(model) not in active_model_ids]
+        close_count = max(0, len(spare_digests) - _MAX_SPARE)
+        for digest in spare_digests[:close_count]:
             del self._open[digest]

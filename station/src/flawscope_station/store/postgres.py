@@ -1,7 +1,7 @@
-"""Connections to PostgreSQL that never wait for an answer for ever.
+"""Connections to PostgreSQL that wait for an answer only for a limited time.
 
-A server that is frozen, or a network that swallows packets, keeps a connection open and says nothing. No
-option of libpq ends that, because the other machine acknowledges each packet. So each wait has an end here.
+A server that is frozen, or a network that swallows packets, keeps a connection open and sends nothing. No
+option of libpq ends that wait, because the other machine acknowledges each packet.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
-IDLE_PATIENCE = 5.0  # seconds in which a connection that was not used must answer whether it is still there
-# Of errors: the server's state, and not the statement, is at fault. 25006: read only; 42501: a right is
-# lacking; 57014: it took too long. Classes: connection, resources, object in use, operator, system, internal
-_STATES = ("25006", "42501", "08", "53", "55", "57", "58", "XX")
+IDLE_PATIENCE = 5.0  # seconds in which the server must answer the first query on a connection from the pool
+# Beginnings of error codes (SQLSTATE) for which the state of the server is at fault, not the statement
+_SERVER_STATES = (
+    "25006",  # read only
+    "42501",  # a right is lacking
+    "08",  # connection
+    "53",  # resources
+    "55",  # object in use
+    "57",  # operator; 57014: the statement took too long
+    "58",  # system
+    "XX",  # internal
+)
 
 
 class SilentServerError(psycopg.OperationalError):
@@ -39,49 +47,59 @@ class Connection(psycopg.Connection[TupleRow]):
         """Wait for an answer.
 
         Raises:
-            SilentServerError: there is none within `patience`.
+            SilentServerError: the server does not answer within `patience`.
         """
         if self.patience is None:
             return super().wait(gen, interval, timeout)
         return super().wait(self._in_time(gen, self.patience), interval, timeout)
 
     def _in_time(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
-        """Yield the states that an exchange with the server waits for, until it is done or its time is over.
+        """Pass on an exchange with the server step by step, and end it when its time is over.
 
-        psycopg sends 0 several times a second while nothing comes.
+        The generator yields the socket state that it waits for. psycopg sends back the state that has been
+        reached. While none has been reached, it sends 0 several times a second.
+
+        Args:
+            gen: Exchange with the server, from psycopg.
+            seconds: Limit.
+
+        Raises:
+            SilentServerError: the time is over; the connection is closed.
         """
-        ends = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         try:
-            wanted = next(gen)
+            awaited_state = next(gen)
             while True:
-                ready = yield wanted
-                if not ready and time.monotonic() > ends:
+                ready_state = yield awaited_state
+                if not ready_state and time.monotonic() > deadline:
                     self.pgconn.finish()
                     raise SilentServerError(f"the server has not answered for {seconds:.0f} s")
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            answer: T = done.value
+                awaited_state = gen.send(ready_state)
+        except StopIteration as end:
+            answer: T = end.value
             return answer
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Let an engine make each connection as a `Connection`; back in the pool, its patience is short again."""
+    """Make an engine open each connection as a `Connection`; reset its patience on return to the pool."""
 
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: object, record: object, args: Sequence[str], given: Mapping[str, Any]) -> Connection:
-        return Connection.connect(*args, **given)
+    def connect(
+        dialect: object, record: object, args: Sequence[str], options: Mapping[str, Any]
+    ) -> Connection:
+        return Connection.connect(*args, **options)
 
     @event.listens_for(engine, "checkin")
-    def wait_briefly(connection: Connection | None, record: object) -> None:
+    def reset_patience(connection: Connection | None, record: object) -> None:
         if connection is not None:
             connection.patience = IDLE_PATIENCE
 
 
 def is_silent(error: BaseException | None) -> bool:
-    """Return whether the error says that the server did not answer in time, unlike a refusal."""
+    """Return whether an error says that the server did not answer in time; a refusal counts as an answer."""
     return isinstance(error, SilentServerError | errors.ConnectionTimeout)
 
 
 def is_of_server(sqlstate: str) -> bool:
-    """Return whether an error code is about the server, not the statement: an operator can remedy it."""
-    return sqlstate.startswith(_STATES)
+    """Return whether an error code (SQLSTATE) is about the server, so that an operator can mend it."""
+    return sqlstate.startswith(_SERVER_STATES)

@@ -1,5 +1,5 @@
-"""Why a part was inspected: a client of the station reads it, too, without a data base."""
+"""Purposes of inspections. The module imports nothing: a client without a database needs it, too."""
 
-PRODUCTION = "production"  # the line made it
-CHALLENGE = "challenge"  # it is known, and shown to see whether the station still tells it
-TRIAL = "trial"  # somebody tries a picture by hand: it counts nowhere
+PRODUCTION = "production"  # a part of the line
+CHALLENGE = "challenge"  # a part with a known answer, shown to see whether the station judges rightly
+TRIAL = "trial"  # a picture that somebody tries by hand; it counts in no figure

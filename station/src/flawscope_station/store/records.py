@@ -1,4 +1,4 @@
-"""Inspections and verdicts in the data base."""
+"""Inspections and verdicts in the database."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import NamedTuple, TypedDict, cast
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     Select,
     Table,
     case,
@@ -82,43 +83,43 @@ GOOD = "good"
 DEFECT = "defect"
 SKIP = "skip"
 UNDO = "undo"
-_NO_VERDICT = {  # why an inspection of this purpose gets none
+_NO_VERDICT = {  # purpose -> why an inspection of this purpose gets no verdict
     CHALLENGE: "shows a challenge part, whose answer is known",
     TRIAL: "was tried by hand and is no part of the line: nothing is learnt from it",
 }
-# a literal: a partial index serves only queries that state its condition
 MAX_KIND_LENGTH = 100  # characters of a defect's kind
+# a literal, not a parameter: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
-MAX_FLAGGED = 64  # parts called anomalous, among which the last defective one is looked for
-MAX_EVENTS = 500  # that are read or written at once
-MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
-COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
-# events
+MAX_FLAGGED = 64  # latest parts called anomalous among which the last defective part is searched
+MAX_EVENTS = 500  # events that are read or written at once
+MAX_WAITING = 10_000  # inspections that wait for a review are counted up to this number
+COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` in `Store.counts`
+# kinds of events
 VERDICT_EVENT = "verdict"
 REMOVED_EVENT = "removed"
 TOLERANCES_EVENT = "tolerances_changed"
-# events
 PAUSED_EVENT = "product_paused"
 RESUMED_EVENT = "product_resumed"
-# states of a review, beside those in `recording`
+# states of a review; those of inspections without a verdict are in `insert`
 DONE = "done"
 SKIPPED = "skipped"
 MAX_NOTE_LENGTH = 2000  # characters
+MAX_ADDRESS_LENGTH = 64  # characters of the column `events.address`
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
 
 
-def _unsaid_fields() -> dict[str, object]:
-    """Return the default value of each field of an inspection."""
+def _default_fields() -> dict[str, object]:
+    """Return the default value of each field of an inspection, as JSON has it."""
     values: dict[str, object] = {}
     for name, field in Inspection.model_fields.items():
         default = field.get_default()
-        values[name] = [] if default == () else default  # as JSON has it
+        values[name] = [] if default == () else default
     return values
 
 
-_UNSAID = _unsaid_fields()
-_FURTHER = further_facts()
-# Address of the current request's sender, for the events that it causes in any thread
+_DEFAULTS = _default_fields()
+_FURTHER_FACTS = further_facts()
+# Address of the sender of the current request; the threads that work for the request see it, too
 SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
 
@@ -130,30 +131,34 @@ class NotFoundError(InputError):
 
 
 class DecidedError(InputError):
-    """Another verdict holds than the verdict to be replaced: its giver has to decide anew.
+    """The present verdict is not the verdict that a person wants to replace: the person has to decide anew.
+
+    Args:
+        number: Number of the inspection.
+        present: Present verdict; None: the inspection has no verdict any more.
 
     Attributes:
-        details: Verdict that holds, as the API shows it; each value None where none holds any more.
+        details: Present verdict, as the API shows it; all values None: there is none.
     """
 
     status = 409
     code = "decided"
 
-    def __init__(self, number: int, held: VerdictRow | None):
+    def __init__(self, number: int, present: VerdictRow | None):
         self.details: dict[str, int | str | None]
-        if held is None:
+        if present is None:
             text = f"inspection {number} has no verdict any more: send replaces=0 to give one"
             self.details = {"verdict_id": None, "verdict": None, "by": None, "at": None}
         else:
             text = (
-                f"{held.who} said {held.verdict} on inspection {number} already: send replaces={held.id} to "
-                "replace it"
+                f"{present.who} said {present.verdict} on inspection {number} already: "
+                f"send replaces={present.id} to replace it"
             )
             self.details = {
-                "verdict_id": held.id,
-                "verdict": held.verdict,
-                "by": held.who,
-                "at": iso(held.at),
+                "verdict_id": present.id,
+                "verdict": present.verdict,
+                "by": present.who,
+                "at": iso(present.at),
             }
         super().__init__(text)
 
@@ -164,11 +169,11 @@ class PictureRecord(NamedTuple):
     Attributes:
         hash: SHA-256 of the file.
         suffix: End of the file's name.
-        removed_at: Time of the file's removal, microseconds since 1970; None: it is there.
+        removed_at: Time of the file's removal, microseconds since 1970; None: the file exists.
         name: Name from the sender.
         version: Number of the version that judged.
         tolerated: Whether the part is within tolerance.
-        view: View of a part in several views; else None.
+        view: View of the part; None: the part has a single picture.
     """
 
     hash: str
@@ -188,7 +193,7 @@ class WaitingInspections(TypedDict):
 
 
 def iso(at: int) -> str:
-    """Return a time, microseconds since 1970, as 2026-11-22T02:04:51.123Z."""
+    """Return a time in microseconds since 1970 as text, such as 2026-11-22T02:04:51.123Z."""
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
@@ -212,7 +217,7 @@ def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
 
 
 def valid_id_or_zero(number: int) -> int:
-    """Return the number if a column can hold it, else 0, which no record has."""
+    """Return the number if it fits a column of 64 bits; otherwise return 0, which no record has."""
     return number if 0 <= number < 2**63 else 0
 
 
@@ -224,30 +229,31 @@ class Store:
 
     def __init__(self, database: Database):
         self.database = database
-        self._counts: dict[int, Counter[str]] = {}  # of all hours, by product, as far as somebody asked
-        self._counting = threading.Lock()
-        self._writing = self._writes = 0  # under way, and done
+        self._counts: dict[int, Counter[str]] = {}  # product -> cached result of `counts`
+        self._counts_lock = threading.Lock()
+        self._pending_writes = 0  # writes under way that change counts
+        self._finished_writes = 0
         # verdicts are committed in the order of their numbers: sinks rely on it
         self._verdict_lock = threading.Lock()
 
     # ---- products
 
     def add_product(self, name: str, entry_id: int | None = None) -> int:
-        """Add a product unless it is there; return its number.
+        """Add a product unless it exists; return its number.
 
         Args:
             name: Name of the product.
-            entry_id: Number of the entry that finds it; None: it has its own model.
+            entry_id: Number of the entry whose joint model has the product; None: it has its own model.
         """
         with self.database.writing() as connection:
             return add_product(connection, name, entry_id)
 
     def find_product(self, name: str) -> ProductRow | None:
-        """Return the row of the product with this name, also of a removed one; None: there is none."""
+        """Return the row of the present or removed product with this name; None: there is no such product."""
         return self.database.row(select(products).where(products.c.name == name))
 
     def removed_products(self, present: Collection[int]) -> dict[str, int]:
-        """Return the numbers, by name, of products with records that are not among `present`."""
+        """Return name -> number of the products that have records, without the numbers in `present`."""
         has_records = exists().where(inspections.c.product_id == products.c.id)
         query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
         return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
@@ -260,33 +266,41 @@ class Store:
     def free_name(self, name: str, who: str) -> str:
         """Rename a removed product so that another may take its name; return the new name.
 
-        Its records stay its own under the new name, which says when it was removed.
+        The new name has the date of the renaming. The records of the product stay with it.
+
+        Args:
+            name: Name of the removed product.
+            who: Person for whom the other product is added.
         """
         with self.database.writing() as connection:
-            taken = {*connection.scalars(select(products.c.name))}
-            stem = f"{name[:40]}.removed-{iso(now())[:10]}"
-            free = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
-            new_name = next(candidate for candidate in free if candidate not in taken)
-            renamed = update(products).where(products.c.name == name).values(name=new_name)
-            number = connection.scalar(renamed.returning(products.c.id))
+            existing_names = set(connection.scalars(select(products.c.name)))
+            today = iso(now())[:10]
+            stem = f"{name[:40]}.removed-{today}"
+            new_name = stem
+            for number in count(2):  # the first free name of STEM, STEM-2, STEM-3 ...
+                if new_name not in existing_names:
+                    break
+                new_name = f"{stem}-{number}"
+            rename = update(products).where(products.c.name == name).values(name=new_name)
+            product_id = connection.scalar(rename.returning(products.c.id))
             text = (
                 f"another product takes the name {name}: the records of the one before are under {new_name}"
             )
-            add_event(connection, REMOVED_EVENT, who, text, number)
+            add_event(connection, REMOVED_EVENT, who, text, product_id)
         return new_name
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """Return the number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
-        count = self.counts(product_id)["inspected"]
-        return {"inspections": count, "waiting": self.waiting_count(product_id)}
+        """Return a product's number of `inspections`, and the number of those `waiting` for a review."""
+        inspected = self.counts(product_id)["inspected"]
+        return {"inspections": inspected, "waiting": self.waiting_count(product_id)}
 
     def last_at(self, product_id: int) -> int | None:
-        """Return the time of a product's last part on the line, microseconds since 1970, or None."""
+        """Return the time of a product's last part on the line, microseconds since 1970; None: none came."""
         with self.database.reading() as connection:
             at = inspections.c.at
-            latest = select(at).where(on_line(product_id)).order_by(at.desc()).limit(1)
-            found: int | None = connection.execute(latest).scalar()
-        return found
+            query = select(at).where(on_line(product_id)).order_by(at.desc()).limit(1)
+            last_time: int | None = connection.execute(query).scalar()
+        return last_time
 
     def waiting_count(self, product_id: int) -> int:
         """Return the number of inspections that wait for a review, up to `MAX_WAITING`."""
@@ -294,145 +308,196 @@ class Store:
             return _waiting_count(connection, product_id)
 
     def counts(self, product_id: int) -> Counter[str]:
-        """Return the numbers of all inspections of a product, by `COUNTED`: read once, then kept current."""
-        with self._counting:
-            known = self._counts.get(product_id)
-            if known is not None:
-                return known.copy()
-            before = self._writes
-        found = Counter(self.counts_since(product_id, 0))
-        with self._counting:
-            if before == self._writes and not self._writing:  # else some would count twice, or not at all
-                self._counts[product_id] = found.copy()
-        return found
+        """Return the count of all inspections of a product for each name in `COUNTED`.
+
+        The counts are read from the database only once; then each write updates the cached counts.
+        """
+        with self._counts_lock:
+            cached = self._counts.get(product_id)
+            if cached is not None:
+                return cached.copy()
+            finished_before = self._finished_writes
+        counts = Counter(self.counts_since(product_id, 0))
+        with self._counts_lock:
+            # if something was written during the reading, nobody knows whether the counts contain it
+            is_undisturbed = finished_before == self._finished_writes and not self._pending_writes
+            if is_undisturbed:
+                self._counts[product_id] = counts.copy()
+        return counts
 
     def counts_since(self, product_id: int, since: int) -> dict[str, int]:
-        """Return the numbers of inspections since a time, microseconds since 1970, by `COUNTED`."""
-        first_hour = -(-since // HOUR)  # that is whole
-        sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED]
-        whole = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= first_hour)
-        column = inspections.c
-        is_anomalous = column.anomalous & ~column.tolerated
-        conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
-        ones = [_count_where(holds) for holds in conditions]
-        begun = select(*ones).where(on_line(product_id), column.at >= since, column.at < first_hour * HOUR)
-        with self.database.reading() as connection:
-            rows = [connection.execute(whole).one()]
-            if since % HOUR:
-                rows.append(connection.execute(begun).one())
-        return {name: sum(int(row[place]) for row in rows) for place, name in enumerate(COUNTED)}
+        """Return the count of inspections since a time for each name in `COUNTED`.
 
-    @contextmanager
-    def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
-        """Update the kept counts when a write is done.
+        Full hours are summed up from the table `hours`. Inspections before the first full hour are counted in
+        the table `inspections`.
 
         Args:
-            changes: Returns the changes of the counts, by product.
+            product_id: Number of the product.
+            since: Time, microseconds since 1970.
         """
-        with self._counting:
-            self._writing += 1
-        done: Iterable[tuple[int, Mapping[str, int]]] = ()
+        first_full_hour = -(-since // HOUR)  # rounded up
+        hour_sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED]
+        in_full_hours = select(*hour_sums).where(
+            hours.c.product_id == product_id, hours.c.hour >= first_full_hour
+        )
+        column = inspections.c
+        is_anomalous = column.anomalous & ~column.tolerated
+        # in the order of `COUNTED`
+        conditions = (true(), is_anomalous, column.tolerated, column.unanswered.is_not(None))
+        inspection_counts = [_count_where(condition) for condition in conditions]
+        before_full_hours = select(*inspection_counts).where(
+            on_line(product_id), column.at >= since, column.at < first_full_hour * HOUR
+        )
+        totals: Counter[str] = Counter()
+        with self.database.reading() as connection:
+            totals.update(_counts_by_name(connection, in_full_hours))  # a Counter adds the counts
+            if since % HOUR:  # the time lies within an hour
+                totals.update(_counts_by_name(connection, before_full_hours))
+        return dict(totals)
+
+    @contextmanager
+    def _updated_counts(
+        self, read_changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]
+    ) -> Iterator[None]:
+        """Update the cached counts after a block that writes to the database, if the block succeeds.
+
+        Args:
+            read_changes: Function that is called after the block. It returns pairs of the number of a product
+                and the changes of its counts, by name.
+        """
+        with self._counts_lock:
+            self._pending_writes += 1
+        changes: Iterable[tuple[int, Mapping[str, int]]] = ()
         try:
             yield
-            done = changes()
+            changes = read_changes()
         finally:
-            with self._counting:
-                self._writing = self._writing - 1
-                self._writes = self._writes + 1
-                for product_id, change in done:
-                    known = self._counts.get(product_id)
-                    if known is not None:
-                        known.update(change)
+            with self._counts_lock:
+                self._pending_writes -= 1
+                self._finished_writes += 1
+                for product_id, change in changes:
+                    cached = self._counts.get(product_id)
+                    if cached is not None:
+                        cached.update(change)  # a Counter adds the changes
 
     # ---- inspections
 
-    def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
-        """Write inspections, all or none; return the number of each, and whether it is new.
+    def record(self, new_inspections: Sequence[NewInspection]) -> list[tuple[int, bool]]:
+        """Write inspections, all or none.
 
-        An inspection under a known key gets the number of the inspection that was recorded under the key
-        before.
+        Returns:
+            For each inspection, its number and whether it is new. If its key was recorded already, it is not
+            new, and the number is that of the earlier inspection.
         """
-        found: list[tuple[int, bool]] = []
+        results: list[tuple[int, bool]] = []  # filled below; `changed_counts` reads it after the block
 
-        def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
-            for inspection, (_, is_new) in zip(several, found, strict=True):
+        def changed_counts() -> Iterator[tuple[int, Mapping[str, int]]]:
+            for inspection, (_, is_new) in zip(new_inspections, results, strict=True):
                 if is_new and inspection.purpose == PRODUCTION:
                     yield inspection.product_id, _counts_of(inspection)
 
-        with self._counted(changes), self.database.writing() as connection:
-            found += insert_inspections(connection, several)
-        return found
+        with self._updated_counts(changed_counts), self.database.writing() as connection:
+            results += insert_inspections(connection, new_inspections)
+        return results
 
-    def find_recorded(self, several: Sequence[NewInspection]) -> list[int | None]:
-        """Return the number of each inspection after a COMMIT whose answer was lost; None: not recorded.
+    def find_recorded(self, new_inspections: Sequence[NewInspection]) -> list[int | None]:
+        """Find out which inspections were recorded, after the answer to a COMMIT was lost.
 
-        A part is known by its product, the microsecond of its picture, the picture and the key. Kept counts
-        of the products are read anew.
+        An inspection is recognised by product, time, picture, source and key. The cached counts of its
+        product are dropped, because they may lack the inspection.
+
+        Returns:
+            For each inspection its number; None: it was not recorded.
         """
-        found = list[int | None]()
+        numbers = list[int | None]()
         with self.database.reading() as connection:
-            for inspection in several:
-                values = {
-                    name: getattr(inspection, name) for name in ("product_id", "at", "picture", "source")
-                }
-                query = (
-                    select(inspections.c.id)
-                    .filter_by(**values)
-                    .where(inspections.c.key.is_not_distinct_from(inspection.key))
+            for inspection in new_inspections:
+                query = select(inspections.c.id).where(
+                    inspections.c.product_id == inspection.product_id,
+                    inspections.c.at == inspection.at,
+                    inspections.c.picture == inspection.picture,
+                    inspections.c.source == inspection.source,
+                    inspections.c.key.is_not_distinct_from(inspection.key),
                 )
-                found.append(connection.execute(query.limit(1)).scalar_one_or_none())
-        with self._counting:
-            self._writes += 1
-            for inspection in several:
+                numbers.append(connection.execute(query.limit(1)).scalar_one_or_none())
+        with self._counts_lock:
+            self._finished_writes += 1
+            for inspection in new_inspections:
                 self._counts.pop(inspection.product_id, None)
-        return found
+        return numbers
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Return the inspection's number and the picture's hash under each known key.
+        """Return a dictionary: recorded key of a file -> number of its inspection, and hash of its picture.
 
-        Keys of a folder's files are known also where the record was removed, or where there was none
-        (`GIVEN_UP`).
+        The key stays recorded when the inspection is removed. If the file was given up, there is no
+        inspection, and the number is `GIVEN_UP`.
+
+        Args:
+            product_id: Number of the product or entry.
+            keys: Keys of files; a key that is not recorded is missing in the result.
         """
-        removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
-        of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
-        seen = self.database.rows(select(views.c.key, views.c.inspection_id, views.c.picture).where(*of_part))
-        known: dict[str, tuple[int, str]] = {}
-        for row in (*removed, *seen):
-            known[str(row.key)] = int(row.inspection_id), str(row.picture)
-        for inspection in self.find_by_keys(product_id, keys):
-            known.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
-        return known
+        removed_rows = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
+        view_query = select(views.c.key, views.c.inspection_id, views.c.picture)
+        view_query = view_query.where(is_at_address(product_id, views.c.product_id), views.c.key.in_(keys))
+        view_rows = self.database.rows(view_query)
+        recorded_by_key: dict[str, tuple[int, str]] = {}
+        for row in (*removed_rows, *view_rows):
+            recorded_by_key[str(row.key)] = int(row.inspection_id), str(row.picture)
+        for inspection in self.find_by_keys(product_id, keys):  # these count where the others lack the key
+            recorded_by_key.setdefault(str(inspection.key), (int(inspection.id), str(inspection.picture)))
+        return recorded_by_key
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
-        """Return the inspections under these keys, each with the hash of its request."""
+        """Return the inspections under these keys, each with the hash of its request.
+
+        Args:
+            product_id: Number of the product or entry.
+            keys: Keys as they are stored.
+        """
         column = inspections.c
         query = select(column.id, column.key, column.picture, column.source, column.request_hash)
         return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
-        """Return the inspections that a request led to before: place of its part -> number.
+        """Return the inspections that were recorded when the same request came before.
+
+        Args:
+            product_id: Number of the product or entry.
+            request: Request under a key.
+
+        Returns:
+            Position of the part in the request -> number of its inspection.
 
         Raises:
             KeyUsedError: the key names another request.
         """
-        rows = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
-        for row in rows.values():
+        row_by_key = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
+        for row in row_by_key.values():
             if row.request_hash != request.hash:
                 raise KeyUsedError(f"request, inspection {row.id}")
-        return {place: int(rows[key].id) for place, key in enumerate(request.keys) if key in rows}
+        return {
+            position: int(row_by_key[key].id)
+            for position, key in enumerate(request.keys)
+            if key in row_by_key
+        }
 
     def inspection(self, product_id: int, number: int) -> InspectionFacts:
-        """Return an inspection of a product, or of an entry's products, as the API shows it.
+        """Return an inspection as the API shows it.
+
+        Args:
+            product_id: Number of the product or entry.
+            number: Number of the inspection.
 
         Raises:
             NotFoundError: there is no such inspection.
         """
         query = inspection_query().where(is_at_address(product_id), inspections.c.id == number)
         with self.database.reading() as connection:
-            found = describe_inspections(connection, connection.execute(query).all())
-        if not found:
+            matches = describe_inspections(connection, connection.execute(query).all())
+        if not matches:
             raise NotFoundError(f"there is no inspection {number}")
-        return found[0]
+        (match,) = matches
+        return match
 
     def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, InspectionFacts]:
         """Return inspections as the API shows them, by number; numbers without an inspection are left out."""
@@ -440,8 +505,8 @@ class Store:
             inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
         )
         with self.database.reading() as connection:
-            found = describe_inspections(connection, connection.execute(query).all())
-        return {inspection["id"]: inspection for inspection in found}
+            matches = describe_inspections(connection, connection.execute(query).all())
+        return {inspection["id"]: inspection for inspection in matches}
 
     def waiting(
         self, product_id: int, limit: int, after: int = 0, without: Sequence[int] = ()
@@ -451,22 +516,23 @@ class Store:
         Args:
             product_id: Number of the product.
             limit: Largest number of inspections.
-            after: Number of an inspection; later ones are returned.
-            without: Numbers of inspections that are not returned.
+            after: Number of an inspection; only later ones are returned. 0: begin with the oldest.
+            without: Numbers of inspections to leave out.
         """
-        where = inspections.c.product_id == product_id, IS_WAITING
-        query = (
-            inspection_query().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
-        )
+        query = inspection_query().where(inspections.c.product_id == product_id, IS_WAITING)
+        query = query.where(inspections.c.id > after, inspections.c.id.not_in(without))
+        query = query.order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
-            rows = connection.execute(query.where(inspections.c.id.not_in(without))).all()
-            count = _waiting_count(connection, product_id)
-            return {"inspections": describe_inspections(connection, rows), "waiting": count}
+            rows = connection.execute(query).all()
+            waiting_count = _waiting_count(connection, product_id)
+            return {"inspections": describe_inspections(connection, rows), "waiting": waiting_count}
 
     def last_defective(self, product_id: int) -> InspectionFacts | None:
-        """Return the last part that was called anomalous, as the API shows it.
+        """Return the last part that the model called anomalous and that no person called good.
 
-        None where there is none, or where a person called the latest `MAX_FLAGGED` good.
+        Returns:
+            The inspection as the API shows it; None: there is no such part among the latest `MAX_FLAGGED`
+            parts that the model called anomalous.
         """
         column = inspections.c
         flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
@@ -477,7 +543,7 @@ class Store:
         return None if number is None else self.inspection(product_id, number)
 
     def has_picture(self, picture: str) -> bool:
-        """Return whether this station has an inspection of the picture with this hash."""
+        """Return whether the station has recorded the picture with this hash."""
         query = select(pictures.c.hash).where(pictures.c.hash == picture)
         with self.database.reading() as connection:
             return connection.execute(query).first() is not None
@@ -488,45 +554,53 @@ class Store:
         Args:
             product_id: Number of the product.
             number: Number of the inspection.
-            view: View of the part; None: the inspection's own picture.
+            view: View of the part; None: the picture of the inspection itself.
 
         Raises:
             NotFoundError: there is no such inspection or view.
         """
-        of_picture = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
+        # the columns in the order of the fields of `PictureRecord`
+        picture_columns = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
         if view is None:
-            query = of_picture.add_columns(
+            query = picture_columns.add_columns(
                 inspections.c.name, inspections.c.version_id, inspections.c.tolerated, inspections.c.view
             )
             query = query.join_from(inspections, pictures)
         else:
-            query = of_picture.add_columns(
+            query = picture_columns.add_columns(
                 views.c.name, inspections.c.version_id, views.c.tolerated, views.c.view
             )
-            query = query.select_from(views.join(inspections).join(pictures, _is_of(views)))
+            query = query.select_from(views.join(inspections).join(pictures, _is_about_picture(views)))
             query = query.where(views.c.view == view)
         row = self.database.row(
             query.where(inspections.c.product_id == product_id, inspections.c.id == number)
         )
         if row is None:
-            seen = "" if view is None else f" with a view {view:.60}"
-            raise NotFoundError(f"there is no inspection {number}{seen}")
+            view_words = "" if view is None else f" with a view {view:.60}"
+            raise NotFoundError(f"there is no inspection {number}{view_words}")
         return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
-        """Record why an inspection's sender did not get the answer; None: the sender did get it after all."""
-        changes = dict[int, dict[str, int]]()
-        with self._counted(changes.items), self.database.writing() as connection:
+        """Record whether the sender of an inspection got the answer.
+
+        If the inspection is not of the production, nothing is changed.
+
+        Args:
+            number: Number of the inspection.
+            why: Reason, of `schema.UNANSWERED`, why the sender did not get the answer; None: the sender got
+                it.
+        """
+        changes_by_product = dict[int, dict[str, int]]()  # filled below, and read after the block
+        with self._updated_counts(changes_by_product.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None or row.unanswered == why or row.purpose != PRODUCTION:
                 return
             connection.execute(update(inspections).where(inspections.c.id == number).values(unanswered=why))
-            place = {"product_id": row.product_id, "version_id": row.version_id, "hour": row.at // HOUR}
-            change = (why is not None) - (row.unanswered is not None)
-            changed = {"unanswered": hours.c.unanswered + change}
-            connection.execute(update(hours).filter_by(**place).values(changed))
-            changes[row.product_id] = {"unanswered": change}
+            change = int(why is not None) - int(row.unanswered is not None)  # -1, 0 or 1
+            new_count = hours.c.unanswered + change
+            connection.execute(update(hours).where(_is_hour_of(row)).values(unanswered=new_count))
+            changes_by_product[row.product_id] = {"unanswered": change}
 
     # ---- verdicts
 
@@ -542,29 +616,29 @@ class Store:
         kind: str = "",
         replaces: int | None = None,
     ) -> InspectionFacts:
-        """Record a person's verdict on an inspection; `undo` takes the last verdict back.
+        """Record a person's verdict on an inspection; the verdict `undo` takes the last one back.
 
         Args:
             product_id: Number of the product.
             number: Number of the inspection.
-            verdict: good, defect, skip or undo.
+            verdict: Verdict: good, defect, skip or undo.
             who: Person who gives it.
             mask: SHA-256 of the file that holds the mask.
             note: Note of the person.
-            key: Key from the sender; a verdict is recorded once under its key.
-            kind: Kind of the defect, as the person names it; empty: not named.
-            replaces: Number of the verdict that the person saw there, 0 for none; None: the person's own, or
-                none.
+            key: Key from the sender, under which the verdict is recorded once; None: it has no key.
+            kind: Kind of the defect, as the person names it; "": not named.
+            replaces: Number of the verdict that the person saw, and wants to replace; 0: the person saw no
+                verdict; None: only a verdict of the same person may be replaced.
 
         Returns:
             The inspection as the API shows it.
 
         Raises:
             NotFoundError: there is no such inspection.
-            DecidedError: another verdict holds than the replaced one.
+            DecidedError: the present verdict is not the one that the person may replace.
             KeyUsedError: the key was used for another verdict.
-            InputError: the verdict is unknown, there is none to take back, the note is too long, the kind is
-                no name or not of a defect, or the inspection shows a challenge part.
+            InputError: verdict, note or kind is invalid; or there is no verdict to take back; or the
+                inspection is a challenge or a trial.
         """
         content = _verdict_content(verdict, mask, note, kind)
         with self._verdict_lock, self.database.writing() as connection:
@@ -574,7 +648,8 @@ class Store:
                 raise NotFoundError(f"there is no inspection {number}")
             if row.purpose != PRODUCTION:
                 raise InputError(f"inspection {number} {_NO_VERDICT[row.purpose]}")
-            if key is None or not _is_repeated(connection, number, key, content):
+            is_repeated = key is not None and _is_recorded(connection, number, key, content)
+            if not is_repeated:
                 last = last_verdicts(connection, [number]).get(number)
                 if verdict == UNDO and last is None:
                     raise InputError(f"inspection {number} has no verdict to take back")
@@ -592,10 +667,11 @@ class Store:
                 add_event(connection, VERDICT_EVENT, who, text, product_id)
                 _apply_verdicts(connection, row)
             rows = connection.execute(inspection_query().where(inspections.c.id == number)).all()
-            return describe_inspections(connection, rows)[0]
+            (inspection,) = describe_inspections(connection, rows)
+            return inspection
 
     def mask_hash(self, number: int) -> str | None:
-        """Return the SHA-256 of the last verdict's mask; None: it has none."""
+        """Return the SHA-256 of the mask of an inspection's last verdict; None: there is no mask."""
         with self.database.reading() as connection:
             last = last_verdicts(connection, [number]).get(number)
         return None if last is None else last.mask
@@ -603,20 +679,20 @@ class Store:
     # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
-        """Record an event."""
+        """Record an event, as `add_event` does, in a transaction of its own."""
         self.note_events(kind, who, [text], product_id)
 
     def note_events(self, kind: str, who: str, texts: Sequence[str], product_id: int | None = None) -> None:
-        """Record an event for each text, a few hundred in a transaction."""
+        """Record an event for each text, `MAX_EVENTS` in a transaction."""
         for start in range(0, len(texts), MAX_EVENTS):
             with self.database.writing() as connection:
                 for text in texts[start : start + MAX_EVENTS]:
                     add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
-        """Record an event for each text that no event of the kind and product has yet.
+        """Record an event for each text that no event of this kind and product has yet.
 
-        Texts are compared before the transaction: reading keeps nobody from writing.
+        The existing texts are read before the transaction, so that other threads can write meanwhile.
         """
         for start in range(0, len(texts), MAX_EVENTS):
             batch = texts[start : start + MAX_EVENTS]
@@ -624,12 +700,13 @@ class Store:
                 events.c.kind == kind, events.c.product_id == product_id, events.c.text.in_(batch)
             )
             with self.database.reading() as connection:
-                known = {*connection.execute(query).scalars()}
-            new = [text for text in dict.fromkeys(batch) if text not in known]
-            self.note_events(kind, who, new, product_id)
+                existing_texts = set(connection.execute(query).scalars())
+            # `fromkeys` leaves each text once
+            new_texts = [text for text in dict.fromkeys(batch) if text not in existing_texts]
+            self.note_events(kind, who, new_texts, product_id)
 
     def events(self, kind: str, product_id: int | None = None) -> Sequence[EventRow]:
-        """Return the latest 500 events of a kind and product, the latest first.
+        """Return the latest `MAX_EVENTS` events of a kind and product, the latest first.
 
         Args:
             kind: Kind of the events.
@@ -641,23 +718,37 @@ class Store:
 
 def _count_where(condition: ColumnElement[bool]) -> ColumnElement[int]:
     """Return the SQL expression for the number of rows that meet a condition."""
-    ones = case((condition, 1), else_=0)
-    return func.coalesce(func.sum(ones), 0)
+    one_or_zero = case((condition, 1), else_=0)
+    return func.coalesce(func.sum(one_or_zero), 0)
+
+
+def _counts_by_name(connection: Connection, query: Executable) -> dict[str, int]:
+    """Return the only row of a query as a dictionary; its columns are those of `COUNTED`, in this order."""
+    row = connection.execute(query).one()
+    return {name: int(count) for name, count in zip(COUNTED, row, strict=True)}
+
+
+def _is_hour_of(row: InspectionRow) -> ColumnElement[bool]:
+    """Return the SQL condition that a row of `hours` is the one in which an inspection counts."""
+    is_of_version = (hours.c.product_id == row.product_id) & (hours.c.version_id == row.version_id)
+    return is_of_version & (hours.c.hour == row.at // HOUR)
 
 
 def _waiting_count(connection: Connection, product_id: int) -> int:
+    """Return the number of inspections that wait for a review, up to `MAX_WAITING`."""
     waiting = select(inspections.c.id).where(inspections.c.product_id == product_id, IS_WAITING)
     query = select(func.count()).select_from(waiting.limit(MAX_WAITING).subquery())
     return int(connection.execute(query).scalar_one())
 
 
 def _counts_of(inspection: NewInspection) -> dict[str, int]:
-    """Return the numbers that an inspection adds to `Store.counts`."""
-    is_anomalous = inspection.decision == ANOMALOUS
-    is_tolerated = inspection.decision == WITHIN
-    is_unanswered = inspection.unanswered is not None
-    counts = 1, int(is_anomalous), int(is_tolerated), int(is_unanswered)
-    return dict(zip(COUNTED, counts, strict=True))
+    """Return what a new inspection adds to `Store.counts`, by name."""
+    return {
+        "inspected": 1,
+        "anomalous": int(inspection.decision == ANOMALOUS),
+        "within_tolerance": int(inspection.decision == WITHIN),
+        "unanswered": int(inspection.unanswered is not None),
+    }
 
 
 def add_event(
@@ -669,43 +760,54 @@ def add_event(
     *,
     address: str | None = None,
 ) -> None:
-    """Record an event in the transaction of its cause.
+    """Record an event in a transaction, which also makes the change that the event is about.
 
     Args:
         connection: Connection of the transaction.
         kind: Kind of the event.
         who: Person who caused it.
         text: Text of the event.
-        product_id: Number of the product; None: it is about the station.
-        address: IP address of the person; None: that of the current request.
+        product_id: Number of the product; None: the event is about the station.
+        address: IP address of the person; None: that of the current request, if there is one.
     """
-    address = address or SENDER_ADDRESS.get()
+    sender_address = address or SENDER_ADDRESS.get()
+    if sender_address is not None:
+        sender_address = sender_address[:MAX_ADDRESS_LENGTH]
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
-    connection.execute(events.insert().values(**row, address=address and address[:64]))
+    connection.execute(events.insert().values(**row, address=sender_address))
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
 def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
-    """Check a person's verdict; return it by column of `verdicts`.
+    """Check a person's verdict; return its columns in `verdicts`.
+
+    Control characters in the note are removed, except for line breaks.
 
     Raises:
-        InputError: a part of it is invalid.
+        InputError: verdict, note or kind is invalid.
     """
     if verdict not in (GOOD, DEFECT, SKIP, UNDO):
         raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
-    note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
-    if len(note) > MAX_NOTE_LENGTH:
-        raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
-    kind = kind.strip()
-    if kind:
-        _check_kind(kind, verdict)
-    return {"verdict": verdict, "mask": mask, "note": note, "kind": kind or None}
+    characters = [
+        character for character in note if character == "\n" or not _is_control_character(character)
+    ]
+    if len(characters) > MAX_NOTE_LENGTH:
+        raise InputError(f"the note has {len(characters)} characters; {MAX_NOTE_LENGTH} at most")
+    kind_name = kind.strip()
+    if kind_name:
+        _check_kind(kind_name, verdict)
+    return {"verdict": verdict, "mask": mask, "note": "".join(characters), "kind": kind_name or None}
+
+
+def _is_control_character(character: str) -> bool:
+    """Return whether a character is in a category C of Unicode, such as control, format or unassigned."""
+    return unicodedata.category(character).startswith("C")
 
 
 def _check_kind(kind: str, verdict: str) -> None:
-    """Raise InputError where a kind of defect is no name, or does not fit the verdict."""
+    """Raise InputError if the kind of a defect cannot be a name, or if the verdict is not "defect"."""
     if len(kind) > MAX_KIND_LENGTH or not kind.isprintable():
         raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
     if verdict != DEFECT:
@@ -715,44 +817,62 @@ def _check_kind(kind: str, verdict: str) -> None:
 def _check_replaced(
     number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
-    """Raise DecidedError where a verdict would replace a verdict that its giver has not seen.
+    """Raise DecidedError if a person would replace a verdict that this person has not seen.
 
-    The inspection is locked, so that of two verdicts at the same moment the second sees the first. A skip
-    decided nothing, and a verdict that agrees replaces nothing.
+    A skip decides nothing: it may always be replaced. The caller holds a lock on the inspection. Of two
+    verdicts at the same moment, the second therefore sees the first.
+
+    Args:
+        number: Number of the inspection.
+        last: Last verdict; None: there is none.
+        who: Person who gives the new verdict.
+        verdict: New verdict.
+        replaces: Number of the verdict that the person has seen; 0: the person has seen none; None: not
+            known. If it is not known, the new verdict must be equal to the last one, or the last one must be
+            by the same person.
     """
-    held = None if last is None or last.verdict == SKIP else last
+    present = None if last is None or last.verdict == SKIP else last
     if replaces is None:
-        is_expected = held is None or held.who == who or held.verdict == verdict
+        is_expected = present is None or present.who == who or present.verdict == verdict
     else:
-        is_expected = replaces == (0 if held is None else held.id)
+        present_id = 0 if present is None else present.id
+        is_expected = replaces == present_id
     if not is_expected:
-        raise DecidedError(number, held)
+        raise DecidedError(number, present)
 
 
 def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
-    """Return the audit's words about a verdict that is replaced or taken back; "": there is none."""
+    """Return the words of an event about the last verdict, replaced or taken back; "": there is none."""
     if last is None:
         return ""
-    return f", {'takes back' if verdict == UNDO else 'replaces'} {last.verdict} by {last.who}"
+    action = "takes back" if verdict == UNDO else "replaces"
+    return f", {action} {last.verdict} by {last.who}"
 
 
-def _is_repeated(connection: Connection, number: int, key: str, content: Mapping[str, str | None]) -> bool:
-    """Return whether this verdict came under this key before.
+def _is_recorded(connection: Connection, number: int, key: str, content: Mapping[str, str | None]) -> bool:
+    """Return whether a verdict with this content is recorded under a key.
+
+    Args:
+        connection: Connection of the transaction.
+        number: Number of the inspection.
+        key: Key from the sender.
+        content: Columns from `_verdict_content`.
 
     Raises:
-        KeyUsedError: another verdict came under the key.
+        KeyUsedError: another verdict is recorded under the key.
     """
     query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
-    before = connection.execute(query).one_or_none()
-    if before is None:
+    recorded = connection.execute(query).one_or_none()
+    if recorded is None:
         return False
-    if content != {name: before._mapping[name] for name in content}:
-        raise KeyUsedError(f"verdict on inspection {number}, {before.verdict}")
+    recorded_content = {name: recorded._mapping[name] for name in content}
+    if recorded_content != content:
+        raise KeyUsedError(f"verdict on inspection {number}, {recorded.verdict}")
     return True
 
 
-def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield the numbers in sequences that a query may name at once."""
+def _chunks(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield the numbers in parts of `MAX_IDS_PER_QUERY` at most."""
     for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
         yield numbers[start : start + MAX_IDS_PER_QUERY]
 
@@ -760,48 +880,57 @@ def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
 def verdict_stacks(
     connection: Connection, numbers: Sequence[int] | Select[tuple[object, ...]]
 ) -> dict[int, list[VerdictRow]]:
-    """Return the verdicts that hold, by inspection, the oldest first; verdicts taken back are left out.
+    """Return a dictionary: number of an inspection -> its verdicts, the oldest first.
+
+    A verdict `undo` removes the verdict before it, and is left out itself. Inspections of which no verdict
+    remains are left out.
 
     Args:
         connection: Connection to the database.
-        numbers: Numbers of the inspections, or a query of them.
+        numbers: Numbers of the inspections, or a query that returns the numbers.
     """
-    stacks: dict[int, list[VerdictRow]] = defaultdict(list)
-    chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
+    stack_by_number: dict[int, list[VerdictRow]] = defaultdict(list)
+    chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _chunks(numbers)
     for chunk in chunks:
-        where = verdicts.c.inspection_id.in_(chunk)
-        rows = connection.execute(select(verdicts).where(where)).all()
+        query = select(verdicts).where(verdicts.c.inspection_id.in_(chunk))
+        rows = connection.execute(query).all()
         for row in sorted(rows, key=attrgetter("id")):
             if row.verdict != UNDO:
-                stacks[row.inspection_id].append(row)
-            elif stacks[row.inspection_id]:
-                stacks[row.inspection_id].pop()
-    return {number: stack for number, stack in stacks.items() if stack}
+                stack_by_number[row.inspection_id].append(row)
+            elif stack_by_number[row.inspection_id]:
+                stack_by_number[row.inspection_id].pop()
+    return {number: stack for number, stack in stack_by_number.items() if stack}
 
 
 def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, VerdictRow]:
-    """Return the last verdict that holds, by inspection; inspections without a verdict are left out."""
+    """Return number -> last verdict that was not taken back, for the inspections that have such a verdict."""
     return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
 
 
-def _apply_verdicts(connection: Connection, before: InspectionRow) -> None:
-    """Update an inspection, and the counts of its hour, to its verdicts."""
-    last = last_verdicts(connection, [before.id]).get(before.id)
+def _apply_verdicts(connection: Connection, old_row: InspectionRow) -> None:
+    """Update an inspection, and the counts of its hour, after its last verdict has changed.
+
+    Args:
+        connection: Connection of the transaction.
+        old_row: Row of the inspection before the update.
+    """
+    last = last_verdicts(connection, [old_row.id]).get(old_row.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
-    review = DONE if verdict else SKIPPED
     if last is None:
-        review = review_state(before)
-    values = {"verdict": verdict, "review": review, "kind": last and last.kind}
-    connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
-    decision = decision_of(before)
-    old_counts = _verdict_counts(decision, before.verdict)
-    now_counts = _verdict_counts(decision, verdict)
-    changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
-    place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
-    connection.execute(update(hours).filter_by(**place).values(changes))
+        review = review_state(old_row)
+    else:
+        review = SKIPPED if last.verdict == SKIP else DONE
+    values = {"verdict": verdict, "review": review, "kind": None if last is None else last.kind}
+    connection.execute(update(inspections).where(inspections.c.id == old_row.id).values(values))
+    decision = decision_of(old_row)
+    old_counts = _verdict_counts(decision, old_row.verdict)
+    new_counts = _verdict_counts(decision, verdict)
+    new_hour_values = {name: hours.c[name] + new_counts[name] - old_counts[name] for name in old_counts}
+    connection.execute(update(hours).where(_is_hour_of(old_row)).values(new_hour_values))
 
 
 def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
+    """Return what an inspection with this decision and verdict adds to the columns of its hour."""
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
@@ -810,59 +939,85 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
     }
 
 
-# -------------------------------------------------------------------------------------------------- as shown
+# --------------------------------------------------------------------------------------- inspections as JSON
 
 
 def inspection_query() -> Select[tuple[object, ...]]:
     """Return a query of the columns that `describe_inspections` needs."""
-    of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
-    with_names = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
-    return select(inspections, *of_picture, products.c.name.label("product")).select_from(with_names)
+    columns = (
+        inspections,
+        pictures.c.width,
+        pictures.c.height,
+        pictures.c.removed_at,
+        products.c.name.label("product"),
+    )
+    joined = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
+    return select(*columns).select_from(joined)
 
 
-def _is_of(table: Table) -> ColumnElement[bool]:
-    """Return the condition that a row of a table is about a picture."""
+def _is_about_picture(table: Table) -> ColumnElement[bool]:
+    """Return the SQL condition that joins a table, such as `views`, to its row of `pictures`."""
     return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
-def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
-    """Return an inspection that was just recorded, as the API shows it."""
-    values = {field.name: getattr(taken, field.name) for field in fields(taken)}
-    facts = {**values, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
-    seen = [_describe_view(view, view.record, view.picture) for view in taken.views]
-    row: ShownInspectionRow = SimpleNamespace(**facts, verdict=None, kind=None)
-    return _describe(row, taken.record, None, seen)
+def describe_new(number: int, inspection: NewInspection, product: str) -> InspectionFacts:
+    """Return an inspection that was just recorded, as the API shows it.
+
+    Args:
+        number: Number of the inspection.
+        inspection: Inspection as it was recorded.
+        product: Name of the product.
+    """
+    columns = {field.name: getattr(inspection, field.name) for field in fields(inspection)}
+    columns |= inspection_columns(inspection)
+    columns |= {"id": number, "product": product, "removed_at": None, "verdict": None, "kind": None}
+    # stands for the row that `inspection_query` would return
+    row: ShownInspectionRow = SimpleNamespace(**columns)
+    view_facts = [_describe_view(view, view.record, view.picture) for view in inspection.views]
+    return _describe(row, inspection.record, last=None, view_facts=view_facts)
 
 
 def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
-    """Return inspections as the API shows them."""
-    last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    seen: dict[int, list[ViewFacts]] = defaultdict(list)
-    for view in find_views(connection, [row.id for row in rows if row.view is not None]):
+    """Return inspections as the API shows them, from rows of `inspection_query` and in the same order."""
+    reviewed_ids = [row.id for row in rows if row.review in (DONE, SKIPPED)]
+    verdict_by_id = last_verdicts(connection, reviewed_ids)
+    ids_with_views = [row.id for row in rows if row.view is not None]
+    views_by_id: dict[int, list[ViewFacts]] = defaultdict(list)
+    for view in find_views(connection, ids_with_views):
         picture = None if view.removed_at else view.picture
-        seen[view.inspection_id].append(_describe_view(view, json.loads(view.record), picture))
-    return [_describe(row, json.loads(row.record), last.get(row.id), seen[row.id]) for row in rows]
+        views_by_id[view.inspection_id].append(_describe_view(view, json.loads(view.record), picture))
+    return [
+        _describe(row, json.loads(row.record), verdict_by_id.get(row.id), views_by_id[row.id]) for row in rows
+    ]
 
 
 def find_views(connection: Connection, numbers: Sequence[int]) -> list[ViewRow]:
-    """Return the rows of `views` of inspections, in order, with columns of their pictures."""
-    known = (pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels"))
-    query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
+    """Return the views of the inspections with these numbers, each row with columns of its picture."""
+    picture_columns = [pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels")]
+    query = select(views, *picture_columns).select_from(views.join(pictures, _is_about_picture(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
-    found: list[ViewRow] = []
-    for chunk in _in_parts(numbers):
-        found += connection.execute(query.where(views.c.inspection_id.in_(chunk)))
-    return found
+    rows: list[ViewRow] = []
+    for chunk in _chunks(numbers):
+        rows += connection.execute(query.where(views.c.inspection_id.in_(chunk)))
+    return rows
 
 
 _VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity", "score_threshold")
 
 
 def _describe_view(row: DecisionRow, record: Mapping[str, object], picture: str | None) -> ViewFacts:
-    """Return the fields of a `SeenView`, by name, and other facts of its record."""
+    """Return a view as the API shows it: the fields of `SeenView`, and all facts of its record.
+
+    Args:
+        row: View with the fields `_VIEW_FIELDS`.
+        record: Recorded facts without a column of their own, by name.
+        picture: SHA-256 of the picture; None: it was removed.
+    """
     facts: dict[str, object] = {"regions": [], "findings": [], **record}
-    facts.update({name: getattr(row, name) for name in _VIEW_FIELDS})
-    facts.update({"decision": decision_of(row), "picture": picture})
+    for name in _VIEW_FIELDS:
+        facts[name] = getattr(row, name)
+    facts["decision"] = decision_of(row)
+    facts["picture"] = picture
     return cast(ViewFacts, facts)
 
 
@@ -870,18 +1025,18 @@ def _describe(
     row: ShownInspectionRow,
     record: Mapping[str, object],
     last: VerdictRow | None,
-    seen: list[ViewFacts],
+    view_facts: list[ViewFacts],
 ) -> InspectionFacts:
-    """Return the fields of an `Inspection`, by name, and other facts of its record.
+    """Return an inspection as the API shows it: the fields of `Inspection`, and all facts of its record.
 
     Args:
         row: Row of the inspection.
-        record: Facts that no filter searches.
-        last: Last verdict that holds; None: there is none.
-        seen: Views of the part.
+        record: Recorded facts without a column of their own, by name.
+        last: Last verdict that was not taken back; None: there is none.
+        view_facts: Views of the part, from `_describe_view`.
     """
     computed: dict[str, object] = {
-        "views": seen,
+        "views": view_facts,
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
@@ -890,14 +1045,19 @@ def _describe(
         "note": "" if last is None else last.note,
         "has_mask": last is not None and bool(last.mask),
     }
-    computed |= _describe_verdict(last if row.verdict else None)
-    values = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
-    values |= {name: getattr(row, name) for name in _FURTHER if name not in record}
-    return cast(InspectionFacts, {**_UNSAID, **record, **values, **computed})
+    computed |= _describe_verdict(last if row.verdict else None)  # a skip is no verdict in the row
+    columns = {name: getattr(row, name) for name in _DEFAULTS if name not in computed and hasattr(row, name)}
+    columns |= {name: getattr(row, name) for name in _FURTHER_FACTS if name not in record}
+    # if a name is in several of these dictionaries, its value in the last one counts
+    return cast(InspectionFacts, {**_DEFAULTS, **record, **columns, **computed})
 
 
 def _describe_verdict(verdict: VerdictRow | None) -> dict[str, object]:
-    """Return the fields of `Inspection` about the verdict that holds."""
+    """Return the fields of `Inspection` about its verdict.
+
+    Args:
+        verdict: Verdict; None: the inspection has no verdict, or was skipped.
+    """
     if verdict is None:
         return {"verdict_id": None, "verdict_at": None, "verdict_by": None}
     return {"verdict_id": verdict.id, "verdict_at": iso(verdict.at), "verdict_by": verdict.who}

@@ -14,63 +14,75 @@ from flawscope_station.store.schema import (
     views,
 )
 
-GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
+GOOD = "good"
+ANOMALOUS = "anomalous"
+REVIEWED = "reviewed"
+KINDS = (GOOD, ANOMALOUS, REVIEWED)  # kinds of inspections, in the order of removal for space
 RECORDS = "records"
 KEY = pictures.c.product_id, pictures.c.hash
 Condition = ColumnElement[bool]
 PICTURE = tuple_(*KEY)
 
 
-def is_shown(*of_inspection: Condition) -> Condition:
-    """Return the condition that a picture is shown by an inspection, or its view, that meets conditions."""
-    is_same_picture = (
+def is_shown(*inspection_conditions: Condition) -> Condition:
+    """Return the SQL condition that an inspection shows a picture, as its own or in one of its views.
+
+    Args:
+        inspection_conditions: Further SQL conditions that the inspection must meet.
+    """
+    is_own_picture = and_(
         inspections.c.product_id == pictures.c.product_id,
         inspections.c.picture == pictures.c.hash,
     )
-    seen = views.c.product_id == pictures.c.product_id, views.c.picture == pictures.c.hash
-    as_view = select(views.c.place).join_from(views, inspections).where(*seen, *of_inspection)
-    return or_(exists().where(*is_same_picture, *of_inspection), as_view.correlate(pictures).exists())
+    is_picture_of_view = and_(views.c.product_id == pictures.c.product_id, views.c.picture == pictures.c.hash)
+    shown_as_view = select(views.c.place).join_from(views, inspections)
+    shown_as_view = shown_as_view.where(is_picture_of_view, *inspection_conditions)
+    return or_(
+        exists().where(is_own_picture, *inspection_conditions), shown_as_view.correlate(pictures).exists()
+    )
 
 
-# also as a copy of the file, perhaps encoded otherwise: a model may have been fitted elsewhere
+# A model of the station was learnt from the picture, or any model from a picture with the same pixels
 IS_LEARNT = or_(
     exists().where(learnt.c.picture == pictures.c.hash, learnt.c.product_id == pictures.c.product_id),
     exists().where(learnt_pixels.c.pixels == pictures.c.pixels),
 )
-# A sink that is away gets what it waits for when it is back
-_NEW_VERDICT = verdicts.c.inspection_id == inspections.c.id, verdicts.c.id > deliveries.c.verdict_id
-_HAS_NEW_VERDICT = exists().where(*_NEW_VERDICT).correlate(inspections, deliveries)
+_IS_NEW_VERDICT = and_(verdicts.c.inspection_id == inspections.c.id, verdicts.c.id > deliveries.c.verdict_id)
+_HAS_NEW_VERDICT = exists().where(_IS_NEW_VERDICT).correlate(inspections, deliveries)
+# A sink still has to get the inspection, or a verdict on it
 IS_UNDELIVERED = exists().where(
     deliveries.c.product_id == inspections.c.product_id,
     or_(inspections.c.id > deliveries.c.inspection_id, _HAS_NEW_VERDICT),
 )
+# A reviewed inspection with a drawn mask shows the picture
 HAS_MASK = is_shown(
     inspections.c.verdict.is_not(None),
     exists()
     .where(verdicts.c.inspection_id == inspections.c.id, verdicts.c.mask.is_not(None))
     .correlate(inspections),
 )
-_there = pictures.alias("there")
-_is_there = and_(_there.c.product_id == views.c.product_id, _there.c.hash == views.c.picture)
-HAS_VIEW = (  # of which the picture is there
+_present = pictures.alias("there")
+_is_picture_of_view = and_(_present.c.product_id == views.c.product_id, _present.c.hash == views.c.picture)
+# The inspection has a view whose picture was not removed
+HAS_VIEW = (
     select(views.c.place)
-    .join_from(views, _there, _is_there)
-    .where(views.c.inspection_id == inspections.c.id, _there.c.removed_at.is_(None))
+    .join_from(views, _present, _is_picture_of_view)
+    .where(views.c.inspection_id == inspections.c.id, _present.c.removed_at.is_(None))
     .correlate(inspections)
     .exists()
 )
 
 
 def last_with_verdict() -> ColumnElement[int]:
-    """Return the number of the inspection with the last verdict, as an SQL expression; 0: there is none."""
+    """Return an SQL expression: the number of the inspection that got the last verdict; 0: no verdict."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
 def is_of_kind(kind: str) -> Condition:
-    """Return the condition of inspections of a kind of `KINDS`; all inspections are of the kind `RECORDS`."""
+    """Return the SQL condition that an inspection is of a kind of `KINDS`; `RECORDS` has all of them."""
     if kind == RECORDS:
-        return inspections.c.id.is_not(None)
+        return inspections.c.id.is_not(None)  # always true
     if kind == REVIEWED:
         return inspections.c.verdict.is_not(None)
     return and_(inspections.c.verdict.is_(None), inspections.c.anomalous.is_(kind == ANOMALOUS))
@@ -79,6 +91,12 @@ def is_of_kind(kind: str) -> Condition:
 def removable_keys(
     connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
-    """Return the keys among `keys` of pictures that are there and for which `stays` does not hold."""
+    """Return the keys of those pictures that may be removed, and have not been removed yet.
+
+    Args:
+        connection: Connection to the database.
+        keys: Product and hash of each picture.
+        stays: SQL condition of the pictures to keep.
+    """
     query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~stays)
     return [(row.product_id, row.hash) for row in connection.execute(query)]

@@ -1,6 +1,6 @@
 """Keys of a folder's files that have no record: the record was removed, or the file was given up.
 
-A file with such a key that is still there is not inspected again.
+A file with such a key that is still in the folder is not inspected again.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from flawscope_station.store.rows import FileKeyRow, RemovableRow
 from flawscope_station.store.schema import products, removed_files
 
 KEYS_PER_QUERY = 500
-GIVEN_UP = 0  # in the place of a record's number: there was none
+GIVEN_UP = 0  # stands in place of an inspection's number for a file that was not inspected
 
 
 def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None:
-    """Keep the keys of records that are removed in this transaction.
+    """Record the keys of inspections and views that are removed in this transaction.
 
     Args:
         connection: Connection of the transaction.
-        rows: Removed records; those without a key are passed over.
+        rows: Removed inspections and views; those without a key are left out.
     """
     values = [
         {"product_id": row.product_id, "key": row.key, "picture": row.hash, "inspection_id": row.id}
@@ -30,12 +30,12 @@ def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None
         if row.key is not None
     ]
     if values:
-        new = upsert(connection.dialect.name, removed_files).on_conflict_do_nothing()
-        connection.execute(new, values)
+        insert = upsert(connection.dialect.name, removed_files).on_conflict_do_nothing()
+        connection.execute(insert, values)
 
 
 def keep_given_up(database: Database, product_id: int, key: str, picture: str) -> None:
-    """Keep the key of a file that is not inspected, and that was reported to people.
+    """Record the key of a file that is not going to be inspected.
 
     Args:
         database: Database of the station.
@@ -44,34 +44,47 @@ def keep_given_up(database: Database, product_id: int, key: str, picture: str) -
         picture: SHA-256 of the file.
     """
     values = {"product_id": product_id, "key": key, "picture": picture, "inspection_id": GIVEN_UP}
-    database.change(
-        upsert(database.engine.dialect.name, removed_files).values(**values).on_conflict_do_nothing()
-    )
+    insert = upsert(database.engine.dialect.name, removed_files).values(**values)
+    database.change(insert.on_conflict_do_nothing())
 
 
-def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[FileKeyRow]:
-    """Return the rows of `removed_files` of a product, or of an entry's products, that meet conditions."""
-    query = select(removed_files).where(_is_at_address(address), *wanted)
+def find_file_keys(
+    database: Database, address: int, *conditions: ColumnElement[bool]
+) -> Sequence[FileKeyRow]:
+    """Return the rows of `removed_files` that meet conditions.
+
+    Args:
+        database: Database of the station.
+        address: Number of the product, or of the entry whose products' rows are returned.
+        conditions: SQL conditions on the rows.
+    """
+    query = select(removed_files).where(_is_at_address(address), *conditions)
     return database.rows(query)
 
 
-def forget_file_keys(database: Database, address: int, prefix: str, there: Collection[str]) -> None:
-    """Forget the keys of files that are gone.
+def forget_file_keys(database: Database, address: int, prefix: str, present_endings: Collection[str]) -> None:
+    """Delete the keys of files that no longer exist.
 
     Args:
         database: Database of the station.
         address: Number of the product or entry.
         prefix: Beginning of the keys.
-        there: Endings of keys, `:TIME:SIZE`, of the files that are there.
+        present_endings: Endings `:TIME:SIZE` of the keys of all files that exist.
     """
     rows = find_file_keys(database, address, removed_files.c.key.startswith(prefix, autoescape=True))
-    endings = {row.key: ":" + ":".join(row.key.rsplit(":", 2)[1:]) for row in rows}
-    gone = [key for key, ending in endings.items() if ending not in there]
-    for start in range(0, len(gone), KEYS_PER_QUERY):
-        keys = removed_files.c.key.in_(gone[start : start + KEYS_PER_QUERY])
-        database.change(delete(removed_files).where(_is_at_address(address), keys))
+    stale_keys = [row.key for row in rows if _key_ending(row.key) not in present_endings]
+    for start in range(0, len(stale_keys), KEYS_PER_QUERY):
+        is_stale = removed_files.c.key.in_(stale_keys[start : start + KEYS_PER_QUERY])
+        database.change(delete(removed_files).where(_is_at_address(address), is_stale))
+
+
+def _key_ending(key: str) -> str:
+    """Return the end `:TIME:SIZE` of a file's key."""
+    _, time, size = key.rsplit(":", 2)
+    return f":{time}:{size}"
 
 
 def _is_at_address(address: int) -> ColumnElement[bool]:
-    where = or_(products.c.id == address, products.c.entry_id == address)
-    return removed_files.c.product_id.in_(select(products.c.id).where(where))
+    """Return the SQL condition that a row belongs to a product, or to any product of an entry."""
+    is_of_address = or_(products.c.id == address, products.c.entry_id == address)
+    return removed_files.c.product_id.in_(select(products.c.id).where(is_of_address))

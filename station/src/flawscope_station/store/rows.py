@@ -1,7 +1,7 @@
-"""Rows that queries return: the columns that the reader of a row may ask for.
+"""Types of the rows that queries return: the columns that a reader of the row may use.
 
-SQLAlchemy's own `Row` knows no columns. Each class names those of its query; the columns themselves are
-explained in `schema`.
+SQLAlchemy's own `Row` has no types of columns. Each class here has the columns of a query; `schema` explains
+them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from sqlalchemy import RowMapping  # not loaded by clients, which know rows, too
+    from sqlalchemy import (
+        RowMapping,
+    )  # for type checkers alone: clients import this module without SQLAlchemy
 
 
 class UserRow(Protocol):
@@ -165,7 +167,7 @@ class ReviewedRow(Protocol):
 
 
 class LatestRow(Protocol):
-    """Inspection for the question whether its part is good."""
+    """Inspection with the columns that say whether its part is good."""
 
     id: int
     anomalous: bool
@@ -173,14 +175,14 @@ class LatestRow(Protocol):
 
 
 class DrawnRow(InspectionRow, Protocol):
-    """Inspection whose picture is learnt from, with columns of the picture."""
+    """Inspection from whose picture a model learns, with columns of the picture."""
 
     picture: str
     suffix: str
 
 
 class LearntPictureRow(Protocol):
-    """Picture that is learnt from: of a reviewed inspection, or of a random one.
+    """Picture from which a model learns: of a reviewed inspection, or of a random one.
 
     Attributes:
         view: View of the part that it shows.
@@ -207,7 +209,7 @@ class VersionRow(Protocol):
 
 
 class CalledVersionRow(VersionRow, Protocol):
-    """Version with the name of its product."""
+    """Version with the name of its product, as `called`."""
 
     called: str
 
@@ -346,6 +348,6 @@ class JobRow(Protocol):
 
 
 class CandidateRow(JobRow, Protocol):
-    """Job with the state of the version that it became; None: it became none."""
+    """Job with the state of the version that came of it; None: there is no such version."""
 
     version_state: str | None

@@ -50,28 +50,34 @@ from flawscope_station.store.schema import (
 )
 
 MAX_PAGE_SIZE = 500  # inspections of a page
-MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
-Value = int | float | str  # of a filter
+MAX_SORTED_MATCHES = 2000  # with more matches, a search walks through all inspections instead of sorting
+Value = int | float | str  # value of a filter
 
 
-def _moment(given: object) -> object:
-    return parse_time(given) if isinstance(given, str) else given
+def _parse_moment(value: object) -> object:
+    """Return the time in a text as microseconds since 1970; return a value of another type unchanged."""
+    return parse_time(value) if isinstance(value, str) else value
 
 
-def _printed(text: str) -> str:
+def _check_name_text(text: str) -> str:
+    """Return a text unchanged; raise InputError if it has a zero byte, which no name has."""
     if "\0" in text:
         raise InputError("it holds a character that no name has")
     return text
 
 
-def _checked_cursor(text: str) -> str:
-    decode_cursor(text)  # checked now: when an export uses it, the answer has begun
+def _check_cursor(text: str) -> str:
+    """Return a cursor unchanged; raise InputError if it is invalid.
+
+    It is checked here because an export decodes the cursor too late: its answer has begun by then.
+    """
+    decode_cursor(text)
     return text
 
 
-Moment = Annotated[int, BeforeValidator(_moment)]
+Moment = Annotated[int, BeforeValidator(_parse_moment)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
-Printed = Annotated[str, AfterValidator(_printed)]
+NameText = Annotated[str, AfterValidator(_check_name_text)]
 LabelText = Annotated[str, AfterValidator(label_text)]
 _TYPES: dict[Kind, object] = {
     "since": Moment,
@@ -79,40 +85,42 @@ _TYPES: dict[Kind, object] = {
     "least": float,
     "most": float,
     "number": Number,
-    "text": Printed,
+    "text": NameText,
     "label": LabelText,
 }
 
 
 def _value_type(filter_: Filter) -> object:
     """Return the type of a filter's value, as pydantic reads it."""
-    return Literal.__getitem__(filter_.words) if filter_.kind == "choice" else _TYPES[filter_.kind]
+    if filter_.kind == "choice":
+        return Literal.__getitem__(filter_.words)
+    return _TYPES[filter_.kind]
 
 
-class _Read(BaseModel):
-    """Values in a search's query; those of `FILTERS` are added below."""
+class _Page(BaseModel):
+    """Parameters of a search's query that choose the page; `_Query` adds those of `FILTERS`."""
 
     model_config = CONFIG
-    cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
+    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
 
 
-_fields: dict[str, Any] = {filter_.name: (_value_type(filter_), None) for filter_ in FILTERS}
-_ReadFilters = create_model("_ReadFilters", __base__=_Read, **_fields)
+_filter_fields: dict[str, Any] = {filter_.name: (_value_type(filter_), None) for filter_ in FILTERS}
+_Query = create_model("_Query", __base__=_Page, **_filter_fields)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Search: the wanted values, and the page of its results.
+    """Values of a search's filters, and the page of its results.
 
     Attributes:
-        wanted: Values by the names of `FILTERS`; a text that ends with a star is the beginning of a text, as
-            A12*. Times are microseconds since 1970.
-        cursor: `next` of the page before; None: the first page.
-        limit: Inspections of a page.
+        values: Values by the names of `FILTERS`. A text that ends with a star stands for all texts with this
+            beginning, as A12*. Times are microseconds since 1970.
+        cursor: Value of `next` on the page before; None: the first page.
+        limit: Largest number of inspections on the page.
     """
 
-    wanted: Mapping[str, Value] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
     cursor: str | None = None
     limit: int = 50
 
@@ -123,10 +131,14 @@ class Filters:
         Raises:
             InputError: a value is invalid.
         """
-        texts = {name: query.get(name, "").strip(PADDING) for name in _ReadFilters.model_fields}
-        read = read_as(_ReadFilters, {name: text for name, text in texts.items() if text}, None)
-        wanted = {name: value for name in BY_NAME if (value := getattr(read, name)) is not None}
-        return cls(wanted, read.cursor, read.limit)
+        text_by_name = {name: query.get(name, "").strip(PADDING) for name in _Query.model_fields}
+        parsed = read_as(_Query, {name: text for name, text in text_by_name.items() if text}, None)
+        value_by_name: dict[str, Value] = {}
+        for name in BY_NAME:
+            value = getattr(parsed, name)
+            if value is not None:
+                value_by_name[name] = value
+        return cls(value_by_name, parsed.cursor, parsed.limit)
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,12 @@ class InspectionPage:
 
 
 def search(database: Database, product_id: int, filters: Filters) -> InspectionPage:
-    """Return a page of inspections as the API shows them, the newest first.
+    """Return a page of the inspections that match, as the API shows them, the newest first.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        filters: Values of the filters, and the page.
 
     Raises:
         InputError: the cursor is invalid.
@@ -147,14 +164,15 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
     with database.reading() as connection:
         query = _build_query(connection, product_id, filters)
         rows = connection.execute(query.limit(filters.limit + 1)).all()
-        more = len(rows) > filters.limit
-        rows = rows[: filters.limit]
-        found = describe_inspections(connection, rows)
-    return InspectionPage(found, encode_cursor(rows[-1].id) if more else None)
+        page_rows = rows[: filters.limit]
+        page_inspections = describe_inspections(connection, page_rows)
+    has_next_page = len(rows) > filters.limit
+    next_cursor = encode_cursor(page_rows[-1].id) if has_next_page else None
+    return InspectionPage(page_inspections, next_cursor)
 
 
 def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[InspectionFacts]]:
-    """Yield all inspections that match, a page at a time."""
+    """Yield all inspections that match, in lists of `MAX_PAGE_SIZE` at most; `filters.limit` is ignored."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
@@ -164,36 +182,43 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
             return
 
 
-def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
-    """Return whether `MAX_SORTED_MATCHES` inspections match.
+def _has_many_matches(connection: Connection, product_id: int, conditions: list[ColumnElement[bool]]) -> bool:
+    """Return whether at least `MAX_SORTED_MATCHES` inspections meet all conditions; PostgreSQL: always False.
 
-    Then a walk through all inspections finds a page sooner than sorting the matches. SQLite knows only the
-    number of all; PostgreSQL decides by itself, and gets False.
+    With so many, walking through all inspections in order is faster than sorting the matches. SQLite cannot
+    estimate the number of matches, so that it is counted here. PostgreSQL can, and decides by itself.
     """
-    if not wanted or connection.dialect.name != "sqlite":
+    if not conditions or connection.dialect.name != "sqlite":
         return False
-    matches = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
+    matches = select(inspections.c.id).where(inspections.c.product_id == product_id, *conditions)
     first_matches = matches.limit(MAX_SORTED_MATCHES).subquery()
     count = connection.execute(select(func.count()).select_from(first_matches)).scalar_one()
     return int(count) == MAX_SORTED_MATCHES
 
 
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
-    """Build the query of a search.
+    """Build the query of a search, the newest inspections first.
 
-    Beginnings of texts, and times, have an index of their own; SQLite is kept from it where many match.
+    Times and beginnings of texts have indexes, after whose use SQLite must sort the matches. If there are too
+    many matches, it is kept from using such an index.
     """
-    defaults = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
-    wanted = [(BY_NAME[name], value) for name, value in {**defaults, **filters.wanted}.items()]
-    indexed = [
-        [(filter_, value) for filter_, value in wanted if filter_.kind in TEXTS and f"{value}".endswith("*")],
-        [(filter_, value) for filter_, value in wanted if filter_.kind in ("since", "until")],
+    default_by_name = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
+    value_by_name = {**default_by_name, **filters.values}
+    beginning_names = [
+        name
+        for name, value in value_by_name.items()
+        if BY_NAME[name].kind in TEXTS and str(value).endswith("*")
     ]
-    walked: set[str] = set()  # names of filters
-    for group in indexed:
-        if _match_many(connection, product_id, [condition(filter_, value) for filter_, value in group]):
-            walked.update(filter_.name for filter_, _ in group)
-    conditions = [condition(filter_, value, walk=filter_.name in walked) for filter_, value in wanted]
+    time_names = [name for name in value_by_name if BY_NAME[name].kind in ("since", "until")]
+    names_without_index: set[str] = set()
+    for names in (beginning_names, time_names):
+        indexed_conditions = [condition(BY_NAME[name], value_by_name[name]) for name in names]
+        if _has_many_matches(connection, product_id, indexed_conditions):
+            names_without_index.update(names)
+    conditions = [
+        condition(BY_NAME[name], value, walk=name in names_without_index)
+        for name, value in value_by_name.items()
+    ]
     if filters.cursor is not None:
         conditions.append(inspections.c.id < decode_cursor(filters.cursor))
     query = inspection_query().where(inspections.c.product_id == product_id, *conditions)
@@ -201,46 +226,53 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
 
 
 def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
-    """Return the condition of a filter.
+    """Return the condition of a filter with a value.
 
     Args:
         filter_: Filter.
-        value: Wanted value.
-        walk: Keep SQLite from using an index for it.
+        value: Value to compare with.
+        walk: Whether to keep SQLite from using an index: it then walks through all inspections.
     """
     if filter_.kind == "choice":
         return next(choice.condition for choice in filter_.choices if choice.word == value)
     column: ColumnElement[Any] = filter_.column
-    if walk:
-        column = literal_column(
-            f"+inspections.{filter_.column.name}", filter_.column.type
-        )  # the +: without index
+    if walk:  # SQLite uses no index for an expression with a plus
+        column = literal_column(f"+inspections.{filter_.column.name}", filter_.column.type)
     if filter_.kind in TEXTS:
         return _text_condition(column, str(value))
     if filter_.kind in ("since", "least"):
         return column >= value
     if filter_.kind == "until":
         return column < value
-    return column <= value if filter_.kind == "most" else column == value
+    if filter_.kind == "most":
+        return column <= value
+    return column == value
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column has this text, or begins with it where it ends with a star."""
+    """Return the condition that a column equals a text; BEGINNING* stands for all texts that begin so."""
     if not text.endswith("*"):
         return column == text
-    begin = text.rstrip("*")
-    beyond = _prefix_end(begin)
-    from_here = column >= begin
-    return from_here if beyond is None else from_here & (column < beyond)
+    prefix = text.rstrip("*")
+    end = _prefix_end(prefix)
+    if end is None:
+        return column >= prefix
+    return (column >= prefix) & (column < end)
 
 
-def _prefix_end(begin: str) -> str | None:
-    """Return the first text, by code point, after all that begin with `begin`; None: there is none."""
-    begin = begin.rstrip("\U0010ffff")
-    if not begin:
+def _prefix_end(prefix: str) -> str | None:
+    """Return the first text, in the order of code points, after all texts that begin with `prefix`.
+
+    If the prefix is empty, or has no other code point than the last one, U+10FFFF, there is no such text: the
+    result is None.
+    """
+    incrementable = prefix.rstrip("\U0010ffff")
+    if not incrementable:
         return None
-    code = ord(begin[-1]) + 1
-    return begin[:-1] + chr(0xE000 if code == 0xD800 else code)
+    next_code = ord(incrementable[-1]) + 1
+    if next_code == 0xD800:  # U+D800 to U+DFFF are surrogates, which no text has
+        next_code = 0xE000
+    return incrementable[:-1] + chr(next_code)
 
 
 def encode_cursor(number: int) -> str:
@@ -254,37 +286,49 @@ def decode_cursor(cursor: str) -> int:
     Raises:
         InputError: the cursor is invalid.
     """
+    padding = "=" * (-len(cursor) % 4)  # base64 needs a multiple of 4 characters
     try:
-        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
-        if valid_id_or_zero(number) != number:
+        number = int(base64.urlsafe_b64decode(cursor + padding).decode("ascii"))
+        is_valid = valid_id_or_zero(number) == number
+        if not is_valid:
             raise ValueError
         return number
-    except ValueError:  # also `binascii.Error`
+    except ValueError:  # `b64decode` raises its subclass `binascii.Error`
         raise InputError(f"cursor {cursor:.40} is none: take `next` of the page before") from None
 
 
 # ------------------------------------------------------------------------------------------- scores over time
 
-MAX_POINTS = 2000  # inspections that are shown one by one
-MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
-MAX_HOUR_SPAN = 15 * DAY
+MAX_POINTS = 2000  # inspections that are shown one by one; more are shown in buckets
+MAX_MINUTE_SPAN = 3 * HOUR  # longest period in minutes, from `inspections`; longer ones are read from `hours`
+MAX_HOUR_SPAN = 15 * DAY  # longest period in hours; longer ones are in days
 COUNT_NAMES = (
-    *("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance"),
+    "inspected",
+    "anomalous",
+    "reviewed",
+    "defects",
+    "false_alarms",
+    "misses",
+    "within_tolerance",
     "unanswered",
 )
 
 
-Point = list[float | str | None]  # of an inspection: seconds, score, 0 to 2, verdict, id
-Bucket = list[float | int]  # of a time: seconds, and what was counted in it
+# an inspection: seconds since 1970, score, class (0 good, 1 anomalous, 2 within tolerance), verdict, id
+Point = list[float | str | None]
+# a time: seconds since 1970, inspected, anomalous, lowest, mean and highest score, false alarms, misses,
+# within tolerance
+Bucket = list[float | int]
 
 
 class JudgingVersion(TypedDict):
     """Version that has judged.
 
     Attributes:
+        id: Number of the version.
         threshold: Threshold of its scores.
-        spread: Spread of its scores, for severities; None for a version from before it was kept.
-        since: Beginning of its first hour.
+        spread: Spread of its scores, for severities; None: it was not recorded when the version was added.
+        since: Beginning of the first hour in which the version judged.
     """
 
     id: int
@@ -309,11 +353,11 @@ class TrendPeriod(NamedTuple):
     """Period of trends.
 
     Attributes:
-        unit: Unit that is counted together: minute, hour or day.
+        unit: Unit of time of a bucket: minute, hour or day.
         length: Length of the unit, microseconds.
         first: Begin, microseconds since 1970.
         until: End, microseconds since 1970.
-        counts: Query of the counts in it.
+        counts: Query of rows with a time and the columns `COUNT_NAMES`.
     """
 
     unit: str
@@ -332,7 +376,7 @@ def trends(
 ) -> Trends:
     """Return scores and counts between two times.
 
-    Beyond three hours, hours are whole at both ends.
+    A period of more than three hours is extended to full hours at both ends.
 
     Args:
         database: Database of the station.
@@ -342,23 +386,22 @@ def trends(
         zone: Zone of the days; None: this machine's. An hour of UTC counts to the day in which it begins.
 
     Returns:
-        unit: inspection, minute, hour or day.
-        points: of the unit inspection [seconds, score, class (0 good, 1 anomalous, 2 within tolerance),
-            verdict, id].
-        buckets: of the other units [seconds, inspected, anomalous, lowest, mean and highest score, false
-            alarms, misses, within tolerance].
-        days: dates of buckets that are days; else empty.
-        totals: sums of the counts, and the number of files that were not inspected.
-        versions: versions that have judged, with their thresholds.
-        threshold: of all versions; None where they differ.
+        `unit`: inspection, minute, hour or day.
+        `points`: for the unit inspection, a point for each inspection; else empty.
+        `buckets`: for the other units, a bucket for each time that has inspections; else empty.
+        `days`: dates of the buckets if the unit is a day; else empty.
+        `totals`: sums of the counts, and the number of files that were not inspected.
+        `versions`: versions that have judged, with their thresholds.
+        `threshold`: threshold of all versions; None: their thresholds differ.
     """
-    until = now() if until is None else until
+    end = now() if until is None else until
     points: list[Point] = []
     buckets: list[Bucket] = []
     days: list[str] = []
     with database.reading() as connection:
-        period = _period_of(product_id, _first_moment(connection, product_id, since, until), until)
-        counted = period.counts.subquery()
+        begin = _first_moment(connection, product_id, since, end)
+        period = _period_of(product_id, begin, end)
+        counted = period.counts.subquery()  # `counts` is a query
         totals = _totals(connection, counted)
         shows_points = totals["inspections"] <= MAX_POINTS
         if shows_points:
@@ -367,97 +410,123 @@ def trends(
             days, buckets = _days(connection, counted, period, zone)
         else:
             buckets = _buckets(connection, counted, period.length)
-        shown_versions = _judging_versions(connection, product_id)
+        judging_versions = _judging_versions(connection, product_id)
         totals["not_inspected"] = _count_uninspected(connection, product_id, since or 0, period.until)
-    thresholds = {version["threshold"] for version in shown_versions}
+    thresholds = {version["threshold"] for version in judging_versions}
     return {
         "unit": "inspection" if shows_points else period.unit,
         "points": points,
         "buckets": buckets,
         "days": days,
         "totals": totals,
-        "versions": shown_versions,
+        "versions": judging_versions,
         "threshold": thresholds.pop() if len(thresholds) == 1 else None,
     }
 
 
 def _first_moment(connection: Connection, product_id: int, since: int | None, until: int) -> int:
-    """Return the first moment that has inspections, `since` at the earliest; `until` where none is there."""
-    first_hour = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
-    begun = connection.execute(first_hour).scalar_one()
-    return until if begun is None else max(int(begun) * HOUR, since or 0)
+    """Return the beginning of the first hour with inspections, or `since` if that is later.
+
+    If there are no inspections, it is `until`, so that the period is empty. All times are microseconds since
+    1970.
+    """
+    query = select(func.min(hours.c.hour)).where(hours.c.product_id == product_id)
+    first_hour = connection.execute(query).scalar_one()
+    if first_hour is None:
+        return until
+    return max(int(first_hour) * HOUR, since or 0)
 
 
-def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
-    """Return the period with its unit and its query."""
-    if until - first <= MAX_MINUTE_SPAN:
-        rows = inspection_counts(product_id)
-        unit = "minute"
-        length = HOUR // 60
+def _period_of(product_id: int, begin: int, end: int) -> TrendPeriod:
+    """Return the period between two times, microseconds since 1970, with its unit and its query."""
+    span = end - begin
+    if span <= MAX_MINUTE_SPAN:
+        row_query = inspection_counts(product_id)
+        unit, length = "minute", HOUR // 60
+        first, until = begin, end
     else:
-        rows = _hour_counts(product_id)
-        unit, length = ("hour", HOUR) if until - first <= MAX_HOUR_SPAN else ("day", DAY)
-        first = first // HOUR * HOUR
-        until = -(-until // HOUR) * HOUR
-    at = rows.selected_columns.at
-    return TrendPeriod(unit, length, first, until, rows.where(at >= first, at < until))
+        row_query = _hour_counts(product_id)
+        unit, length = ("hour", HOUR) if span <= MAX_HOUR_SPAN else ("day", DAY)
+        first = begin // HOUR * HOUR
+        until = -(-end // HOUR) * HOUR  # rounded up
+    at = row_query.selected_columns.at
+    return TrendPeriod(unit, length, first, until, row_query.where(at >= first, at < until))
 
 
 def _count_uninspected(connection: Connection, product_id: int, since: int, until: int) -> int:
-    """Return the number of files that were not inspected."""
-    uninspected = select(func.count()).where(
+    """Return the number of files that were not inspected between two times."""
+    query = select(func.count()).where(
         events.c.product_id == product_id,
         events.c.kind.in_(NOT_INSPECTED_EVENTS),
         events.c.at >= since,
         events.c.at < until,
     )
-    return int(connection.execute(uninspected).scalar_one())
+    return int(connection.execute(query).scalar_one())
 
 
 def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Return a query of `hours`, with `at` in microseconds."""
+    """Return a query of a product's rows of `hours`; `at` is the beginning, microseconds since 1970."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
 def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Return a query of a product's inspections with the columns of `_hour_counts`."""
+    """Return a query of a product's inspections that has the columns of `_hour_counts`.
+
+    Each inspection is a row like an hour with a single inspection: its counts are 1 or 0, and sum, minimum
+    and maximum of the scores are its own score.
+    """
     column = inspections.c
-    anomalous = column.anomalous & ~column.tolerated
-    counts = {
+    is_anomalous = column.anomalous & ~column.tolerated
+    condition_by_name = {
         "inspected": true(),
-        "anomalous": anomalous,
+        "anomalous": is_anomalous,
         "reviewed": column.verdict.is_not(None),
         "defects": column.verdict == DEFECT,
-        "false_alarms": anomalous & (column.verdict == GOOD),
-        "misses": ~anomalous & (column.verdict == DEFECT),
+        "false_alarms": is_anomalous & (column.verdict == GOOD),
+        "misses": ~is_anomalous & (column.verdict == DEFECT),
         "within_tolerance": column.tolerated,
         "unanswered": column.unanswered.is_not(None),
     }
-    scores = (column.score.label(f"score_{name}") for name in ("sum", "min", "max"))
-    ones = (case((holds, 1), else_=0).label(name) for name, holds in counts.items())
-    return select(column.at, *scores, *ones).where(on_line(product_id))
+    scores = [column.score.label(f"score_{name}") for name in ("sum", "min", "max")]
+    counts = [case((condition, 1), else_=0).label(name) for name, condition in condition_by_name.items()]
+    return select(column.at, *scores, *counts).where(on_line(product_id))
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
-    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in COUNT_NAMES)
+    """Return the sums of all counts by the names of `COUNT_NAMES`; `inspected` is called `inspections`."""
+    sums = [func.coalesce(func.sum(counted.c[name]), 0) for name in COUNT_NAMES]
     row = connection.execute(select(*sums)).one()
-    return dict(zip(("inspections", *COUNT_NAMES[1:]), map(int, row), strict=True))
+    totals: dict[str, int] = {}
+    for name, total in zip(COUNT_NAMES, row, strict=True):
+        shown_name = "inspections" if name == "inspected" else name
+        totals[shown_name] = int(total)
+    return totals
 
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[Bucket]:
-    """Return the counts of each unit that has inspections; a unit has `length` microseconds."""
-    unit = counted.c.at.op("/")(length)  # integer division in SQLite and PostgreSQL
-    return [[number * length / 1e6, *counts] for number, counts in _counts_by(connection, counted, unit)]
+    """Return a `Bucket` for each unit of time that has inspections.
+
+    Args:
+        connection: Connection to the database.
+        counted: Rows with a time and counts.
+        length: Length of the unit, microseconds.
+    """
+    unit_number = counted.c.at.op("/")(length)  # integer division in SQLite and PostgreSQL
+    buckets: list[Bucket] = []
+    for number, counts in _counts_by(connection, counted, unit_number):
+        begin_seconds = number * length / 1e6
+        buckets.append([begin_seconds, *counts])
+    return buckets
 
 
 def _days(
     connection: Connection, counted: Subquery, period: TrendPeriod, zone: tzinfo | None
 ) -> tuple[list[str], list[Bucket]]:
-    """Return the dates of the days that have inspections, and their counts, each from midnight on."""
-    day = local_day(counted.c.at, zone, period.first, period.until)
+    """Return the dates of all days that have inspections, and a `Bucket` for each of these days."""
+    day_number = local_day(counted.c.at, zone, period.first, period.until)
     days = list[str]()
     buckets = list[Bucket]()
-    for number, counts in _counts_by(connection, counted, day):
+    for number, counts in _counts_by(connection, counted, day_number):
         date = date_of(number)
         days.append(date.isoformat())
         buckets.append([midnight(date, zone), *counts])
@@ -467,7 +536,10 @@ def _days(
 def _counts_by(
     connection: Connection, counted: Subquery, number: ColumnElement[int]
 ) -> Iterator[tuple[int, Bucket]]:
-    """Yield each value of `number` with the counts of its rows, as they follow the time in a bucket."""
+    """Group rows by the SQL expression `number`; yield each of its values, and the counts of its group.
+
+    The counts are those of a `Bucket` after the time, in the same order.
+    """
     column = counted.c
     unit = number.label("unit")
     inspected = func.sum(column.inspected)
@@ -483,35 +555,40 @@ def _counts_by(
         func.sum(column.within_tolerance),
     )
     query = query.group_by("unit").order_by("unit")
-    for at, count, anomalous, lowest, mean, highest, *verdict_counts in connection.execute(query):
-        counts: Bucket = [int(count), int(anomalous), float(lowest), float(mean), float(highest)]
-        yield int(at), counts + [int(count) for count in verdict_counts]
+    for value, inspected_count, anomalous, lowest, mean, highest, *other_counts in connection.execute(query):
+        counts: Bucket = [int(inspected_count), int(anomalous), float(lowest), float(mean), float(highest)]
+        yield int(value), counts + [int(count) for count in other_counts]
 
 
 def _points(connection: Connection, product_id: int, first: int, until: int) -> list[Point]:
+    """Return a `Point` for each inspection between two times, the oldest first.
+
+    If there are more than `MAX_POINTS`, only the latest are returned.
+    """
     column = inspections.c
     query = select(column.at, column.score, column.anomalous, column.tolerated, column.verdict, column.id)
     query = query.where(on_line(product_id), column.at >= first, column.at < until)
     query = query.order_by(column.at.desc(), column.id.desc()).limit(MAX_POINTS)
     points = []
     for at, score, is_anomalous, is_tolerated, verdict, number in reversed(connection.execute(query).all()):
-        points.append([at / 1e6, score, is_anomalous + is_tolerated, verdict, number])
+        class_number = is_anomalous + is_tolerated  # 0, 1 or 2: a tolerated inspection is anomalous, too
+        points.append([at / 1e6, score, class_number, verdict, number])
     return points
 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVersion]:
-    """Return the versions that have judged."""
-    first = select(func.min(hours.c.hour)).where(
+    """Return the versions of a product that have judged, in the order of their numbers."""
+    first_hour = select(func.min(hours.c.hour)).where(
         hours.c.product_id == product_id, hours.c.version_id == versions.c.id
     )
     query = (
-        select(versions.c.id, versions.c.facts, first.scalar_subquery())
+        select(versions.c.id, versions.c.facts, first_hour.scalar_subquery())
         .where(versions.c.product_id == product_id)
         .order_by(versions.c.id)
     )
     judging: list[JudgingVersion] = []
     for number, stored_facts, hour in connection.execute(query):
-        if hour is None:
+        if hour is None:  # the version has not judged
             continue
         facts = json.loads(stored_facts)
         threshold = facts["score_threshold"]
@@ -521,16 +598,15 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
     return judging
 
 
-# ---------------------------------------------------------------------------------------- summary of a time
+# --------------------------------------------------------------------------------------- summary of a period
 
-# pictures that are shown; anomalous ones whose regions are counted
-MAX_WORST = 6
-MAX_MAPPED = 5000
+MAX_WORST = 6  # most anomalous inspections of a summary
+MAX_MAPPED = 5000  # inspections whose regions and kinds are collected
 Box = tuple[float, float, float, float]
 _WITH_PICTURE = (pictures.c.product_id == inspections.c.product_id) & (
     pictures.c.hash == inspections.c.picture
 )
-# anomalous, beyond tolerance, and no person called it good: also where nobody has reviewed it
+# anomalous, beyond tolerance, and not called good by a person; inspections without a review count, too
 _NOT_CLEARED = (
     inspections.c.anomalous
     & ~inspections.c.tolerated
@@ -545,7 +621,7 @@ class PeriodSummary:
     Regions and kinds are those of the newest `MAX_MAPPED` inspections.
 
     Attributes:
-        counts: Counts by `COUNT_NAMES`.
+        counts: Counts of the period, by `COUNT_NAMES`.
         hours: Counts of each hour, with its beginning as `at`, microseconds since 1970.
         versions: Numbers of the versions that judged.
         worst: Numbers of the anomalous inspections farthest above the threshold, unless a person called them
@@ -573,24 +649,23 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         StoreError: the database cannot be used.
     """
     column = inspections.c
-    within = on_line(product_id) & (column.at >= since) & (column.at < until)
+    is_in_period = on_line(product_id) & (column.at >= since) & (column.at < until)
     with database.reading() as connection:
-        counts = inspection_counts(product_id).where(column.at >= since, column.at < until)
-        by_hour = _count_by_hour(connection, counts)
-        version_ids = select(column.version_id).where(within).distinct().order_by(column.version_id)
+        count_query = inspection_counts(product_id).where(column.at >= since, column.at < until)
+        counts_by_hour = _count_by_hour(connection, count_query)
+        version_ids = select(column.version_id).where(is_in_period).distinct().order_by(column.version_id)
         version_numbers = [int(version) for version in connection.scalars(version_ids)]
-        boxes, kinds = _map_defects(connection, within)
-        tolerated_kinds = _count_tolerated_kinds(connection, within)
-        # of inspections whose pictures can be shown
-        shown = select(column.id).join_from(inspections, pictures, _WITH_PICTURE).where(within)
-        shown = shown.where(pictures.c.removed_at.is_(None))
-        worst_first = shown.where(_NOT_CLEARED).order_by(column.severity.desc(), column.id.desc())
+        boxes, kinds = _map_defects(connection, is_in_period)
+        tolerated_kinds = _count_tolerated_kinds(connection, is_in_period)
+        with_picture = select(column.id).join_from(inspections, pictures, _WITH_PICTURE)
+        with_picture = with_picture.where(is_in_period, pictures.c.removed_at.is_(None))
+        worst_first = with_picture.where(_NOT_CLEARED).order_by(column.severity.desc(), column.id.desc())
         worst = [int(number) for number in connection.scalars(worst_first.limit(MAX_WORST))]
-        newest_good = shown.where(~column.anomalous).order_by(column.id.desc()).limit(1)
+        newest_good = with_picture.where(~column.anomalous).order_by(column.id.desc()).limit(1)
         good = connection.scalar(newest_good)
     return PeriodSummary(
-        counts={name: sum(hour[name] for hour in by_hour) for name in COUNT_NAMES},
-        hours=by_hour,
+        counts={name: sum(hour[name] for hour in counts_by_hour) for name in COUNT_NAMES},
+        hours=counts_by_hour,
         versions=version_numbers,
         worst=worst,
         good=good,
@@ -600,43 +675,52 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     )
 
 
-def _map_defects(connection: Connection, within: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
-    """Return regions, as shares of the picture's sides, and kinds of the newest anomalous inspections.
+def _map_defects(connection: Connection, is_in_period: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
+    """Return the boxes of regions, and the counts of kinds, of the newest `MAX_MAPPED` anomalous inspections.
 
-    An inspection that a person called good, or that is within tolerance, is left out.
+    Inspections within tolerance are left out, and so are those that a person called good. A box is given in
+    shares of the picture's sides.
     """
     column = inspections.c
     query = select(column.kind, column.record, pictures.c.width, pictures.c.height)
-    query = query.join_from(inspections, pictures, _WITH_PICTURE).where(within, _NOT_CLEARED)
+    query = query.join_from(inspections, pictures, _WITH_PICTURE).where(is_in_period, _NOT_CLEARED)
     query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
     boxes: list[Box] = []
-    found_kinds = []
+    kind_rows = []
     for kind, record, width, height in connection.execute(query):
         regions = json.loads(record)["regions"]
-        found_kinds.append((kind, regions))
+        kind_rows.append((kind, regions))
         for region in regions:
             x0, y0, x1, y1 = region["box"]
             boxes.append((x0 / width, y0 / height, x1 / width, y1 / height))
-    return boxes, count_kinds(found_kinds)
+    return boxes, count_kinds(kind_rows)
 
 
-def _count_tolerated_kinds(connection: Connection, within: ColumnElement[bool]) -> KindCounts:
-    """Count the kinds of the defects of the newest inspections within tolerance."""
+def _count_tolerated_kinds(connection: Connection, is_in_period: ColumnElement[bool]) -> KindCounts:
+    """Count the newest `MAX_MAPPED` inspections within tolerance by the kinds of their defects."""
     column = inspections.c
-    query = select(column.kind, column.record).where(within, column.tolerated)
+    query = select(column.kind, column.record).where(is_in_period, column.tolerated)
     query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
-    return count_kinds((kind, json.loads(record)["regions"]) for kind, record in connection.execute(query))
+    rows = connection.execute(query)
+    return count_kinds((kind, json.loads(record)["regions"]) for kind, record in rows)
 
 
 def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -> list[dict[str, int]]:
-    """Return the counts of each hour that has inspections, with its beginning as `at`."""
+    """Return a dictionary of counts for each hour that has inspections.
+
+    Its keys are `COUNT_NAMES`, and `at` for the beginning of the hour, microseconds since 1970.
+
+    Args:
+        connection: Connection to the database.
+        counts: Query from `inspection_counts`.
+    """
     counted = counts.subquery()
     hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
     sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
     by_hour = []
-    for number, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour")):
-        of_hour = {"at": int(number) * HOUR}
-        for name, value in zip(COUNT_NAMES, row, strict=True):
-            of_hour[name] = int(value)
-        by_hour.append(of_hour)
+    for number, *values in connection.execute(select(hour, *sums).group_by("hour").order_by("hour")):
+        hour_counts = {"at": int(number) * HOUR}
+        for name, value in zip(COUNT_NAMES, values, strict=True):
+            hour_counts[name] = int(value)
+        by_hour.append(hour_counts)
     return by_hour

@@ -15,94 +15,118 @@ from flawscope_station.store.schema import HOUR, inspections, products, stations
 
 
 def check_owner(database: Database, files: Files) -> None:
-    """Check that the tables are not those of another station, which may run; to be called before a migration.
+    """Check before a migration that the tables belong to this station: another one may be using them.
 
     Raises:
-        InputError: they are, or the database cannot be used.
+        InputError: the tables belong to another station, or the database cannot be used.
     """
-    if database.is_sqlite:  # its file is in the folder, which is locked
+    if database.is_sqlite:  # its file is in the station's own folder, which is locked
         return
     try:
         with database.reading() as connection:
             if not inspect(connection).has_table(stations.name):
                 return
-            known = connection.execute(select(stations.c.folder)).scalars().first()
+            recorded_identity = connection.execute(select(stations.c.folder)).scalars().first()
     except StoreError as error:
         raise InputError(str(error)) from None
-    _check_folder(database, files, known)
+    _check_folder(database, files, recorded_identity)
 
 
-def _check_folder(database: Database, files: Files, known: str | None) -> None:
-    """Raise InputError where a database knows another folder than the station's."""
-    if known not in (None, files.identity()) and not database.is_sqlite:
-        raise InputError(
-            f"{database.name} is the data base of another station, whose folder is not {files.folder}: "
-            f"make one for this station; or, where that folder is lost, write {known} into "
-            f"{files.identity_path}"
-        )
+def _check_folder(database: Database, files: Files, recorded_identity: str | None) -> None:
+    """Raise InputError if a PostgreSQL database belongs to a station with another folder.
+
+    Args:
+        database: Database of the station.
+        files: Files of the station.
+        recorded_identity: Identity of the folder in the database; None: none is recorded.
+    """
+    identity = files.identity()
+    if database.is_sqlite or recorded_identity in (None, identity):
+        return
+    raise InputError(
+        f"{database.name} is the database of another station, whose folder is not {files.folder}: "
+        f"make one for this station; or, where that folder is lost, write {recorded_identity} into "
+        f"{files.identity_path}"
+    )
 
 
 def claim_identity(database: Database, files: Files, name: str) -> None:
-    """Claim the database for the station of this folder, which has this name from now on.
+    """Record in the database that it belongs to the station of this folder.
+
+    Args:
+        database: Database of the station.
+        files: Files of the station.
+        name: Name of the station from now on.
 
     Raises:
-        InputError: the database is another station's, or the folder is another database's.
+        InputError: the database belongs to another station; or the database is new, and the folder has
+            pictures already.
     """
-    folder = files.identity()
+    folder_identity = files.identity()
     has_pictures = files.has_files(PICTURES)
-    values = {"name": name, "folder": folder, "started_at": now()}
+    values = {"name": name, "folder": folder_identity, "started_at": now()}
     with database.writing() as connection:
         database.lock_exclusively(connection)
         row = connection.execute(select(stations)).one_or_none()
-        known = None if row is None else row.folder
-        _check_folder(database, files, known)
-        if has_pictures and (row is None or (known is None and not database.is_sqlite)):
+        recorded_identity = None if row is None else row.folder
+        _check_folder(database, files, recorded_identity)
+        # SQLite's file lies in the folder of the station: its row needs no identity
+        is_new_database = row is None or (recorded_identity is None and not database.is_sqlite)
+        if has_pictures and is_new_database:
             raise InputError(
                 f"{files.folder} has pictures that {database.name} does not know: choose an empty `store`, "
                 "or the `database` that they belong to"
             )
-        change = insert(stations) if row is None else update(stations)
-        connection.execute(change.values(**values))
+        statement = insert(stations) if row is None else update(stations)
+        connection.execute(statement.values(**values))
 
 
 def get_or_add_station(connection: Connection) -> int:
-    """Return the number of the station, which is added where it was never started."""
+    """Return the number of the station; add its row if no station has started on the database yet."""
     query = select(stations.c.id)
     if connection.execute(query).first() is None:
-        new = upsert(connection.dialect.name, stations).values(name=DEFAULT_NAME)
-        connection.execute(new.on_conflict_do_nothing())
+        insert_station = upsert(connection.dialect.name, stations).values(name=DEFAULT_NAME)
+        connection.execute(insert_station.on_conflict_do_nothing())
     return int(connection.execute(query).scalar_one())
 
 
 def public_address(settings: Settings) -> str | None:
-    """Return the address at which others reach the pages; None: there is none."""
-    bound = settings.host not in WILDCARD_HOSTS | LOOPBACK_HOSTS and settings.port
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    name = next(iter(settings.public), f"{host}:{settings.port}" if bound else None)
-    if name is None:
+    """Return the address at which others reach the pages; None: no such address is known.
+
+    The first address of the setting `public` is returned. Without this setting, host and port are returned,
+    if other machines can reach them.
+    """
+    if settings.public:
+        address = next(iter(settings.public))
+    elif settings.host in WILDCARD_HOSTS | LOOPBACK_HOSTS or not settings.port:
         return None
-    has_scheme = name.startswith(("http://", "https://"))
-    return name.rstrip("/") if has_scheme else f"{'https' if settings.proxy else 'http'}://{name}"
+    else:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"{host}:{settings.port}"
+    if address.startswith(("http://", "https://")):
+        return address.rstrip("/")
+    scheme = "https" if settings.proxy else "http"
+    return f"{scheme}://{address}"
 
 
-CLOCK_CONFIRMED = "clock_confirmed"  # event
-CLOCK_TOLERANCE = HOUR  # by which a clock may be set back
-LONGEST_PAUSE = 21 * 24 * HOUR  # a longer one looks like a wrong clock
+CLOCK_CONFIRMED = "clock_confirmed"  # kind of an event
+CLOCK_TOLERANCE = HOUR  # microseconds by which a clock may be set back
+LONGEST_PAUSE = 21 * 24 * HOUR  # microseconds; a longer pause between two checks looks like a wrong clock
 
 
 class Clock:
     """The computer's clock, and whether it can be right.
 
-    It cannot be right where it lies more than an hour behind the last time at which it was right, or more
-    than three weeks ahead of it.
+    The clock is wrong if it is more than an hour behind the last time at which it was right, or more than
+    three weeks ahead of that time.
 
     Args:
         database: Database of the station.
-        wall: Returns the computer's time, microseconds since 1970.
+        wall: Function that returns the computer's time, microseconds since 1970.
 
     Attributes:
         at: Last time at which the clock was right, microseconds since 1970.
-        jump: Microseconds by which the clock is ahead of `at`, below 0 where it is behind; 0 where it can be
+        jump: Microseconds by which the clock is ahead of `at`, below 0 where it is behind; 0: it can be
             right.
 
     Raises:
@@ -113,59 +137,70 @@ class Clock:
         self.database = database
         self._wall = wall
         self.jump = 0
-        # by age, the number of the first younger inspection, as it was found last
-        self._young: dict[int, int] = {}
+        # cache by age: number of the oldest inspection younger than this age, as last looked up
+        self._first_younger: dict[int, int] = {}
         with database.writing() as connection:
             get_or_add_station(connection)
             self.at: int = connection.scalar(select(stations.c.clock_at)) or wall()
 
     def check(self) -> None:
-        """Check the clock; to be called every minute."""
-        off = self._wall() - self.at
-        self.jump = 0 if -CLOCK_TOLERANCE <= off <= LONGEST_PAUSE else off
-        if not self.jump:
-            self._save(self.at + max(0, off))
+        """Compare the computer's time with `at`, and update `jump` and `at`; to be called once a minute."""
+        offset = self._wall() - self.at
+        is_plausible = -CLOCK_TOLERANCE <= offset <= LONGEST_PAUSE
+        self.jump = 0 if is_plausible else offset
+        if is_plausible:
+            self._save(self.at + max(0, offset))  # `at` never goes back
 
     def confirm(self) -> None:
-        """Accept the clock as right."""
+        """Accept the computer's time as right, because a person confirmed it."""
         self._save(self._wall())
-        self._young.clear()
+        self._first_younger.clear()
         self.jump = 0
 
     def newest_older_than(self, age: int) -> int:
         """Return the number of the newest inspection that is at least `age` microseconds old; 0: none is.
 
-        Only inspections before the first younger one count: a wrong time makes no record old.
+        The search ends before the first younger inspection, by number. A later inspection that a wrong clock
+        has recorded as old is therefore left out.
         """
-        limit = self.at - age
+        time_limit = self.at - age
         column = inspections.c
-        # walks on in the order of the numbers from where it found one, now or for a longer age
-        start = max((number for other, number in self._young.items() if other >= age), default=0)
-        in_order = literal_column("+inspections.at", BigInteger)  # +: not by the index of times
-        young = column.id >= start, in_order > limit, in_order <= self.at + CLOCK_TOLERANCE
-        first = select(column.id).where(*young).order_by(column.id).limit(1)
+        # a search for a longer age has ended earlier: start at the latest end for this age or a longer one
+        earlier_results = [number for cached_age, number in self._first_younger.items() if cached_age >= age]
+        start = max(earlier_results, default=0)
+        # the plus keeps SQLite from using the index of times: it shall read the rows in the order of numbers
+        at = literal_column("+inspections.at", BigInteger)
+        younger = select(column.id).where(
+            column.id >= start, at > time_limit, at <= self.at + CLOCK_TOLERANCE
+        )
+        first_younger = younger.order_by(column.id).limit(1)
         with self.database.reading() as connection:
-            known = connection.scalars(select(products.c.id)).all()
-            each = [connection.scalar(first.where(column.product_id == product)) for product in known]
-            found = min(filter(None, each), default=None)
-            old = select(func.max(column.id)).where(column.at <= limit)
-            if found is None:
-                return connection.scalar(old) or 0
-            self._young[age] = found
-            return connection.scalar(old.where(column.id < found)) or 0
+            first_younger_numbers = []
+            for product_id in connection.scalars(select(products.c.id)).all():
+                number = connection.scalar(first_younger.where(column.product_id == product_id))
+                if number is not None:
+                    first_younger_numbers.append(number)
+            newest_older = select(func.max(column.id)).where(column.at <= time_limit)
+            if first_younger_numbers:
+                first_younger_number = min(first_younger_numbers)
+                self._first_younger[age] = first_younger_number
+                newest_older = newest_older.where(column.id < first_younger_number)
+            return connection.scalar(newest_older) or 0
 
     @property
     def problem(self) -> str:
-        """Reason why the computer's clock cannot be right; "" where it can."""
+        """Reason why the computer's clock cannot be right; "": it can be right."""
         if not self.jump:
             return ""
         hours = abs(self.jump) / HOUR
-        far = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+        distance = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+        direction = "ahead of" if self.jump > 0 else "behind"
         return (
-            f"the computer's clock is {far} {'ahead of' if self.jump > 0 else 'behind'} the newest records: "
+            f"the computer's clock is {distance} {direction} the newest records: "
             "set it, or confirm that it is right; until then nothing is removed for its age"
         )
 
     def _save(self, at: int) -> None:
+        """Record a time at which the clock was right."""
         self.database.change(update(stations).values(clock_at=at))
         self.at = at

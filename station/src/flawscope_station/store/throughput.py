@@ -11,20 +11,22 @@ from flawscope_station.store.database import Database, now
 from flawscope_station.store.records import DEFECT
 from flawscope_station.store.schema import HOUR, IS_REVIEWED, hours, inspections, on_line
 
-RECENT_DAYS = 7  # of which the parts are counted
+RECENT_DAYS = 7  # days whose parts are counted
 MAX_REVIEWED = 1000  # defects that are listed
-_DAY = 24 * HOUR
+_DAY = 24 * HOUR  # microseconds
 
 
 def pictures_a_day(database: Database, product_id: int) -> float | None:
-    """Return a product's parts a day, by the last week; None: the line has not run for a day yet."""
-    begin = now() // HOUR - RECENT_DAYS * 24
-    where = hours.c.product_id == product_id, hours.c.hour >= begin
-    query = select(func.coalesce(func.sum(hours.c.inspected), 0), func.min(hours.c.hour)).where(*where)
+    """Return a product's mean number of parts a day in the last week; None: the line ran less than a day."""
+    begin_hour = now() // HOUR - RECENT_DAYS * 24
+    query = select(func.coalesce(func.sum(hours.c.inspected), 0), func.min(hours.c.hour))
+    query = query.where(hours.c.product_id == product_id, hours.c.hour >= begin_hour)
     with database.reading() as connection:
-        count, first = connection.execute(query).one()
-    days = 0.0 if first is None else (now() - first * HOUR) / _DAY
-    return None if days < 1 else int(count) / days
+        part_count, first_hour = connection.execute(query).one()
+    if first_hour is None:
+        return None
+    days = (now() - first_hour * HOUR) / _DAY
+    return None if days < 1 else int(part_count) / days
 
 
 class ReviewedDefect(NamedTuple):
@@ -32,7 +34,7 @@ class ReviewedDefect(NamedTuple):
 
     Attributes:
         score: Score of the picture, or of the part's most unusual one.
-        p_value: p-value of the decision.
+        p_value: P-value of the decision.
     """
 
     score: float
@@ -40,7 +42,7 @@ class ReviewedDefect(NamedTuple):
 
 
 def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[ReviewedDefect]:
-    """Return scores of parts that a person called defects, the latest `MAX_REVIEWED`.
+    """Return the scores of the latest `MAX_REVIEWED` parts that a person called defects.
 
     Args:
         database: Database of the station.

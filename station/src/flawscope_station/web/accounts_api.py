@@ -85,14 +85,15 @@ class Secret(BaseModel):
 @router.get("/users", response_model=Users)
 def users(access: AccessDep) -> Answer:
     """List the accounts of people who may sign in."""
-    return {"users": [_shown(row) for row in access.users.all()]}
+    return {"users": [_account_facts(row) for row in access.users.all()]}
 
 
 @router.post("/users", status_code=201, response_model=Users, responses=refusals(409))
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
     """Add a person who may sign in.
 
-    On an open station the first person must be an administrator, else 409: from then on everybody signs in.
+    If the station has no users yet, the first one must be an administrator: from then on everybody must sign
+    in. Any other role is refused with 409.
     """
     if person == LOCAL_PERSON and new.role != ADMIN:
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
@@ -118,22 +119,22 @@ def remove_user(user: str, access: AccessDep, person: Admin) -> Answer:
 @router.get("/tokens", response_model=Tokens)
 def tokens(access: AccessDep) -> Answer:
     """List the accounts of programs, without their tokens."""
-    return {"tokens": [_shown(row) for row in access.tokens.all()]}
+    return {"tokens": [_account_facts(row) for row in access.tokens.all()]}
 
 
 @router.post("/tokens", status_code=201, response_model=Secret, responses=refusals(409))
 def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
     """Make a token for a program; no later answer shows it.
 
-    An open station refuses it with 409: add a user first.
+    A station without users refuses this with 409: add a user first.
     """
     if person == LOCAL_PERSON:
         text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
         raise RefusedError(
             409, f"{text}POST /users or `flawscope station user add NAME --role admin`", "no_users"
         )
-    seconds = None if new.expires is None else parse_age(new.expires, "expires: ")
-    token = access.tokens.add(new.name, new.role, expires=seconds, who=person.name)
+    lifetime_seconds = None if new.expires is None else parse_age(new.expires, "expires: ")
+    token = access.tokens.add(new.name, new.role, expires=lifetime_seconds, who=person.name)
     return {"name": new.name, "token": token}
 
 
@@ -144,10 +145,10 @@ def remove_token(token: str, access: AccessDep, person: Admin) -> Answer:
     return tokens(access)
 
 
-def _shown(row: AccountRow) -> dict[str, object]:
-    """Return an account's columns, with times as ISO text."""
-    shown: dict[str, object] = {}
+def _account_facts(row: AccountRow) -> dict[str, object]:
+    """Return an account's columns by name; times are ISO text."""
+    facts: dict[str, object] = {}
     for name, value in row._mapping.items():
         is_time = name.endswith("_at") and value is not None
-        shown[name] = iso(value) if is_time else value
-    return shown
+        facts[name] = iso(value) if is_time else value
+    return facts

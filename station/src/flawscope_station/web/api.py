@@ -54,13 +54,19 @@ from flawscope_station.web.components import (
 from flawscope_station.web.local_times import query_in_utc
 from flawscope_station.web.middleware import require_role
 
-Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
+Answer = Mapping[str, object]  # answer of a route, before its `response_model` checks it
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
 _CACHE_A_DAY = {"Cache-Control": "private, max-age=86400"}  # headers of answers that do not change
 _MEDIA_TYPES = {
-    **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
-    **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".tif": "image/tiff",
+    ".bmp": "image/bmp",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
 }
 
 
@@ -72,41 +78,45 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def check_query_names(request: Request) -> None:
     """Refuse query parameters that the route does not declare, or that come twice.
 
-    Every route depends on it: a misspelt filter would otherwise find everything.
+    Every route depends on this check: without it, a misspelt filter would find all inspections.
 
     Raises:
-        RequestValidationError: names the parameter, and the nearest one that the route has.
+        RequestValidationError: A parameter is wrong; the error names it, and the route's most similar one.
     """
-    known = sorted(_query_names(request.scope["route"].dependant))
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
-        wrong = "" if name in known else f"there is no such query parameter: {suggest_name(name, known)}"
-        if given.count(name) > 1:
-            wrong = "the query parameter is given more than once: send one value"
-        if wrong:
-            raise RequestValidationError([{"loc": ("query", f"{name:.60}"), "msg": wrong}])
+    route_names = sorted(_query_names(request.scope["route"].dependant))
+    request_names = [name for name, _ in request.query_params.multi_items()]
+    for name in request_names:
+        if request_names.count(name) > 1:
+            fault = "the query parameter is given more than once: send one value"
+        elif name not in route_names:
+            fault = f"there is no such query parameter: {suggest_name(name, route_names)}"
+        else:
+            continue
+        raise RequestValidationError([{"loc": ("query", f"{name:.60}"), "msg": fault}])
 
 
 def _query_names(dependant: Dependant) -> set[str]:
     """Return the names of all query parameters of a route and its dependencies."""
     names = {parameter.alias for parameter in dependant.query_params}
-    return names.union(*map(_query_names, dependant.dependencies))
+    for dependency in dependant.dependencies:
+        names |= _query_names(dependency)
+    return names
 
 
 def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """Make a router for senders with this role or a higher one.
+    """Make a router of the API.
 
     Args:
-        statuses: HTTP statuses of refusals beside the usual ones.
-        prefix: Path before all routes.
-        role: Lowest role that may use the routes.
+        statuses: HTTP statuses of refusals, besides those that all routes have.
+        prefix: Path before the paths of all routes.
+        role: Lowest role of a sender that may use the routes.
     """
     responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
     dependencies = [Depends(require_role(role)), Depends(check_query_names)]
     return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
-SeenView = Annotated[
+ViewName = Annotated[
     str | None, Query(alias="of", description="view of the part to show; left out: the most unusual one")
 ]
 Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the longer side, pixels")]
@@ -116,7 +126,12 @@ PictureName = Annotated[
 
 
 def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, object]:
-    """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
+    """Describe a request's body for OpenAPI.
+
+    Args:
+        media_types: Media types of a body that is a file.
+        allow_form: Whether the body may also be a form with several files.
+    """
     binary = {"schema": {"type": "string", "format": "binary"}}
     content: dict[str, object] = dict.fromkeys(media_types, binary)
     if allow_form:
@@ -151,11 +166,11 @@ product_router = APIRouter(prefix="/products/{name}")
 @router.get("/products", response_model=schemas.Products)
 def products(overview: OverviewDep) -> Answer:
     """List the products that are inspected here."""
-    found = []
+    facts = []
     for name in list(overview.addresses.products):
         with suppress(NotFoundError):  # it was removed meanwhile
-            found.append(overview.facts(name))
-    return {"products": found}
+            facts.append(overview.facts(name))
+    return {"products": facts}
 
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
@@ -167,7 +182,7 @@ def removed_products(addresses: AddressesDep) -> Answer:
     return {"products": list(addresses.removed())}
 
 
-@product_router.get("")
+@product_router.get("", summary="State of a product")
 def one_product(name: str, overview: OverviewDep) -> Product:
     """Return a product's state and facts."""
     return overview.facts(name)
@@ -200,20 +215,26 @@ def resume_product(
     return overview.facts(name)
 
 
-@product_router.get("/undelivered", response_model=schemas.UndeliveredMessages)
+@product_router.get(
+    "/undelivered", response_model=schemas.UndeliveredMessages, summary="Undelivered messages"
+)
 def undelivered(name: str, product_id: ProductId, overview: OverviewDep) -> Answer:
     """List the messages that a sink refused for good."""
     return {"messages": overview.sinks.undelivered(name)}
 
 
-@product_router.post("/undelivered/again", response_model=schemas.UndeliveredMessages)
+@product_router.post(
+    "/undelivered/again",
+    response_model=schemas.UndeliveredMessages,
+    summary="Send undelivered messages again",
+)
 def send_again(name: str, product_id: ProductId, overview: OverviewDep, person: Engineer) -> Answer:
     """Send all messages again that a sink refused for good."""
     overview.sinks.send_again(name, person.name)
     return {"messages": overview.sinks.undelivered(name)}
 
 
-@router.get("/status", response_model=schemas.Status)
+@router.get("/status", response_model=schemas.Status, summary="State of the station")
 def status(health: HealthDep, overview: OverviewDep) -> Answer:
     """Return the station's state, problems, version, settings hash and queue."""
     problems = [problem.to_dict() for problem in health.problems()]
@@ -226,7 +247,7 @@ def status(health: HealthDep, overview: OverviewDep) -> Answer:
     }
 
 
-@router.get("/settings", response_model=schemas.SettingsInForce)
+@router.get("/settings", response_model=schemas.SettingsInForce, summary="Current settings")
 def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
     """Return the settings in force, with those of products that were made on the pages.
 
@@ -235,9 +256,9 @@ def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
     return overview.settings()
 
 
-@router.get("/threads", response_model=schemas.Threads)
-async def threads(health: HealthDep, person: Engineer) -> Answer:  # no thread: those of the pool may hang
-    """Return the station's threads with their present place in the program."""
+@router.get("/threads", response_model=schemas.Threads, summary="Threads of the station")
+async def threads(health: HealthDep, person: Engineer) -> Answer:  # async: threads of the pool may hang
+    """Return the station's threads, each with its current place in the program."""
     return {"watched": describe_threads(health.watch.list_threads()), "stacks": thread_stacks()}
 
 
@@ -247,7 +268,7 @@ def acknowledge_problem(code: str, health: HealthDep, person: Engineer) -> Answe
     return health.acknowledge(code, person.name).to_dict()
 
 
-@router.post("/clock/confirm", response_model=schemas.Status)
+@router.post("/clock/confirm", response_model=schemas.Status, summary="Confirm the clock")
 def confirm_clock(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)],
     health: HealthDep,
@@ -259,7 +280,7 @@ def confirm_clock(
     return status(health, overview)
 
 
-@router.post("/keep/confirm", response_model=schemas.Status)
+@router.post("/keep/confirm", response_model=schemas.Status, summary="Confirm the removal of many pictures")
 def confirm_keep(
     housekeeping: Annotated[Housekeeping, component(Housekeeping)],
     health: HealthDep,
@@ -281,38 +302,48 @@ def parse_filters(
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     **texts: str,
 ) -> Filters:
-    """Return the search that a query asks for.
+    """Return a request's query as the filters of a search.
 
     Args:
         request: HTTP request.
-        settings: Settings of the station; its zone reads times without an offset.
-        limit: Inspections of a page.
+        settings: Settings of the station; times without an offset are of its zone.
+        limit: Number of inspections of a page.
         cursor: `next` of the page before; empty: the first page.
-        texts: Text of each filter, by its name in `_filter_parameters`.
+        texts: Text of each filter, by the name of its parameter in `_filter_parameters`; an empty text: the
+            filter is not used.
     """
-    given = {filter_.name: text for filter_ in FILTERS if (text := texts[f"{PREFIX}{filter_.name}"])}
-    given = query_in_utc(given, station_zone(settings.shifts))
-    return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
+    query = {}
+    for filter_ in FILTERS:
+        text = texts[f"{PREFIX}{filter_.name}"]
+        if text:
+            query[filter_.name] = text
+    query = query_in_utc(query, station_zone(settings.shifts))
+    return Filters.from_query({**query, "cursor": cursor, "limit": str(limit)})
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
-    """Yield a parameter for each filter, named with a prefix: `name` is the product's in the path."""
+    """Yield the parameter of `parse_filters` for each filter.
+
+    The parameters' names begin with `PREFIX`, because the filter `name` would collide with the product's name
+    in the path.
+    """
     for filter_ in FILTERS:
-        words = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
+        # a filter with a fixed list of words allows only these, or no text
+        annotation = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
         query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
-        yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=words)
+        yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=annotation)
 
 
 PREFIX = "filter_"
+# FastAPI reads and describes the query by the signature: a parameter for each filter replaces `texts`
 _signature = inspect.signature(parse_filters, eval_str=True)
-_named = [
+_written_parameters = [
     parameter
     for parameter in _signature.parameters.values()
     if parameter.kind != inspect.Parameter.VAR_KEYWORD
 ]
-_parameters = [*_named, *_filter_parameters()]
-# by which FastAPI reads and describes the query
+_parameters = [*_written_parameters, *_filter_parameters()]
 setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010
 
 
@@ -326,7 +357,7 @@ def find_inspections(product_id: RecordsId, records: RecordsDep, filters: Filter
     return {"inspections": page.inspections, "next": page.next}
 
 
-@product_router.get("/inspections/{number}", response_model=Inspection)
+@product_router.get("/inspections/{number}", response_model=Inspection, summary="An inspection")
 def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> InspectionFacts:
     """Return an inspection."""
     return store.inspection(product_id, valid_id_or_zero(number))
@@ -335,38 +366,46 @@ def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> Inspe
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-@product_router.get("/inspections/{number}/picture", response_class=Response)
-def picture(product_id: RecordsId, number: int, renderer: RendererDep, seen: SeenView = None) -> Response:
+@product_router.get(
+    "/inspections/{number}/picture", response_class=Response, summary="Picture file of an inspection"
+)
+def picture(
+    product_id: RecordsId, number: int, renderer: RendererDep, view_name: ViewName = None
+) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), seen)
+    data, suffix, sent_name = renderer.picture(product_id, valid_id_or_zero(number), view_name)
     stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
     return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 
 
-@product_router.get("/inspections/{number}/view", response_class=Response)
+@product_router.get(
+    "/inspections/{number}/view", response_class=Response, summary="Upright view of the picture"
+)
 def view(
     product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    seen: SeenView = None,
+    view_name: ViewName = None,
 ) -> Response:
     """Return the picture upright, as WebP."""
-    data = renderer.view(product_id, valid_id_or_zero(number), side, seen)
+    data = renderer.view(product_id, valid_id_or_zero(number), side, view_name)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
-@product_router.get("/inspections/{number}/overlay", response_class=Response)
+@product_router.get(
+    "/inspections/{number}/overlay", response_class=Response, summary="Picture with heat map and contours"
+)
 def overlay(
     product_id: RecordsId,
     number: int,
     renderer: RendererDep,
     side: Side = DEFAULT_SIDE,
-    seen: SeenView = None,
+    view_name: ViewName = None,
 ) -> Response:
     """Return the picture with heat map and contours, as WebP."""
-    data = renderer.overlay(product_id, valid_id_or_zero(number), side, seen)
+    data = renderer.overlay(product_id, valid_id_or_zero(number), side, view_name)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
@@ -381,7 +420,7 @@ def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Re
     return Response(data, media_type="image/png", headers=headers)
 
 
-@product_router.get("/inspections/{number}/mask", response_class=Response)
+@product_router.get("/inspections/{number}/mask", response_class=Response, summary="Mask of the defect")
 def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the defect's mask at the picture's size, as PNG: 255 where the defect is.
 
@@ -394,7 +433,7 @@ def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
 # ----------------------------------------------------------------------------------------------------- trends
 
 
-@product_router.get("/trends", response_model=schemas.Trends)
+@product_router.get("/trends", response_model=schemas.Trends, summary="Scores over time")
 def trends(
     product_id: ProductId,
     records: RecordsDep,
@@ -402,9 +441,9 @@ def trends(
     since: str | None = None,
     until: str | None = None,
 ) -> Trends:
-    """Return scores over time: single inspections where they are few, else buckets.
+    """Return scores over time: of single inspections if there are few, else of intervals of time.
 
-    Days are of the zone of `shifts`.
+    Days begin at midnight in the time zone of `shifts`.
     """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
@@ -419,23 +458,26 @@ LIVE_TEXT = (
     "that is not judged, and `state` every second, with the time as `at` and the counts of the shift. Each "
     "event names its `product`."
 )
-MAX_LIVE_PRODUCTS = 100  # of a stream
+MAX_LIVE_PRODUCTS = 100  # products of a stream
 EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
 
 
 def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, object]:
-    """Return a product's present state, as the stream and the page *Live* show it.
+    """Return a product's current state, for the stream and the page *Live*.
 
     Raises:
-        NotFoundError: there is no such product.
+        NotFoundError: There is no such product.
     """
     product_id = overview.addresses.product_id(name)
-    at = now()
-    begin = shift_begin(shifts, at)
-    counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
-    waiting = overview.store.waiting_count(product_id)
-    state = overview.state(name).model_dump()
-    return {**state, "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
+    time_now = now()
+    begin = shift_begin(shifts, time_now)
+    return {
+        **overview.state(name).model_dump(),
+        "product": name,
+        "waiting": overview.store.waiting_count(product_id),
+        "counts": {"since": iso(begin), **overview.store.counts_since(product_id, begin)},
+        "at": iso(time_now),
+    }
 
 
 def _stream(
@@ -446,17 +488,18 @@ def _stream(
     shifts: ShiftSettings | None,
     broadcaster: EventBroadcaster,
 ) -> StreamingResponse:
-    """Stream the events of products.
+    """Return a response that streams the events of products.
 
-    The stream ends when the sender may not see them any more, or when none of the products is there.
+    The stream ends when the sender is signed out or removed, or when no product of the stream is left.
     """
 
     def states() -> list[dict[str, object]]:
+        """Return the states of the products; an empty list ends the stream."""
         try:
             if not has_role(access.authenticate(request), VIEWER):  # signed out, or removed
                 return []
-            there = [name for name in names if name in overview.addresses.products]
-            return [live_state(overview, shifts, name) for name in there]
+            remaining_names = [name for name in names if name in overview.addresses.products]
+            return [live_state(overview, shifts, name) for name in remaining_names]
         except (StoreError, ExpiredError, NotFoundError):  # the page asks for the reason, and connects again
             return []
 
@@ -469,7 +512,9 @@ def _stream(
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-@router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+@router.get(
+    "/live", response_class=StreamingResponse, description=LIVE_TEXT, summary="Stream of several products"
+)
 async def live_products(
     request: Request,
     overview: OverviewDep,
@@ -487,7 +532,9 @@ async def live_products(
     return _stream(request, names, overview, access, settings.shifts, broadcaster)
 
 
-@product_router.get("/live", response_class=StreamingResponse, description=LIVE_TEXT)
+@product_router.get(
+    "/live", response_class=StreamingResponse, description=LIVE_TEXT, summary="Stream of a product"
+)
 async def live(
     name: str,
     request: Request,
@@ -504,6 +551,6 @@ router.include_router(product_router)
 
 
 def attachment(name: str) -> dict[str, str]:
-    """Return the header that makes a browser save the answer as a file of this name."""
+    """Return the HTTP header that makes a browser save an answer as a file called `name`."""
     ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

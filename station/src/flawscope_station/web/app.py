@@ -1,4 +1,4 @@
-"""The application and its HTTP server, and a page for the time that the disk is full."""
+"""The station's web application and its HTTP server, and another server while the disk is full."""
 
 from __future__ import annotations
 
@@ -35,79 +35,98 @@ from flawscope_station.web import (
 from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
+from flawscope_station.web.field_descriptions import DescribedApp
 from flawscope_station.web.middleware import COMPANY_PATH, Guard, check_listen_address
 from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import BodyLimiter
 
-ACCEPT_BATCH = 64  # new connections that are accepted before the open ones are served again
+ACCEPT_BATCH = 64  # new connections that are accepted before the open connections are served again
 LISTEN_BACKLOG = 1024  # new connections that the system keeps until they are accepted
-MAX_CONNECTIONS = 1000  # also where the process may open more files
-SHUTDOWN_SECONDS = 30  # in which requests may end when the station stops
+MAX_CONNECTIONS = 1000  # open connections, even where the process may open more files
+SHUTDOWN_SECONDS = 30  # time in which requests may end when the station stops
 DISK_FULL = "disk_full"  # code of the problem
-CLOCK_KINDS = ("clock", "clock_jumped")  # of problems that hinder nothing
+CLOCK_KINDS = ("clock", "clock_jumped")  # kinds of problems that `/readyz` names though they stop nothing
 HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
 def max_connections() -> int:
-    """Return half of the number of files that the process may open, `MAX_CONNECTIONS` at most."""
+    """Return the largest number of open connections.
+
+    It is half the number of files that the process may open, but at most `MAX_CONNECTIONS`.
+    """
     if sys.platform == "win32":
         return MAX_CONNECTIONS
     import resource
 
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, files // 2))
+    max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if max_files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, max_files // 2))
 
 
 def create_app(station: Station) -> ASGIApp:
     """Make the ASGI application of a station that was started."""
-    app = FastAPI(
+    app = DescribedApp(
         title="flawscope station",
         version=__version__,
         description="Pictures in, decisions out. Errors are one line with a code.",
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # their scripts come from other servers
+        docs_url=None,  # the scripts of these pages come from other servers
         redoc_url=None,
         separate_input_output_schemas=False,
-        redirect_slashes=False,  # `Guard` takes the slash at an end away
+        redirect_slashes=False,  # `Guard` removes a slash at the end
     )
     app.state.components = station.components
     install_error_handler(app, pages.error_page)
-    routers = [api.router, review_api.router, inspect_api.router, export_api.router, audit_api.router]
-    routers += [accounts_api.router, *station.routers, sign_in_pages.page_router]
-    routers += [audit_api.page_router, pages.page_router]
+    routers = [
+        api.router,
+        review_api.router,
+        inspect_api.router,
+        export_api.router,
+        audit_api.router,
+        accounts_api.router,
+        *station.routers,
+        sign_in_pages.page_router,
+        audit_api.page_router,
+        pages.page_router,
+    ]
     for router in routers:
         app.include_router(router)
     _add_health_routes(app)
     if station.settings.openid is not None:
-        app.mount(
-            COMPANY_PATH, sign_in_pages.company_sign_in_app(station.components, station.settings.openid)
-        )
-    limited = BodyLimiter(app, lambda: station.settings.limits)
-    return Guard(limited, station.access, station.settings, station.say)
+        company_app = sign_in_pages.company_sign_in_app(station.components, station.settings.openid)
+        app.mount(COMPANY_PATH, company_app)
+    limited_app = BodyLimiter(app, lambda: station.settings.limits)
+    return Guard(limited_app, station.access, station.settings, station.say)
 
 
 def _add_health_routes(app: FastAPI) -> None:
+    """Add the routes for monitoring: `/healthz`, `/readyz` and `/metrics`."""
+
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         """Answer that the process runs."""
         return PlainTextResponse("ok\n")
 
     @app.get("/readyz", include_in_schema=False)
-    async def readyz(health: HealthDep) -> Response:  # no thread: all may wait for a store that hangs
-        """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing.
+    async def readyz(health: HealthDep) -> Response:  # async: all threads may wait for a store that hangs
+        """Answer whether pictures can be inspected.
 
-        The sender is unknown: problems have their kinds and times, not their texts, which name parts and
-        people.
+        The answer lists the problems that stop inspections, and problems of the clock. Anybody may request
+        it: problems are listed without their texts, because these name parts and people.
         """
         problems = [problem for problem in health.problems() if problem.stops or problem.kind in CLOCK_KINDS]
-        ready = health.is_ready()
-        oldest = round(health.oldest_seconds(), 1)  # how long a part has waited for its answer
-        body = {"ready": ready, "problems": [problem.without_text() for problem in problems]}
-        body["oldest_waiting_seconds"] = oldest
-        return JSONResponse(body, 200 if ready else 503)
+        is_ready = health.is_ready()
+        body = {
+            "ready": is_ready,
+            "problems": [problem.without_text() for problem in problems],
+            "oldest_waiting_seconds": round(health.oldest_seconds(), 1),
+        }
+        return JSONResponse(body, 200 if is_ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics(metrics: MetricsDep) -> Response:
+        """Return the station's metrics for Prometheus."""
         text = await metrics.scrape()
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -128,8 +147,10 @@ class ServerOptions(TypedDict, total=False):
 class HttpServer(uvicorn.Server):
     """HTTP server at the host and port of the settings.
 
-    Raises:
-        InputError: when it starts, and another program listens there.
+    Args:
+        settings: Settings of the station.
+        app: Application that answers the requests.
+        options: Further options of uvicorn.
     """
 
     def __init__(self, settings: Settings, app: ASGIApp, **options: Unpack[ServerOptions]):
@@ -140,7 +161,7 @@ class HttpServer(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
-                log_level="error",  # clients cause warnings, as many as they like
+                log_level="error",  # any client could fill the log with warnings
                 access_log=False,
                 server_header=False,
                 lifespan="off",
@@ -154,22 +175,22 @@ class HttpServer(uvicorn.Server):
         """Listen at the host and port.
 
         Raises:
-            InputError: the address cannot be used.
+            InputError: The address cannot be used.
         """
         try:
             await super().startup(sockets)
-        except SystemExit:  # how uvicorn says that the port is taken
+        except SystemExit:  # uvicorn raises it where the port is in use
             listen_address = f"{self.settings.host}:{self.settings.port}"
             reason = "another program may listen there; choose another --port"
             raise InputError(f"{listen_address} cannot be used: {reason}") from None
 
 
 class StationServer(HttpServer):
-    """HTTP server of a station, whose shutdown also ends requests that would go on for long or for ever.
+    """HTTP server of a station. Its shutdown also ends requests that would go on for long, or forever.
 
     Args:
         station: Station that answers.
-        started: Called with the URL when the server listens.
+        started: Called with the server's URL when the server listens.
         ending: Called when the shutdown begins.
     """
 
@@ -198,18 +219,27 @@ class StationServer(HttpServer):
         self._limit_connections(max_connections())
 
     def _limit_connections(self, max_count: int) -> None:
-        """Put a `ClientConnection` before the HTTP protocol that uvicorn has chosen."""
-        self.config.load()
-        protocol: Any = self.config.http_protocol_class
+        """Let uvicorn make a `ClientConnection` for each connection, around its own HTTP protocol.
 
-        def connect(app_state: dict[str, object], **given: object) -> ClientConnection:
-            def make_protocol(state: dict[str, object]) -> asyncio.Protocol:
-                made: asyncio.Protocol = protocol(app_state=app_state | state, **given)
-                return made
+        uvicorn calls `http_protocol_class` for each connection, with the application's state as the keyword
+        `app_state`.
+
+        Args:
+            max_count: Largest number of open connections.
+        """
+        self.config.load()
+        protocol_class: Any = self.config.http_protocol_class
+
+        def make_connection(app_state: dict[str, object], **arguments: object) -> ClientConnection:
+            def make_protocol(connection_state: dict[str, object]) -> asyncio.Protocol:
+                protocol: asyncio.Protocol = protocol_class(
+                    app_state=app_state | connection_state, **arguments
+                )
+                return protocol
 
             return ClientConnection(make_protocol, self.connections, max_count, self._stall_seconds)
 
-        self.config.http_protocol_class = connect  # type: ignore[assignment]
+        self.config.http_protocol_class = make_connection  # type: ignore[assignment]
 
     def _stall_seconds(self) -> float:
         return self.station.settings.limits.stalled
@@ -218,7 +248,9 @@ class StationServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
-        for listener in self.servers[0].sockets:  # asyncio took its batch for the backlog, too
+        # asyncio has only one number for the batch of accepted connections and the backlog. Calling `listen`
+        # again changes the backlog alone.
+        for listener in self.servers[0].sockets:
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
                 duplicate.listen(LISTEN_BACKLOG)
         if self.started:
@@ -228,12 +260,16 @@ class StationServer(HttpServer):
     def url(self) -> str:
         """URL at which the server listens."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        is_ipv6 = ":" in host
+        return f"http://[{host}]:{port}" if is_ipv6 else f"http://{host}:{port}"
 
     @override
     async def on_tick(self, counter: int) -> bool:
-        """Close connections that keep the station waiting, twice a second; return whether to stop."""
-        if counter % 5 == 0:  # ten are a second
+        """Close connections that keep the station waiting; return whether the server is to stop.
+
+        uvicorn calls this ten times a second, with a counter; connections are checked twice a second.
+        """
+        if counter % 5 == 0:
             for connection in list(self.connections):
                 connection.close_if_stalled()
         return await super().on_tick(counter)
@@ -250,8 +286,8 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
     """Wait until the disk has room for a station to start.
 
     Raises:
-        KeyboardInterrupt: a person or a service manager ends the wait.
-        InputError: the host or port cannot be used.
+        KeyboardInterrupt: A person or a service manager ends the wait.
+        InputError: The host or port cannot be used.
     """
     if has_disk_space(settings):
         return
@@ -263,14 +299,15 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def has_disk_space(settings: Settings) -> bool:
-    """Return whether the disk of the store has the bytes free that a station needs to start."""
+    """Return whether the disk of the store has enough free space for a station to start."""
     folder = Path(settings.store).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    return shutil.disk_usage(existing).free >= RESERVED_BYTES
+    # the store's folder, or the nearest folder above it that exists
+    existing_folder = next(path for path in (folder, *folder.parents) if path.is_dir())
+    return shutil.disk_usage(existing_folder).free >= RESERVED_BYTES
 
 
 def disk_full_text(settings: Settings) -> str:
-    """Return the line that says how much must be free, and where."""
+    """Return a message for people: the disk is full."""
     return (
         f"less than {RESERVED_BYTES // 1024**2} MB are free on the disk of {settings.store}; free some space"
     )
@@ -291,15 +328,21 @@ class DiskFullServer(HttpServer):
 
     @override
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop: the disk has room (looked at once a second), or uvicorn says so."""
-        is_over = counter % 10 == 0 and has_disk_space(self.settings)  # ten are a second
-        return is_over or await super().on_tick(counter)
+        """Return whether the server is to stop: because the disk has room, or because uvicorn ends.
+
+        uvicorn calls this ten times a second, with a counter; the disk is checked once a second.
+        """
+        if counter % 10 == 0 and has_disk_space(self.settings):
+            return True
+        return await super().on_tick(counter)
 
     async def serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request (ASGI). Its sender is unknown, so answers say nothing of the machine."""
-        await self._respond(Request(scope))(scope, receive, send)
+        """Answer a request (ASGI). The sender may be anybody: answers only say that the disk is full."""
+        response = self._make_response(Request(scope))
+        await response(scope, receive, send)
 
-    def _respond(self, request: Request) -> Response:
+    def _make_response(self, request: Request) -> Response:
+        """Return the answer that the disk is full: JSON for programs, or a page that reloads itself."""
         path = request.url.path
         text = "the disk is full; free some space"
         if path == "/healthz":

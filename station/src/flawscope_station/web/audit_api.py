@@ -19,7 +19,8 @@ from flawscope_station.web.api import api_router
 from flawscope_station.web.components import AddressesDep, DatabaseDep, SettingsDep
 from flawscope_station.web.pages import Page, html_router
 
-PER_PAGE = 100
+PER_PAGE = 100  # events of a page
+MAX_DIGITS = 20  # digits of a record's number that are read; the store refuses numbers that are too large
 
 router = api_router(prefix="/api/v1", role=ADMIN)
 page_router = html_router(ADMIN)
@@ -37,7 +38,7 @@ class AuditPage(TypedDict):
     next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
 
 
-@router.get("/audit")
+@router.get("/audit", summary="Audit events")
 def audit_log(
     database: DatabaseDep,
     settings: SettingsDep,
@@ -56,34 +57,39 @@ def audit_log(
     begin = parse_time(since, zone) if since else None
     end = parse_time(until, zone) if until else None
     last_id = None if before is None else valid_id_or_zero(before)
-    found = audit.search(
+    # one event more than the page has: if it is there, there is another page
+    events = audit.search(
         database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
     )
-    has_more = len(found) > limit
-    return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
+    has_next_page = len(events) > limit
+    next_before = events[limit - 1]["id"] if has_next_page else None
+    return {"entries": events[:limit], "next": next_before}
 
 
 @page_router.get("/-/audit")
 def audit_page(
     request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
 ) -> Response:
-    """Show the audit."""
-    page = Page(request, "audit", next(iter(addresses.products), None))
-    names = ("text", "about", "since", "until", "before")
-    texts = {name: request.query_params.get(name, "").strip() for name in names}
-    query = {name: text for name, text in texts.items() if text}
+    """Show a page of the audit events that match the filters in the query."""
+    first_product = next(iter(addresses.products), None)  # for the menu
+    page = Page(request, "audit", first_product)
+    query = {}
+    for name in ("text", "about", "since", "until"):
+        text = request.query_params.get(name, "").strip()
+        if text:
+            query[name] = text
+    before = request.query_params.get("before", "").strip()
     error = ""
     log = AuditPage(entries=[], next=None)
     try:
-        before = query.pop("before", "")
-        if not before.isdecimal() and before:
+        if before and not before.isdecimal():
             raise InputError("before: it is the number of a record")
-        log = audit_log(
-            database, settings, **query, before=int(before[:20]) if before else None, limit=PER_PAGE
-        )
+        before_number = int(before[:MAX_DIGITS]) if before else None
+        log = audit_log(database, settings, **query, before=before_number, limit=PER_PAGE)
     except InputError as invalid:
         error = str(invalid)
-    older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
+    older_query: dict[str, object] = {**query, "before": log["next"]}
+    older = f"?{urlencode(older_query)}" if log["next"] else None
     kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
     status = 422 if error else 200
     return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)

@@ -14,6 +14,7 @@ from flawscope_station.challenge.challenge import Challenge, ChallengeFacts
 from flawscope_station.challenge.readiness import LEAST
 from flawscope_station.challenge.records import PartFacts, ResultFacts
 from flawscope_station.core.queries import Records
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.records import valid_id_or_zero
@@ -23,8 +24,8 @@ from flawscope_station.web.api import Engineer, Operator, api_router, refusals
 from flawscope_station.web.components import ContextDep, ProductId, RecordsDep, component
 from flawscope_station.web.pages import Page, product_page
 
-SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
-# of the chart of a part's scores
+SHOWN_CHOICES = 11  # latest inspections that the page offers as challenge parts
+# pixels of the chart of a part's scores
 CHART_WIDTH = 320
 CHART_HEIGHT = 72
 
@@ -78,9 +79,11 @@ class ChallengeState(BaseModel):
 
 
 def _expected_decision(word: object) -> object:
-    """Return the decision that a word such as defective or NOK means; other values unchanged."""
-    is_good = says_good(word) if isinstance(word, str) and word not in (GOOD, ANOMALOUS) else None
-    if is_good is None:
+    """Return the decision that a word such as `defective` or `NOK` means; return other values unchanged."""
+    if not isinstance(word, str) or word in (GOOD, ANOMALOUS):
+        return word
+    is_good = says_good(word)
+    if is_good is None:  # the word means neither
         return word
     return GOOD if is_good else ANOMALOUS
 
@@ -117,7 +120,7 @@ class Override(BaseModel):
     reason: str = Field(max_length=200)
 
 
-@router.get("/challenge", response_model=ChallengeState)
+@router.get("/challenge", response_model=ChallengeState, summary="State of the challenges")
 def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> ChallengeFacts:
     """Return whether the challenge parts have passed, and their scores over time."""
     return challenge.facts(product_id)
@@ -127,14 +130,14 @@ def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> Challenge
 def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> ChallengeFacts:
     """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
 
-    Send or trigger each part as a picture whose `part` is its name. The answer is 409, `not_production`, with
-    the part's result.
+    Then send or trigger a picture of each challenge part, with the part's name as `part`. The answer is 409,
+    `not_production`, with the part's result.
     """
     challenge.begin(product_id, person.name)
     return challenge.facts(product_id)
 
 
-@router.post("/challenge/override", response_model=ChallengeState)
+@router.post("/challenge/override", response_model=ChallengeState, summary="Be ready without a challenge")
 def override_challenge(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, wish: Override
 ) -> ChallengeFacts:
@@ -149,11 +152,10 @@ def add_challenge_part(
 ) -> PartFacts:
     """Keep the part of an inspection, with its picture, as a challenge part.
 
-    Without an inspection, the next picture whose `part` is this name is kept, also while nothing else is
-    answered; its answer is 409, `not_production`.
+    If no inspection is given, the next picture whose `part` is this name is kept, even while a challenge is
+    under way. The answer to that picture is 409, `not_production`.
     """
-    wanted = new.inspection, new.name, new.expected, new.note
-    return challenge.add_part(product_id, *wanted, person.name)
+    return challenge.add_part(product_id, new.inspection, new.name, new.expected, new.note, person.name)
 
 
 @router.delete("/challenge/parts/{number}", response_model=ChallengeState)
@@ -165,7 +167,7 @@ def remove_challenge_part(
     return challenge.facts(product_id)
 
 
-@router.get("/challenge/parts/{number}/view", response_class=Response)
+@router.get("/challenge/parts/{number}/view", response_class=Response, summary="Picture of a challenge part")
 def challenge_part_view(
     product_id: ProductId, number: int, challenge: ChallengeDep, view: str | None = None
 ) -> Response:
@@ -190,60 +192,80 @@ def challenge_page(
         challenge: Challenges of all products.
         context: Cameras and addresses of the station.
         records: Records of inspections.
-        inspection: Number of the inspection that is chosen to be kept.
+        inspection: Number of the inspection that is selected as a new challenge part; empty: none.
     """
-    chosen = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
-    choices = _choices(records, page.product_id, chosen)
+    is_number = inspection.isdecimal() and len(inspection) < 20  # no record's number has more digits
+    selected = int(inspection) if is_number else 0
+    choices = _offered_inspections(records, page.product_id, selected)
     state = challenge.facts(page.product_id)
-    entry = context.addresses.configured_name(product)
+    entry = context.addresses.configured_name(product)  # name under which the settings have the product
     sources = context.sources[entry]
-    configured = context.addresses.settings_of(entry)
-    # what a station without a settings file needs in one: its version goes on, and its folder
-    facts: dict[str, object] = {"model": None if entry == product else configured.model}
-    if configured.folder:
-        facts["folder"] = configured.folder
-    line = {"products": {entry: {**facts, "challenge": ["06:00"]}}}
-    with_picture = [choice for choice in choices if choice["picture"]]
-    has_camera = any(isinstance(source, TriggeredSource) for source in sources)
     missing = [part for part in state["parts"] if part["name"] in state["missing"]]
+    example = _settings_example(context.addresses.settings_of(entry), product, entry)
     return page.render(
         "challenge",
         sections=("challenge",),
         state=state,
         next=missing[0] if missing else None,
         charts={part["id"]: score_chart(part["results"]) for part in state["parts"]},
-        choices=with_picture,
-        chosen=chosen,
-        has_camera=has_camera,
+        choices=[choice for choice in choices if choice["picture"]],
+        chosen=selected,
+        has_camera=any(isinstance(source, TriggeredSource) for source in sources),
         size=(CHART_WIDTH, CHART_HEIGHT),
-        line=json.dumps(line, ensure_ascii=False),
+        line=json.dumps(example, ensure_ascii=False),
     )
 
 
-def _choices(records: Records, product_id: int, chosen: int) -> list[InspectionFacts]:
-    """Return inspections that may be kept: the chosen one (0: none) first, then the newest."""
+def _settings_example(settings: ProductSettings, product: str, entry: str) -> dict[str, object]:
+    """Return an example of the settings that a station needs for challenges, as the page shows them.
+
+    The example has the model and the folder of the product, too, for a station without a settings file.
+
+    Args:
+        settings: Settings of the product.
+        product: Name of the product.
+        entry: Name under which the settings have the product; for a product of a joint model, it is another
+            name than `product`.
+    """
+    # with `model: null`, the station goes on with the active version
+    facts: dict[str, object] = {"model": None if entry == product else settings.model}
+    if settings.folder:
+        facts["folder"] = settings.folder
+    return {"products": {entry: {**facts, "challenge": ["06:00"]}}}
+
+
+def _offered_inspections(records: Records, product_id: int, selected: int) -> list[InspectionFacts]:
+    """Return the inspections that the page offers as challenge parts.
+
+    These are the newest. If the selected inspection is not among them, it is first.
+
+    Args:
+        records: Records of inspections.
+        product_id: Number of the product.
+        selected: Number of the selected inspection; 0: none is selected.
+    """
     newest = records.search(product_id, Filters(limit=SHOWN_CHOICES)).inspections
-    if not chosen or chosen in [run["id"] for run in newest]:
+    if not selected or selected in [inspection["id"] for inspection in newest]:
         return newest
-    return [records.store.inspection(product_id, valid_id_or_zero(chosen)), *newest]
+    return [records.store.inspection(product_id, valid_id_or_zero(selected)), *newest]
 
 
 def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
-    """Return the lines of scores and thresholds in a chart, as points in pixels.
+    """Return the two lines of a chart, `scores` and `thresholds`, each as points `x,y` in pixels.
 
-    The points are in the order of the results. None where there are fewer than two results.
+    Each result is a point of both lines. Return None if there are fewer than two results.
     """
     if len(results) < 2:
         return None
     scores = [result["score"] for result in results]
     thresholds = [result["score_threshold"] for result in results]
-    values = scores + thresholds
-    low = min(values)
-    step = CHART_WIDTH / (len(results) - 1)
-    scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
+    lowest = min(scores + thresholds)
+    value_range = (max(scores + thresholds) - lowest) or 1.0  # 1.0 where all values are equal
+    x_step = CHART_WIDTH / (len(results) - 1)
 
-    def line(values: Sequence[float]) -> str:
-        heights = (CHART_HEIGHT - scale * (value - low) for value in values)
-        return " ".join(f"{step * place:.1f},{height:.1f}" for place, height in enumerate(heights))
+    def points(values: Sequence[float]) -> str:
+        # y is 0 at the top, and CHART_HEIGHT for the lowest value
+        ys = [CHART_HEIGHT - CHART_HEIGHT / value_range * (value - lowest) for value in values]
+        return " ".join(f"{x_step * position:.1f},{y:.1f}" for position, y in enumerate(ys))
 
-    return {"scores": line(scores), "thresholds": line(thresholds)}
+    return {"scores": points(scores), "thresholds": points(thresholds)}

@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 
 def find_component(request: Request, kind: type[T]) -> T:
-    """Return the component of the station that is of this class."""
-    found: T = request.app.state.components[kind]
-    return found
+    """Return the station's component of a class."""
+    instance: T = request.app.state.components[kind]
+    return instance
 
 
 def component(kind: type[T]) -> object:
-    """Make the dependency of a component of the station."""
+    """Make the FastAPI dependency that returns the station's component of a class."""
 
     async def find(request: Request) -> T:  # async: FastAPI calls plain functions in another thread
         return find_component(request, kind)
@@ -59,14 +59,16 @@ VersionsDep = Annotated[ModelRegistry, component(ModelRegistry)]
 
 
 async def _product_id(name: str, addresses: AddressesDep) -> int:
+    """Return the number of the product in the path. NotFoundError."""
     return addresses.product_id(name)
 
 
 async def _records_id(name: str, addresses: AddressesDep) -> int:
-    if name in addresses:
+    """Return the number of the product in the path, also of a removed one. NotFoundError."""
+    if name in addresses:  # it was not removed
         return addresses.product_id(name)
     return await anyio.to_thread.run_sync(addresses.records_id, name)
 
 
 ProductId = Annotated[int, Depends(_product_id)]
-RecordsId = Annotated[int, Depends(_records_id)]  # of a product whose records are read: also of a removed one
+RecordsId = Annotated[int, Depends(_records_id)]  # for routes that read records, which a removed product has

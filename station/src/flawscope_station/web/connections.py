@@ -1,9 +1,10 @@
-"""Limits on a server's connections: those that keep it waiting are closed, and those that are too many.
+"""Limits on a server's connections, in time and in number.
 
-uvicorn closes connections that are idle between two requests. It waits for ever for the head of a request and
-for a client that does not read its answer, and accepts connections until the process has no files left. A
-`ClientConnection` stands between asyncio and uvicorn's protocol, passes everything on, and learns of requests
-from `RequestTracker`. Bodies are timed where they are read (`uploads`).
+uvicorn closes connections that are idle between two requests. But it waits forever for the head of a request
+and for a client that does not read its answer, and accepts connections until the process has no files left. A
+`ClientConnection` lies between asyncio and uvicorn's protocol, passes everything on, and closes such
+connections. `RequestTracker` reports to each connection when its requests begin and end. The time of bodies
+is limited in `uploads`.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ from typing_extensions import override
 
 from flawscope_station.access.roles import PERSON_KEY
 
-KEEP_ALIVE_SECONDS = 75  # between two requests of a connection
-HEAD_END = b"\r\n\r\n"  # a request without a body ends with it
-STATE_KEY = "connection"  # in the state of a request's scope
+KEEP_ALIVE_SECONDS = 75  # longest time between two requests of a connection
+HEAD_END = b"\r\n\r\n"  # end of a request without a body
+STATE_KEY = "connection"  # key in the state of a request's scope
 
 
 class ClientConnection(asyncio.Protocol):
-    """Client's connection that closes when it keeps the station waiting.
+    """Connection to a client, which is closed if the client keeps the station waiting for too long.
 
-    Where there are too many connections, the one that has kept the station waiting for the longest time is
-    closed; those of signed-in people last, and never one whose request is being answered.
+    If there are too many connections, the one that has kept the station waiting for longest is closed.
+    Connections of signed-in people are the last to be closed; a connection whose request is being answered is
+    never closed.
 
     Args:
-        make_protocol: Makes the protocol that speaks HTTP, from a state that every request's scope has.
+        make_protocol: Makes the protocol that speaks HTTP. Its argument is a state, which the protocol puts
+            into the scope of each request.
         connections: Open connections of the server; this one is added to them.
-        max_count: Connections that may be open.
-        timeout: Returns the seconds in which the head of a request must come, a body that nobody reads must
-            end, and a client must go on reading its answer.
+        max_count: Largest number of open connections.
+        stall_seconds: Returns the time limit in seconds: for the head of a request, for a body that nobody
+            reads, and for a client that has stopped reading its answer.
     """
 
     def __init__(
@@ -41,26 +44,28 @@ class ClientConnection(asyncio.Protocol):
         make_protocol: Callable[[dict[str, object]], asyncio.Protocol],
         connections: set[ClientConnection],
         max_count: int,
-        timeout: Callable[[], float],
+        stall_seconds: Callable[[], float],
     ):
         self._protocol = make_protocol({STATE_KEY: self})
         self._connections = connections
         self._max_count = max_count
-        self._stalled = timeout
+        self._stall_seconds = stall_seconds
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._requests = 0  # that are being received or answered
-        self._scope: Scope = {}  # of the last request
-        self._tail = b""  # of all that came
-        self._has_body = self._has_more_body = self._is_write_paused = False
+        self._requests = 0  # number of requests that are being received or answered
+        self._scope: Scope = {}  # scope of the last request
+        self._tail = b""  # last bytes that were received
+        self._has_body = False  # whether the last request has a body
+        self._has_more_body = False  # a part of the last request's body is still to come
+        self._is_write_paused = False  # the client does not read its answer
         self._is_idle = False  # between two requests
         self._waiting_since = self._loop.time()
 
-    # ---- what asyncio tells
+    # ---- calls of asyncio
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Add the connection to the server's; where they are too many, close those that wait for longest."""
+        """Add the connection to the server's. If there are too many, close those that have waited longest."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self._protocol.connection_made(transport)
@@ -75,7 +80,7 @@ class ClientConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on; the first after an idle time begin a wait for a request."""
+        """Pass bytes on. With the first bytes after an idle time, the wait for a request begins."""
         if self._is_idle:
             self._is_idle, self._waiting_since = False, self._loop.time()
         self._tail = (self._tail + data)[-len(HEAD_END) :]
@@ -88,7 +93,7 @@ class ClientConnection(asyncio.Protocol):
 
     @override
     def pause_writing(self) -> None:
-        """Note that the client does not read its answer: the wait for it begins."""
+        """Note that the client does not read its answer: the wait for the client begins."""
         self._is_write_paused, self._waiting_since = True, self._loop.time()
         self._protocol.pause_writing()
 
@@ -98,14 +103,15 @@ class ClientConnection(asyncio.Protocol):
         self._is_write_paused = False
         self._protocol.resume_writing()
 
-    # ---- what the requests tell
+    # ---- calls of `RequestTracker`
 
     def begin_request(self, scope: Scope) -> None:
         """Note a request whose head has come."""
-        self._requests = self._requests + 1
+        self._requests += 1
         self._scope = scope
-        names = {name for name, value in scope["headers"] if value != b"0"}
-        self._has_body = self._has_more_body = bool(names & {b"content-length", b"transfer-encoding"})
+        header_names = {name for name, value in scope["headers"] if value != b"0"}  # a length of 0 is no body
+        self._has_body = bool(header_names & {b"content-length", b"transfer-encoding"})
+        self._has_more_body = self._has_body
         self._waiting_since = self._loop.time()
 
     def end_body(self) -> None:
@@ -115,10 +121,10 @@ class ClientConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """Note that a request was answered."""
         self._requests -= 1
-        is_more_coming = (
-            self._requests or self._has_more_body or not (self._has_body or self._tail == HEAD_END)
-        )
-        self._is_idle, self._waiting_since = not is_more_coming, self._loop.time()
+        # if a request has no body, bytes after its head belong to the next request
+        has_next_request = not self._has_body and self._tail != HEAD_END
+        self._is_idle = not (self._requests or self._has_more_body or has_next_request)
+        self._waiting_since = self._loop.time()
 
     # ---- limits
 
@@ -129,53 +135,65 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def _is_closable(self) -> bool:
-        waits = not self._requests or self._is_write_paused
-        return waits or (self._has_more_body and not self._is_signed_in)
+        """Whether the connection may be closed without losing an answer: the station waits for the client."""
+        is_client_late = not self._requests or self._is_write_paused
+        return is_client_late or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close the connection that waits for longest, and up to an eighth of all at once.
+        """Close the connection that has waited for longest, and some of clients who are not signed in.
 
-        A search for each new connection is too slow under a flood.
+        Up to an eighth of the allowed connections are closed at once. Under a flood of new connections, a
+        search for each of them would be too slow.
         """
-        waiting = [connection for connection in self._connections if connection._is_closable]
-        waiting.sort(
+        closable = [connection for connection in self._connections if connection._is_closable]
+        # first strangers, then signed-in people, this new connection last; of each, the longest waiting first
+        closable.sort(
             key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
         )
-        last = waiting[1 : self._max_count // 8]
-        strangers = (
-            connection for connection in last if not (connection is self or connection._is_signed_in)
-        )
-        for closed in (waiting[0], *strangers):
-            closed._transport.abort()
-            self._connections.discard(closed)  # at once: asyncio accepts others before it removes this one
+        max_closed = max(1, self._max_count // 8)
+        longest, *next_longest = closable[:max_closed]
+        strangers = [
+            connection
+            for connection in next_longest
+            if connection is not self and not connection._is_signed_in
+        ]
+        for connection in (longest, *strangers):
+            connection._transport.abort()
+            # at once, because asyncio accepts others before it calls `connection_lost`
+            self._connections.discard(connection)
 
     def close_if_stalled(self) -> None:
         """Close the connection if it has kept the station waiting for too long."""
-        waited = self._loop.time() - self._waiting_since
-        if (self._requests and not self._is_write_paused) or waited < self._timeout:
+        is_answering = self._requests and not self._is_write_paused
+        waited_seconds = self._loop.time() - self._waiting_since
+        if is_answering or waited_seconds < self._timeout:
             return
-        if self._transport.is_closing():
-            self._transport.abort()  # nobody reads the rest of the answer
+        if self._transport.is_closing():  # it was closed, but the client does not read the rest of the answer
+            self._transport.abort()
         else:
             self._transport.close()
             self._waiting_since = self._loop.time()
 
     @property
     def _timeout(self) -> float:
-        is_idle = self._is_idle and not self._is_write_paused  # the client has read the last answer
-        return KEEP_ALIVE_SECONDS if is_idle else self._stalled()
+        """Seconds for which the connection may keep the station waiting."""
+        has_read_answer = not self._is_write_paused
+        return KEEP_ALIVE_SECONDS if self._is_idle and has_read_answer else self._stall_seconds()
 
 
 class RequestTracker:
-    """ASGI application that reports the beginning and end of each request to its connection."""
+    """ASGI application that reports to each connection when its requests begin and end."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and report its beginning, the end of its body and its end to its connection."""
+        """Serve a request, and note its progress at its connection.
+
+        The connection notes when the request begins, when the body was received, and when the request ends.
+        """
         connection = scope.get("state", {}).get(STATE_KEY)
-        if connection is None:  # no request, or of a server without limits
+        if connection is None:  # no request, or a server without limits
             await self.app(scope, receive, send)
             return
 

@@ -1,4 +1,4 @@
-"""Routes of drift: of good parts, and of the camera."""
+"""Routes of drift, of the scores of good parts and of the camera."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DriftDep = Annotated[Drift, component(Drift)]
 router = api_router()
 
 
-@router.get("/drift", response_model=schemas.DriftState)
+@router.get("/drift", response_model=schemas.DriftState, summary="State of drift")
 def drift(product_id: ProductId, drift: DriftDep) -> Answer:
-    """Return whether scores of good parts are as before, and the camera is all right."""
+    """Return whether the scores of good parts and the camera's pictures have changed."""
     return drift.facts(product_id)
 
 
 @router.post("/drift/acknowledge", response_model=schemas.DriftState)
 def acknowledge_drift(product_id: ProductId, drift: DriftDep, person: Engineer) -> Answer:
-    """Accept the present state as the new normal: the test begins anew."""
+    """Accept the current scores as normal; the test begins anew."""
     drift.monitor.acknowledge(product_id, person.name)
     return drift.facts(product_id)

@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: one line with a code, as JSON; as a page for people."""
+"""Errors as HTTP responses: one line with a code as JSON, or a page for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flawscope_station.store.inspection import RefusalError
 _DELAY = 5  # seconds of Retry-After, unless the error has its own
 
 
-class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPException on
+class RefusedError(RefusalError, HTTPException):  # FastAPI lets an HTTPException pass unchanged
     """Request that is not served.
 
     Attributes:
@@ -44,29 +44,36 @@ def error_response(error: FlawscopeError) -> Response:
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:
-    """Return an error response's headers: how to sign in, how long to wait, or end the connection."""
-    status = status_and_code(error)[0]
+    """Return the headers of an error's response, which depend on its status.
+
+    401: how to sign in; 503: how long to wait; 408: the connection ends.
+    """
+    status, _ = status_and_code(error)
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
         return {"Retry-After": str(math.ceil(getattr(error, "seconds", _DELAY)))}
-    # The rest of a body that is too large is received and forgotten: a client that still writes would be
-    # reset, and never read the answer.
+    # After a timeout, the rest of the body may never come. After a body that is too large, the connection
+    # stays: the rest is received and dropped, because a client whose writing fails would not read the answer.
     return {"Connection": "close"} if status == 408 else {}
 
 
 def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:
-    """Answer errors with JSON; GET outside of /api with `render_page(request, status, text, error)`.
+    """Let an application answer errors with JSON below /api, else with a page.
 
-    `error` is the program's own error, or None where FastAPI or Starlette raised it.
+    Args:
+        app: Application.
+        render_page: Renders the page. Its arguments are the request, the status, the text, and the error,
+            which is None where FastAPI or Starlette raised it.
     """
 
     async def handle(request: Request, error: Exception) -> Response:
-        known_error = error if isinstance(error, FlawscopeError) else _to_refused_error(request, error)
+        own_error = error if isinstance(error, FlawscopeError) else None
+        shown_error = own_error or _to_refused_error(request, error)
         if request.method == "GET" and not request.url.path.startswith("/api/"):
-            own_error = known_error if known_error is error else None
-            return render_page(request, status_and_code(known_error)[0], sender_text(known_error), own_error)
-        response = error_response(known_error)
+            status, _ = status_and_code(shown_error)
+            return render_page(request, status, sender_text(shown_error), own_error)
+        response = error_response(shown_error)
         response.headers.update(getattr(error, "headers", None) or {})
         return response
 
@@ -75,11 +82,12 @@ def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) ->
 
 
 def _to_refused_error(request: Request, error: Exception) -> RefusedError:
-    """Convert an error of FastAPI or Starlette."""
+    """Convert an error of FastAPI or Starlette to a RefusedError."""
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-        return RefusedError(422, " ".join(f"{field or 'the request'}: {first['msg']}".split()), "invalid")
+        first_error = error.errors()[0]
+        field = ".".join(str(part) for part in first_error["loc"] if part not in ("query", "body", "path"))
+        text = f"{field or 'the request'}: {first_error['msg']}"
+        return RefusedError(422, " ".join(text.split()), "invalid")
     assert isinstance(error, PlainError)
     if error.status_code == 404:
         return RefusedError(404, f"there is nothing at {request.url.path:.200}", "not_found")

@@ -34,23 +34,30 @@ from flawscope_station.web.components import (
 )
 
 T = TypeVar("T")
-R = TypeVar("R")
+ResultT = TypeVar("ResultT")
 
 router = api_router()
 
-PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
-FURTHER = further_facts()
-COLUMNS = (*Inspection.model_fields, *PLACES, *FURTHER, "more")  # the last: what else the library says
-PEOPLE_SAY = ("verdict", "kind", "verdict_by", "note")
+# the regions of all pictures of an inspection
+PLACE_COLUMNS = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")
+FURTHER_COLUMNS = further_facts()
+# `more` has all other facts of an inspection, as JSON
+COLUMNS = (*Inspection.model_fields, *PLACE_COLUMNS, *FURTHER_COLUMNS, "more")
+VERDICT_COLUMNS = ("verdict", "kind", "verdict_by", "note")
 _BEFORE_PLACES = ("id", "part", "batch", "path", "decision")
 _AFTER_PLACES = ("p_value", "severity", "kinds", "time", "model", "remark", "unanswered")
-SHEET_COLUMNS = _BEFORE_PLACES + PLACES + _AFTER_PLACES + PEOPLE_SAY
+SHEET_COLUMNS = _BEFORE_PLACES + PLACE_COLUMNS + _AFTER_PLACES + VERDICT_COLUMNS
 CSV = "text/csv"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
 
 
-@router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
+@router.get(
+    "/export",
+    response_class=Response,
+    responses={200: {"content": {CSV: {}, XLSX: {}}}},
+    summary="Export inspections",
+)
 def export(
     name: str,
     product_id: RecordsId,
@@ -71,25 +78,35 @@ def export(
     turns = records.turns
     if format == "csv":
         blocks = in_turns(turns, _table_pages(pages), _csv_block)
-        # refused before the answer begins, with the mark by which Excel knows UTF-8
-        blocks = chain(["\ufeff" + next(blocks)], blocks)
-        return StreamingResponse(blocks, media_type=CSV, headers=headers)
+        # The first block is made before the answer begins, because after that BusyError could not be
+        # answered. The block begins with the byte order mark, by which Excel recognises UTF-8.
+        first_block = "\ufeff" + next(blocks)
+        return StreamingResponse(chain([first_block], blocks), media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
     zone = station_zone(settings.shifts)
+    # number of the active version, and its expected rate of false alarms
     version, _, promise = line_alarms.active_promise(versions, product_id)
-    totals: list[tuple[str, object]] = [("Product", name), ("Version in use", version)]
-    totals.append(("Promise", None if promise is None else promise.text))
+    totals: list[tuple[str, object]] = [
+        ("Product", name),
+        ("Version in use", version),
+        ("Promise", None if promise is None else promise.text),
+    ]
     file = write_workbook(pages, turns, address, zone, totals)
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
 
 
-def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterator[R]:
-    """Yield the results of `work`, with a turn for each item.
+def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], ResultT]) -> Iterator[ResultT]:
+    """Yield the result of `work` for each item; each item is read and worked on in a turn of its own.
 
-    An item is read and worked on in its turn: a long export leaves room to others.
+    Other requests get turns between two items, so that a long export does not keep them waiting.
+
+    Args:
+        turns: Turns, which limit how many requests work at a time.
+        items: Items.
+        work: Function that makes the result of an item.
 
     Raises:
-        BusyError: before the first result, where no turn is free.
+        BusyError: No turn is free for the first item.
     """
     is_first = True
     while True:
@@ -103,7 +120,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterat
 
 
 def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
-    """Yield the rows of each page of inspections; the first page's rows begin with the header."""
+    """Yield the rows of the table for each page of inspections; the first row of all is the header."""
     header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
         rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]
@@ -122,60 +139,61 @@ def write_workbook(
 
     Args:
         pages: Pages of inspections.
-        turns: Turns in which they are read.
-        address: Address of the pages of inspections; names of pictures link below it.
-        zone: Zone of times; None: this machine's.
-        totals: Rows of the sheet of totals, before the counts.
+        turns: Turns in which the pages are read.
+        address: URL below which the station shows each inspection; the pictures' names are links to it.
+        zone: Time zone of the times; None: this machine's.
+        totals: First rows of the sheet of totals, as name and value; the counts follow.
 
     Returns:
         The file, at its beginning; closing removes it.
 
     Raises:
-        BusyError: too many wait for a turn.
+        BusyError: Too many wait for a turn.
     """
-    book = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER)
+    book = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER_COLUMNS)
     counts = Counter[str]()
 
     def append(page: list[InspectionFacts]) -> None:
         for inspection in page:
             counts[inspection["decision"]] += 1
             link = f"{address}/{inspection['id']}"
-            book.add(_sheet_values(inspection, zone), _places(inspection), link)
+            book.add(_sheet_values(inspection, zone), _named_regions(inspection), link)
 
-    for _ in in_turns(turns, pages, append):
+    for _ in in_turns(turns, pages, append):  # each step adds a page to the book
         if book.is_full:
             break
-    of_decisions = [(f"of them {decision}", count) for decision, count in counts.items()]
-    lines = [*totals, ("Inspections", counts.total()), *of_decisions]
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
+    decision_rows = [(f"of them {decision}", count) for decision, count in counts.items()]
+    total_rows = [*totals, ("Inspections", counts.total()), *decision_rows]
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
     with turns.take(patient=True):
-        book.save(file, lines)
+        book.save(file, total_rows)
     file.seek(0)
     return file
 
 
-def _places(inspection: InspectionFacts) -> list[tuple[str, Region]]:
+def _named_regions(inspection: InspectionFacts) -> list[tuple[str, Region]]:
     """Return the regions of all pictures of an inspection, each with its picture's name."""
     pictures: Sequence[InspectionFacts | ViewFacts] = inspection["views"] or [inspection]
     return [(str(picture["name"]), Region(**region)) for picture in pictures for region in picture["regions"]]
 
 
-def _measured(inspection: InspectionFacts) -> dict[str, object]:
-    """Return the values of the columns `PLACES`."""
-    return findings.measure_places([region for _, region in _places(inspection)])
+def _place_values(inspection: InspectionFacts) -> dict[str, object]:
+    """Return an inspection's values for the columns `PLACE_COLUMNS`, by the columns' names."""
+    return findings.measure_places([region for _, region in _named_regions(inspection)])
 
 
 def _sheet_values(inspection: InspectionFacts, zone: tzinfo | None) -> dict[str, object]:
-    """Return an inspection's values for the workbook, by name."""
-    at = datetime.fromisoformat(inspection["at"]).astimezone(zone).replace(tzinfo=None, microsecond=0)
-    kinds = dict.fromkeys(region.kinds_text for _, region in _places(inspection) if region.kinds_text)
+    """Return an inspection's values for the workbook, by the columns' names."""
+    local_time = datetime.fromisoformat(inspection["at"]).astimezone(zone)
+    kinds_texts = [region.kinds_text for _, region in _named_regions(inspection) if region.kinds_text]
+    distinct_kinds = dict.fromkeys(kinds_texts)
     return {
         **inspection,
-        **_measured(inspection),
+        **_place_values(inspection),
         "path": inspection["name"],
-        "time": at,
+        "time": local_time.replace(tzinfo=None, microsecond=0),  # a workbook has no zones and no microseconds
         "model": f"{inspection['product']}, version {inspection['version']}",
-        "kinds": "; ".join(kinds),
+        "kinds": "; ".join(distinct_kinds),
         "remark": "; ".join(finding["words"] for finding in inspection["findings"]),
     }
 
@@ -190,21 +208,24 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 def _cells(inspection: InspectionFacts) -> list[object]:
     """Return an inspection's values in the order of `COLUMNS`."""
     values = [inspection.get(name) for name in Inspection.model_fields]
-    measured = _measured(inspection)
-    places = [measured.get(name) for name in PLACES]
-    more = other_fields(inspection)
-    further = [more.pop(name, None) for name in FURTHER]
-    return [*values, *places, *further, more or None]
+    value_by_column = _place_values(inspection)
+    place_values = [value_by_column.get(name) for name in PLACE_COLUMNS]
+    other_facts = other_fields(inspection)
+    # what is left in `other_facts` is the column `more`
+    further_values = [other_facts.pop(name, None) for name in FURTHER_COLUMNS]
+    return [*values, *place_values, *further_values, other_facts or None]
 
 
 def _text_cell(value: object) -> object:
     """Return a value as a cell of a spreadsheet: a dict or list as JSON, None as ""."""
     if value is None:
         return ""
-    return files.csv_cell(json.dumps(value) if isinstance(value, dict | list) else value)
+    plain_value = json.dumps(value) if isinstance(value, dict | list) else value
+    return files.csv_cell(plain_value)
 
 
 def _csv_block(rows: list[Sequence[object]]) -> str:
+    """Return rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""Routes that have pictures judged: pictures that are sent, and the next frame of a camera."""
+"""Routes that judge parts: pictures of a request, and the next frame of a camera."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from flawscope_station.web.components import ContextDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.middleware import ARRIVED_KEY
 
-GONE = 499  # status of an answer that nobody gets
-MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
+GONE = 499  # status of an answer to a client that has gone away
+MAX_FRAME_SECONDS = 60.0  # longest time that a request may wait for a frame
 
 Deadline = Annotated[
     int | None,
@@ -54,35 +54,40 @@ Purpose = Annotated[
     Literal["production", "trial"],
     Query(description="trial: a try by hand, which is recorded, but counts in no figure, sink or shift"),
 ]
-WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
+WRONG_REQUEST = "request"  # code of the refusal of a part whose request cannot be understood
 
 
 class JudgingRoute(APIRoute):
-    """Route of parts that notes each part that came and is not judged, whoever refuses it."""
+    """Route that judges parts. It notes each part that is refused, even if FastAPI refuses the request."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
-        """Return a handler that notes parts that are not judged, and drops tracebacks of errors."""
+        """Return a handler that notes refused parts, and drops tracebacks of errors."""
         handle = super().get_route_handler()
 
-        async def note(request: Request) -> Response:
+        async def handle_and_note(request: Request) -> Response:
             try:
                 return await handle(request)
             except Exception as error:
                 is_stranger = isinstance(error, RefusedError) and error.status in (401, 403)
-                is_trial = request.query_params.get("purpose") == TRIAL  # the line misses nothing
+                is_trial = request.query_params.get("purpose") == TRIAL  # no part of the line
                 if not (is_stranger or is_trial):
-                    part = make_label(request.query_params.get("part"), None).part
-                    is_wrong = isinstance(error, RequestValidationError)
-                    code = WRONG_REQUEST if is_wrong else ""
-                    refusals = find_component(request, ConnectionContext).refusals
-                    picture = uploads.clean_name(request.query_params.get("name", ""))
-                    refusals.note(request.path_params["name"], error, part, code, picture=picture)
-                if isinstance(error, FlawscopeError):  # raised, its traceback would hold the pictures
+                    _note_refusal(request, error)
+                if isinstance(error, FlawscopeError):
+                    # not raised: its traceback would hold the pictures
                     return error_response(without_traceback(error))
                 raise
 
-        return note
+        return handle_and_note
+
+
+def _note_refusal(request: Request, error: Exception) -> None:
+    """Note that a request's part is not judged, with the error that is the reason."""
+    part = make_label(request.query_params.get("part"), None).part
+    code = WRONG_REQUEST if isinstance(error, RequestValidationError) else ""
+    picture = uploads.clean_name(request.query_params.get("name", ""))
+    refusals = find_component(request, ConnectionContext).refusals
+    refusals.note(request.path_params["name"], error, part, code, picture=picture)
 
 
 router = api_router(408, 409, 413, 504, 507, role=SENDER)
@@ -99,6 +104,7 @@ router.route_class = JudgingRoute
         **file_body_schema("image/*", "application/octet-stream", allow_form=True),
         "parameters": key_header_schema("gives the same inspection"),
     },
+    summary="Judge a part",
 )
 async def inspect(
     name: str,
@@ -124,7 +130,7 @@ async def inspect(
     nevertheless.
     """
     address = context.addresses.find(name)
-    due = address.due(deadline, request.scope.get(ARRIVED_KEY))
+    due = address.due(deadline, request.scope.get(ARRIVED_KEY))  # time by which the answer must come
     context.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     pictures = tuple(Picture(sent_file.data, sent_file.name, label.view) for sent_file in files)
@@ -141,7 +147,14 @@ async def inspect(
 def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
-    """Return the answer to a request, made of the answers to its parts."""
+    """Make the answer to a request from the answers to its parts.
+
+    Args:
+        context: Components of the station that judge parts.
+        response: Response to the request, whose status is set.
+        sent: Pictures of the request.
+        answers: Answer to each part.
+    """
     results = [_part_result(context, sent, answer) for answer in answers]
     if all(answer.inspection is None for answer in answers):
         first_error = answers[0].error
@@ -164,22 +177,27 @@ class PartResult(TypedDict, total=False):
 
 
 def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
-    """Return the result of a part as its sender sees it; note a production part that is not judged."""
+    """Return the result of a part for its sender.
+
+    A part that is not judged is noted as a refusal, except for a trial.
+    """
     if answer.inspection is not None:
         return {"inspection": answer.inspection}
-    assert answer.error is not None, "it has one of them"
+    assert answer.error is not None, "a part has an inspection or an error"
     error = without_traceback(answer.error)
     if sent.purpose == TRIAL:
-        code = status_and_code(error)[1]
+        _, code = status_and_code(error)
     else:
         code = context.refusals.note(sent.address.name, error, sent.label.part, picture=answer.name)
     return {"name": answer.name, "error": sender_text(error), "code": code}
 
 
 async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
-    """Call `leave` when the client goes away before it has its answers; recorded parts stay recorded."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    """Wait until the client goes away, then call `leave`. Parts that are recorded by then stay recorded."""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            break
     leave()
 
 
@@ -189,6 +207,7 @@ async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
     response_model=Inspection,
     responses={200: {"model": Inspection}},
     openapi_extra={"parameters": key_header_schema("gives the same inspection")},
+    summary="Judge the next frame of a camera",
 )
 async def trigger(
     name: str,
@@ -225,19 +244,22 @@ async def trigger(
     address = context.addresses.find(name)
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))
     key = uploads.idempotency_key(request)
-    keyed = None if key is None else trigger_request(request_key(address.scheme, key), camera, label)
+    keyed_request = None
+    if key is not None:
+        keyed_request = trigger_request(request_key(address.scheme, key), camera, label)
     find_camera = partial(context.cameras, name, camera)
-    shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed))
+    shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed_request))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
         recorded = await shooting
     except asyncio.CancelledError:
-        if not shooting.cancelled():
+        has_client_left = shooting.cancelled()  # by `_watch_client`
+        if not has_client_left:  # the station ends
             raise
         return Response(status_code=GONE)
     finally:
         watching.cancel()
-    if isinstance(recorded, int):
+    if isinstance(recorded, int):  # number of the inspection that an earlier request with the key made
         response.status_code = 200
         return await describe_again(context, address.number, recorded, due)
     inspection = await describe_recorded(context, address.number, recorded, due)

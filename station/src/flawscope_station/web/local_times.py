@@ -1,6 +1,6 @@
 """Times as people write them.
 
-A time without an offset is by the clocks of the station's zone (`settings.shifts.station_zone`).
+A time without an offset is in the station's time zone (`settings.shifts.station_zone`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from datetime import UTC, datetime, tzinfo
 
 
 def to_utc(text: str, zone: tzinfo | None) -> str:
-    """Return a time, or the beginning of a day, in UTC; other text unchanged, for a search to refuse.
+    """Return a time, or the beginning of a day, in UTC and in ISO format.
+
+    A text of another form is returned unchanged; the search refuses it.
 
     Args:
         text: Time or day in ISO format.
@@ -32,10 +34,12 @@ def query_in_utc(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str
 
 
 def to_local_input(text: str, zone: tzinfo | None) -> str:
-    """Convert a time to a form's value in the zone; the page's script changes it to the browser's.
+    """Convert a time to the value of a form's field, in the time zone `zone`.
+
+    The page's script converts the value to the browser's time zone.
 
     Returns:
-        `2026-11-22T14:30`, or "" where the text is no time.
+        A time such as `2026-11-22T14:30`; "": the text is no time.
     """
     try:
         moment = datetime.fromisoformat(to_utc(text, zone)).astimezone(zone)

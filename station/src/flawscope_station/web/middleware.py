@@ -1,6 +1,6 @@
-"""Checks of every request before the station sees it: host, address, person.
+"""Checks of every request before the station's routes: of its host, its origin and its sender.
 
-The guard is the outermost middleware. It leaves bodies and streams as they are.
+`Guard` is the outermost middleware. It does not change bodies and streams.
 """
 
 from __future__ import annotations
@@ -39,31 +39,32 @@ if TYPE_CHECKING:
 
 SIGN_IN = "/sign-in"
 COMPANY_PATH = f"{SIGN_IN}/company"  # prefix of the paths to sign in with a company's account
-REQUEST_ID = "X-Request-Id"  # header: number of a request
+REQUEST_ID = "X-Request-Id"  # header with the number of a request
+# ends of the command line `flawscope station user`
 FIRST_USER = "add NAME --role admin"
 NEW_USER = "add NAME --role operator"
 NEW_PASSWORD = "password NAME"
 NO_USER = "remove NAME"
-FAILED_INTERVAL = 1.0  # seconds between two lines of the log about requests that failed
+FAILED_INTERVAL = 1.0  # seconds between two lines of the log about failed requests
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # for monitoring, also when the store is gone
+_HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # for monitoring, also while the database is away
 _SIGNED_OUT_PATHS = frozenset({SIGN_IN, "/language"})
 _HOST_PATTERN = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
-_PREFIX_HEADER = "x-forwarded-prefix"  # of a proxy that takes a path away
-LOOKUP_SECONDS = 3.0  # in which a sender is looked up
-ARRIVED_KEY = "flawscope.arrived"  # in a request's scope: when it came, as `time.monotonic` counts
-_DEADLINE = re.compile(r"[0-9]{1,6}", re.ASCII)  # of a request, in milliseconds
-_LOOKUP_THREADS = 4  # for looking up people, since the threads of inspections may all be waiting
+_PREFIX_HEADER = "x-forwarded-prefix"  # a proxy that removes a prefix of the path sends it
+LOOKUP_SECONDS = 3.0  # longest time for looking up a sender
+ARRIVED_KEY = "flawscope.arrived"  # key in a request's scope of its time of arrival by `time.monotonic`
+_DEADLINE = re.compile(r"[0-9]{1,6}", re.ASCII)  # deadline of a request, in milliseconds
+_LOOKUP_THREADS = 4  # threads for looking up senders alone, as all other threads may wait
 
 
 @cache
 def require_role(role: str) -> Callable[[Request], Awaitable[Person]]:
-    """Make a FastAPI dependency that returns the sender of a request, who has this role or a higher one.
+    """Make a FastAPI dependency that returns the sender of a request.
 
-    It refuses a sender whose role is lower with 403, and unknown senders with 401.
+    It refuses a sender whose role is lower than `role` with 403, and an unknown sender with 401.
     """
 
     async def person(request: Request) -> Person:
@@ -83,7 +84,7 @@ def check_role(person: Person, role: str) -> None:
 
 
 def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
-    """Set the browser's session cookie to `value`, which signs it in."""
+    """Set the browser's session cookie to `value`. With this cookie the browser is signed in."""
     is_secure = _is_secure(request)
     response.set_cookie(
         access.cookie, value, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure
@@ -101,13 +102,16 @@ def client_ip(request: HTTPConnection) -> str:
 
 
 def local_path(text: str | None) -> str:
-    """Return the path to go to after signing in; "/" where the text is no path of this site."""
-    return text if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text) else "/"
+    """Return the path `text` to go to after signing in; "/" if `text` is no path of this site."""
+    # `//host` and `/\host` would lead to another site
+    if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text):
+        return text
+    return "/"
 
 
 def check_listen_address(settings: Settings, access: Access) -> None:
-    """Raise InputError where other machines could reach a station that anybody may use."""
-    if _is_loopback(_strip_brackets(settings.host)) or not access.is_open:
+    """Raise InputError where other machines could reach a station that has no users."""
+    if not access.is_open or _is_loopback(_strip_brackets(settings.host)):
         return
     raise InputError(
         f"host {settings.host} can be reached from other machines, and this station has no users: add one "
@@ -116,71 +120,88 @@ def check_listen_address(settings: Settings, access: Access) -> None:
 
 
 def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
-    """Return the command line that keeps users.
+    """Return the command line that adds, changes or removes a user.
 
     Args:
         settings: Settings of the station.
-        store: Folder of the station, as it is typed.
+        store: Folder of the station, in the form that a person types.
         verb: Words after `flawscope station user`.
     """
-    options = f"--station {store}" if settings.database is None else "--settings station.yaml"
-    options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
+    if settings.database is not None:
+        options = " --settings station.yaml"
+    elif store == DEFAULT_FOLDER:
+        options = ""
+    else:
+        options = f" --station {store}"
     return f"flawscope station user {verb}{options}"
 
 
 class Guard:
-    """ASGI middleware that refuses requests not meant for the station, and finds the person who sent each.
+    """ASGI middleware that finds the sender of each request, and refuses what the sender may not send.
 
-    It also sets the headers that keep browsers careful. Without a person it answers 401 below /api, else
-    redirects to the page that signs in. Each answer has the request's number, from its sender or new; the log
-    names a failed request by it.
+    An unknown sender gets 401 below /api, and elsewhere a redirect to the page to sign in. Answers get
+    security headers for browsers, and the number of the request. If the sender has not sent a number, a
+    random one is used. The log has the numbers of failed requests.
 
     Args:
-        app: Application behind it.
+        app: Application that serves the requests.
         access: Users, tokens and sessions.
         settings: Settings of the station.
-        say: Gets a line for the log.
+        say: Writes a line to the log.
     """
 
     def __init__(
         self, app: ASGIApp, access: Access, settings: Settings, say: Callable[[str], None] = lambda line: None
     ):
-        self.app, self.access, self.failed = app, access, FailedRequests(say)
+        self.app = app
+        self.access = access
+        self.failed = FailedRequests(say)
         self._public = {_host_and_port(url) for url in settings.public}
-        own_host = {_strip_brackets(settings.host)} - WILDCARD_HOSTS
-        self._hosts = (LOOPBACK_HOSTS | own_host | {_parse_host(url) for url in self._public}) - {""}
+        listen_hosts = {_strip_brackets(settings.host)} - WILDCARD_HOSTS
+        public_hosts = {_parse_host(url) for url in self._public}
+        self._hosts = (LOOPBACK_HOSTS | listen_hosts | public_hosts) - {""}
         self._limiter = CapacityLimiter(_LOOKUP_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request (ASGI)."""
         if scope["type"] == "websocket":
             await receive()
-            return await send({"type": "websocket.close", "code": 1008})
+            await send({"type": "websocket.close", "code": 1008})  # 1008: policy violation
+            return
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         path = scope["path"] = _normalize_path(scope["path"])
-        if scope["method"] == "HEAD" and not (path.startswith("/api/") and path.endswith("/live")):
-            scope = {**scope, "method": "GET"}  # the server leaves the body away; a stream would not end
+        is_stream = path.startswith("/api/") and path.endswith("/live")
+        if scope["method"] == "HEAD" and not is_stream:
+            # answered as GET, whose body the server leaves out; the body of a stream would not end
+            scope = {**scope, "method": "GET"}
         scope[ARRIVED_KEY] = time.monotonic()
         request = HTTPConnection(scope)
         SENDER_ADDRESS.set(client_ip(request))
         send_with_headers = self._with_headers(request, send)
         try:
-            refusal = await self._check(request)  # None lets it pass
+            redirect = await self._check(request)
         except (RefusedError, ExpiredError, StoreError) as error:
             refusal = error_response(error)
-            if not scope["path"].startswith("/api/"):
+            if not path.startswith("/api/"):
                 refusal = PlainTextResponse(f"{error}\n", refusal.status_code, error_headers(error))
-        await (refusal or self.app)(scope, receive, send_with_headers)
+            await refusal(scope, receive, send_with_headers)
+        else:
+            answer = redirect or self.app
+            await answer(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Wrap `send`: add the headers that the application did not set itself, and the request's number."""
+        """Return a function like `send` that adds the headers for security, cache and the request's number.
+
+        Headers that the application has set stay. A failed request is logged.
+        """
         scope = request.scope
         path = request.scope["path"]
         is_static = path.startswith("/static/")
-        has_hash = bool(scope["query_string"])
-        number = request.headers.get(REQUEST_ID, "")
-        number = number if _REQUEST_ID.fullmatch(number) else uuid.uuid4().hex[:16]
+        has_hash = bool(scope["query_string"])  # the hash of a static file's content is its query
+        sent_number = request.headers.get(REQUEST_ID, "")
+        number = sent_number if _REQUEST_ID.fullmatch(sent_number) else uuid.uuid4().hex[:16]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -188,9 +209,14 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in PAGES.security_headers.items():
                     headers.setdefault(name, value)
-                caching = "public, max-age=31536000, immutable" if has_hash else "no-cache"
                 is_cacheable = is_static and message["status"] in (200, 304)
-                headers.setdefault("Cache-Control", caching if is_cacheable else "no-store")
+                if not is_cacheable:
+                    caching = "no-store"
+                elif has_hash:  # another content has another hash
+                    caching = "public, max-age=31536000, immutable"
+                else:
+                    caching = "no-cache"
+                headers.setdefault("Cache-Control", caching)
                 headers[REQUEST_ID] = number
                 if message["status"] >= 500 and path not in _HEALTH_PATHS:
                     self.failed.note(scope["method"], path, message["status"], number)
@@ -199,7 +225,15 @@ class Guard:
         return send_with_headers
 
     async def _check(self, request: HTTPConnection) -> Response | None:
-        """Check a request: raise RefusedError, return a redirect, or return None to let it pass."""
+        """Check a request, and store its sender in its scope.
+
+        Return a redirect to the page to sign in; None: the application may serve the request.
+
+        Raises:
+            RefusedError: The request is refused.
+            ExpiredError: The sender's token has ended.
+            StoreError: The database does not answer, and the sender is unknown.
+        """
         scope = request.scope
         path = request.scope["path"]
         scope[PERSON_KEY] = None
@@ -220,11 +254,11 @@ class Guard:
         return _to_sign_in(scope)
 
     def _check_sender(self, request: HTTPConnection, person: Person | None) -> None:
-        """Raise RefusedError where a sender may not send this request from there.
+        """Raise RefusedError where a sender may not send this request.
 
         Args:
             request: HTTP request.
-            person: Person who sent it; None: unknown.
+            person: Sender of the request; None: unknown.
         """
         is_safe = request.scope["method"] in _SAFE_METHODS
         has_token = person is not None and person.has_token
@@ -233,16 +267,16 @@ class Guard:
         if not is_safe and not has_token:
             self._check_origin(request)
         if person is not None and (is_safe or not request.scope["path"].startswith("/api/")):
-            check_role(person, VIEWER)  # senders read only the answers to their requests
+            check_role(person, VIEWER)  # a lower role may only send pictures, and read the answers
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
-        """Look the sender up in the database.
+        """Return the sender of a request from the database; None: unknown.
 
-        Where the database does not answer in time, return the person who sent with the same cookie or token
-        within the last minutes.
+        If the database does not answer in time, return the sender of a request of the last minutes that had
+        the same cookie or token.
 
         Raises:
-            StoreError: the database does not answer, and the sender is not known from before.
+            StoreError: The database does not answer, and there is no such earlier request.
         """
         look_up = self.access.authenticate
         try:
@@ -251,74 +285,88 @@ class Guard:
                     look_up, request, limiter=self._limiter, abandon_on_cancel=True
                 )
         except (TimeoutError, StoreError) as error:
-            if (known := self.access.authenticate_known(request)) is not None:
-                return known
+            if (earlier_sender := self.access.authenticate_known(request)) is not None:
+                return earlier_sender
             if isinstance(error, StoreError):
                 raise
             raise silent_error(DATABASE, LOOKUP_SECONDS) from None
 
     def _check_host(self, request: HTTPConnection) -> None:
-        """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
-        sent = request.headers.getlist("host")
-        if not sent and request.scope.get("http_version") == "1.0":  # a machine: no browser leaves it out
+        """Raise RefusedError for an unknown host name.
+
+        Without this check, another site could let its own name lead to this machine, and so read the pages
+        (DNS rebinding).
+        """
+        host_headers = request.headers.getlist("host")
+        if not host_headers and request.scope.get("http_version") == "1.0":  # no browser
             return
-        host = _parse_host(sent[0]) if len(sent) == 1 else ""
-        # a bare address is no name: nobody can make it lead elsewhere
-        server = (request.scope.get("server") or ("",))[0]
-        if host not in self._hosts and not _is_server_address(host, server):
-            name = ascii(sent[0][:80]) if sent else "''"
+        host = _parse_host(host_headers[0]) if len(host_headers) == 1 else ""
+        server_address, *_ = request.scope.get("server") or ("",)
+        # an IP address is allowed, as it is no name that another site could let lead here
+        if host not in self._hosts and not _is_server_address(host, server_address):
+            name = ascii(host_headers[0][:80]) if host_headers else "''"
             text = f"this station is not called {name}: add it to the setting `public`"
             raise RefusedError(421, text, "wrong_host")
 
     def _check_local(self, request: HTTPConnection) -> None:
-        """Refuse other machines, and proxies on this one."""
+        """Raise RefusedError for a request from another machine, or from a proxy on this machine."""
         client = request.client
-        server = request.scope.get("server")
-        is_direct = not any(name in request.headers for name in _PROXY_HEADERS)
-        is_own_address = client is not None and server is not None and client.host == server[0]
-        if is_direct and (client is None or is_own_address or _is_loopback(client.host)):
+        server_address, *_ = request.scope.get("server") or (None,)
+        has_proxy = any(name in request.headers for name in _PROXY_HEADERS)
+        is_local = client is None or client.host == server_address or _is_loopback(client.host)
+        if is_local and not has_proxy:
             return
         text = "this station has no users and serves its own machine alone: add one there with "
         raise RefusedError(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
-        """Refuse a request that another site made the browser send.
+        """Raise RefusedError for a request that another site made the browser send.
 
-        Browsers name the site by `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other
-        programs send neither.
+        If a browser trusts the connection, the header `Sec-Fetch-Site` says from which site the request
+        comes; else `Origin` does. Other programs send neither.
         """
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
         if site is None and origin is not None:
             scheme = origin.partition("://")[0]
             is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS
-            own_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
-            is_own = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in own_origins
-            site = "same-origin" if is_own else "cross-site"
+            station_origins = {_host_and_port(request.headers.get("host", ""), scheme), *self._public}
+            is_same = scheme in _DEFAULT_PORTS and is_secure and _host_and_port(origin) in station_origins
+            site = "same-origin" if is_same else "cross-site"
         if site not in (None, "none", "same-origin"):
             text = "another site made the browser send this: open the page again"
             raise RefusedError(403, text, "foreign_request")
 
 
 def _normalize_path(path: str) -> str:
-    """Return the path by which routes know a request."""
-    if path.startswith(("http://", "https://")):  # of a client that takes the station for a proxy
-        path = f"/{path.partition('://')[2].partition('/')[2]}"
-    # With a slash behind it is the same address, for not every program follows a redirect; but that of the
-    # mounted application to sign in ends with one
-    if path.endswith("/") and path != f"{COMPANY_PATH}/":
-        path = path.rstrip("/") or "/"
-    return path
+    """Return a request's path in the form in which routes have it.
+
+    A slash at the end is removed, because not every program follows a redirect. Only the path of the mounted
+    application, `COMPANY_PATH`, keeps it.
+    """
+    local_part = path
+    if path.startswith(("http://", "https://")):  # the client takes the station for a proxy
+        _, _, host_and_path = path.partition("://")
+        local_part = "/" + host_and_path.partition("/")[2]
+    if local_part.endswith("/") and local_part != f"{COMPANY_PATH}/":
+        return local_part.rstrip("/") or "/"
+    return local_part
 
 
 def _lookup_seconds(request: HTTPConnection) -> float:
-    """Return how long the sender of a request may be looked up: not beyond the request's own deadline."""
+    """Return the time limit in seconds for looking up the sender of a request.
+
+    It is `LOOKUP_SECONDS`, or half of the request's deadline if that is shorter.
+    """
     deadline = request.query_params.get("deadline", "")
-    return min(LOOKUP_SECONDS, int(deadline) / 2000) if _DEADLINE.fullmatch(deadline) else LOOKUP_SECONDS
+    if not _DEADLINE.fullmatch(deadline):
+        return LOOKUP_SECONDS
+    deadline_seconds = int(deadline) / 1000
+    return min(LOOKUP_SECONDS, deadline_seconds / 2)
 
 
 class FailedRequests:
-    """Log of failed requests, with a line a second at most: thousands may fail."""
+    """Log of failed requests, with at most a line a second, because thousands may fail."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
@@ -327,20 +375,28 @@ class FailedRequests:
         self._unreported = 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:
-        """Log a request that failed, or count it for the next line."""
-        at = self._clock()
-        if at - self._reported_at < FAILED_INTERVAL:
+        """Log a failed request. If the last line is too recent, only count it for the next line.
+
+        Args:
+            method: HTTP method.
+            path: Path of the request.
+            status: HTTP status of the answer.
+            number: Number of the request.
+        """
+        time_now = self._clock()
+        if time_now - self._reported_at < FAILED_INTERVAL:
             self._unreported += 1
             return
-        more = {"more": self._unreported} if self._unreported else {}
-        self._reported_at = at
+        # the number of requests that failed since the last line
+        count_facts = {"more": self._unreported} if self._unreported else {}
+        self._reported_at = time_now
         self._unreported = 0
         text = f"{method} {path!r:.200}: {status}"
-        self._say(Said(text, "warning", request=number, status=status, **more))
+        self._say(Said(text, "warning", request=number, status=status, **count_facts))
 
 
 def _check_prefix(request: HTTPConnection) -> None:
-    """Refuse a page's request that a proxy has passed on from a path below its top."""
+    """Raise RefusedError for the request of a page if a proxy has removed a prefix of its path."""
     prefix = request.headers.get(_PREFIX_HEADER, "").strip("/")
     if prefix:
         text = f"a proxy has this station below /{prefix[:80]}, and pages have to lie at the top: "
@@ -348,7 +404,7 @@ def _check_prefix(request: HTTPConnection) -> None:
 
 
 def _to_sign_in(scope: Scope) -> Response:
-    """Return the redirect to the page to sign in, which leads back."""
+    """Return the redirect to the page to sign in. After signing in, a person gets back to this page."""
     next_path = "/"
     if scope["method"] == "GET":
         query = scope["query_string"].decode("latin-1")
@@ -362,17 +418,24 @@ def _not_signed_in() -> RefusedError:
 
 
 def _is_loopback(host: str) -> bool:
+    """Return whether a host is localhost or a loopback address."""
     address = _parse_ip(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
 def _is_server_address(host: str, server: str) -> bool:
-    """Return whether the host in a request is the IP address at which it arrived."""
+    """Return whether the host in a request is the IP address at which the request arrived.
+
+    Args:
+        host: Host in the request's header.
+        server: Address of the server's socket.
+    """
     address = _parse_ip(host)
     return address is not None and not address.is_unspecified and address == _parse_ip(server)
 
 
 def _parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address of a host, an IPv4-mapped IPv6 address as IPv4; None: the host is a name."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -386,7 +449,14 @@ def _strip_brackets(host: str) -> str:
 
 
 def _host_and_port(text: str, scheme: str = "") -> str:
-    """Return host and port of a URL, without a default port: `https://Name.org:443/x` -> `name.org`."""
+    """Return host and port of a URL, without the scheme's default port.
+
+    `https://Name.org:443/x` becomes `name.org`.
+
+    Args:
+        text: URL, or host and port without a scheme.
+        scheme: Scheme of a text without a scheme; "": unknown, so that the port stays.
+    """
     url_scheme, separator, host_and_path = text.strip().rpartition("://")
     host_and_path = host_and_path.partition("/")[0].lower()
     port = _DEFAULT_PORTS.get(url_scheme.lower() if separator else scheme)
@@ -396,10 +466,13 @@ def _host_and_port(text: str, scheme: str = "") -> str:
 def _parse_host(address: str) -> str:
     """Return the host of an address, without port and brackets; "" where the address is invalid."""
     if match := _HOST_PATTERN.fullmatch(address.strip().lower()):
-        return match[1] or match[2]
-    return _strip_brackets(address) if ":" in address and _parse_ip(_strip_brackets(address)) else ""
+        ipv6, name = match.groups()
+        return ipv6 or name
+    host = _strip_brackets(address)
+    is_ipv6 = ":" in address and _parse_ip(host) is not None
+    return host if is_ipv6 else ""
 
 
 def _is_secure(request: HTTPConnection) -> bool:
-    """Return whether a request came by TLS; its cookie then comes back by TLS alone."""
+    """Return whether a request came by TLS; its cookie is then sent by TLS alone."""
     return bool(request.scope["scheme"] == "https")

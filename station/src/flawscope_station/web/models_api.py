@@ -48,12 +48,11 @@ from flawscope_station.web.errors import RefusedError
 from flawscope_station.web.pages import Page, product_page
 from flawscope_station.web.uploads import get_body
 
-MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+MAX_MODEL_BYTES = 2 * 1024**3  # largest size of a model file
 PICTURE_ROLES = ("train", "calibration", "duplicate", "dropped", "quantile", "reserve", "seen")
-_ROUNDING = 1e-9  # of a rate
-# on the page; of one list
-MAX_CANDIDATES = 12
-MAX_THUMBNAILS = 24
+_ROUNDING = 1e-9  # rounding error of a rate
+MAX_CANDIDATES = 12  # candidates on the page
+MAX_THUMBNAILS = 24  # thumbnails of each list on the page
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
 LearningDep = Annotated[Learning, component(Learning)]
@@ -111,11 +110,11 @@ class LearningState(BaseModel):
     candidates: list[Candidate]
 
 
-class KeptPromise(BaseModel):
-    """Expected false-alarm rate of the version in use beside the rate counted on the line.
+class FalseAlarmComparison(BaseModel):
+    """Expected false-alarm rate of the active version beside the rate that was counted on the line.
 
-    It counts the latest 10,000 parts that the version judged, each once. Parts within tolerance are left out,
-    and parts that it has learnt from.
+    The latest 10,000 parts that the version judged are counted, each once. Parts within tolerance and parts
+    that it has learnt from are left out.
     """
 
     version: int
@@ -160,7 +159,7 @@ def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) 
     live_products.remove_live(name, person.name)
 
 
-@router.get("/versions", response_model=schemas.Versions)
+@router.get("/versions", response_model=schemas.Versions, summary="Model versions")
 def versions(product_id: ProductId, versions: VersionsDep) -> Answer:
     """List the model versions of a product, the newest first."""
     return versions.list_versions(product_id)
@@ -191,8 +190,8 @@ async def add_version(
 ) -> Answer:
     """Add a model file as a version; it judges nothing until it is activated."""
     file_name = uploads.clean_name(sent_name)
-    is_model = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
-    if not is_model or not re.fullmatch(r"\w[\w. -]*", file_name):
+    has_model_suffix = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
+    if not has_model_suffix or not re.fullmatch(r"\w[\w. -]*", file_name):
         raise InputError(
             f"name={sent_name:.60} is not a model's: send {' or '.join(model_files.MODEL_SUFFIXES)}"
         )
@@ -210,7 +209,12 @@ async def add_version(
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Write a request's body, which may be larger than the memory for bodies, to a file in a new folder."""
+    """Write a request's body to the file `path`, whose folder is created, without holding it in memory.
+
+    Raises:
+        RefusedError: The body has more than `MAX_MODEL_BYTES`, or is too slow.
+        StoreError: The file cannot be written.
+    """
     body = get_body(request)
     body.max_bytes = MAX_MODEL_BYTES
     body.is_in_memory = False
@@ -225,17 +229,17 @@ async def save_body(request: Request, path: Path) -> None:
 
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
-    """Remove a version and its file: one that was never used and belongs to no joint model.
+    """Remove a version and its file, if it was never used and belongs to no joint model.
 
-    Any other is refused: inspections name it.
+    Any other version cannot be removed, because records refer to it.
     """
-    number = versions.version(product_id, valid_id_or_zero(number))["id"]
-    if not versions.remove(product_id, number, person.name):
-        text = f"version {number} cannot be removed: it was used, or belongs to a joint model"
+    version_id = versions.version(product_id, valid_id_or_zero(number))["id"]  # 404 where there is none
+    if not versions.remove(product_id, version_id, person.name):
+        text = f"version {version_id} cannot be removed: it was used, or belongs to a joint model"
         raise RefusedError(409, text, "version_used")
 
 
-@router.post("/versions/{number}/activate", responses=refusals(409))
+@router.post("/versions/{number}/activate", responses=refusals(409), summary="Activate a version")
 def activate(
     name: str,
     product_id: ProductId,
@@ -246,22 +250,27 @@ def activate(
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Product:
-    """Activate a version: it judges from now on.
+    """Activate a version, which judges from now on.
 
-    If it cannot be opened, the version before goes on. Refused: a version that was learnt from corrections
-    and loses known defects, unless `losing` names all of their inspections; and a version whose file does not
-    have the hash in `hash`.
+    If it cannot be opened, the version that was active stays active. A version that was learnt from
+    corrections and loses known defects is refused, unless `losing` names all of their inspections. A version
+    whose file does not have the hash in `hash` is refused, too.
     """
-    options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
-    number = valid_id_or_zero(number)
-    if options.hash is not None and versions.version(product_id, number)["hash"] != options.hash:
-        raise RefusedError(409, f"version {number} has another file than the hash says", "other_version")
-    learning.activate(product_id, number, person.name, options.losing)
+    activation = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
+    version_id = valid_id_or_zero(number)
+    if activation.hash is not None and versions.version(product_id, version_id)["hash"] != activation.hash:
+        text = f"version {version_id} has another file than the hash says"
+        raise RefusedError(409, text, "other_version")
+    learning.activate(product_id, version_id, person.name, activation.losing)
     return overview.facts(name)
 
 
 @router.post(
-    "/versions/{number}/rate", status_code=201, response_model=schemas.Version, responses=refusals(409)
+    "/versions/{number}/rate",
+    status_code=201,
+    response_model=schemas.Version,
+    responses=refusals(409),
+    summary="Change the false-alarm rate",
 )
 def change_rate(
     name: str,
@@ -272,42 +281,43 @@ def change_rate(
     learning: LearningDep,
     person: Engineer,
 ) -> Answer:
-    """Make a version with another false-alarm rate from a version, and activate it.
+    """Make a copy of a version with another false-alarm rate, and activate the copy.
 
-    Refused: a rate that the version's good pictures do not support, and any rate where the settings file
-    names one.
+    A rate that the version's good pictures do not support is refused. If the settings file sets the product's
+    rate, every rate is refused.
     """
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
-    new = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
-    return versions.version(product_id, learning.activate(product_id, new, person.name))
+    new_number = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
+    active_number = learning.activate(product_id, new_number, person.name)
+    return versions.version(product_id, active_number)
 
 
-@router.get("/promise", response_model=KeptPromise | None)
+@router.get("/promise", response_model=FalseAlarmComparison | None, summary="False-alarm rate on the line")
 def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Answer | None:
-    """Return whether the version in use keeps its expected false-alarm rate on the line.
+    """Compare the active version's expected false-alarm rate with the rate that was counted on the line.
 
-    Null where it has no expected rate.
+    The answer is null where the version has no expected rate.
     """
     with records.turns.take():
         return compare_false_alarm_rates(versions, product_id)
 
 
-@router.get("/versions/{number}/file", response_class=FileResponse)
+@router.get("/versions/{number}/file", response_class=FileResponse, summary="Model file of a version")
 def version_file(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> FileResponse:
     """Return the model file of a version."""
     path = versions.path(product_id, valid_id_or_zero(number))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-@router.get("/learning", response_model=LearningState)
+@router.get("/learning", response_model=LearningState, summary="State of learning")
 def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Answer:
-    """Return a product's corrections, and the candidates that were made of them, the newest first."""
+    """Return a product's corrections, and the candidates that were made from them, the newest first."""
     with records.turns.take():
         return learning.facts(product_id)
 
 
-@router.post("/learning", status_code=201, response_model=Candidate)
+@router.post("/learning", status_code=201, response_model=Candidate, summary="Make a candidate")
 def learn(
     product_id: ProductId,
     learning: LearningDep,
@@ -315,34 +325,34 @@ def learn(
     person: Engineer,
     options: LearnOptions | None = None,
 ) -> Candidate:
-    """Make a candidate from verdicts, or return the one that waits already.
+    """Make a candidate from verdicts, or return the candidate that is queued already.
 
     The inspections in `good` first get the verdict good once more.
     """
-    options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
-    known = learning.facts(product_id)["unsure"] if options.good else []
-    unknown = sorted(set(options.good) - set(known))
-    if unknown:
-        raise InputError(f"inspection {unknown[0]} is not among `unsure`: name in `good` only what is")
-    for number in dict.fromkeys(options.good):
-        seen = store.inspection(product_id, number)["verdict_id"] or 0  # the page shows it
-        store.add_verdict(product_id, number, GOOD, person.name, replaces=seen)
-    return learning.request_candidate(product_id, person.name, options.how)
+    request = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
+    unsure = learning.facts(product_id)["unsure"] if request.good else []
+    not_unsure = sorted(set(request.good) - set(unsure))
+    if not_unsure:
+        raise InputError(f"inspection {not_unsure[0]} is not among `unsure`: name in `good` only what is")
+    for number in dict.fromkeys(request.good):
+        current_verdict_id = store.inspection(product_id, number)["verdict_id"] or 0  # 0: there is no verdict
+        store.add_verdict(product_id, number, GOOD, person.name, replaces=current_verdict_id)
+    return learning.request_candidate(product_id, person.name, request.how)
 
 
-@router.get("/candidates/{number}", response_model=Candidate)
+@router.get("/candidates/{number}", response_model=Candidate, summary="A candidate")
 def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Candidate:
     """Return a candidate."""
     return learning.candidate(product_id, valid_id_or_zero(number))
 
 
-@router.post("/candidates/{number}/reject", response_model=Candidate)
+@router.post("/candidates/{number}/reject", response_model=Candidate, summary="Reject a candidate")
 def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Candidate:
     """Reject a candidate; its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
 
 
-@router.get("/trail", response_model=AuditTrail)
+@router.get("/trail", response_model=AuditTrail, summary="Events of models and verdicts")
 def audit_trail(
     product_id: ProductId, database: DatabaseDep, limit: Annotated[int, Query(ge=1, le=500)] = 100
 ) -> Answer:
@@ -363,23 +373,26 @@ def models(
 ) -> Response:
     """Show the model versions, corrections and candidates of a product."""
     product_id = page.product_id
-    listed = versions.list_versions(product_id)
+    version_list = versions.list_versions(product_id)
+    active_number = version_list["active"]
+    all_versions = version_list["versions"]
+    active = next((version for version in all_versions if version["id"] == active_number), None)
     state = learning.facts(product_id)
-    all_versions = listed["versions"]
-    active = next((version for version in all_versions if version["id"] == listed["active"]), None)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
-    made = learning.candidates.by_version(product_id)
-    elsewhere: set[int | None] = {number for number, row in made.items() if status_of(row) == REJECTED}
-    elsewhere |= {candidate.version for candidate in candidates if candidate.status == READY}
-    others = [version for version in all_versions if version is not active and version["id"] not in elsewhere]
-    advice_by_candidate = {candidate.id: advice(candidate, listed["active"]) for candidate in candidates}
-    known = store.inspections_by_number(product_id, _shown_inspections(candidates, state["unsure"]))
+    job_by_version = learning.candidates.by_version(product_id)
+    # versions that are left out of the list `others`: they are rejected, or shown as a candidate
+    hidden: set[int | None] = {number for number, row in job_by_version.items() if status_of(row) == REJECTED}
+    hidden |= {candidate.version for candidate in candidates if candidate.status == READY}
+    others = [version for version in all_versions if version is not active and version["id"] not in hidden]
+    inspection_by_number = store.inspections_by_number(
+        product_id, _shown_inspections(candidates, state["unsure"])
+    )
     may_change = has_role(page.person, "engineer")
     return page.render(
         "models",
         sections=("models", "learning", "progress", "promise", "rates"),
         **_rate_facts(page, versions, active, all_versions),
-        missed_rates=lambda missed: {rate.id: rate.rate for rate in missed},
+        missed_rates=lambda missed: {defect.id: defect.rate for defect in missed},
         learning=state,
         candidates=candidates,
         trail=list_history(store.database, product_id, 100),
@@ -387,10 +400,10 @@ def models(
         others=others,
         false_alarm_rates=compare_false_alarm_rates(versions, product_id),
         losses=learning.losses(product_id, all_versions),
-        advice=advice_by_candidate,
-        known=known,
+        advice={candidate.id: advice(candidate, active_number) for candidate in candidates},
+        known=inspection_by_number,
         MOST=MAX_THUMBNAILS,
-        previous=versions.previous_version(product_id, listed["active"]),
+        previous=versions.previous_version(product_id, active_number),
         roles=PICTURE_ROLES,
         removable=live_products.is_removable(page.product or ""),
         unused=versions.removable(product_id) if may_change else [],
@@ -398,27 +411,32 @@ def models(
 
 
 def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -> set[int]:
-    """Return the inspections whose thumbnails the page shows."""
-    shown = set(unsure[:MAX_THUMBNAILS])
+    """Return the numbers of the inspections whose thumbnails the page shows.
+
+    Args:
+        candidates: Candidates on the page.
+        unsure: Numbers of the inspections that are unsure.
+    """
+    numbers = set(unsure[:MAX_THUMBNAILS])
     for candidate in candidates:
         judgement = candidate.judgement
         if judgement is None:
             continue
         for name in THUMBNAIL_LISTS:
-            shown.update(getattr(judgement, name)[:MAX_THUMBNAILS])
-        shown.update(missed.id for missed in judgement.missed[:MAX_THUMBNAILS])
-    return shown
+            numbers.update(getattr(judgement, name)[:MAX_THUMBNAILS])
+        numbers.update(defect.id for defect in judgement.missed[:MAX_THUMBNAILS])
+    return numbers
 
 
 class RateFacts(TypedDict):
-    """Meaning of other false-alarm rates for the active version.
+    """Results of the active version at other false-alarm rates.
 
     Attributes:
-        rates: Rates on offer, each with its threshold and the defects that it would find.
-        day: Pictures a day; None: not known.
-        known_defects: Number of defects that people reviewed.
-        may_rate: Whether the person may change the rate here.
-        rate_by_file: Whether the settings file names the rate.
+        rates: Rates on offer, each with its threshold and the number of defects that would be found.
+        day: Number of pictures a day; None: unknown.
+        known_defects: Number of reviewed defects whose scores are known.
+        may_rate: Whether the person may change the rate on the page.
+        rate_by_file: Whether the settings file sets the product's rate.
     """
 
     rates: list[dict[str, object]]
@@ -432,9 +450,19 @@ def _rate_facts(
     page: Page,
     versions: ModelRegistry,
     active: VersionFacts | None,
-    listed: Sequence[VersionFacts],
+    all_versions: Sequence[VersionFacts],
 ) -> RateFacts:
-    """Return the meaning of other false-alarm rates for the active version."""
+    """Return what other false-alarm rates would mean for the active version.
+
+    Reviewed defects count if a version with the same network judged them: the active version would give them
+    the same scores.
+
+    Args:
+        page: The product's page.
+        versions: Versions of all products.
+        active: The active version; None: there is none.
+        all_versions: All versions of the product.
+    """
     product_id = page.product_id
     by_file = product_id in versions.rates
     is_joint = active is None or is_of_joint_model(active)
@@ -446,13 +474,14 @@ def _rate_facts(
         "rate_by_file": by_file,
     }
     try:
-        model = versions.active(product_id)[1].facts
+        _, open_model = versions.active(product_id)
     except NoModelError:
         return facts
     if active is None:
         return facts
-    root = _network_of(active)
-    same_network = [version["id"] for version in listed if _network_of(version) == root]
+    model = open_model.facts
+    network = _network_of(active)
+    same_network = [version["id"] for version in all_versions if _network_of(version) == network]
     reviewed = reviewed_defects(versions.database, product_id, same_network)
     facts["rates"] = _describe_rates(model, reviewed)
     facts["day"] = pictures_a_day(versions.database, product_id)
@@ -461,25 +490,40 @@ def _rate_facts(
 
 
 def _network_of(version: VersionFacts) -> int:
-    """Return the number of the version whose network this one has: its own, or that of `rate_of`."""
+    """Return the number of the version for which this version's network was made.
+
+    A version that differs from another only in its rate has the other's network: `rate_of` is its number.
+    """
     return version.get("rate_of", version["id"])
 
 
 def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
-    """Return the rates on offer, each with the defects that it would find.
+    """Return the rates on offer, each with the number of defects that the model would find at this rate.
 
-    Keys beside those of `rates.describe_rates`: `hits` of `defects` that were simulated, `known` of the
-    reviewed ones, and `is_own` where the model has this rate.
+    A row has the keys of `rates.describe_rates`, and in addition: `defects`: number of simulated defects;
+    `hits`: simulated defects that would be found; `known`: reviewed defects that would be found; `is_own`:
+    whether this is the model's current rate.
+
+    Args:
+        model: Facts of the model.
+        reviewed: Reviewed defects, with their scores.
     """
-    by_part = rates.promise_of(model).by_part
+    is_by_part = rates.promise_of(model).by_part
     rows = []
     for row in rates.describe_rates(model):
-        if by_part:  # a part has no threshold of its own
-            known = sum(inspection.p_value <= row["expected"] + _ROUNDING for inspection in reviewed)
+        if is_by_part:  # a part is judged by its p-value, and has no single score with a threshold
+            known_count = sum(defect.p_value <= row["expected"] + _ROUNDING for defect in reviewed)
         else:
-            known = sum(not inspection.score <= row["threshold"] for inspection in reviewed)
-        hits = sum(found for found, _ in row["found"].values())
-        defects = sum(tried for _, tried in row["found"].values())
-        is_own = row["rate"] == model.rate
-        rows.append({**row, "hits": hits, "defects": defects, "known": known, "is_own": is_own})
+            # not `>`: NaN is anomalous, too
+            known_count = sum(not defect.score <= row["threshold"] for defect in reviewed)
+        counts = row["found"].values()  # for each size: number of found defects, number of all
+        rows.append(
+            {
+                **row,
+                "hits": sum(found_count for found_count, _ in counts),
+                "defects": sum(all_count for _, all_count in counts),
+                "known": known_count,
+                "is_own": row["rate"] == model.rate,
+            }
+        )
     return rows

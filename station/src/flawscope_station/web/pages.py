@@ -1,4 +1,4 @@
-"""The pages as the server renders them. Their scripts ask the JSON API for the rest."""
+"""The station's pages. The server renders them; their scripts get further data from the JSON API."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ from flawscope_station.web.templates import COMMON_SECTIONS, PAGES
 
 page_router = APIRouter(include_in_schema=False)
 
-PROBLEMS_PAGE = "problems"  # no tab: the bar about problems leads there
+PROBLEMS_PAGE = "problems"  # name of the page to which the bar about problems leads; it has no tab
 RANGE_SECONDS = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}
 QUICK_RANGES = ("hour", "day", "week", "all")  # ranges in the history
-RECENT_PICTURES = 16  # below the live one
+RECENT_PICTURES = 16  # pictures below the newest on *Live*
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
@@ -69,7 +69,7 @@ class PageFacts(Protocol):
 
 
 class RemovedProduct(BaseModel):
-    """Facts about a removed product, whose records alone are shown."""
+    """Facts about a removed product, of which pages show only the records."""
 
     waiting: int = 0
     problems: list[str] = []
@@ -78,7 +78,7 @@ class RemovedProduct(BaseModel):
 
 
 class WaitingState(ProductState):
-    """State of a product while the store is away."""
+    """State of a product while the database is away, in place of the product's facts."""
 
     waiting: int = 0
 
@@ -89,13 +89,13 @@ class Page:
     Args:
         request: HTTP request.
         page: Name of the page, for the menu.
-        product: Name of the product; None: the page has none.
+        product: Name of the product; None: the page is of no product.
         assets: Templates, texts and scripts of the page.
-        root: Prefix of the paths of its static files.
+        root: Path below which the page's static files are.
 
     Attributes:
         product_id: Number of the product, set on a product's pages.
-        is_removed: Whether the product is inspected no more, and only its records can be read.
+        is_removed: Whether the product was removed, and only its records can be read.
     """
 
     product_id: int
@@ -127,7 +127,7 @@ class Page:
         return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
 
     def render(
-        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: object
+        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **values: object
     ) -> Response:
         """Render the page as an HTML response.
 
@@ -135,7 +135,7 @@ class Page:
             template: Name of the template, without suffix.
             status: HTTP status.
             sections: Sections of the texts that the page's script needs.
-            more: Values for the template; `data` is for the script.
+            values: Values for the template by name; `data` is the value for the script.
         """
         product = self.product
         person = self.person
@@ -148,8 +148,8 @@ class Page:
             "product": product,
             "api": api,
             "person": person.name if person else "",
-            "data": more.pop("data", None),
-            "over": self.is_removed,  # nothing is asked any more
+            "data": values.pop("data", None),
+            "over": self.is_removed,  # the script of a removed product's page requests nothing
         }
         bar = self._problem_bar(facts) if facts else ""
         html = self.assets.render(
@@ -176,7 +176,7 @@ class Page:
             api=api,
             here=self.return_path,
             query=self.request.query_params,
-            **more,
+            **values,
         )
         return HTMLResponse(html, status, {"Content-Language": self.texts.language})
 
@@ -186,15 +186,20 @@ class Page:
         return [link for link in find_component(self.request, Menu) if link.is_shown(self.person, product)]
 
     def _user_commands(self, settings: Settings) -> list[str]:
-        """Return the command lines for users: of the first one, or those of an administrator."""
+        """Return the command lines that the page shows to add, change and remove users.
+
+        On a station without users, there is one to add the first user.
+        """
         verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> PageFacts:
-        """Return the product's facts for the frame of a page.
+        """Return the product's facts for the frame of the page; those of a removed product are empty.
 
-        Of a removed product they are empty. While the store is away, the page of problems gets only the
-        state; other pages raise StoreError.
+        While the database is away, the page of problems gets only the product's state.
+
+        Raises:
+            StoreError: The database is away, and this is another page.
         """
         if self.is_removed:
             return RemovedProduct()
@@ -206,40 +211,50 @@ class Page:
             return WaitingState.model_validate(self.overview.state(product).model_dump())
 
     def _problem_bar(self, facts: PageFacts) -> str:
-        """Return the text of the bar about problems that nobody has acknowledged; "" where there are none."""
+        """Return the text of the bar about unacknowledged problems; "" where there are none."""
         kinds = facts.problems
         products = facts.problem_products
         if not kinds:
             return ""
-        named = []
+        titles = []
         for kind, product in zip(kinds, products, strict=True):
             title = self.texts.text_or(f"wrong.{kind}", "wrong.other")
-            named.append(f"{product}: {title}" if product else title)
-        return self.texts.count("problems.bar", len(kinds), what=" · ".join(dict.fromkeys(named)))
+            titles.append(f"{product}: {title}" if product else title)
+        distinct_titles = dict.fromkeys(titles)
+        return self.texts.count("problems.bar", len(kinds), what=" · ".join(distinct_titles))
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
-    """Render an error in one line, for addresses outside of /api.
+    """Render the page of an error, for paths that are not below /api.
 
-    Only engineers see the reason of the station's own errors.
+    Only engineers see the text of an error with a status of 500 or more.
+
+    Args:
+        request: HTTP request.
+        status: HTTP status.
+        text: Text of the error, in one line.
+        error: The error. It is not used; `install_error_handler` passes it to all functions of this kind.
     """
     page = Page(request, "problem")
     if status == 404:
-        text = page.texts("problem.missing")
+        message = page.texts("problem.missing")
     elif status == 403:
-        text = page.texts("problem.not_allowed")
+        message = page.texts("problem.not_allowed")
     elif status >= 500 and not has_role(page.person, "engineer"):
-        text = page.texts("wrong.store_unreachable")
+        message = page.texts("wrong.store_unreachable")
+    else:
+        message = text
     title = page.texts("problem.title" if status == 404 else "problem.input")
-    return page.render("problem", status, title=title, text=text)
+    return page.render("problem", status, title=title, text=message)
 
 
 def asset_response(assets: pages.Pages, name: str) -> Response:
-    """Return an asset file by its name, else 404."""
-    if (found := assets.static_files.get(name)) is None:
+    """Return the response with a page's static file; 404: there is no file of this name."""
+    file = assets.static_files.get(name)
+    if file is None:
         return Response("not found", 404, media_type="text/plain")
-    body, _, kind = found
-    return Response(body, media_type=kind)
+    body, _, media_type = file
+    return Response(body, media_type=media_type)
 
 
 def html_router(role: str) -> APIRouter:
@@ -248,14 +263,13 @@ def html_router(role: str) -> APIRouter:
 
 
 def product_page(name: str, *, of_records: bool = False) -> object:
-    """Make the dependency that opens a product's page.
+    """Make the FastAPI dependency that opens a product's page.
+
+    In a request, the dependency raises NotFoundError if there is no such product.
 
     Args:
         name: Name of the page.
-        of_records: Whether the page shows records, also of a removed product.
-
-    Raises:
-        NotFoundError: in a request, where there is no such product.
+        of_records: Whether the page shows only records, so that it can be opened for a removed product, too.
     """
 
     def open_page(request: Request, product: str) -> Page:
@@ -297,10 +311,10 @@ def live(
     product_id = page.product_id
     store = records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
-    last = store.last_defective(product_id)
+    last_defective = store.last_defective(product_id)
     facts = live_state(overview, settings.shifts, product)
-    del facts["problem"]  # that is for engineers
-    data = {"newest": newest, "anomalous": last, "facts": facts}
+    del facts["problem"]  # its text is for engineers alone
+    data = {"newest": newest, "anomalous": last_defective, "facts": facts}
     return page.render("live", sections=("live", "refused", "capture"), data=data)
 
 
@@ -332,7 +346,7 @@ def review(
         page: The product's page.
         store: Records of inspections.
         settings: Settings of the station.
-        only: Number of the only inspection to show, whether it waits or not; None: all that wait.
+        only: Number of the only inspection to show, even if it does not wait; None: show all that wait.
     """
     inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
     data = {"only": inspection, "near": near_threshold.near_share(settings.near)}
@@ -351,19 +365,19 @@ def history(
     zone = station_zone(settings.shifts)
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
-    base = f"/{quote(product, safe='')}/history"
+    path = f"/{quote(product, safe='')}/history"
     search = _search_query(query, zone)
     error = ""
     result = InspectionPage([], None)
     try:
-        shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
-        result = records.search(page.product_id, Filters.from_query(shown))
+        page_query = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
+        result = records.search(page.product_id, Filters.from_query(page_query))
     except InputError as invalid:
         error = str(invalid)
-    older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
-    newest = f"{base}?{urlencode(query)}" if cursor else None
+    older = f"{path}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
+    newest = f"{path}?{urlencode(query)}" if cursor else None
     local_times = {name: to_local_input(query.get(name, ""), zone) for name in ("since", "until")}
-    listed = versions.list_versions(page.product_id)["versions"]
+    all_versions = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
         422 if error else 200,
@@ -374,29 +388,29 @@ def history(
         newest=newest,
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
-        quick=_quick_links(base, query),
-        form=_form_fields(page.texts, [version["id"] for version in listed]),
+        quick=_quick_links(path, query),
+        form=_form_fields(page.texts, [version["id"] for version in all_versions]),
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
     )
 
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
-    """Return a page's query as filters of a search: times in UTC, numbers with a point."""
-    numbers = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
+    """Return a page's query in the form of a search: times in UTC, numbers with a decimal point."""
+    number_filters = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
     search = query_in_utc(query, zone)
-    for name in numbers:
+    for name in number_filters:
         if name in search:
             search[name] = search[name].replace(",", ".")
     return search
 
 
 class Field(TypedDict):
-    """Field of the history's form.
+    """Field of the history's form, in which a person sets a filter.
 
     Attributes:
-        name: Name of its filter.
-        kind: Kind of its filter.
-        options: Words of a choice with their texts; empty: the field is typed.
+        name: Name of the filter.
+        kind: Kind of the filter.
+        options: Values that a person can choose, each with its text; empty: a person types the value.
     """
 
     name: str
@@ -405,16 +419,21 @@ class Field(TypedDict):
 
 
 def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
-    """Return the fields of the history's form, one for each filter, in the filters' order."""
-    form: list[Field] = []
+    """Return the fields of the history's form, one for each filter, in the order of the filters.
+
+    Args:
+        texts: Texts of the page.
+        version_ids: Numbers of the product's versions, which the filter `version` offers.
+    """
+    form_fields: list[Field] = []
     for filter_ in FILTERS:
-        options: list[tuple[object, str]] = [
-            (choice.word, texts(choice.text)) for choice in filter_.choices if choice.text
-        ]
+        options: list[tuple[object, str]]
         if filter_.name == "version":
             options = [(number, str(number)) for number in version_ids]
-        form.append({"name": filter_.name, "kind": filter_.kind, "options": options})
-    return form
+        else:
+            options = [(choice.word, texts(choice.text)) for choice in filter_.choices if choice.text]
+        form_fields.append({"name": filter_.name, "kind": filter_.kind, "options": options})
+    return form_fields
 
 
 @page_router.get("/{product}/trends")
@@ -427,8 +446,8 @@ def trends(
     """Show scores over time, reports, and the expected false-alarm rate beside the counted one."""
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
-    listed = versions.list_versions(page.product_id)["versions"]
-    first_version_at = min((version["created_at"] for version in listed), default="")
+    all_versions = versions.list_versions(page.product_id)["versions"]
+    first_version_at = min((version["created_at"] for version in all_versions), default="")
     return page.render(
         "trends",
         sections=("trends", "drift", "promise"),
@@ -443,17 +462,21 @@ def trends(
 def _report_periods(
     shifts: ShiftSettings | None, seconds: float | None, first_version_at: str
 ) -> list[dict[str, str]]:
-    """Return the periods on offer for a report: the page's range, and the latest shifts.
+    """Return the periods for which the page offers a report: the range that it shows, and the latest shifts.
 
     Args:
-        shifts: Shifts of the settings.
-        seconds: Length of the page's range; None: it has no beginning.
-        first_version_at: Time of the product's first version, as text; shifts that ended before it have no
+        shifts: Settings of the shifts; None: there are no shifts.
+        seconds: Length of the range; None: the range has no beginning, and no report.
+        first_version_at: Time of the product's first version, in ISO format. Shifts that ended before have no
             report.
     """
-    time = now()
-    periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > first_version_at]
+    time_now = now()
+    periods = []
+    if seconds is not None:
+        periods.append(Shift("", time_now - round(seconds * 1e6), time_now))
+    for shift in reversed(ended_shifts(shifts, time_now)):
+        if iso(shift.until) > first_version_at:  # ISO texts sort by time
+            periods.append(shift)
     zone = station_zone(shifts)
     return [period.to_dict(zone) for period in periods]
 
@@ -462,14 +485,15 @@ def _report_periods(
 def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthDep) -> Response:
     """Show all problems of the station."""
     problems = health.problems()
-    entry_names = {number: name for name, number in health.addresses.entries.items()}
-    names = health.addresses.names | entry_names
+    entry_name_by_number = {number: name for name, number in health.addresses.entries.items()}
+    name_by_number = health.addresses.names | entry_name_by_number
     rows = []
     for problem in problems:
+        # the attributes of the problem, with its time as text
         row = vars(problem) | {"since": iso(problem.since), "number": problem.number}
         row["title"] = page.texts.text_or(f"wrong.{problem.kind}", "wrong.other")
         row["remedy"] = page.texts.text_or(f"remedy.{problem.kind}", "remedy.other")
-        row["product"] = names.get(problem.product or 0)
+        row["product"] = name_by_number.get(problem.product or 0)  # None: the problem is of no product
         rows.append(row)
     data = [[problem.code, problem.acknowledged_by] for problem in problems]
     return page.render(
@@ -483,12 +507,15 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
-    """Return the messages that a receiver refused for good, by sink; empty while the store is away."""
-    found: dict[str, list[Mapping[str, object]]] = {}
+    """Return the messages that another system refused for good, by the name of the sink.
+
+    While the database is away, there are none.
+    """
+    messages_by_sink: dict[str, list[Mapping[str, object]]] = {}
     with suppress(StoreError):
         for message in page.overview.sinks.undelivered(page.product or ""):
-            found.setdefault(message["sink"], []).append(message)
-    return found
+            messages_by_sink.setdefault(message["sink"], []).append(message)
+    return messages_by_sink
 
 
 @page_router.get("/{product}/inspections/{number}")
@@ -504,19 +531,27 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return the filters of the history as a query, with the API's names."""
+    """Return the filters in the history's query as a query of the API, with the names that the API uses."""
     return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 
-def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Return the links to the history's quick ranges: name, address, whether it is the present one."""
-    other_filters = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
-    current = given.get("period", "all" if "since" not in given and "until" not in given else "")
+def _quick_links(path: str, query: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """Return a link for each range in `QUICK_RANGES`: name, address, and whether the page shows this range.
+
+    Args:
+        path: Path of the page.
+        query: Query of the page; the links keep its other filters.
+    """
+    other_filters = {key: text for key, text in query.items() if key not in ("since", "until", "period")}
+    has_times = "since" in query or "until" in query
+    range_without_period = "" if has_times else "all"  # "": times that a person has typed
+    current_range = query.get("period", range_without_period)
     links = []
     for name in QUICK_RANGES:
-        query = dict(other_filters)
+        link_query = dict(other_filters)
         if seconds := RANGE_SECONDS[name]:
             since = datetime.now(UTC) - timedelta(seconds=seconds)
-            query |= {"since": since.isoformat(timespec="seconds"), "period": name}
-        links.append((name, f"{base}?{urlencode(query)}" if query else base, name == current))
+            link_query |= {"since": since.isoformat(timespec="seconds"), "period": name}
+        address = f"{path}?{urlencode(link_query)}" if link_query else path
+        links.append((name, address, name == current_range))
     return links

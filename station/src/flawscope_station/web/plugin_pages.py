@@ -1,6 +1,7 @@
-"""Pages of plugins, below `/-/pages/NAME`: each an application of its own, behind the checks of all pages.
+"""Pages of plugins, below `/-/pages/NAME`.
 
-A page that raises answers 500 and is a problem until it works again; it harms no other page.
+Each page is an application of its own, behind the checks of all requests. A page that raises answers 500 and
+is a problem of the station until it works again; other pages are not affected.
 """
 
 from __future__ import annotations
@@ -39,18 +40,23 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
 ADDRESS = "/-/pages"
-MAX_REQUESTS = 8  # of one page at a time: one that hangs does not take the threads of the others
-_FIELD_BY_PARAMETER = {
-    filter_.parameter or filter_.name: filter_.name for filter_ in FILTERS
-}  # by that of the API
+MAX_REQUESTS = 8  # requests of a page at a time: a page that hangs must not use up all threads
+# name of each filter by its parameter in the API
+_FILTER_BY_PARAMETER = {filter_.parameter or filter_.name: filter_.name for filter_ in FILTERS}
 
 
 class StationForPage:
-    """Part of the station that one page may use (`PageContext`)."""
+    """Part of the station that a plugin's page may use (`PageContext`).
+
+    Args:
+        name: Name of the page.
+        addresses: Products and their addresses.
+        records: Records of inspections.
+    """
 
     def __init__(self, name: str, addresses: Addresses, records: Records):
         self.root = f"{ADDRESS}/{quote(name, safe='')}"
-        self.assets = PAGES  # until the page says its own
+        self.assets = PAGES  # until the page is opened: then it gets its own assets
         self._addresses = addresses
         self._records = records
 
@@ -59,32 +65,41 @@ class StationForPage:
         return list(self._addresses.products)
 
     def product(self, request: Request) -> str:
-        """Return the product that a request names as `product`, else the first.
+        """Return the product that the query parameter `product` names; without one, the first product.
 
         Raises:
-            NotFoundError: there is no such product, or none at all.
+            NotFoundError: There is no such product, or the station has none.
         """
         product = request.query_params.get("product") or next(iter(self.products()), None)
         if product is None:
             raise NotFoundError("the station has no product yet")
-        self._addresses.product_id(product)
+        self._addresses.product_id(product)  # raises where there is no such product
         return product
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
-        """Yield a product's inspections that pass the filters, named as in the API, newest first."""
-        check_names(filters, _FIELD_BY_PARAMETER)
+        """Yield a product's inspections that match the filters, the newest first.
+
+        Args:
+            product: Name of the product.
+            filters: Texts of the filters, by the names of their parameters in the API.
+        """
+        check_names(filters, _FILTER_BY_PARAMETER)
         product_id = self._addresses.product_id(product)
-        query = {_FIELD_BY_PARAMETER[name]: text for name, text in filters.items()}
-        wanted = replace(Filters.from_query(query), limit=MAX_PAGE_SIZE)
+        query = {_FILTER_BY_PARAMETER[name]: text for name, text in filters.items()}
+        page_filters = replace(Filters.from_query(query), limit=MAX_PAGE_SIZE)
         while True:
-            page = self._records.search(product_id, wanted)
+            page = self._records.search(product_id, page_filters)
             yield from page.inspections
             if page.next is None:
                 return
-            wanted = replace(wanted, cursor=page.next)
+            page_filters = replace(page_filters, cursor=page.next)
 
     def person(self, request: Request, role: str = VIEWER) -> Person:
-        """Return the person who sent a request; RefusedError (403) where the role is lower than `role`."""
+        """Return the person who sent a request.
+
+        Raises:
+            RefusedError: The person's role is lower than `role` (403).
+        """
         person: Person = request.scope[PERSON_KEY]
         check_role(person, role)
         return person
@@ -98,17 +113,17 @@ class StationForPage:
         sections: Sequence[str] = (),
         **values: object,
     ) -> Response:
-        """Render a page from a template of the plugin's.
+        """Render a page from a template of the plugin.
 
         Args:
             request: HTTP request.
             template: Name of the template, without suffix.
             status: HTTP status.
             sections: Sections of the texts that the page's script needs.
-            values: Values for the template; `data` is for the script.
+            values: Values for the template by name; `data` is the value for the script.
         """
-        named = bool(request.query_params.get("product") or self.products())
-        product = self.product(request) if named else None
+        has_product = bool(request.query_params.get("product") or self.products())
+        product = self.product(request) if has_product else None
         page = Page(request, "plugin", product, self.assets, self.root)
         return page.render(template, status, sections=sections, **values)
 
@@ -120,11 +135,12 @@ class PluginPages:
         addresses: Products and their addresses.
         records: Records of inspections.
         components: Components of the station, for the frame of each page.
-        report: Reports a problem under a code; None: it is over.
+        report: Reports a problem of the station; called with its code and its text. The text None: the
+            problem is over.
 
     Attributes:
         links: Links of the menu.
-        router: Leads to the pages.
+        router: Router of the pages.
     """
 
     def __init__(
@@ -139,7 +155,7 @@ class PluginPages:
         self._components = components
         self._report = report
         self._pages: dict[str, _GuardedPage] = {}
-        self._failures: dict[tuple[str, str], str] = {}  # by page and function: what it raised
+        self._failures: dict[tuple[str, str], str] = {}  # (page, function) -> text of the error
         self.links: list[MenuLink] = []
         self.router = APIRouter()
         self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
@@ -148,7 +164,7 @@ class PluginPages:
         """Open the page of a plugin.
 
         Raises:
-            InputError: the page cannot be used.
+            InputError: The page cannot be used.
         """
         name = plugin.name
         context = StationForPage(name, self._addresses, self._records)
@@ -176,15 +192,15 @@ class PluginPages:
         """Answer a request of a page (ASGI).
 
         Raises:
-            NotFoundError: there is no such page.
-            RefusedError: the person's role is too low, or too many requests are being answered.
+            NotFoundError: There is no such page.
+            RefusedError: The person's role is too low, or too many requests are being answered.
         """
         name = scope["path_params"]["page"]
         page = self._pages.get(name)
         if page is None:
             raise NotFoundError(f"there is no page {name!r:.80}")
-        status = 0
-        child = page.enter(scope)
+        status = 0  # 0: no answer has begun
+        page_scope = page.enter(scope)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -194,28 +210,42 @@ class PluginPages:
                 headers.update(PAGES.security_headers)  # a page cannot loosen them
             await send(message)
 
-        why = None
+        error_text = None
         try:
-            await page(child, receive, send_guarded)
+            await page(page_scope, receive, send_guarded)
         except Exception as error:
-            why = message_with_type(error)
-        if why is not None or status < 400:
-            self._note(name, child, why)
+            error_text = message_with_type(error)
+        # a refused request (status 400 or more) does not show whether the page works
+        if error_text is not None or status < 400:
+            self._note(name, page_scope, error_text)
 
-    def _note(self, name: str, scope: Scope, why: str | None) -> None:
-        """Report that a function of a page raised, or works again."""
+    def _note(self, name: str, scope: Scope, message: str | None) -> None:
+        """Note whether a function of a page raised or works, and report the problem if it changes.
+
+        Args:
+            name: Name of the page.
+            scope: Scope of a request, which has the function that answered it as `endpoint`.
+            message: Message of the error; None: the function works.
+        """
         function = getattr(scope.get("endpoint"), "__qualname__", "")
-        before = self._failures.copy()
+        earlier_failures = self._failures.copy()
         self._failures.pop((name, function), None)
-        if why is not None:
+        if message is not None:
             place = f"page {name}, {function.rpartition('.')[2]}"
-            self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {why}"))
-        if self._failures != before:
+            # `one_line_message` makes one short line of an error's text
+            self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {message}"))
+        if self._failures != earlier_failures:
             self._report("page_failed", "; ".join(self._failures.values()) or None)
 
 
 class _GuardedPage:
-    """Application of a page, for people with a role, and `MAX_REQUESTS` requests at a time."""
+    """Application of a page; it checks the sender's role, and limits the number of requests at a time.
+
+    Args:
+        role: Lowest role that may use the page.
+        root: Path of the page.
+        application: Application of the page.
+    """
 
     def __init__(self, role: str, root: str, application: FastAPI):
         self._role = role
@@ -224,18 +254,19 @@ class _GuardedPage:
         self._open_requests = 0
 
     def enter(self, scope: Scope) -> Scope:
-        """Return a request's scope with the paths that the application expects.
+        """Check a request, and return its scope with the paths that the application expects.
 
         Raises:
-            RefusedError: the person's role is too low, or too many requests are being answered.
+            RefusedError: The person's role is too low, or too many requests are being answered.
         """
         check_role(scope[PERSON_KEY], self._role)
         if self._open_requests >= MAX_REQUESTS:
             text = f"{self._root}: {MAX_REQUESTS} requests are being answered: try again soon"
             raise RefusedError(503, text, "busy")
         path = scope["path"]
-        inner = "/" if path == self._root else path
-        return {**scope, "root_path": self._root, "path": path if inner != "/" else f"{self._root}/"}
+        if path == self._root:
+            path = f"{self._root}/"
+        return {**scope, "root_path": self._root, "path": path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._open_requests += 1
@@ -249,7 +280,7 @@ def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
     """Open the page of a plugin without a station, to check it.
 
     Raises:
-        InputError: the page cannot be used.
+        InputError: The page cannot be used.
     """
     with _opening(plugin.name):
         page, _ = _open_page(plugin, _NoStation(products))
@@ -257,7 +288,7 @@ def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
 
 
 class _NoStation:
-    """Station for a page that is only checked: it has products' names alone (`PageContext`)."""
+    """Stand-in for the station (`PageContext`) while a page is only checked: it has only products' names."""
 
     def __init__(self, products: Sequence[str]):
         self._products = products
@@ -284,7 +315,7 @@ def _open_page(plugin: ConfiguredPlugin, context: object) -> tuple[PluginPage, p
     page: PluginPage = plugin.open(context, plugin.values)
     _check_page(page)
     assets = pages_with(page.assets)
-    _ = assets.texts, assets.static_files
+    _ = assets.texts, assets.static_files  # reads them, which raises where one is wrong
     return page, assets
 
 
@@ -301,7 +332,7 @@ def _check_page(page: object) -> None:
 
 
 async def failed_page(request: Request, error: Exception) -> Response:
-    """Render the answer of a page that raised; only engineers see the reason."""
+    """Render the answer of a plugin's page that raised an error; only engineers see the reason."""
     page = Page(request, "problem")
     text = message_with_type(error) if has_role(page.person, ENGINEER) else page.texts("problem.page_failed")
     return page.render("problem", 500, title=page.texts("wrong.page_failed"), text=text)

@@ -19,7 +19,7 @@ from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Operator, api_router, key_header_schema
 from flawscope_station.web.components import FilesDep, MetricsDep, ProductId, RecordsDep, SettingsDep
 
-MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
+MAX_MASK_BYTES = 8 * 1024**2  # largest size of a mask in base64
 
 router = api_router()
 
@@ -37,6 +37,7 @@ Reader = Annotated[
     response_model=Inspection,
     responses={409: {"model": schemas.DecidedRefusal}},
     openapi_extra={"parameters": key_header_schema("is one verdict")},
+    summary="Record a verdict",
 )
 def decide(
     name: str,
@@ -53,20 +54,21 @@ def decide(
 ) -> InspectionFacts:
     """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
-    409: somebody else decided meanwhile. The answer names the person and the verdict; send the request again
-    with `replaces` to replace it.
+    The answer is 409 where somebody else decided meanwhile. It names the person and the verdict; send the
+    request again with `replaces` to replace that verdict.
     """
     store = records.store
-    number = valid_id_or_zero(number)
+    inspection_id = valid_id_or_zero(number)
     key = uploads.idempotency_key(request)
     mask_hash = None
     if verdict.mask is not None:
-        mask = _read_mask(verdict.mask, store.inspection(product_id, number), settings.limits)
+        mask = _read_mask(verdict.mask, store.inspection(product_id, inspection_id), settings.limits)
+        # held until the verdict refers to it, because housekeeping removes files that no record names
         mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
     try:
         inspection = store.add_verdict(
             product_id,
-            number,
+            inspection_id,
             verdict.verdict,
             person.name,
             mask=mask_hash,
@@ -79,15 +81,20 @@ def decide(
         if mask_hash is not None:
             files.release(mask_hash)
     metrics.verdicts.labels(name, verdict.verdict).inc()
-    records.note_verdict(product_id, number, reader)
+    records.note_verdict(product_id, inspection_id, reader)
     return inspection
 
 
 def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> bytes:
     """Decode a mask that a person drew, and convert it to its stored form.
 
+    Args:
+        encoded: PNG in base64, perhaps as a data URL.
+        inspection: Inspection of the picture.
+        limits: Limits of pictures.
+
     Raises:
-        InputError: it is too large, no PNG in base64, or not of the picture's shape.
+        InputError: The mask is too large, no PNG in base64, or not of the picture's shape.
     """
     if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
@@ -98,7 +105,9 @@ def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> byt
     return uploads.normalize_mask(data, inspection["width"], inspection["height"], limits)
 
 
-@router.get("/review", response_model=schemas.WaitingInspections)
+@router.get(
+    "/review", response_model=schemas.WaitingInspections, summary="Inspections that wait for a review"
+)
 def review(
     product_id: ProductId,
     request: Request,
@@ -111,14 +120,15 @@ def review(
 
     The list begins after the number `after`.
 
-    With a `reader` they are lent to it: no other reader gets them until five minutes after this reader's last
-    verdict. Of the last ones a reader gets half. `waiting` counts all, also those that are lent.
+    With a `reader` the inspections are lent to it: no other reader gets them until five minutes after this
+    reader's last verdict. When few are left, a reader gets half of them. `waiting` counts all, also those
+    that are lent.
     """
-    may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
+    may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # nothing is lent to a viewer
     return records.waiting(product_id, limit, after, reader if may_judge else "")
 
 
-@router.post("/review/release", status_code=204)
+@router.post("/review/release", status_code=204, summary="Give back lent inspections")
 def release_review(product_id: ProductId, records: RecordsDep, person: Operator, reader: Reader) -> None:
     """Give back the inspections that were lent to a reader."""
     records.release(reader)

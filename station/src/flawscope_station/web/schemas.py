@@ -1,4 +1,4 @@
-"""Schemas of requests and answers, for the API's description and checks, and the client; pydantic alone."""
+"""Schemas of the API's requests and answers, also for the client. They need pydantic alone."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ class Version(BaseModel):
     interval: list[float] | None = Field(
         None, description="95 % interval of this model's rate: low end, high end; null: not known"
     )
-    wanted_rate: float | None = Field(
-        None, description="false-alarm rate that was asked for; null: not known any more"
-    )
+    wanted_rate: float | None = Field(None, description="false-alarm rate that was requested; null: unknown")
     rate_of: int | None = Field(
         None, description="number of the version with the same network, from which only the rate differs"
     )
@@ -169,10 +167,10 @@ class Verdict(BaseModel):
 class DecidedRefusal(Refusal):
     """Refusal of a verdict because somebody else decided meanwhile.
 
-    Each field is null where no verdict holds, or where the refusal has another reason.
+    Each field is null where there is no verdict, or where the refusal has another reason.
     """
 
-    verdict_id: int | None = Field(None, description="number of the verdict that holds, for `replaces`")
+    verdict_id: int | None = Field(None, description="number of the current verdict, for `replaces`")
     verdict: Literal["good", "defect"] | None = None
     by: str | None = None
     at: str | None = None
@@ -212,14 +210,14 @@ class Status(BaseModel):
     state: Literal["ok", "degraded"]
     problems: list[Problem]
     version: str
-    settings: str = Field(description="hash of the settings that hold")
+    settings: str = Field(description="hash of the current settings")
     queue: dict[str, int]
 
 
 class SettingsInForce(BaseModel):
-    """Settings that hold, as `station.yaml` names them, with the defaults of those that it leaves out."""
+    """Current settings in the form of `station.yaml`, with the defaults of those that it leaves out."""
 
-    hash: str = Field(description="SHA-256; changes with any value, also a masked one")
+    hash: str = Field(description="SHA-256, which changes with any value, also with a masked one")
     settings: dict[str, object] = Field(description="secrets masked; times in seconds, sizes in bytes")
 
 
@@ -229,14 +227,16 @@ class WatchedThread(BaseModel):
     name: str
     inspects: bool = Field(description="true: pictures are not inspected without it")
     state: Literal["running", "failed", "hangs"]
-    failure: str | None = Field(description="why it was started again the last time; null: it never was")
+    failure: str | None = Field(
+        description="reason for which it was started again last; null: it was never started again"
+    )
     calling_seconds: float | None = Field(
-        description="seconds for which it has waited for its present call; null: it waits for nothing"
+        description="seconds for which it has waited for its current call; null: it waits for no call"
     )
 
 
 class ThreadStack(BaseModel):
-    """Place in the program at which a thread is."""
+    """Current place of a thread in the program."""
 
     name: str
     stack: list[str] = Field(description="calls, the innermost last")

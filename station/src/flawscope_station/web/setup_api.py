@@ -1,4 +1,4 @@
-"""Routes and pages of products that are being made: pictures, their check, learning, trying, going live."""
+"""Routes and pages of products that are being made: pictures, checks, fits, trials and going live."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ from flawscope_station.web.templates import PAGES
 from flawscope_station.web.uploads import Upload
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-FRAME_SECONDS = 5.0  # in which a camera must give a frame
-STILL_FRAMES = 30  # by which a camera is measured
+FRAME_SECONDS = 5.0  # longest time until a camera's frame comes
+STILL_FRAMES = 30  # frames from which a camera is measured
 
 router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
 page_router = html_router(ENGINEER)
@@ -67,6 +67,7 @@ DraftsDep = Annotated[Drafts, component(Drafts)]
 
 
 async def _get_draft(name: str, drafts: DraftsDep) -> Draft:
+    """Return the draft of the name in the path. NotFoundError."""
     return drafts.draft(name)
 
 
@@ -74,6 +75,7 @@ DraftDep = Annotated[Draft, Depends(_get_draft)]
 
 
 async def _get_learnt_draft(draft: DraftDep) -> Draft:
+    """Return the draft of the name in the path. NotFoundError: there is none, or it has no model."""
     if draft.result is None:
         raise NotFoundError(f"{draft.name} has no model yet: let it learn first")
     return draft
@@ -84,34 +86,34 @@ LearntDraftDep = Annotated[Draft, Depends(_get_learnt_draft)]
 # ----------------------------------------------------------------------------------------------------- drafts
 
 
-@router.get("", response_model=setup_schemas.NewProducts)
+@router.get("", response_model=setup_schemas.NewProducts, summary="New products")
 def list_drafts(drafts: DraftsDep) -> Answer:
     """List the products that are being made, or were made here."""
     return {"products": [drafts.facts(draft, looked_at=False) for draft in drafts]}
 
 
-@router.post("", status_code=201, response_model=setup_schemas.NewProductState)
+@router.post("", status_code=201, response_model=setup_schemas.NewProductState, summary="Begin a new product")
 def begin_draft(body: setup_schemas.NewProduct, live_products: LiveProductsDep, person: Engineer) -> Answer:
-    """Begin a product, or return the one of this name that was begun."""
+    """Begin a product, or return the product of this name that was begun before."""
     return live_products.drafts.facts(live_products.begin(body.name, person.name))
 
 
-@router.get("/{name}", response_model=setup_schemas.NewProductState)
+@router.get("/{name}", response_model=setup_schemas.NewProductState, summary="State of a new product")
 def draft_state(draft: DraftDep, drafts: DraftsDep) -> Answer:
     """Return the state of a product that is being made."""
     return drafts.facts(draft)
 
 
-@router.delete("/{name}", status_code=204)
+@router.delete("/{name}", status_code=204, summary="Remove a new product")
 def remove_draft(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
-    """Remove a product that was begun, with its pictures; versions that went live stay."""
+    """Remove a product that is being made, with its pictures; versions that went live stay."""
     live_products.remove(name, person.name)
 
 
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-@router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
+@router.get("/{name}/pictures", response_model=setup_schemas.NewPictures, summary="Pictures of a new product")
 def pictures(draft: DraftDep) -> Answer:
     """List the pictures to learn from, and those that were left out."""
     return {"pictures": draft.pictures(), "left_out": draft.left_out()}
@@ -127,22 +129,24 @@ def pictures(draft: DraftDep) -> Answer:
 async def add_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
 ) -> Answer:
-    """Add pictures of good parts: the body is a picture or a zip of pictures; a form may hold several files.
+    """Add pictures of good parts: the body is a picture, a zip of pictures, or a form with several of both.
 
-    Pictures that are kept are on the disk when the answer comes; identical files are kept once.
+    Stored pictures are on the disk when the answer comes; identical files are stored once.
     """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     refuse_defect_folder(file)
-    if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
-        added = await _receive_zip(files, drafts, draft, request, file or "the zip")
-        return {"results": [picture._asdict() for picture in added]}
-    sent, _ = await uploads.read_uploads(request, file)
-    added = list[AddedPicture]()
-    for upload in sent:
-        added += await asyncio.to_thread(_add_upload, files, drafts, draft, upload)
-    if len(added) == 1 and added[0].status == "refused":
-        raise RefusedError(422, str(added[0].error), added[0].code or "invalid")
-    return {"results": [picture._asdict() for picture in added]}
+    has_zip_type = media_type in ("application/zip", "application/x-zip-compressed")
+    is_zip = has_zip_type or file.lower().endswith(".zip")
+    if is_zip:
+        results = await _receive_zip(files, drafts, draft, request, file or "the zip")
+        return {"results": [result._asdict() for result in results]}
+    sent_files, _ = await uploads.read_uploads(request, file)
+    results = list[AddedPicture]()
+    for upload in sent_files:
+        results += await asyncio.to_thread(_add_upload, files, drafts, draft, upload)
+    if len(results) == 1 and results[0].status == "refused":
+        raise RefusedError(422, str(results[0].error), results[0].code or "invalid")
+    return {"results": [result._asdict() for result in results]}
 
 
 @router.post(
@@ -150,6 +154,7 @@ async def add_pictures(
     status_code=201,
     response_model=setup_schemas.AddedPictures,
     responses=refusals(504, 507),
+    summary="Add a camera's frame",
 )
 async def capture(
     draft: DraftDep,
@@ -158,24 +163,31 @@ async def capture(
     context: ContextDep,
     renderer: RendererDep,
 ) -> Answer:
-    """Add the present frame of a camera, or the picture of an inspection."""
+    """Add the current frame of a camera, or the picture of an inspection."""
     if body.inspection is not None:
         product_id = context.addresses.product_id(body.product)
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
-        added = await asyncio.to_thread(drafts.add, draft, [(name, data)])
-        return {"results": [result._asdict() for result in added]}
-    camera = context.camera(body.product, body.camera)
-    picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
-    name = picture.name
-    if body.part is not None and picture.view is not None:
-        name = f"{body.part}_{picture.view}{PurePath(name).suffix}"
-    added = await asyncio.to_thread(drafts.add, draft, [(name, picture.data)])
-    return {"results": [result._asdict() for result in added]}
+    else:
+        camera = context.camera(body.product, body.camera)
+        shot = await wait_for_shot(camera, FRAME_SECONDS, None)
+        picture = await asyncio.to_thread(camera.picture, shot)
+        data = picture.data
+        name = picture.name
+        if body.part is not None and picture.view is not None:
+            # such as `plate-03_top.png`, with the part and its view
+            name = f"{body.part}_{picture.view}{PurePath(name).suffix}"
+    results = await asyncio.to_thread(drafts.add, draft, [(name, data)])
+    return {"results": [result._asdict() for result in results]}
 
 
-@router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
+@router.post(
+    "/{name}/still",
+    response_model=setup_schemas.StillState,
+    responses=refusals(504),
+    summary="Measure a camera",
+)
 async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, context: ContextDep) -> Answer:
-    """Measure noise, light, movement and focus of a camera, by frames of one part that lies still."""
+    """Measure noise, light, movement and focus of a camera, from frames of a part that lies still."""
     camera = context.camera(body.product, body.camera)
     frames = list[bytes]()
     for _ in range(STILL_FRAMES):
@@ -189,7 +201,15 @@ async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, cont
 async def _receive_zip(
     files: Files, drafts: Drafts, draft: Draft, request: Request, name: str
 ) -> list[AddedPicture]:
-    """Add the pictures of a zip that is the body, which may be larger than other bodies."""
+    """Add the pictures of a zip that is the body of a request; a zip may be larger than other bodies.
+
+    Args:
+        files: Files of the store.
+        drafts: Drafts of all new products.
+        draft: Draft that gets the pictures.
+        request: HTTP request.
+        name: Name of the zip, for errors.
+    """
     temporary = files.temporary_path("pictures.zip")
     try:
         await save_body(request, temporary)
@@ -199,6 +219,7 @@ async def _receive_zip(
 
 
 def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> list[AddedPicture]:
+    """Add a file of a request, which is a picture or a zip, and return the result of each picture."""
     if not upload.data.startswith(ZIP_SIGNATURE):
         return drafts.add(draft, [(upload.name, upload.data)])
     temporary = files.temporary_path("pictures.zip")
@@ -206,20 +227,20 @@ def _add_upload(files: Files, drafts: Drafts, draft: Draft, upload: Upload) -> l
         check_zip_name(upload.name)
         files.write(temporary, upload.data, durable=False)
         return drafts.add_zip(draft, temporary, upload.name)
-    except InputError as error:  # the other files of the request are kept
+    except InputError as error:  # not raised, so that the other files of the request are added
         return [AddedPicture.refused(upload.name, error, str(error))]
     finally:
         files.remove_temporary(temporary)
 
 
-@router.get("/{name}/pictures/{picture}", response_class=Response)
+@router.get("/{name}/pictures/{picture}", response_class=Response, summary="View of a picture")
 def view(draft: DraftDep, picture: str, side: Side = DEFAULT_SIDE) -> Response:
     """Return a picture upright, as WebP."""
     data = draft.view(picture, side)
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
 
 
-@router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
+@router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState, summary="Leave pictures out")
 def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: DraftsDep) -> Answer:
     """Leave pictures out, or with `undo` take them back."""
     drafts.move(draft, body.pictures, out=not body.undo)
@@ -229,28 +250,28 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 # --------------------------------------------------------------------------------------------------- learning
 
 
-@router.post("/{name}/options", response_model=setup_schemas.Conflicts)
+@router.post("/{name}/options", response_model=setup_schemas.Conflicts, summary="Check options of learning")
 def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answer:
-    """Return the pairs of options that do not go together; nothing is learnt."""
-    given = body.model_dump(exclude={"go_on", "all_good"})
-    return {"conflicts": [conflict._asdict() for conflict in options.find_conflicts(given)]}
+    """Return the pairs of options that contradict each other; nothing is learnt."""
+    fit_options = body.model_dump(exclude={"go_on", "all_good"})
+    return {"conflicts": [conflict._asdict() for conflict in options.find_conflicts(fit_options)]}
 
 
-@router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
+@router.post("/{name}/learn", response_model=setup_schemas.NewProductState, summary="Learn from the pictures")
 def learn(
     draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
 ) -> Answer:
-    """Learn from the pictures, as `flawscope fit` does, when the products before it are done.
+    """Learn from the pictures, as `flawscope fit` does, when the products before this one are done.
 
-    It ends with a question where the pictures' names leave open which are good.
+    The answer is 409, `question`, where the pictures' names leave open which of them are good.
     """
-    asked = body or setup_schemas.LearningOptions.model_validate({})
-    given = asked.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, given, person.name, go_on=asked.go_on, all_good=asked.all_good)
+    wish = body or setup_schemas.LearningOptions.model_validate({})
+    fit_options = wish.model_dump(exclude={"go_on", "all_good"})
+    drafts.learn(draft, fit_options, person.name, go_on=wish.go_on, all_good=wish.all_good)
     return drafts.facts(draft)
 
 
-@router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
+@router.post("/{name}/stop", response_model=setup_schemas.NewProductState, summary="Stop learning")
 def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
     """Stop the learning.
 
@@ -266,57 +287,57 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
     response_model=setup_schemas.TriedPictures,
     responses=refusals(408, 413),
     openapi_extra=file_body_schema("image/*", allow_form=True),
+    summary="Try the model",
 )
 async def try_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = ""
 ) -> Answer:
-    """Judge a few pictures with the learnt model; nothing is kept."""
-    uploaded, _ = await uploads.read_uploads(request, file)
-    sent = [(upload.name, upload.data) for upload in uploaded]
-    results = await asyncio.to_thread(drafts.try_model, draft, sent)
+    """Judge a few pictures with the learnt model; nothing is stored."""
+    sent_files, _ = await uploads.read_uploads(request, file)
+    pictures = [(upload.name, upload.data) for upload in sent_files]
+    results = await asyncio.to_thread(drafts.try_model, draft, pictures)
     for result in results:
         if "overlay" in result:
             result["overlay"] = base64.b64encode(result["overlay"]).decode()
     return {"results": results}
 
 
-@router.get("/{name}/examples/{file}", response_class=FileResponse)
+@router.get("/{name}/examples/{file}", response_class=FileResponse, summary="Example of a simulated defect")
 def example(draft: DraftDep, file: str) -> FileResponse:
     """Return a good picture with a simulated defect, as WebP."""
-    result = draft.result or {"examples": []}
-    if file not in [known["file"] for known in result["examples"]]:
+    examples = draft.result["examples"] if draft.result else []
+    if file not in [example_facts["file"] for example_facts in examples]:
         raise NotFoundError(f"{draft.name} has no example {file!r:.40}")
     return FileResponse(draft.examples / file, media_type="image/webp")
 
 
-@router.post("/{name}/live")
+@router.post("/{name}/live", summary="Let a product go live")
 def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Product:
     """Let the learnt model inspect from now on, as a product of the station."""
     live_products.go_live(name, person.name)
     return overview.facts(name)
 
 
-@router.get("/{name}/model", response_class=FileResponse)
+@router.get("/{name}/model", response_class=FileResponse, summary="Model file of a new product")
 def model(draft: LearntDraftDep) -> FileResponse:
     """Return the model file, .safetensors."""
     return FileResponse(draft.model, media_type="application/octet-stream", filename=draft.model.name)
 
 
-@router.get("/{name}/report", response_class=Response)
+@router.get("/{name}/report", response_class=Response, summary="Report of learning")
 def report(draft: LearntDraftDep, request: Request) -> Response:
     """Return a report as an HTML file: results of learning, expected rates and missed defects."""
     page = Page(request, "new")
-    result = draft.result
-    name = draft.name
-    assert result is not None, "it was asked for above"
-    result = describe_result(result)
+    assert draft.result is not None, "`LearntDraftDep` has a result"
+    result = describe_result(draft.result)
     examples = []
     for example in result["examples"]:
         data = (draft.examples / example["file"]).read_bytes()
         examples.append({**example, "picture": base64.b64encode(data).decode()})
-    facts = {"name": name, "result": result, "shown": examples}
-    text = PAGES.render_standalone("new-report", page.texts, **facts)
-    return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
+    document = PAGES.render_standalone(
+        "new-report", page.texts, name=draft.name, result=result, shown=examples
+    )
+    return Response(document, media_type="text/html", headers=attachment(f"{draft.name}.html"))
 
 
 # ------------------------------------------------------------------------------------------------------ pages
@@ -324,10 +345,10 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
 
 @page_router.get("/-/new")
 def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Response:
-    """Show the products that are being made, a form to begin another, and removed products' records."""
+    """Show the products that are being made, a form to begin another, and removed products."""
     facts = [drafts.facts(draft, looked_at=False) for draft in drafts]
-    gone = list(addresses.removed())
-    return Page(request, "new").render("new", sections=("new",), drafts=facts, gone=gone)
+    removed_names = list(addresses.removed())
+    return Page(request, "new").render("new", sections=("new",), drafts=facts, gone=removed_names)
 
 
 @page_router.get("/-/new/{name}")
@@ -337,24 +358,26 @@ def draft_page(
     """Show a product that is being made."""
     page = Page(request, "new")
     state = drafts.facts(draft)
-    methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
-    cameras = []
+    learns_in_steps_by_method = {
+        method.name: method.learns_in_steps for method in registry.loadable_methods()
+    }
+    cameras = []  # product, number and view of each camera
     for product, sources in context.sources.items():
         for source in sources:
             if isinstance(source, TriggeredSource):
                 cameras.append((product, source.number, getattr(source, "view", None)))
-    number = context.addresses.products.get(name)
-    day = None if number is None else pictures_a_day(context.store.database, number)
+    product_id = context.addresses.products.get(name)  # None: it did not go live
+    daily_pictures = None if product_id is None else pictures_a_day(context.store.database, product_id)
     return page.render(
         "draft",
         sections=("new", "progress", "capture", "still", "promise", "rates"),
-        data={"state": state, "day": day},
+        data={"state": state, "day": daily_pictures},
         name=name,
-        methods=methods,
+        methods=learns_in_steps_by_method,
         options=options.NEW_PRODUCT,
         cameras=cameras,
         rates=rates.offered_rates(),
         few=registry.FEW,
         accurate_lacks=registry.missing_package("patchcore", "accurate"),
-        day=day,
+        day=daily_pictures,
     )

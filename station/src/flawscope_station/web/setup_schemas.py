@@ -37,7 +37,7 @@ class PictureCheck(BaseModel):
         description="sizes of the pictures: width, height and number of pictures"
     )
     align: Literal["shift", "turn"] | None = Field(
-        None, description="how the parts lie, by their contours; null: alike, or not known"
+        None, description="how parts lie differently, by their contours; null: they lie alike, or unknown"
     )
     current: bool = Field(description="true: the pictures have not changed since")
 
@@ -49,7 +49,7 @@ class UnusualPicture(BaseModel):
     score: float
     reason: str | None = Field(
         None,
-        description="why it deserves a look; null: it is among the most unusual pictures",
+        description="why it is suspicious; null: it is only among the most unusual pictures",
         examples=["nothing", "apart", "like_defects", "alone", "high"],
     )
 
@@ -63,23 +63,22 @@ class SimulatedExample(BaseModel):
 
 
 def _schema_of(option: options.FitOption) -> tuple[object, object]:
-    """Return type and field of an option of `flawscope fit` that *New product* shows.
+    """Return the type and the pydantic field of an option of `flawscope fit` that *New product* shows.
 
-    The field's default, null, leaves the choice to `flawscope fit`.
+    The field's default is null: `flawscope fit` then uses its own default.
     """
     form = option.form
     meaning = option.meaning
-    assert form is not None, "New product asks for it"
+    assert form is not None, "New product has a form for each of its options"
     if form.choices:
         return Literal[form.choices] | None, Field(None, description=meaning)
     if form.kind == "switch":
         return bool | None, Field(None, description=meaning)
     if form.pattern is not None:
         return str | None, Field(None, description=meaning, pattern=form.pattern)
-    most = form.most
-    if form.kind == "percent" and most is not None:
-        most = most / 100  # a share here
-    return float | None, Field(None, description=meaning, gt=form.above, le=most)
+    is_percent = form.kind == "percent"  # typed as a percentage, and sent as a share
+    maximum = form.most / 100 if is_percent and form.most is not None else form.most
+    return float | None, Field(None, description=meaning, gt=form.above, le=maximum)
 
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ class LearningOptions(FitOptions):
 
 
 class Conflict(BaseModel):
-    """Two options that do not go together."""
+    """Two options that contradict each other."""
 
     first: str
     second: str
@@ -189,7 +188,7 @@ class Conflict(BaseModel):
 
 
 class Conflicts(BaseModel):
-    """Pairs of options that do not go together."""
+    """Pairs of options that contradict each other."""
 
     conflicts: list[Conflict]
 
@@ -203,22 +202,24 @@ class NewProductState(FitOptions):
     pictures: int
     left_out: int
     least: int = Field(description="smallest number of pictures to learn from")
-    most: int = Field(description="largest number of pictures that it takes")
+    most: int = Field(description="largest number of pictures of a product")
     check: PictureCheck | None
     method: str | None
     advised_preset: Literal["accurate"] | None = Field(
         description="preset that suits the number of pictures; null: the default"
     )
-    before: int = Field(description="number of products that learn before it")
+    before: int = Field(description="number of models that are made before its model")
     step: JobStep | None
     error: str | None
     error_options: list[str] = Field(description="options of learning that the error is about")
-    disk_full: bool = Field(description="true: it failed because the disk is full, or waits for room")
+    disk_full: bool = Field(
+        description="true: learning failed because the disk is full, or waits until it has room"
+    )
     goes_on: bool = Field(description="true: a stopped training can go on")
     result: LearningResult | None
-    changed: bool = Field(description="true: the pictures have changed since it learnt from them")
+    changed: bool = Field(description="true: the pictures have changed since the last learning")
     live: dict[str, object] | None = Field(
-        description="version that went live, and the person who took it live; null: none did"
+        description="version that went live, and the person who did it; null: no version went live"
     )
     live_is_this: bool = Field(description="true: the last learnt model is live")
 
@@ -252,7 +253,7 @@ class AddedPictures(BaseModel):
 
 
 class StillRequest(BaseModel):
-    """Wish to measure a camera by frames of one part that lies still."""
+    """Wish to measure a camera from frames of a part that lies still."""
 
     model_config = ConfigDict(extra="forbid")
     product: str = Field(description="product with the camera")
@@ -274,7 +275,7 @@ class StillMeasurement(BaseModel):
 
 
 class StillState(BaseModel):
-    """Measurements of a camera by frames of one part that lies still."""
+    """Measurements of a camera from frames of a part that lies still."""
 
     frames: int
     size: tuple[int, int] = Field(description="rows and columns of a frame")
@@ -282,7 +283,7 @@ class StillState(BaseModel):
 
 
 class CaptureRequest(BaseModel):
-    """Wish to add a camera's present frame, or the picture of an inspection."""
+    """Wish to add a camera's current frame, or the picture of an inspection."""
 
     model_config = ConfigDict(extra="forbid")
     product: str = Field(description="product with the camera")
@@ -293,12 +294,12 @@ class CaptureRequest(BaseModel):
         None,
         ge=1,
         lt=2**63,
-        description="inspection of the product whose picture is added; null: add the camera's present frame",
+        description="inspection of the product whose picture is added; null: the camera's current frame is",
     )
     part: str | None = Field(
         None,
         pattern=r"^\w{1,64}$",
-        description="number of the part, for a camera with a view: the picture is named by both",
+        description="number of the part, for a camera with a view: number and view make the picture's name",
     )
 
 

@@ -25,7 +25,7 @@ from flawscope_station.web.export_api import CSV, XLSX
 from flawscope_station.web.pages import Page
 from flawscope_station.web.templates import PAGES
 
-MAX_REPORT_DAYS = 400
+MAX_REPORT_DAYS = 400  # longest time of a report
 
 router = api_router()
 
@@ -34,6 +34,7 @@ router = api_router()
     "/shifts",
     response_model=list[schemas.Shift],
     responses={200: {"content": {"application/json": {}, CSV: {}}}},
+    summary="Ended shifts",
 )
 def shifts(
     name: str,
@@ -47,22 +48,23 @@ def shifts(
     The list is empty where the settings name no shifts.
     """
     zone = station_zone(settings.shifts)
-    found = list[dict[str, str | int]]()
-    for shift in ended_shifts(settings.shifts, now())[::-1]:
+    shift_facts = list[dict[str, str | int]]()
+    for shift in reversed(ended_shifts(settings.shifts, now())):
         with records.turns.take():
             summary = summarize_period(records.store.database, product_id, shift.since, shift.until)
-        found.append({**shift.to_dict(zone), **summary.counts})
+        shift_facts.append({**shift.to_dict(zone), **summary.counts})
     if format == "csv":
         rows: list[list[str | int]] = [[*schemas.Shift.model_fields]]
-        rows += [[*shift_counts.values()] for shift_counts in found]
+        rows += [[*facts.values()] for facts in shift_facts]
         return Response(csv_text(rows), media_type=CSV, headers=attachment(f"{name}-shifts.csv"))
-    return found
+    return shift_facts
 
 
 @router.get(
     "/shift-report",
     response_class=Response,
     responses={200: {"content": {"text/html": {}, CSV: {}, XLSX: {}, "application/json": {}}}},
+    summary="Report of a shift",
 )
 def shift_report(
     name: str,
@@ -77,49 +79,73 @@ def shift_report(
 ) -> Response:
     """Report the inspections between two times.
 
-    It is an HTML file with pictures, a table of hours as CSV or for Excel, or the counts as JSON. Times are
-    by the clocks of the zone of `shifts`, also those without an offset in the request.
+    The report is an HTML file with pictures, a table of hours as CSV or for Excel, or the counts as JSON. Its
+    times are in the time zone of `shifts`; so are times in the request that have no offset.
     """
     zone = station_zone(settings.shifts)
-    begin, end = parse_time(since, zone), parse_time(until, zone)
+    begin = parse_time(since, zone)
+    end = parse_time(until, zone)
     if not begin < end <= begin + MAX_REPORT_DAYS * DAY:
         raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
     with records.turns.take():
-        found = summarize_period(records.store.database, product_id, begin, end)
-    recent_shifts = ended_shifts(settings.shifts, now())
-    same_times = (recent.name for recent in recent_shifts if (recent.since, recent.until) == (begin, end))
-    shift_name = next(same_times, "")
+        summary = summarize_period(records.store.database, product_id, begin, end)
+    shift_name = ""  # stays empty if the times are not those of a shift
+    for ended_shift in ended_shifts(settings.shifts, now()):
+        if (ended_shift.since, ended_shift.until) == (begin, end):
+            shift_name = ended_shift.name
+            break
     shift = Shift(shift_name, begin, end)
-    file = f"{name}-{iso(begin)[:10]}{shift_name and '-'}{shift_name}"
+    day = iso(begin)[: len("2026-11-22")]
+    stem = f"{name}-{day}-{shift_name}" if shift_name else f"{name}-{day}"
     if format == "csv":
-        return Response(csv_text(hourly_rows(found, zone)), media_type=CSV, headers=attachment(f"{file}.csv"))
+        table = csv_text(hourly_rows(summary, zone))
+        return Response(table, media_type=CSV, headers=attachment(f"{stem}.csv"))
     if format == "xlsx":
         with records.turns.take():
-            workbook = excel.encode_workbook(hourly_rows(found, zone))
-        return Response(workbook, media_type=XLSX, headers=attachment(f"{file}.xlsx"))
+            workbook = excel.encode_workbook(hourly_rows(summary, zone))
+        return Response(workbook, media_type=XLSX, headers=attachment(f"{stem}.xlsx"))
     if format == "json":
-        return JSONResponse(shift_data(name, shift, found, zone))
-    drawings = report_images(renderer, product_id, found)
-    words = Page(request, "trends").texts
-    document = _render_report(records.store, zone, words, name, product_id, shift, found, drawings)
-    return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
+        return JSONResponse(shift_data(name, shift, summary, zone))
+    images = report_images(renderer, product_id, summary)
+    texts = Page(request, "trends").texts
+    document = _render_report(records.store, zone, texts, name, product_id, shift, summary, images)
+    return Response(document, media_type="text/html", headers=attachment(f"{stem}.html"))
 
 
 def _render_report(
     store: Store,
     zone: tzinfo | None,
-    words: pages.Texts,
+    texts: pages.Texts,
     product: str,
     product_id: int,
     shift: Shift,
-    found: PeriodSummary,
-    drawings: ReportImages,
+    summary: PeriodSummary,
+    images: ReportImages,
 ) -> str:
-    """Render a report as an HTML file."""
+    """Render a report as an HTML file.
 
-    def local(at: int) -> str:
-        return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")
+    Args:
+        store: Records of inspections.
+        zone: Time zone of the times; None: this machine's.
+        texts: Texts in the language of the report.
+        product: Name of the product.
+        product_id: Number of the product.
+        shift: Name, beginning and end of the reported time.
+        summary: Counts of that time.
+        images: Pictures of the report.
+    """
 
-    inspections = store.inspections_by_number(product_id, set(found.worst))
-    context = {"product": product, "shift": shift, "found": found, "drawn": drawings}
-    return PAGES.render_standalone("shift", words, **context, local=local, rows=inspections)
+    def local_time(microseconds: int) -> str:
+        moment = datetime.fromtimestamp(microseconds / 1e6, UTC)
+        return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M")
+
+    return PAGES.render_standalone(
+        "shift",
+        texts,
+        product=product,
+        shift=shift,
+        found=summary,
+        drawn=images,
+        local=local_time,
+        rows=store.inspections_by_number(product_id, set(summary.worst)),
+    )

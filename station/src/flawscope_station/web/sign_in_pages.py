@@ -34,18 +34,19 @@ from flawscope_station.web.templates import PAGES
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-SIGN_IN_SECONDS = 600  # at the provider
+SIGN_IN_SECONDS = 600  # longest time between leaving for the provider and coming back
 PROVIDER_TIMEOUT = 10.0  # seconds until the provider must answer
-LEEWAY = 60  # seconds that the provider's clock may be off
-_PUBLIC_KEY_ALGORITHMS = ("RS", "PS", "ES", "Ed")  # prefixes; with others, who can verify can also sign
-YEAR = 365 * 86400  # seconds
+LEEWAY = 60  # seconds that the provider's clock may be wrong
+# prefixes of algorithms with a public key; with any other algorithm, a key that verifies can also sign
+_PUBLIC_KEY_ALGORITHMS = ("RS", "PS", "ES", "Ed")
+YEAR_SECONDS = 365 * 86400
 
 page_router = APIRouter(include_in_schema=False)
 
 
 @page_router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "/") -> Response:
-    """Show the page to sign in; a person who is signed in is led on."""
+    """Show the page to sign in. A person who is signed in already is redirected to the path `next`."""
     page = Page(request, "sign-in")
     if page.person is not None:
         return RedirectResponse(local_path(next), 303)
@@ -56,20 +57,21 @@ def sign_in_page(request: Request, next: str = "/") -> Response:
 def sign_in(
     request: Request, access: AccessDep, name: str = Form(""), password: str = Form(""), next: str = Form("/")
 ) -> Response:
-    """Sign a person in with name and password, else show the page with the reason."""
+    """Sign a person in with name and password. If that fails, show the page again with the reason."""
     page = Page(request, "sign-in")
     try:
         cookie = access.sign_in(name, password, client_ip(request))
     except SignInError as error:
-        t = page.texts
-        wait = error.wait
-        message = t.count("signin.often", wait) if wait else t("signin.wrong")
-        status = 429 if wait else 401
-        path = local_path(next)
-        response = page.render("sign-in", status, next=path, error=message, name=name)
-        if wait:
-            response.headers["Retry-After"] = str(wait)
-        return response
+        if error.wait:  # after too many tries: seconds until the next try is allowed
+            message = page.texts.count("signin.often", error.wait)
+            status = 429
+        else:
+            message = page.texts("signin.wrong")
+            status = 401
+        page_response = page.render("sign-in", status, next=local_path(next), error=message, name=name)
+        if error.wait:
+            page_response.headers["Retry-After"] = str(error.wait)
+        return page_response
     response = RedirectResponse(local_path(next), 303)
     set_cookie(response, request, access, cookie)
     return response
@@ -77,7 +79,7 @@ def sign_in(
 
 @page_router.post("/sign-out")
 def sign_out(request: Request, access: AccessDep) -> Response:
-    """End the session, and lead to the page to sign in."""
+    """End the session, and redirect to the page to sign in."""
     access.sign_out(request)
     response = RedirectResponse("/sign-in", 303)
     delete_cookie(response, request, access)
@@ -88,12 +90,14 @@ def sign_out(request: Request, access: AccessDep) -> Response:
 def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
     """Set the language of the pages.
 
-    No secret and no right depends on it: whoever sees a page may choose.
+    Anybody who sees a page may choose it, because no secret and no right depends on it.
     """
     response = RedirectResponse(local_path(next), 303)
     if language in PAGES.texts:
-        secure = request.url.scheme == "https"
-        response.set_cookie("language", language, YEAR, secure=secure, httponly=True, samesite="lax")
+        is_https = request.url.scheme == "https"
+        response.set_cookie(
+            "language", language, YEAR_SECONDS, secure=is_https, httponly=True, samesite="lax"
+        )
     return response
 
 
@@ -123,7 +127,7 @@ class OpenIdProvider:
     """OpenID Connect provider. Methods raise ProviderError."""
 
     def __init__(self, settings: OpenIdSettings):
-        from authlib.integrations.starlette_client import OAuth  # of an extra
+        from authlib.integrations.starlette_client import OAuth  # of the extra `openid`
 
         self._settings = settings
         try:
@@ -148,16 +152,21 @@ class OpenIdProvider:
         )
 
     async def redirect(self, request: Request, return_url: str) -> Response:
-        """Return the redirect to the provider, which leads back to `return_url`; the session keeps state."""
+        """Return the redirect to the provider, and store state, nonce and code verifier in the session.
+
+        Args:
+            request: HTTP request.
+            return_url: URL to which the provider redirects the browser after the sign-in.
+        """
         try:
             await self._load_metadata()
             response: Response = await self._client.authorize_redirect(request, return_url)
-        except Exception as error:  # whatever another side sends
+        except Exception as error:  # of any kind, as the provider may answer anything
             raise _to_provider_error(error) from error
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return the member who has signed in at the provider."""
+        """Return the member who has signed in at the provider, from which `request` comes back."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -167,40 +176,45 @@ class OpenIdProvider:
             await self._load_metadata()
             tokens = await self._client.authorize_access_token(request, claims_options=options, leeway=LEEWAY)
             claims = tokens["userinfo"]
-            groups = claims.get(settings.group_claim) or ()
-            groups = [groups] if isinstance(groups, str) else list(groups)
+            group_claim = claims.get(settings.group_claim) or ()
+            # a single group may be a text instead of a list
+            groups = [group_claim] if isinstance(group_claim, str) else list(group_claim)
             subject = f"{settings.issuer} {claims['sub']}"
             name = str(claims.get(settings.name_claim) or "")
-        except Exception as error:  # whatever another side sends
+        except Exception as error:  # of any kind, as the provider may answer anything
             raise _to_provider_error(error) from error
         roles = [settings.groups[group] for group in groups if group in settings.groups]
-        return CompanyMember(subject, name, max(roles, key=ROLES.index, default=""))
+        # roles are listed from the lowest to the highest
+        highest_role = max(roles, key=ROLES.index, default="")
+        return CompanyMember(subject, name, highest_role)
 
     async def _load_metadata(self) -> None:
-        """Read the provider's metadata once.
+        """Read the provider's metadata once, and allow only algorithms with a public key.
 
         Raises:
-            InputError: its issuer is not that of the settings.
+            InputError: The provider's issuer is not that of the settings.
         """
-        metadata = await self._client.load_server_metadata()
+        metadata = await self._client.load_server_metadata()  # Authlib keeps and returns this dictionary
         if metadata.get("issuer") != self._settings.issuer:
-            metadata.pop("_loaded_at", None)
+            metadata.pop("_loaded_at", None)  # so that the next call reads the metadata again
             raise InputError(f"it calls itself {metadata.get('issuer')!r:.100}: write that as `issuer`")
-        allowed = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
-        allowed = [algorithm for algorithm in allowed if algorithm.startswith(_PUBLIC_KEY_ALGORITHMS)]
+        supported = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+        allowed = [algorithm for algorithm in supported if algorithm.startswith(_PUBLIC_KEY_ALGORITHMS)]
         metadata["id_token_signing_alg_values_supported"] = allowed
 
 
 def _to_provider_error(error: Exception) -> ProviderError:
+    """Return any error of a request to the provider as a ProviderError."""
     return ProviderError(one_line_message(error) or type(error).__name__)
 
 
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
-    """Make the pages below `COMPANY_PATH` that lead to a company's sign-in and back.
+    """Make the application below `COMPANY_PATH` that leads to a company's sign-in and back.
 
-    A cookie of their own, which comes along with a provider's redirect, keeps state, nonce and code verifier.
+    The application has its own cookie for state, nonce and code verifier. When the provider redirects the
+    browser to the station, the browser sends this cookie, but not the station's session cookie.
     """
-    from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
+    from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of the extra `openid`
 
     access = components[Access]
     assert isinstance(access, Access)
@@ -219,26 +233,33 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
 
 
 class _CompanyPages:
-    """Pages that lead to a company's sign-in and back."""
+    """Pages that lead to a company's sign-in and back.
+
+    Args:
+        provider: The company's provider.
+        access: Users, tokens and sessions.
+    """
 
     def __init__(self, provider: OpenIdProvider, access: Access) -> None:
         self.provider = provider
         self.access = access
 
     async def begin(self, request: Request) -> Response:
+        """Redirect to the provider. If that fails, show the page to sign in with the reason."""
         request.session["next"] = local_path(request.query_params.get("next"))
         try:
             base_url = str(request.base_url).rstrip("/")
             return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
             try:
-                # so that a provider that is away cannot be tried endlessly
+                # each failure counts as a try, so that nobody can make the station ask in vain endlessly
                 self.access.count_member_try(client_ip(request))
             except SignInError as too_often:
                 return self._wait_page(request, too_often)
             return await self._refusal_page(request, "signin.company_failed", 502, str(error))
 
     async def finish(self, request: Request) -> Response:
+        """Sign in the member who comes back from the provider, or show the reason why not."""
         next_path = local_path(request.session.pop("next", "/"))
         address = client_ip(request)
         try:
@@ -258,14 +279,17 @@ class _CompanyPages:
             )
         except InputError as error:
             return await self._refusal_page(request, "signin.company_failed", 403, str(error))
-        # no redirect: a browser that comes from another site would not bring the station's cookie along
+        # no redirect: on a redirect from another site, the browser would not send the station's cookie
         refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
         response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
         set_cookie(response, request, self.access, session)
         return response
 
     def _wait_page(self, request: Request, too_often: SignInError) -> Response:
-        """Make the page that says how long to wait. It writes nothing: anybody can ask for it."""
+        """Make the page that says how long to wait.
+
+        No event is recorded, because anybody could fill the audit log by requesting this page.
+        """
         page = Page(request, "sign-in")
         text = page.texts.count("signin.often", too_often.wait)
         response = page.render("sign-in", 429, next="/", error=text, name="")
@@ -273,6 +297,14 @@ class _CompanyPages:
         return response
 
     async def _refusal_page(self, request: Request, text_key: str, status: int, reason: str) -> Response:
+        """Record that a member was refused, and make the page to sign in with the reason.
+
+        Args:
+            request: HTTP request.
+            text_key: Key of the page's text, which has a place for the reason.
+            status: HTTP status.
+            reason: Reason for the refusal.
+        """
         await run_in_threadpool(self.access.note_refused_member, reason)
         page = Page(request, "sign-in")
         error = page.texts(text_key, why=reason)

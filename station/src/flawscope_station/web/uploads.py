@@ -1,6 +1,6 @@
-"""Bodies of requests: limited in size and time while they are received.
+"""Bodies of requests, which are limited in size and time while they are received.
 
-Also the pictures, masks and keys in requests, before anything is decoded.
+Also the pictures, masks and keys in requests, before pictures are decoded.
 """
 
 from __future__ import annotations
@@ -35,21 +35,27 @@ from flawscope_station.web.errors import RefusedError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ANONYMOUS_BYTES = 64 * 1024  # of a body without a person: a name and a password
-MIN_BYTES_PER_SECOND = 10_000  # of a body, on average
-MAX_LOOP_DELAY = 0.1  # seconds; if the event loop is later than that, the client is not to blame
+ANONYMOUS_BYTES = 64 * 1024  # largest body of an unknown sender, such as the form to sign in
+MIN_BYTES_PER_SECOND = 10_000  # lowest mean speed of a body
+MAX_LOOP_DELAY = 0.1  # seconds; a timeout that the event loop notices later is not the client's fault
 _BODY_KEY = "flawscope.body"
 UNNAMED = "unnamed"  # picture that came without a name
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*\"?([\w.-]+)'[^']*'([^;\"\s]*)\"?", re.IGNORECASE)
 _PLAIN_NAME = re.compile(rb';\s*filename\s*=\s*(?:"(?:\\.|[^"\\])*"|[^;"]*)', re.IGNORECASE)
-MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
+MAX_KEY_LENGTH = 184  # characters; the store has room for a prefix beside them
+MAX_NAME_LENGTH = 200  # characters of a picture's name
 
 
 class RequestBody:
     """Body of a request while it is received.
 
+    Args:
+        limiter: Limiter of all bodies, which counts the bytes in memory.
+        scope: Scope of the request, with its sender.
+        receive: Receives the next message from the client.
+
     Attributes:
-        max_bytes: Bytes that the body may have.
+        max_bytes: Largest number of bytes of the body.
         is_in_memory: Whether the body stays in memory until the request is answered.
     """
 
@@ -58,9 +64,10 @@ class RequestBody:
         self._receive = receive
         self.max_bytes = limiter.limits.upload if scope[PERSON_KEY] is not None else ANONYMOUS_BYTES
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        self._announced = int(length) if length.isdigit() else 0
-        self._started = time.monotonic()
-        self._received = self._bytes_in_memory = 0
+        self._announced_bytes = int(length) if length.isdigit() else 0
+        self._start_time = time.monotonic()
+        self._received_bytes = 0
+        self._bytes_in_memory = 0
         self.is_in_memory = True
         self._is_complete = False
 
@@ -68,40 +75,52 @@ class RequestBody:
         """Receive the next message.
 
         Raises:
-            RefusedError: the body is too large or too slow, or the memory for all bodies is in use.
+            RefusedError: The body is too large or too slow, or the memory for all bodies is in use.
         """
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
-        self._check_size(self._announced - self._received)
+        missing_bytes = self._announced_bytes - self._received_bytes
+        self._check_size(missing_bytes)  # refuses a body that is announced as too large, before it comes
         message = await self._receive_in_time()
-        more = len(message.get("body", b""))
-        self._check_size(more)
-        self._received += more
+        message_bytes = len(message.get("body", b""))
+        self._check_size(message_bytes)
+        self._received_bytes += message_bytes
         if self.is_in_memory:
-            self._bytes_in_memory += more
-            self.limiter.bytes_in_memory += more
+            self._bytes_in_memory += message_bytes
+            self.limiter.bytes_in_memory += message_bytes
         self._is_complete = not message.get("more_body", False)
         return message
 
     async def _receive_in_time(self) -> Message:
-        stalled = self.limiter.limits.stalled
+        """Receive the next message within the time limits.
+
+        Raises:
+            RefusedError: No byte came for a while, or the whole body comes too slowly.
+        """
+        stall_seconds = self.limiter.limits.stalled
         while True:
-            now = time.monotonic()
-            deadline = min(now + stalled, self._started + stalled + self._received / MIN_BYTES_PER_SECOND)
+            time_now = time.monotonic()
+            expected_seconds = self._received_bytes / MIN_BYTES_PER_SECOND
+            message_deadline = time_now + stall_seconds
+            body_deadline = self._start_time + stall_seconds + expected_seconds  # at the lowest mean speed
+            deadline = min(message_deadline, body_deadline)
             try:
-                async with asyncio.timeout(deadline - now):  # `wait_for` would make a task for each message
+                # `wait_for` would make a task for each message
+                async with asyncio.timeout(deadline - time_now):
                     return await self._receive()
             except TimeoutError:
-                delay = time.monotonic() - max(deadline, now)
-                if delay < MAX_LOOP_DELAY:
-                    text = f"nothing came for {stalled:g} s, or too little; send the picture again"
+                # delay with which the event loop has noticed the timeout
+                loop_delay = time.monotonic() - max(deadline, time_now)
+                if loop_delay < MAX_LOOP_DELAY:
+                    text = f"nothing came for {stall_seconds:g} s, or too little; send the picture again"
                     raise RefusedError(408, text, "stalled") from None
-                self._started += delay  # bytes may wait unread: not the client's fault
+                self._start_time += loop_delay  # the loop was busy, and bytes may wait unread: try again
 
-    def _check_size(self, more: int) -> None:
-        if self._received + more > self.max_bytes:
+    def _check_size(self, added_bytes: int) -> None:
+        """Raise RefusedError if `added_bytes` more make the body too large, or do not fit into the memory."""
+        if self._received_bytes + added_bytes > self.max_bytes:
             raise too_large_error(self.max_bytes)
-        if self.is_in_memory and not self.limiter.has_room(self._bytes_in_memory, more):
+        if self.is_in_memory and not self.limiter.has_room(self._bytes_in_memory, added_bytes):
             megabytes = self.limiter.max_bytes / 1024**2
             text = f"the {megabytes:.0f} MB for all requests together are in use; try again in a few seconds"
             raise RefusedError(503, text, "busy")
@@ -113,10 +132,14 @@ class RequestBody:
 
 
 class BodyLimiter:
-    """ASGI middleware that limits the memory of all requests' bodies until they are answered.
+    """ASGI middleware that limits the memory for the bodies of all requests that are not answered yet.
 
-    All bodies together may hold four times the largest request. A quarter of that is for requests of an
-    ordinary size, so that a few large ones, or ones that never end, keep nobody else out.
+    All bodies together may have four times as many bytes as the largest allowed request. A quarter of this
+    memory is reserved for small requests, so that a few large requests cannot keep all others out.
+
+    Args:
+        app: Application that serves the requests.
+        limits: Returns the limits of the settings.
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
@@ -126,23 +149,31 @@ class BodyLimiter:
 
     @property
     def limits(self) -> Limits:
-        """Present limits: pages change them."""
+        """Current limits, which may change."""
         return self._limits()
 
     @property
     def max_bytes(self) -> int:
-        """Bytes that all bodies together may hold."""
+        """Bytes that all bodies together may hold in memory."""
         return 4 * self.limits.upload
 
-    def has_room(self, held_bytes: int, added: int) -> bool:
-        """Return whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
-        is_ordinary = held_bytes + added <= self.max_bytes // 16
-        return self.bytes_in_memory + added <= (self.max_bytes if is_ordinary else self.max_bytes * 3 // 4)
+    def has_room(self, held_bytes: int, added_bytes: int) -> bool:
+        """Return whether a request may have `added_bytes` more in memory.
+
+        Args:
+            held_bytes: Number of bytes of the request's body that are in memory.
+            added_bytes: Number of further bytes.
+        """
+        # a request is small up to a quarter of the largest allowed size
+        is_small = held_bytes + added_bytes <= self.max_bytes // 16
+        allowed_bytes = self.max_bytes if is_small else self.max_bytes * 3 // 4
+        return self.bytes_in_memory + added_bytes <= allowed_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request with a limited body (ASGI)."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         body = scope[_BODY_KEY] = RequestBody(self, scope, receive)
         try:
             await self.app(scope, body.receive, send)
@@ -179,8 +210,8 @@ class Upload:
 async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload], bool]:
     """Read the pictures of a request.
 
-    A body of any other type than a form is a picture's file, and its bytes decide the format: programs send
-    any type, or none.
+    A body that is no form is taken for the file of one picture, whatever its media type is, because programs
+    send any type, or none.
 
     Args:
         request: HTTP request.
@@ -190,7 +221,7 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
         The pictures, and whether they came in a form.
 
     Raises:
-        RefusedError: the body is too large, too slow, empty or encoded.
+        RefusedError: The body is too large, too slow, empty or encoded.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
@@ -204,11 +235,15 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
 
 
 class FormParser(MultiPartParser):
-    """Parser of forms that also knows a file by `filename*` (RFC 5987), or without a name by its type."""
+    """Parser of forms that recognises more parts as files.
+
+    A part is a file, too, if it has only `filename*` (RFC 5987), or another media type than text/plain and
+    application/json.
+    """
 
     @override
     def on_headers_finished(self) -> None:
-        """Rewrite the part's Content-Disposition where it is a file, before the parser reads it."""
+        """Add a plain `filename` to the Content-Disposition of a part with a file, before its parsing."""
         part = self._current_part
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
         part.content_disposition = name_file(part.content_disposition or b"", kind)
@@ -222,23 +257,28 @@ def name_file(disposition: bytes, kind: bytes) -> bytes:
         disposition: Content-Disposition as it was sent.
         kind: Content-Type of the part.
     """
-    if (found := _EXTENDED_NAME.search(disposition)) is not None:
-        with suppress(LookupError):
-            name = unquote_to_bytes(found[2]).decode(found[1].decode(), "replace")
-            name = re.sub(r'[\x00-\x1f"\\]', "_", name)
-            rest = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
-            return rest + f'; filename="{name}"'.encode()
+    extended_name = _EXTENDED_NAME.search(disposition)
+    if extended_name is not None:
+        charset, quoted_name = extended_name.groups()
+        with suppress(LookupError):  # raised for an unknown charset, whose name is not used
+            decoded_name = unquote_to_bytes(quoted_name).decode(charset.decode(), "replace")
+            safe_name = re.sub(r'[\x00-\x1f"\\]', "_", decoded_name)
+            without_names = _PLAIN_NAME.sub(b"", _EXTENDED_NAME.sub(b"", disposition))
+            return without_names + f'; filename="{safe_name}"'.encode()
     is_text = kind.lower().startswith((b"text/plain", b"application/json"))
     has_name = b"filename" in disposition
-    return disposition if is_text or has_name else disposition + f'; filename="{UNNAMED}"'.encode()
+    if is_text or has_name:
+        return disposition
+    return disposition + f'; filename="{UNNAMED}"'.encode()
 
 
 async def _read_form(request: Request) -> list[Upload]:
-    most = get_body(request).max_bytes
+    """Return the files of a form. RefusedError: the form cannot be read, or has no file."""
+    max_bytes = get_body(request).max_bytes
     try:
         async with aclosing(request.stream()) as stream:
             parser = FormParser(
-                request.headers, stream, max_files=MAX_FILES, max_fields=20, max_part_size=most
+                request.headers, stream, max_files=MAX_FILES, max_fields=20, max_part_size=max_bytes
             )
             form = await parser.parse()
         try:
@@ -256,7 +296,11 @@ async def _read_form(request: Request) -> list[Upload]:
 
 
 async def _uploads_of(form: FormData) -> list[Upload]:
-    """Return the files of a form. RefusedError where it has a field that belongs into the address."""
+    """Return the files of a form.
+
+    Raises:
+        RefusedError: The form has a field that belongs into the query of the URL, such as `part`.
+    """
     for name in Label._fields:
         if isinstance(form.get(name), str):
             text = f"{name} is no field of the form: write it into the address, ?{name}=..."
@@ -272,7 +316,7 @@ async def _uploads_of(form: FormData) -> list[Upload]:
 def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> bytes:
     """Convert a mask to its stored form: 8-bit PNG at the picture's size, 255 where the mask is not black.
 
-    A smaller mask of the same shape is enlarged: not every browser can draw on large pictures.
+    A smaller mask of the same shape is enlarged, because not every browser can draw on large pictures.
 
     Args:
         data: PNG file.
@@ -281,14 +325,16 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
         limits: Limits of pictures.
 
     Raises:
-        InputError: the mask is no PNG, or of another shape.
+        InputError: The mask is no PNG, or of another shape.
     """
     suffix, facts = check_picture(data, "the mask", limits)
     rows, columns = facts.height, facts.width
     if suffix != ".png":
         raise InputError("the mask is no PNG: send a PNG in base64")
-    same_shape = abs(rows - columns * height / width) <= 0.5 + rows / 100
-    if rows > height or columns > width or not same_shape:
+    rows_of_same_shape = columns * height / width
+    # half a pixel for rounding, and 1 % for the browser's scaling
+    is_same_shape = abs(rows - rows_of_same_shape) <= 0.5 + rows / 100
+    if rows > height or columns > width or not is_same_shape:
         raise InputError(f"the mask has {columns}x{rows} pixels, its picture {width}x{height}: draw it there")
     image = Image.fromarray(read_mask(data).astype(np.uint8) * np.uint8(255))
     if image.size != (width, height):
@@ -297,15 +343,15 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
 
 
 def clean_name(name: str) -> str:
-    """Return the last part of a sent path, 200 characters at most."""
-    return base_name(name).strip()[:200]
+    """Return the last part of the path `name`, shortened to `MAX_NAME_LENGTH` characters."""
+    return base_name(name).strip()[:MAX_NAME_LENGTH]
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the sender's key of a request, or None.
+    """Return the key that the sender gave a request; None: it has no key.
 
     Raises:
-        RefusedError: the key is invalid.
+        RefusedError: The key is invalid.
     """
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -314,8 +360,10 @@ def idempotency_key(request: Request) -> str | None:
         text = f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} characters that can be printed"
         raise RefusedError(422, text, "bad_key")
     person = request.scope.get(PERSON_KEY)
-    if person is not None and person.role == SENDER:  # a sender does not get another's answer under its key
-        key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
+    if person is not None and person.role == SENDER:
+        # each sender gets a prefix, so that it cannot get the answer to another sender's request
+        name_hash = hashlib.sha256(person.name.encode()).hexdigest()[:7]
+        return f"{name_hash}:{key}"
     return key
 
 

@@ -43,7 +43,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
     )
     with torch.no_grad():
         maps = trainer.model.features(batch.images)
-        found = trainer._residuals(maps, [None] * 4, batch)
+        found = trainer._compute_residuals(maps, [None] * 4, batch)
     for k, (scale, residuals) in enumerate(zip(trainer.model.scales, found, strict=True)):
         plain = scale.residuals(maps[k])
         for row, place in enumerate(batch.places):

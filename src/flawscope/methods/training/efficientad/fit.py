@@ -22,9 +22,9 @@ from flawscope.methods.training.efficientad.training_pictures import TeacherOutp
 from flawscope.methods.training.fit import TrainedFit
 from flawscope.methods.training.state import network_digest
 
-WEIGHING_PICTURES = 24  # at most, by which differences are weighed
-MIN_GAP = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
-MIN_QUANTILE_PICTURES = 5  # if they are not the threshold's
+WEIGHING_PICTURES = 24  # largest number of pictures by which differences are weighed
+MIN_GAP = 1e-3  # smallest gap between the quantiles of the local map, in spreads of the teacher's outputs
+MIN_QUANTILE_PICTURES = 5  # smallest number of pictures for the quantiles alone
 POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
@@ -32,41 +32,57 @@ def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on most good pictures, and calibrate it on the others, which are held out."""
     config = model.config
     run = TrainedFit("efficientad", model, task)
-    other = natural_pictures(config.natural)
-    unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
-    penalty = " and ".join(unknown) or "none"
+    other_pictures = natural_pictures(config.natural)
+    penalties = []
+    if other_pictures:
+        penalties.append(other_pictures.name)
+    if config.defects:
+        penalties.append("simulated defects")
+    penalty = " and ".join(penalties) or "none"
     parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
     learnt = run.images.numbers
-    units = len({task.groups[i] for i in learnt}) + len(parts)
-    held = split_held_out(parts, units, task.rate, task.reserved)
+    unit_count = len({task.groups[i] for i in learnt}) + len(parts)
+    held_out = split_held_out(parts, unit_count, task.rate, task.reserved)
     task.say(
-        f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
+        f"{task.pluralize(len(learnt))} to learn from, {len(held_out.all)} held out ({held_out.purpose}); "
         f"penalty: {penalty}"
     )
-    # the teacher's outputs on simulated defects cannot be kept
+    # what the pictures leave of the memory, at least half. With simulated defects no outputs are kept: the
+    # teacher's outputs differ in every step
     room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
-    taught = TeacherOutputs(model, run.images, learnt, room)
-    taught.measure(task.step)
-    trainer = Trainer(model, run.images, taught, other, task)
+    teacher_outputs = TeacherOutputs(model, run.images, learnt, room)
+    teacher_outputs.measure(task.step)
+    trainer = Trainer(model, run.images, teacher_outputs, other_pictures, task)
 
-    def differ(numbers: Sequence[int]) -> Tensor:
+    def moments_of(numbers: Sequence[int]) -> Tensor:
         return difference_moments(model, (run.images[i] for i in numbers))
 
-    def rehearse(some: Sequence[int]) -> None:
+    def do_later_work(numbers: Sequence[int]) -> None:
+        # to measure its time, by as many pictures learnt from as pictures held out
         if config.weighed:
-            differ(learnt[: len(some)])
-        calibrate(run, model, HeldOutSplit([*some], [*some]))
+            moments_of(learnt[: len(numbers)])
+        calibrate(run, model, HeldOutSplit(quantiles=[*numbers], threshold=[*numbers]))
 
-    run.train(trainer, rehearse, POST_TRAINING, teacher=network_digest(model.teacher), penalty=penalty)
+    run.train(
+        trainer,
+        calibrate=do_later_work,
+        later=POST_TRAINING,
+        teacher=network_digest(model.teacher),
+        penalty=penalty,
+    )
     if config.weighed:
-        whiten_outputs(model, differ(learnt[:: -(-len(learnt) // WEIGHING_PICTURES)]))
-    said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
-    fitted = run.finish(trainer, said, calibrate(run, model, held))
-    fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
+        step = -(-len(learnt) // WEIGHING_PICTURES)  # rounded up
+        whiten_outputs(model, moments_of(learnt[::step]))
+    description = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
+    fitted = run.finish(trainer, learnt=description, scored=calibrate(run, model, held_out))
+    fitted.held = {"quantile": [i for i in held_out.quantiles if i not in held_out.threshold]}
     fitted.facts["penalty"] = penalty
-    shared = [SHARED.format(round(len(held.all) / task.views.per_picture))] if held.shared else []
-    stand_in = [STAND_IN] if config.natural == GENERATED else []
-    fitted.notes[:0] = shared + stand_in
+    first_notes = []
+    if held_out.shared:
+        first_notes.append(SHARED.format(round(len(held_out.all) / task.views.per_picture)))
+    if config.natural == GENERATED:
+        first_notes.append(STAND_IN)
+    fitted.notes[:0] = first_notes
     return fitted
 
 
@@ -82,7 +98,7 @@ SHARED = (
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """Numbers of the pictures held out, in rising order; few pictures serve for both purposes.
+    """Numbers of the pictures held out, in rising order. If they are few, all serve for both purposes.
 
     Attributes:
         quantiles: Numbers of the pictures for the quantiles of the maps.
@@ -104,7 +120,7 @@ class HeldOutSplit:
 
     @property
     def purpose(self) -> str:
-        """Purpose of the pictures in words, with their numbers."""
+        """Text that says for which purpose how many pictures serve."""
         if self.shared:
             return "for quantiles and threshold"
         return f"{len(self.quantiles)} for the quantiles, {len(self.threshold)} for the threshold"
@@ -115,28 +131,30 @@ def split_held_out(
 ) -> HeldOutSplit:
     """Divide the units held out: a fifth, at least five, for the quantiles, the rest for the threshold.
 
-    Where units are too few, all serve for both.
+    If there are too few units, all of them serve for both purposes.
 
     Args:
-        parts: Numbers of the pictures of each unit held out.
-        usable: Number of all units, with those that are learnt from.
+        parts: Numbers of the pictures of each unit held out; units with reserved pictures come first.
+        usable: Number of all units, those learnt from and those held out.
         rate: Target false-alarm rate.
         reserved: Numbers of the pictures that the data set sets apart.
     """
-    few = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
-    apart = not {*reserved}.isdisjoint(parts[0])
-    enough = len(parts) - few >= min_calibration_size(rate) if apart else usable >= MIN_FOR_FULL_RATE
+    quantile_count = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
+    is_reserved = not {*reserved}.isdisjoint(parts[0])  # reserved units come first
+    if is_reserved:
+        is_enough = len(parts) - quantile_count >= min_calibration_size(rate)
+    else:
+        is_enough = usable >= MIN_FOR_FULL_RATE
     everything = sorted(i for part in parts for i in part)
-    if not enough or len(parts) < 2:
+    if not is_enough or len(parts) < 2:
         return HeldOutSplit(everything, everything)
-    needed = min(min_calibration_size(rate), len(parts) - 1)
-    last = max(needed, len(parts) - few)
-    for_threshold, for_quantiles = (
-        sorted(i for part in some for i in part) for some in (parts[:last], parts[last:])
-    )
-    if not for_quantiles:
+    min_threshold_count = min(min_calibration_size(rate), len(parts) - 1)
+    threshold_count = max(min_threshold_count, len(parts) - quantile_count)
+    threshold = sorted(i for part in parts[:threshold_count] for i in part)
+    quantiles = sorted(i for part in parts[threshold_count:] for i in part)
+    if not quantiles:
         return HeldOutSplit(everything, everything)
-    return HeldOutSplit(for_quantiles, for_threshold)
+    return HeldOutSplit(quantiles, threshold)
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration
@@ -144,81 +162,101 @@ def split_held_out(
 
 def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> dict[int, Values]:
     """Set the model's quantiles (3.4), and return the values of the threshold's pictures, by number."""
-    found: dict[int, tuple[Tensor, Tensor | None]] = {}
+    # number of a picture -> its features, and its pixels that count
+    embedded: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        found[index] = features, inside
+        embedded[index] = features, inside
 
     run.held.embed(model, held.all, store)
-    for which in range(2):
-        drawn = []
+    for row in range(2):  # the local and the global map
+        pixel_values = []
         for index in held.quantiles:
-            features, inside = found[index]
-            drawn.append(model.enlarge(features[which], inside)[model.region(inside)].cpu().numpy())
-        low, high = np.quantile(np.concatenate(drawn), model.config.quantiles).tolist()
-        # equal quantiles would divide by zero; a student that is still the teacher differs by rounding alone
-        least = MIN_GAP if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
-        high = max(high, low + least)
-        model.quantiles[which] = torch.tensor([low, high])
-    with workers(model.roi.device) as each:
-        values = each(lambda index: measure_picture(model, *found[index]), held.threshold)
+            features, inside = embedded[index]
+            enlarged = model.enlarge(features[row], inside)
+            pixel_values.append(enlarged[model.region(inside)].cpu().numpy())
+        low, high = np.quantile(np.concatenate(pixel_values), model.config.quantiles).tolist()
+        # `score` divides by the gap, which must not be rounding alone. The local map may be rounding alone
+        # where the student started as the teacher, and has hardly changed
+        may_be_rounding = row == 0 and model.config.start == "teacher"
+        min_gap = MIN_GAP if may_be_rounding else 1e-6 * max(abs(low), 1e-6)
+        model.quantiles[row] = torch.tensor([low, max(high, low + min_gap)])
+
+    def measure(index: int) -> Values:
+        features, inside = embedded[index]
+        return measure_picture(model, features, inside)
+
+    with workers(model.roi.device) as map_indices:
+        values = map_indices(measure, held.threshold)
     return dict(zip(held.threshold, values, strict=True))
 
 
-LARGEST_SHARE = 0.1  # of a picture's outputs, those with the largest differences, that decide the moments
-SPREAD_FLOOR = 0.1  # times the mean spread, added to that of every direction
+LARGEST_SHARE = 0.1  # share of a picture's outputs, those with the largest differences, for the moments
+SPREAD_FLOOR = 0.1  # share of the mean variance that is added to the variance of every direction
 
 
 def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
     """Return second moments `[2, C, C]` float64 of the largest local and global differences on pictures.
 
-    Give pictures `[3, H, W]` that were learnt from: pictures held out must stay unseen for the threshold.
+    Args:
+        model: The trained model.
+        images: Pictures `[3, H, W]` that were learnt from; those held out must stay unseen for the threshold.
     """
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
         for total, difference in zip(moments, _differences(model, image), strict=True):
             count = max(1, round(LARGEST_SHARE * len(difference)))
-            large = difference[difference.square().sum(1).topk(count).indices].cpu().double()
-            total += large.T @ large
+            largest = difference.square().sum(1).topk(count).indices
+            large_differences = difference[largest].cpu().double()
+            total += large_differences.T @ large_differences
     return moments
 
 
 def whiten_outputs(model: Model, moments: Tensor) -> None:
-    """Rescale the networks' outputs in place: both kinds of differences are then in units of their spread."""
-    of_student, of_autoencoder = (_whitening_matrix(total).to(model.mean.device) for total in moments)
+    """Rescale the networks' outputs in place: local and global differences are then in units of their spread.
+
+    Args:
+        model: The trained model.
+        moments: Second moments of the differences (`difference_moments`).
+    """
+    # `distant` is of the global differences; `global` is a keyword
+    local, distant = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
-        _multiply_outputs(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
-        _multiply_outputs(model.student[-1], torch.block_diag(of_student, of_autoencoder))
-        _multiply_outputs(model.autoencoder.last[-1], of_autoencoder)
+        # the teacher's last layer also standardises its outputs, and `standardise` does nothing from now on
+        _multiply_outputs(
+            model.teacher[-1], matrix=local / model.std, shift=-local @ (model.mean / model.std)
+        )
+        _multiply_outputs(model.student[-1], torch.block_diag(local, distant))
+        _multiply_outputs(model.autoencoder.last[-1], distant)
         model.mean.zero_()
         model.std.fill_(1)
 
 
 def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return local and global differences `[N, C]` of the outputs that count."""
-    image = image[None].to(model.mean.device)
-    valid_mask = model.valid_mask(model.inside(image)).view(model.grid)
+    """Return local and global differences `[N, C]` of a picture `[3, H, W]`, at the outputs that count."""
+    images = image[None].to(model.mean.device)
+    valid_mask = model.valid_mask(model.inside(images)).view(model.grid)
     with torch.inference_mode():
-        seen = normalise(model.filled(image)).contiguous(memory_format=torch.channels_last)
-        mirrored = mirror_border(seen, model.config.border)
-        learnt = model.student(mirrored)
-        taught = model.standardise(model.teacher(mirrored))
-        local = taught - learnt[:, : model.channels]
-        distant = model.autoencoder(seen) - learnt[:, model.channels :]
+        inputs = normalise(model.filled(images)).contiguous(memory_format=torch.channels_last)
+        mirrored = mirror_border(inputs, model.config.border)
+        student_outputs = model.student(mirrored)
+        teacher_outputs = model.standardise(model.teacher(mirrored))
+        local = teacher_outputs - student_outputs[:, : model.channels]
+        distant = model.autoencoder(inputs) - student_outputs[:, model.channels :]
     return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:
-    """Return the whitening matrix `[C, C]` float32 of differences with these moments; scale about 1."""
-    spread, directions = torch.linalg.eigh(moments)
-    mean = spread.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return (directions / (spread.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
+    """Return the matrix `[C, C]` float32 that whitens differences with these moments, of scale about 1."""
+    variances, directions = torch.linalg.eigh(moments)
+    mean = variances.mean().clamp(min=torch.finfo(torch.float64).tiny)
+    return (directions / (variances.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
 
 
-def _multiply_outputs(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
-    """Multiply a layer's outputs by a matrix `[K, C]` and add `more` `[K]`, in place."""
+def _multiply_outputs(layer: nn.Module, matrix: Tensor, shift: Tensor | None = None) -> None:
+    """Change a layer in place: multiply its outputs by a matrix `[K, C]`, then add `shift`, `[K]`."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None
     layer.weight.copy_(torch.einsum("kc,cihw->kihw", matrix, layer.weight))
     bias = matrix @ layer.bias
-    layer.bias.copy_(bias if more is None else bias + more)
+    layer.bias.copy_(bias if shift is None else bias + shift)

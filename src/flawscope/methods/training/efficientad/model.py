@@ -40,8 +40,8 @@ from flawscope.methods.training.efficientad.record import (
 )
 from flawscope.types import Json
 
-MIN_SHARE = 1e-6  # divisor for pixels in which no cell has a part
-RECEPTIVE_CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
+MIN_SHARE = 1e-6  # smallest divisor, for pixels to which no cell contributes
+RECEPTIVE_CENTRE = 16  # pixels from the edge of an output's receptive field to its middle
 
 
 class Model(Detector):
@@ -49,17 +49,28 @@ class Model(Detector):
 
     `embed` gives two small maps: differences of the student from the teacher (local) and from the autoencoder
     (global). `score` enlarges them to the picture's size, brings both to the same scale, and averages them.
+
+    Attributes:
+        mean: Mean of the teacher's outputs on the training pictures, `[C]`.
+        std: Standard deviation of these outputs, `[C]`.
+        quantiles: Quantiles of good pictures' local map (row 0) and global map (row 1), `[2, 2]`, which
+            `score` maps to 0 and 0.1.
+        rows: `[H, h]`: rows of the maps' grid to rows of pixels.
+        columns: `[w, W]`: the same for columns.
+        row_parts: `[h, H]`, 1 where a row of cells contributes to a row of pixels, else 0; by `rows`, or
+            without the smoothing where pictures are padded.
+        column_parts: `[W, w]`: the same for columns.
     """
 
     calibrated = ("quantiles",)
     config: Config
-    mean: Tensor  # [C]: the teacher's outputs on the training pictures
+    mean: Tensor
     std: Tensor
-    quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, mapped to 0 and 0.1
-    rows: Tensor  # [H, h]: from the maps' grid to pixels
-    columns: Tensor  # [w, W]
-    row_parts: Tensor  # [h, H], 1 where a cell has a part in a pixel; smoothed unless pictures are padded
-    column_parts: Tensor  # [W, w]
+    quantiles: Tensor
+    rows: Tensor
+    columns: Tensor
+    row_parts: Tensor
+    column_parts: Tensor
 
     def __init__(
         self,
@@ -86,17 +97,25 @@ class Model(Detector):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
+        # of the local and of the global map: the values that become 0 and 0.1; the fit sets them
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))
-        first = RECEPTIVE_CENTRE - config.border
-        plain = [interpolation_matrix(s, cells, first) for s, cells in zip(self.size, self.grid, strict=True)]
-        rows, columns = (smooth_matrix(matrix, config.sigma) for matrix in plain)
+        first_pixel = RECEPTIVE_CENTRE - config.border
+        plain_rows, plain_columns = (
+            interpolation_matrix(side, cells, first_pixel)
+            for side, cells in zip(self.size, self.grid, strict=True)
+        )
+        rows = smooth_matrix(plain_rows, config.sigma)
+        columns = smooth_matrix(plain_columns, config.sigma)
         self.register_buffer("rows", rows.float().contiguous(), persistent=False)
         self.register_buffer("columns", columns.float().T.contiguous(), persistent=False)
-        parts = plain if config.pads else (rows, columns)
-        self.register_buffer("row_parts", (parts[0].T > 0).float().contiguous(), persistent=False)
-        self.register_buffer("column_parts", (parts[1] > 0).float().contiguous(), persistent=False)
+        if config.pads:
+            row_parts, column_parts = plain_rows, plain_columns
+        else:
+            row_parts, column_parts = rows, columns
+        self.register_buffer("row_parts", (row_parts.T > 0).float().contiguous(), persistent=False)
+        self.register_buffer("column_parts", (column_parts > 0).float().contiguous(), persistent=False)
         self.eval()
 
     # ---- the two named steps
@@ -106,10 +125,10 @@ class Model(Detector):
 
         They are squared differences, averaged over the channels.
         """
-        return torch.stack([part.square().mean(1) for part in self.differences(images)], 1)
+        return torch.stack([difference.square().mean(1) for difference in self.differences(images)], 1)
 
     def residuals(self, images: Tensor) -> Tensor:
-        """Return teacher minus student and autoencoder minus student, `[B, 2 C, h, w]`, of images."""
+        """Return teacher minus student and autoencoder minus student of images, joined: `[B, 2 C, h, w]`."""
         return torch.cat(self.differences(images), 1)
 
     def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,34 +137,36 @@ class Model(Detector):
         Returns:
             Teacher minus student, and autoencoder minus student, `[B, C, h, w]` float32 each.
         """
-        seen = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
-        mirrored = mirror_border(seen, self.config.border)
-        same = FIRST_LAYERS if self.config.start == "teacher" else 0
+        inputs = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
+        mirrored = mirror_border(inputs, self.config.border)
+        # a student that started as the teacher has the teacher's first layers
+        shared_layers = FIRST_LAYERS if self.config.start == "teacher" else 0
         with self.reduced():
-            begun = self.teacher[:same](mirrored)
-            taught = self.teacher[same:](begun)
-            learnt = self.student[same:](begun)
-            rebuilt = self.autoencoder(seen)
-        taught = self.standardise(taught.float())
-        learnt = learnt.float()
-        rebuilt = rebuilt.float()
-        return taught - learnt[:, : self.channels], rebuilt - learnt[:, self.channels :]
+            shared_maps = self.teacher[:shared_layers](mirrored)
+            teacher_outputs = self.teacher[shared_layers:](shared_maps)
+            student_outputs = self.student[shared_layers:](shared_maps)
+            autoencoder_outputs = self.autoencoder(inputs)
+        teacher_outputs = self.standardise(teacher_outputs.float())
+        student_outputs = student_outputs.float()
+        autoencoder_outputs = autoencoder_outputs.float()
+        local = teacher_outputs - student_outputs[:, : self.channels]
+        return local, autoencoder_outputs - student_outputs[:, self.channels :]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn local and global maps `[B, 2, h, w]` into scores `[B]` and maps `[B, H, W]`."""
-        low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
-        drawn = self.enlarge(features, None if inside is None else inside[:, None])
-        maps = 0.1 * (drawn - low) / (high - low)
-        # pixels that do not count get the lowest value of a map, as if all networks agreed
+        low, high = self.quantiles.T.view(2, 1, 2, 1, 1)  # `[1, 2, 1, 1]` each, for local and global map
+        enlarged = self.enlarge(features, None if inside is None else inside[:, None])
+        local_and_global = 0.1 * (enlarged - low) / (high - low)
+        # pixels that do not count get the value of differences of 0, as if all networks agreed
         lowest = (-0.1 * low / (high - low)).mean()
-        drawn = torch.where(self.region(inside), maps.mean(1), lowest)
-        return drawn.flatten(1).amax(1), drawn
+        maps = torch.where(self.region(inside), local_and_global.mean(1), lowest)
+        return maps.flatten(1).amax(1), maps
 
-    # ---- their parts, which training and calibration use too
+    # ---- parts of these steps, which training and calibration use too
 
-    def standardise(self, taught: Tensor) -> Tensor:
+    def standardise(self, teacher_outputs: Tensor) -> Tensor:
         """Return the teacher's outputs `[B, C, h, w]` with mean 0 and spread 1 a channel on good pictures."""
-        return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        return (teacher_outputs - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def enlarge(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Enlarge maps `[..., h, w]` on the PDN's grid bilinearly to `[..., H, W]`, and smooth them.
@@ -155,16 +176,17 @@ class Model(Detector):
 
         Args:
             features: The maps.
-            inside: The pixels that count, `[..., H, W]` bool; cells of others have no part in the result.
+            inside: The pixels that count, `[..., H, W]` bool; cells without such a pixel do not contribute.
+                None: all cells contribute.
         """
         if inside is None:
             return self.rows @ features @ self.columns
         valid_mask = self.valid_mask(inside).to(features.dtype)
-        share = self.rows @ valid_mask @ self.columns  # of the cells that count, in each pixel
+        share = self.rows @ valid_mask @ self.columns  # in each pixel, the share of the cells that count
         return (self.rows @ (features * valid_mask) @ self.columns) / share.clamp(min=MIN_SHARE)
 
     def valid_mask(self, inside: Tensor | None = None) -> Tensor:
-        """Return which cells, `[..., h, w]` bool, have a part in a pixel that counts.
+        """Return which cells, `[..., h, w]` bool, contribute to a pixel that counts.
 
         Args:
             inside: The pixels that count, `[..., H, W]` bool; None: those of the region of interest.
@@ -177,14 +199,15 @@ class Model(Detector):
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
         """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
-        typed = cast(Config, METHOD.parse_stored(config))
+        settings = cast(Config, METHOD.parse_stored(config))
         channels = tensors["mean"].numel()
-        if typed.network is None or not 1 <= channels <= CHANNELS:
+        if settings.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
-        width = width_of(tensors["teacher.conv1.weight"], typed.network)
+        width = width_of(tensors["teacher.conv1.weight"], settings.network)
         if width is None:
             raise InputError("the model's teacher is no PDN: fit anew")
-        model = cls(typed, typed.network, channels, stored_region(typed, tensors), width)
+        roi = stored_region(settings, tensors)
+        model = cls(settings, settings.network, channels, roi=roi, width=width)
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
@@ -193,7 +216,10 @@ class Model(Detector):
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """Build a model with its teacher, else untrained; raise InputError for a wrong teacher.
+    """Build a model with its teacher, and with an untrained student and autoencoder.
+
+    Raises:
+        InputError: The teacher cannot be read, or has another size than the settings say.
 
     Returns:
         The model, and the teacher's name, origin and licence.
@@ -206,27 +232,26 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
             f"teacher {path} is a PDN-{network.upper()}, setting network is {config.network}: leave it out"
         )
     state, channels = compact_teacher(state, facts)
-    model = Model(
-        replace(config, network=network), network, channels, roi, width_of(state["conv1.weight"], network)
-    )
+    width = width_of(state["conv1.weight"], network)
+    model = Model(replace(config, network=network), network, channels, roi=roi, width=width)
     model.teacher.load_state_dict(state)
-    source = facts["backbone"]
+    backbone = facts["backbone"]
     return model, {
-        "name": f"PDN-{network.upper()} teacher from {source.get('name', 'unknown')}",
+        "name": f"PDN-{network.upper()} teacher from {backbone.get('name', 'unknown')}",
         "origin": facts["origin"],
-        "licence": source.get("licence", "unknown"),
+        "licence": backbone.get("licence", "unknown"),
     }
 
 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
-    """Build a model with the teacher of a fitted model of the same settings, else untrained.
+    """Build a model with the teacher of a fitted model of the same settings; the rest is untrained.
 
-    Where differences are weighed (`weighed`), the fit changed the last layer of the teacher: then flawscope's
-    own teacher is taken.
+    A fit with the setting `weighed` changes the teacher's last layer. For a model with this setting,
+    flawscope's own teacher is read again.
 
     Raises:
-        InputError: The fitted model learnt with a folder of pictures, or weighed the teacher of a file: its
-            own file does not hold these.
+        InputError: The fitted model learnt with a folder of pictures, or has `weighed` and a teacher from a
+            file: its own file does not hold these.
     """
     if config.natural not in (GENERATED, NONE):
         raise not_in_model_error("natural", config.natural)
@@ -238,19 +263,19 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
     if network is None:
         raise InputError("the model does not say which teacher it has: fit anew")
     width = width_of(tensors["teacher.conv1.weight"], network)
-    model = Model(config, network, tensors["mean"].numel(), roi, width)
+    model = Model(config, network, channels=tensors["mean"].numel(), roi=roi, width=width)
     prefix = "teacher."
     model_tensors = {
-        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
     model.teacher.load_state_dict(model_tensors)
     return model
 
 
 def mirror_border(images: Tensor, border: int) -> Tensor:
-    """Return images `[B, 3, H, W]`, mirrored outwards by `border` pixels.
+    """Return images `[B, 3, H, W]` with a border of `border` pixels, in which they are mirrored.
 
-    Then a PDN's outputs are as near to the picture's edges as to any other place.
+    A PDN does not pad its input: without the border it has no outputs near the picture's edges.
     """
     return F.pad(images, (border,) * 4, mode="reflect") if border else images
 
@@ -258,9 +283,13 @@ def mirror_border(images: Tensor, border: int) -> Tensor:
 def interpolation_matrix(side: int, cells: int, first: int) -> Tensor:
     """Return the bilinear weights `[side, cells]` float64 of each cell in each pixel.
 
-    Cell i stands on pixel `first + 4 * i`. Pixels before the first cell have its value, and pixels after the
-    last cell have the last one's.
+    Pixels before the first cell get the first cell's value, pixels after the last cell the last cell's value.
+
+    Args:
+        side: Number of pixels.
+        cells: Number of cells.
+        first: Pixel on which the first cell stands; each further cell stands `STRIDE` pixels further.
     """
-    place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
-    distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
+    position = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)  # in cells
+    distance = (position[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
     return (1 - distance).clamp(min=0)

@@ -1,4 +1,4 @@
-"""EfficientAD's networks: the patch description network (PDN) and the autoencoder; and a teacher's file.
+"""EfficientAD's networks, the patch description network (PDN) and the autoencoder, and files of teachers.
 
 The PDN serves as teacher and as student (Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1,
 tables 5 to 7). All networks take pictures from `normalise`, as the published teachers do.
@@ -26,7 +26,7 @@ from flawscope.methods.training import state_file as packed
 from flawscope.methods.training.efficientad.record import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
 from flawscope.types import Array, Facts, Json
 
-# ImageNet's, whatever the teacher was made from
+# Mean and standard deviation of ImageNet's channels, for teachers of any origin
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -43,16 +43,16 @@ def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
     of a CUDA graph.
     """
     if images.device.type == "cuda":
-        found = torch.stack([images.new_full((), value) for value in values])
+        channels = torch.stack([images.new_full((), value) for value in values])
     else:
-        found = torch.tensor(values, dtype=images.dtype, device=images.device)
-    return found.view(1, -1, 1, 1)
+        channels = torch.tensor(values, dtype=images.dtype, device=images.device)
+    return channels.view(1, -1, 1, 1)
 
 
 def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn.Sequential:
     """Build a PDN without padding (tables 5 and 6): `[B, 3, H, W]` normalised to `[B, channels, h, w]`.
 
-    There is a description per 4 pixels. Output i sees the 33 pixels from 4 i on and nothing else.
+    There is an output per 4 pixels. Output i sees the 33 pixels from pixel 4 i on and nothing else.
 
     Args:
         size: "xs", "s" or "m".
@@ -78,7 +78,7 @@ def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn
 
 
 def width_of(first: Tensor | Array | None, size: Size) -> int | None:
-    """Return the width of a PDN whose first layer has these weights; None: no PDN has it."""
+    """Return the width of a PDN by the weights of its first layer; None: no PDN of this size has them."""
     width = 0 if first is None or first.ndim == 0 else first.shape[0]
     return width if 1 <= width <= WIDTHS[size] else None
 
@@ -93,7 +93,8 @@ def replace_last_layer(network: nn.Sequential, channels: int) -> nn.Sequential:
 
 def pdn_grid(size: tuple[int, int]) -> tuple[int, int]:
     """Return (h, w) of a PDN's output for pictures of (H, W) pixels."""
-    height, width = (-(-n // STRIDE) - 8 for n in size)
+    # the same as `count_outputs`: (side - 33) // 4 + 1 is side / 4, rounded up, minus 8
+    height, width = (-(-side // STRIDE) - 8 for side in size)
     return height, width
 
 
@@ -103,11 +104,11 @@ def count_outputs(crop: int) -> int:
 
 
 class Autoencoder(nn.Module):
-    """Network that sees whole pictures, and predicts the teacher's outputs.
+    """Network that predicts the teacher's outputs from the entire picture.
 
     It turns normalised images `[B, 3, H, W]`, at least 256 pixels a side, into `[B, 384, h, w]` on a PDN's
-    grid. Table 7 is for 256 x 256 pixels. The decoder's sizes are shares of the input's: other sizes work
-    too, also when the sides differ.
+    grid. Table 7 is for 256 x 256 pixels. Sizes in the decoder are shares of the input's size, so that it
+    takes other sizes, too, also with different sides.
     """
 
     def __init__(self, channels: int = CHANNELS, *, border: int = 0):
@@ -115,7 +116,7 @@ class Autoencoder(nn.Module):
 
         Args:
             channels: Number of the teacher's outputs.
-            border: Pixels beyond each edge of the picture that the PDN sees with which it is compared.
+            border: Pixels beyond each edge of the picture that the PDN sees.
         """
         super().__init__()
         self.border = border
@@ -137,18 +138,17 @@ class Autoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return outputs `[B, C, h, w]` on the PDN's grid of normalised images `[B, 3, H, W]`."""
         height, width = images.shape[-2:]
-        x = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
-        for layer, (h, w) in zip(
-            self.decoder, zip(decoder_sizes(height), decoder_sizes(width), strict=True), strict=True
-        ):
-            x = layer(_resize(x, (h, w)))  # [B, 64, h + 1, w + 1]
-        seen = (height + 2 * self.border, width + 2 * self.border)
-        output: Tensor = self.last(_resize(x, pdn_grid(seen)))
-        return output
+        maps = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
+        sizes = zip(decoder_sizes(height), decoder_sizes(width), strict=True)
+        for layer, (h, w) in zip(self.decoder, sizes, strict=True):
+            maps = layer(_resize(maps, (h, w)))  # [B, 64, h + 1, w + 1]
+        pdn_size = (height + 2 * self.border, width + 2 * self.border)
+        outputs: Tensor = self.last(_resize(maps, pdn_grid(pdn_size)))
+        return outputs
 
 
 def decoder_sizes(side: int) -> list[int]:
-    """Return the sizes of the decoder's inputs: 3, 8, 15, 32, 63, 127 for 256 pixels. Each layer adds 1."""
+    """Return the sides of the inputs of the decoder's layers: 3, 8, 15, 32, 63, 127 for 256 pixels."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
@@ -167,9 +167,9 @@ TEACHERS_PACKAGE = "flawscope_weights"
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]:
     """Read a teacher's weights and the facts about it.
 
-    The file comes from `write_teacher`, or is a published state dict (.pth, .pt) in the layout of
-    nelson1425's EfficientAD. This is opened without unpickling any code, and its tensors are matched by order
-    and shape.
+    The file is from `write_teacher`, or a published state dict (.pth, .pt) in the layout of nelson1425's
+    EfficientAD. A state dict is opened without unpickling any code, and its tensors are named by order and
+    shape.
 
     Returns:
         The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
@@ -188,18 +188,21 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]
         unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
     tensors, facts = packed.parse_state(path, body, "teacher", REMEDY)
-    wanted = _teacher_tensors(facts.get("size", ""), tensors)
-    if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
-        raise _bad_file(path, "its tensors are not those of a teacher")
+    network_tensors = _teacher_tensors(facts.get("size", ""), tensors)
+    file_shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    network_shapes = {name: tensor.shape for name, tensor in network_tensors.items()}
+    if not network_tensors or file_shapes != network_shapes:
+        raise _bad_file_error(path, "its tensors are not those of a teacher")
     _check_teacher_facts(path, facts)
-    state = {k: torch.from_numpy(tensors[k]).float() for k in wanted}  # safetensors has its own order
-    if not all(bool(v.isfinite().all()) for v in state.values()):
-        raise _bad_file(path, "some of its weights are not finite")
+    # in the network's order, which safetensors does not keep
+    state = {name: torch.from_numpy(tensors[name]).float() for name in network_tensors}
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise _bad_file_error(path, "some of its weights are not finite")
     return state, {**facts, "origin": origin}
 
 
 def _teacher_tensors(size: Size, tensors: packed.Arrays) -> dict[str, Tensor]:
-    """Return fresh tensors of a teacher of this size, as wide as the given ones; empty: there is none."""
+    """Return the tensors of an untrained teacher of this size, as wide as `tensors`; empty: there is none."""
     if size not in WIDTHS:
         return {}
     width = width_of(tensors.get("conv1.weight"), size)
@@ -209,13 +212,13 @@ def _teacher_tensors(size: Size, tensors: packed.Arrays) -> dict[str, Tensor]:
 def _check_teacher_facts(path: Path, facts: Json) -> None:
     """Raise InputError for facts that do not name the backbone from which a teacher was made."""
     rank = facts.get("rank", CHANNELS)
-    is_rank = isinstance(rank, int) and 1 <= rank <= CHANNELS
-    if not is_rank or not isinstance(facts.get("backbone"), dict):
-        raise _bad_file(path, "it does not say what it was made from")
+    is_rank_valid = isinstance(rank, int) and 1 <= rank <= CHANNELS
+    if not is_rank_valid or not isinstance(facts.get("backbone"), dict):
+        raise _bad_file_error(path, "it does not say what it was made from")
 
 
 def packaged_teacher(size: Size) -> Path:
-    """Return the file of the teacher of this size in the package `flawscope_weights`.
+    """Return the teacher file of a size in the package `flawscope_weights`.
 
     Raises:
         InputError: The package is not installed, or holds no teacher of this size.
@@ -238,73 +241,77 @@ def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, object]
 ) -> None:
     """Write a teacher atomically: fp16 tensors and `facts` as JSON in a safetensors file."""
-    packed.write_state(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
+    arrays = {name: tensor.half().cpu().numpy() for name, tensor in state.items()}
+    packed.write_state(path, arrays, "teacher", facts)
 
 
 def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
-    """Return the matrix `[outputs, channels]` that expands channels to more outputs; equal: the identity.
+    """Return the matrix `[outputs, channels]` that expands a backbone's channels to more outputs.
 
     The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
-    squared differences of the 384 outputs are exactly those of the standardised channels, and no channel
-    weighs more than another, as it would if some were repeated.
+    squared differences of the outputs are then those of the channels, and all channels have the same weight;
+    if channels were repeated instead, those would weigh more. For as many outputs as channels the matrix is
+    the identity.
 
-    The last layer of a PDN is linear: the teacher is distilled with an output a channel, which costs less,
-    and its last layer is multiplied afterwards. The function and the loss are the same.
+    The last layer of a PDN is linear. Therefore the teacher is distilled with one output per channel, which
+    takes less time, and its last layer is multiplied by this matrix afterwards. Outputs and loss are the same
+    as for a teacher that was distilled with all outputs.
     """
     if channels == outputs:
         return torch.eye(outputs)
     rng = np.random.default_rng(outputs)
     basis, triangle = np.linalg.qr(rng.standard_normal((outputs, channels)))
-    basis *= np.sign(np.diagonal(triangle))  # LAPACKs differ in their signs
+    basis *= np.sign(np.diagonal(triangle))  # LAPACK libraries differ in their signs
     return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
 
 
 def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
-    """Return a teacher's state without its redundant outputs, and the number of outputs left.
+    """Return a teacher's state without its redundant outputs, and the number of outputs that remain.
 
-    This undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
-    differences stay the same, and the last layers cost less.
+    A teacher of a backbone with fewer than 384 channels was multiplied by `expansion_matrix`; this undoes it.
+    Mean squared differences stay the same, and the last layers take less time.
     """
     channels = facts.get("rank", CHANNELS)
-    state = dict(state)
+    compact_state = dict(state)
     if channels < CHANNELS:
-        back = expansion_matrix(channels).T * (channels / CHANNELS)
-        weight, bias = list(state)[-2:]
-        state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
-        state[bias] = back @ state[bias]
-    return state, channels
+        inverse = expansion_matrix(channels).T * (channels / CHANNELS)
+        weight_name, bias_name = list(compact_state)[-2:]  # of the last layer
+        compact_state[weight_name] = torch.einsum("co,oikl->cikl", inverse, compact_state[weight_name])
+        compact_state[bias_name] = inverse @ compact_state[bias_name]
+    return compact_state, channels
 
 
 def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """Undo `compact_teacher`: return the state of a network with 384 outputs, on the CPU."""
-    widen = expansion_matrix(channels)
-    wide = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    weight, bias = list(wide)[-2:]
-    wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
-    wide[bias] = widen @ wide[bias]
-    return wide
+    matrix = expansion_matrix(channels)
+    expanded_state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    weight_name, bias_name = list(expanded_state)[-2:]  # of the last layer
+    expanded_state[weight_name] = torch.einsum("oc,cikl->oikl", matrix, expanded_state[weight_name])
+    expanded_state[bias_name] = matrix @ expanded_state[bias_name]
+    return expanded_state
 
 
 # ------------------------------------------------------------------------------------- published checkpoints
 
 
 def _read_published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
+    """Return the state and the size of a published PDN; raise InputError where the file is none."""
     try:
-        found = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        values = [v for v in found.values() if isinstance(v, Tensor)]
-    except Exception:  # pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ...
+        content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        tensors = [value for value in content.values() if isinstance(value, Tensor)]
+    except Exception:  # torch raises many kinds, such as pickle.UnpicklingError, RuntimeError and EOFError
         raise files.unusable_file_error(
             path, "it holds more than tensors, or is damaged: give the state dict of a PDN", "teacher"
         ) from None
     sizes: tuple[Size, ...] = ("s", "m")
     for size in sizes:
-        wanted = pdn(size).state_dict()
-        if [v.shape for v in values] == [v.shape for v in wanted.values()]:
-            return {k: v.float() for k, v in zip(wanted, values, strict=True)}, size
+        state = pdn(size).state_dict()
+        if [tensor.shape for tensor in tensors] == [tensor.shape for tensor in state.values()]:
+            return {name: tensor.float() for name, tensor in zip(state, tensors, strict=True)}, size
     raise files.unusable_file_error(
         path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher"
     )
 
 
-def _bad_file(path: Path, reason: str) -> InputError:
+def _bad_file_error(path: Path, reason: str) -> InputError:
     return files.unusable_file_error(path, f"{reason}; {REMEDY}", "teacher")

@@ -12,17 +12,18 @@ from flawscope.methods.settings import Rule, TrainingSettings
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-Size = Literal["xs", "s", "m"]  # of a PDN
-# channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
+Size = Literal["xs", "s", "m"]  # size of a PDN
+# Channels of a PDN's first layer. s and m are the paper's; xs is a PDN-S with a fifth of its operations
 WIDTHS = {"xs": 48, "s": 128, "m": 256}
-RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
-STRIDE = 4  # of its outputs, in pixels
-CHANNELS = 384  # of a teacher
-FIRST_LAYERS = 6  # of a PDN: until its second pooling. A student that starts as the teacher keeps them
+RECEPTIVE_FIELD = 33  # pixels a side that decide one output of a PDN
+STRIDE = 4  # pixels from one output of a PDN to the next
+CHANNELS = 384  # number of a teacher's outputs
+# Number of a PDN's layers up to its second pooling. A student that starts as the teacher keeps these layers
+FIRST_LAYERS = 6
 
 
 PAPER_STEPS = 70_000
-# what `natural` may be beside a folder
+# Values of `natural` that are no folder
 GENERATED = "generated"
 NONE = "none"
 
@@ -54,8 +55,8 @@ class Config(TrainingSettings):
         """Return the rules of EfficientAD's own settings."""
         low, high = self.quantiles
         yield 0 <= self.border <= 16 and self.border % 4 == 0, "border must be 0, 4, 8, 12 or 16 pixels"
-        wide = self.window is None or self.window >= RECEPTIVE_FIELD
-        yield wide, f"window must be at least {RECEPTIVE_FIELD} pixels"
+        is_wide = self.window is None or self.window >= RECEPTIVE_FIELD
+        yield is_wide, f"window must be at least {RECEPTIVE_FIELD} pixels"
         yield 0 <= self.hard < 1, "hard must be at least 0 and below 1"
         yield 0 <= self.defects <= 16, "defects must be between 0 and 16"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -35,18 +35,26 @@ CellIndex = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its
 
 @dataclass
 class Batch:
-    """Training data of a step."""
+    """Training data of a step: B pictures with a window each.
 
-    images: Tensor  # [B, 3, H, W] float32 in 0..1
-    recoloured: Tensor  # the same, without defects, in other colours
-    # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised; None: not known
+    Attributes:
+        images: The pictures, `[B, 3, H, W]` float32 in 0..1; with simulated defects if there are any.
+        recoloured: The pictures without defects in other colours, `[B, 3, H, W]`.
+        targets: The teacher's outputs on the windows, `[B, C, n, m]` fp16, not standardised; None: they must
+            be computed.
+        natural: Pictures of other things at the window's size, `[B, 3, h, w]` uint8; None: none.
+        cells: First output (row, column) of each window.
+        valid_mask: The outputs of the windows that count, `[B, n, m]` bool; None: all of them.
+        defect_outputs: The outputs `[B, n, m]` that see simulated defects; None: there are no defects.
+    """
+
+    images: Tensor
+    recoloured: Tensor
     targets: Tensor | None
-    natural: Tensor | None  # [B, 3, h, w] uint8: pictures of other things, of the window's size
-    cells: list[tuple[int, int]]  # where each window begins, in outputs
-    valid_mask: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
-    defect_outputs: DefectOutputs | None = (
-        None  # outputs [B, n, m] that see simulated defects; None: there are none
-    )
+    natural: Tensor | None
+    cells: list[tuple[int, int]]
+    valid_mask: Tensor | None
+    defect_outputs: DefectOutputs | None = None
 
 
 class Trainer(trainer.Trainer[Batch]):
@@ -61,25 +69,27 @@ class Trainer(trainer.Trainer[Batch]):
         self,
         model: Model,
         images: GoodPictures,
-        taught: TeacherOutputs,
-        other: GeneratedPictures | NaturalPictures | None,
+        teacher_outputs: TeacherOutputs,
+        natural: GeneratedPictures | NaturalPictures | None,
         task: Task,
     ):
         self.model = model
         self.images = images
-        self.teacher_outputs = taught
-        self.natural = other
+        self.teacher_outputs = teacher_outputs
+        self.natural = natural
         self.config = model.config
-        self.training = taught.learnt
-        most = max(model.grid) if self.config.window is None else count_outputs(self.config.window)
-        self.window = min(most, model.grid[0]), min(most, model.grid[1])  # cells
-        height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
+        self.training = teacher_outputs.learnt
+        max_cells = max(model.grid) if self.config.window is None else count_outputs(self.config.window)
+        self.window = min(max_cells, model.grid[0]), min(max_cells, model.grid[1])  # (height, width) in cells
+        height, width = (RECEPTIVE_FIELD + STRIDE * (cells - 1) for cells in self.window)
         self.window_pixels = height, width
         self.defect_simulator = None
         if self.config.defects:
             region = model.roi.cpu().numpy()
             tiled = self.config.tile is not None
-            self.defect_simulator = DefectSimulator(images, self.training, region, self.config.defects, tiled)
+            self.defect_simulator = DefectSimulator(
+                images, self.training, region, count=self.config.defects, tiled=tiled
+            )
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )
@@ -88,18 +98,23 @@ class Trainer(trainer.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student. The first layers, which cost most, do not learn."""
+        """Copy the teacher's weights into the student, and exclude its first layers from learning.
+
+        The first half of the student's outputs then equals the teacher's standardised outputs. The first
+        layers take most of the time.
+        """
         model = self.model
         student = self.model.student
-        last = _last_layer(student)
-        taught = _last_layer(model.teacher)
-        assert last.bias is not None
-        assert taught.bias is not None
+        student_last = _last_layer(student)
+        teacher_last = _last_layer(model.teacher)
+        assert student_last.bias is not None
+        assert teacher_last.bias is not None
+        pairs = zip(student[:-1].parameters(), model.teacher[:-1].parameters(), strict=True)
         with torch.no_grad():
-            for mine, known in zip(student[:-1].parameters(), model.teacher[:-1].parameters(), strict=True):
-                mine.copy_(known)
-            last.weight[: model.channels] = taught.weight / model.std.view(-1, 1, 1, 1)
-            last.bias[: model.channels] = (taught.bias - model.mean) / model.std
+            for student_parameter, teacher_parameter in pairs:
+                student_parameter.copy_(teacher_parameter)
+            student_last.weight[: model.channels] = teacher_last.weight / model.std.view(-1, 1, 1, 1)
+            student_last.bias[: model.channels] = (teacher_last.bias - model.mean) / model.std
         student[:FIRST_LAYERS].requires_grad_(False)
 
     # ---- a step
@@ -109,164 +124,197 @@ class Trainer(trainer.Trainer[Batch]):
         rng = self.rng(Stream.EFFICIENTAD_STEP, step)
         count = len(self.training)
         images = []
-        changed = []
-        taught = []
-        other = []
+        recoloured = []
+        targets = []
+        natural = []
         cells = []
-        valid_mask = []
-        spoilt = []
+        valid_masks = []
+        sees_defect = []
+        is_centred_on_defect = []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
-            image = unmark(self.images[index])
+            good_image = unmark(self.images[index])
             mask = self.teacher_outputs.valid_mask(place)
-            shown = image
-            places = mask
+            image = good_image
+            window_targets = mask  # outputs of which the window must hold one
             if self.defect_simulator is not None:
-                shown, defects = self.defect_simulator(index, rng)
-                found = outputs_seeing(defects, self.config.border)
-                places = found.within if mask is None else found.within & mask
-                places = places if places.any() else mask
-            y, x = self._draw_window(places, rng)
+                image, defects = self.defect_simulator(index, rng)
+                seeing = outputs_seeing(defects, self.config.border)
+                counted = seeing.within if mask is None else seeing.within & mask
+                if counted.any():
+                    window_targets = counted
+            y, x = self._draw_window(window_targets, rng)
             window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
             if self.defect_simulator is None:
-                taught.append(self.teacher_outputs[place][0][:, *window])
+                (teacher_outputs,) = self.teacher_outputs[place]
+                targets.append(teacher_outputs[:, *window])
             else:
-                spoilt.append((found.anywhere[window], found.within[window]))
-            changed.append(recolour(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))
-            images.append(shown)
+                sees_defect.append(seeing.anywhere[window])
+                is_centred_on_defect.append(seeing.within[window])
+            kind = int(rng.integers(3))
+            recoloured.append(recolour(good_image, kind, float(rng.uniform(0.8, 1.2))))
+            images.append(image)
             cells.append((y, x))
             if mask is not None:
-                valid_mask.append(mask[window])
+                valid_masks.append(mask[window])
             if self.natural is not None:
-                other.append(torch.from_numpy(self.natural.draw(self.window_pixels, rng)).permute(2, 0, 1))
-        defects_of_batch = None
-        if spoilt:
-            anywhere = torch.stack([picture for picture, _ in spoilt])
-            within = torch.stack([where for _, where in spoilt])
-            defects_of_batch = DefectOutputs(anywhere, within)
+                pixels = self.natural.draw(self.window_pixels, rng)
+                natural.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        defect_outputs = None
+        if sees_defect:
+            defect_outputs = DefectOutputs(torch.stack(sees_defect), torch.stack(is_centred_on_defect))
         return Batch(
-            torch.stack(images),
-            torch.stack(changed),
-            _stack_any(taught),
-            _stack_any(other),
-            cells,
-            _stack_any(valid_mask),
-            defects_of_batch,
+            images=torch.stack(images),
+            recoloured=torch.stack(recoloured),
+            targets=_stack_any(targets),
+            natural=_stack_any(natural),
+            cells=cells,
+            valid_mask=_stack_any(valid_masks),
+            defect_outputs=defect_outputs,
         )
 
     def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
-        """Return the first cell (row, column) of a random window in which some cell counts."""
-        ys, xs = (_window_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
+        """Return the first cell (row, column) of a random window.
+
+        Args:
+            valid_mask: Cells `[h, w]` bool of which the window must hold one; None: any window.
+            rng: Random numbers.
+        """
+        height, width = self.window
+        grid_height, grid_width = self.model.grid
+        ys = _window_starts(grid_height, height)
+        xs = _window_starts(grid_width, width)
         if valid_mask is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
-        height, width = self.window
-        places = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
-        return places[int(rng.integers(len(places)))]
+        starts = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
+        return starts[int(rng.integers(len(starts)))]
 
     def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
         """Cut from pictures `[B, 3, H, W]` the windows `[B, 3, h, w]` that the PDNs see."""
-        seen = mirror_border(images, self.config.border)
+        mirrored = mirror_border(images, self.config.border)
         height, width = self.window_pixels
-        parts = [
-            image[:, STRIDE * y : STRIDE * y + height, STRIDE * x : STRIDE * x + width]
-            for image, (y, x) in zip(seen, cells, strict=True)
-        ]
-        return torch.stack(parts)
+        windows = []
+        for image, (y, x) in zip(mirrored, cells, strict=True):
+            top = STRIDE * y
+            left = STRIDE * x
+            windows.append(image[:, top : top + height, left : left + width])
+        return torch.stack(windows)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """Return L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
+        """Return the losses of the paper (3.2 and 3.3): L_hard, the penalty, L_AE and L_STAE."""
         student = cast(nn.Sequential, networks[0])
         autoencoder = networks[1]
         count = len(batch.images)
         images = normalise(state.upload(batch.images, self.device))
-        changed = normalise(state.upload(batch.recoloured, self.device))
-        windows, changed_windows = (self._cut_windows(part, batch.cells) for part in (images, changed))
-        seen = [windows]
+        recoloured = normalise(state.upload(batch.recoloured, self.device))
+        windows = [self._cut_windows(images, batch.cells)]
+        recoloured_windows = self._cut_windows(recoloured, batch.cells)
         if batch.natural is not None:
-            seen.append(normalise(state.upload(batch.natural, self.device).float() / 255))
-        together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
+            windows.append(normalise(state.upload(batch.natural, self.device).float() / 255))
+        all_windows = torch.cat([*windows, recoloured_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            first, second, taught, changed_taught = self._forward(student, together, batch)
-            rebuilt = self._reconstruct(autoencoder, changed, step)
-        valid_mask = self._cell_index(batch.valid_mask)
-        learnt = first[:count]
+            outputs = self._forward(student, all_windows, batch)
+            rebuilt = self._reconstruct(autoencoder, recoloured, step)
+        valid_cells = self._cell_index(batch.valid_mask)
+        learnt = outputs.first_half[:count]
         if batch.defect_outputs is None:
-            squares = _select((taught - learnt).square(), valid_mask)
-            hard = _hard_loss(squares, self.config.hard)
+            squares = _select((outputs.teacher - learnt).square(), valid_cells)
+            hard_loss = _hard_loss(squares, self.config.hard)
             penalty = learnt.new_zeros(())
         else:
-            hard, penalty = self._student_losses(learnt, taught, batch.valid_mask, batch.defect_outputs)
+            hard_loss, penalty = self._student_losses(
+                learnt, outputs.teacher, batch.valid_mask, batch.defect_outputs
+            )
         if batch.natural is not None:
-            penalty = penalty + first[count:].square().mean()
+            penalty = penalty + outputs.first_half[count:].square().mean()
         height, width = self.window
-        rebuilt = torch.stack(
+        rebuilt_windows = torch.stack(
             [
                 image[:, y : y + height, x : x + width]
                 for image, (y, x) in zip(rebuilt, batch.cells, strict=True)
             ]
         ).float()
-        goals = _select(rebuilt, valid_mask)
-        of_autoencoder = F.mse_loss(goals, _select(changed_taught, valid_mask))
-        # its gradient reaches the autoencoder too, as published
-        of_student = F.mse_loss(_select(second, valid_mask), goals)
-        return [hard, penalty, of_autoencoder, of_student]
+        predictions = _select(rebuilt_windows, valid_cells)
+        autoencoder_loss = F.mse_loss(predictions, _select(outputs.recoloured_teacher, valid_cells))
+        # the gradient of this loss reaches the autoencoder, too, as published
+        student_autoencoder_loss = F.mse_loss(_select(outputs.second_half, valid_cells), predictions)
+        return [hard_loss, penalty, autoencoder_loss, student_autoencoder_loss]
 
-    def _forward(
-        self, student: nn.Sequential, windows: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _forward(self, student: nn.Sequential, windows: Tensor, batch: Batch) -> _Outputs:
         """Compute the outputs of the student and of the teacher on windows.
 
         Args:
             student: The student.
             windows: Windows of `batch.images`, of pictures of other things, and of `batch.recoloured`.
             batch: The batch.
-
-        Returns:
-            Outputs of the student's first half on all windows except the recoloured ones; of its second half
-            on the recoloured windows; of the teacher on the windows of `batch.images`; and of the teacher on
-            the recoloured windows.
         """
         channels = self.model.channels
         count = len(batch.images)
         teacher = self.model.teacher
-        same = FIRST_LAYERS if self.config.start == "teacher" else 0
+        shared_layers = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
-            begun = teacher[:same](windows)
-            known = batch.targets
-            asked = begun[-count:] if known is not None else torch.cat([begun[:count], begun[-count:]])
-            answers = teacher[same:](asked).float()
-        if known is not None:
-            answers = torch.cat([state.upload(known, self.device).float(), answers])
-        taught = self.model.standardise(answers)
-        # the last layer's two halves see different windows
-        last = _last_layer(student)
-        described = student[same:-1](begun)
-        assert last.bias is not None
-        first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
-        second = F.conv2d(described[-count:], last.weight[channels:], last.bias[channels:])
-        return first.float(), second.float(), taught[:count], taught[count:]
+            shared_maps = teacher[:shared_layers](windows)
+            if batch.targets is None:
+                maps = torch.cat([shared_maps[:count], shared_maps[-count:]])
+                teacher_outputs = teacher[shared_layers:](maps).float()
+            else:
+                recoloured_outputs = teacher[shared_layers:](shared_maps[-count:]).float()
+        if batch.targets is not None:
+            targets = state.upload(batch.targets, self.device).float()
+            teacher_outputs = torch.cat([targets, recoloured_outputs])
+        standardised = self.model.standardise(teacher_outputs)
+        # the two halves of the student's last layer see different windows
+        last_layer = _last_layer(student)
+        student_maps = student[shared_layers:-1](shared_maps)
+        assert last_layer.bias is not None
+        first_half = F.conv2d(student_maps[:-count], last_layer.weight[:channels], last_layer.bias[:channels])
+        second_half = F.conv2d(
+            student_maps[-count:], last_layer.weight[channels:], last_layer.bias[channels:]
+        )
+        return _Outputs(
+            first_half=first_half.float(),
+            second_half=second_half.float(),
+            teacher=standardised[:count],
+            recoloured_teacher=standardised[count:],
+        )
 
     def _student_losses(
-        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: DefectOutputs
+        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, seeing: DefectOutputs
     ) -> tuple[Tensor, Tensor]:
-        """Return the hard-feature loss where there are no defects, and the penalty where there are."""
+        """Return L_hard of outputs that see no defect, and the penalty of those centred on a defect.
+
+        Args:
+            learnt: The student's outputs, `[B, C, n, m]`.
+            taught: The teacher's standardised outputs, likewise.
+            valid_mask: The outputs that count, `[B, n, m]` bool; None: all of them.
+            seeing: The outputs that see defects.
+        """
         squares = (taught - learnt).square()
-        none = learnt.new_zeros(())
-        good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
+        # masks on the CPU: `any` waits for no GPU
+        is_good = ~seeing.anywhere
+        is_defective = seeing.within
         if valid_mask is not None:
-            good, bad = good & valid_mask, bad & valid_mask
-        hard = _hard_loss(_select(squares, self._cell_index(good)), self.config.hard) if good.any() else none
-        return hard, _select(learnt, self._cell_index(bad)).square().mean() if bad.any() else none
+            is_good = is_good & valid_mask
+            is_defective = is_defective & valid_mask
+        hard_loss = learnt.new_zeros(())
+        penalty = learnt.new_zeros(())
+        if is_good.any():
+            hard_loss = _hard_loss(_select(squares, self._cell_index(is_good)), self.config.hard)
+        if is_defective.any():
+            penalty = _select(learnt, self._cell_index(is_defective)).square().mean()
+        return hard_loss, penalty
 
     def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
-        """Return an index of the cells that count, for `_select`.
+        """Return an index of the cells that count, for `_select`; None: all cells count.
 
-        A GPU gets their indices: with a mask the CPU would wait until the GPU has counted its elements.
+        On a GPU it consists of indices: a mask would make the CPU wait until the GPU has counted its cells.
         """
-        if valid_mask is None or self.device.type != "cuda":
-            return None if valid_mask is None else valid_mask.to(self.device)
-        return tuple(state.upload(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
+        if valid_mask is None:
+            return None
+        if self.device.type != "cuda":
+            return valid_mask.to(self.device)
+        return tuple(state.upload(indices, self.device) for indices in valid_mask.nonzero(as_tuple=True))
 
     def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """Return the outputs of the autoencoder; its dropout depends on the step alone."""
@@ -277,14 +325,33 @@ class Trainer(trainer.Trainer[Batch]):
         return rebuilt
 
 
+class _Outputs(NamedTuple):
+    """Outputs of student and teacher on the windows of a batch.
+
+    Attributes:
+        first_half: The student's first half, on the windows of the pictures and of pictures of other things.
+        second_half: The student's second half, on the recoloured windows.
+        teacher: The teacher, standardised, on the windows of the pictures.
+        recoloured_teacher: The teacher, standardised, on the recoloured windows.
+    """
+
+    first_half: Tensor
+    second_half: Tensor
+    teacher: Tensor
+    recoloured_teacher: Tensor
+
+
 def _stack_any(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Stack the tensors of a batch; None where it has none."""
+    """Stack tensors; return None if there are none."""
     return torch.stack(list(tensors)) if tensors else None
 
 
 def _window_starts(cells: int, window: int) -> list[int]:
-    """Return the first cells of the fewest windows that cover all cells: with more, outer cells are rarer."""
-    count = -(-cells // window)
+    """Cover all cells of an axis with the fewest windows, and return each window's first cell.
+
+    With more windows, outer cells would be learnt less often.
+    """
+    count = -(-cells // window)  # rounded up
     if count == 1:
         return [0]
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
@@ -295,7 +362,7 @@ def _last_layer(network: nn.Module) -> nn.Conv2d:
 
 
 def _select(values: Tensor, valid_mask: CellIndex | None) -> Tensor:
-    """Return the values `[N, C]` of `[B, C, h, w]` where they count."""
+    """Return the values of `[B, C, h, w]` that count, as `[N, C]`; unchanged where all count."""
     return values if valid_mask is None else values.permute(0, 2, 3, 1)[valid_mask]
 
 
@@ -305,5 +372,6 @@ def _hard_loss(squares: Tensor, share: float) -> Tensor:
     `torch.quantile` takes too few values for this.
     """
     values = squares.flatten()
+    # number of values at or above the quantile
     count = values.numel() - math.ceil(share * (values.numel() - 1))
     return values.topk(max(1, count), sorted=False).values.mean()

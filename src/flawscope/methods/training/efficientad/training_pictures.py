@@ -39,27 +39,32 @@ Pixels = NDArray[np.uint8]
 
 
 class TeacherOutputs(FeatureCache):
-    """The teacher's outputs on training pictures, before they are standardised."""
+    """The teacher's outputs on training pictures, before they are standardised.
+
+    Attributes:
+        padded: Which outputs of a padded picture count, by the picture's place.
+        region: Which outputs count where pictures are not padded; None: all of them.
+    """
 
     def __init__(self, model: Model, images: GoodPictures, training: Sequence[int], room: int):
         device = model.mean.device
-        super().__init__(images, training, device, [(model.channels, *model.grid)], room, where=device)
+        shape = (model.channels, *model.grid)
+        super().__init__(images, training, device, shapes=[shape], room=room, where=device)
         self.model = model
-        # cells that count: per picture where pictures are padded, else for all; None: every cell
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.valid_mask().cpu()
 
     def measure(self, step: ProgressCallback) -> None:
-        """Set the model's teacher statistics (A.1), and keep as many outputs as there is room for."""
+        """Set mean and spread of the teacher's outputs in the model (A.1), and keep the outputs that fit."""
         (moments,) = self.moments(step, "teacher statistics")
         self.model.mean.copy_(moments.mean)
         self.model.std.copy_(moments.spread())
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """Return the teacher's outputs `[B, C, h, w]` on images `[B, 3, H, W]`, as a single map."""
-        seen = mirror_border(normalise(self.model.filled(images)), self.model.config.border)
+        inputs = mirror_border(normalise(self.model.filled(images)), self.model.config.border)
         with without_tf32(images.device):
-            return [self.model.teacher(seen).float()]
+            return [self.model.teacher(inputs).float()]
 
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
         """Return which outputs of the pictures count, `[B, h, w]` bool; None: all of them."""
@@ -67,7 +72,7 @@ class TeacherOutputs(FeatureCache):
         return [torch.stack(masks).to(self.device)] if masks else None
 
     def valid_mask(self, place: int) -> Tensor | None:
-        """Return which cells `[h, w]` bool of a picture count; None: all of them."""
+        """Return which outputs `[h, w]` bool of the picture at a place count; None: all of them."""
         if not self.model.config.pads:
             return self.region
         if place not in self.padded:
@@ -80,7 +85,10 @@ class TeacherOutputs(FeatureCache):
 
 
 def natural_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None:
-    """Return the source of the pictures that the student must not learn, by the setting `natural`."""
+    """Return the source of the pictures that the student must not learn, by the setting `natural`.
+
+    It is None where there are no such pictures.
+    """
     if natural == NONE:
         return None
     return GeneratedPictures() if natural == GENERATED else NaturalPictures(natural)
@@ -89,8 +97,8 @@ def natural_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None
 class NaturalPictures:
     """Photographs of a folder, scaled to 512 x 512 pixels, grey with probability 0.3 (A.1).
 
-    The authors cut out the middle; here the place is random, since a few thousand pictures stand for
-    ImageNet.
+    The authors cut out the middle of a picture. Here the place is random, because a few thousand pictures
+    must do the work of ImageNet.
     """
 
     SIDE = 512
@@ -99,7 +107,7 @@ class NaturalPictures:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.paths = list_pictures(os.fspath(folder))
-        # sizes alone tell folders apart well enough: ImageNet has more than a million files
+        # a digest of the files' sizes alone: to read the more than a million files of ImageNet takes too long
         sizes = " ".join(str(path.stat().st_size) for path in self.paths)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
@@ -108,29 +116,37 @@ class NaturalPictures:
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
         """Return a random part `[h, w, 3]` uint8 of a random picture.
 
+        Args:
+            side: (h, w) of the part.
+            rng: Random numbers.
+
         Raises:
             InputError: Many pictures cannot be read.
         """
-        for _ in range(self.TRIES):  # a file may be cut short behind its header
+        for _ in range(self.TRIES):  # a file may be damaged after its header: then another is drawn
             with suppress(InputError):
-                return self._part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
+                return self._draw_part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
         raise InputError("many pictures of setting natural cannot be read: name another folder")
 
-    def _part(self, path: Path, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        large = max(self.SIDE, *side)
-        grey = rng.uniform() < self.GREY
+    def _draw_part(self, path: Path, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        """Return a random part of a picture at (h, w), which is scaled to at least `SIDE` pixels a side."""
+        height, width = size
+        full_side = max(self.SIDE, height, width)
+        is_grey = rng.uniform() < self.GREY
         image = Image.fromarray(to_eight_bits(decode(path)))
-        if grey:
+        if is_grey:
             image = image.convert("L").convert("RGB")
-        y, x = (int(rng.integers(large - n + 1)) for n in side)
-        # only the part is computed
-        scale = (image.width / large, image.height / large)
-        box = (x * scale[0], y * scale[1], (x + side[1]) * scale[0], (y + side[0]) * scale[1])
-        return np.array(image.resize((side[1], side[0]), Image.Resampling.BILINEAR, box=box))
+        y = int(rng.integers(full_side - height + 1))
+        x = int(rng.integers(full_side - width + 1))
+        # the part's box in the unscaled picture: the rest is not scaled
+        x_scale = image.width / full_side
+        y_scale = image.height / full_side
+        box = (x * x_scale, y * y_scale, (x + width) * x_scale, (y + height) * y_scale)
+        return np.array(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 class GeneratedPictures:
-    """Stand-in where there are no photographs: patches of a generated texture on another one."""
+    """Stand-in for photographs: patches of a generated texture on another generated texture."""
 
     name = "generated textures, no photographs"
 
@@ -149,66 +165,90 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
 def recolour(image: Tensor, kind: int, factor: float) -> Tensor:
-    """Return a picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2).
+    """Return a picture in 0..1 with another brightness, contrast or saturation (A.1).
 
-    It is blended by `factor` with black, with its mean grey, or with its own greys (A.1).
+    Args:
+        image: The picture, `[3, H, W]` in 0..1.
+        kind: 0 for brightness, 1 for contrast, 2 for saturation.
+        factor: Factor of the difference from black, from the mean grey, or from the pixels' own greys.
     """
-    grey = (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)).sum(0)
-    other = (torch.zeros_like(grey), grey.mean(), grey)[kind]
-    return (other + factor * (image - other)).clamp(0, 1)
+    luma = torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    grey = (image * luma).sum(0)
+    base = (torch.zeros_like(grey), grey.mean(), grey)[kind]
+    return (base + factor * (image - base)).clamp(0, 1)
 
 
 SCALES = tuple(DefectScale)
 ON_PART = 0.75  # probability that a picture's defects lie on the part, where most real ones do
-PART_PICTURES = 24  # pictures at most that the part is learnt from
-MIDDLE_SIDE = 15  # pixels a side, in the middle of what an output sees: a defect there must be found
+PART_PICTURES = 24  # largest number of pictures from which the part is learnt
+MIDDLE_SIDE = 15  # pixels a side in the middle of an output's receptive field: a defect there must be found
 
 
 @dataclass
 class DefectOutputs:
-    """Masks `[..., h, w]` bool of the outputs that see simulated defects."""
+    """Masks `[..., h, w]` bool of the outputs that see simulated defects.
 
-    anywhere: Tensor  # in their receptive field
-    within: Tensor  # in its middle
+    Attributes:
+        anywhere: Whether a defect lies in the output's receptive field.
+        within: Whether a defect lies in the middle of the receptive field, `MIDDLE_SIDE` pixels a side.
+    """
+
+    anywhere: Tensor
+    within: Tensor
 
 
 @dataclass
 class DefectSimulator:
-    """Simulator of defects on good pictures. Each result depends on its generator alone."""
+    """Simulator of defects on good pictures. A result depends on the generator of its call alone.
+
+    Attributes:
+        images: The good pictures.
+        training: Numbers of the pictures to learn from.
+        region: Where pixels count, `[H, W]`.
+        count: Number of defects on a picture.
+        tiled: Whether pictures show different places.
+    """
 
     images: GoodPictures
     training: Sequence[int]
-    region: NDArray[np.bool_]  # [H, W]: where anything counts
-    count: int  # defects on a picture
-    tiled: bool = False  # pictures show different places
+    region: NDArray[np.bool_]
+    count: int
+    tiled: bool = False
 
     def __post_init__(self) -> None:
-        self.parts = PartMasks(self.images, self.training, 0 if self.tiled else PART_PICTURES, self.region)
+        max_pictures = 0 if self.tiled else PART_PICTURES
+        self.parts = PartMasks(self.images, self.training, max_pictures, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Put defects of any scale on a picture; elsewhere it is unchanged to the last bit.
+        """Put defects of any scale on a good picture; no bit changes elsewhere.
 
         Returns:
             The picture `[3, H, W]` float32 in 0..1, and the defects' mask `[H, W]` bool.
         """
         image = self.images[index]
         pixels, inside = to_pixels(image)
-        within = self.parts[index] if rng.random() < ON_PART else inside & self.region
-        where = np.zeros_like(within)
+        foreground = self.parts[index] if rng.random() < ON_PART else inside & self.region
+        defect_mask = np.zeros_like(foreground)
         for _ in range(self.count):
             scale = SCALES[int(rng.integers(len(SCALES)))]
-            made = simulate_defect(pixels, rng, scale=scale, foreground=within)
-            pixels = made.picture
-            where = where | made.mask
+            defect = simulate_defect(pixels, rng, scale=scale, foreground=foreground)
+            pixels = defect.picture
+            defect_mask = defect_mask | defect.mask
         changed = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        mask = torch.from_numpy(where)
-        return torch.where(mask, changed, torch.from_numpy(remove_padding_marks(image.numpy())[0])), mask
+        mask = torch.from_numpy(defect_mask)
+        plain, _ = remove_padding_marks(image.numpy())
+        return torch.where(mask, changed, torch.from_numpy(plain)), mask
 
 
 def outputs_seeing(defects: Tensor, border: int) -> DefectOutputs:
-    """Return which PDN outputs see the defects `[H, W]` bool of a picture that is mirrored outwards."""
-    seen = mirror_border(defects[None, None].float(), border)
-    edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2
-    anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
-    within = F.max_pool2d(F.pad(seen, (-edge,) * 4), MIDDLE_SIDE, STRIDE)[0, 0] > 0
+    """Return which outputs of a PDN see the defects of a picture.
+
+    Args:
+        defects: Mask of the defects, `[H, W]` bool.
+        border: Pixels by which the picture is mirrored outwards.
+    """
+    mirrored = mirror_border(defects[None, None].float(), border)
+    anywhere = F.max_pool2d(mirrored, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
+    edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2  # pixels from a receptive field's edge to its middle part
+    within = F.max_pool2d(F.pad(mirrored, (-edge,) * 4), MIDDLE_SIDE, STRIDE)[0, 0] > 0
     return DefectOutputs(anywhere, within)

@@ -1,4 +1,4 @@
-"""Fitting PRN: holding out, prototypes, training, calibration."""
+"""A fit of PRN: holding out, prototypes, training, calibration."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures and seen defects; calibrate it on good pictures held out."""
     config = model.config
     run = TrainedFit("prnet", model, task)
-    seen = task.seen
-    held = run.divide().numbers
+    seen_defects = task.seen
+    held_out = run.divide().numbers
     learnt = run.images.numbers
-    pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
+    pictures = TrainingPictures(config, run.images, learnt, seen_defects, model.roi.cpu().numpy())
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
     task.say(
-        f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
-        f"{pluralize(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
+        f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held_out)} held out for the threshold; "
+        f"{pluralize(len(seen_defects), 'seen defect')}; simulated ones of {pictures.textures}"
     )
     features = ScaleFeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
-    clusters = find_prototypes(config, features, task.step)
-    for prototypes, cluster in zip(model.scales, clusters, strict=True):
-        prototypes.prototypes = cluster.prototypes.to(model.roi.device)
-    trainer = Trainer(model, pictures, features, clusters, task)
-    objectives = [cluster.objective for cluster in clusters]
+    results = find_prototypes(config, features, task.step)
+    for prototypes, result in zip(model.scales, results, strict=True):
+        prototypes.prototypes = result.prototypes.to(model.roi.device)
+    trainer = Trainer(model, pictures, features, results, task)
+    objectives = [result.objective for result in results]
     run.train(trainer, later=POST_TRAINING, textures=pictures.textures, prototypes=objectives)
-    said = f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen), 'seen defect')}"
-    fitted = run.finish(trainer, said)
+    description = (
+        f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen_defects), 'seen defect')}"
+    )
+    fitted = run.finish(trainer, learnt=description)
     fitted.facts |= {
-        "seen_defects": len(seen),
+        "seen_defects": len(seen_defects),
         "textures": pictures.textures,
-        "prototypes": [cluster.facts() for cluster in clusters],
+        "prototypes": [result.facts() for result in results],
     }
-    fitted.notes[:0] = [] if seen else [UNSEEN_NOTE]
+    if not seen_defects:
+        fitted.notes.insert(0, UNSEEN_NOTE)
     return fitted
 
 
@@ -59,10 +62,10 @@ UNSEEN_NOTE = "no seen defects were given (--seen): it knows simulated ones only
 def find_prototypes(
     config: Config, features: ScaleFeatureCache, step: ProgressCallback
 ) -> list[KMeansResult]:
-    """Find the prototypes of each scale (3.2)."""
-    found = []
+    """Find the prototypes of each scale (3.2) among the features of the good pictures."""
+    results = []
     for scale in range(3):
         load = partial(features.maps, scale=scale)
-        found.append(k_means(load, len(features.learnt), seed=config.seed))
+        results.append(k_means(load, len(features.learnt), seed=config.seed))
         step("prototypes", scale + 1, 3)
-    return found
+    return results

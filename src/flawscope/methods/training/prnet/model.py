@@ -22,11 +22,15 @@ from flawscope.types import Json
 class Model(Detector):
     """The PRN detector: Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization.
 
-    CVPR 2023. The backbone is frozen, its last stage too: prototypes and features do not change.
+    CVPR 2023. The entire backbone is frozen, also its last stage: prototypes and features do not change.
+
+    Attributes:
+        scales: Prototypes of the scales, at strides 4, 8 and 16.
+        last: Standardises the maps of the last stage, at stride 32.
     """
 
     config: Config
-    scales: list[Prototypes]  # at strides 4, 8 and 16
+    scales: list[Prototypes]
 
     def __init__(
         self, config: Config, backbone: Backbone, roi: Tensor | None = None, counts: Sequence[int] = (1, 1, 1)
@@ -42,7 +46,7 @@ class Model(Detector):
                 f"strides {','.join(map(str, STRIDES))}: choose others, --set stages=..., or a --backbone"
             )
         self.scales = nn.ModuleList(  # type: ignore[assignment]
-            Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
+            Prototypes(count, shape) for count, shape in zip(counts, self.shapes[:-1], strict=True)
         )
         self.last = Standardise(self.shapes[-1][0])
         self.network = Network(
@@ -56,7 +60,7 @@ class Model(Detector):
         self.eval()
 
     def train(self, mode: bool = True) -> Model:
-        """Stay in eval mode: no layer behaves differently in training, and the backbone is frozen."""
+        """Stay in eval mode: the backbone is frozen, and no other layer depends on the mode."""
         return super().train(False)
 
     @property
@@ -69,46 +73,59 @@ class Model(Detector):
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into the network's logits `[B, H, W]` float32."""
         with self.reduced():
-            maps, residuals = self._compared(images, Prototypes.residuals)
+            maps, residuals = self._compare_scales(images, Prototypes.residuals)
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 
     def residuals(self, images: Tensor) -> Tensor:
         """Return features at strides 4, 8 and 16 minus their nearest prototypes, on the grid of stride 8."""
         with self.reduced():
-            _, (fine, middle, coarse) = self._compared(images, Prototypes.differences)
+            _, (fine, middle, coarse) = self._compare_scales(images, Prototypes.differences)
         grid = (middle.shape[2], middle.shape[3])
-        return torch.cat(
-            [F.adaptive_avg_pool2d(fine, grid), middle, F.interpolate(coarse, grid, mode="bilinear")], 1
-        )
+        reduced_fine = F.adaptive_avg_pool2d(fine, grid)
+        enlarged_coarse = F.interpolate(coarse, grid, mode="bilinear")
+        return torch.cat([reduced_fine, middle, enlarged_coarse], 1)
 
-    def _compared(
+    def _compare_scales(
         self, images: Tensor, compare: Callable[[Prototypes, Tensor, Tensor | None], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the stages' maps, and `compare` of each scale's prototypes, map and counted cells."""
+        """Compare images with the prototypes of each scale.
+
+        Args:
+            images: Images `[B, 3, H, W]`.
+            compare: Compares a scale's prototypes with its maps, given the cells that count.
+
+        Returns:
+            The maps of the four stages, and the results of the three scales.
+        """
         inside = self.inside(images)
         maps = self.features(self.filled(images))
-        # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
+        # in fp32: squared distances of entire maps overflow fp16, and the first prototype would always win
         with autocast(images.device, dtype=None):
-            maps, valid_mask = self.mask_uncounted(maps, inside)
-            return maps, [compare(*of) for of in zip(self.scales, maps, valid_mask, strict=False)]
+            maps, valid_masks = self.mask_uncounted(maps, inside)
+            # the last stage has no prototypes: it is left out
+            results = [
+                compare(prototypes, scale_maps, valid_mask)
+                for prototypes, scale_maps, valid_mask in zip(self.scales, maps, valid_masks, strict=False)
+            ]
+            return maps, results
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn logits `[B, H, W]` into scores `[B]` and maps `[B, H, W]`, probabilities of a defect 0..1."""
         maps = torch.where(self.region(inside), features.sigmoid(), features.new_zeros(()))
         return image_score(maps, self.config.top), maps
 
-    # ---- their parts, which training uses too
+    # ---- parts of these steps, which training uses too
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the four stages' maps `[B, C_j, H_j, W_j]`, float32."""
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        return [m.float() for m in maps]
+        return [stage_maps.float() for stage_maps in maps]
 
     def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """Fill the four stages' maps with their channels' means where no pixel counts.
+        """Replace cells in which no pixel counts by the means of their channels, in the four stages' maps.
 
         Args:
             maps: The stages' maps `[B, C_j, H_j, W_j]`.
@@ -120,41 +137,50 @@ class Model(Detector):
         """
         if inside is None:
             return list(maps), [None] * len(maps)
-        cells = valid_cells(inside)
-        stages = zip([*self.scales, self.last], maps, cells, strict=True)
-        return [s.fill_with_mean(m, c) for s, m, c in stages], [c.float() for c in cells]
+        valid_masks = valid_cells(inside)
+        filled_maps = [
+            stage.fill_with_mean(stage_maps, valid_mask)
+            for stage, stage_maps, valid_mask in zip(
+                [*self.scales, self.last], maps, valid_masks, strict=True
+            )
+        ]
+        return filled_maps, [valid_mask.float() for valid_mask in valid_masks]
 
     def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the stages' maps with mean 0 and spread 1 a channel on good pictures."""
-        return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
+        stages = [*self.scales, self.last]
+        return [stage(stage_maps) for stage, stage_maps in zip(stages, maps, strict=True)]
 
     def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-        """Return the logits `[B, 1, H, W]` of a defect."""
-        found: Tensor = self.network(self.standardise(maps), residuals)
-        return found
+        """Return the logits `[B, 1, H, W]` of a defect, from the stages' maps and the scales' residuals."""
+        logits: Tensor = self.network(self.standardise(maps), residuals)
+        return logits
 
     # ---- artefact
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
         """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
-        typed = cast(Config, METHOD.parse_stored(config))
-        roi = stored_region(typed, tensors)
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
+        settings = cast(Config, METHOD.parse_stored(config))
+        roi = stored_region(settings, tensors)
+        backbone = empty_backbone(settings.backbone, settings.stages, settings.network_size, tensors)
+        # a scalar counts as one prototype here, and `fill` refuses it
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
             raise InputError("the model has no prototypes: fit anew")
-        model = cls(typed, backbone, roi, counts=[1] * len(counts))
+        model = cls(settings, backbone, roi, counts=[1] * len(counts))
         for i, scale in enumerate(model.scales):
             prototypes = tensors[f"scales.{i}.prototypes"]
-            # other shapes are refused by `fill`, and must not allocate memory
+            # no memory is allocated for other shapes, which `fill` refuses
             if prototypes.shape[1:] == scale.prototypes.shape[1:]:
                 scale.prototypes = torch.empty_like(prototypes)
         model.fill(tensors)
-        learnt = [value for name, value in model.state_dict().items() if not name.startswith("backbone.")]
-        spreads = [scale.std for scale in (*model.scales, model.last)]
-        is_finite = all(bool(value.isfinite().all()) for value in learnt)
-        if not is_finite or not all(bool((spread > 0).all()) for spread in spreads):
+        learnt_tensors = [
+            tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")
+        ]
+        is_finite = all(bool(tensor.isfinite().all()) for tensor in learnt_tensors)
+        has_spreads = all(bool((stage.std > 0).all()) for stage in (*model.scales, model.last))
+        if not is_finite or not has_spreads:
             raise InputError("the model's tensors are not finite, or out of range: fit anew")
         return model
 
@@ -165,7 +191,7 @@ def valid_cells(inside: Tensor) -> list[Tensor]:
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """Build a model with its backbone, else untrained; return it with the weights' origin.
+    """Build a model with its pretrained backbone; the rest is untrained.
 
     Returns:
         The model, and the name, origin and licence of the weights.
@@ -175,11 +201,12 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
 
 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
-    """Build a model with the backbone of a fitted model of the same settings, else untrained.
+    """Build a model with the backbone of a fitted model of the same settings; the rest is untrained.
 
     Raises:
         InputError: The fitted model learnt with a folder of textures, which its file does not hold.
     """
     if config.textures != GENERATED:
         raise not_in_model_error("textures", config.textures)
-    return Model(config, stored_backbone(config.backbone, config.stages, config.network_size, tensors), roi)
+    backbone = stored_backbone(config.backbone, config.stages, config.network_size, tensors)
+    return Model(config, backbone, roi)

@@ -7,14 +7,15 @@ and 3.4.
                           concatenated -> 3 x multi-size attention -> fusion -> decoder -> logits
     residuals -> fusion /
 
-Normalisation is over a whole picture and all its channels: it is the same in training and in use, whatever
-the batch. It comes only after features and residuals are joined: alone, the weak residuals of a good picture
-would be raised to the strength of a defect's.
+Normalisation is over an entire picture and all its channels: it is the same in training and in use, whatever
+the batch. It comes after features and residuals are joined: if residuals were normalised alone, the weak
+residuals of a good picture would become as strong as those of a defect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 
 from flawscope.methods.training.prnet.record import STRIDES
 
-# patches along each side of a map, where they divide it. With 1 there is one token, and nothing to attend to
+# Numbers of patches along each side of a map; only those are used that divide the map's sides. A single patch
+# would have nothing to attend to
 PATCHES_PER_SIDE = (2, 4, 8)
 ATTENTION_LAYERS = 3
-CHANNEL_DIVISOR = 4  # a patch size gets a quarter of the channels
+CHANNEL_DIVISOR = 4  # each number of patches gets a quarter of the channels
 
 Grid = tuple[int, int]
 
@@ -52,74 +54,88 @@ class Network(nn.Module):
         Args:
             channels: Channels of the backbone's stages at strides 4, 8, 16 and 32.
             size: (H, W) of the pictures, multiples of 32.
-            width: Channels inside, relative to the backbone's; computing time grows with its square.
-            attention: Whether there is attention; the residual blocks behind it always stay.
+            width: Number of the network's channels, relative to the backbone's; its time grows with the
+                square.
+            attention: Whether there is attention; there are residual blocks in any case.
             residuals: Whether it takes residuals; without them, it has half as many channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
-        *inputs, last = channels
-        inside = [c if width == 1 else max(8, round(c * width / 8) * 8) for c in inputs]
-        joined = [c * (1 + residuals) for c in inside]
-        self.feature_fusion = MultiScaleFusion(inputs, inside, grids)
-        self.residual_fusion = MultiScaleFusion(inputs, inside, grids) if residuals else None
+        *scale_channels, last_channels = channels
+        if width == 1:
+            inner_channels = scale_channels
+        else:
+            inner_channels = [max(8, round(count * width / 8) * 8) for count in scale_channels]
+        # features and residuals are joined
+        joined_channels = [count * 2 if residuals else count for count in inner_channels]
+        self.feature_fusion = MultiScaleFusion(scale_channels, inner_channels, grids)
+        self.residual_fusion = MultiScaleFusion(scale_channels, inner_channels, grids) if residuals else None
         self.layers = nn.ModuleList()
         for _ in range(ATTENTION_LAYERS):
             layer = nn.ModuleList()
-            for c, grid in zip(joined, grids, strict=True):
-                blocks: list[nn.Module] = [MultiSizeAttention(c, grid)] if attention else []
-                layer.append(nn.Sequential(*blocks, ResidualBlock(c)))
+            for count, grid in zip(joined_channels, grids, strict=True):
+                blocks: list[nn.Module] = [MultiSizeAttention(count, grid)] if attention else []
+                layer.append(nn.Sequential(*blocks, ResidualBlock(count)))
             self.layers.append(layer)
-        self.fusion = MultiScaleFusion(joined, joined, grids)
-        self.decoder = Decoder(last, joined, inside, grids, size)
+        self.fusion = MultiScaleFusion(joined_channels, joined_channels, grids)
+        self.decoder = Decoder(last_channels, joined_channels, inner_channels, grids, size)
 
     def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
         """Compute the logits of a batch.
 
         Args:
             features: Four maps `[B, C_j, H_j, W_j]`, standardised.
-            residuals: Three maps like the first three features, 0 or more; unused if the network takes none.
+            residuals: Three maps of the first three features' shapes, 0 or more; not used by a network
+                without residuals.
 
         Returns:
             Logits `[B, 1, H, W]`.
         """
-        *maps, last = (_to_autocast_dtype(x) for x in features)
-        maps = self.feature_fusion(maps)
+        *scale_features, last_features = (_to_autocast_dtype(feature) for feature in features)
+        maps = self.feature_fusion(scale_features)
         if self.residual_fusion is not None:
-            # half of the squares are below 0.1, and a few above 50: those few must not drown the others
-            others = self.residual_fusion([_to_autocast_dtype(r.log1p()) for r in residuals])
-            maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
+            # Half of the residuals are below 0.1, and a few above 50: without the logarithm these few would
+            # hide the others
+            log_residuals = [_to_autocast_dtype(residual.log1p()) for residual in residuals]
+            residual_maps = self.residual_fusion(log_residuals)
+            maps = [torch.cat(pair, 1) for pair in zip(maps, residual_maps, strict=True)]
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleList)
-            maps = [part(x) for part, x in zip(layer, maps, strict=True)]
-        logits: Tensor = self.decoder(last, self.fusion(maps))
+            maps = [block(scale_map) for block, scale_map in zip(layer, maps, strict=True)]
+        logits: Tensor = self.decoder(last_features, self.fusion(maps))
         return logits
 
 
 class MultiScaleFusion(nn.Module):
-    """Module that adds to every scale the maps of all others (3.3), as in HRNet."""
+    """Module that adds the maps of all other scales to every scale (3.3), as in HRNet."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
         scales = range(len(inputs))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_scale_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
+            nn.ModuleList(_scale_path(inputs[j], outputs[i], down=i - j, grid=grids[i]) for j in scales)
+            for i in scales
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return for each scale the sum of all scales' maps, brought to its channels and size."""
-        fused = []
+        fused_maps = []
         for paths in self.paths:
             assert isinstance(paths, nn.ModuleList)
-            first, *others = (path(x) for path, x in zip(paths, maps, strict=True))
-            for other in others:
-                first = first + other
-            fused.append(first)
-        return fused
+            contributions = [path(scale_map) for path, scale_map in zip(paths, maps, strict=True)]
+            fused_maps.append(reduce(torch.add, contributions))
+        return fused_maps
 
 
 def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
-    """Return layers from a scale to another that is halved `down` times, or doubled where negative."""
+    """Return layers that bring the map of a scale to another scale.
+
+    Args:
+        inputs: Channels of the map.
+        outputs: Channels of the result.
+        down: How often the map's sides are halved; below 0, they are enlarged.
+        grid: (h, w) of the result.
+    """
     if down < 0:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
     if down == 0:
@@ -133,28 +149,35 @@ def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
 class MultiSizeAttention(nn.Module):
     """Multi-size self-attention (3.3) among the patches of a map.
 
-    The map is cut into patches of several sizes. At each size every patch attends to all others.
+    The map is cut into patches of several sizes. At each size every patch attends to all patches.
+
+    Attributes:
+        parts: Numbers of patches along a side, one for each size.
+        inner: Channels of each size.
     """
 
     def __init__(self, channels: int, grid: Grid):
         super().__init__()
-        self.grid, self.parts = grid, tuple(n for n in PATCHES_PER_SIDE if grid[0] % n == 0 == grid[1] % n)
+        self.grid = grid
+        self.parts = tuple(
+            count for count in PATCHES_PER_SIDE if grid[0] % count == 0 and grid[1] % count == 0
+        )
         self.inner = max(4, channels // CHANNEL_DIVISOR)
         self.norm = PictureNorm(channels)
-        # No bias: one of k adds the same to all logits of a patch, and the soft-max takes it out again.
+        # No bias: a bias of the keys adds the same number to all logits of a patch, which softmax cancels
         self.qkv = nn.Conv2d(channels, 3 * self.inner * len(self.parts), 1, bias=False)
         self.merge = nn.Conv2d(self.inner * len(self.parts), channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps `[B, C, h, w]`, to which the attention of each patch size is added."""
-        seen = []
-        sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
-        for parts, maps in zip(self.parts, sizes, strict=True):
-            q, k, v = (self.to_tokens(part, parts) for part in maps.split(self.inner, 1))
+        attended_maps = []
+        maps_of_sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
+        for parts, size_maps in zip(self.parts, maps_of_sizes, strict=True):
+            q, k, v = (self.to_tokens(maps, parts) for maps in size_maps.split(self.inner, 1))
             weights = (q * q.shape[2] ** -0.5 @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
-            seen.append(self.from_tokens(weights @ v, parts))
-        merged: Tensor = self.merge(torch.cat(seen, 1))
-        return x + merged
+            attended_maps.append(self.from_tokens(weights @ v, parts))
+        attention: Tensor = self.merge(torch.cat(attended_maps, 1))
+        return x + attention
 
     def to_tokens(self, maps: Tensor, parts: int) -> Tensor:
         """Cut maps `[B, c, h, w]` into patches `[B, parts², d]`, d = c h w / parts²."""
@@ -163,7 +186,7 @@ class MultiSizeAttention(nn.Module):
         return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, parts * parts, self.inner * h * w)
 
     def from_tokens(self, tokens: Tensor, parts: int) -> Tensor:
-        """Put tokens back into maps `[B, c, h, w]`."""
+        """Put patches `[B, parts², d]` back into maps `[B, c, h, w]`."""
         h, w = self.grid[0] // parts, self.grid[1] // parts
         cut = tokens.reshape(-1, parts, parts, self.inner, h, w)
         return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.inner, *self.grid)
@@ -178,9 +201,9 @@ class ResidualBlock(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return maps `[B, C, h, w]` with the block's own map added."""
-        added: Tensor = self.conv(self.norm(x).relu())
-        return x + added
+        """Return maps `[B, C, h, w]`, to which the output of the convolution is added."""
+        output: Tensor = self.conv(self.norm(x).relu())
+        return x + output
 
 
 class Decoder(nn.Module):
@@ -192,22 +215,28 @@ class Decoder(nn.Module):
         super().__init__()
         steps = []
         inputs = last
-        for skip, channels, grid in reversed(list(zip(skips, outputs, grids, strict=True))):
+        scales = list(zip(skips, outputs, grids, strict=True))
+        for skip, channels, grid in reversed(scales):  # from coarse to fine
             steps.append(UpBlock(inputs, skip, channels, grid))
             inputs = channels
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = UpBlock(inputs, 0, inputs, half)
-        # four logits at half the size become two by two pixels: a fifth of a step's time would go into
-        # enlarging all channels first
+        self.finest = UpBlock(inputs, skip=0, outputs=inputs, grid=half)
+        # four logits of a pixel at half the size become two by two pixels: to enlarge all channels first
+        # would take a fifth of a step's time
         self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Return logits `[B, 1, H, W]` of the last stage's map and the fused maps, largest first."""
-        x = last
+        """Return logits `[B, 1, H, W]` of a defect.
+
+        Args:
+            last: Map of the last stage.
+            maps: The fused maps, largest first.
+        """
+        enlarged = last
         for step, skip in zip(self.steps, reversed(maps), strict=True):
-            x = step(x, skip)
-        logits: Tensor = self.head(self.finest(x))
+            enlarged = step(enlarged, skip)
+        logits: Tensor = self.head(self.finest(enlarged))
         return logits
 
 
@@ -222,21 +251,26 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Return a map `[B, C, 2 h, 2 w]` of a map `[B, c, h, w]` and a skip connection of the new size."""
-        x = self.up(x)
-        grown: Tensor = self.conv(x if skip is None else torch.cat([x, skip], 1))
-        return grown
+        """Return a map `[B, C, 2 h, 2 w]` from a map `[B, c, h, w]`.
+
+        Args:
+            x: The map.
+            skip: The skip connection's map, of the new size; None: there is none.
+        """
+        enlarged = self.up(x)
+        output: Tensor = self.conv(enlarged if skip is None else torch.cat([enlarged, skip], 1))
+        return output
 
 
 class PictureNorm(nn.GroupNorm):
-    """Normalisation over a whole picture and all its channels.
+    """Normalisation over an entire picture and all its channels.
 
-    Sums are in fp32 for any input, and the result has the input's dtype. Autocast would return fp32, and then
-    round it for the next convolution.
+    Sums are in fp32 for any input, and the result has the input's dtype. Autocast would return fp32, which
+    would be rounded for the next convolution.
     """
 
     def __init__(self, channels: int):
-        super().__init__(1, channels)
+        super().__init__(num_groups=1, num_channels=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps `[B, C, h, w]`, normalised over all but the batch."""
@@ -247,19 +281,21 @@ class PictureNorm(nn.GroupNorm):
 
 
 def _to_autocast_dtype(x: Tensor) -> Tensor:
-    """Cast `x` to autocast's dtype where autocast is on: else sums with fp32 maps would be fp32 again."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    """Return `x` in autocast's dtype if autocast is on, because a sum with an fp32 map would be fp32."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type):
+        return x
+    return x.to(torch.get_autocast_dtype(device_type))
 
 
 def _upsample(grid: Grid) -> nn.Upsample:
     return nn.Upsample(size=grid, mode="bilinear", align_corners=False)
 
 
-LAMBDA = 5.0  # weight of the focal part
-ALPHA = 0.5
-GAMMA = 4.0
-TOP_PIXELS = 100  # pixels that make the score
+LAMBDA = 5.0  # weight of the focal loss
+ALPHA = 0.5  # weight of defects in the focal loss
+GAMMA = 4.0  # exponent of the focal loss
+TOP_PIXELS = 100  # number of pixels whose mean is the score
 
 
 def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Tensor:
@@ -278,15 +314,20 @@ def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) ->
 
 
 def focal_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the mean over all pixels of -a (1 - p)^`GAMMA` log p (Lin et al., 2017).
+    """Return the mean over all pixels of -a (1 - p)^`GAMMA` log p.
 
-    p is the probability of the right answer; a is `ALPHA` on defects, 1 - `ALPHA` elsewhere. It is computed
-    from logits, and exact also where p is 0 or 1 to the last digit. The paper: Focal Loss for Dense Object
-    Detection.
+    p is the probability of the right answer; a is `ALPHA` on defects, 1 - `ALPHA` elsewhere. The computation
+    from logits is exact also where p is 0 or 1 to the last digit. Source: Lin et al., Focal Loss for Dense
+    Object Detection, 2017.
+
+    Args:
+        logits: Logits of a defect.
+        masks: 1 where there is a defect, else 0, of the same shape.
     """
-    right = logits * (2 * masks - 1)  # logit of p
-    weight = ALPHA * masks + (1 - ALPHA) * (1 - masks)
-    return (weight * (-right).sigmoid().pow(GAMMA) * F.softplus(-right)).mean()
+    right_logits = logits * (2 * masks - 1)  # logits of p
+    weights = ALPHA * masks + (1 - ALPHA) * (1 - masks)
+    # 1 - p is the sigmoid of -logit, and -log p its softplus
+    return (weights * (-right_logits).sigmoid().pow(GAMMA) * F.softplus(-right_logits)).mean()
 
 
 def image_score(maps: Tensor, top: int = TOP_PIXELS) -> Tensor:

@@ -2,9 +2,10 @@
 
 Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023, section 3.2.
 
-The points that k-means groups are whole feature maps of about 100,000 numbers each, and there are only as
+The points that k-means groups are entire feature maps of about 100,000 numbers each, and there are only as
 many as good pictures. Every centroid is a mean of points: all distances follow from the products of the
-points with each other. These are formed once, a block of pictures at a time; after that k-means is cheap.
+points with each other. These are computed once, a block of pictures at a time; then k-means takes little
+time.
 
 Every block is computed by a single thread: the result does not depend on the number of threads.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,16 +28,16 @@ from flawscope.errors import InputError
 from flawscope.methods.threads import workers
 from flawscope.methods.training.pictures import Moments
 
-PROTOTYPE_SHARE = 0.1  # prototypes per good picture
-MAX_PICTURES = 4096  # pictures that k-means looks at: their products take 128 MiB
+PROTOTYPE_SHARE = 0.1  # number of prototypes per good picture
+MAX_PICTURES = 4096  # largest number of pictures that k-means uses: their products take 128 MiB
 RESTARTS = 10
 ITERATIONS = 100
-MAX_HELD_BYTES = 512 * 2**20  # bytes of feature maps held while the others pass by
-BLOCK = 64  # pictures multiplied at once by one thread
-SLICE = 16384  # numbers of a product summed in fp32; beyond that in fp64
+MAX_HELD_BYTES = 512 * 2**20  # feature maps in memory while they are multiplied with all others
+BLOCK = 64  # number of pictures that a thread multiplies at once
+SLICE = 16384  # number of terms of a product that are summed in fp32; the sums are added in fp64
 
-# Feature maps [b, C, H, W], fp32 or fp16, of the pictures with these numbers [b] int64. Called again for the
-# same pictures, it gives the same. A tensor's `__getitem__` will do.
+# Returns feature maps [b, C, H, W], fp32 or fp16, of pictures by their numbers [b] int64; the same at each
+# call. A tensor's `__getitem__` will do
 LoadMaps = Callable[[Tensor], Tensor]
 
 
@@ -47,9 +49,9 @@ class KMeansResult:
         prototypes: `[K, C, H, W]` float32 on the CPU; K is a tenth of the pictures, at least 1.
         objective: Sum of the squared distances of the pictures to their prototypes.
         assignment: Prototype of each picture that was used, `[n]` int64. Every prototype has a picture.
-        pictures: Numbers of these pictures, `[n]` int64, rising: all pictures, unless there are more than
-            `MAX_PICTURES`.
-        history: The objective in every iteration of the restart that won; it never rises.
+        pictures: Numbers of the pictures that were used, `[n]` int64, rising: all pictures, unless there are
+            more than `MAX_PICTURES`.
+        history: The objective in every iteration of the best restart; it never rises.
     """
 
     prototypes: Tensor
@@ -60,7 +62,7 @@ class KMeansResult:
 
     @property
     def iterations(self) -> int:
-        """Number of iterations of the restart that won."""
+        """Number of iterations of the best restart."""
         return len(self.history)
 
     def facts(self) -> dict[str, float]:
@@ -77,7 +79,7 @@ def k_means(
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
 ) -> KMeansResult:
-    """Run k-means over the feature maps of a scale, K a tenth of the pictures.
+    """Run k-means over the feature maps of a scale; K is a tenth of the number of pictures.
 
     Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart counts.
 
@@ -94,67 +96,87 @@ def k_means(
     """
     if pictures < 1:
         raise InputError("prototypes need one good picture at least")
-    chosen = np.arange(pictures)
+    used = np.arange(pictures)
     if pictures > limit:
-        chosen = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
-    numbers = torch.from_numpy(chosen)
+        used = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
+    numbers = torch.from_numpy(used)
     products = gram_matrix(load, numbers)
     if not products.isfinite().all():
         raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
     count = max(1, round(PROTOTYPE_SHARE * len(numbers)))
-    with workers() as each:  # a whole restart per thread
-        runs = each(
-            lambda r: lloyd(
-                products, k_means_plus_plus(products, count, np.random.default_rng([seed, r])), iterations
-            ),
-            range(restarts),
-        )
-    assignment, history = min(runs, key=lambda run: run[1][-1])  # of equals the first
-    assignment = assignment.clone()  # made in inference mode
-    return KMeansResult(_centres(load, numbers, assignment, count), history[-1], assignment, numbers, history)
+
+    def run_restart(restart: int) -> tuple[Tensor, tuple[float, ...]]:
+        picks = k_means_plus_plus(products, count, np.random.default_rng([seed, restart]))
+        return lloyd(products, picks, iterations)
+
+    def last_objective(run: tuple[Tensor, tuple[float, ...]]) -> float:
+        _, history = run
+        return history[-1]
+
+    with workers() as map_restarts:
+        runs = map_restarts(run_restart, range(restarts))
+    assignment, history = min(runs, key=last_objective)  # the first of equal ones
+    assignment = assignment.clone()  # the threads made it in inference mode
+    prototypes = _compute_centres(load, numbers, assignment, count)
+    return KMeansResult(
+        prototypes, objective=history[-1], assignment=assignment, pictures=numbers, history=history
+    )
 
 
 def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
-    """Return the products of the maps with each other, `[n, n]` float64 on the CPU.
+    """Return the products of maps with each other, `[n, n]` float64 on the CPU.
 
-    They are relative to a point among the maps: then they are no larger than the distances, and rounding
-    takes nothing from these.
+    The mean of the first block is subtracted from the maps first. Products are then of the size of the
+    distances, so that distances computed from them lose no digits.
+
+    Args:
+        load: Returns the maps of pictures.
+        numbers: Numbers of the pictures, `[n]` int64.
     """
     blocks = list(numbers.split(BLOCK))
     origin = load(blocks[0]).float().mean(0)
 
-    def points(block: Tensor) -> Tensor:
+    def load_points(block: Tensor) -> Tensor:
         return (load(block).float() - origin).flatten(1)
 
     products = torch.zeros(len(numbers), len(numbers), dtype=torch.float64)
-    at_once = max(1, MAX_HELD_BYTES // (4 * origin.numel()) // BLOCK)  # blocks
-    with workers(origin.device) as each:
-        for start in range(0, len(blocks), at_once):
-            held = {b: points(blocks[b]) for b in range(start, min(start + at_once, len(blocks)))}
-            for b in range(start, len(blocks)):
-                other = held[b] if b in held else points(blocks[b])
 
-                def meet(a: int, b: int = b, other: Tensor = other, held: dict[int, Tensor] = held) -> None:
-                    rows = slice(a * BLOCK, a * BLOCK + len(held[a]))
-                    columns = slice(b * BLOCK, b * BLOCK + len(other))
-                    total = torch.zeros(len(held[a]), len(other), dtype=torch.float64)
-                    for d in range(0, other.shape[1], SLICE):
-                        part = held[a][:, d : d + SLICE] @ other[:, d : d + SLICE].T
-                        total += part.double().cpu()
-                    if a == b:
-                        total = (total + total.T) / 2
-                    products[rows, columns] = total
-                    products[columns, rows] = total.T
+    def multiply_blocks(
+        held_points: dict[int, Tensor], column_block: int, column_points: Tensor, row_block: int
+    ) -> None:
+        """Set the products of two blocks, on both sides of the diagonal."""
+        row_points = held_points[row_block]
+        rows = slice(row_block * BLOCK, row_block * BLOCK + len(row_points))
+        columns = slice(column_block * BLOCK, column_block * BLOCK + len(column_points))
+        total = torch.zeros(len(row_points), len(column_points), dtype=torch.float64)
+        for start in range(0, column_points.shape[1], SLICE):
+            terms = slice(start, start + SLICE)
+            total += (row_points[:, terms] @ column_points[:, terms].T).double().cpu()
+        if row_block == column_block:
+            total = (total + total.T) / 2
+        products[rows, columns] = total
+        products[columns, rows] = total.T
 
-                each(meet, [a for a in held if a <= b])
+    held_count = max(1, MAX_HELD_BYTES // (4 * origin.numel()) // BLOCK)  # number of blocks in memory
+    with workers(origin.device) as map_blocks:
+        for start in range(0, len(blocks), held_count):
+            stop = min(start + held_count, len(blocks))
+            held_points = {block: load_points(blocks[block]) for block in range(start, stop)}
+            for column_block in range(start, len(blocks)):
+                if column_block in held_points:
+                    column_points = held_points[column_block]
+                else:
+                    column_points = load_points(blocks[column_block])
+                multiply = partial(multiply_blocks, held_points, column_block, column_points)
+                map_blocks(multiply, [block for block in held_points if block <= column_block])
     return products
 
 
 def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
     """Choose points by k-means++ (Arthur and Vassilvitskii 2007, greedy variant).
 
-    A point's chance is in proportion to its squared distance from the chosen points. Of a few such draws, the
-    point counts that leaves the smallest sum of squared distances.
+    The probability to draw a point is proportional to its squared distance from the points chosen before. Of
+    a few draws, the point is chosen that leaves the smallest sum of squared distances.
 
     Args:
         products: Products of the points with each other, `[n, n]` float64.
@@ -173,13 +195,13 @@ def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generat
     picks = [int(generator.integers(len(squares)))]
     nearest = distances(torch.tensor(picks))[0]
     while len(picks) < count:
-        chances = nearest.cumsum(0)
-        drawn = torch.from_numpy(generator.random(trials)) * chances[-1]
-        tried = torch.searchsorted(chances, drawn, right=True).clamp(max=len(squares) - 1)
-        left = torch.minimum(nearest, distances(tried))
-        best = int(left.sum(1).argmin())
-        picks.append(int(tried[best]))
-        nearest = left[best]
+        cumulated = nearest.cumsum(0)
+        thresholds = torch.from_numpy(generator.random(trials)) * cumulated[-1]
+        candidates = torch.searchsorted(cumulated, thresholds, right=True).clamp(max=len(squares) - 1)
+        remaining = torch.minimum(nearest, distances(candidates))  # [trials, n]
+        best = int(remaining.sum(1).argmin())
+        picks.append(int(candidates[best]))
+        nearest = remaining[best]
     return picks
 
 
@@ -197,24 +219,22 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
     """
     count = len(picks)
     squares = products.diagonal()
-    at = torch.tensor(picks)
-    distances = squares[:, None] + squares[at] - 2 * products[:, at]
+    centroids = torch.tensor(picks)
+    distances = squares[:, None] + squares[centroids] - 2 * products[:, centroids]  # squared
     assignment = torch.full((len(squares),), -1)
     history: list[float] = []
     for _ in range(max(1, iterations)):
         previous = assignment
         assignment = distances.argmin(1)
         _fill_empty(assignment, distances, count)
-        members = torch.bincount(assignment, minlength=count).double()
-        # m = sum of points / number: |x - m|² = x·x - 2 x·m + m·m
+        member_counts = torch.bincount(assignment, minlength=count).double()
+        # a centroid m is the mean of its points, and |x - m|² = x·x - 2 x·m + m·m
         sums = torch.zeros(count, len(squares), dtype=torch.float64).index_add_(0, assignment, products)
-        with_centroid = (sums / members[:, None]).T
-        distances_to_prototype = with_centroid.gather(1, assignment[:, None])[:, 0]
-        centroids = (
-            torch.zeros(count, dtype=torch.float64).index_add_(0, assignment, distances_to_prototype)
-            / members
-        )
-        distances = squares[:, None] - 2 * with_centroid + centroids
+        centroid_products = (sums / member_counts[:, None]).T  # x·m of each point and centroid
+        own_products = centroid_products.gather(1, assignment[:, None])[:, 0]
+        own_sums = torch.zeros(count, dtype=torch.float64).index_add_(0, assignment, own_products)
+        centroid_squares = own_sums / member_counts  # m·m is the mean of x·m over the centroid's points
+        distances = squares[:, None] - 2 * centroid_products + centroid_squares
         history.append(float(distances.gather(1, assignment[:, None]).clamp(min=0).sum()))
         if torch.equal(assignment, previous):
             break
@@ -222,32 +242,40 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 
 
 def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
-    """Give every centroid without points the farthest point that does not stand alone.
+    """Give every centroid without points a point, by changing the assignment in place.
 
-    This lowers the objective, or keeps it where points coincide.
+    Of the points that share a centroid with others, the one farthest from its centroid is moved. The
+    objective then falls, or stays if the points coincide.
+
+    Args:
+        assignment: Number of each point's centroid, `[n]`.
+        distances: Squared distances of points to centroids, `[n, count]`.
+        count: Number of centroids.
     """
-    members = torch.bincount(assignment, minlength=count)
-    empty = (members == 0).nonzero().flatten().tolist()
-    if not empty:
+    member_counts = torch.bincount(assignment, minlength=count)
+    empty_centroids = (member_counts == 0).nonzero().flatten().tolist()
+    if not empty_centroids:
         return
-    distances_to_prototype = distances.gather(1, assignment[:, None])[:, 0]
-    farthest = iter(distances_to_prototype.argsort(descending=True, stable=True).tolist())
-    for cluster_ in empty:
-        point = next(p for p in farthest if members[assignment[p]] > 1)
-        members[assignment[point]] -= 1
-        members[cluster_] += 1
-        assignment[point] = cluster_
+    own_distances = distances.gather(1, assignment[:, None])[:, 0]
+    # the iterator goes on from centroid to centroid: a point that it has passed cannot be moved later either
+    farthest_first = iter(own_distances.argsort(descending=True, stable=True).tolist())
+    for centroid in empty_centroids:
+        point = next(point for point in farthest_first if member_counts[assignment[point]] > 1)
+        member_counts[assignment[point]] -= 1
+        member_counts[centroid] += 1
+        assignment[point] = centroid
 
 
-def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) -> Tensor:
+def _compute_centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) -> Tensor:
+    """Return the centroids `[count, C, H, W]`: means of the maps that are assigned to each."""
     weights = (1 / torch.bincount(assignment, minlength=count).double()).tolist()
     means: Tensor | None = None
-    for block, clusters in zip(numbers.split(BLOCK), assignment.split(BLOCK), strict=True):
+    for block, centroids in zip(numbers.split(BLOCK), assignment.split(BLOCK), strict=True):
         maps = load(block).float().cpu()
         if means is None:
             means = torch.zeros(count, *maps.shape[1:])
-        for feature_map, c in zip(maps, clusters.tolist(), strict=True):
-            means[c].add_(feature_map, alpha=weights[c])
+        for feature_map, centroid in zip(maps, centroids.tolist(), strict=True):
+            means[centroid].add_(feature_map, alpha=weights[centroid])
     assert means is not None
     return means
 
@@ -255,8 +283,8 @@ def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) ->
 def channel_std(moments: Moments) -> Tensor:
     """Return the channels' standard deviations `[C]` float32, above 0.
 
-    They are at least a thousandth of their mean: else the noise of a channel that hardly changes on good
-    pictures would count as a defect.
+    Each is at least a thousandth of the mean over all channels. Otherwise the noise of a channel that hardly
+    changes on good pictures would count as a defect.
     """
     std = moments.std()
     floor = float(std.mean()) * 1e-3
@@ -264,22 +292,25 @@ def channel_std(moments: Moments) -> Tensor:
 
 
 def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Return squared distances `[B, K]` to the prototypes, minus a number per picture: the order stays."""
-    # Relative to the mean of the prototypes, where |p|² is no larger than the distances between them:
-    # in fp32 there are digits enough.
+    """Return |x - p|² - |x - m|² `[B, K]` of pictures x and prototypes p, whose mean is m.
+
+    The second term does not depend on p: these values order the prototypes as the distances do.
+    """
+    # Relative to m, |p|² is no larger than the distances between the prototypes: fp32 has enough digits for
+    # their differences
     middle = prototypes.mean(0)
-    apart = prototypes - middle
-    points = apart.flatten(1)
+    relative = prototypes - middle
+    points = relative.flatten(1)
     if valid_mask is None:
         return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
-    squares = valid_mask.flatten(1) @ apart.square().sum(1).flatten(1).T
+    squares = valid_mask.flatten(1) @ relative.square().sum(1).flatten(1).T
     return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
 
 
 def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Return the nearest prototypes `[B]` int64 in the Euclidean distance of whole maps.
+    """Return the numbers `[B]` int64 of the nearest prototypes, by the Euclidean distance of entire maps.
 
-    Only cells that count have a part in the distance. Of equals the first is the nearest.
+    Only cells that count contribute to the distance. Of prototypes at the same distance it is the first.
     """
     return relative_squares(features, prototypes, valid_mask).argmin(1)
 
@@ -287,8 +318,7 @@ def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor |
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Return squared differences `[B, C, H, W]` between features and their nearest prototype.
 
-    They are taken element by element, in units of each channel's variance on good pictures, and 0 where a
-    cell does not count.
+    They are in units of each channel's variance on good pictures, and 0 where a cell does not count.
     """
     squares = differences(features, prototypes, std, valid_mask).square()
     return squares if valid_mask is None else squares * valid_mask
@@ -314,8 +344,9 @@ def leave_one_out_residual(
 ) -> Tensor:
     """Return the `residual` of training pictures as if k-means had not used them.
 
-    A prototype is the mean of about ten pictures, and lies nearer to each of them than to any other good
-    picture. A network that trains on such residuals takes those of new good pictures for defects.
+    A prototype is the mean of about ten pictures, and therefore nearer to each of them than to other good
+    pictures. A network that learns from such small residuals would take those of new good pictures for
+    defects.
 
     Args:
         features: Features of good pictures, `[B, C, H, W]`, on which a defect may have been put.
@@ -326,26 +357,37 @@ def leave_one_out_residual(
         sizes: Number of pictures that belong to each prototype, `[K]` int64.
         valid_mask: `[B, 1, H, W]`, 1 where a cell counts, else 0; None: every cell counts.
     """
-    others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
-    mine = prototypes[clusters]
-    changed = mine + (mine - originals) / others.clamp(min=1)  # the mean of the others
+    other_counts = (sizes[clusters] - 1).view(-1, 1, 1, 1)
+    own = prototypes[clusters]
+    # the prototype p without the picture x, of n pictures: the mean of the others is p + (p - x) / (n - 1)
+    own_without = own + (own - originals) / other_counts.clamp(min=1)
+    # squared distances as in `relative_squares`, in which those to the own prototype are replaced
     middle = prototypes.mean(0)
-    point = changed - middle
-    found = relative_squares(features, prototypes, valid_mask)
-    distances = point * (point - 2 * (features - middle))
-    residuals = (distances if valid_mask is None else distances * valid_mask).flatten(1).sum(1, keepdim=True)
-    alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
-    index = found.scatter(1, clusters[:, None], residuals.masked_fill(alone, float("inf"))).argmin(1)
-    chosen = torch.where((index == clusters).view(-1, 1, 1, 1), changed, prototypes[index])
-    squares = ((features - chosen) / std.view(-1, 1, 1)).square()
-    return squares if valid_mask is None else squares * valid_mask
+    relative = own_without - middle
+    squares = relative_squares(features, prototypes, valid_mask)
+    terms = relative * (relative - 2 * (features - middle))
+    if valid_mask is not None:
+        terms = terms * valid_mask
+    own_squares = terms.flatten(1).sum(1, keepdim=True)
+    is_only_member = other_counts.flatten(1) == 0  # then another prototype is the nearest, if there is one
+    own_squares = own_squares.masked_fill(is_only_member, float("inf"))
+    index = squares.scatter(1, clusters[:, None], own_squares).argmin(1)
+    is_own = (index == clusters).view(-1, 1, 1, 1)
+    nearest = torch.where(is_own, own_without, prototypes[index])
+    residuals = ((features - nearest) / std.view(-1, 1, 1)).square()
+    return residuals if valid_mask is None else residuals * valid_mask
 
 
 class Standardise(nn.Module):
-    """Module that standardises features `[B, C, H, W]`: mean 0 and spread 1 a channel on good pictures."""
+    """Module that standardises features `[B, C, H, W]`: mean 0 and spread 1 a channel on good pictures.
 
-    mean: Tensor  # [C]
-    std: Tensor  # [C]
+    Attributes:
+        mean: Mean of each channel, `[C]`.
+        std: Spread of each channel, `[C]`.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -353,7 +395,7 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def set_moments(self, moments: Moments) -> None:
-        """Set mean and spread from the moments of the features on good pictures, `[positions, C]`."""
+        """Set mean and spread from the moments of the features on good pictures."""
         self.mean.copy_(moments.mean)
         self.std.copy_(channel_std(moments))
 
@@ -372,7 +414,7 @@ class Prototypes(Standardise):
     prototypes: Tensor  # [K, C, H, W]
 
     def __init__(self, count: int, shape: tuple[int, int, int]):
-        """Make room for `count` prototypes of features of `shape` (C, H, W); they are 0."""
+        """Set up `count` prototypes of zeros, for features of `shape` (C, H, W)."""
         super().__init__(shape[0])
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 

@@ -13,8 +13,8 @@ from flawscope.methods.settings import Rule, TrainingSettings
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
-GENERATED = "generated"  # what `textures` may be beside a folder
+STRIDES = (4, 8, 16, 32)  # strides of the backbone's stages; the last stage has no prototypes
+GENERATED = "generated"  # value of `textures` that is no folder
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Config(TrainingSettings):
     weights: str | None = None
     width: float = 1.0  # channels of the network, relative to the backbone's
     attention: bool = True  # multi-size self-attention (3.3)
-    residuals: bool = True  # what a picture has more or less than the nearest prototype (3.2)
-    textures: str = GENERATED  # what simulated defects are made of: a folder, or generated (3.4)
-    extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
-    original: float = 0.5  # share of those that are the seen pictures themselves
+    residuals: bool = True  # whether the network gets differences from the nearest prototype, too (3.2)
+    textures: str = GENERATED  # material of simulated defects: a folder of textures, or `generated` (3.4)
+    extended: float = 0.5  # share of the defective pictures that have seen defects, where there are any
+    original: float = 0.5  # share of pictures with seen defects that are the seen pictures themselves
     decay: float = 1e-2  # weight decay, apart from Adam's gradients
-    noise: float = 0.3  # standard deviation of what is added to features in training; the authors' is 1
-    top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
+    noise: float = 0.3  # standard deviation of noise on features in training; the authors' is 1
+    top: int = 100  # number of the largest pixels whose mean is the score; 1: the maximum (3.5)
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures")
     SMALLEST: ClassVar[int] = 2 * STRIDES[-1]

@@ -24,20 +24,23 @@ from flawscope.methods.training.prnet.training_pictures import (
 
 @dataclass
 class Batch:
-    """Training data of a step: as many good pictures as defective pictures."""
+    """Training data of a step: half of the pictures are good, half are defective.
 
-    images: Tensor  # [B, 3, H, W] float32 in 0..1, padding marked
-    masks: Tensor  # [B, 1, H, W] float32: 1 on defects
-    places: list[int]  # of the good picture under each; -1: none
-    originals: list[Tensor]  # per scale the maps [b, C, H, W] of these good pictures, as k-means saw them
+    Attributes:
+        images: The pictures, `[B, 3, H, W]` float32 in 0..1, padding marked.
+        masks: Masks of the defects, `[B, 1, H, W]` float32, 1 on defects, else 0.
+        places: For each picture, the place of the good picture on which it is based; -1: there is none.
+        originals: Per scale, the maps `[b, C, H, W]` of these b good pictures, as k-means saw them.
+    """
+
+    images: Tensor
+    masks: Tensor
+    places: list[int]
+    originals: list[Tensor]
 
 
 class Trainer(trainer.Trainer[Batch]):
-    """Trainer of the network; prototypes, backbone and spreads do not change.
-
-    Several processes divide a batch: nothing in the network depends on the other pictures, and the loss is a
-    mean over the pixels that count.
-    """
+    """Trainer of the network; prototypes, backbone and spreads do not change."""
 
     NETWORKS = ("network",)
     LOSSES = ("loss",)
@@ -60,61 +63,64 @@ class Trainer(trainer.Trainer[Batch]):
         count = len(features.learnt)
         self.assignments = []
         self.cluster_sizes = []
-        for found in clusters:
-            assignment = torch.full((count,), -1)  # those that k-means did not look at belong to none
-            assignment[found.pictures] = found.assignment
+        for result in clusters:
+            assignment = torch.full((count,), -1)  # -1: a picture that k-means did not use
+            assignment[result.pictures] = result.assignment
             self.assignments.append(assignment)
-            self.cluster_sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
+            self.cluster_sizes.append(torch.bincount(result.assignment, minlength=len(result.prototypes)))
         super().__init__((model.network,), model.config, model.roi.device, task.say, task.step)
         self.initialise(Stream.PRNET_WEIGHTS)
 
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """Make the batch of a step. Good pictures come once each, in random order, before any comes again."""
+        """Make the batch of a step. Each good picture comes once, in random order, before any comes again."""
         size = self.config.batch
-        good = size // 2
-        if self.device.type == "cpu":  # the processor is busy learning
-            shown = [self._draw_picture(step, k, good) for k in range(size)]
+        good_count = size // 2
+        if self.device.type == "cpu":  # no threads: the CPU is busy with the training
+            pictures = [self._draw_picture(step, k, good_count) for k in range(size)]
         else:
             with ThreadPoolExecutor() as pool:
-                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), range(size)))
-        places = [picture.place for picture in shown]
-        maps = [self.features[place] for place in places if place >= 0]
-        images = torch.stack([picture.image for picture in shown])
-        masks = torch.stack([picture.mask for picture in shown])
-        features = [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)]
-        return Batch(images, masks, places, features)
+                pictures = list(pool.map(lambda k: self._draw_picture(step, k, good_count), range(size)))
+        places = [picture.place for picture in pictures]
+        maps_of_pictures = [self.features[place] for place in places if place >= 0]
+        images = torch.stack([picture.image for picture in pictures])
+        masks = torch.stack([picture.mask for picture in pictures])
+        originals = [torch.stack(scale_maps) for scale_maps in zip(*maps_of_pictures, strict=True)]
+        return Batch(images, masks, places, originals)
 
-    def _draw_picture(self, step: int, k: int, good: int) -> TrainingPicture:
+    def _draw_picture(self, step: int, k: int, good_count: int) -> TrainingPicture:
+        """Return picture k of a step's batch; the first `good_count` are good, the others defective."""
         count = len(self.features.learnt)
-        if k < good:
-            number = step * good + k
+        if k < good_count:
+            number = step * good_count + k
             return self.pictures.good(self.drawn(Stream.PRNET_ORDER, number, count))
-        number = step * (self.config.batch - good) + k - good
-        # spread evenly: of the first n defective pictures, n times the share
+        number = step * (self.config.batch - good_count) + k - good_count
+        # Seen defects are spread evenly: of the first n defective pictures, share * n have seen defects
         share = self.config.extended if self.pictures.seen else 0.0
-        extended = int((number + 1) * share) > int(number * share)
+        is_extended = int((number + 1) * share) > int(number * share)
         place = self.drawn(Stream.PRNET_BASE, number, count)
-        return self.pictures.defective(place, extended, self.rng(Stream.PRNET_DRAW, number))
+        rng = self.rng(Stream.PRNET_DRAW, number)
+        return self.pictures.defective(place, extended=is_extended, rng=rng)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """Return the loss of the map, SmoothL1 and focal (3.5)."""
         (network,) = networks
-        images, masks = (state.upload(part, self.device) for part in (batch.images, batch.masks))
+        images = state.upload(batch.images, self.device)
+        masks = state.upload(batch.masks, self.device)
         inside = self.model.inside(images)
         with self.autocast():
             with torch.no_grad():
                 maps = self.model.features(self.model.filled(images))
-                maps, valid_mask = self.model.mask_uncounted(maps, inside)
-            residuals = self._residuals(maps, valid_mask, batch)
+                maps, valid_masks = self.model.mask_uncounted(maps, inside)
+            residuals = self._compute_residuals(maps, valid_masks, batch)
             logits = network(self._add_noise(maps, step), residuals)
         if inside is None and not self.features.all_cells_count:
             inside = self.model.roi.expand(len(images), -1, -1)
         return [prn_loss(logits.float(), masks, inside)]
 
     def _add_noise(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
-        """Return standardised features with noise.
+        """Standardise the maps, and add noise.
 
         Without noise the network would learn a few dozen good pictures by heart, and take the normal
         variation of new pictures for defects.
@@ -124,37 +130,44 @@ class Trainer(trainer.Trainer[Batch]):
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(Stream.PRNET_NOISE, step))
         for feature in features:
-            drawn = torch.randn(feature.shape, generator=generator, device=self.device)
-            feature.add_(drawn, alpha=self.config.noise)
+            noise = torch.randn(feature.shape, generator=generator, device=self.device)
+            feature.add_(noise, alpha=self.config.noise)
         return features
 
-    def _residuals(
-        self, maps: Sequence[Tensor], valid_mask: Sequence[Tensor | None], batch: Batch
+    def _compute_residuals(
+        self, maps: Sequence[Tensor], valid_masks: Sequence[Tensor | None], batch: Batch
     ) -> list[Tensor]:
-        """Return the residuals of the maps, as if k-means had not used any of the pictures."""
+        """Return the residuals of the maps, as if k-means had not used any of the pictures.
+
+        Args:
+            maps: Maps of the stages, `[B, C, H, W]` each.
+            valid_masks: Per stage, which cells count; None: all of them.
+            batch: The batch.
+        """
         if not self.config.residuals:
             return []
-        based = torch.tensor(batch.places)
-        found = []
+        places = torch.tensor(batch.places)
+        has_original = places >= 0
+        residuals_of_scales = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for scale, (prototypes, assignment) in enumerate(
                 zip(self.model.scales, self.assignments, strict=True)
             ):
-                cells = valid_mask[scale]
-                plain = prototypes.residuals(maps[scale], cells)
-                clusters = torch.where(based >= 0, assignment[based.clamp(min=0)], -1)
-                mine = clusters >= 0
-                if mine.any():
-                    originals = batch.originals[scale][mine[based >= 0]]
-                    rows = state.upload(mine.nonzero()[:, 0], self.device)
-                    plain[rows] = leave_one_out_residual(
+                valid_mask = valid_masks[scale]
+                residuals = prototypes.residuals(maps[scale], valid_mask)
+                clusters = torch.where(has_original, assignment[places.clamp(min=0)], -1)
+                was_used = clusters >= 0  # by k-means
+                if was_used.any():
+                    originals = batch.originals[scale][was_used[has_original]]
+                    rows = state.upload(was_used.nonzero()[:, 0], self.device)
+                    residuals[rows] = leave_one_out_residual(
                         maps[scale][rows],
                         prototypes.prototypes,
-                        prototypes.std,
-                        state.upload(originals, self.device).float(),
-                        state.upload(clusters[mine], self.device),
-                        state.upload(self.cluster_sizes[scale], self.device),
-                        valid_mask=None if cells is None else cells[rows],
+                        std=prototypes.std,
+                        originals=state.upload(originals, self.device).float(),
+                        clusters=state.upload(clusters[was_used], self.device),
+                        sizes=state.upload(self.cluster_sizes[scale], self.device),
+                        valid_mask=None if valid_mask is None else valid_mask[rows],
                     )
-                found.append(plain)
-        return found
+                residuals_of_scales.append(residuals)
+        return residuals_of_scales

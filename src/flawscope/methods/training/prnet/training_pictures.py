@@ -21,7 +21,7 @@ from flawscope.methods.training.prnet.record import GENERATED, Config
 from flawscope.progress import ProgressCallback
 from flawscope.synthesis import TextureFolder, extend_defect, simulate_defect
 
-PART_PICTURES = 40  # that the foreground is learnt from, at most
+PART_PICTURES = 40  # largest number of pictures from which the foreground is learnt
 ORIGINAL = "original"
 EXTENDED = "extended"
 SIMULATED = "simulated"
@@ -29,23 +29,39 @@ GOOD = "good"
 
 
 class TrainingPicture(NamedTuple):
-    """Picture of a batch, and its defect's mask."""
+    """Picture of a batch, and its defect's mask.
 
-    image: Tensor  # [3, H, W] float32 in 0..1, padding marked
-    mask: Tensor  # [1, H, W] float32: 1 where the defect is
-    place: int  # of the good picture under it, among those learnt from; -1: none
+    Attributes:
+        image: The picture, `[3, H, W]` float32 in 0..1, padding marked.
+        mask: `[1, H, W]` float32, 1 where the defect is, else 0.
+        place: Index, among the pictures learnt from, of the good picture on which the defect was put; -1:
+            there is no such picture.
+        kind: `GOOD`, `SIMULATED`, `EXTENDED` or `ORIGINAL`.
+    """
+
+    image: Tensor
+    mask: Tensor
+    place: int
     kind: str
 
 
 @dataclass
 class TrainingPictures:
-    """Source of the pictures of a training. Each depends on its own random numbers alone."""
+    """Source of the pictures of a training. A picture depends on the random numbers of its call alone.
+
+    Attributes:
+        config: Settings of the method.
+        images: The good pictures.
+        learnt: Numbers of the good pictures to learn from.
+        seen: Seen defects.
+        within: `[H, W]`: where defects may lie; None or all False: everywhere.
+    """
 
     config: Config
     images: GoodPictures
-    learnt: Sequence[int]  # numbers of the good pictures
+    learnt: Sequence[int]
     seen: Sequence[SeenDefect]
-    within: NDArray[np.bool_] | None = None  # [H, W]: where defects are put; None or empty: everywhere
+    within: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         folder = None if self.config.textures == GENERATED else TextureFolder(self.config.textures)
@@ -58,30 +74,39 @@ class TrainingPictures:
     def good(self, place: int) -> TrainingPicture:
         """Return good picture `place` without a defect."""
         image = self.images[self.learnt[place]]
-        return TrainingPicture(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
+        no_defect = torch.zeros(1, *image.shape[1:])
+        return TrainingPicture(image, mask=no_defect, place=place, kind=GOOD)
 
     def defective(self, place: int, extended: bool, rng: np.random.Generator) -> TrainingPicture:
-        """Return good picture `place` with a simulated or a seen defect, or a seen defect's own picture."""
+        """Return a defective picture.
+
+        Args:
+            place: Index of a good picture among those learnt from, on which a defect is put.
+            extended: Whether the defect is a seen one. If so, the result is sometimes a picture of a seen
+                defect itself, and the good picture is not used. If not, the defect is simulated.
+            rng: Random numbers.
+        """
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            return TrainingPicture(defect.image, _mask_tensor(defect.mask), -1, ORIGINAL)
+            return TrainingPicture(defect.image, mask=_mask_tensor(defect.mask), place=-1, kind=ORIGINAL)
         image = self.images[self.learnt[place]]
         pixels, inside = to_pixels(image)
         foreground = self.parts[self.learnt[place]]
         if extended:
             defect = self.seen[int(rng.integers(len(self.seen)))]
-            made = extend_defect(pixels, to_pixels(defect.image)[0], defect.mask, rng, foreground=foreground)
+            defect_pixels, _ = to_pixels(defect.image)
+            simulation = extend_defect(pixels, defect_pixels, defect.mask, rng, foreground=foreground)
         else:
-            made = simulate_defect(pixels, rng, textures=self.draw_texture, foreground=foreground)
-        # where there is no defect the picture stays what it is to the last bit, with 16 bits too
-        changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
-        mask = made.mask & inside
-        shown = torch.where(torch.from_numpy(mask), changed, image)
-        return TrainingPicture(shown, _mask_tensor(mask), place, EXTENDED if extended else SIMULATED)
+            simulation = simulate_defect(pixels, rng, textures=self.draw_texture, foreground=foreground)
+        changed = torch.from_numpy(simulation.picture).permute(2, 0, 1).float() / 255
+        mask = simulation.mask & inside
+        # outside the defect no bit of the picture changes, also of pictures with 16 bits
+        defective = torch.where(torch.from_numpy(mask), changed, image)
+        return TrainingPicture(defective, _mask_tensor(mask), place, EXTENDED if extended else SIMULATED)
 
 
 def _name_textures(folder: TextureFolder) -> str:
-    """Name the textures with a digest: a run does not continue with others."""
+    """Name the textures of a folder, with a digest: a training does not continue with other textures."""
     digest = hashlib.sha256()
     for picture in folder.pictures:
         digest.update(np.ascontiguousarray(picture).tobytes())
@@ -96,22 +121,26 @@ class ScaleFeatureCache(FeatureCache):
     """Maps of the three scales with prototypes. Cells that do not count hold their channel's mean."""
 
     def __init__(self, model: Model, images: GoodPictures, learnt: Sequence[int], room: int):
-        super().__init__(images, learnt, model.roi.device, model.shapes[:-1], room)
+        super().__init__(images, learnt, model.roi.device, shapes=model.shapes[:-1], room=room)
         self.model = model
         self.all_cells_count = not model.config.pads and bool(model.roi.all())
 
     def measure(self, step: ProgressCallback) -> None:
         """Set the model's means and spreads, and keep as many maps as there is room for."""
-        for scale, feature_map in zip(
-            [*self.model.scales, self.model.last], self.moments(step, "features"), strict=True
-        ):
-            scale.set_moments(feature_map)
-        for place, maps in self.kept.items():
-            self.kept[place] = self._fill_with_means(place, maps)
+        stages = [*self.model.scales, self.model.last]
+        for stage, moments in zip(stages, self.moments(step, "features"), strict=True):
+            stage.set_moments(moments)
+        for place, maps in self.packed_maps.items():
+            self.packed_maps[place] = self._fill_with_means(place, maps)
 
     def maps(self, numbers: Tensor, scale: int) -> Tensor:
-        """Return maps `[b, C, H, W]` fp16 on the CPU, of scale 0, 1 or 2, of pictures `[b]` int64."""
-        return torch.stack([self[int(k)][scale] for k in numbers])
+        """Return maps `[b, C, H, W]` fp16 on the CPU.
+
+        Args:
+            numbers: Places of the pictures, `[b]` int64.
+            scale: Number of the scale, 0, 1 or 2.
+        """
+        return torch.stack([self[int(place)][scale] for place in numbers])
 
     def compute(self, images: Tensor) -> list[Tensor]:
         """Return the four stages' maps `[B, C_j, H_j, W_j]` float32 of images `[B, 3, H, W]`."""
@@ -123,17 +152,19 @@ class ScaleFeatureCache(FeatureCache):
         if self.all_cells_count:
             return None
         inside = self.model.inside(images.to(self.device))
-        return [c[:, 0] for c in valid_cells(self.model.region(inside).expand(len(images), -1, -1))]
+        region = self.model.region(inside).expand(len(images), -1, -1)
+        return [cells[:, 0] for cells in valid_cells(region)]
 
     def finish_maps(self, place: int, maps: list[Tensor]) -> list[Tensor]:
-        """Return a picture's maps with means in cells that do not count; kept maps have them already."""
-        return maps if place in self.kept else self._fill_with_means(place, maps)
+        """Return a picture's maps with means in cells that do not count; maps in memory have them already."""
+        return maps if place in self.packed_maps else self._fill_with_means(place, maps)
 
     def _fill_with_means(self, place: int, maps: list[Tensor]) -> list[Tensor]:
-        cells = self.valid_cells([place], self.image(place)[None])
-        if cells is None:
+        """Return a picture's maps with channels' means in cells that do not count."""
+        valid_masks = self.valid_cells([place], self.image(place)[None])
+        if valid_masks is None:
             return maps
-        each = zip(self.model.scales, maps, cells, strict=False)
         return [
-            scale.fill_with_mean(feature_map, valid_mask.cpu()) for scale, feature_map, valid_mask in each
+            scale.fill_with_mean(feature_map, valid_mask.cpu())
+            for scale, feature_map, valid_mask in zip(self.model.scales, maps, valid_masks, strict=False)
         ]

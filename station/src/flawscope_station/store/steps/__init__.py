@@ -1,1 +1,1 @@
-"""Steps by which `migrations` brings the tables of earlier versions to this one, each a file of its own."""
+"""Steps with which `migrations` brings the tables of earlier versions to this one, a file for each step."""

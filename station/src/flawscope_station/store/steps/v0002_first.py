@@ -7,4 +7,4 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Change nothing: this is where migration begins."""
+    """Change nothing: tables of this version are the earliest that are migrated."""

@@ -1,6 +1,7 @@
-"""Step 3: a part in several views is a single inspection, that of its most unusual view.
+"""Step 3: a part in several views becomes a single inspection, that of its most unusual view.
 
-The new table `views` has all its views.
+Before, each view was an inspection, and the table `parts` joined them. The new table `views` has all views of
+a part.
 """
 
 from __future__ import annotations
@@ -21,19 +22,48 @@ PARTS_PER_QUERY = 500
 HOUR = 3_600_000_000  # microseconds
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-# rows of the tables as they are here, beside what `SELECT *` reads
+# Columns that this step writes
 VIEW_COLUMNS = (
-    *("inspection_id", "place", "product_id", "picture", "view", "name", "key", "score", "p_value"),
-    *("severity", "score_threshold", "anomalous", "tolerated", "record"),
-)
-COUNTS = (
-    *("inspected", "anomalous", "within_tolerance", "unanswered", "score_sum", "reviewed", "defects"),
-    *("false_alarms", "misses"),
-)
-INSPECTION_COLUMNS = (
-    *("id", "anomalous", "tolerated", "p_value", "near", "verdict", "kind", "review", "key", "unanswered"),
+    "inspection_id",
+    "place",
+    "product_id",
+    "picture",
+    "view",
+    "name",
+    "key",
+    "score",
+    "p_value",
+    "severity",
+    "score_threshold",
+    "anomalous",
+    "tolerated",
     "record",
 )
+COUNTS = (
+    "inspected",
+    "anomalous",
+    "within_tolerance",
+    "unanswered",
+    "score_sum",
+    "reviewed",
+    "defects",
+    "false_alarms",
+    "misses",
+)
+INSPECTION_COLUMNS = (
+    "id",
+    "anomalous",
+    "tolerated",
+    "p_value",
+    "near",
+    "verdict",
+    "kind",
+    "review",
+    "key",
+    "unanswered",
+    "record",
+)
+HourKey = tuple[int, int, int]  # product, version, hours since 1970
 views = sa.table("views", *map(sa.column, VIEW_COLUMNS))
 hours = sa.table("hours", *map(sa.column, ("product_id", "version_id", "hour", *COUNTS)))
 inspections = sa.table("inspections", *map(sa.column, INSPECTION_COLUMNS))
@@ -85,6 +115,7 @@ def upgrade() -> None:
 
 
 def _make_views() -> None:
+    """Make the table `views` and its indexes."""
     op.create_table(
         "views",
         sa.Column("inspection_id", KEY, autoincrement=False, nullable=False),
@@ -113,13 +144,13 @@ def _make_views() -> None:
 
 
 def _merge_parts(connection: Connection) -> None:
-    """Merge the inspections of each part's views, also in the sums of the hours and in candidates."""
-    first = 0
-    merged = dict[int, int]()
-    counts = defaultdict[tuple[int, int, int], Counter[str]](Counter)
+    """Merge the inspections of each part's views; update the sums of hours and the facts of candidates."""
+    last_part = 0
+    new_numbers = dict[int, int]()  # number of a removed inspection -> number of the inspection of its part
+    hour_changes = defaultdict[HourKey, Counter[str]](Counter)
     while True:
         query = sa.text("SELECT * FROM parts WHERE id > :first ORDER BY id LIMIT :count")
-        parts = connection.execute(query, {"first": first, "count": PARTS_PER_QUERY}).all()
+        parts = connection.execute(query, {"first": last_part, "count": PARTS_PER_QUERY}).all()
         if not parts:
             break
         query = sa.text(
@@ -127,22 +158,33 @@ def _merge_parts(connection: Connection) -> None:
             " ON pictures.product_id = inspections.product_id AND pictures.hash = inspections.picture"
             " WHERE part_id > :first AND part_id <= :last ORDER BY inspections.id"
         )
-        seen: dict[int, list[Row[Any]]] = defaultdict(list)
-        for row in connection.execute(query, {"first": first, "last": parts[-1].id}):
-            seen[row.part_id].append(row)
+        rows_by_part: dict[int, list[Row[Any]]] = defaultdict(list)
+        for row in connection.execute(query, {"first": last_part, "last": parts[-1].id}):
+            rows_by_part[row.part_id].append(row)
         for part in parts:
-            if rows := seen[part.id]:
-                merged |= _merge_part(connection, part, rows, counts)
-        first = parts[-1].id
-    for (product_id, version_id, hour), change in counts.items():
-        changes = {name: hours.c[name] + count for name, count in change.items() if count}
-        place = hours.c.product_id == product_id, hours.c.version_id == version_id, hours.c.hour == hour
-        if changes:
-            connection.execute(sa.update(hours).where(*place).values(changes))
-    if not merged:
-        return
+            rows = rows_by_part[part.id]
+            if rows:
+                new_numbers |= _merge_part(connection, part, rows, hour_changes)
+        last_part = parts[-1].id
+    _update_hours(connection, hour_changes)
+    if new_numbers:
+        _renumber_candidates(connection, new_numbers)
+
+
+def _update_hours(connection: Connection, hour_changes: Mapping[HourKey, Mapping[str, float]]) -> None:
+    """Add changes to the sums of hours: product, version and hour -> name of a sum -> change."""
+    for (product_id, version_id, hour), changes in hour_changes.items():
+        values = {name: hours.c[name] + change for name, change in changes.items() if change}
+        if not values:
+            continue
+        is_of_version = (hours.c.product_id == product_id) & (hours.c.version_id == version_id)
+        connection.execute(sa.update(hours).where(is_of_version, hours.c.hour == hour).values(values))
+
+
+def _renumber_candidates(connection: Connection, new_numbers: Mapping[int, int]) -> None:
+    """Replace the numbers of removed inspections in the facts of candidates."""
     for row in connection.execute(sa.text("SELECT id, facts FROM candidates")).all():
-        facts = json.dumps(_renumbered(json.loads(row.facts), merged))
+        facts = json.dumps(_renumbered(json.loads(row.facts), new_numbers))
         change_facts = sa.text("UPDATE candidates SET facts = :facts WHERE id = :number")
         connection.execute(change_facts, {"facts": facts, "number": row.id})
 
@@ -151,81 +193,111 @@ def _merge_part(
     connection: Connection,
     part: Row[Any],
     rows: Sequence[Row[Any]],
-    counts: dict[tuple[int, int, int], Counter[str]],
+    hour_changes: dict[HourKey, Counter[str]],
 ) -> dict[int, int]:
-    """Merge the inspections of a part's views.
+    """Merge the inspections of a part's views into the inspection of its most unusual view.
 
     Args:
         connection: Connection of the migration.
         part: Row of `parts`.
         rows: Inspections of the part's views.
-        counts: Gets the changes of the sums of the hours.
+        hour_changes: Changes of the sums of hours, to which those of this part are added.
 
     Returns:
-        The number of the kept inspection, by each number that it replaces.
+        Number of each removed inspection -> number of the remaining inspection.
     """
-    shown = next((row for row in rows if row.view == part.worst), rows[0])
-    others = [row.id for row in rows if row is not shown]
-    same = [column for column in VIEW_COLUMNS if column in rows[0]._fields]
-    columns = [
-        {name: getattr(row, name) for name in same}
-        | {"inspection_id": shown.id, "place": place, "key": row.key if row.source == "folder" else None}
-        for place, row in enumerate(rows)
-    ]
-    # the view whose verdict holds: a defect first, then the worst view's, then any
-    said = next((row for row in rows if row.verdict == "defect"), None)
-    said = said or (shown if shown.verdict else next((row for row in rows if row.verdict), None))
-    states = {row.review for row in rows}
-    if said is not None:
-        review = "done"
-    elif "waiting" in states and part.decision == "anomalous":
-        review = "waiting"
-    else:
-        review = "skipped" if "skipped" in states else "none"
+    worst_row = next((row for row in rows if row.view == part.worst), rows[0])
+    removed_numbers = [row.id for row in rows if row is not worst_row]
+    verdict_row = _row_with_verdict(worst_row, rows)
+    first_key = rows[0].key
     values = {
         "anomalous": part.decision != "good",
         "tolerated": part.decision == "within tolerance",
-        "p_value": shown.p_value if part.p_value is None else part.p_value,
-        "near": shown.near and part.decision == "good",
-        "verdict": None if said is None else said.verdict,
-        "kind": None if said is None else said.kind,
-        "review": review,
-        "key": rows[0].key and rows[0].key.replace("/0:", ":", 1),
+        "p_value": worst_row.p_value if part.p_value is None else part.p_value,
+        "near": worst_row.near and part.decision == "good",
+        "verdict": None if verdict_row is None else verdict_row.verdict,
+        "kind": None if verdict_row is None else verdict_row.kind,
+        "review": _merged_review(part, rows, has_verdict=verdict_row is not None),
+        "key": first_key and first_key.replace("/0:", ":", 1),  # the key of the first view becomes the part's
         "unanswered": next((row.unanswered for row in rows if row.unanswered), None),
-        "record": json.dumps(_merged_record(shown, rows)),
+        "record": json.dumps(_merged_record(worst_row, rows)),
     }
-    of_others = sa.update(verdicts).where(verdicts.c.inspection_id.in_(others))
-    connection.execute(of_others.values(inspection_id=shown.id, key=None))
-    connection.execute(sa.delete(inspections).where(inspections.c.id.in_(others)))
-    connection.execute(sa.update(inspections).where(inspections.c.id == shown.id).values(values))
-    connection.execute(views.insert(), columns)
-    if shown.purpose == "production":
+    move_verdicts = sa.update(verdicts).where(verdicts.c.inspection_id.in_(removed_numbers))
+    connection.execute(move_verdicts.values(inspection_id=worst_row.id, key=None))
+    connection.execute(sa.delete(inspections).where(inspections.c.id.in_(removed_numbers)))
+    connection.execute(sa.update(inspections).where(inspections.c.id == worst_row.id).values(values))
+    connection.execute(views.insert(), _view_rows(worst_row.id, rows))
+    if worst_row.purpose == "production":
         for row in rows:
-            _count(counts, row, dict(row._mapping), -1)
-        _count(counts, shown, {**shown._mapping, **values}, 1)
-    return dict.fromkeys(others, shown.id)
+            _count(hour_changes, row, dict(row._mapping), -1)
+        _count(hour_changes, worst_row, {**worst_row._mapping, **values}, 1)
+    return dict.fromkeys(removed_numbers, worst_row.id)
 
 
-def _merged_record(shown: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Return the record of the most unusual view; of a challenge part with the findings of all its views."""
-    record: dict[str, Any] = json.loads(shown.record)
+def _view_rows(number: int, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `views` for the views of a part, whose inspection is `number`."""
+    common_names = [name for name in VIEW_COLUMNS if name in rows[0]._fields]
+    view_rows = []
+    for place, row in enumerate(rows):
+        view_row = {name: getattr(row, name) for name in common_names}
+        view_row["inspection_id"] = number
+        view_row["place"] = place
+        view_row["key"] = row.key if row.source == "folder" else None
+        view_rows.append(view_row)
+    return view_rows
+
+
+def _row_with_verdict(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> Row[Any] | None:
+    """Return the view whose verdict becomes the part's; None: no view has a verdict.
+
+    A defect comes first, then the verdict on the most unusual view, then any verdict.
+    """
+    for row in rows:
+        if row.verdict == "defect":
+            return row
+    for row in (worst_row, *rows):
+        if row.verdict:
+            return row
+    return None
+
+
+def _merged_review(part: Row[Any], rows: Sequence[Row[Any]], *, has_verdict: bool) -> str:
+    """Return the state of the review of a part."""
+    states = {row.review for row in rows}
+    if has_verdict:
+        return "done"
+    if "waiting" in states and part.decision == "anomalous":
+        return "waiting"
+    return "skipped" if "skipped" in states else "none"
+
+
+def _merged_record(worst_row: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
+    """Return the record of the most unusual view; of a challenge part, with the results of all its views."""
+    record: dict[str, Any] = json.loads(worst_row.record)
     if "challenge" in record:
-        facts = [json.loads(row.record)["challenge"] for row in rows]
-        at_place = [place["is_at_place"] for place in facts if place["is_at_place"] is not None]
+        view_facts = [json.loads(row.record)["challenge"] for row in rows]
+        places = [facts["is_at_place"] for facts in view_facts if facts["is_at_place"] is not None]
         record["challenge"] = {
-            "resemblance": min(place["resemblance"] for place in facts),
-            "is_at_place": any(at_place) or not at_place,
-            "is_copy": any(place["is_copy"] for place in facts),
+            "resemblance": min(facts["resemblance"] for facts in view_facts),
+            "is_at_place": any(places) or not places,
+            "is_copy": any(facts["is_copy"] for facts in view_facts),
         }
     return record
 
 
 def _count(
-    counts: dict[tuple[int, int, int], Counter[str]], place: Row[Any], row: Mapping[str, Any], sign: int
+    hour_changes: dict[HourKey, Counter[str]], hour_row: Row[Any], row: Mapping[str, Any], sign: int
 ) -> None:
-    """Add an inspection to its hour (sign 1), or take it away (sign -1)."""
+    """Add an inspection to the changes of the sums of its hour, or subtract it from them.
+
+    Args:
+        hour_changes: Changes of the sums of hours.
+        hour_row: Inspection from which product, version and time are read.
+        row: Columns that are counted.
+        sign: 1: add; -1: subtract.
+    """
     is_anomalous = bool(row["anomalous"]) and not row["tolerated"]
-    change = {
+    values_of_row = {
         "inspected": 1,
         "anomalous": is_anomalous,
         "within_tolerance": bool(row["tolerated"]),
@@ -236,20 +308,24 @@ def _count(
         "false_alarms": is_anomalous and row["verdict"] == "good",
         "misses": not is_anomalous and row["verdict"] == "defect",
     }
-    hour = counts[place.product_id, place.version_id, place.at // HOUR]
-    for name, value in change.items():
-        hour[name] += sign * value
+    changes_of_hour = hour_changes[hour_row.product_id, hour_row.version_id, hour_row.at // HOUR]
+    for name, value in values_of_row.items():
+        changes_of_hour[name] += sign * value
 
 
-def _renumbered(facts: object, numbers: Mapping[int, int]) -> object:
-    """Return facts of a candidate with the present numbers of its inspections."""
+def _renumbered(facts: object, new_numbers: Mapping[int, int]) -> object:
+    """Return the facts of a candidate with new numbers of inspections.
+
+    Numbers of inspections are the numbers in lists, and the values of `id` in objects.
+    """
     if isinstance(facts, list):
         return [
-            numbers.get(fact, fact) if isinstance(fact, int) else _renumbered(fact, numbers) for fact in facts
+            new_numbers.get(item, item) if isinstance(item, int) else _renumbered(item, new_numbers)
+            for item in facts
         ]
     if isinstance(facts, dict):
         return {
-            name: numbers.get(fact, fact) if name == "id" else _renumbered(fact, numbers)
-            for name, fact in facts.items()
+            name: new_numbers.get(value, value) if name == "id" else _renumbered(value, new_numbers)
+            for name, value in facts.items()
         }
     return facts

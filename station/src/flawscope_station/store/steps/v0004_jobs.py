@@ -1,4 +1,4 @@
-"""Step 4: models in the making are jobs, which new products have, too; challenges are hashed anew."""
+"""Step 4: jobs make models, those of new products among them; the hashes of challenges are reset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ revision = "0004"
 down_revision = "0003"
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-SAME = "id, product_id, start_version_id, version_id, status, who, created_at, changed_at, facts"
+COMMON_COLUMNS = "id, product_id, start_version_id, version_id, status, who, created_at, changed_at, facts"
 
 
 def upgrade() -> None:
@@ -35,9 +35,12 @@ def upgrade() -> None:
     op.execute("CREATE INDEX jobs_product ON jobs (product_id, id)")
     op.execute("CREATE INDEX jobs_unfinished ON jobs (id) WHERE status = 'queued' OR status = 'running'")
     op.execute("CREATE INDEX jobs_draft ON jobs (draft) WHERE draft IS NOT NULL")
-    op.execute(f"INSERT INTO jobs (kind, {SAME}) SELECT 'corrections', {SAME} FROM candidates")
+    op.execute(
+        f"INSERT INTO jobs (kind, {COMMON_COLUMNS}) SELECT 'corrections', {COMMON_COLUMNS} FROM candidates"
+    )
     op.drop_table("candidates")
-    op.execute("UPDATE challenges SET state_hash = ''")  # it hashed all settings
+    # the earlier hash was that of all settings; "" stands for an earlier release
+    op.execute("UPDATE challenges SET state_hash = ''")
     if op.get_bind().dialect.name == "postgresql":
-        last = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
-        op.execute(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {last}, false)")
+        next_id = "(SELECT COALESCE(MAX(id), 0) + 1 FROM jobs)"
+        op.execute(f"SELECT setval(pg_get_serial_sequence('jobs', 'id'), {next_id}, false)")

@@ -1,4 +1,4 @@
-"""Step 7: a version has a state, and a product at most one active version; jobs keep no model's state."""
+"""Step 7: a version has a state, and a product at most one active version; jobs no longer have that state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ revision = "0007"
 down_revision = "0006"
 
 REPORT_VIEW = "SELECT sql FROM sqlite_master WHERE name = 'inspection_report'"
-# what judged once, by whatever names it
+# condition of versions that have judged, by the records that name them
 WAS_USED = """
     EXISTS (SELECT 1 FROM hours WHERE hours.version_id = versions.id)
     OR EXISTS (SELECT 1 FROM challenges WHERE challenges.version_id = versions.id)
@@ -31,12 +31,13 @@ def upgrade() -> None:
     op.add_column("versions", sa.Column("state", sa.String(8)))
     op.execute("UPDATE versions SET state = 'ready'")
     op.execute(f"UPDATE versions SET state = 'retired' WHERE {WAS_USED}")
-    judging = "SELECT active_version_id FROM products WHERE active_version_id IS NOT NULL"
-    op.execute(f"UPDATE versions SET state = 'active' WHERE id IN ({judging})")
-    # a candidate that was removed, and one that was rejected, has no version, or one that may be activated
+    active_ids = "SELECT active_version_id FROM products WHERE active_version_id IS NOT NULL"
+    op.execute(f"UPDATE versions SET state = 'active' WHERE id IN ({active_ids})")
+    # what became of the model of a job is now the state of its version
     op.execute("UPDATE jobs SET status = 'done' WHERE status IN ('ready', 'live', 'removed')")
-    report_view = ""
-    if op.get_bind().dialect.name == "sqlite":  # it copies the tables, which the view names
+    report_view = ""  # statement that makes the view again; "": it was not removed
+    # SQLite replaces tables by copies, which it refuses while a view names a table
+    if op.get_bind().dialect.name == "sqlite":
         report_view = op.get_bind().exec_driver_sql(REPORT_VIEW).scalar_one()
         op.execute("DROP VIEW inspection_report")
     with op.batch_alter_table("versions") as versions:

@@ -1,4 +1,4 @@
-"""Step 8: messages that a receiver refused for good are remembered, to be sent again."""
+"""Step 8: messages that a receiver refused for good are recorded, so that a person can send them again."""
 
 from __future__ import annotations
 

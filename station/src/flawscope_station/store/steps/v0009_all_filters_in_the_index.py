@@ -1,4 +1,4 @@
-"""Step 9: the index of searches also covers whether a sender got its answer."""
+"""Step 9: the index of searches covers the filter whether a sender got its answer, too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ def upgrade() -> None:
         "inspections_search",
         "inspections",
         [
-            *("product_id", "id", "at", "anomalous", "tolerated", "verdict", "review", "purpose"),
-            *("unanswered", "score", "version_id"),
+            "product_id",
+            "id",
+            "at",
+            "anomalous",
+            "tolerated",
+            "verdict",
+            "review",
+            "purpose",
+            "unanswered",
+            "score",
+            "version_id",
         ],
     )

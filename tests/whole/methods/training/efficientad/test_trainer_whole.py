@@ -20,9 +20,9 @@ from trainer_helpers import FORGETTING, PLENTY, trainer_of
 def test_what_is_kept_changes_nothing(quick_settings, shots):
     shots, rooms = shots[:2], (200_000, 60_000)
     trainers = [trainer_of(quick_settings, shots, rooms=r) for r in ((PLENTY, PLENTY), rooms)]
-    assert len(trainers[0].images.kept) == len(trainers[0].teacher_outputs.kept) == 2
-    assert len(trainers[1].images.kept) == min(2, rooms[0] // (3 * 256 * 256))
-    assert len(trainers[1].teacher_outputs.kept) == min(2, rooms[1] // (2 * 8 * 56 * 56))
+    assert len(trainers[0].images.packed_images) == len(trainers[0].teacher_outputs.packed_maps) == 2
+    assert len(trainers[1].images.packed_images) == min(2, rooms[0] // (3 * 256 * 256))
+    assert len(trainers[1].teacher_outputs.packed_maps) == min(2, rooms[1] // (2 * 8 * 56 * 56))
     for step in range(2):
         a, b = (trainer.batch(step) for trainer in trainers)
         assert torch.equal(a.images, b.images)
