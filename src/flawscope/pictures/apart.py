@@ -23,7 +23,7 @@ Distances = NDArray[np.float64]
 # Returns the distances [C, N] of a picture's C cells to the nearest cell of each of N pictures
 Compare = Callable[[int], Distances]
 # Combines the distances [C, ...] of a picture's C cells into one distance of the picture, [...]
-Height = Callable[[Distances], Distances]
+Combine = Callable[[Distances], Distances]
 
 GRID = 8  # cells of a picture along each side
 FARTHEST_SHARE = 0.25  # share of a picture's cells, the farthest, whose mean distance counts
@@ -101,12 +101,12 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
         squares = squared_norms[picture][:, None] + (squared_norms[None] - 2 * products).min(2)
         return np.asarray(np.sqrt(np.maximum(squares, 0)), np.float64)
 
-    def height(distances: Distances) -> Distances:
+    def combine(distances: Distances) -> Distances:
         """Return the mean distance of the farthest cells."""
         return np.asarray(np.sort(distances, axis=0)[-farthest_count:].mean(axis=0), dtype=np.float64)
 
     unit_numbers = np.asarray(units)
-    nearest, distances = _measure_distances(unit_numbers, compare, height)
+    nearest, distances = _measure_distances(unit_numbers, compare, combine)
     return _find_groups(nearest, distances, unit_numbers, gap=GROUP_GAP, single_gap=SINGLE_GAP)
 
 
@@ -131,7 +131,7 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
         """Return the distances of a picture, as a single cell, to all pictures."""
         return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
 
-    nearest, distances = _measure_distances(unit_numbers, compare, height=lambda distances: distances[0])
+    nearest, distances = _measure_distances(unit_numbers, compare, combine=lambda distances: distances[0])
     groups = _find_groups(nearest, distances, unit_numbers, gap=LOOK_GAP, single_gap=SINGLE_LOOK_GAP)
     return [[places[k] for k in group] for group in groups if len(group) > 1]
 
@@ -142,20 +142,21 @@ def _is_large_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
 
 
 def _measure_distances(
-    units: NDArray[np.intp], compare: Compare, height: Height
+    units: NDArray[np.intp], compare: Compare, combine: Combine
 ) -> tuple[NDArray[np.intp], Distances]:
-    """Measure each picture's distance to the pictures of other units, with the nearest units left out.
+    """Measure each picture's distance to pictures of other units, without 0, 1, 2, ... of the nearest units.
 
     Args:
         units: Number [N] of the part that each picture shows.
-        compare: Returns the distances of a picture's cells to the nearest cell of each picture, [C, N].
-        height: Combines the distances of a picture's cells into one.
+        compare: Returns the distances [C, N] of the cells of a picture, by its number, to the nearest cell
+            of each picture.
+        combine: Combines the distances of a picture's cells into one.
 
     Returns:
-        Two arrays [N, K], where column k is about the k-th nearest other unit of each picture:
+        Two arrays [N, K]:
 
-        - The picture of this unit that is nearest.
-        - The picture's distance to all other units but the k nearest (k = 0: none is left out).
+        - The nearest picture of the k-th nearest other unit, k from 0 on.
+        - The distance to the other units without the k nearest (k = 0: none is left out).
     """
     count = len(units)
     left_out_count = max(1, min(MAX_GROUP, count // MAX_SHARE))
@@ -164,11 +165,11 @@ def _measure_distances(
     for picture in range(count):
         distances = compare(picture)
         distances[:, units == units[picture]] = np.inf
-        ascending = np.argsort(height(distances), kind="stable")
+        ascending = np.argsort(combine(distances), kind="stable")
         _, first_places = np.unique(units[ascending], return_index=True)  # nearest picture of each unit
         nearest[picture] = ascending[np.sort(first_places)][:left_out_count]
         for k in range(left_out_count):
-            picture_distances[picture, k] = height(distances.min(axis=1))
+            picture_distances[picture, k] = combine(distances.min(axis=1))
             distances[:, units == units[nearest[picture, k]]] = np.inf
     return nearest, picture_distances
 
@@ -184,8 +185,8 @@ def _find_groups(
         nearest: Nearest pictures [N, K], as `_measure_distances` returns them.
         distances: Distances [N, K], as `_measure_distances` returns them.
         units: Number [N] of the part that each picture shows.
-        gap: Smallest gap to pictures of several units.
-        single_gap: Smallest gap to pictures of one unit.
+        gap: Smallest gap that counts where the pictures beyond it are of several units.
+        single_gap: Smallest gap that counts where they are of one unit.
     """
     rest = list(range(len(nearest)))
     # for each picture apart, the lowest picture that it is linked to; following the links leads to the first
@@ -220,8 +221,8 @@ def _beyond_gap(distances: Distances, units: NDArray[np.intp], gap: float, singl
     Args:
         distances: Distances [N, K]; in column k with the k nearest units left out.
         units: Number [N] of the part that each picture shows.
-        gap: Smallest gap to pictures of several units.
-        single_gap: Smallest gap to pictures of one unit.
+        gap: Smallest gap that counts where the pictures beyond it are of several units.
+        single_gap: Smallest gap that counts where they are of one unit.
     """
     widest = 1.0
     beyond = list[int]()

@@ -250,8 +250,9 @@ def _read_pages(
     values = check_values(np.concatenate(planes, axis=2), name)
     group_widths: list[int] = []
     for page in pages:
-        further_channels = page.channels - page.colours
-        group_widths += [page.colours, *[1] * further_channels]
+        further_count = page.channels - page.colours
+        group_widths.append(page.colours)
+        group_widths += [1] * further_count  # each further channel is a group
     return values, _groups(group_widths, values)
 
 

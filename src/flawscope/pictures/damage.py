@@ -243,7 +243,7 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
         return False
     before_end = slice(max(0, end - _NEAR - 1), end - 1)  # without the last pixel, which may be there in part
     after_end = slice(end, end + _NEAR)
-    blocks = (last_row[before_end], row_above[after_end])
+    blocks = (last_row[before_end], row_above[after_end])  # of the picture, at both sides of the place
     if min(len(np.unique(block)) for block in blocks) < _MIN_VALUES:
         return False
     difference_of_rows = np.abs(last_row[before_end] - row_above[before_end]).mean()
@@ -428,14 +428,15 @@ def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[
     """
     row_count = len(values) // stride
     rows = values[: row_count * stride].reshape(-1, stride)
-    pixel_bytes = stride // pixel * pixel  # of a row, without its padding
-    colours = rows[:, :pixel_bytes].reshape(len(rows), -1, pixel)[..., :3]
+    unpadded_bytes = stride // pixel * pixel  # of a row
+    colours = rows[:, :unpadded_bytes].reshape(len(rows), -1, pixel)[..., :3]
     positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
         block = colours[top : top + _ROWS_AT_ONCE]
         is_coloured = (block != block[..., :1]).any(2)
         places = np.argwhere(is_coloured)[: _TORN_PIXELS + 1]
-        positions |= {(top + int(row)) * stride + int(column) * pixel for row, column in places}
+        for row, column in places:
+            positions.add((top + int(row)) * stride + int(column) * pixel)
         if len(positions) > _TORN_PIXELS:
             break
     return positions

@@ -129,28 +129,28 @@ class DecodedPictures:
         """
         used_ranges: list[UsedRange] = []
         dtype_kinds = set[str]()
-        largest = 0
+        largest_bytes = 0
         sizes: list[tuple[int, int] | None] = [None] * len(self.sources)
         for number in range(len(self.sources)):
             try:
                 header = self._survey_header(number)
-                largest = max(largest, header.size_bytes)
+                largest_bytes = max(largest_bytes, header.size_bytes)
                 sizes[number] = header.size
                 picture = self.read(number) if header.is_deep else None
             except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # reported when it is loaded for the fit
             if picture is None:
                 continue
-            largest = max(largest, picture.nbytes)
+            largest_bytes = max(largest_bytes, picture.nbytes)
             sizes[number] = (picture.shape[0], picture.shape[1])
             if picture.dtype != np.uint8:
                 used_ranges.append(used_range(picture))
                 dtype_kinds.add(picture.dtype.kind)
         if not used_ranges:
-            return Survey(None, largest, sizes, remarks=[])
+            return Survey(None, largest_bytes, sizes, remarks=[])
         kind = "f" if dtype_kinds == {"f"} else "u"  # floats and unsigned integers together count as integers
         levels, remarks = common_levels(used_ranges, kind)
-        return Survey(levels, largest, sizes, remarks)
+        return Survey(levels, largest_bytes, sizes, remarks)
 
     def _survey_header(self, number: int) -> _Header:
         """Return what can be known of a picture without decoding it."""
@@ -159,7 +159,7 @@ class DecodedPictures:
             return _Header(is_deep=True)
         if isinstance(source, np.ndarray):
             size = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-            return _Header(source.dtype != np.uint8, source.nbytes, size)
+            return _Header(is_deep=source.dtype != np.uint8, size_bytes=source.nbytes, size=size)
         if isinstance(source, bytes) or is_read_whole(source):
             return _Header(is_deep=True)
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:

@@ -388,16 +388,16 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
 
 def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
     """Load a picture from a stream; see `open_upright_deep` for the result and the errors."""
-    array = read_array(stream, name)
+    numpy_array = read_array(stream, name)
     with without_warnings():  # unusual directories of a TIFF raise them
         _refuse_half_read(stream, name)
         remedy = data_checks.SEVERAL_PICTURES.coded(f"{_ONE_BY_ONE}, or fit with --channels all")
         _refuse_if(picture_count.describe_pages(stream), remedy, name)
-        if array is None:
-            values = pixel_layouts.read_whole(stream, name, max_pixels())
+        if numpy_array is None:
+            values = pixel_layouts.read_whole(stream, name, max_pixels())  # None: Pillow reads it
         else:
-            values = from_numpy(array, name)
-    if array is not None and values is not None and damage.has_cut(values):
+            values = from_numpy(numpy_array, name)
+    if numpy_array is not None and values is not None and damage.has_cut(values):
         raise picture_error(name, damage.CUT, pixel_layouts.COPY_AGAIN)
     if values is not None:
         height, width = values.shape[:2]

@@ -202,13 +202,13 @@ class Reading(NamedTuple):
 
     Attributes:
         words: The words.
-        found: Meanings of the words for good (True) and defective (False), inverted where they are negated.
+        meanings: Meanings of the words for good (True) and defective (False), inverted where negated.
         unknown: Words of no list.
         is_open: Whether an unknown word is negated ("no cracks").
     """
 
     words: tuple[str, ...]
-    found: frozenset[bool]
+    meanings: frozenset[bool]
     unknown: frozenset[str]
     is_open: bool
 
@@ -239,7 +239,7 @@ class _Reader:
             before: Words of the text before it.
             later: Words of the text behind it.
         """
-        meaning = word_says(word)
+        meaning = word_says(word)  # True for good, False for defective, None for neither
         if word in _FREE:
             self._read_free(later)
         elif meaning is not None:
@@ -290,7 +290,7 @@ def _read(name: str) -> Reading:
         reader.read(word, words[:position], words[position + 1 :])
     return Reading(
         words=tuple(words),
-        found=frozenset(reader.meanings),
+        meanings=frozenset(reader.meanings),
         unknown=frozenset(reader.unknown),
         is_open=reader.is_open or reader.is_negated,
     )
@@ -301,7 +301,7 @@ def read_words(name: str, shared: Collection[str] = ()) -> Said:
 
     Args:
         name: The text.
-        shared: Words that all texts beside it have, too. If they are unknown, this does not matter.
+        shared: Words that all the other texts have, too. These may be unknown.
     """
     words, meanings, unknown, is_open = _read(name)
     unexplained = unknown - {*shared}

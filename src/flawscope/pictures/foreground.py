@@ -106,8 +106,8 @@ class PatternedGround:
     def _learn_colours(self, images: Sequence[Floats], areas: Sequence[Mask]) -> PatternedGround:
         """Return the ground with learnt colours of the part.
 
-        The parts are segmented by the present colours, and the colours are learnt anew from these parts, in
-        turn.
+        Colours are learnt from the areas, and parts are segmented by these colours. Then, several times, the
+        colours are learnt from the parts, and the parts are segmented anew.
 
         Args:
             images: Pictures in the ground's tone.

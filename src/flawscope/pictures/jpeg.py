@@ -78,7 +78,8 @@ def load(image: Image.Image, data: bytes) -> str:
     decoder = Image._getdecoder(image.mode, name, args, image_file.decoderconfig)
     try:
         decoder.setimage(image_file.im, extents)
-        # arithmetic codes are not read in pieces, and may leave zeros out
+        # pieces show damage only of Huffman codes: libjpeg reads arithmetic codes differently, and their
+        # encoder may leave out zero bytes at the end
         has_huffman_codes = layout.kind in (_BASELINE, _EXTENDED, _PROGRESSIVE)
         fault = _decode(decoder, data, layout.stretches if has_huffman_codes else [])
     finally:
@@ -111,65 +112,65 @@ class _Segments:
         """Whether the scans have brought all bits of all coefficients."""
         return not any(any(bits) for bits in self.missing.values())
 
-    def read(self, code: int, head: bytes) -> None:
+    def read(self, code: int, content: bytes) -> None:
         """Read a segment; segments that do not matter for the scans are ignored.
 
         Args:
             code: Marker of the segment.
-            head: Content of the segment.
+            content: Content of the segment.
         """
         if code in _FRAMES:
             self.kind = code
-            self.frame = head
-            # from byte 6 on, three bytes for each component, the first is its number
-            self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in head[6::3]}
+            self.frame = content
+            components = content[6::3]  # numbers: from byte 6 on, the first of three bytes for each component
+            self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in components}
         elif code == _HUFFMAN_TABLES:
-            self.shortest |= _shortest_codes(head)
+            self.shortest |= _shortest_codes(content)
         elif code == _RESTART_INTERVAL:
-            self.interval = int.from_bytes(head, "big")
+            self.interval = int.from_bytes(content, "big")
 
-    def begins_scan(self, code: int, head: bytes) -> bool:
+    def begins_scan(self, code: int, content: bytes) -> bool:
         """Whether a segment begins a scan, and the frame is known."""
-        return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
+        return code == _START_OF_SCAN and len(content) > 5 and bool(self.frame)
 
-    def read_scan(self, head: bytes) -> None:
+    def read_scan(self, content: bytes) -> None:
         """Record in `missing` how many low bits the coefficients of a scan still lack after it.
 
         Args:
-            head: Content of the segment that begins the scan.
+            content: Content of the segment that begins the scan.
         """
         # first and last coefficient of the scan; the lower four bits of the third byte are its lowest bit
-        first, last, bit_positions = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
+        first, last, bit_positions = content[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
         lowest_bit = bit_positions & 15  # lower bits come with later scans
-        for component in head[1:-3:2]:  # numbers of the scan's components
+        for component in content[1:-3:2]:  # numbers of the scan's components
             missing_bits = self.missing.get(component)
             if missing_bits is not None:
                 missing_bits[first : last + 1] = [lowest_bit] * (last + 1 - first)
 
-    def count_stretches(self, head: bytes) -> int:
+    def count_stretches(self, content: bytes) -> int:
         """Return the number of stretches that a scan should have; restart markers separate them.
 
         Args:
-            head: Content of the segment that begins the scan.
+            content: Content of the segment that begins the scan.
         """
         if not self.interval:
             return 1
-        unit_count = _count_units(self.frame, head[1:-3:2])
+        unit_count = _count_units(self.frame, content[1:-3:2])
         return math.ceil(unit_count / self.interval)
 
-    def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], head: bytes) -> str:
+    def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], content: bytes) -> str:
         """Return the fault of a scan; empty where no fault is found.
 
         Args:
             data: Bytes of the file.
             stretches: Begin and end of each stretch of the scan's data.
-            head: Content of the segment that begins the scan.
+            content: Content of the segment that begins the scan.
         """
-        if len(stretches) != self.count_stretches(head):
+        if len(stretches) != self.count_stretches(content):
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        table = head[2] & 15 | _AC  # Huffman table of the first component's AC coefficients
+        table = content[2] & 15 | _AC  # Huffman table of the first component's AC coefficients
         symbol = self.shortest.get(table, 0)
         begin, _ = stretches[0]
         _, end = stretches[-1]
@@ -196,15 +197,15 @@ def read_layout(data: bytes) -> Layout:
         if code in _ALONE:
             continue
         length = int.from_bytes(data[position : position + 2], "big")
-        head = data[position + 2 : position + length]
+        content = data[position + 2 : position + length]
         position += length
-        if not segments.begins_scan(code, head):
-            segments.read(code, head)
+        if not segments.begins_scan(code, content):
+            segments.read(code, content)
             continue
-        segments.read_scan(head)
+        segments.read_scan(content)
         scan_stretches, is_in_order = _scan_stretches(data, position)
         if is_in_order:
-            fault = segments.find_scan_fault(data, scan_stretches, head)
+            fault = segments.find_scan_fault(data, scan_stretches, content)
         else:
             fault = _fault_at_end(data, scan_stretches)
         if fault:

@@ -171,15 +171,18 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     lows = np.sort([picture.low for picture in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
-    rank = int(USUAL_SHARE * (len(used) - 1))  # rank of the last picture with usual values
+    # range that most pictures keep within
+    rank = int(USUAL_SHARE * (len(used) - 1))
     usual_high = highs[rank]
     usual_low = lows[-1 - rank]
     tolerance = (UNUSUAL - 1) * (usual_high - usual_low)
     # range of the pictures that are not clipped
-    high = float(highs[highs <= usual_high + tolerance][-1])
-    low = float(lows[lows >= usual_low - tolerance][0])
+    unclipped_highs = highs[highs <= usual_high + tolerance]
+    unclipped_lows = lows[lows >= usual_low - tolerance]
+    high = float(unclipped_highs[-1])
+    low = float(unclipped_lows[0])
     white = white_of(high, kind)
-    lines = _depth_remarks(highs[highs <= high], kind)
+    lines = _depth_remarks(unclipped_highs, kind)
     levels = Levels(0.0, white)
     if 0 < high - low <= SMALL_PART * white:
         margin = MARGIN * (high - low)
@@ -236,12 +239,14 @@ def _depth_remarks(highs: NDArray[np.float64], kind: str) -> list[str]:
     """
     if kind != "u" or highs.size < 4:
         return []
-    below = np.maximum(highs[:-1], 1)
-    above = highs[1:]
-    gap_place = int((above / below).argmax())  # the widest gap is above the picture at this place
+    previous_highs = np.maximum(highs[:-1], 1)
+    next_highs = highs[1:]
+    ratios = next_highs / previous_highs
+    gap_place = int(ratios.argmax())  # the widest gap is above the picture at this place
     shallow_count = gap_place + 1
     deep_count = highs.size - shallow_count
-    if above[gap_place] < MIN_DEPTH_GAP * below[gap_place] or min(shallow_count, deep_count) < 2:
+    is_narrow = next_highs[gap_place] < MIN_DEPTH_GAP * previous_highs[gap_place]
+    if is_narrow or min(shallow_count, deep_count) < 2:
         return []
     return [
         f"{pluralize(shallow_count, 'picture')} go up to {highs[gap_place]:g}, and {deep_count} up to "

@@ -86,11 +86,11 @@ def reason_not_judged(path: StrPath) -> str:
 
 
 def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder in natural order; those that `is_ignored` names are left out.
+    """Return the entries of a folder in natural order, without those whose names are to be ignored.
 
     Args:
         folder: The folder.
-        hidden: Whether to include hidden pictures, although `is_ignored` names them.
+        hidden: Whether to include hidden pictures, whose names are otherwise ignored.
 
     Raises:
         InputError: The folder cannot be read.

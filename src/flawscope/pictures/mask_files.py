@@ -208,7 +208,7 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
     except ValueError:  # there are no files, or they lie on two drives
         root = ""
     groups = _named_like_masks(paths, root)
-    photographs = _take_photographs(groups)
+    photographs = _take_photographs(groups)  # removes them from the groups
     masks: dict[Path, Path | None] = {}
     photographs_like_masks: list[Path] = []
     if groups:
@@ -217,6 +217,7 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
         for group, path in photographs:
             if group.folder or pictures.partner(group, path) is not None:
                 photographs_like_masks.append(path)
+    # masks without a word in their names: of two files with one name, which differ by the suffix
     twins = _twins([path for path in paths if path not in masks])
     return masks | twins, photographs_like_masks
 
@@ -530,7 +531,8 @@ class _Pictures:
                 plain_folders[folder] = _plain_folders(_folders(path, root))
             folders = plain_folders[folder]
             for name in _picture_names(path.stem):
-                for last_folder in {None, *folders[-1:]}:
+                last_folders: set[str | None] = {None, folders[-1]} if folders else {None}
+                for last_folder in last_folders:
                     places = self._places.setdefault((name, last_folder), {})
                     places.setdefault(folders, []).append(path)
 
@@ -570,7 +572,7 @@ class _Pictures:
         Args:
             group: Group of the mask.
             mask: The mask.
-            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            below: Folders between the mask and its folder of masks. The picture's path ends with them, too.
             names: Names that the picture may have, the most likely first.
         """
         nearest_place = (*group.above, *below)
@@ -596,12 +598,12 @@ class _Pictures:
     def _rank(
         self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
-        """Yield each picture that a mask may belong to, after its rank: the lower, the better it fits.
+        """Yield the rank and the path of each picture that a mask may belong to; the lowest rank fits best.
 
         Args:
             group: Group of the mask.
             mask: The mask.
-            below: Last folders of the picture's path: those of the mask below its folder of masks.
+            below: Folders between the mask and its folder of masks. The picture's path ends with them, too.
             places: Files that have the picture's name, by their folders.
         """
         hint = masked_folder(group.folder) or ""

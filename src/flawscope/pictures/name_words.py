@@ -234,12 +234,14 @@ def _is_jumble(chunk: str) -> bool:
 def _without_lights(readings: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
     """Read "normal" as the name of a light if all other names have only words for lights, views and the like.
 
-    Then no name says anything about its picture's class. Otherwise the readings are unchanged.
+    In this case no name says anything about its picture's class. In all other cases the readings are
+    unchanged.
     """
-    if {reading.words for reading in readings} != {"", "normal"}:
+    stated_words = {reading.words for reading in readings}
+    if stated_words != {"normal", ""}:  # some names state nothing but "normal", all others nothing
         return readings
     for reading, core in zip(readings, cores, strict=True):
-        if reading.words:
+        if reading.words == "normal":
             continue
         words = [word for word in split_words(" ".join(core)) if len(word) > 1 and not word.isdecimal()]
         if not words or not all(map(is_sorting, words)):
@@ -265,10 +267,10 @@ def form_groups(values: Collection[object], least: int = 0) -> bool:
 def _doubt_groups(
     readings: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
 ) -> list[NameReading]:
-    """Doubt the readings of names whose marks of unknown meaning sort the pictures into groups.
+    """Doubt the names' readings if marks of unknown meaning in the names sort the pictures into groups.
 
-    Such marks are words of no list, a sign at the end, or a number or letter that is no counter. A name for
-    good becomes unclear, and a name without a class gets the mark as its words.
+    Such marks are words of no list, a sign at the end, or a number or letter that is no counter. A reading
+    of GOOD becomes UNCLEAR, and a reading without a class gets the mark as its words.
 
     Args:
         readings: Readings of the names.
@@ -279,7 +281,7 @@ def _doubt_groups(
     if 2 * hash_count >= len(cores) > 0:  # most names are hashes
         return readings
     has_meaning = any(reading != SILENT for reading in readings)
-    least = 2 if has_meaning else 0
+    least = 2 if has_meaning else 0  # number of different marks that is never too many
     marks = _with_signs(_unknown_in(cores), stems, least)
     if not has_meaning and not form_groups(marks):
         marks = _slot_marks(stems)
@@ -294,7 +296,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
     Args:
         marks: Mark of each name; empty: none.
         stems: The names.
-        least: As in `form_groups`.
+        least: Number of different signs that is never too many.
     """
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]

@@ -219,17 +219,19 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
         numbers, versions, version_spectra = _versions(others, smooth, spectra)
         target = smooth[i][_INNER]
         warped = _register(smooth[i], versions, _shifts(spectra[i], version_spectra))
-        fine = _fine(np.concatenate([target[None], warped]))
-        similarities = _correlation(fine[:1], fine[1:])
+        fine_structure = _fine(np.concatenate([target[None], warped]))
+        similarities = _correlation(fine_structure[:1], fine_structure[1:])
         distances = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
-        best_correlations: dict[int, float] = {}  # by number of the other picture, among its versions
+        # of several versions of a picture, the one that is most like this picture counts
+        best_correlations: dict[int, float] = {}  # by number of the other picture
         for k, correlation in enumerate(_own_correlation(target, warped, numbers)):
             j = int(numbers[k])
             best_correlations[j] = max(best_correlations.get(j, -1.0), float(correlation))
             distance = float(distances[k] / np.hypot(noise[i], noise[j]))
-            resemblance = Resemblance(float(similarities[k]), -distance)
+            resemblance = Resemblance(alike=float(similarities[k]), nearness=-distance)
             pair = (min(i, j), max(i, j))
-            resemblances[pair] = max(resemblances.get(pair, Resemblance(-1.0, 0.0)), resemblance)
+            previous_best = resemblances.get(pair, Resemblance(alike=-1.0, nearness=0.0))
+            resemblances[pair] = max(previous_best, resemblance)
         for j, best_correlation in best_correlations.items():
             correlations.setdefault((min(i, j), max(i, j)), []).append(best_correlation)
     bank_numbers = {*bank.tolist()}
@@ -243,17 +245,17 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
 def _versions(
     others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
 ) -> tuple[Ints, Floats, NDArray[np.complex64]]:
-    """Return the pictures that one picture is compared with, in their versions.
+    """Return the versions, as they are or mirrored, of the pictures that one picture is compared with.
 
     Mirrored versions are made only here, since those of all pictures at once would take much memory.
 
     Args:
-        others: Number and version of each of these pictures.
-        smooth: Smoothed thumbnails of all pictures, as they are.
-        spectra: Spectra of all pictures, as they are.
+        others: Number and version of each picture to compare with.
+        smooth: Smoothed thumbnails of all pictures, not mirrored.
+        spectra: Spectra of all pictures, not mirrored.
 
     Returns:
-        The numbers of the pictures, their thumbnails in these versions, and the spectra of these thumbnails.
+        For each version the number of the picture, the thumbnail, and the spectrum of the thumbnail.
     """
     numbers = np.array([j for j, _ in others])
     thumbnails = smooth[numbers]

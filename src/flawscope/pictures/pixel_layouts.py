@@ -147,7 +147,7 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | 
 
 
 def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
-    """Whether `read_whole` reads a picture, or refuses it."""
+    """Whether a picture has a layout that `read_whole` handles: that it reads, or refuses with an error."""
     if isinstance(source, Image.Image):
         return False
     with open(source, "rb") as stream:

@@ -35,7 +35,8 @@ def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
     sizes: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
     for rows, columns in parts:
         length, width = rectangle_sides(corners(rows, columns))
-        sizes.append((length, width, len(rows)))
+        area = len(rows)
+        sizes.append((length, width, area))
     return np.asarray(np.max(sizes, axis=0), np.float64)
 
 

@@ -438,11 +438,11 @@ def _colour_change(colours: Floats) -> float:
     red_and_blue = colours[:, [0, 2]]
     green = colours[:, 1:2]
     ratios = (red_and_blue / np.maximum(green, 1e-3)).astype(np.float64)
-    count = max(2, len(ratios) // 5)  # frames of a section
-    starts = range(0, len(ratios) - count + 1, count)
-    means = np.stack([ratios[start : start + count].mean(axis=0) for start in starts])
+    section_length = max(2, len(ratios) // 5)
+    starts = range(0, len(ratios) - section_length + 1, section_length)
+    means = np.stack([ratios[start : start + section_length].mean(axis=0) for start in starts])
     largest_change = (means.max(axis=0) - means.min(axis=0)).max()
-    return float(largest_change * colours[:, 1].mean())
+    return float(largest_change * colours[:, 1].mean())  # from a ratio to grey levels
 
 
 def _noise(still: Floats) -> float:

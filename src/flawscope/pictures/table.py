@@ -286,7 +286,7 @@ def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]
 
     Args:
         rows: The rows, without looks.
-        tensors: Tensors of a model file, also others than those of looks.
+        tensors: Tensors of a model file; those that are not of looks are ignored.
 
     Raises:
         ValueError: The looks are damaged.
@@ -299,8 +299,8 @@ def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]
     thumbnails, noise, numbers = look_tensors.values()
     _check_looks(thumbnails, noise, numbers, len(rows))
     new_rows = list(rows)
-    for number, thumbnail, level in zip(numbers.tolist(), thumbnails, noise.tolist(), strict=True):
-        new_rows[number] = replace(new_rows[number], look=Look(thumbnail, level))
+    for number, thumbnail, noise_level in zip(numbers.tolist(), thumbnails, noise.tolist(), strict=True):
+        new_rows[number] = replace(new_rows[number], look=Look(thumbnail, noise_level))
     return tuple(new_rows)
 
 

@@ -169,12 +169,14 @@ def _loader() -> type[yaml.SafeLoader]:
                 if not isinstance(key, yaml.ScalarNode):
                     problem = "a name is no text"
                 elif key.value in names:
+                    # an address may hold a password, and is not repeated in the error
                     name = "a name" if "://" in key.value or "@" in key.value else f"{key.value:.60}"
                     problem = f"{name} stands twice"
                 if problem:
                     raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
                 names.add(key.value)
-                key.tag = _MERGE if key.tag == _MERGE else _TEXT
+                if key.tag != _MERGE:
+                    key.tag = _TEXT  # also a name such as 5 or null
             return node
 
     return Loader

@@ -221,12 +221,16 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
 
 def _unread_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
     """Return the tags about pixels in a page's directory that tifffile could not read."""
-    form = page.parent.tiff
+    variant = page.parent.tiff  # TIFF or BigTIFF, with its byte order
     stream.seek(page.offset)
-    (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
-    entries = stream.read(count * form.tagsize)
-    tags = {int(tag) for tag, _ in struct.iter_unpack(f"{form.byteorder}H{form.tagsize - 2}s", entries)}
-    return {tag for tag in tags if tag <= _SAMPLE_FORMAT} - {*page.tags.keys()}
+    (count,) = struct.unpack(variant.tagnoformat, stream.read(variant.tagnosize))
+    entries = stream.read(count * variant.tagsize)
+    entry_format = f"{variant.byteorder}H{variant.tagsize - 2}s"  # each entry begins with its tag, 2 bytes
+    tags = {int(tag) for tag, _ in struct.iter_unpack(entry_format, entries)}
+    pixel_tags = {
+        tag for tag in tags if tag <= _SAMPLE_FORMAT
+    }  # higher ones do not change how pixels are read
+    return pixel_tags - {*page.tags.keys()}
 
 
 def _one_number(value: int | tuple[int, ...] | list[int]) -> int:

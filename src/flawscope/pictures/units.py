@@ -202,7 +202,7 @@ def units_of(
     named_parts = [None if part_of is None else part_of(row.name) for row in all_rows]
     labels = _labels(new, earlier, named_parts)
     compared = _compare([row.look for row in all_rows], count)
-    # of the pictures that are nearly the same, the groups that are not one part by their names already
+    # groups of pictures that are nearly the same, without those that are one part by their names
     groups = [group for group in clusters(compared.copies) if len({labels[k] for k in group}) > 1]
     groups_apart = [group for group in groups if all(named_parts[k] is not None for k in group)]
     joined_groups = [group for group in groups if group not in groups_apart]
