@@ -204,19 +204,19 @@ def has_cut(values: NDArray[np.number]) -> bool:
     return False
 
 
-def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
+def _runs(has_one_value: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each run of consecutive rows that are filled with one and the same value.
 
     Args:
-        rows: [H], True for rows that have a single value.
+        has_one_value: [H], True for rows that have a single value.
         values: [H], first value of each row.
     """
-    begins_or_ends = rows[1:] != rows[:-1]
-    has_new_value = rows[1:] & (values[1:] != values[:-1])
+    begins_or_ends = has_one_value[1:] != has_one_value[:-1]
+    has_new_value = has_one_value[1:] & (values[1:] != values[:-1])
     starts = np.flatnonzero(begins_or_ends | has_new_value) + 1
-    bounds = [0, *starts.tolist(), len(rows)]
+    bounds = [0, *starts.tolist(), len(has_one_value)]
     for begin, end in pairwise(bounds):
-        if rows[begin]:
+        if has_one_value[begin]:
             yield begin, end
 
 
@@ -537,7 +537,7 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """Return the fault of a WebP that can be decoded without its last bytes; empty where they are needed.
+    """Return the fault of a WebP if it is decoded without its last bytes, too; empty if they are needed.
 
     Bytes that are not needed belong to another file.
     """
@@ -546,7 +546,8 @@ def _webp_fault(data: bytes) -> str:
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         position += 8 + (size + 1) // 2 * 2
     size = int.from_bytes(data[position + 4 : position + 8], "little")
-    body = data[position + 8 : position + 8 + size - size % 2 - _WEBP_SPARE]
+    shortened_size = size - size % 2 - _WEBP_SPARE  # an even number of bytes
+    body = data[position + 8 : position + 8 + shortened_size]
     file_size = (len(body) + 12).to_bytes(4, "little")
     body_size = len(body).to_bytes(4, "little")
     shortened = b"RIFF" + file_size + b"WEBP" + name + body_size + body

@@ -39,8 +39,8 @@ def parse_pixels(text: str | float) -> float:
         InputError: It is any other text, or a value not above 0.
     """
     try:
-        number = decimal_point(str(text).lower()).strip()
-        value = float(number.removesuffix("px"))
+        number_text = decimal_point(str(text).lower()).strip()
+        value = float(number_text.removesuffix("px"))
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:

@@ -349,13 +349,13 @@ def read_side_by_side(
     """
     is_alone = len(names) == 1 and not beside_pictures
     shared = frozenset[str]()
-    if len(names) > 1 or is_alone:
+    if len(names) > 1 or is_alone:  # all words of a name that stands alone are shared
         shared = frozenset.intersection(*map(unknown_words, names))
     new_and_old = are_new_and_old(names)
     meanings = {}
     for name in names:
         meaning = read_words(name, shared)
-        if are_good and split_said(name):
+        if are_good and split_said(name):  # such as "train" in a folder of good pictures
             meaning = Said.SORTED
         elif meaning is Said.SORTED and not is_alone:
             is_explained = _explains(name, above, are_good, new_and_old)

@@ -262,6 +262,11 @@ def _partial_squared_distances(rows: Floats, others: Floats) -> Floats:
     return np.asarray(left @ right.T)
 
 
+def _squared_distances(rows: Floats, others: Floats) -> Floats:
+    """Return squared distances `[n, m]` of rows and others."""
+    return np.asarray(_partial_squared_distances(rows, others) + (rows**2).sum(1)[:, None])
+
+
 def _nearest_distances(rows: Floats, others: Floats) -> Floats:
     """Return each row's distance to the nearest of `others`."""
     squared = _partial_squared_distances(rows, others).min(1) + (rows**2).sum(1)
@@ -291,8 +296,8 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     chosen = np.random.default_rng(0).permutation(len(windows))[:_MAX_BANK]
     bank = (windows[chosen] - mean) @ whitening
     bank_places = places[chosen]
-    squared_distances = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
-    squared_gaps = _partial_squared_distances(bank_places, bank_places) + (bank_places**2).sum(1)[:, None]
+    squared_distances = _squared_distances(bank, bank)
+    squared_gaps = _squared_distances(bank_places, bank_places)
     is_far_away = squared_gaps >= _MIN_SELF_DISTANCE**2
     squared_nearest = np.where(is_far_away, squared_distances, np.inf).min(1)
     nearest = np.sqrt(np.maximum(squared_nearest, 0))  # distance to the most similar window far away
@@ -394,10 +399,10 @@ class Foreground:
 
     @classmethod
     def _without_ground(cls, small_pictures: Sequence[Picture]) -> Foreground:
-        """Return a foreground that `foreground_mask` finds in each picture, or else all of each picture.
+        """Return the foreground of a product whose ground is not learnt.
 
-        It is all of each picture if `foreground_mask` does not find a part of about the same size in three
-        quarters of these pictures.
+        `foreground_mask` finds it in each picture. If in fewer than three quarters of these pictures that
+        function finds a part of about the same size, the foreground is all of each picture.
         """
         if not small_pictures:
             return cls()

@@ -295,7 +295,9 @@ def _scan_stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], boo
         if code not in _RESTARTS:
             # a restart marker may stand behind the last stretch, so that an empty stretch follows
             is_last_empty = len(stretches) > 1 and stretches[-1] == (end, end)
-            return stretches[:-1] if is_last_empty else stretches, True
+            if is_last_empty:
+                stretches.pop()
+            return stretches, True
         expected_code = _RESTARTS[(len(stretches) - 1) % len(_RESTARTS)]
         if code != expected_code:
             return stretches, False
@@ -378,7 +380,8 @@ def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> 
         pending_count = feed.give(data[feed.position : end] + _BEYOND)
         if pending_count < 0:  # all pixels of the picture are there
             return ""
-        if pending_count or feed.give(b"\0"):  # a byte more is not taken in at once
+        is_all_taken_in = pending_count == 0 and feed.give(b"\0") == 0  # one byte more is taken in, too
+        if not is_all_taken_in:
             return INCOMPLETE
         feed.position = end
     return "" if feed.give(data[feed.position :]) < 0 else TRUNCATED

@@ -81,7 +81,8 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
     from scipy.ndimage import label
 
     groups, _ = label(is_outside.any(axis=2), structure=np.ones((3, 3)))
-    is_stray = (np.bincount(groups.ravel()) <= MAX_STRAY_GROUP)[groups]  # pixels of small groups
+    is_small = np.bincount(groups.ravel()) <= MAX_STRAY_GROUP  # by number of the group
+    is_stray = is_small[groups]
     if is_full_no_data:
         is_stray |= (picture == FULL).any(axis=2)
     is_stray &= groups > 0  # group 0: pixels that are not outside
@@ -91,7 +92,12 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
         return UsedRange(low, high)
     middle = (inner_low + inner_high) / 2
     farthest = float(stray_values.flat[np.abs(stray_values - np.float64(middle)).argmax()])
-    return UsedRange(float(other_values.min()), float(other_values.max()), int(is_stray.sum()), farthest)
+    return UsedRange(
+        low=float(other_values.min()),
+        high=float(other_values.max()),
+        strays=int(is_stray.sum()),
+        far=farthest,
+    )
 
 
 def no_data_value(picture: NDArray[np.floating]) -> float | None:

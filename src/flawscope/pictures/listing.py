@@ -210,7 +210,8 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
         """
         visited.add(os.path.realpath(current))
         written = written_above
-        if current != folder or not own:
+        is_left_out = current != folder or not own  # `own` keeps what lies in `folder` itself
+        if is_left_out:
             written |= written_below(current)
         for entry in list_entries(current, hidden=hidden):
             path = Path(current, entry.name)
@@ -314,7 +315,8 @@ def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bo
     masks = find_masks(path for path, _ in all_files if is_picture(path))
     for path, is_named in all_files:
         is_companion = path.suffix.lower() in COMPANION_SUFFIXES or is_hidden_picture(path)
-        yield path, path in masks or (is_companion and not is_named)
+        is_only_beside = path in masks or (is_companion and not is_named)
+        yield path, is_only_beside
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:

@@ -131,7 +131,7 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
         if _HAS_WORD.search(stem) and _split_word(stem):
             groups.setdefault((path.parent, "word"), []).append((path, None))
             continue
-        addition_and_other = _added_to_name(path, stem, paths_by_name)
+        addition_and_other = _find_shorter_named(path, stem, paths_by_name)
         if addition_and_other is not None:
             addition, other = addition_and_other
             groups.setdefault((path.parent, addition), []).append((path, other))
@@ -143,12 +143,12 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     return masks
 
 
-def _added_to_name(
+def _find_shorter_named(
     path: Path, stem: str, paths_by_name: Mapping[str, Sequence[Path]]
 ) -> tuple[str, Path] | None:
-    """Find another picture whose name is the beginning of this picture's name, up to a gap or the end.
+    """Find another picture with the same name, or with a beginning of the name that ends before a gap.
 
-    If the names are equal, the other picture lies in another folder; otherwise in the same folder.
+    A picture with the same name lies in another folder; one with a beginning of the name in the same folder.
 
     Args:
         path: The picture.
@@ -156,8 +156,8 @@ def _added_to_name(
         paths_by_name: Pictures by folded name.
 
     Returns:
-        The rest of this picture's name, with 0 in place of each digit, and the other picture. None where
-        there is no such picture.
+        What this picture's name has in addition, with 0 in place of each digit, and the other picture. None
+        where there is no such picture.
     """
     ends = [*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)]
     for end in ends:
@@ -295,6 +295,7 @@ def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
         return {*paths}
     if not photographs:
         return set()
+    # files of one size say nothing by their order: all of them are read
     sizes_differ = sizes[largest_first[0]] > sizes[largest_first[-1]]
     other_count = 0
     for path in largest_first:
@@ -338,12 +339,12 @@ class _Group:
         """Whether a file belongs to the group."""
         return path in self._members
 
-    def masks(self, picture_of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
+    def masks(self, picture_of: Mapping[Path, Path | None], sure_pictures: Sequence[Path]) -> list[Path]:
         """Return the files that are masks.
 
         Args:
             picture_of: Picture of each file; None: it has none.
-            surely: Files that are certainly pictures.
+            sure_pictures: Files that are certainly pictures.
         """
         paired = [path for path in self.paths if picture_of[path] is not None]
         if self._is_telling(picture_of, paired):
@@ -356,7 +357,7 @@ class _Group:
         has_other = False in looks
         if not has_mask and (has_other or not paired):
             return []
-        if self._others_look_like_masks(picture_of, paired, surely):
+        if self._others_look_like_masks(picture_of, paired, sure_pictures):
             return []
         return [
             path
@@ -378,20 +379,20 @@ class _Group:
         return bool(paired) and (self.telling or any(_in_picture_folder(picture_of[path]) for path in paired))
 
     def _others_look_like_masks(
-        self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
+        self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], sure_pictures: Sequence[Path]
     ) -> bool:
-        """Whether the pictures beside the files look like masks, too, so that the look says nothing.
+        """Whether pictures that are no masks look like masks, so that the look of the files says nothing.
 
         Args:
             picture_of: Picture of each file; None: it has none.
             paired: Files that have a picture.
-            surely: Files that are certainly pictures.
+            sure_pictures: Files that are certainly pictures.
         """
         pictures: Sequence[Path | None] = ()
         if self.weak:
             pictures = [picture_of[path] for path in paired]
         elif not paired and not self.telling:
-            pictures = surely
+            pictures = sure_pictures
         if not pictures:
             return False
         return all(path is None or _look(path) is True for path in _spread(pictures))
@@ -697,7 +698,8 @@ def _is_photograph(path: Path) -> bool:
     except OSError:
         return False
     version = (os.fspath(path), stat.st_mtime_ns, stat.st_size)
-    return _look_at(*version) is False and _is_photograph_at(*version)
+    looks_like_mask = _look_at(*version)  # None where it cannot be read
+    return looks_like_mask is False and _is_photograph_at(*version)
 
 
 @lru_cache(1 << 14)

@@ -293,8 +293,8 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
     levels = _levels_of_colours(colours, lossy=False, name=name)
     if len(used_indices) > 1 and used_indices[0] == 0:
         fills_half = 2 * (indices == 0).mean() > 1
-        is_marked = levels.flat[first_pixels[0]] > 0
-        if fills_half and is_marked:
+        is_index_0_marked = levels.flat[first_pixels[0]] > 0
+        if fills_half and is_index_0_marked:
             raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
     return levels
 
@@ -406,7 +406,7 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
 
     Args:
         levels: Levels of the mask.
-        filling: Values of areas whose pixels are all exactly equal.
+        filling: Values of the areas each of which has a single value.
         name: Name for errors.
 
     Raises:
@@ -419,8 +419,10 @@ def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: s
     is_flat = ndimage.maximum_filter(levels, 3) - ndimage.minimum_filter(levels, 3) <= LOSSY_CONTRAST // 2
     is_area = is_exact | (is_flat & (levels >= max(top / 8, LOSSY_CONTRAST)))
     area_levels = np.where(is_area, levels, 2 * top)  # where there is no area, higher than all levels
-    nearest_level = ndimage.minimum_filter(area_levels, 5)
-    marked: Mask = (2 * levels >= top) | (area_levels <= top) | (2 * levels >= nearest_level)
+    level_of_area = ndimage.minimum_filter(area_levels, 5)
+    has_half_of_top = 2 * levels >= top
+    has_half_of_area = 2 * levels >= level_of_area
+    marked: Mask = has_half_of_top | (area_levels <= top) | has_half_of_area
     square = np.ones((3, 3), bool)
     edges = ndimage.binary_dilation(marked, square) & ~ndimage.binary_erosion(marked, square, border_value=1)
     is_between = (levels > top * 0.1) & (levels < top * 0.9) & ~is_exact

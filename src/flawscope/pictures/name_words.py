@@ -322,11 +322,12 @@ def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
     """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
-    words_by_name = []
+    words_by_name = []  # of each name, in the order of the names
     for text in texts:
         ages = ages_in(text) if has_ages else {}
         words_by_name.append([word for word in split_words(text) if word in ages or _is_open(word)])
-    shared = {*words_by_name[0]}.intersection(*words_by_name) if words_by_name else set()
+    word_sets = [{*words} for words in words_by_name]
+    shared = word_sets[0].intersection(*word_sets[1:]) if word_sets else set()
     return [" ".join(word for word in words if word not in shared) for words in words_by_name]
 
 

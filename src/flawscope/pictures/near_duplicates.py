@@ -269,28 +269,30 @@ def _versions(
 
 
 def _decide(
-    correlations: dict[PairNumbers, list[float]], whole: dict[PairNumbers, Resemblance], count: int
+    correlations: dict[PairNumbers, list[float]], resemblances: dict[PairNumbers, Resemblance], count: int
 ) -> Compared:
     """Return the pairs of a set that show one part, and those that may.
 
     Args:
         correlations: For each pair, the correlation of the structure that only the two pictures have. There
             are two if either picture was registered to the other; the lower counts.
-        whole: For each pair, the resemblance of the whole fine structure.
+        resemblances: For each pair, the resemblance of the whole fine structure.
         count: Number of pictures of the set.
     """
     z_by_pair = {  # Fisher's z
         pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
         for pair, values in correlations.items()
     }
-    bars = _Bars.of([*z_by_pair.values()], whole.values(), count)
+    bars = _Bars.of([*z_by_pair.values()], resemblances.values(), count)
     copies = []
     unsure = []
     for pair in sorted(z_by_pair):
         i, j = pair
-        resemblance = whole[pair]
+        resemblance = resemblances[pair]
         if bars.show_one_part(z_by_pair[pair], resemblance, count):
-            copies.append((i, j, math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike))
+            # only a set of several pictures shares a structure that can be left out of the correlation
+            correlation = math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike
+            copies.append((i, j, correlation))
         elif bars.may_show_one_part(z_by_pair[pair], resemblance):
             unsure.append((i, j, resemblance.alike))
     return Compared(_without_bridges(copies), unsure)
@@ -312,12 +314,12 @@ class _Bars(NamedTuple):
     graded: bool
 
     @classmethod
-    def of(cls, z: list[float], whole: Collection[Resemblance], count: int) -> _Bars:
+    def of(cls, z: list[float], resemblances: Collection[Resemblance], count: int) -> _Bars:
         """Return the limits for a set.
 
         Args:
             z: Fisher's z of each pair.
-            whole: Resemblance of each pair.
+            resemblances: Resemblance of each pair.
             count: Number of pictures.
         """
         chance_z = max(0.0, float(np.quantile(z, CHANCE_PART)))
@@ -329,9 +331,9 @@ class _Bars(NamedTuple):
         own_of_same = own
         if count > ALL_COMPARED and not are_alike:
             own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance_z))
-        distances = [fit.distance for fit in whole if fit.alike > MIN_FIRST_FIT]
+        distances = [fit.distance for fit in resemblances if fit.alike > MIN_FIRST_FIT]
         closer = float(np.quantile(distances, 0.25)) / MIN_GAP if distances else 0.0
-        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in whole]) >= MIN_GRADED
+        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in resemblances]) >= MIN_GRADED
         return cls(own, own_of_same, closer, bool(graded))
 
     def show_one_part(self, z: float, resemblance: Resemblance, count: int) -> bool:

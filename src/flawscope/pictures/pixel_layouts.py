@@ -109,13 +109,13 @@ def join_bytes(upper: Image.Image, lower: Image.Image, is_grey: bool) -> NDArray
     return values
 
 
-def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | None:
+def read_whole(stream: IO[bytes], name: str, max_pixels: int) -> NDArray[np.number] | None:
     """Read the first picture of a TIFF, PGM or PPM if Pillow would lose some of its values.
 
     Args:
         stream: The file.
         name: Name of the picture, for errors.
-        most: Largest number of pixels that is read.
+        max_pixels: Largest number of pixels that is read.
 
     Returns:
         The values [H, W, C], upright; None for other files.
@@ -126,7 +126,7 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | 
     """
     stream.seek(0)
     if stream.read(4) not in tiff.MAGIC:
-        return _read_netpbm(stream, name, most)
+        return _read_netpbm(stream, name, max_pixels)
     page = tiff.first_page(stream)
     if page is None:
         return None
@@ -140,7 +140,7 @@ def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | 
         unexplained = "one is" if page.unexplained == 1 else f"{page.unexplained} are"
         reason = f"it has {page.channels} channels, of which {unexplained} neither colour nor alpha"
         raise picture_error(name, reason, CHANNELS_ONLY)
-    values = read_page(stream, page, name, most)
+    values = read_page(stream, page, name, max_pixels)
     if tiff.PREMULTIPLIED in page.extra and np.ptp(values[:, :, page.colours]) > 0:
         raise picture_error(name, "its colours are multiplied by its alpha", "store it without alpha")
     return values
@@ -157,14 +157,14 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
         return netpbm.read_header(stream) is not None
 
 
-def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[np.number]:
+def read_page(stream: IO[bytes], page: tiff.Page, name: str, max_pixels: int) -> NDArray[np.number]:
     """Read a picture of a TIFF, [H, W, C] upright.
 
     Raises:
         InputError: As in `read_whole`.
     """
-    if math.prod(page.size) > most:
-        raise size_error(name, most)
+    if math.prod(page.size) > max_pixels:
+        raise size_error(name, max_pixels)
     if not page.is_readable:
         raise picture_error(name, page.describe(), STORE_AGAIN)
     try:
@@ -182,12 +182,12 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
     return narrow_integers(turn_array(stored, page.orientation))
 
 
-def size_error(name: str, most: int) -> InputError:
+def size_error(name: str, max_pixels: int) -> InputError:
     """Return the error of a picture of more pixels than are read."""
-    return picture_error(name, f"it has more than {most // 1_000_000} megapixels", "cut it into parts")
+    return picture_error(name, f"it has more than {max_pixels // 1_000_000} megapixels", "cut it into parts")
 
 
-def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] | None:
+def _read_netpbm(stream: IO[bytes], name: str, max_pixels: int) -> NDArray[np.uint16] | None:
     """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for other files.
 
     Raises:
@@ -196,8 +196,8 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
     header = netpbm.read_header(stream)
     if header is None:
         return None
-    if math.prod(header.size) > most:
-        raise size_error(name, most)
+    if math.prod(header.size) > max_pixels:
+        raise size_error(name, max_pixels)
     values, has_more = netpbm.read_values(stream, header)
     if values is None:
         raise picture_error(name, TRUNCATED_OR_DAMAGED, COPY_AGAIN)
@@ -260,7 +260,7 @@ def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
 
 
 def unread_layout(stream: IO[bytes], head: bytes) -> str:
-    """Describe the layout of a file of a known format, in which Pillow does not read it.
+    """Describe the layout that keeps Pillow from reading a file of a known format.
 
     Empty where no such layout is found: then the file seems to be damaged.
 

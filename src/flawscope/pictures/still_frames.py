@@ -611,13 +611,14 @@ def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Flo
     if movement.error > MAX_POSITION_ERROR or np.abs(movement.shifts).max() < 0.02:
         return frames
     down, right = _slopes(reference)
-    still = np.empty_like(frames)
+    moved_back = np.empty_like(frames)
     for number, (frame, shift) in enumerate(zip(frames, movement.shifts, strict=True)):
         pixel_shift = np.round(shift)
         moved = ndimage.shift(frame, -pixel_shift, order=0, mode="nearest") if pixel_shift.any() else frame
+        # the rest is below a pixel: brightness changes by the slope times the rest
         rest_down, rest_right = (shift - pixel_shift).astype(np.float32)
-        still[number] = moved + rest_down * down + rest_right * right
-    return still
+        moved_back[number] = moved + rest_down * down + rest_right * right
+    return moved_back
 
 
 def _movement_measurements(movement: Movement, reference: Floats) -> Iterator[Measurement]:

@@ -58,7 +58,7 @@ def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Return for each name the original picture that a tool made it and others from; None: not known.
+    """Return for each name the original from which a tool made this and other pictures; None: not known.
 
     Endings such as `_aug` do not suffice, since `_aug` may mean a month. In addition, the name of the
     original picture must be among the names, or the ending must be that of a labelling site's exports.
@@ -70,7 +70,8 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
         folder, _, last = stem.rpartition("/")
         match = EXPORTED.fullmatch(last) or _CHANGED.fullmatch(last)
         source = stem if match is None else f"{folder}/{match[1]}".lstrip("/")
-        if match is not None and match.re is EXPORTED:
+        is_exported = match is not None and match.re is EXPORTED
+        if is_exported:
             exported_sources.add(source)
         sources.append(source)
     changed_sources = {source for source, stem in zip(sources, stems, strict=True) if source != stem}
@@ -374,20 +375,20 @@ def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list
 
 
 def _known_copies(
-    joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
+    joined: Sequence[Sequence[int]], new_count: int, earlier: Sequence[Picture]
 ) -> dict[int, Picture]:
     """Map numbers of new pictures to the first known row whose picture is nearly the same.
 
     Args:
         joined: Groups of pictures that are nearly the same, as numbers of new and then earlier pictures.
-        new: Number of the new pictures.
+        new_count: Number of the new pictures.
         earlier: Rows of the earlier pictures.
     """
     row_by_number: dict[int, Picture] = {}
     for group in joined:
-        known_rows = [earlier[k - new] for k in group if k >= new]
+        known_rows = [earlier[k - new_count] for k in group if k >= new_count]
         if known_rows:
-            row_by_number |= {k: known_rows[0] for k in group if k < new}
+            row_by_number |= {k: known_rows[0] for k in group if k < new_count}
     return dict(sorted(row_by_number.items()))
 
 
@@ -486,11 +487,11 @@ def _near_duplicate_remarks(
 
 def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iterator[str]:
     """Yield a remark where new pictures cannot be compared with all known pictures."""
-    without_look = sum(row.look is None for row in earlier)
-    if without_look and any(row.look is not None for row in new):
+    missing_count = sum(row.look is None for row in earlier)
+    if missing_count and any(row.look is not None for row in new):
         yield data_checks.NO_LOOKS.coded(
-            f"the model keeps no looks of {without_look} of the {pluralize(len(earlier), 'picture')} that it "
-            "knows: copies of them that were saved anew are not known again, so give none"
+            f"the model keeps no looks of {missing_count} of the {pluralize(len(earlier), 'picture')} that "
+            "it knows: copies of them that were saved anew are not known again, so give none"
         )
 
 
