@@ -56,14 +56,14 @@ def find_apart(
         looks: Measures of each picture's look (`measure_appearance`); empty where not known.
         units: Number of the part that each picture shows.
     """
-    # a group found by the look is added where none of its pictures was found by the features
     groups = _apart_by_features(cells, units)
     grouped_places = {place for group in groups for place in group}
     step = max(1, math.ceil(len(looks) / MAX_COMPARED))
-    compared = range(0, len(looks), step)
-    for group in groups_of_other_look([looks[k] for k in compared], [units[k] for k in compared]):
-        places = [compared[k] for k in group]
-        if grouped_places.isdisjoint(places):
+    compared_looks = looks[::step]
+    compared_units = units[::step]
+    for group in groups_of_other_look(compared_looks, compared_units):
+        places = [k * step for k in group]
+        if grouped_places.isdisjoint(places):  # none of its pictures was found by the features
             groups.append(places)
     return groups
 

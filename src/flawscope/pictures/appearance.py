@@ -165,7 +165,7 @@ class AppearanceRange:
     def from_facts(cls, facts: Facts) -> AppearanceRange | None:
         """Read the range from a model's facts.
 
-        None where the facts have no readable range, or no range of one of `FEATURES`.
+        None where the facts have a range that is not readable, or a range for none of `FEATURES`.
         """
         try:
             stored = facts[APPEARANCE_KEY]

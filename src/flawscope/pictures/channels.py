@@ -263,10 +263,11 @@ def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
         widths: Number of channels of each of the first groups; each channel behind them is a group.
         values: Values [H, W, N] of the picture.
     """
-    single_channels = values.shape[2] - sum(widths)
+    single_count = values.shape[2] - sum(widths)
+    all_widths = [*widths, *([1] * single_count)]
     groups = []
     first = 0
-    for width in (*widths, *[1] * single_channels):
+    for width in all_widths:
         groups.append(tuple(range(first, first + width)))
         first += width
     return tuple(groups)

@@ -415,9 +415,9 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
     # Pillow reads only the upper 8 of 16 bits; the file is read once more for the lower 8
     stream.seek(0)
     second_image = _open_header(stream, name)
-    is_grey = pixel_layouts.take_lower_bytes(second_image)
+    has_grey_alpha = pixel_layouts.take_lower_bytes(second_image)
     lower_bytes = _load_upright(second_image, name)
-    return upper_bytes, pixel_layouts.join_bytes(upper_bytes, lower_bytes, is_grey)
+    return upper_bytes, pixel_layouts.join_bytes(upper_bytes, lower_bytes, has_grey_alpha)
 
 
 def _refuse_half_read(stream: IO[bytes], name: str) -> None:

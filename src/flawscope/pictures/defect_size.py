@@ -112,11 +112,11 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
     """
     size = network or default_network(pictures)
 
-    def length_left(picture: Size) -> float:
-        """Return the length at the network of one pixel: the shorter, the more the picture is reduced."""
+    def scale(picture: Size) -> float:
+        """Return the length of a picture's pixel at the network, which is short if it is reduced much."""
         return pixels_left(1, picture, size)
 
-    most_reduced = min(pictures, key=length_left, default=size)
+    most_reduced = min(pictures, key=scale, default=size)
     reduced_length = pixels_left(SMALL, most_reduced, size)
     if reduced_length > SMALL / MIN_REMARKED_REDUCTION:
         return None

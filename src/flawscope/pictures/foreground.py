@@ -186,7 +186,8 @@ class PatternedGround:
             belief = np.where(zone, np.tanh((evidence + _COUPLING * pull) / 2), -1)
         part = ndimage.binary_opening(belief > 0)
         # gaps and holes of the part within the area: marks on the part in the ground's colours
-        part |= ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4] & area
+        closed_part = ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4]  # also at the edges
+        part |= closed_part & area
         part |= ndimage.binary_fill_holes(part) & area
         return _remove_specks(part)
 

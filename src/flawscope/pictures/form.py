@@ -34,20 +34,20 @@ SIZES_KEY = "picture_sizes"  # key of a model's facts
 def usual_form(sizes: Sequence[Size]) -> float:
     """Return the usual form (height / width) of pictures: the median, or 1 for a square.
 
-    It is 1 if there is no picture, or if nearly all pictures would have to be stretched less to become a
-    square than to get the median form.
+    The form is 1 if there is no picture. It is also 1 if the square stretches nearly all pictures less than
+    the median form does.
     """
     forms = sorted(height / width for height, width in sizes)
     if not forms:
         return 1.0
     median_form = statistics.median_low(forms)
 
-    def stretch(target: float) -> float:
-        """Return the log of the factor by which nearly all pictures are stretched at most to get a form."""
-        factors = sorted(abs(math.log(form / target)) for form in forms)
-        return factors[math.ceil(NEARLY_ALL * len(factors)) - 1]
+    def usual_stretch(target: float) -> float:
+        """Return how much a form stretches nearly all pictures at most, as the log of a factor."""
+        logs = sorted(abs(math.log(form / target)) for form in forms)
+        return logs[math.ceil(NEARLY_ALL * len(logs)) - 1]
 
-    return median_form if stretch(median_form) <= 1.01 * stretch(1.0) else 1.0
+    return median_form if usual_stretch(median_form) <= 1.01 * usual_stretch(1.0) else 1.0
 
 
 def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
@@ -72,11 +72,14 @@ def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) ->
     if elongation <= LARGEST_SQUARE_FORM:
         return side, side
     max_length = min(MAX_SIDE, side * side / max(smallest, step))
-    length = max(side, min(max_length, side * math.sqrt(elongation)))  # of the longer side
+    long_side = max(side, min(max_length, side * math.sqrt(elongation)))
+    short_side = side * side / long_side
+    # both as multiples of `step`
     min_side = max(step, math.ceil(smallest / step) * step)
-    short = max(min_side, round(side * side / length / step) * step)
-    long = max(min_side, round(length / step) * step)
-    return (long, short) if form > 1 else (short, long)
+    rounded_short = max(min_side, round(short_side / step) * step)
+    rounded_long = max(min_side, round(long_side / step) * step)
+    is_upright = form > 1
+    return (rounded_long, rounded_short) if is_upright else (rounded_short, rounded_long)
 
 
 def size_text(size: Size) -> str:

@@ -259,9 +259,12 @@ def _with_partners(
         for group, picture_of in zip(groups, partners, strict=True):
             if has_sure_partner != _has_sure_partner(picture_of, pictures):
                 continue
-            # a file that was found to be a mask meanwhile is nobody's picture
-            remaining = {path: None if picture in masks else picture for path, picture in picture_of.items()}
-            masks |= {path: remaining[path] for path in group.masks(remaining, sure_pictures)}
+            remaining: dict[Path, Path | None] = {}
+            for path, picture in picture_of.items():
+                is_mask_itself = picture in masks  # found to be one meanwhile: it is nobody's picture
+                remaining[path] = None if is_mask_itself else picture
+            for mask in group.masks(remaining, sure_pictures):
+                masks[mask] = remaining[mask]
     return masks
 
 
@@ -438,7 +441,7 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             if name_with_word is None:
                 continue
             rest, word, side = name_with_word
-            key = (*folders, "", word, side)
+            key = (*folders, "", word, side)  # no folder has an empty name: the key is unlike all of folders
             is_weak = word.startswith(_WEAK)  # not "ground truth", which only ends with a weak word
             group = _Group(
                 folder="",
@@ -626,11 +629,12 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Return masks whose path differs from that of their picture only by the suffix, with the picture."""
+    """Return the masks that lie beside their pictures and differ from these only by the suffix, with them."""
     paths_by_name: dict[str, list[Path]] = {}
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))
         paths_by_name.setdefault(name.lower(), []).append(path)
+    # a few pairs of files tell whether all files of a suffix below a folder are masks
     groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # by folder above, and suffix
     for same_name in paths_by_name.values():
         if len(same_name) != 2:

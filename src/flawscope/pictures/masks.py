@@ -162,7 +162,8 @@ def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, na
         grey = np.asarray(image) if deep is None else deep[:, :, 0]
         if not np.isfinite(grey).all():
             raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
-        return _above_darkest(grey if grey.dtype.kind == "f" else grey.astype(np.int64))
+        is_float = grey.dtype.kind == "f"
+        return _above_darkest(grey if is_float else grey.astype(np.int64))
     values = _channels(image) if deep is None else deep
     if values.shape[2] in (2, 4):
         values, alpha = values[:, :, :-1], values[:, :, -1].astype(np.int32)

@@ -337,7 +337,7 @@ def _is_open(word: str) -> bool:
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:
-    """Return for each name the text at a place where these texts sort the pictures into groups.
+    """Find a place in the names whose texts sort the pictures into groups; return each name's text there.
 
     The texts are single letters, short numbers behind a word of no list ("K1"), or 0 and 1. A place does not
     count if the rests of the names repeat, as in `7_A` and `7_B`: then its texts are views or parts. If there
@@ -346,7 +346,7 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
     no_marks = [""] * len(stems)
     pieces_by_name = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
     lengths = {*map(len, pieces_by_name)}
-    if len(lengths) == 2:
+    if len(lengths) == 2:  # some names may have a letter that the others lack
         letters = [_single_letters(pieces) for pieces in pieces_by_name]
         return letters if form_groups(letters) else no_marks
     if len(lengths) != 1:

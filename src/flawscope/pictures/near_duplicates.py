@@ -302,16 +302,16 @@ class _Bars(NamedTuple):
     """Limits for a set, by which two of its pictures are taken to show one part.
 
     Attributes:
-        own: Lowest Fisher's z of the structure that only the two have.
-        own_of_same: The same limit for two pictures whose whole fine structure is the same.
-        closer: Largest distance of two pictures that are much closer than the others.
-        graded: Whether pairs resemble each other by degrees (`GRADED`).
+        min_z: Lowest Fisher's z of the structure that only the two have.
+        min_z_of_same: The same limit for two pictures whose whole fine structure is the same.
+        max_close: Largest distance of two pictures that are much closer than the others.
+        is_graded: Whether pairs resemble each other by degrees (`GRADED`).
     """
 
-    own: float
-    own_of_same: float
-    closer: float
-    graded: bool
+    min_z: float
+    min_z_of_same: float
+    max_close: float
+    is_graded: bool
 
     @classmethod
     def of(cls, z: list[float], resemblances: Collection[Resemblance], count: int) -> _Bars:
@@ -325,25 +325,26 @@ class _Bars(NamedTuple):
         chance_z = max(0.0, float(np.quantile(z, CHANCE_PART)))
         are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
         sure_z = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-        own = sure_z if are_alike else min(sure_z, max(math.atanh(MIN_CLEAR), CLEAR * chance_z))
+        min_clear_z = math.atanh(MIN_CLEAR)
+        min_z = sure_z if are_alike else min(sure_z, max(min_clear_z, CLEAR * chance_z))
         if MIN_FOR_GAP <= count <= ALL_COMPARED:
-            own = min(own, _above_gap(z))
-        own_of_same = own
+            min_z = min(min_z, _above_gap(z))
+        min_z_of_same = min_z
         if count > ALL_COMPARED and not are_alike:
-            own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance_z))
-        distances = [fit.distance for fit in resemblances if fit.alike > MIN_FIRST_FIT]
-        closer = float(np.quantile(distances, 0.25)) / MIN_GAP if distances else 0.0
-        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in resemblances]) >= MIN_GRADED
-        return cls(own, own_of_same, closer, bool(graded))
+            min_z_of_same = min(min_z, max(min_clear_z, CLEAR_OF_SAME * chance_z))
+        distances = [pair.distance for pair in resemblances if pair.alike > MIN_FIRST_FIT]
+        max_close = float(np.quantile(distances, 0.25)) / MIN_GAP if distances else 0.0
+        graded_share = np.mean([GRADED[0] < pair.alike < GRADED[1] for pair in resemblances])
+        return cls(min_z, min_z_of_same, max_close, is_graded=bool(graded_share >= MIN_GRADED))
 
     def show_one_part(self, z: float, resemblance: Resemblance, count: int) -> bool:
         """Whether two pictures of a set of `count` surely show one part."""
         if count <= MIN_OTHERS:  # too few to show a shared structure
             return resemblance.is_same_but_for_noise
-        min_z = self.own_of_same if resemblance.is_same else self.own
+        min_z = self.min_z_of_same if resemblance.is_same else self.min_z
         if z < min_z:
             return False
-        if not self.graded:
+        if not self.is_graded:
             return True
         return resemblance.alike >= MIN_ALIKE_OF_GRADED or resemblance.distance <= MAX_NOISE
 
@@ -351,7 +352,7 @@ class _Bars(NamedTuple):
         """Whether two pictures may show one part."""
         if resemblance.is_same_but_for_noise:
             return True
-        return resemblance.is_same and resemblance.distance <= self.closer and z >= MIN_OWN
+        return resemblance.is_same and resemblance.distance <= self.max_close and z >= MIN_OWN
 
 
 def _above_gap(values: Iterable[float]) -> float:
@@ -371,7 +372,7 @@ def _above_gap(values: Iterable[float]) -> float:
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     """Leave out pairs that alone would join two groups of pictures.
 
-    Two pictures stay a pair where at least half of the other partners of one of them are partners of both.
+    Two pictures stay a pair where one of them shares at least half of its other partners with the other one.
     """
     partners: dict[int, set[int]] = {}
     for i, j, _ in pairs:
@@ -380,7 +381,8 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     supported = []
     for i, j, correlation in pairs:
         shared_count = len(partners[i] & partners[j])
-        other_count = min(len(partners[i]), len(partners[j])) - 1  # of the picture with fewer partners
+        fewer_partners = min(partners[i], partners[j], key=len)
+        other_count = len(fewer_partners) - 1  # without the other picture of the pair
         if 2 * shared_count >= other_count:
             supported.append((i, j, correlation))
     return supported
@@ -412,14 +414,15 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     by_mirrored_spectrum = _unit(mirrored_amplitudes.reshape(count, -1))
     nominated: list[set[Version]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
-    searches = (  # queries, keys, number of the most similar, and their versions
+    # descriptors, those that they are compared with, number of the most similar pictures, their versions
+    searches = (
         (by_thumbnail, by_thumbnail, NOMINATED, (AS_IS,)),
         (by_spectrum, by_spectrum, NOMINATED, (AS_IS,)),
         (by_spectrum, by_mirrored_spectrum, MIRRORED, (MIRRORED_SIDEWAYS, MIRRORED_UPSIDE_DOWN)),
     )
     bank_numbers = np.flatnonzero(bank)
-    for queries, keys, most, versions in searches:
-        for picture, other in _likest(queries, keys, bank_numbers, most):
+    for descriptors, other_descriptors, similar_count, versions in searches:
+        for picture, other in _likest(descriptors, other_descriptors, bank_numbers, similar_count):
             for version in versions:
                 nominated[picture].add((other, version))
                 nominated[other].add((picture, version))
@@ -442,21 +445,24 @@ def _all_others(count: int) -> list[list[Version]]:
     return versions_by_picture
 
 
-def _likest(queries: Floats, keys: Floats, numbers: Ints, most: int) -> Iterator[tuple[int, int]]:
+def _likest(
+    descriptors: Floats, other_descriptors: Floats, numbers: Ints, similar_count: int
+) -> Iterator[tuple[int, int]]:
     """Yield pairs of numbers: a picture, and one of the other pictures that are most similar to it.
 
     Args:
-        queries: Descriptors of length 1 of all pictures, as they are.
-        keys: Descriptors of length 1 of all pictures, which the queries are compared with.
+        descriptors: Descriptors of length 1 of all pictures, not mirrored.
+        other_descriptors: Descriptors of length 1 of all pictures, which the others are compared with.
         numbers: Numbers of the pictures for which similar pictures are searched.
-        most: Number of similar pictures for each of these.
+        similar_count: Number of similar pictures for each of these.
     """
-    count = len(keys)
+    count = len(other_descriptors)
     for rows in np.array_split(numbers, max(1, math.ceil(len(numbers) / BLOCK))):
-        similarities = queries[rows] @ keys.T
+        similarities = descriptors[rows] @ other_descriptors.T
         is_itself = rows[:, None] == np.arange(count)
         similarities[is_itself] = -np.inf
-        nearest = np.argpartition(-similarities, min(most, count - 2), axis=1)[:, :most]
+        places = np.argpartition(-similarities, min(similar_count, count - 2), axis=1)
+        nearest = places[:, :similar_count]
         for row, others in zip(rows.tolist(), nearest.tolist(), strict=True):
             for other in others:
                 yield row, other

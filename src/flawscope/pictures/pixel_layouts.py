@@ -70,33 +70,33 @@ def take_lower_bytes(image: Image.Image) -> bool:
     Returns:
         Whether the image is grey with alpha.
     """
-    is_grey = raw_mode(image).startswith("LA")
-    if is_grey:
+    has_grey_alpha = raw_mode(image).startswith("LA")
+    if has_grey_alpha:
         image._mode = _FOUR_BYTES
     image_file: Any = image
     tiles = []
     for tile in image_file.tile:
         codec, box, offset, layout = tile
         # with the bytes in the other order ("L"), Pillow keeps the lower byte
-        new_layout = _FOUR_BYTES if is_grey else layout[:-1] + "L"
+        new_layout = _FOUR_BYTES if has_grey_alpha else layout[:-1] + "L"
         make_tile = getattr(tile, "_make", tuple)  # a tile of Pillow 11 and later is a named tuple
         tiles.append(make_tile((codec, box, offset, new_layout)))
     image_file.tile = tiles
-    return is_grey
+    return has_grey_alpha
 
 
-def join_bytes(upper: Image.Image, lower: Image.Image, is_grey: bool) -> NDArray[np.uint16]:
+def join_bytes(upper: Image.Image, lower: Image.Image, has_grey_alpha: bool) -> NDArray[np.uint16]:
     """Return the 16-bit values of a picture that was loaded twice.
 
     Args:
         upper: Image of the upper bytes.
         lower: Image of the lower bytes. If the picture is grey with alpha, it has all four bytes.
-        is_grey: Whether the picture is grey with alpha.
+        has_grey_alpha: Whether the picture is grey with alpha.
 
     Returns:
         The values [H, W, C]; [H, W, 2] for grey with alpha.
     """
-    if is_grey:
+    if has_grey_alpha:
         return np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
     values = np.asarray(upper).astype(np.uint16)
     values <<= 8

@@ -48,9 +48,12 @@ _WEBP = 50001  # in which libtiff, as Pillow brings it along, is not able to rea
 _RAW_VERSION = 50706
 _SUB_PICTURES = 330
 _MOSAICS = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
+_WHITE_IS_ZERO = 0
+_BLACK_IS_ZERO = 1
+_RGB = 2
 _PALETTE = 3
 _YCBCR = 6
-_COLOURS = {2: 3, 5: 4, _YCBCR: 3, 8: 3, 9: 3, 10: 3}  # channels of RGB, CMYK and LAB; one of others
+_COLOURS = {_RGB: 3, 5: 4, _YCBCR: 3, 8: 3, 9: 3, 10: 3}  # channels of RGB, CMYK and LAB; one of others
 _NAMES = {_PALETTE: " of a palette", 5: " CMYK", _YCBCR: " YCbCr", 8: " LAB"}
 
 
@@ -134,11 +137,14 @@ class Page:
     @property
     def is_readable(self) -> bool:
         """Whether the meaning of the page's values is known."""
-        readable = (0, 1, 2, _YCBCR) if self.compression in _JPEG else (0, 1, 2)  # JPEG becomes RGB
+        readable_photometrics = [_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB]
+        if self.compression in _JPEG:
+            readable_photometrics.append(_YCBCR)  # becomes RGB
         return (
             self.bits in _READ_BITS.get(self.format, ())
-            and self.photometric in readable
-            and (self.format, self.photometric) != (_SIGNED, 0)  # the value of white is not known
+            and self.photometric in readable_photometrics
+            # among values with a sign that of white is not known
+            and (self.format, self.photometric) != (_SIGNED, _WHITE_IS_ZERO)
             and min(*self.size, self.channels) > 0
             and self.slices == 1
             # compressed values are read only if the first bit comes first
@@ -156,7 +162,7 @@ class Page:
         if self.format == _UNSIGNED and self.bits in (1, 2, 4, 8):
             return False
         read_by_pillow = ((_UNSIGNED, 16), (_SIGNED, 16), (_SIGNED, 32), (_FLOAT, 32))
-        return kind not in read_by_pillow or self.photometric == 0
+        return kind not in read_by_pillow or self.photometric == _WHITE_IS_ZERO
 
     @property
     def _is_packed_beyond_pillow(self) -> bool:
@@ -165,9 +171,11 @@ class Page:
             return True
         if self.compression == _PACKBITS and self.page.predictor != 1:
             return True
-        if self.page.parent.byteorder != ">":
+        is_big_endian = self.page.parent.byteorder == ">"
+        if not is_big_endian:
             return False
-        return self.page.parent.is_bigtiff or (self.format != _UNSIGNED and self.compression != 1)
+        is_compressed = self.compression != 1
+        return self.page.parent.is_bigtiff or (self.format != _UNSIGNED and is_compressed)
 
     def describe(self) -> str:
         """Return the layout in words for a person."""
@@ -176,14 +184,14 @@ class Page:
         depth = f"{self.bits} bits" if self.bits else "different numbers of bits"
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         kind = f"{_NAMES.get(self.photometric, '')} with {_NUMBERS.get(self.format, 'complex ')}"
-        white = ", whose white is 0" if self.photometric == 0 else ""
+        white = ", whose white is 0" if self.photometric == _WHITE_IS_ZERO else ""
         slices = f", in {self.slices} slices" if self.slices != 1 else ""
         order = "" if self.page.fillorder == 1 else ", the last bit first"
         return f"it is a TIFF of {channels}{kind}values of {depth}{white}{slices}{order}"
 
 
 def _holds_more(page: TiffPage) -> bool:
-    """Whether a page has more strips or tiles than its size needs, or at least one more uncompressed row."""
+    """Whether a page has more strips, tiles or (uncompressed) rows than its size needs."""
     sizes = [int(size) for size in page.databytecounts]
     if len(sizes) > math.prod(page.chunked):
         return True
@@ -193,7 +201,8 @@ def _holds_more(page: TiffPage) -> bool:
         return False
     page_bytes = row_bytes * int(page.imagelength) * int(page.imagedepth)
     stored_bytes = sum(sizes)
-    return page_bytes + row_bytes <= stored_bytes <= page.parent.filehandle.size
+    has_further_row = stored_bytes >= page_bytes + row_bytes
+    return has_further_row and stored_bytes <= page.parent.filehandle.size  # more than the file is an error
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:

@@ -267,21 +267,24 @@ def _labels(
         are numbered from 0 in the order in which they first occur.
     """
     sources = _sources([row.name for row in new], [row.name for row in earlier])
-    keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
+    # what a name says: the part, else the picture from which this one was made, else None
+    name_keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
     unit_by_key: dict[object, object] = {}
-    for key, row in zip(keys[len(new) :], earlier, strict=True):
+    for key, row in zip(name_keys[len(new) :], earlier, strict=True):
         if key is not None:
             unit_by_key.setdefault(key, row.unit)
     label_by_part: dict[object, int] = {}
     labels = []
-    for k, key in enumerate(keys):
+    for k, key in enumerate(name_keys):
+        # a part is known by its unit, else by its name, else by its only picture
         if k >= len(new):
             part: object = earlier[k - len(new)].unit
         elif key is None:
             part = ("picture", k)
         else:
             part = unit_by_key.get(key, ("part", key))
-        labels.append(label_by_part.setdefault(part, len(label_by_part)))
+        next_label = len(label_by_part)
+        labels.append(label_by_part.setdefault(part, next_label))
     return labels
 
 
@@ -305,12 +308,12 @@ def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]
     return keys
 
 
-def _compare(looks: Sequence[Look | None], new: int) -> Compared:
+def _compare(looks: Sequence[Look | None], new_count: int) -> Compared:
     """Compare the new pictures with each other and with all other pictures.
 
     Args:
         looks: Looks of the new and then the other pictures; pictures without a look are left out.
-        new: Number of the new pictures.
+        new_count: Number of the new pictures.
 
     Returns:
         Pairs of places in `looks`.
@@ -319,7 +322,8 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
     known_looks = [look for look in looks if look is not None]
     if len(known_looks) < 2:
         return Compared([], [])
-    compared = compare_pictures(known_looks, np.flatnonzero(np.array(numbers, np.intp) < new))
+    is_new = np.array(numbers, np.intp) < new_count
+    compared = compare_pictures(known_looks, np.flatnonzero(is_new))
     return Compared(
         copies=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.copies],
         unsure=[(numbers[i], numbers[j], correlation) for i, j, correlation in compared.unsure],
@@ -353,25 +357,25 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
     return joined_labels
 
 
-def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list[int]:
+def _number(labels: Sequence[int], new_count: int, earlier: Sequence[Picture]) -> list[int]:
     """Return the unit of each new picture: the lowest unit of the earlier pictures with its label.
 
     If there is no such earlier picture, it is a new unit.
 
     Args:
         labels: Labels of the new and then the earlier pictures.
-        new: Number of the new pictures.
+        new_count: Number of the new pictures.
         earlier: Rows of the earlier pictures, with units.
     """
     unit_by_label: dict[int, int] = {}
-    for label, row in zip(labels[new:], earlier, strict=True):
+    for label, row in zip(labels[new_count:], earlier, strict=True):
         unit_by_label[label] = min(row.unit, unit_by_label.get(label, row.unit))
     free_unit = next_unit(earlier)
-    for label in labels[:new]:
+    for label in labels[:new_count]:
         if label not in unit_by_label:
             unit_by_label[label] = free_unit
             free_unit += 1
-    return [unit_by_label[label] for label in labels[:new]]
+    return [unit_by_label[label] for label in labels[:new_count]]
 
 
 def _known_copies(
@@ -416,14 +420,14 @@ def _find_unsure(
     return [_without_exact(group, rows) for group in clusters(unsure_pairs)]
 
 
-def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
+def _among(groups: Sequence[Sequence[int]], new_count: int) -> list[list[int]]:
     """Return the groups with only their new pictures; groups with fewer than two of these are left out.
 
     Args:
         groups: Groups of numbers of new and then earlier pictures.
-        new: Number of the new pictures.
+        new_count: Number of the new pictures.
     """
-    new_groups = [[k for k in group if k < new] for group in groups]
+    new_groups = [[k for k in group if k < new_count] for group in groups]
     return [group for group in new_groups if len(group) > 1]
 
 
