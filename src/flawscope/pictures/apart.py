@@ -188,24 +188,27 @@ def _find_groups(
         gap: Smallest gap that counts where the pictures beyond it are of several units.
         single_gap: Smallest gap that counts where they are of one unit.
     """
-    rest = list(range(len(nearest)))
+    remaining = list(range(len(nearest)))
     # for each picture apart, the lowest picture that it is linked to; following the links leads to the first
     # picture of its group, which is linked to itself
-    linked = dict[int, int]()
-    while beyond := _beyond_gap(distances[rest], units[rest], gap, single_gap):
-        group = [rest[place] for place in beyond]
+    link_by_picture = dict[int, int]()
+    while beyond := _beyond_gap(distances[remaining], units[remaining], gap, single_gap):
+        group = [remaining[place] for place in beyond]
         for picture in group:
             nearest_pictures = nearest[picture, : len(group)].tolist()
             same_unit = np.flatnonzero(units == units[picture]).tolist()
             neighbours = {*nearest_pictures, *same_unit}
-            links = [linked.get(neighbour, neighbour) for neighbour in neighbours if neighbour in group]
-            linked[picture] = min([picture, *links])
-        rest = [picture for picture in rest if picture not in linked]
+            lowest = picture
+            for neighbour in neighbours:
+                if neighbour in group:
+                    lowest = min(lowest, link_by_picture.get(neighbour, neighbour))
+            link_by_picture[picture] = lowest
+        remaining = [picture for picture in remaining if picture not in link_by_picture]
     groups: dict[int, list[int]] = {}
-    for picture in sorted(linked):
+    for picture in sorted(link_by_picture):
         first = picture
-        while linked[first] != first:
-            first = linked[first]
+        while link_by_picture[first] != first:
+            first = link_by_picture[first]
         groups.setdefault(first, []).append(picture)
     return list(groups.values())
 

@@ -273,7 +273,7 @@ def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str
     if rows is None:
         return ""
     for begin, end in rows.stretches:
-        if has_hole(data[begin:end], begin, rows.stride, rows.pixel):
+        if has_hole(data[begin:end], begin, rows.stride, rows.pixel_bytes):
             return HOLE
     return ""
 
@@ -284,12 +284,12 @@ class _StoredRows(NamedTuple):
     Attributes:
         stretches: Begin and end, in bytes, of each stretch of rows without a gap between them.
         stride: Number of bytes of a row.
-        pixel: Number of bytes of a pixel.
+        pixel_bytes: Number of bytes of a pixel.
     """
 
     stretches: list[tuple[int, int]]
     stride: int
-    pixel: int
+    pixel_bytes: int
 
 
 def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
@@ -313,10 +313,10 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
                 begin = previous_begin
                 stretches.pop()
         stretches.append((begin, offset + row_bytes * (bottom - top)))
-    return _StoredRows(stretches, stride=row_bytes, pixel=pixel_bytes)
+    return _StoredRows(stretches, stride=row_bytes, pixel_bytes=pixel_bytes)
 
 
-def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
+def has_hole(stored: bytes, offset: int, stride: int, pixel_bytes: int) -> bool:
     """Whether a stretch of the bytes of uncompressed pixels was lost.
 
     The bytes of a lost stretch are all 0 or all 255. Such a stretch counts as lost in these cases:
@@ -330,17 +330,19 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
         stored: Bytes of the pixels.
         offset: Position of these bytes in the file.
         stride: Number of bytes of a row.
-        pixel: Number of bytes of a pixel.
+        pixel_bytes: Number of bytes of a pixel.
     """
     values = np.frombuffer(stored, np.uint8)
     coloured_pixels = None
     for fill, begin, end in _equal_bytes(stored):
-        torn_ends = _torn_ends((begin, end), stride, pixel, size=len(stored))
+        torn_ends = _torn_ends((begin, end), stride, pixel_bytes, size=len(stored))
         if torn_ends:
             if coloured_pixels is None:  # computed only once, and only if it is needed
-                coloured_pixels = _coloured_pixels(values, stride, pixel)
-            # first byte of the pixel of each end
-            torn_pixels = {position - position % stride % pixel for position in torn_ends}
+                coloured_pixels = _coloured_pixels(values, stride, pixel_bytes)
+            torn_pixels: set[int] = set()  # positions of their first bytes
+            for position in torn_ends:
+                position_in_pixel = position % stride % pixel_bytes
+                torn_pixels.add(position - position_in_pixel)
             if torn_pixels == coloured_pixels:
                 return True
         if not _rows_go_on(values, fill, begin, end, stride):
@@ -348,23 +350,23 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
         if _fills_sectors((begin, end), offset, stride, size=len(stored)):
             return True
         for position in torn_ends:
-            if _is_torn(values, fill, position, stride, pixel, is_end=position == end):
+            if _is_torn(values, fill, position, stride, pixel_bytes, is_end=position == end):
                 return True
     return False
 
 
-def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
+def _torn_ends(ends: tuple[int, int], stride: int, pixel_bytes: int, size: int) -> list[int]:
     """Return those ends of a stretch of equal bytes that lie within a pixel of colour.
 
     Args:
         ends: Begin and end of the stretch.
         stride: Number of bytes of a row.
-        pixel: Number of bytes of a pixel.
+        pixel_bytes: Number of bytes of a pixel.
         size: Number of bytes of all pixels.
     """
-    if pixel <= 2:  # grey
+    if pixel_bytes <= 2:  # grey
         return []
-    return [position for position in ends if position % stride % pixel and position < size]
+    return [position for position in ends if position % stride % pixel_bytes and position < size]
 
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
@@ -416,7 +418,7 @@ def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
             yield fill, begin, end
 
 
-def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
+def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel_bytes: int) -> set[int]:
     """Return the positions in bytes of the pixels that are not grey.
 
     The search ends where more than `_TORN_PIXELS` are found.
@@ -424,26 +426,26 @@ def _coloured_pixels(values: NDArray[np.uint8], stride: int, pixel: int) -> set[
     Args:
         values: Bytes of the pixels.
         stride: Number of bytes of a row.
-        pixel: Number of bytes of a pixel.
+        pixel_bytes: Number of bytes of a pixel.
     """
     row_count = len(values) // stride
     rows = values[: row_count * stride].reshape(-1, stride)
-    unpadded_bytes = stride // pixel * pixel  # of a row
-    colours = rows[:, :unpadded_bytes].reshape(len(rows), -1, pixel)[..., :3]
+    unpadded_bytes = stride // pixel_bytes * pixel_bytes  # of a row
+    colours = rows[:, :unpadded_bytes].reshape(len(rows), -1, pixel_bytes)[..., :3]
     positions: set[int] = set()
     for top in range(0, len(rows), _ROWS_AT_ONCE):
         block = colours[top : top + _ROWS_AT_ONCE]
         is_coloured = (block != block[..., :1]).any(2)
         places = np.argwhere(is_coloured)[: _TORN_PIXELS + 1]
         for row, column in places:
-            positions.add((top + int(row)) * stride + int(column) * pixel)
+            positions.add((top + int(row)) * stride + int(column) * pixel_bytes)
         if len(positions) > _TORN_PIXELS:
             break
     return positions
 
 
 def _is_torn(
-    values: NDArray[np.uint8], fill: int, position: int, stride: int, pixel: int, is_end: bool
+    values: NDArray[np.uint8], fill: int, position: int, stride: int, pixel_bytes: int, is_end: bool
 ) -> bool:
     """Whether some channels of a pixel of colour were lost, and only show the value `fill`.
 
@@ -455,26 +457,26 @@ def _is_torn(
         fill: Value of the lost bytes, 0 or 255.
         position: Position within the pixel, in bytes, where a stretch of lost bytes begins or ends.
         stride: Number of bytes of a row.
-        pixel: Number of bytes of a pixel.
+        pixel_bytes: Number of bytes of a pixel.
         is_end: Whether the stretch ends at the position; otherwise it begins there.
     """
-    channel = position % stride % pixel  # first channel behind the position
+    channel = position % stride % pixel_bytes  # first channel behind the position
     pixel_start = position - channel
     if is_end:
-        lost, intact = slice(channel), slice(channel, pixel)
+        lost, intact = slice(channel), slice(channel, pixel_bytes)
         direction = 1  # the intact neighbours are right of and below the pixel
     else:
-        intact, lost = slice(channel), slice(channel, pixel)
+        intact, lost = slice(channel), slice(channel, pixel_bytes)
         direction = -1  # left and above
 
     def levels(start: int) -> NDArray[np.float64]:
         """Return the absolute difference of the channels of the pixel at `start` from the lost bytes."""
         # exclusive or with 0 leaves a value as it is, with 255 it subtracts the value from 255
-        return (values[start : start + pixel] ^ fill).astype(np.float64)
+        return (values[start : start + pixel_bytes] ^ fill).astype(np.float64)
 
-    starts = (pixel_start + direction * pixel, pixel_start + direction * stride)
+    starts = (pixel_start + direction * pixel_bytes, pixel_start + direction * stride)
     neighbours = [levels(start) for start in starts if start >= 0]
-    neighbours = [neighbour for neighbour in neighbours if len(neighbour) == pixel]
+    neighbours = [neighbour for neighbour in neighbours if len(neighbour) == pixel_bytes]
     intact_level = levels(pixel_start)[intact].sum()
     max_difference = _STEP + _SHARE * intact_level
     is_like_neighbour = False

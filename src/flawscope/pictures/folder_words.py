@@ -393,7 +393,9 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
     sorting = {word for word in words if _is_sorting(word)}
     if new_and_old:
         sorting -= {*ages_in(name)}
-    if sorting - _AGES or (sorting and not unknown):
+    if sorting - _AGES:
+        return True
+    if sorting and not unknown:  # words for ages count only if all others are known
         return True
     if not _THINGS.isdisjoint(words) or _CAMERA_FOLDER.fullmatch(name):
         return True
@@ -448,7 +450,7 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
 
     Args:
         name: The name.
-        camel: Whether words of the lists are split at capitals, too, as all other words are.
+        camel: Whether to split all words at capitals; otherwise words of the lists stay whole.
     """
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):
@@ -497,7 +499,7 @@ def _is_known(word: str) -> bool:
 
 
 def word_says(word: str) -> bool | None:
-    """Return True where a word alone says good, False where it says defective, else None.
+    """Return True for a word that means good, False for a word that means defective, else None.
 
     Composed words count, too: `unbeschaedigt`, `Gutteile`, `fehlerfrei`.
     """
@@ -507,7 +509,7 @@ def word_says(word: str) -> bool | None:
     if match is None:
         return None
     has_prefix = match["prefix"] is not None
-    has_free = match["free"] not in (None, "s")
+    has_free = match["free"] not in (None, "s")  # "s" only forms a plural
     is_inverted = has_prefix != has_free  # two negations cancel each other
     return (match["word"] in _GOOD_WORDS) != is_inverted
 

@@ -257,18 +257,18 @@ def _count_units(frame: bytes, components: bytes) -> int:
         frame: Content of the frame's segment.
         components: Numbers of the scan's components.
     """
+    # each component has three bytes: its number, its factors across and down, and a table
     factors_by_component = {
-        component: (byte >> 4, byte & 15)  # across, down
-        for component, byte in zip(frame[6::3], frame[7::3], strict=False)
+        component: (factors >> 4, factors & 15)
+        for component, factors in zip(frame[6::3], frame[7::3], strict=False)
     }
+    single_factors = factors_by_component.get(components[0]) if len(components) == 1 else None
     count = 1
     for axis, position in enumerate((3, 1)):  # positions of width and height in the frame's segment
         length = int.from_bytes(frame[position : position + 2], "big")
         max_factor = max(factors[axis] for factors in factors_by_component.values())
-        if len(components) == 1 and components[0] in factors_by_component:
-            length *= factors_by_component[components[0]][axis]
-        elif len(components) == 1:
-            length *= max_factor
+        if len(components) == 1:  # the component has fewer pixels than the picture if its factor is smaller
+            length *= max_factor if single_factors is None else single_factors[axis]
         count *= math.ceil(length / (8 * max_factor))
     return count
 

@@ -356,16 +356,16 @@ class _Group:
             return []
         # True: like a mask; False: like a picture; None: not readable
         looks = {_look(path) for path in _spread(paired or self.paths)}
-        has_mask = True in looks
-        has_other = False in looks
-        if not has_mask and (has_other or not paired):
+        is_one_like_mask = True in looks
+        is_one_unlike_mask = False in looks
+        if not is_one_like_mask and (is_one_unlike_mask or not paired):
             return []
         if self._others_look_like_masks(picture_of, paired, sure_pictures):
             return []
         return [
             path
             for path in self.paths
-            if _is_mask(path, has_picture=picture_of[path] is not None, are_alike=not has_other)
+            if _is_mask(path, has_picture=picture_of[path] is not None, are_alike=not is_one_unlike_mask)
         ]
 
     def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:

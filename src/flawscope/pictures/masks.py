@@ -111,7 +111,7 @@ def is_photograph(source: PillowSource) -> bool:
         colour_count = max(1, deep.shape[2] - 1)  # the last channel may be alpha
         grey = deep[:, :, :colour_count].mean(2)
     low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
-    if not high > low:
+    if not high > low:  # one value, or NaN
         return False
     counts, _ = np.histogram(grey, 256, (low, high))
     commonest = int(counts.argmax())

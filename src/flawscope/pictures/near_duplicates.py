@@ -166,8 +166,8 @@ def noise_level(picture: NDArray[np.number]) -> float:
     """Estimate the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
 
     The noise of the picture is measured by the median answer of a filter that ignores edges and slopes (after
-    Immerkaer, Fast noise variance estimation, 1996). It is at least the noise of rounding. The result is what
-    is left of it when the picture is averaged to the thumbnail.
+    Immerkaer, Fast noise variance estimation, 1996), and is at least the noise of rounding. The result is the
+    part of this noise that is left when the picture is averaged to the thumbnail.
 
     Args:
         picture: Decoded picture [H, W, C].
@@ -366,7 +366,8 @@ def _above_gap(values: Iterable[float]) -> float:
     gaps = np.where(is_clear, np.diff(ascending), 0)
     if gaps.max(initial=0) < MIN_Z_GAP:
         return math.inf
-    return float(ascending[1 + gaps.argmax()])
+    upper_end = gaps.argmax() + 1  # gap k lies between the values k and k + 1
+    return float(ascending[upper_end])
 
 
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
@@ -502,11 +503,11 @@ def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> 
     return np.asarray(-2 / SIDE * np.stack([down, right], 1), np.float32)
 
 
-def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
+def _register(target: Floats, pictures: Floats, shifts: Floats) -> Floats:
     """Register pictures to a target by an affine pose, and change their light to that of the target.
 
     Args:
-        a: The target [64, 64].
+        target: The target [64, 64].
         pictures: The pictures [P, 64, 64].
         shifts: First estimate [P, 2] of the shifts (down, right), in half sides of a thumbnail.
 
@@ -515,13 +516,17 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
     """
     # change of x with x, of x with y, shift of x; then the same three of y
     pose = np.zeros((len(pictures), 6), np.float32)
-    pose[:, 2] = shifts[:, 1]
-    pose[:, 5] = shifts[:, 0]
-    values = np.repeat(a[_INNER].reshape(1, -1), len(pictures), axis=0)
+    changes = [0, 1, 3, 4]
+    x_shift = 2
+    y_shift = 5
+    pose[:, x_shift] = shifts[:, 1]
+    pose[:, y_shift] = shifts[:, 0]
+    values = np.repeat(target[_INNER].reshape(1, -1), len(pictures), axis=0)
     for step in range(STEPS + 1):
         warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
         inner = warped[_INNER]
         columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]  # of the light
+        light_count = len(columns)
         if step < STEPS:  # the last round only fits the light
             slopes = np.gradient(warped, 2 / SIDE, axis=(1, 2))
             down, right = (np.asarray(slope, np.float32)[_INNER] for slope in slopes)
@@ -532,9 +537,9 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
             contrast = solution[:, :1]
             # a contrast near 0 would make the change of the pose too large
             gain = np.where(np.abs(contrast) < 0.3, 1.0, contrast)
-            pose += np.clip(solution[:, 4:] / gain, -0.03, 0.03)
-            pose[:, [0, 1, 3, 4]] = np.clip(pose[:, [0, 1, 3, 4]], -0.07, 0.07)
-            pose[:, [2, 5]] = np.clip(pose[:, [2, 5]], -0.3, 0.3)
+            pose += np.clip(solution[:, light_count:] / gain, -0.03, 0.03)
+            pose[:, changes] = np.clip(pose[:, changes], -0.07, 0.07)
+            pose[:, [x_shift, y_shift]] = np.clip(pose[:, [x_shift, y_shift]], -0.3, 0.3)
     fitted = (solution[:, None].astype(np.float32) @ design)[:, 0]
     return np.asarray(fitted.reshape(inner.shape))
 

@@ -77,7 +77,8 @@ def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] |
         data = stream.read(2 * count)
         row_bytes = 2 * values_per_row
         has_more = len(stream.read(row_bytes)) == row_bytes
-        values = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype(np.int64)
+        complete_values = data[: len(data) // 2 * 2]  # a truncated file may end within a value of two bytes
+        values = np.frombuffer(complete_values, ">u2").astype(np.int64)
     if values.size < count or values.min() < 0 or values.max() > header.largest:
         return None, has_more
     return values.astype(np.uint16).reshape(height, width, header.channels), has_more

@@ -56,9 +56,11 @@ def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.flo
         rows: Row of each pixel, ascending.
         columns: Column of each pixel, ascending in a row.
     """
-    changes = rows[1:] != rows[:-1]
-    is_row_end = np.append(True, changes) | np.append(changes, True)
-    row_offsets, column_offsets = (offsets.ravel() for offsets in np.mgrid[:2, :2])
+    row_changes = rows[1:] != rows[:-1]  # from each pixel to the next
+    is_first = np.append(True, row_changes)
+    is_last = np.append(row_changes, True)
+    is_row_end = is_first | is_last
+    row_offsets, column_offsets = (offsets.ravel() for offsets in np.mgrid[:2, :2])  # a pixel's four corners
     y = rows[is_row_end, None] + row_offsets
     x = columns[is_row_end, None] + column_offsets
     return np.stack([y.ravel(), x.ravel()], axis=1).astype(np.float64)

@@ -293,7 +293,7 @@ def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     max_value = (1 << page.bits) - 1  # of integers
-    if page.photometric == 0:  # white is 0 in the file
+    if page.photometric == _WHITE_IS_ZERO:
         values = max_value - values if values.dtype.kind == "u" else 1 - values
     if page.bits < 8:
         values = (values.astype(np.uint16) * 255 // max_value).astype(np.uint8)

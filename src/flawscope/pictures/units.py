@@ -289,9 +289,9 @@ def _labels(
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Return for each new and then each earlier picture the one that it was made from (`same_sources`).
+    """Return the originals of the new and then of the earlier pictures (`same_sources`), as keys of parts.
 
-    A new picture that has the name of an earlier picture is not taken for that one, since cameras may start
+    An earlier picture with the name of a new picture does not count as this picture, since cameras may start
     to number from 1 again.
 
     Args:
@@ -299,6 +299,7 @@ def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]
         earlier: Names of the earlier pictures.
     """
     new_stems = {_without_suffix(name) for name in new}
+    # the keys begin with an empty text, so that they are unlike those of parts that names state
     keys: list[PartKey | None] = []
     for source in same_sources([*new, *earlier]):
         keys.append(None if source is None or source in new_stems else ("", source))
@@ -341,19 +342,22 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
         The new label of each picture.
     """
     pairs: list[Pair] = []  # all with the correlation 1, which does not matter here
-    first_by_label: dict[int, int] = {}
+    first_by_label: dict[int, int] = {}  # first picture with each label
     for k, label in enumerate(labels):
         first = first_by_label.setdefault(label, k)
         if first != k:
             pairs.append((first, k, 1.0))
     for group in copies:
         pairs += [(group[0], k, 1.0) for k in group[1:]]
-    first_of_group = {k: group[0] for group in clusters(pairs) for k in group}
-    label_by_first: dict[int, int] = {}
+    first_by_picture: dict[int, int] = {}  # first picture of each picture's group
+    for group in clusters(pairs):
+        first_by_picture |= dict.fromkeys(group, group[0])
+    new_label_by_first: dict[int, int] = {}
     joined_labels = []
     for k in range(len(labels)):
-        first = first_of_group.get(k, k)
-        joined_labels.append(label_by_first.setdefault(first, len(label_by_first)))
+        first = first_by_picture.get(k, k)
+        next_label = len(new_label_by_first)
+        joined_labels.append(new_label_by_first.setdefault(first, next_label))
     return joined_labels
 
 
