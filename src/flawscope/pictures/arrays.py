@@ -169,7 +169,7 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
             shares_below * (1 - shares_below) * (means_below - means_above) ** 2
         )
     best = int(variances_between.argmax())
-    threshold = float(edges[best + 1])
+    threshold = float(edges[best + 1])  # the inner edges begin with edges[1]
     variance = float(values.var())
     explained_share = float(variances_between[best] / variance) if variance > 0 else 0.0
     return threshold, explained_share

@@ -274,7 +274,7 @@ def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
 
 
 def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
-    """Read a picture as `decode` does; of a picture with more channels than `decode` reads, the first group.
+    """Read a picture as `decode` does, or the first group of its channels if `decode` refuses so many.
 
     Returns:
         The picture, and a description of its channels, which is empty where `decode` reads the picture.
@@ -286,7 +286,7 @@ def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
         return decode(source), ""
     except InputError:
         values, groups = read_channels(source, source_name(source))
-        if len(groups) == 1:
+        if len(groups) == 1:  # `decode` refused it for another reason than its channels
             raise
         channels = Channels(values.shape[2], groups)
         return next(channels.split(values)), channels.describe()

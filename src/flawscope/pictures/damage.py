@@ -299,11 +299,12 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
     hold whole rows.
     """
     stretches: list[tuple[int, int]] = []
-    row_bytes = pixel_bytes = 0
+    row_bytes = pixel_bytes = 0  # as the last tile has them
     for codec, (left, top, right, bottom), offset, arguments in tiles:
         mode, stated_row_bytes = arguments[:2] if isinstance(arguments, tuple) else (arguments, 0)
         pixel_bytes = _PIXELS.get(mode, 0)
-        if codec != "raw" or not pixel_bytes or left or right != width:
+        holds_whole_rows = left == 0 and right == width
+        if codec != "raw" or not pixel_bytes or not holds_whole_rows:
             return None
         row_bytes = stated_row_bytes or right * pixel_bytes
         begin = offset

@@ -65,8 +65,9 @@ def choose_tile(
 ) -> tuple[Size, float] | None:
     """Return the tile size and the scale at which small defects are large enough.
 
-    - A defect of `min_defect` pixels then has `MIN_PIXELS` at the network. It has fewer if the picture would
-      have to be enlarged more than `MAX_ENLARGEMENT` times, or would not fit on the largest canvas.
+    - In a tile of this size, a defect of `min_defect` pixels has `MIN_PIXELS` at the network. It has fewer if
+      the picture would have to be enlarged more than `MAX_ENLARGEMENT` times, or would not fit on the largest
+      canvas.
     - The tile has the pictures' form, since the network also gets the whole picture, scaled to the size of a
       tile.
     - The tile is no larger than the smallest picture. So if pictures are small, a tile has fewer than

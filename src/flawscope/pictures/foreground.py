@@ -145,7 +145,7 @@ class PatternedGround:
         padded = np.pad(distances, _WINDOW - 1, mode="edge")
         smallest = ndimage.minimum_filter(padded, _WINDOW)
         height, width = image.shape[0] // 2, image.shape[1] // 2  # windows are taken at half of the size
-        start = _WINDOW // 2
+        start = _WINDOW // 2  # where the filter, which is centred, covers all windows of the first pixel
         pixel_distances = smallest[start : start + height, start : start + width]
         labels, count = ndimage.label(pixel_distances > _NOVEL * self.typical_distance)
         is_certain_pixel = pixel_distances > _CERTAINLY_NOVEL * self.typical_distance
@@ -388,7 +388,7 @@ class Foreground:
         part_count = sum(_is_plausible(ground.part_mask(picture)) for picture in small_pictures)
         share_with_part = part_count / len(small_pictures)
         if share_with_part >= _MIN_AGREEMENT:
-            return cls(ground)
+            return cls(ground=ground)
         if share_with_part <= 1 - _MIN_AGREEMENT:
             return cls._everywhere()
         return cls._without_ground(small_pictures)

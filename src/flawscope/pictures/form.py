@@ -148,8 +148,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
 def mixed_sizes(sizes: Sequence[Size]) -> str:
     """Return, in words, the sizes of pictures that seem to come from several cameras; else an empty text.
 
-    They seem to if at least two different sizes are frequent: each is that of a tenth of the pictures or
-    more. The orientation does not count: 640 x 480 and 480 x 640 are the same size.
+    This is the case if at least two different sizes are frequent, each with a tenth of the pictures or more.
+    The orientation does not count: 640 x 480 and 480 x 640 are the same size.
     """
     min_count = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
     counts = Counter((min(size), max(size)) for size in sizes)

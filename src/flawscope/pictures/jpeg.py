@@ -134,15 +134,17 @@ class _Segments:
         return code == _START_OF_SCAN and len(content) > 5 and bool(self.frame)
 
     def read_scan(self, content: bytes) -> None:
-        """Record in `missing` how many low bits the coefficients of a scan still lack after it.
+        """Record in `missing` how many bits of the coefficients of a scan are missing after it.
 
         Args:
             content: Content of the segment that begins the scan.
         """
-        # first and last coefficient of the scan; the lower four bits of the third byte are its lowest bit
-        first, last, bit_positions = content[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
-        lowest_bit = bit_positions & 15  # lower bits come with later scans
-        for component in content[1:-3:2]:  # numbers of the scan's components
+        if self.kind == _PROGRESSIVE:
+            first, last, bit_positions = content[-3:]  # first and last coefficient of the scan
+            lowest_bit = bit_positions & 15  # lower bits come with later scans
+        else:
+            first, last, lowest_bit = 0, _COEFFICIENTS - 1, 0
+        for component in _scan_components(content):
             missing_bits = self.missing.get(component)
             if missing_bits is not None:
                 missing_bits[first : last + 1] = [lowest_bit] * (last + 1 - first)
@@ -155,7 +157,7 @@ class _Segments:
         """
         if not self.interval:
             return 1
-        unit_count = _count_units(self.frame, content[1:-3:2])
+        unit_count = _count_units(self.frame, _scan_components(content))
         return math.ceil(unit_count / self.interval)
 
     def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], content: bytes) -> str:
@@ -170,11 +172,16 @@ class _Segments:
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
             return ""
-        table = content[2] & 15 | _AC  # Huffman table of the first component's AC coefficients
-        symbol = self.shortest.get(table, 0)
+        table_number = content[2] & 15  # of the first component's AC coefficients
+        symbol = self.shortest.get(_AC | table_number, 0)
         begin, _ = stretches[0]
         _, end = stretches[-1]
         return INCOMPLETE if _has_zeros(data, begin, end, symbol) else ""
+
+
+def _scan_components(content: bytes) -> bytes:
+    """Return the numbers of a scan's components, given the content of the segment that begins it."""
+    return content[1:-3:2]
 
 
 def _fault_at_end(data: bytes, stretches: list[tuple[int, int]]) -> str:

@@ -114,8 +114,9 @@ def masked_folder(name: str) -> str | None:
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Return the pictures that look like masks although they are not masks by the rule of this module.
 
-    Such a picture has a word for masks in its name. Or another picture, which does not look like a mask, has
-    the same name in another folder, or the beginning of its name in the same folder.
+    Such a picture has a word for masks in its name, or it belongs to another picture, which does not look
+    like a mask: its name is that of a picture in another folder, or begins with that of a picture in its own
+    folder.
 
     Args:
         pictures: Pictures without the masks that `find_masks` finds.
@@ -226,7 +227,8 @@ def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
     """Remove the photographs from the `paths` of groups of files that are named like masks.
 
     Returns:
-        The removed photographs, each with its group; those of groups with a weak word are left out.
+        The removed photographs, each with its group. Those of groups with a weak word are left out, since
+        such a word often means something else.
     """
     photographs: list[tuple[_Group, Path]] = []
     for groups_of_kind in _by_kind(groups):
@@ -569,9 +571,9 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]])
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """Return the picture that fits a mask best, of those with the first name that any picture has.
+        """Return the picture that fits a mask best, by the first of some names that a fitting picture has.
 
-        None where there are none, or several fit equally well.
+        None where no picture fits, or several fit equally well.
 
         Args:
             group: Group of the mask.
@@ -589,7 +591,8 @@ class _Pictures:
                 and not _is_good(nearest_place)
                 and any(path not in self.suspects for path in nearest)
             )
-            if has_best_rank or not group.folder:  # to save time: very many other files may have the name
+            # no picture elsewhere would fit better; to save time, since very many files may have the name
+            if has_best_rank or not group.folder:
                 places = {nearest_place: nearest}
             ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
             if not ranked:

@@ -339,8 +339,11 @@ def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
 def _are_classes(values: MarkLevels, fills: Mask) -> bool:
     """Whether values are those of classes, not of noise or smoothed edges.
 
-    They are if all of them fill areas. They also are if they are few, and either a faint value fills an area
-    or no value seems to be noise.
+    They are those of classes if all of them fill areas. They also are if there are few, and one of these is
+    true:
+
+    - A faint value fills an area.
+    - No value seems to be noise.
 
     Args:
         values: Values that occur, ascending.
@@ -375,7 +378,8 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np
     counts = np.bincount(codes.ravel())
     shares = np.bincount(codes[is_in_area], minlength=len(counts)) / np.maximum(counts, 1)
     used_codes = np.flatnonzero(counts)
-    return used_codes if values is None else values, shares[used_codes]
+    used_values: NDArray[np.number] = used_codes if values is None else values
+    return used_values, shares[used_codes]
 
 
 def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:

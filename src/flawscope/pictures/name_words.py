@@ -148,7 +148,8 @@ def _read(chunks: Chunks) -> NameReading:
         return SILENT
     if is_mistake(text):
         return NameReading(PictureClass.UNCLEAR, text)
-    meaning = read_words(text, shared=unknown_words(text))  # `_doubt_groups` considers unknown words
+    # unknown words do not count here: `_doubt_groups` considers them
+    meaning = read_words(text, shared=unknown_words(text))
     if meaning is Said.GOOD:
         return NameReading(PictureClass.GOOD, " ".join(words))
     if meaning is Said.BAD:
@@ -367,7 +368,7 @@ def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     """
     values = [name[place] for name in pieces]
     rests = {(*name[:place], *name[place + 1 :]) for name in pieces}
-    are_rests_different = len(rests) == len(pieces)
+    are_rests_different = len(rests) == len(pieces)  # no name occurs with several texts at this place
     before = pieces[0][place - 1] if place else ""
     if not are_rests_different or not form_groups(values) or not _marks_class(values, before):
         return None

@@ -500,6 +500,7 @@ def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> 
     best = correlations.reshape(len(correlations), -1).argmax(axis=1)
     down = offsets[best // len(offsets)]
     right = offsets[best % len(offsets)]
+    # negative, since a pose states where the pixels of a registered picture come from
     return np.asarray(-2 / SIDE * np.stack([down, right], 1), np.float32)
 
 
@@ -578,12 +579,12 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
         warped: Registered pictures [P, n, n].
         numbers: Number [P] of the picture that each registered picture is a version of.
     """
-    order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))  # nearest first
-    _, first_places = np.unique(numbers[order], return_index=True)
-    nearest = order[np.sort(first_places)]  # of the versions of a picture only the nearest
-    if len(nearest) < MIN_OTHERS:
+    nearest_first = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))
+    _, first_places = np.unique(numbers[nearest_first], return_index=True)
+    best_versions = nearest_first[np.sort(first_places)]  # the nearest version of each picture
+    if len(best_versions) < MIN_OTHERS:
         return np.full(len(warped), -1, np.float32)
-    nearest = nearest[: max(MIN_OTHERS, len(nearest) // 2 + 1)]
+    nearest = best_versions[: max(MIN_OTHERS, len(best_versions) // 2 + 1)]
     nearest_by_number = {int(numbers[k]): k for k in nearest}
     sum_of_nearest = warped[nearest].sum(axis=0)
     mean = sum_of_nearest / len(nearest)
@@ -596,7 +597,8 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
             shared_structure.append(mean)
     down, right = np.gradient(mean)
     shared_columns = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
-    shared_columns += [slope * factor for slope in (right, down) for factor in (np.float32(1), _X, _Y)]
+    for slope in (right, down):
+        shared_columns += [slope, slope * _X, slope * _Y]
     basis, _ = np.linalg.qr(_fine(np.stack(shared_columns)).T)
 
     def remove_shared(values: Floats) -> Floats:

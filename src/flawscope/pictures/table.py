@@ -262,7 +262,7 @@ def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
 def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
     """Return the looks of the rows as tensors, for a file; empty where no look is known.
 
-    Of more than `MAX_LOOKS` looks, at most as many are kept, chosen evenly.
+    At most `MAX_LOOKS` looks are kept, chosen evenly.
     """
     numbered_looks = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
     if not numbered_looks:

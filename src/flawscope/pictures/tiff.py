@@ -269,13 +269,13 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     stored_count = min(len(tiff_page.dataoffsets), len(tiff_page.databytecounts))
     if stored_count < strip_count or not all(tiff_page.databytecounts):
         raise ValueError("it is truncated")
-    # decompressed here, because tifffile does so without a bound, and lacks some compressions
-    decompresses = page.compression in (*_DEFLATE, *_PILLOW)
-    if decompresses:
+    # not by tifffile, which decompresses without a bound, and lacks some compressions
+    is_decompressed_here = page.compression in (*_DEFLATE, *_PILLOW)
+    if is_decompressed_here:
         tiff_page.compression = 1  # tifffile gets uncompressed bytes
     values: NDArray[np.number] | None = None
     for number in range(strip_count):
-        strip = _read_strip(stream, page, number, decompresses)
+        strip = _read_strip(stream, page, number, is_decompressed_here)
         if values is None:
             values = np.empty((*page.size, page.channels), strip.values.dtype)
         has_planes = tiff_page.shaped[0] > 1
@@ -320,14 +320,14 @@ class _Strip(NamedTuple):
     width: int
 
 
-def _read_strip(stream: IO[bytes], page: Page, number: int, decompresses: bool) -> _Strip:
+def _read_strip(stream: IO[bytes], page: Page, number: int, is_decompressed_here: bool) -> _Strip:
     """Read a strip or tile.
 
     Args:
         stream: The file.
         page: The page.
         number: Number of the strip or tile.
-        decompresses: Whether to decompress it here; otherwise tifffile does it.
+        is_decompressed_here: Whether it is decompressed here; otherwise tifffile does it.
 
     Raises:
         MissingCodecError: As in `read`; ValueError and others, too.
@@ -336,8 +336,11 @@ def _read_strip(stream: IO[bytes], page: Page, number: int, decompresses: bool) 
     stream.seek(tiff_page.dataoffsets[number])
     data = stream.read(tiff_page.databytecounts[number])
     try:
-        _, (plane, _, top, left, _), (_, height, width, channels) = tiff_page.decode(None, number)
-        if decompresses:
+        # without data, tifffile returns only the place and the shape of the strip
+        _, place, shape = tiff_page.decode(None, number)
+        plane, _, top, left, _ = place
+        _, height, width, channels = shape
+        if is_decompressed_here:
             row_bytes = math.ceil(width * channels * page.bits / 8)
             data = _decompress(data, page.compression, height, row_bytes)
         decoded, *_ = tiff_page.decode(data, number, jpegtables=tiff_page.jpegtables)
