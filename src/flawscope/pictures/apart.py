@@ -204,13 +204,13 @@ def _find_groups(
                     lowest = min(lowest, link_by_picture.get(neighbour, neighbour))
             link_by_picture[picture] = lowest
         remaining = [picture for picture in remaining if picture not in link_by_picture]
-    groups: dict[int, list[int]] = {}
+    group_by_first: dict[int, list[int]] = {}
     for picture in sorted(link_by_picture):
         first = picture
         while link_by_picture[first] != first:
             first = link_by_picture[first]
-        groups.setdefault(first, []).append(picture)
-    return list(groups.values())
+        group_by_first.setdefault(first, []).append(picture)
+    return list(group_by_first.values())
 
 
 def _beyond_gap(distances: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:

@@ -154,18 +154,18 @@ class AppearanceRange:
 
     def to_dict(self) -> Json:
         """Return values that JSON can hold, for a model's facts; features without bounds are left out."""
-        ranges = {
+        range_by_name = {
             feature.name: [round(value, 6) for value in pair]
             for feature, pair in zip(FEATURES, self.ranges, strict=True)
             if pair != UNBOUNDED
         }
-        return {"ranges": ranges, "pictures": self.pictures}
+        return {"ranges": range_by_name, "pictures": self.pictures}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> AppearanceRange | None:
         """Read the range from a model's facts.
 
-        None where the facts have a range that is not readable, or a range for none of `FEATURES`.
+        None where the facts have no range, a damaged one, or ranges for none of `FEATURES`.
         """
         try:
             stored = facts[APPEARANCE_KEY]

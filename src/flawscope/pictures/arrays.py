@@ -251,7 +251,8 @@ def _check_floats(largest: float, white: float | None, black: float | None, name
         name: Name of the picture, for the error.
     """
     level = white or 1.0
-    expects_unit_range = level == 1 or (level < 1 and black is None)  # 0..1
+    # 0..1; a white below 1 belongs to a stretched range, except in models of earlier versions
+    expects_unit_range = level == 1 or (level < 1 and black is None)
     if expects_unit_range and largest > level * (1 + TOLERANCE):
         level_text = "no white level is set" if white is None else f"the white level is {level:g}"
         remedy = "divide it by 255 first" if largest <= 255 else "divide it first"

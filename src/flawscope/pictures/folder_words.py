@@ -352,7 +352,7 @@ def read_side_by_side(
     if len(names) > 1 or is_alone:  # all words of a name that stands alone are shared
         shared = frozenset.intersection(*map(unknown_words, names))
     new_and_old = are_new_and_old(names)
-    meanings = {}
+    meaning_by_name = {}
     for name in names:
         meaning = read_words(name, shared)
         if are_good and split_said(name):  # such as "train" in a folder of good pictures
@@ -360,8 +360,8 @@ def read_side_by_side(
         elif meaning is Said.SORTED and not is_alone:
             is_explained = _explains(name, above, are_good, new_and_old)
             meaning = Said.SORTED if is_explained else Said.UNKNOWN
-        meanings[name] = meaning
-    return meanings
+        meaning_by_name[name] = meaning
+    return meaning_by_name
 
 
 def are_new_and_old(texts: Iterable[str]) -> bool:
@@ -372,12 +372,12 @@ def are_new_and_old(texts: Iterable[str]) -> bool:
 
 def ages_in(text: str) -> dict[str, str]:
     """Return the words of a text that mean new or old, as a mapping of word to "new" or "old"."""
-    ages = {}
+    age_by_word = {}
     for word in split_words(text):
         match = _AGE.fullmatch(word)
         if match is not None:
-            ages[word] = "new" if match["new"] else "old"
-    return ages
+            age_by_word[word] = "new" if match["new"] else "old"
+    return age_by_word
 
 
 def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
@@ -509,7 +509,7 @@ def word_says(word: str) -> bool | None:
     if match is None:
         return None
     has_prefix = match["prefix"] is not None
-    has_free = match["free"] not in (None, "s")  # "s" only forms a plural
+    has_free = match["free"] not in (None, "s")  # an "s", as of a plural, inverts nothing
     is_inverted = has_prefix != has_free  # two negations cancel each other
     return (match["word"] in _GOOD_WORDS) != is_inverted
 

@@ -78,8 +78,8 @@ def load(image: Image.Image, data: bytes) -> str:
     decoder = Image._getdecoder(image.mode, name, args, image_file.decoderconfig)
     try:
         decoder.setimage(image_file.im, extents)
-        # pieces show damage only of Huffman codes: libjpeg reads arithmetic codes differently, and their
-        # encoder may leave out zero bytes at the end
+        # stretches of arithmetic codes are not checked: libjpeg does not read these codes in pieces, and
+        # their encoder may leave out zero bytes at the end
         has_huffman_codes = layout.kind in (_BASELINE, _EXTENDED, _PROGRESSIVE)
         fault = _decode(decoder, data, layout.stretches if has_huffman_codes else [])
     finally:
@@ -229,14 +229,14 @@ def _shortest_codes(tables: bytes) -> dict[int, int]:
         tables: Content of a segment. Each table has a byte with its class and number, 16 bytes with the
             number of codes of each length, and a byte for each symbol, that of the shortest code first.
     """
-    symbols = {}
+    symbol_by_table = {}
     position = 0
     while len(tables) > position + 17:
         class_and_number = tables[position]
         code_counts = tables[position + 1 : position + 17]
-        symbols[class_and_number] = tables[position + 17]
+        symbol_by_table[class_and_number] = tables[position + 17]
         position += 17 + sum(code_counts)
-    return symbols
+    return symbol_by_table
 
 
 def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:

@@ -195,8 +195,8 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
 
     Args:
         folder: The folder.
-        own: Whether files that flawscope wrote to `folder` itself are yielded, such as pictures that a review
-            sorted. Those in its subfolders are left out all the same.
+        own: Whether to yield also what flawscope wrote to `folder` itself, such as pictures that a review
+            sorted. What it wrote to folders of results inside of `folder` is left out all the same.
         hidden: Whether to yield hidden pictures, too.
     """
     visited: set[str] = set()  # real paths of folders

@@ -210,17 +210,17 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
         root = ""
     groups = _named_like_masks(paths, root)
     photographs = _take_photographs(groups)  # removes them from the groups
-    masks: dict[Path, Path | None] = {}
+    picture_by_mask: dict[Path, Path | None] = {}
     photographs_like_masks: list[Path] = []
     if groups:
         pictures = _Pictures(paths, root, {path for group in groups for path in group.paths})
-        masks = _with_partners(groups, pictures, paths)
+        picture_by_mask = _with_partners(groups, pictures, paths)
         for group, path in photographs:
             if group.folder or pictures.partner(group, path) is not None:
                 photographs_like_masks.append(path)
-    # masks without a word in their names: of two files with one name, which differ by the suffix
-    twins = _twins([path for path in paths if path not in masks])
-    return masks | twins, photographs_like_masks
+    # masks without a word for masks: one of two files that differ only by the suffix
+    picture_by_twin = _twins([path for path in paths if path not in picture_by_mask])
+    return picture_by_mask | picture_by_twin, photographs_like_masks
 
 
 def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
@@ -253,7 +253,7 @@ def _with_partners(
         pictures: All files by their names.
         paths: All files.
     """
-    masks: dict[Path, Path | None] = {}
+    picture_by_mask: dict[Path, Path | None] = {}
     sure_pictures = [path for path in paths if path not in pictures.suspects]
     partners = [{path: pictures.partner(group, path) for path in group.paths} for group in groups]
     # first the groups with pictures that are surely no masks themselves, then the others
@@ -263,11 +263,12 @@ def _with_partners(
                 continue
             remaining: dict[Path, Path | None] = {}
             for path, picture in picture_of.items():
-                is_mask_itself = picture in masks  # found to be one meanwhile: it is nobody's picture
+                # a file that was found to be a mask meanwhile is nobody's picture
+                is_mask_itself = picture in picture_by_mask
                 remaining[path] = None if is_mask_itself else picture
             for mask in group.masks(remaining, sure_pictures):
-                masks[mask] = remaining[mask]
-    return masks
+                picture_by_mask[mask] = remaining[mask]
+    return picture_by_mask
 
 
 def _has_sure_partner(picture_of: Mapping[Path, Path | None], pictures: _Pictures) -> bool:
@@ -280,10 +281,10 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
 
     Files of such groups are similar, so that few of them need to be read even if there are many folders.
     """
-    kinds: dict[tuple[str, ...], list[_Group]] = {}
+    groups_by_kind: dict[tuple[str, ...], list[_Group]] = {}
     for group in groups:
-        kinds.setdefault(group.kind, []).append(group)
-    return kinds.values()
+        groups_by_kind.setdefault(group.kind, []).append(group)
+    return groups_by_kind.values()
 
 
 def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
@@ -358,16 +359,16 @@ class _Group:
             return []
         # True: like a mask; False: like a picture; None: not readable
         looks = {_look(path) for path in _spread(paired or self.paths)}
-        is_one_like_mask = True in looks
-        is_one_unlike_mask = False in looks
-        if not is_one_like_mask and (is_one_unlike_mask or not paired):
+        has_mask = True in looks
+        has_non_mask = False in looks
+        if not has_mask and (has_non_mask or not paired):
             return []
         if self._others_look_like_masks(picture_of, paired, sure_pictures):
             return []
         return [
             path
             for path in self.paths
-            if _is_mask(path, has_picture=picture_of[path] is not None, are_alike=not is_one_unlike_mask)
+            if _is_mask(path, has_picture=picture_of[path] is not None, are_alike=not has_non_mask)
         ]
 
     def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:
@@ -419,7 +420,7 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
         paths: The files.
         root: Folder above all of the files.
     """
-    groups: dict[tuple[str, ...], _Group] = {}
+    group_by_key: dict[tuple[str, ...], _Group] = {}
     for path in paths:
         text = os.fspath(path)[len(root) :].lower()
         if not _HAS_WORD.search(text):
@@ -443,7 +444,8 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             if name_with_word is None:
                 continue
             rest, word, side = name_with_word
-            key = (*folders, "", word, side)  # no folder has an empty name: the key is unlike all of folders
+            # the empty name, which no folder has, keeps the key apart from those of folders of masks
+            key = (*folders, "", word, side)
             is_weak = word.startswith(_WEAK)  # not "ground truth", which only ends with a weak word
             group = _Group(
                 folder="",
@@ -453,8 +455,8 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
                 alone=_LABEL_STUDIO.fullmatch(rest) is not None,
                 kind=(word, side),
             )
-        groups.setdefault(key, group).paths.append(path)
-    return list(groups.values())
+        group_by_key.setdefault(key, group).paths.append(path)
+    return list(group_by_key.values())
 
 
 class _NameWithWord(NamedTuple):
@@ -584,8 +586,8 @@ class _Pictures:
         nearest_place = (*group.above, *below)
         last_folder = below[-1] if below else None
         for name in names:
-            places = self._places.get((name, last_folder), {})
-            nearest = places.get(nearest_place, [])
+            paths_by_folders = self._places.get((name, last_folder), {})
+            nearest = paths_by_folders.get(nearest_place, [])
             has_best_rank = (
                 not masked_folder(group.folder)
                 and not _is_good(nearest_place)
@@ -593,8 +595,8 @@ class _Pictures:
             )
             # no picture elsewhere would fit better; to save time, since very many files may have the name
             if has_best_rank or not group.folder:
-                places = {nearest_place: nearest}
-            ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
+                paths_by_folders = {nearest_place: nearest}
+            ranked = sorted(self._rank(group, mask, below, paths_by_folders), key=lambda entry: entry[0])
             if not ranked:
                 continue
             best_rank, best = ranked[0]
@@ -603,7 +605,7 @@ class _Pictures:
         return None
 
     def _rank(
-        self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
+        self, group: _Group, mask: Path, below: Folders, paths_by_folders: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
         """Yield the rank and the path of each picture that a mask may belong to; the lowest rank fits best.
 
@@ -611,11 +613,11 @@ class _Pictures:
             group: Group of the mask.
             mask: The mask.
             below: Folders between the mask and its folder of masks. The picture's path ends with them, too.
-            places: Files that have the picture's name, by their folders.
+            paths_by_folders: Files that have the picture's name, by their folders.
         """
         hint = masked_folder(group.folder) or ""
         above = group.above
-        for folders, paths in places.items():
+        for folders, paths in paths_by_folders.items():
             # the picture's path has to be: folders above the group, any others, folders below the group
             others_count = len(folders) - len(above) - len(below)
             starts_above = folders[: len(above)] == above
@@ -637,7 +639,7 @@ def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
     for path in paths:
         name, _ = os.path.splitext(os.fspath(path))
         paths_by_name.setdefault(name.lower(), []).append(path)
-    # a few pairs of files tell whether all files of a suffix below a folder are masks
+    # a few pairs of files show whether all files of a suffix below a folder are masks
     groups: dict[tuple[Path, str], list[tuple[Path, Path]]] = {}  # by folder above, and suffix
     for same_name in paths_by_name.values():
         if len(same_name) != 2:
@@ -645,15 +647,15 @@ def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
         first, second = same_name
         for path, other in ((first, second), (second, first)):
             groups.setdefault((path.parent.parent, path.suffix.lower()), []).append((path, other))
-    masks: dict[Path, Path | None] = {}
+    picture_by_mask: dict[Path, Path | None] = {}
     for pairs in groups.values():
         are_twins = [_is_twin(path, other) for path, other in _spread(pairs)]
         if not any(are_twins):
             continue
         for path, other in pairs:
             if all(are_twins) or _is_twin(path, other):
-                masks[path] = other
-    return masks
+                picture_by_mask[path] = other
+    return picture_by_mask
 
 
 def _is_twin(path: Path, other: Path) -> bool:

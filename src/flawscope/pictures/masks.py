@@ -228,7 +228,7 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
         return brightest
     if not fills_half:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    return distances if distances.any() else brightest
+    return distances if distances.any() else brightest  # of a single colour, which marks everything
 
 
 def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:

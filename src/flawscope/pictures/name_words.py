@@ -323,7 +323,7 @@ def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
     """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
-    words_by_name = []  # of each name, in the order of the names
+    words_by_name = []
     for text in texts:
         ages = ages_in(text) if has_ages else {}
         words_by_name.append([word for word in split_words(text) if word in ages or _is_open(word)])

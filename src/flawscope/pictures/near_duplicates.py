@@ -211,8 +211,8 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     spectra = _spectra(smooth)
     is_in_bank = np.isin(np.arange(len(looks)), bank)
     nominated = _nominate(smooth, spectra, is_in_bank)
-    correlations: dict[PairNumbers, list[float]] = {}
-    resemblances: dict[PairNumbers, Resemblance] = {}
+    correlations_by_pair: dict[PairNumbers, list[float]] = {}
+    resemblance_by_pair: dict[PairNumbers, Resemblance] = {}
     for i, others in enumerate(nominated):
         if not others:
             continue
@@ -223,23 +223,23 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
         similarities = _correlation(fine_structure[:1], fine_structure[1:])
         distances = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
         # of several versions of a picture, the one that is most like this picture counts
-        best_correlations: dict[int, float] = {}  # by number of the other picture
+        best_correlation_by_number: dict[int, float] = {}  # number of the other picture
         for k, correlation in enumerate(_own_correlation(target, warped, numbers)):
             j = int(numbers[k])
-            best_correlations[j] = max(best_correlations.get(j, -1.0), float(correlation))
+            best_correlation_by_number[j] = max(best_correlation_by_number.get(j, -1.0), float(correlation))
             distance = float(distances[k] / np.hypot(noise[i], noise[j]))
             resemblance = Resemblance(alike=float(similarities[k]), nearness=-distance)
             pair = (min(i, j), max(i, j))
-            previous_best = resemblances.get(pair, Resemblance(alike=-1.0, nearness=0.0))
-            resemblances[pair] = max(previous_best, resemblance)
-        for j, best_correlation in best_correlations.items():
-            correlations.setdefault((min(i, j), max(i, j)), []).append(best_correlation)
+            previous_best = resemblance_by_pair.get(pair, Resemblance(alike=-1.0, nearness=0.0))
+            resemblance_by_pair[pair] = max(previous_best, resemblance)
+        for j, best_correlation in best_correlation_by_number.items():
+            correlations_by_pair.setdefault((min(i, j), max(i, j)), []).append(best_correlation)
     bank_numbers = {*bank.tolist()}
-    for pair in [*correlations]:
+    for pair in [*correlations_by_pair]:
         # pairs outside the bank were compared only to find the structure that the set shares
         if bank_numbers.isdisjoint(pair):
-            del correlations[pair], resemblances[pair]
-    return _decide(correlations, resemblances, len(looks))
+            del correlations_by_pair[pair], resemblance_by_pair[pair]
+    return _decide(correlations_by_pair, resemblance_by_pair, len(looks))
 
 
 def _versions(
@@ -290,7 +290,7 @@ def _decide(
         i, j = pair
         resemblance = resemblances[pair]
         if bars.show_one_part(z_by_pair[pair], resemblance, count):
-            # only a set of several pictures shares a structure that can be left out of the correlation
+            # with fewer pictures the structure that they share is not known, and not left out
             correlation = math.tanh(z_by_pair[pair]) if count > MIN_OTHERS else resemblance.alike
             copies.append((i, j, correlation))
         elif bars.may_show_one_part(z_by_pair[pair], resemblance):
@@ -375,14 +375,14 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
 
     Two pictures stay a pair where one of them shares at least half of its other partners with the other one.
     """
-    partners: dict[int, set[int]] = {}
+    partners_by_picture: dict[int, set[int]] = {}
     for i, j, _ in pairs:
-        partners.setdefault(i, set()).add(j)
-        partners.setdefault(j, set()).add(i)
+        partners_by_picture.setdefault(i, set()).add(j)
+        partners_by_picture.setdefault(j, set()).add(i)
     supported = []
     for i, j, correlation in pairs:
-        shared_count = len(partners[i] & partners[j])
-        fewer_partners = min(partners[i], partners[j], key=len)
+        shared_count = len(partners_by_picture[i] & partners_by_picture[j])
+        fewer_partners = min(partners_by_picture[i], partners_by_picture[j], key=len)
         other_count = len(fewer_partners) - 1  # without the other picture of the pair
         if 2 * shared_count >= other_count:
             supported.append((i, j, correlation))
@@ -453,7 +453,7 @@ def _likest(
 
     Args:
         descriptors: Descriptors of length 1 of all pictures, not mirrored.
-        other_descriptors: Descriptors of length 1 of all pictures, which the others are compared with.
+        other_descriptors: Descriptors of length 1 of all pictures, which the first are compared with.
         numbers: Numbers of the pictures for which similar pictures are searched.
         similar_count: Number of similar pictures for each of these.
     """

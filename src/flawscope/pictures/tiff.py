@@ -380,14 +380,13 @@ def _decompress_by_pillow(data: bytes, compression: int, rows: int, row_bytes: i
     Pillow reads them as the pixels of a grey picture, from a TIFF that is put together here.
     """
     # tags: width, height, bits, compression, photometric interpretation, channels, rows of a strip
-    entries = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
-    data_offset = (
-        8 + 2 + 12 * 9 + 4
-    )  # the data follow the header, the number of entries, 9 entries, an end mark
-    entries |= {273: data_offset, 279: len(data)}
+    value_by_tag = {256: row_bytes, 257: rows, 258: 8, 259: compression, 262: 1, 277: 1, 278: rows}
+    # behind the header, the number of entries, 9 entries and an end mark
+    data_offset = 8 + 2 + 12 * 9 + 4
+    value_by_tag |= {273: data_offset, 279: len(data)}
     # each entry: tag, type (4: 32-bit integer), number of values, value
-    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
-    header = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(value_by_tag.items()))
+    header = b"II*\0" + struct.pack("<IH", 8, len(value_by_tag))
     file = io.BytesIO(header + table + b"\0\0\0\0" + data)
     with Image.open(file, formats=["TIFF"]) as image:
         return image.tobytes()

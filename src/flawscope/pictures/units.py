@@ -289,10 +289,10 @@ def _labels(
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Return the originals of the new and then of the earlier pictures (`same_sources`), as keys of parts.
+    """Return the original of each new and then of each earlier picture (`same_sources`), as a key.
 
-    An earlier picture with the name of a new picture does not count as this picture, since cameras may start
-    to number from 1 again.
+    If a new and an earlier picture have the same name, they count as different pictures, since cameras may
+    start to number from 1 again.
 
     Args:
         new: Names of the new pictures.
