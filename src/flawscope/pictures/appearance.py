@@ -119,7 +119,8 @@ class AppearanceRange:
         rows = [measures for measures in measured if measures]
         if len(rows) < MIN_PICTURES:
             return None
-        return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
+        ranges = tuple((min(values), max(values)) for values in zip(*rows, strict=True))
+        return cls(ranges, pictures=len(rows))
 
     def shifts(self, measured: FeatureValues) -> FeatureValues:
         """Return the distance of each feature from its range, in widths of the range.

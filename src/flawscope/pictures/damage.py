@@ -498,7 +498,10 @@ def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
     sizes = _first_tag(tags, _SIZE_TAGS)
     for offset, size in zip(offsets, sizes, strict=False):
         strip = data[offset : offset + size]
-        yield tables + strip[2:] if tables else strip  # 2: the start mark, which the tables have already
+        if tables:
+            yield tables + strip[2:]  # without the start mark: the tables begin with one
+        else:
+            yield strip
 
 
 def _first_tag(tags: Mapping[int, Any], numbers: Sequence[int]) -> Sequence[int]:

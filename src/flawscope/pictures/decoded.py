@@ -147,7 +147,7 @@ class DecodedPictures:
                 used_ranges.append(used_range(picture))
                 dtype_kinds.add(picture.dtype.kind)
         if not used_ranges:
-            return Survey(None, largest_bytes, sizes, remarks=[])
+            return Survey(levels=None, largest=largest_bytes, sizes=sizes, remarks=[])
         kind = "f" if dtype_kinds == {"f"} else "u"  # floats and unsigned integers together count as integers
         levels, remarks = common_levels(used_ranges, kind)
         return Survey(levels, largest_bytes, sizes, remarks)

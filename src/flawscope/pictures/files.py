@@ -30,7 +30,7 @@ _ORIENTATIONS = {
 
 
 def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yield type and length of each chunk of a PNG; meanwhile the stream stands at this chunk's data."""
+    """Yield type and length of each chunk of a PNG, with the stream at the begin of the chunk's data."""
     chunk_start = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")

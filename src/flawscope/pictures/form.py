@@ -123,8 +123,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         known: Sizes of the pictures that the model learnt from.
 
     Returns:
-        The description, which is empty where form and size are as known; and whether the form is another one
-        (otherwise only the size is).
+        The description, and whether the form is another one. Where form and size are as known, these are an
+        empty text and False; where only the size is another one, the second is False.
     """
     if not known:
         return "", False

@@ -97,8 +97,8 @@ class _Segments:
         frame: Content of the frame's segment; empty: not read yet.
         interval: Number of units between restart markers; 0: there are none.
         missing: For each component, the number of bits of each coefficient that no scan has brought yet.
-        shortest: Symbol whose code is the shortest, of zero bits alone, by the Huffman table's class and
-            number.
+        shortest: By class and number of a Huffman table, the symbol of its shortest code, which consists of
+            zero bits.
     """
 
     kind: int = 0

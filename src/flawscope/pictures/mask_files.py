@@ -237,7 +237,7 @@ def _take_photographs(groups: Sequence[_Group]) -> list[tuple[_Group, Path]]:
         if not photographs_of_kind:
             continue
         for group in groups_of_kind:
-            if not group.weak:
+            if not group.is_weak:
                 photographs += [(group, path) for path in group.paths if path in photographs_of_kind]
             group.paths = [path for path in group.paths if path not in photographs_of_kind]
     return photographs
@@ -321,18 +321,19 @@ class _Group:
     Attributes:
         folder: Name of the folder of masks; empty where the files' names have the word.
         above: Folders that lead to the group, in the form of the pictures' folders (`_plain_folders`).
-        telling: Whether the word means masks and nothing else.
-        weak: Whether the word often means something else.
-        alone: Whether files that look like masks are masks even if no file of the group has a picture.
+        is_telling: Whether the word means masks and nothing else.
+        is_weak: Whether the word often means something else.
+        needs_no_picture: Whether files that look like masks are masks even if no file of the group has a
+            picture.
         kind: The words by which the files are named like masks.
         paths: The files.
     """
 
     folder: str
     above: Folders
-    telling: bool
-    weak: bool
-    alone: bool
+    is_telling: bool
+    is_weak: bool
+    needs_no_picture: bool
     kind: tuple[str, ...]
     paths: list[Path] = field(default_factory=list)
 
@@ -355,7 +356,7 @@ class _Group:
         paired = [path for path in self.paths if picture_of[path] is not None]
         if self._is_telling(picture_of, paired):
             return self._with_picture_or_look(picture_of)
-        if not paired and not self.alone:
+        if not paired and not self.needs_no_picture:
             return []
         # True: like a mask; False: like a picture; None: not readable
         looks = {_look(path) for path in _spread(paired or self.paths)}
@@ -382,7 +383,9 @@ class _Group:
             picture_of: Picture of each file; None: it has none.
             paired: Files that have a picture; without any the answer is False.
         """
-        return bool(paired) and (self.telling or any(_in_picture_folder(picture_of[path]) for path in paired))
+        if not paired:
+            return False
+        return self.is_telling or any(_in_picture_folder(picture_of[path]) for path in paired)
 
     def _others_look_like_masks(
         self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], sure_pictures: Sequence[Path]
@@ -395,9 +398,9 @@ class _Group:
             sure_pictures: Files that are certainly pictures.
         """
         pictures: Sequence[Path | None] = ()
-        if self.weak:
+        if self.is_weak:
             pictures = [picture_of[path] for path in paired]
-        elif not paired and not self.telling:
+        elif not paired and not self.is_telling:
             pictures = sure_pictures
         if not pictures:
             return False
@@ -434,9 +437,9 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             group = _Group(
                 folder=folders[mask_level],
                 above=_plain_folders(folders[:mask_level]),
-                telling=is_telling,
-                weak=not is_telling and any(word in name for word in _WEAK),
-                alone=name in MASK_FOLDERS,
+                is_telling=is_telling,
+                is_weak=not is_telling and any(word in name for word in _WEAK),
+                needs_no_picture=name in MASK_FOLDERS,
                 kind=(name,),
             )
         else:
@@ -450,9 +453,9 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
             group = _Group(
                 folder="",
                 above=_plain_folders(folders),
-                telling=not is_weak,
-                weak=is_weak,
-                alone=_LABEL_STUDIO.fullmatch(rest) is not None,
+                is_telling=not is_weak,
+                is_weak=is_weak,
+                needs_no_picture=_LABEL_STUDIO.fullmatch(rest) is not None,
                 kind=(word, side),
             )
         group_by_key.setdefault(key, group).paths.append(path)
@@ -671,8 +674,8 @@ def _spread(items: Sequence[_T]) -> Sequence[_T]:
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
     """Whether a file that is named like a mask is one.
 
-    A file is one if it looks like a mask. If it has a picture, it also is one if it cannot be read, or if all
-    files of its group that were read look like masks.
+    A file that looks like a mask is one. A file with a picture is also one in two other cases: it cannot be
+    read, or all files of its group that were read look like masks.
 
     Args:
         path: The file.

@@ -218,7 +218,8 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
     if is_all_grey:
         return _above_darkest(channels[1])  # green, as good as any
     # a colour that fills more than half of the mask is the median in each channel
-    median = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
+    middle = channels[0].size // 2
+    median = [np.partition(channel, middle, axis=None)[middle] for channel in channels]
     distances = _distance_from(median, channels)
     fills_half = 2 * np.count_nonzero(distances <= tolerance / 2) > distances.size
     has_black = (brightest <= tolerance).any()

@@ -303,7 +303,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
     signs = [match[2] if match else "" for match in matches]
     if not form_groups(signs, least):
         return marks
-    return [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
+    return [f"{mark} {sign}".strip() for mark, sign in zip(marks, signs, strict=True)]
 
 
 def _doubt(reading: NameReading, mark: str) -> NameReading:

@@ -371,7 +371,7 @@ def _above_gap(values: Iterable[float]) -> float:
 
 
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
-    """Leave out pairs that alone would join two groups of pictures.
+    """Leave out pairs each of which would be the only one that joins two groups of pictures.
 
     Two pictures stay a pair where one of them shares at least half of its other partners with the other one.
     """
