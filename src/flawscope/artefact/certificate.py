@@ -99,14 +99,14 @@ class Certificate:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         pictures = pluralize(self.pictures, "picture")
-        decisions = f"{pictures} decided as by the trained model"
+        decided = f"{pictures} decided as by the trained model"
         if self.decisions:
-            decisions = f"{self.decisions} of {pictures} decided otherwise than by the trained model"
+            decided = f"{self.decisions} of {pictures} decided otherwise than by the trained model"
         mistakes = ""
         if self.mistaken is not None:
             mistakes = f", {pluralize(self.mistaken, 'product') if self.mistaken else 'no product'} mistaken"
         text = (
-            f"{self.runtime}, {self.precision}: {decisions}{mistakes}; "
+            f"{self.runtime}, {self.precision}: {decided}{mistakes}; "
             f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
             f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
             f"in batches of {batches}; scores may differ by {self.tolerance:g}"
@@ -330,7 +330,8 @@ def difference_scales(
 ) -> NDArray[np.float64]:
     """Return the scale [N] that each difference of scores is divided by, as float64.
 
-    It is max(threshold, expected score) - median of `values`, with the lower bound of `median_to_threshold`.
+    It is the distance from the median of `values` to the expected score, and at least the distance from the
+    median to the threshold (`median_to_threshold`).
 
     Args:
         values: Scores of good pictures.

@@ -101,7 +101,7 @@ class DescriptorModel:
         """Build the network from the parts that a file stores.
 
         Args:
-            about: Settings of the network and its preprocessing, an entry of the file's document.
+            about: Entry of the file's document with the settings of the network and of its preprocessing.
             tensors: Tensors of the network.
             known: Descriptors by product.
             samples: Packed pictures by product.

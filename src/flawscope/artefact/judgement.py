@@ -152,7 +152,8 @@ class Judgement:
         """Join the judgements of the models of several views.
 
         Args:
-            judgements: Judgement of each view's model, on the pictures of that view. All have the same `how`.
+            judgements: Judgements, one of each view's model on the pictures of that view. All of the next
+                models were made in the same way (`how`).
         """
         joined_judgement = judgements[0]
         for judgement in judgements[1:]:

@@ -54,7 +54,7 @@ class Kinds:
         kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
         remedy = ""
         if self.effective_error > self.error:
-            examples_needed = math.ceil(2 / self.error) - 1
+            examples_needed = math.ceil(2 / self.error) - 1  # the fewest n with 2/(n + 1) <= error
             remedy = f"; {self.error:.1%} takes {examples_needed} examples in all"
         return (
             f"{kinds}: an answer lacks the true kind at most {self.effective_error:.1%} of the time, over "

@@ -570,10 +570,11 @@ def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
     """Pack images into integers if no value changes by that.
 
-    A value k/255 becomes k, and a value -1 - k/255 of padding becomes -1 - k.
+    Values are in 0..1; a value v of a pixel of padding is given as -1 - v. So k/255 becomes the integer k,
+    and in padding -1 - k/255 becomes -1 - k.
 
     Args:
-        images: Images of any shape, in 0..1. A pixel of padding with the value v is stored as -1 - v.
+        images: Images of any shape.
 
     Returns:
         The packed images: uint8, or int16 if any pixel is padding. Images that cannot be packed without loss
@@ -597,5 +598,6 @@ def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
     if packed.dtype != np.int16:
         return packed.astype(np.float32, copy=False)
     is_padding = packed < 0
-    images = np.where(is_padding, -1 - packed, packed).astype(np.float32) / np.float32(255)
-    return np.where(is_padding, -1 - images, images)
+    levels = np.where(is_padding, -1 - packed, packed)
+    values = levels.astype(np.float32) / np.float32(255)
+    return np.where(is_padding, -1 - values, values)

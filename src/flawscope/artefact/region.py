@@ -25,6 +25,7 @@ def stored_region(model: Artefact) -> RoiSource | None:
     left = (frame_width - width + 1) // 2
     mask = np.zeros(preprocess.size, dtype=np.bool_)
     mask[top : top + height, left : left + width] = region
+    # a frame that is neither aligned nor corrected is the scaled picture itself
     if preprocess.reference is None and not preprocess.corrections:
         return mask
     return FrameRegion(mask, preprocess.reference)

@@ -230,7 +230,7 @@ class Choice:
         has_given = any(trial.given for trial in self.trials)
         chosen = self._chosen_trial()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
-        rows += [trial.cells(has_given, chosen or trial) for trial in self.shown()]
+        rows += [trial.cells(has_given, chosen=chosen or trial) for trial in self.shown()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
         for row in rows:

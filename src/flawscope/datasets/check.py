@@ -133,17 +133,17 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text for people."""
-        text = [f"{self.category} ({self.layout} layout) in {self.root}"]
+        lines = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, count in self.counts:
             purpose = f"{SPLIT_WORDS[split]:<15} " if len(splits) > 1 else ""
-            text.append(f"  {purpose}{kind:<20} {count:>6}")
+            lines.append(f"  {purpose}{kind:<20} {count:>6}")
         if self.sizes:
             modes = ", ".join(f"{mode} ({count})" for mode, count in self.modes)
-            text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
-            text.append(f"  pixels: {modes}")
+            lines.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
+            lines.append(f"  pixels: {modes}")
         totals = ", ".join(pluralize(count, severity) for severity, count in self.totals.items() if count)
-        return [*text, *self.finding_lines(), totals or "nothing found"]
+        return [*lines, *self.finding_lines(), totals or "nothing found"]
 
     def finding_lines(self) -> list[str]:
         """Return the findings as lines for people, then the remarks.
@@ -151,7 +151,7 @@ class CheckReport:
         For each code, the first `MAX_SHOWN` findings are spelt out, and the others are counted. For a code of
         near-duplicates with more findings than that, only the first is spelt out.
         """
-        text = list[str]()
+        lines = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             if finding.code not in BY_REMARKS:
@@ -159,11 +159,11 @@ class CheckReport:
         for (severity, code), group in groups.items():
             has_many_near_duplicates = code.startswith("nearly") and len(group) > MAX_SHOWN
             line_count = 1 if has_many_near_duplicates else MAX_SHOWN
-            text += [finding.line() for finding in group[:line_count]]
+            lines += [finding.line() for finding in group[:line_count]]
             if len(group) > line_count:
-                text.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
-        text += [f"note: {line}" for line in self.remarks]
-        return text
+                lines.append(f"{severity}: {code}: {len(group) - line_count} more of these; --json lists all")
+        lines += [f"note: {remark}" for remark in self.remarks]
+        return lines
 
 
 def _form_document(form: ReadForm) -> Json:
@@ -208,7 +208,7 @@ def check(
         findings += near_findings
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _size_reduction(sizes)
-    findings += _set_findings(dataset)
+    findings += _dataset_findings(dataset)
     # without a search for near-duplicates, each picture counts as a part
     part_numbers = range(len(dataset.train)) if parts is None else parts.numbers
     findings += _too_few_pictures(part_numbers)
@@ -232,7 +232,7 @@ def _finding_order(finding: Finding) -> tuple[object, ...]:
     return SEVERITIES.index(finding.severity), finding.code, natural_key(finding.subject)
 
 
-def _set_findings(dataset: Dataset) -> Iterator[Finding]:
+def _dataset_findings(dataset: Dataset) -> Iterator[Finding]:
     """Yield findings on labels, names and files, for which no picture is read."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
@@ -593,12 +593,12 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         else:
             unknown_files.setdefault((dataset.relative(path.parent), suffix), []).append(path)
     for (folder, suffix), paths in unknown_files.items():
-        kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
-        message = f"{pluralize(len(paths), 'file')} {kind}: {join_names([path.name for path in paths])}"
-        file_kind = OTHER_FILES.get(suffix)
+        reason = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
+        message = f"{pluralize(len(paths), 'file')} {reason}: {join_names([path.name for path in paths])}"
+        known_kind = OTHER_FILES.get(suffix)
         remedy = "convert pictures to PNG or JPEG"
-        if file_kind:
-            remedy = file_kind.remedy.format(file_kind.several)
+        if known_kind:
+            remedy = known_kind.remedy.format(known_kind.several)
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if companions:

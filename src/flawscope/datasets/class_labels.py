@@ -95,8 +95,8 @@ class ClassLabels:
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
         """Return the labels of pictures that lie in a folder of good ones.
 
-        A word of unknown meaning that is in the name of a single file is left out: this picture counts as
-        good.
+        A word of unknown meaning that stands in the name of only one file is left out: its picture counts
+        as good.
         """
         labels_by_picture = {path: self.by_picture.get(path, []) for path in pictures}
         # how often each word of unknown meaning occurs
@@ -105,9 +105,11 @@ class ClassLabels:
         )
         labels_left: dict[Path, list[ClassLabel]] = {}
         for path, labels in labels_by_picture.items():
-            labels_left[path] = [
-                label for label in labels if not label.is_open_name or word_counts[label.words] > 1
-            ]
+            labels_left[path] = []
+            for label in labels:
+                is_in_one_name = label.is_open_name and word_counts[label.words] == 1
+                if not is_in_one_name:
+                    labels_left[path].append(label)
         return ClassLabels(labels_left, self.unread)
 
     @property
@@ -216,7 +218,8 @@ class ClassLabels:
         if classes & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
         # some pictures of a folder are called good, and nothing is said of the others
-        return {PictureClass.GOOD, PictureClass.UNKNOWN} in classes_by_folder.values()
+        partly_good = {PictureClass.GOOD, PictureClass.UNKNOWN}
+        return any(folder_classes == partly_good for folder_classes in classes_by_folder.values())
 
     def doubtful(self) -> list[Path]:
         """Return the pictures that may be defective; empty where `is_doubtful` is false.
@@ -236,8 +239,8 @@ class ClassLabels:
     def kind(self, picture: Path) -> str:
         """Return the kind of a defect, by the words of the picture's labels; empty without labels.
 
-        A label that says "defective" is preferred to one of unknown meaning, and words that state a kind to
-        words that say only "defective". An answer such as "1" or "yes" gives the kind "defect".
+        A label that says "defective" is preferred to one of unknown meaning. Of several such labels, one
+        whose words state a kind is preferred. An answer such as "1" or "yes" gives the kind "defect".
         """
 
         def order(label: ClassLabel) -> tuple[bool, bool]:  # `min` takes False before True
@@ -393,11 +396,12 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Return the marks of each picture whose mask marks something.
+    """Return the pictures whose mask marks something.
 
-    The marks are given as by `LabelFiles.marked`: source, kinds, and whether one of them is a defect. A mask
-    that cannot be read counts as marking something.
+    Each has what `LabelFiles.marked` returns: the source, the kinds, and whether the marks are defects. A
+    mask that cannot be read counts as marking something.
     """
+    # own=True: masks that flawscope wrote count, too
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
@@ -445,15 +449,16 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yield the lists in each of the two folders above `root`, with those in label folders beside `root`.
+    """Yield the lists in each of the two folders above `root`.
 
-    A folder that cannot be read is passed over: it may belong to somebody else.
+    The lists in label folders beside `root` are among those of its parent. A folder that cannot be read is
+    passed over: it may belong to somebody else.
     """
     absolute_root = Path(os.path.abspath(root))
-    for levels, folder in enumerate(absolute_root.parents[:2], start=1):
+    for levels_up, folder in enumerate(absolute_root.parents[:2], start=1):
         try:
             folders = [folder]
-            if levels == 1:
+            if levels_up == 1:
                 for name, neighbour in subfolders(folder).items():
                     if is_mask_folder(name) and neighbour != absolute_root:
                         folders.append(neighbour)
@@ -461,7 +466,7 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
         except (InputError, OSError):
             continue
         if paths:
-            yield LabelFiles(folder, pictures, paths, levels)
+            yield LabelFiles(folder, pictures, paths, above=levels_up)
 
 
 def _small_lists(folder: Path) -> list[Path]:

@@ -141,7 +141,8 @@ def _near_duplicates_in_splits(
         return
     # only pairs with a picture outside of the test split are searched for
     bank = np.flatnonzero([picture.split != "test" for picture in pictures])
-    compared = compare_pictures([picture.look for picture in pictures if picture.look is not None], bank)
+    looks = [picture.look for picture in pictures if picture.look is not None]  # every readable one has a look
+    compared = compare_pictures(looks, bank)
     for numbers in clusters(compared.copies):
         near_duplicates = [pictures[k] for k in numbers]
         if _are_in_several_splits(dataset, near_duplicates):

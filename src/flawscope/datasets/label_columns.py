@@ -63,7 +63,7 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
     for picture, (picture_class, _) in complete.by_picture.items():
         if picture_class is PictureClass.GOOD:
             words_of_good.append(words_of.get(picture, ""))
-    return form_groups(words_of_good, 2)
+    return form_groups(words_of_good, least=2)
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
@@ -94,7 +94,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     texts += [""] * (count - len(texts))
     if subject is not ColumnSubject.OTHER:
         return len({*texts}) > 1
-    if not form_groups(texts, 2):
+    if not form_groups(texts, least=2):
         return False
     return are_new_and_old(texts) or not all(map(_is_place_or_time, texts))
 
@@ -206,9 +206,9 @@ def _class_of_answer(text: str, header_says_good: bool) -> PictureClass:
     number = to_number(text)
     if is_yes is not None:
         # good: yes in a column "good", or no in a column "defective"
-        return _class_of(is_yes == header_says_good)
+        return _class_of(is_good=is_yes == header_says_good)
     if number is not None and not header_says_good:  # a number of defects
-        return _class_of(number <= 0)
+        return _class_of(is_good=number <= 0)
     is_good = says_good(text)
     if is_good is not None:
         return _class_of(is_good)

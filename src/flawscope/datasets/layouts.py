@@ -199,13 +199,13 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
     The arguments are those of `select_categories`.
 
     Raises:
-        InputError: As in `select_categories`; or a category is missing whose own name is in `text`.
+        InputError: As in `select_categories`; or `text` contains the name of a missing category itself.
     """
-    rows, missing = select_categories(root, text, option)
+    requested, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
         if word in missing:
             raise _unknown_category(root, word, f"no category {word}", find_categories(root))
-    return tuple(row for row in rows if row not in missing)
+    return tuple(category for category in requested if category not in missing)
 
 
 def names_several(root: str | os.PathLike[str], text: str) -> bool:
@@ -273,7 +273,7 @@ def _split_folder(folder: Path, split: str) -> Path | None:
 def _categories(root: Path) -> dict[str, Path]:
     """Return the folders of the categories in `root` by name.
 
-    Folders that cannot be read, such as lost+found, are left out; if one is named, `_named_category` raises.
+    Folders that cannot be read, such as lost+found, are left out.
     """
     categories = {}
     for name, path in subfolders(root).items():
@@ -308,10 +308,10 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
     if category is not None:
         return _named_category(root, category, categories)
     if len(categories) > 1:
-        are_sorted = {*map(_layout_of, categories.values())} == {"folder"}
-        if good is not None and are_sorted:
+        have_good_folders = {*map(_layout_of, categories.values())} == {"folder"}
+        if good is not None and have_good_folders:
             return root
-        raise _several_categories(root, categories, are_sorted)
+        raise _several_categories(root, categories, have_good_folders)
     if not categories:
         return root
     ((name, folder),) = categories.items()
@@ -347,17 +347,17 @@ def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -
     raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
 
 
-def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: bool) -> InputError:
+def _several_categories(root: Path, categories: Mapping[str, Path], have_good_folders: bool) -> InputError:
     """Return the error that asks to choose a category.
 
     Args:
         root: Folder of the categories.
         categories: Folders of the categories by name.
-        are_sorted: Whether each category is a folder with good and perhaps bad pictures, so that all of them
-            may show the same product.
+        have_good_folders: Whether each category has folders of good and perhaps of bad pictures, so that all
+            of them may show the same product.
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
-    if are_sorted:
+    if have_good_folders:
         folders = [path.name for folder in categories.values() for path in good_folders(folder)]
         answer = f"--good {shlex.quote(','.join(dict.fromkeys(folders)))}"
         message += f" or, where all show one product, name the folders of good pictures: {answer}"

@@ -183,7 +183,8 @@ def describe_marks(item: Item) -> str:
     forms = []
     for mask in item.masks:
         if isinstance(mask, PictureLabels):
-            shapes = "boxes" if mask.boxes == len(mask.shapes) else "outlines"
+            are_all_boxes = mask.boxes == len(mask.shapes)
+            shapes = "boxes" if are_all_boxes else "outlines"
             forms.append(f"{mask.form}, {shapes}")
         else:
             forms.append(f"mask {_place(mask, item.path)}: {mask.suffix.lower()}, {_storage(mask)}")

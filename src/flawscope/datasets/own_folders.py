@@ -120,7 +120,7 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
     if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
-    pictures = {*truth.pictures}  # without overlays
+    pictures = {*truth.pictures}  # without overlays, which are copies of pictures
     good_set = {*good}
     defects = []
     for path in labels.by_picture:
@@ -128,7 +128,15 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
             defects.append(defect_item(path, labels.kind(path), truth))
     good_pictures_left = [path for path in good if path in pictures]
     splits = labels.splits(good_pictures_left)
-    return split_dataset(root, "folder", root, good_pictures_left, defects, settings, splits)
+    return split_dataset(
+        root,
+        "folder",
+        good=root,
+        paths=good_pictures_left,
+        bad=defects,
+        settings=settings,
+        listed=splits,
+    )
 
 
 def _is_called_bad(root: Path, path: Path) -> bool:
@@ -310,7 +318,7 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """Return pictures of folders of good ones, after a check that no label calls one of them defective.
+    """Return `paths`, after a check that no label calls one of these pictures defective.
 
     Args:
         root: Folder of the data set, or of its split.
@@ -432,7 +440,7 @@ def refuse_unknown_names(
     Args:
         name: Name of the zip.
         inside: Paths of the files in the zip, with forward slashes. Paths that lead out of it are left out.
-        read: For each path a function that returns the content of the file; it is called for lists.
+        read: Functions that return the content of a file, by its path; only those of lists are called.
         remedy: End of the error's text.
 
     Raises:

@@ -219,14 +219,15 @@ class LabelFiles:
         """Return the pictures in which something is marked.
 
         Returns:
-            By picture: the source, the kinds of the marks, and whether the marks are defects. Marks around
-            good parts are no defects.
+            For each picture the source, the kinds of the marks, and whether the marks are defects. Marks
+            around good parts are no defects.
         """
         marks_of: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # Entries with defects come last: they replace marks of good parts in the same picture.
         by_has_defect = sorted(self._assigned, key=lambda assigned: assigned[0].has_defect)
         for entry, pictures in by_has_defect:
-            if not entry.has_defect and not entry.good:
+            has_marks = entry.has_defect or entry.good
+            if not has_marks:
                 continue
             for path in self._pictures_meant(entry, pictures):
                 if path in self.caller_path:
@@ -294,16 +295,16 @@ class LabelFiles:
                     candidate = _Candidate(picture, labels, _readings(labels, picture))
                     candidates.setdefault(entry.source, []).append(candidate)
         for source_candidates in candidates.values():
-            for picture, labels, reason in _choose_readings(source_candidates):
-                if reason:
-                    by_picture[picture].left_out.append(f"{reason} ({labels.form})")
+            for picture, labels, reason_left_out in _choose_readings(source_candidates):
+                if reason_left_out:
+                    by_picture[picture].left_out.append(f"{reason_left_out} ({labels.form})")
                 else:
                     by_picture[picture].labels.append(labels)
         return by_picture
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of marks to the right and down in each of the N pictures of a source, [N, 2], by source.
+        """Farthest reach of the marks to the right and down: for each source [N, 2], of its N pictures.
 
         The values are shares of each picture's width and height. Sources that state the size of their
         pictures are left out.
@@ -377,16 +378,16 @@ class LabelFiles:
     def _closest(self, entry: _Entry, pictures: Iterable[Path]) -> list[Path]:
         """Return the pictures whose folders fit an entry best.
 
-        These are the pictures whose path has the most folders, from the last one up, in common with the
-        entry's. Among them, pictures outside of folders of good ones are preferred, then pictures with the
-        entry's suffix.
+        A picture's folders fit if they end with the entry's folders, or the entry's end with them. Pictures
+        with the most folders in common are preferred, then pictures outside of folders of good ones, then
+        pictures with the entry's suffix.
         """
         by_shared_count: dict[int, list[Path]] = {}
         for picture in pictures:
             folders = self._folders(picture)
-            count = min(len(folders), len(entry.folders))
-            if count == 0 or folders[-count:] == entry.folders[-count:]:
-                by_shared_count.setdefault(count, []).append(picture)
+            shared_count = min(len(folders), len(entry.folders))
+            if shared_count == 0 or folders[-shared_count:] == entry.folders[-shared_count:]:
+                by_shared_count.setdefault(shared_count, []).append(picture)
         if not by_shared_count:
             return []
         most_shared = max(by_shared_count)
@@ -632,7 +633,7 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 
     There are two only if the picture is stored turned. A reading is left out if its marks reach beyond the
     picture, or if it contradicts the size that the labels state. If no reading has the stated size, or the
-    picture cannot be read, the labels are returned as they are: the code that reads them reports it.
+    picture cannot be read, the labels are returned as they are: whoever draws them reports that fault.
     """
     try:
         height, width = _upright_size(picture)
@@ -640,7 +641,7 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
         return [labels]
     readings = [replace(labels, size=(height, width))]
     turn = stored_turn(picture)
-    if turn != 1:
+    if turn != 1:  # 1: it is stored upright
         stored_size = (width, height) if turn in TRANSPOSING else (height, width)
         readings.append(replace(labels, size=stored_size, turn=turn))
     fitting = [reading for reading in readings if labels.size in (None, reading.size)]

@@ -191,7 +191,10 @@ def _group_by_picture(boxes: Iterable[_Box]) -> Iterator[Entry]:
     for box in boxes:
         boxes_of.setdefault(box.picture, []).append(box)
     for name, picture_boxes in boxes_of.items():
-        marks = [_mark(box, box.edges) for box in picture_boxes if box.edges is not None]
+        marks = []
+        for box in picture_boxes:
+            if box.edges is not None:  # None: nothing is marked
+                marks.append(_mark(box, box.edges))
         yield name_entry(picture_path(name), picture_boxes[0].size, marks)
 
 

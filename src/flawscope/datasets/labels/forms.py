@@ -106,9 +106,10 @@ def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames)
 def _list_entries(
     suffix: str, data: bytes, picture_name: str, names: PictureNames
 ) -> tuple[list[Entry], bool]:
-    """Return the entries of a list of pictures, and whether a file without entries seems to be such a list.
+    """Return the entries of a list of pictures; the arguments are those of `_read_list`.
 
-    The arguments are those of `_read_list`.
+    Returns:
+        The entries, and whether the file seems to be a list of pictures although it has no entries.
 
     Raises:
         Exception: Whatever the readers of lists raise for a file of something else.
@@ -134,8 +135,9 @@ def _list_entries(
     if suffix in tables.TABLES or can_numbers_be_names():
         return [], tables.seems_list(data, suffix, names)
     # a tool's file in which numbers name most pictures may be a list of them
-    numbered = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
-    return [], names.count > 1 and 2 * len(numbered) >= names.count
+    named_pictures = {entry.name for entry in tables.read_list(data, suffix, picture_name, is_name)}
+    are_most_named = 2 * len(named_pictures) >= names.count
+    return [], names.count > 1 and are_most_named
 
 
 def _can_numbers_be_names(suffix: str, data: bytes) -> bool:
@@ -153,8 +155,8 @@ def _read_form(
 ) -> LabelDocument | None:
     """Read a file of a labelling tool; the arguments are those of `read_label_file`.
 
-    If the file is of no such tool, the result has an empty form. None for a text file without words: a file
-    of YOLO is empty if nothing is marked in the picture.
+    If the file is of no such tool, the result has an empty form. None for a text file without words, which
+    may be YOLO's file of a picture in which nothing is marked.
     """
     try:
         document = _load(suffix, data)
@@ -195,7 +197,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """Return the entry; marks whose labels are no defects, such as "background", are marked as left out."""
+    """Return the entry, in which marks of no defects, such as "background", are left out."""
     marks = []
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT

@@ -439,16 +439,16 @@ class _LabelStudioTask:
         named_paths = self._paths_by_name.get(str(region.get("to_name")))
         paths = named_paths or self._paths
         number = region.get("item_index")
-        is_single_list = bool(named_paths) or len(self._paths_by_name) == 1
-        if len(paths) > 1 and isinstance(number, int) and is_single_list:
+        is_list_known = bool(named_paths) or len(self._paths_by_name) == 1  # the list that `number` counts in
+        if len(paths) > 1 and isinstance(number, int) and is_list_known:
             return paths[number] if 0 <= number < len(paths) else None
         return paths[0] if len(paths) == 1 else None
 
 
 def _task_pictures(task: Record) -> dict[str, list[str]]:
-    """Return the paths of a task's pictures, by the names of its data.
+    """Return the paths of a task's pictures, by the names of the task's data fields.
 
-    If the data have no picture, the uploaded file is used, with an empty name.
+    If no field has a picture, the uploaded file is used, under an empty name.
     """
     paths_by_name: dict[str, list[str]] = {}
     for name, value in task["data"].items():
@@ -475,8 +475,10 @@ def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
         return ()
     name = f"choice {region.get('from_name') or ''}"
     texts: list[tuple[str, str]] = []
+    # "choices" is one list of words, "taxonomy" a list of such lists
     for choice in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
-        texts += picture_texts(name, choice if isinstance(choice, list) else [choice])
+        words = choice if isinstance(choice, list) else [choice]
+        texts += picture_texts(name, words)
     return tuple(texts)
 
 

@@ -96,9 +96,10 @@ def _is_by_chance(names: Collection[str], suffix: str, *, is_first: bool, count:
         is_first: Whether the texts are in the first column.
         count: Number of pictures.
     """
-    if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
+    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")  # a text file may be either, so it is taken as one
+    has_keys = suffix in KEYS_AND_VALUES and not is_table
+    if has_keys and not is_first:
         return True
-    is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")
     are_numbers = all(name.isdecimal() for name in names)
     return not is_table and are_numbers and 2 * len(names) < count
 
@@ -145,7 +146,8 @@ def _entry(name: str, about: tuple[tuple[str, str], ...]) -> Entry:
     """
     entry = name_entry(picture_path(name), size=None, marks=[])
     # `name_entry` cuts at any dot; a name such as "part 1.5" has no suffix of a picture
-    if not is_picture(f"a{entry.suffix}"):
+    has_picture_suffix = is_picture(f"a{entry.suffix}")  # only with a stem is it a suffix
+    if not has_picture_suffix:
         path = PurePosixPath(name.replace("\\", "/"))
         entry = Entry(path.with_name(name_of(name)).as_posix(), size=None, marks=[])
     return entry._replace(about=about)
@@ -182,7 +184,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
 
 
 def _document(data: bytes, suffix: str) -> object:
-    """Return the content of a file of JSON, lines of JSON, or XML, which is converted to the form of JSON."""
+    """Return the content of a file of JSON, lines of JSON, or XML; XML is converted to the form of JSON."""
     if suffix == ".xml":
         return xml_forms.to_document(data)
     text = table_text(data)
@@ -228,13 +230,13 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
     if any(map(_says_good_or_bad, columns)):
         return True
     names_pictures = any(map(names.are_near, columns))
-    return names_pictures and any(form_groups(column[1:], 2) for column in columns)
+    return names_pictures and any(form_groups(column[1:], least=2) for column in columns)
 
 
 def _says_good_or_bad(column: Sequence[str]) -> bool:
     """Whether the values of a column sort its rows into groups, and one of them says defective."""
     values = column[1:]  # without the header
-    return form_groups(values, 2) and any(says_good(text) is False for text in {*values})
+    return form_groups(values, least=2) and any(says_good(text) is False for text in {*values})
 
 
 def _widest_cut(text: str) -> list[list[str]]:

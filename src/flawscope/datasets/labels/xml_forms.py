@@ -84,9 +84,9 @@ def is_voc(document: object) -> TypeGuard[Element]:
 def parse_voc(document: Element, picture_name: str) -> Iterator[Entry]:
     """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
 
-    LabelImg, CVAT, Label Studio, LabelMe for the web and Roboflow write it, the last with polygons. The edges
-    of a box are coordinates between pixels, as all of these tools write them, not indices of the first and
-    the last pixel.
+    LabelImg, CVAT, Label Studio and LabelMe for the web write it, and Roboflow with polygons. The edges of a
+    box are coordinates between pixels, as all of these tools write them, not indices of the first and the
+    last pixel.
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix

@@ -199,8 +199,9 @@ def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
         corners = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         return Mark(_filled_share(corners), label, is_box=True)
     points = shapes.to_points(numbers)
-    # four corners with only two different x and two different y
-    is_upright_box = len(points) == 4 and all(len({*points[:, axis]}) == 2 for axis in (0, 1))
+    # the corners of an upright box have only two different x and two different y
+    xs, ys = points.T
+    is_upright_box = len(points) == 4 and len({*xs}) == 2 and len({*ys}) == 2
     return Mark(_filled_share(points), label, is_box=is_upright_box)
 
 
