@@ -524,7 +524,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     is_altered = _header_hash(document_text, header) != metadata_entry.get("header_sha256")
     run_text = metadata_entry.pop(RUN_KEY, "{}")
     is_altered |= hashlib.sha256(run_text.encode()).hexdigest() != metadata_entry.pop("run_sha256", None)
-    # a further or missing key
+    # those of the run are popped above; of the other keys none may be added or missing
     is_altered |= metadata_entry.keys() != {METADATA_KEY, "sha256", "header_sha256"}
     return _StoredHeader(
         data=document,

@@ -363,17 +363,17 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
 def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
     """Yield the faults of a picture's masks; `size` is the picture's (width, height)."""
     is_marked = False
-    for path in item.masks:
-        subject = dataset.relative(path)
+    for mask_source in item.masks:  # a mask's file, or labels in a file
+        subject = dataset.relative(mask_source)
         try:
-            mask = read_any_mask(path)
+            mask = read_any_mask(mask_source)
         except (InputError, OSError, MemoryError) as error:
-            yield _unreadable("mask-unreadable", subject, Path(path), error)
+            yield _unreadable("mask-unreadable", subject, Path(mask_source), error)
             return
         height, width = mask.shape
         if (width, height) != size:
             yield _mask_size(subject, size=(width, height), picture_size=size)
-        elif doubt := turn_doubt(item.path, [path], mask.shape):
+        elif doubt := turn_doubt(item.path, [mask_source], mask.shape):
             yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
         is_marked = is_marked or bool(mask.any())
         if message := marks_most(mask):
@@ -389,10 +389,10 @@ def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int
     """Return the finding of a mask that has another size (width, height) than its picture."""
     width, height = size
     picture_width, picture_height = picture_size
-    # width / height of the mask and of the picture, both multiplied by both heights: whole numbers
-    ratio = width * picture_height
-    picture_ratio = picture_width * height
-    is_other_shape = abs(ratio - picture_ratio) > MAX_RATIO_DIFFERENCE * picture_ratio
+    # width / height of the mask and of the picture; both are multiplied by both heights, to be whole numbers
+    scaled_ratio = width * picture_height
+    scaled_picture_ratio = picture_width * height
+    is_other_shape = abs(scaled_ratio - scaled_picture_ratio) > MAX_RATIO_DIFFERENCE * scaled_picture_ratio
     shape = ", and another shape" if is_other_shape else ""
     message = f"the mask has {width}x{height} pixels, its picture {picture_width}x{picture_height}{shape}"
     severity = "error" if is_other_shape else "warning"

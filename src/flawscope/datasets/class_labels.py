@@ -492,17 +492,18 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
     for header, values in join_classes(_columns_of(texts), source, texts).items():
         subject = column_subject(header)
         if is_split(subject, values):
-            _add_splits(class_labels, "lists of splits" if header == LISTED else source, values)
+            split_source = "lists of splits" if header == LISTED else source
+            _add_splits(class_labels, split_source, values)
             continue
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:
             class_columns.append(column)
         elif is_open(subject, values, len(class_labels.by_picture)):
             open_columns.append((subject, unknown_column(header, values)))
-    complete = next((column for column in class_columns if column.is_complete(len(texts))), None)
+    complete_column = next((column for column in class_columns if column.is_complete(len(texts))), None)
     for subject, column in open_columns:
-        # if another column is complete, an open one matters only where it divides the good pictures
-        if complete is None or _divides_good(complete, subject, column):
+        # beside a complete column, a column of unknown meaning matters only if it divides the good pictures
+        if complete_column is None or _divides_good(complete_column, subject, column):
             class_columns.append(column)
     for column in class_columns:
         _add_column(class_labels, column, source)

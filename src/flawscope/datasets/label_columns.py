@@ -126,15 +126,15 @@ def join_classes(
     joined if there are several, and most pictures have exactly one tick.
 
     Args:
-        columns: Texts by the column's name and the picture.
+        columns: Columns by name; a column has the texts of each picture.
         source: Name of the list, or of the labelling tool.
-        texts: The same texts by picture.
+        texts: The same texts as pairs of column and text of each picture.
     """
     min_columns = 1 if source == "LabelMe" else 2
     if len(columns) < min_columns or not _are_ticks(columns):
         return columns
     joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}
-    meanings = {says_good(header) for header in columns}
+    meanings = {says_good(header) for header in columns}  # None: a header says neither good nor bad
     is_any_known = meanings != {None}
     # [""] means that a picture has no tick
     single_count = sum(len(headers) == 1 and headers != [""] for headers in joined.values())
@@ -142,7 +142,8 @@ def join_classes(
     if is_any_known and (len(columns) == 1 or not have_most_one_tick):
         return columns
     # if a class is called good, the other classes are defects
-    return {"defect" if True in meanings else "label": joined}
+    is_any_good = True in meanings
+    return {"defect" if is_any_good else "label": joined}
 
 
 def _ticked_headers(texts: Texts) -> list[str]:
@@ -196,7 +197,8 @@ def _read_answers(header_says_good: bool, values: Values) -> Column:
     for picture, words in values.items():
         picture_texts = list(filter(None, words))
         classes = [_class_of_answer(text, header_says_good) for text in picture_texts]
-        by_picture[picture] = _join_classes(classes), next(iter(picture_texts), "")
+        first_text = picture_texts[0] if picture_texts else ""
+        by_picture[picture] = (_join_classes(classes), first_text)
     return Column(by_picture)
 
 

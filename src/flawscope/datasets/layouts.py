@@ -138,7 +138,7 @@ def open_defects(
 ) -> list[Item]:
     """Return the defective pictures of a data set, as `open_dataset` finds them.
 
-    In a user's own folders, each folder whose name does not say good is a kind of defect. It need not be
+    In a user's own folders, each folder whose name does not say good is a kind of defect. The user is not
     asked which folders are good, because the caller does not use good pictures.
 
     Raises:
@@ -399,11 +399,11 @@ def _open_split(root: Path, layout: str) -> Dataset:
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
-    splits = [split for split in (train, validation, test) if split is not None]
-    trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # a kind in train of unknown meaning is accepted if other splits have it, too, as exports for
-    # classification do; otherwise it is not known which kinds are good
-    other_kinds = {name for split in splits if split != train for name in subfolders(split)}
+    split_folders = [folder for folder in (train, validation, test) if folder is not None]
+    trees = {folder: FolderTree(folder, truth.pictures_in(folder)) for folder in split_folders}
+    # Exports for classification have kinds of unknown meaning in train and in the other splits. These are
+    # accepted; if only train has such a kind, it is not known which kinds are good.
+    other_kinds = {name for folder in split_folders if folder != train for name in subfolders(folder)}
     has_unknown = trees[train].has_unknown(other_kinds)
     if has_unknown or any(Said.UNCLEAR in tree.meanings for tree in trees.values()):
         raise split_question(root, truth.pictures)
@@ -413,8 +413,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
             f"{good_folders(train)[0]}: no pictures to train on; known formats: {known_formats()}"
         )
     test_items: list[Item] = []
-    for split, tree in trees.items():
-        test_items += _test_items(tree, truth, is_test=split == test)
+    for folder, tree in trees.items():
+        test_items += _test_items(tree, truth, is_test=folder == test)
     validation_items = _good_items(trees[validation], labels) if validation else ()
     return Dataset(root, category_of(root), layout, train_items, tuple(test_items), validation_items)
 
@@ -470,7 +470,8 @@ def _review_folder(folder: Path) -> Path:
         InputError: `folder` holds the review's defects, which would be taken for good pictures.
     """
     parent = Path(os.path.abspath(folder)).parent
-    if (folder / REVIEW_FILE).is_file() or not (parent / REVIEW_FILE).is_file():
+    is_in_review = not (folder / REVIEW_FILE).is_file() and (parent / REVIEW_FILE).is_file()
+    if not is_in_review:
         return folder
     name = category_of(folder).casefold()
     if name == DEFECT_FOLDER:

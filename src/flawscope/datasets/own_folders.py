@@ -166,10 +166,11 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     good_names = folders[Said.GOOD]
     good_folder = root / good_names[0] if len(good_names) == 1 else root
     splits = labels.splits(paths)
-    return split_dataset(root, "folder", good_folder, paths, defects, _test_share(settings, defects), splits)
+    split_settings = _with_test_share(settings, defects)
+    return split_dataset(root, "folder", good_folder, paths, defects, split_settings, splits)
 
 
-def _test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
+def _with_test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettings:
     """Return the settings of the split; without defects, with a share of 0: nothing could be tested."""
     return settings if defects else settings._replace(share=0)
 
@@ -201,6 +202,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     good_names = split_names(names, "--good", "name folders of good pictures, or all")
     truth = GroundTruth(root, good_kinds=good_names)
     if good_names == (ALL_GOOD,):
+        # a list that states only some splits (`asks`) is no reason to ask a user who answered "all"
         labels = read_class_labels(root, truth.pictures, truth.labels)
         return _all_good(root, truth.pictures, settings, labels.splits(truth.pictures, asks=False))
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
@@ -218,7 +220,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     good_folder = root
     if len(good_names) == 1 and good_names != (".",) and (root / good_names[0]).is_dir():
         good_folder = root / good_names[0]
-    split_settings = _test_share(settings, defects)
+    split_settings = _with_test_share(settings, defects)
     dataset = split_dataset(root, "folder", good_folder, good, defects, split_settings, labels.splits(good))
     return replace(dataset, good_kinds=good_names)
 
@@ -293,7 +295,15 @@ def _all_good(
         settings: Settings of the split.
         splits: Split of each picture as a list states it; empty where there is no list.
     """
-    return split_dataset(root, "folder", root, paths, [], _test_share(settings, []), splits)
+    return split_dataset(
+        root,
+        "folder",
+        good=root,
+        paths=paths,
+        bad=[],
+        settings=_with_test_share(settings, defects=[]),
+        listed=splits,
+    )
 
 
 def _names_of(folder: Path) -> set[str]:
@@ -344,7 +354,7 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
 
 
 def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Return the pictures in a folder of defects and its subfolders, whose names are the kinds.
+    """Return the pictures in a folder of defects; the names of its subfolders are the kinds.
 
     Subfolders of good pictures are left out.
     """

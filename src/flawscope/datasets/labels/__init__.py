@@ -518,13 +518,13 @@ class LabelFiles:
     @cached_property
     def _documents(self) -> list[tuple[Path, LabelDocument]]:
         """The contents of the files that may be label files, each with its path."""
-        settings = cache(partial(find_settings, self.root))
+        find_settings_once = cache(partial(find_settings, self.root))
         documents = []
         for path in self._file_list:
             below_root = path.relative_to(self.root)
             folders = [name for name in below_root.parent.parts if not is_mask_folder(name)]
             expected_name = "/".join((*folders, below_root.stem))
-            document = read_label_file(path, expected_name, settings, self._names)
+            document = read_label_file(path, expected_name, find_settings_once, self._names)
             if document is not None:
                 documents.append((path, document))
         return documents

@@ -399,7 +399,8 @@ class _LabelStudioTask:
 
         Label Studio may write shape and label of a region as two regions with the same id: these are joined.
         """
-        regions: dict[tuple[int, object], Record] = {}  # by annotation, and id or number in it
+        # by annotation and the region's id; a region without id by its number in the annotation
+        regions: dict[tuple[int, object], Record] = {}
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
                 continue
@@ -416,8 +417,8 @@ class _LabelStudioTask:
     def _add(self, region: Record) -> None:
         """Add a region to the marks of its picture, or to the texts on it.
 
-        If a region may be of several pictures, the marks of all pictures are replaced by one that is left
-        out, because no picture is known to be marked completely.
+        If a region may be of several pictures, none of these is known to be marked completely. So the marks
+        of each are replaced by a single mark, which is left out.
         """
         picture = self._marked_picture(region)
         if picture is None:

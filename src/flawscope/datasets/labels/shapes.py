@@ -216,7 +216,7 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
     if not len(points):
         return Mark(None, NO_PLACE)
     draw = fill_polygon if is_closed and len(points) > 2 else draw_line
-    return Mark(Shape(partial(draw, points), lambda _: points), label)
+    return Mark(Shape(draw=partial(draw, points), reach=lambda _: points), label)
 
 
 def pasted(part: Mask, left: int, top: int) -> Shape:

@@ -158,7 +158,8 @@ def _about(row: Row, column: str) -> tuple[tuple[str, str], ...]:
 
     Args:
         row: The row.
-        column: Column of the pictures' names, which is left out; so are file names of pictures in others.
+        column: Column of the pictures' names, which is left out. In the other columns, file names of
+            pictures are left out.
     """
     about = []
     for header, texts in row.items():
@@ -229,8 +230,9 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
     columns = [*zip(*full_rows, strict=True)]
     if any(map(_says_good_or_bad, columns)):
         return True
-    names_pictures = any(map(names.are_near, columns))
-    return names_pictures and any(form_groups(column[1:], least=2) for column in columns)
+    has_near_names = any(map(names.are_near, columns))
+    # column[1:]: the first row may name the columns
+    return has_near_names and any(form_groups(column[1:], least=2) for column in columns)
 
 
 def _says_good_or_bad(column: Sequence[str]) -> bool:
@@ -427,7 +429,8 @@ def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[R
     """Yield the rows of a record.
 
     A record that names exactly one picture is a row itself. Otherwise, if it has lists of pictures, each
-    picture is a row with the list's key as its label. Otherwise the lists and records in it are read.
+    picture is a row with the list's key as its label. Otherwise the lists and records in it are read. A
+    record of only simple values is a row, too, although it names no picture.
     """
     row = _record_row(record)
     if len(_pictures_in(row, is_name)) == 1:

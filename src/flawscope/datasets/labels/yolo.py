@@ -96,7 +96,8 @@ def _read_line(words: list[str], has_key_points: bool) -> tuple[int, list[float]
         is_visibility = has_key_points and number == 2  # 2: the key point is visible
         if not is_share and not is_visibility:
             return None
-    return int(kind), numbers[:4] if has_key_points else numbers
+    coordinates = numbers[:4] if has_key_points else numbers
+    return int(kind), coordinates
 
 
 def have_key_points(lines: list[list[str]]) -> bool | None:
