@@ -296,8 +296,8 @@ def certify_reduced(
     The two models are compared on the N pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: Certificate that compares the reduced precision's answers in batches with its answers to
-            single pictures. Its differences count where they are larger.
+        consistency: Certificate of the reduced precision, whose answers to batches were compared with those
+            to single pictures. Where its differences are larger, they are kept.
         calibration: Calibration of the trained model.
         scores: Scores in the reduced precision and of the trained model, each `[N]`.
         maxima: Maxima of the maps in the reduced precision and of the trained model, each `[N]`.
@@ -357,7 +357,8 @@ def _score_errors(scores: Scores, expected: Scores, calibration: Calibration) ->
     """
     threshold = calibration.score_threshold
     lowest = min(calibration.scores)
-    # farther below the lowest good score than the threshold lies above that score
+    # farther below the lowest good score than the threshold lies above it:
+    # expected < lowest - (threshold - lowest)
     is_low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = 0.0, 0.0
     if not is_low.all():

@@ -197,7 +197,8 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
         )
     if promise.rate > rate + _ROUNDING:
         remedy = "choose that"
-        missing = promise.describe_missing()  # empty where pictures that were counted wrong are in the way
+        # empty if there are enough pictures, and only those that were counted wrong stand in the way
+        missing = promise.describe_missing()
         if missing:
             remedy += f", or learn from {missing}"
         raise InputError(

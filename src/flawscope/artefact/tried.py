@@ -145,7 +145,7 @@ class Trial:
         name = self.flags or "as given"
         if not self.rounds:
             duration = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
-            empty_cells = [""] * (5 if has_given else 3)
+            empty_cells = [""] * (5 if has_given else 3)  # of all columns between the name and the last
             return name, *empty_cells, f"{self.note}{duration}"
         counts = [self.false_alarms, self.found_given, self.found]
         false_alarms, found_given, found = (f"{count} of {total}" if total else "" for count, total in counts)

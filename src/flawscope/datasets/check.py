@@ -303,9 +303,11 @@ def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
 
 def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[CheckedPicture]:
     """Yield the facts of each picture, in the order of the splits; two threads read the pictures."""
-    # the split of each of `items`
-    splits = [split for split, items in dataset.splits.items() for _ in items]
-    items = [item for items in dataset.splits.values() for item in items]
+    splits: list[str] = []  # the split of each of `items`
+    items: list[Item] = []
+    for split, split_items in dataset.splits.items():
+        splits += [split] * len(split_items)
+        items += split_items
     with ThreadPoolExecutor(2) as pool:
         try:
             pictures = pool.map(partial(_check_picture, dataset), splits, items)
@@ -323,9 +325,8 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     If the picture cannot be read, this fault is the only one, and there are no facts.
     """
     subject = dataset.relative(item.path)
-    channels = ""
     try:
-        picture, channels = first_group(item.path)
+        picture, channels = first_group(item.path)  # `channels` is a text, empty for 1 or 3 channels
     except (InputError, OSError, MemoryError) as error:
         return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
@@ -341,7 +342,9 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     mode = "" if is_plain else pixel_format(picture)
     if channels and not is_plain:
         mode += f" ({channels})"
-    return CheckedPicture(split, item, size, mode, pixel_hash(picture), look, tuple(faults))
+    return CheckedPicture(
+        split, item, size, mode, digest=pixel_hash(picture), look=look, faults=tuple(faults)
+    )
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -616,17 +619,19 @@ def _files_used(dataset: Dataset) -> set[Path]:
     return used
 
 
-def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
+def _too_few_pictures(part_numbers: Sequence[int]) -> Iterator[Finding]:
     """Yield a finding if there are too few parts to learn from.
 
     Args:
-        numbers: For each good picture the number of its part.
+        part_numbers: Number of the part of each good picture.
     """
-    part_count = len({*numbers})
+    picture_count = len(part_numbers)
+    part_count = len({*part_numbers})
     if part_count < PICTURES_FOR_5_PERCENT:
-        limit = f"no false-alarm rate below {1 / (part_count + 1):.1%}"
-        of_parts = f" of {pluralize(part_count, 'part')}" if part_count < len(numbers) else ""
-        message = f"only {pluralize(len(numbers), 'picture')}{of_parts} to learn from: {limit}"
+        lowest_rate = 1 / (part_count + 1)  # that many parts can support
+        limit = f"no false-alarm rate below {lowest_rate:.1%}"
+        of_parts = f" of {pluralize(part_count, 'part')}" if part_count < picture_count else ""
+        message = f"only {pluralize(picture_count, 'picture')}{of_parts} to learn from: {limit}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
 

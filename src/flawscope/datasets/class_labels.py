@@ -416,7 +416,7 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Return the files in folders of masks beside `folder`; empty unless its name is like images."""
+    """Return the files in folders of masks beside `folder`; empty unless `folder` has a name like images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():

@@ -239,14 +239,14 @@ class _NamedGood:
         self._folders = {path: path.relative_to(root).parent for path in pictures}
         self._folder_names = {name for folder in self._folders.values() for name in _names_of(folder)}
         self._folded_names = {fold(name) for name in good_names}
-        # names in --good that are no folder's: they are words of names and lists
-        self._words = self._folded_names - {fold(name) for name in self._folder_names}
+        # names in --good that are no folder's must be words of labels, which come from names and lists
+        self._label_words = self._folded_names - {fold(name) for name in self._folder_names}
 
     def refuse_unknown(self) -> None:
         """Raise InputError if a name in --good is neither a folder's nor a label's."""
         for name in self.good_names:
             folded_name = fold(name)
-            if folded_name not in self._words:
+            if folded_name not in self._label_words:
                 continue
             if any(self._labels.is_named(path, {folded_name}) for path in self._folders):
                 continue
@@ -263,7 +263,7 @@ class _NamedGood:
         folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded_names]
         if folders and not self._is_called_defective(path, folders):
             return True
-        return self._labels.is_named(path, self._words)
+        return self._labels.is_named(path, self._label_words)
 
     def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
         """Whether labels call a picture defective although --good names a folder of it.
@@ -276,7 +276,8 @@ class _NamedGood:
         """
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # of pictures directly in the root, those with a label of unknown meaning may be the defective ones
+        # If labels have an unknown meaning, and only the root itself is in --good, then the pictures with
+        # labels may be the defective ones.
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
@@ -426,7 +427,8 @@ def refuse_unknown(
         labels = labels.of_good(pictures)
     # an empty set: there are no pictures
     are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
-    # if folders are unclear and words have an unknown meaning, it is plainer to ask about the folders
+    # The question is about the labels, unless the folders are not good either, and the labels are only words
+    # of unknown meaning: then it is plainer to ask about the folders.
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(category) or (category and is_mistake(category)):

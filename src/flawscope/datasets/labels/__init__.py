@@ -207,7 +207,11 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.caller_path = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
+        self.caller_path: dict[Path, Path] = {}
+        for path in pictures:
+            # a root above the pictures' folder is absolute
+            path_below_root = Path(os.path.abspath(path)) if above else path
+            self.caller_path[path_below_root] = path
         self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
         self._names = PictureNames(self._pictures)
 
@@ -332,8 +336,9 @@ class LabelFiles:
         pictures_by_plain_name: dict[str, list[Path]] = {}
         for picture in self._pictures:
             names = plain_names(picture.stem)
-            pictures_by_exact_name.setdefault(names[0], []).append(picture)
-            for name in filter(None, (*names, without_zeros(names[0]))):
+            exact_name = names[0]
+            pictures_by_exact_name.setdefault(exact_name, []).append(picture)
+            for name in filter(None, (*names, without_zeros(exact_name))):
                 pictures_by_plain_name.setdefault(name, []).append(picture)
         assigned_by_exact_name: list[tuple[_Entry, list[Path]]] = []
         marked: set[Path] = set()

@@ -147,6 +147,7 @@ def _boxes(rows: Rows) -> Iterator[_Box]:
         picture, label = values[picture_column], values.get(label_column, "")
         edges = _numbers([values[name] for name in edge_columns])
         size = read_size(values.get("height"), values.get("width"))
+        # a box that a person marked has the confidence 1, or none
         confidences = (float(values.get(name) or 1) for name in _CONFIDENCE)
         is_prediction = any(confidence != 1 for confidence in confidences)
         yield _Box(picture, label, edges, size, is_prediction)

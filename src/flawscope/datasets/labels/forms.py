@@ -61,8 +61,8 @@ def read_label_file(
         names: Names of the pictures.
 
     Returns:
-        The content; None if the suffix is not one of label files, or the file is empty or too large. A file
-        of YOLO is empty if nothing is marked in the picture.
+        The content; None if the suffix is not one of label files, or the file is too large or empty, as
+        YOLO's file is if nothing is marked in the picture.
     """
     suffix = path.suffix.lower()
     has_labels_suffix = suffix in MAX_BYTES or suffix in tables.SUFFIXES
@@ -80,6 +80,7 @@ def read_label_file(
         document = _read_form(path, suffix, data, picture_name, settings)
         if document is not None and (document.form or document.fault):
             return document
+    # without a list, `document` still says that a file with a suffix of labels has no known form
     return _read_list(suffix, data, picture_name, names) or document
 
 

@@ -57,7 +57,7 @@ def read_list(
     column, names = _column_of_names(rows, headers, is_name)
     if not names or _is_by_chance(names, suffix, is_first=column == headers[0], count=count):
         return _own_entry(data, suffix, picture_name) if is_own else []
-    if headers == [column]:  # the list has only names: its own name says something about them
+    if headers == [column]:  # the list only names pictures: the name of its file says something about them
         about = ((LISTED, PurePosixPath(picture_name).name),)
         return [_entry(row[column][0], about) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
@@ -474,8 +474,9 @@ def _record_row(record: Mapping[str, object], path: str = "") -> Row:
     row: Row = {}
     for key, value in record.items():
         header = f"{path} {key}".strip()
-        has_several_keys = isinstance(value, dict) and len(value) != 1
-        if not has_several_keys:
+        # of a record with one key, `_texts` returns the value's texts
+        may_have_texts = not isinstance(value, dict) or len(value) == 1
+        if may_have_texts:
             texts = _texts(value)
             if texts:
                 row.setdefault(header, []).extend(texts)
