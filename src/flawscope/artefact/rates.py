@@ -141,7 +141,7 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
     part_count = part_calibration.complete_count
     return Promise(
         text=part_calibration.promise(),
-        is_made=part_count > 1,
+        is_made=part_count > 1,  # as in `PartCalibration.promise`
         wanted=part_calibration.rate,
         rate=part_calibration.expected_rate,
         calibrated=part_count,

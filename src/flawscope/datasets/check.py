@@ -273,12 +273,12 @@ def _forms(pictures: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
     items_by_form: dict[tuple[str, str], list[Item]] = {}
     for picture in pictures:
         if picture.digest:  # empty where the picture could not be read
-            pixels = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
+            file_format = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
             marks = describe_marks(picture.item)
-            items_by_form.setdefault((pixels, marks), []).append(picture.item)
-    forms = [
-        ReadForm(pixels, marks, items[0], len(items)) for (pixels, marks), items in items_by_form.items()
-    ]
+            items_by_form.setdefault((file_format, marks), []).append(picture.item)
+    forms = []
+    for (file_format, marks), items in items_by_form.items():
+        forms.append(ReadForm(pixels=file_format, marks=marks, item=items[0], pictures=len(items)))
     yield from sorted(forms, key=lambda form: form.pictures, reverse=True)
 
 
@@ -326,7 +326,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     """
     subject = dataset.relative(item.path)
     try:
-        picture, channels = first_group(item.path)  # `channels` is a text, empty for 1 or 3 channels
+        picture, channels = first_group(item.path)  # `channels` describes more than usual, in words
     except (InputError, OSError, MemoryError) as error:
         return CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
@@ -438,10 +438,7 @@ def _mixed_findings(
 
 
 def _blank_pictures(dataset: Dataset, pictures: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Yield findings of good pictures that show nothing in comparison with the others.
-
-    `fit` has a remark on them, too.
-    """
+    """Yield findings of good pictures that show nothing in comparison with the others."""
     good = [picture for picture in pictures if picture.split == "train" and picture.look is not None]
     for number in find_blank_pictures([picture.look for picture in good]):
         picture = good[number]

@@ -145,7 +145,7 @@ class ClassLabels:
             values = [column.get(path, "") for path in pictures]
             splits = [split_said(value) for value in values]
             if all(splits):
-                # all have a split; `if` is for the type checker
+                # `if split` leaves nothing out; it shows the type checker that no split is None
                 return {path: split for path, split in zip(pictures, splits, strict=True) if split}
             if any(values) and asks:
                 raise _split_question(source, values)

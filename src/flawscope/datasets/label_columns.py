@@ -96,6 +96,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
         return len({*texts}) > 1
     if not form_groups(texts, least=2):
         return False
+    # groups by place or time say nothing about defects, unless they are "new" and "old"
     return are_new_and_old(texts) or not all(map(_is_place_or_time, texts))
 
 
@@ -165,8 +166,8 @@ def read_column(header: str, values: Values) -> Column | None:
         return None
     if header_says_good is not None:
         return _read_answers(header_says_good, values)
-    shared = rest_words(texts)
-    meaning_of = {text: read_words(text, shared) for text in texts}
+    shared_words = rest_words(texts)
+    meaning_of = {text: read_words(text, shared_words) for text in texts}
     has_class = not _CLASSES.keys().isdisjoint(meaning_of.values())
     if not has_class:
         return None
@@ -175,7 +176,7 @@ def read_column(header: str, values: Values) -> Column | None:
         picture_texts = list(filter(None, words))
         classes = [_CLASSES.get(meaning_of[text], PictureClass.UNKNOWN) for text in picture_texts]
         if picture_texts:
-            by_picture[picture] = _join_classes(classes), picture_texts[0]
+            by_picture[picture] = (_join_classes(classes), picture_texts[0])
     return Column(by_picture)
 
 

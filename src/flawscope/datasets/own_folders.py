@@ -92,8 +92,8 @@ def _no_pictures(root: Path) -> InputError:
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
     """Raise InputError if the names of some folders state a split.
 
-    The error depends on the pictures: if all lie in folders of splits and have several kinds, or doubtful
-    labels, it asks which are good. Otherwise it asks for a known layout.
+    If all pictures lie in folders of splits, and have several kinds or doubtful labels, the error asks which
+    pictures are good. Otherwise it asks for a known layout.
     """
     folders = [path.relative_to(root).parent.parts for path in paths]
     split_folders = [parts for parts in folders if split_of(parts)]

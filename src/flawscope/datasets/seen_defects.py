@@ -265,7 +265,7 @@ def _defective_pictures(root: Path) -> list[Item]:
     parent = folder.parent
     mask_folders = _masks_beside(folder)
     truth = GroundTruth(folder, mask_folders)
-    is_in_dataset = find_categories(parent) == [parent.name]
+    is_in_dataset = find_categories(parent) == [parent.name]  # the parent itself is a category
     if is_in_dataset:
         files = [path for searched in (folder, *mask_folders) for path in walk_files(searched)]
         files += [parent / entry.name for entry in list_entries(parent) if entry.is_file()]

@@ -368,10 +368,11 @@ class LabelFiles:
             folders: Names of the pictures' folders.
         """
         # an entry whose folders are all unknown has folders of the tool, which say nothing about the picture
-        without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
+        has_known_folder = bool(folders & {*entry.folders})
+        fallback_entry = entry if has_known_folder else entry._replace(folders=())
         for name in plain_names(entry.stem):
             pictures = unmarked.get(name, ())
-            closest = self._closest(entry, pictures) or self._closest(without_folders, pictures)
+            closest = self._closest(entry, pictures) or self._closest(fallback_entry, pictures)
             if closest:
                 return closest
         return []
@@ -427,17 +428,17 @@ class LabelFiles:
             source: Source of the entry, as in `_Entry`.
             entry: Entry as the form's reader returns it.
         """
-        good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
-        defects = [mark for mark in entry.marks if mark not in good]
+        good_marks = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
+        defect_marks = [mark for mark in entry.marks if mark not in good_marks]
         return _Entry(
             folders=_fold_folders(picture.parent.parts),
             stem=picture.name,
             suffix=fold(entry.suffix),
-            labels=_labels_of(path, entry.size, defects, form),
-            left_out=tuple(mark.kind for mark in defects if mark.draw is None),
+            labels=_labels_of(path, entry.size, defect_marks, form),
+            left_out=tuple(mark.kind for mark in defect_marks if mark.draw is None),
             source=source,
             about=entry.about,
-            good=tuple(mark.kind for mark in good),
+            good=tuple(mark.kind for mark in good_marks),
         )
 
     def _name(self, path: Path) -> str:

@@ -127,10 +127,10 @@ def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
 
     The column of labels is empty where there is none.
     """
-    picture = next((name for name in _PICTURE if name in header), "")
-    label = next((name for name in _LABEL if name in header), "")
-    edges = next((names for names in _EDGES if set(names) <= set(header)), None)
-    return (picture, edges, label) if picture and edges else None
+    picture_column = next((name for name in _PICTURE if name in header), "")
+    label_column = next((name for name in _LABEL if name in header), "")
+    edge_columns = next((names for names in _EDGES if set(names) <= set(header)), None)
+    return (picture_column, edge_columns, label_column) if picture_column and edge_columns else None
 
 
 def _boxes(rows: Rows) -> Iterator[_Box]:

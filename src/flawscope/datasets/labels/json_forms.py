@@ -68,13 +68,13 @@ def parse_coco(document: Record, _picture_name: str) -> Iterator[Entry]:
     for category in document.get("categories") or ():
         kind_by_id[_to_id(category.get("id"))] = str(category.get("name", ""))
     # annotations without places state the classes of whole pictures, unless others in the file have places
-    are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
+    can_state_class = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
     for image_id, image in image_by_id.items():
         size = read_size(image.get("height"), image.get("width"))
         picture = _CocoPicture(image, size)
         for annotation in annotations_of.get(image_id, ()):
             kind = kind_by_id.get(_to_id(annotation.get("category_id")), "")
-            picture.add(annotation, kind, are_classes=are_classes)
+            picture.add(annotation, kind, can_state_class=can_state_class)
         yield picture.entry()
 
 
@@ -99,13 +99,13 @@ class _CocoPicture:
     marks: list[Mark] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
 
-    def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
+    def add(self, annotation: Record, kind: str, can_state_class: bool) -> None:
         """Add an annotation.
 
         Args:
             annotation: The annotation.
             kind: Name of its category.
-            are_classes: Whether an annotation without a place states the class of the whole picture.
+            can_state_class: Whether an annotation without a place states the class of the whole picture.
         """
         if annotation.get("score") is not None:  # a model's findings are no ground truth
             self.marks.append(Mark(None, "finding of a model"))
@@ -118,7 +118,7 @@ class _CocoPicture:
             x, y, width, height = map(float, annotation["bbox"])
             corners = shapes.box((x, y, x + width, y + height))
             self.marks.append(Mark(shapes.filled(corners), kind, is_box=True))
-        elif kind and are_classes:
+        elif kind and can_state_class:
             self.classes.append(kind)
         else:
             self.marks.append(Mark(None, NO_PLACE))

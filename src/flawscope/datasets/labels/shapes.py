@@ -231,7 +231,8 @@ def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
     mask = np.zeros(size, np.bool_)
     part_from_border = part[max(0, -top) :, max(0, -left) :]  # without rows above and columns to the left
     height, width = part_from_border.shape
-    target = mask[max(0, top) :, max(0, left) :][:height, :width]  # a view of the mask
+    mask_from_corner = mask[max(0, top) :, max(0, left) :]
+    target = mask_from_corner[:height, :width]  # a view of the mask
     target_height, target_width = target.shape
     target[:] = part_from_border[:target_height, :target_width]
     return mask

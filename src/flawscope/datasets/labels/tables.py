@@ -277,7 +277,7 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
     if has_header_line:
         headers = [name or default for name, default in zip(lines[0], headers, strict=False)]
         lines = lines[1:]
-    elif width > 2:  # for example label, position, size, picture
+    elif width > 2:  # such as label, position, size, picture; up to two columns are all called "label"
         label_column = _column_of_words(lines, width, is_name)
         if label_column is not None:
             headers[label_column] = "label"

@@ -177,14 +177,15 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
         InputError: A line is none of these.
     """
     marks = []
-    has_key_points = settings.key_points or have_key_points(lines)  # None: boxes with key points, or polygons
+    has_key_points = settings.key_points or have_key_points(lines)
+    is_ambiguous = has_key_points is None  # boxes with key points, or polygons
     for row, words in enumerate(lines, start=1):
         line = _read_line(words, bool(has_key_points))
         if line is None:
             raise InputError(f"line {row} is neither a box nor a polygon in shares of the picture")
-        kind, numbers = line
-        label = settings.names.get(kind, str(kind))
-        if has_key_points is None:
+        kind_number, numbers = line
+        label = settings.names.get(kind_number, str(kind_number))
+        if is_ambiguous:
             marks.append(Mark(None, "box with key points or polygon"))
         else:
             marks.append(_mark_of_numbers(numbers, label))
