@@ -62,7 +62,7 @@ class Kinds:
         )
 
     def describe_left_out(self) -> str:
-        """Return a line with the answers for the examples; each was left out when its kinds were learnt."""
+        """Return a line with the answers for the examples, each by kinds learnt without this example."""
         # a row for each kind; columns: the kinds, then "several kinds" and "something new"
         total = sum(map(sum, self.confusion))
         right = sum(row[k] for k, row in enumerate(self.confusion))

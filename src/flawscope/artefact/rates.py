@@ -253,7 +253,7 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
-    """Return by size the numbers of simulated defects, [found, all], summed over all models.
+    """Return the numbers of simulated defects, [found, all], by size and summed over all models.
 
     Empty if a model was not tried, or was tried with too few defects of a size.
     """
@@ -264,8 +264,8 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
             return {}
         for size in defects.scores:
             found_count, count = defects.count_found(size)
-            earlier_found, earlier_count = counts_by_size.get(size, [0, 0])
-            counts_by_size[size] = [earlier_found + found_count, earlier_count + count]
+            found_sum, count_sum = counts_by_size.get(size, [0, 0])
+            counts_by_size[size] = [found_sum + found_count, count_sum + count]
     return counts_by_size
 
 

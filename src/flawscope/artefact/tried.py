@@ -111,8 +111,8 @@ class Trial:
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Estimate the `figures` that the setting would have had in all rounds of another trial.
 
-        An estimate is the other trial's figure over all its rounds, plus the difference of the two trials'
-        figures (this less the other) in the rounds that both were tried in. Empty if there are none.
+        An estimate is the other trial's figure over all its rounds, changed by as much as this trial's figure
+        differs from it in the rounds that both were tried in. Empty if no round was tried in both.
         """
         shared_rounds = min(self.rounds, other.rounds)
         if not shared_rounds:

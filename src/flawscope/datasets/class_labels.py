@@ -319,9 +319,9 @@ def read_class_labels(
         root: Folder of the data set.
         pictures: Pictures below `root`.
         files: Label files below `root`; None: they are searched for.
-        by_marks: Whether marks give pictures a class, because nothing else says which pictures are good. A
-            picture is defective if something is marked whose kind is not good. Pictures without a mark get
-            the label `UNMARKED`.
+        by_marks: Whether marks give pictures a class. It is True if nothing else says which pictures are
+            good. A picture is then defective if something is marked whose kind is not good. Pictures without
+            a mark get the label `UNMARKED`.
         with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:

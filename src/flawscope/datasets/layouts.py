@@ -160,7 +160,7 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return all requested categories in the order of the tables, and those of them that are missing.
+    """Return all requested categories, in the order of MVTec AD's, and those of them that are missing.
 
     Args:
         root: Folder of the categories.
@@ -186,11 +186,11 @@ def select_categories(
     names_in_order = dict.fromkeys([*MVTEC, *categories])
     position_of = {name: position for position, name in enumerate(names_in_order)}
     last = len(position_of)  # unknown names come last
-    rows = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
-    missing = tuple(row for row in rows if row not in categories)
-    if len(missing) == len(rows):
+    ordered = tuple(sorted(requested, key=lambda name: position_of.get(name, last)))
+    missing = tuple(name for name in ordered if name not in categories)
+    if len(missing) == len(ordered):
         raise _unknown_category(root, words[0], f"none of {option} {text} is there", categories)
-    return rows, missing
+    return ordered, missing
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
@@ -436,7 +436,8 @@ def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
     Raises:
         InputError: As `good_pictures`.
     """
-    paths = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
+    remedy = "move it to test, or rename it"
+    paths = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, remedy)
     items = []
     for path in paths:
         kind = path.relative_to(tree.root).parts[0]

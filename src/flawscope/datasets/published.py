@@ -56,8 +56,8 @@ def realiad_table(root: Path) -> Path | None:
     folder = root.absolute()
     name = f"{folder.name}.json"
     for parent in (folder.parent, folder.parent.parent):
-        tables = parent / REALIAD_TABLES
-        for path in (tables / REALIAD_TABLES / name, tables / name):
+        folder_of_tables = parent / REALIAD_TABLES
+        for path in (folder_of_tables / REALIAD_TABLES / name, folder_of_tables / name):
             if path.is_file():
                 return path
     return None
@@ -205,7 +205,7 @@ def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
             mask = row.get("mask_path")
             if mask:
                 mask = mask.replace("\\", "/")
-            yield SplitRow(split, kind, kind != normal_class, picture, mask)
+            yield SplitRow(split, kind, anomalous=kind != normal_class, picture=picture, mask=mask)
 
 
 def _find_descendant(folder: Path, *names: str) -> Path | None:

@@ -660,14 +660,14 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
     """Yield a reading for each picture of a source.
 
     If only one reading is possible, it is taken. If two are, the way in which the source's other pictures
-    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading has a
-    reason not to be used if marks reach beyond the picture, or beyond many of the source's pictures, which
-    then were marked on larger ones.
+    were marked decides; if that is unknown, the picture counts as marked as it is shown. A reading is not to
+    be used, and states the reason, if marks reach beyond the picture. If marks reach beyond many of the
+    source's pictures, larger ones were marked, and no reading of the source is to be used.
 
     Args:
         candidates: Labels of all pictures of the source.
     """
-    # over turned pictures with one possible reading: whether they were marked as shown
+    # whether a turned picture was marked as it is shown; from the turned pictures with one possible reading
     decided_as_shown: set[bool] = set()
     for picture, labels, readings in candidates:
         # `_readings` returns `labels` as they are if no reading has their size, or the picture is damaged
@@ -683,6 +683,7 @@ def _choose_readings(candidates: list[_Candidate]) -> Iterator[Reading]:
             yield Reading(picture, labels, "marked where others reach beyond their pictures")
         elif len(readings) == 1:
             yield Reading(picture, replace(readings[0], is_doubtful=False))
+        # of two readings, the first is as the picture is shown, the second as it is stored
         elif decided_as_shown == {False}:  # the others were marked as they are stored
             yield Reading(picture, readings[1])
         else:  # in doubt, unless all of the others were marked as they are shown

@@ -509,10 +509,11 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     corners = read_polygon(value, (1, 1))
     if not len(corners):
         return Mark(None, NO_PLACE)
-    # an ellipse, or a shape that is turned
-    is_loose = key == "radiusX" or bool(value.get("rotation"))
-    shape = shapes.placed(partial(read_polygon, value), is_loose=is_loose)
-    return Mark(shape, label, is_box=key == "height")
+    is_ellipse = key == "radiusX"
+    is_rectangle = key == "height"
+    is_turned = bool(value.get("rotation"))
+    shape = shapes.placed(partial(read_polygon, value), is_loose=is_ellipse or is_turned)
+    return Mark(shape, label, is_box=is_rectangle)
 
 
 def _label_studio_label(value: Record) -> str:
