@@ -162,7 +162,10 @@ class Judgement:
 
     def _joined_with(self, other: Judgement) -> Judgement:
         """Return one judgement on the pictures of this and another judgement."""
-        joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
+        joined_lists = {}
+        for name in PICTURE_LISTS:
+            pictures = {*getattr(self, name), *getattr(other, name)}
+            joined_lists[name] = sorted(pictures)
         simulated_counts = [
             judgement.simulated for judgement in (self, other) if judgement.simulated is not None
         ]

@@ -88,7 +88,7 @@ class Kinds:
         """Read the fields that `to_dict` returned.
 
         Raises:
-            KeyError: The fields are damaged. TypeError and ValueError likewise.
+            KeyError, TypeError, ValueError: The fields are damaged.
         """
         rows, width = map(int, data["shape"])
         kinds = cls(

@@ -139,8 +139,8 @@ class Manifest:
     def accepted(self) -> Manifest:
         """Return the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
-        notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
-        return replace(self, facts=facts, notes=notes)
+        accepted_questions = tuple(f"accepted: {line}" for line in self.questions)
+        return replace(self, facts=facts, notes=self.notes + accepted_questions)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document for a file.
@@ -511,8 +511,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     """Parse a header, and compare its hashes.
 
     Raises:
-        ValueError: It is not the header of a model. KeyError, TypeError, AttributeError and RecursionError
-            likewise.
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: It is not the header of a model.
     """
     header = json.loads(raw)
     metadata_entry = header.pop("__metadata__")  # the entries of the tensors remain in `header`

@@ -210,7 +210,7 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
 
 def _round_up(percent: float) -> float:
     """Return a percentage rounded up to two significant digits, so that an advised rate is supported."""
-    decimals = 1 - math.floor(math.log10(percent))
+    decimals = 1 - math.floor(math.log10(percent))  # that leave two significant digits
     scale = 10.0**decimals
     return math.ceil(percent * scale - 1e-6) / scale  # 1e-6: a number that has two digits stays unchanged
 

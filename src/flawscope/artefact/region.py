@@ -19,7 +19,7 @@ def stored_region(model: Artefact) -> RoiSource | None:
         return None
     preprocess = model.manifest.preprocess.whole
     height, width = preprocess.network_size
-    # the network's view is cut out of the middle of the frame, and rounded as that crop rounds
+    # the network's view is cut out of the middle of the frame; + 1 rounds as that crop does
     frame_height, frame_width = preprocess.size
     top = (frame_height - height + 1) // 2
     left = (frame_width - width + 1) // 2

@@ -18,7 +18,7 @@ from flawscope.types import Json
 TRIED = "tried"  # key of a model's facts
 TRYING = "trying"  # first word of the stages of a search's progress
 NO_TIME = "no time"  # `Trial.note` of a setting for whose end the time was too short
-EQUAL = 1e-3  # share of a score by which the scores of two pictures may differ that show the same
+HIDDEN_CHANGE = 1e-3  # share of a score; a defect that changes the score by no more is hidden
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
@@ -53,7 +53,7 @@ def auroc_on_carriers(
         carriers: Indices [M] in `good` of the pictures that carry the defects.
     """
     carrier_scores = good[carriers]
-    is_hidden = defective - carrier_scores <= EQUAL * np.abs(carrier_scores)
+    is_hidden = defective - carrier_scores <= HIDDEN_CHANGE * np.abs(carrier_scores)
     defect_scores = np.where(is_hidden, -np.inf, defective)
     scores_on_all_pictures = np.maximum(defect_scores[:, None], good)  # [M, N]
     return auroc(good, scores_on_all_pictures.ravel())

@@ -202,15 +202,15 @@ def check(
     findings = [finding for picture in pictures for finding in picture.faults]
     findings += _blank_pictures(dataset, readable)
     findings += exact_copies(dataset, readable)
-    parts = None
+    units = None
     if near:
-        near_findings, parts = near_duplicate_findings(dataset, readable, group)
+        near_findings, units = near_duplicate_findings(dataset, readable, group)
         findings += near_findings
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _size_reduction(sizes)
     findings += _dataset_findings(dataset)
     # without a search for near-duplicates, each picture counts as a part
-    part_numbers = range(len(dataset.train)) if parts is None else parts.numbers
+    part_numbers = range(len(dataset.train)) if units is None else units.numbers
     findings += _too_few_pictures(part_numbers)
     findings.sort(key=_finding_order)
     counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
@@ -223,7 +223,7 @@ def check(
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
         forms=tuple(_forms(pictures)),
-        remarks=() if parts is None else tuple(parts.remarks),
+        remarks=() if units is None else tuple(units.remarks),
     )
 
 
@@ -295,7 +295,12 @@ def _sizes_text(sizes: Sequence[tuple[int, int, int]], limit: int) -> str:
 
 def _by_frequency(counts: Counter[_T]) -> list[tuple[_T, int]]:
     """Return values with their counts, most frequent first; equally frequent values are sorted."""
-    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+
+    def order(entry: tuple[_T, int]) -> tuple[int, _T]:
+        value, count = entry
+        return -count, value
+
+    return sorted(counts.items(), key=order)
 
 
 # ------------------------------------------------------------------------------------- one picture at a time
@@ -358,8 +363,8 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
     """
     if isinstance(error, PermissionError):
         return Finding("error", code, subject, str(error.strerror), "give this user the rights to it")
-    _, _, message = one_line_message(error).rpartition(f"{path}: ")
-    reason, _, remedy = message.partition("; ")
+    _, _, reason_and_remedy = one_line_message(error).rpartition(f"{path}: ")
+    reason, _, remedy = reason_and_remedy.partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
 
@@ -491,22 +496,24 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding that some defects are marked by boxes."""
     masks = [mask for item in dataset.test for mask in item.masks]
-    boxes = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
-    if boxes:
-        message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
+    box_count = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
+    if box_count:
+        are_boxes = "are boxes" if box_count > 1 else "is a box"
+        message = f"{box_count} of the marked places {are_boxes}, not outlined"
         remedy = "outline the defects; until then pixel figures measure boxes"
         yield Finding("note", "boxes", ".", message, remedy)
 
 
 def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
     """Return the finding on the label files of one form: how many marks were read, and how many left out."""
-    files, kinds = summary.files, summary.kinds
+    files = summary.files
+    mark_counts = summary.kinds  # by kind
     subject = dataset.relative(files[0]) if len(files) == 1 else "."
     message = (
-        f"{pluralize(len(files), 'file')} of {form}: {pluralize(kinds.total(), 'mark')} in "
+        f"{pluralize(len(files), 'file')} of {form}: {pluralize(mark_counts.total(), 'mark')} in "
         f"{pluralize(summary.pictures, 'picture')}"
     )
-    if kind_counts := _count_words(kinds):
+    if kind_counts := _count_words(mark_counts):
         message += f" ({kind_counts})"
     if picture_labels := _count_words(summary.about):
         message += f"; of whole pictures: {picture_labels}"
@@ -523,7 +530,7 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
     """Yield a finding on files that might be labels but have no known form, one for each suffix."""
     names_by_suffix: dict[str, list[str]] = {}
     for path in truth.labels.of_no_form:
-        if path.name != SATURATION_FILE:
+        if path.name != SATURATION_FILE:  # a file of MVTec LOCO that is not meant as labels
             names_by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
     for suffix, names in names_by_suffix.items():
         more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
@@ -561,7 +568,8 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding of training pictures that the user calls good, but names or lists do not."""
-    if dataset.reviewed or not dataset.drawn_split:  # a data set with its own split has no such pictures
+    # neither in a review nor in a data set with its own split does the user's call say what is good
+    if dataset.reviewed or not dataset.drawn_split:
         return
     label_files = dataset.truth.labels if dataset.truth else None
     training_pictures = [item.path for item in dataset.train]
@@ -642,7 +650,8 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     message = "no test pictures"
     remedy = "without them nothing can be evaluated"
     if has_good or has_defects:
-        message = f"no {'good' if has_defects else 'defective'} test pictures"
+        missing_class = "good" if has_defects else "defective"
+        message = f"no {missing_class} test pictures"
     elif dataset.layout == "folder":
         good, bad = _folder_names(dataset)
         message = "only good pictures"

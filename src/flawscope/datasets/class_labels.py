@@ -79,7 +79,7 @@ class ClassLabel(NamedTuple):
 
 @dataclass
 class ClassLabels:
-    """Labels of pictures, in their order; a picture may have none, or several.
+    """Labels of pictures, in the pictures' order; a picture may have none, or several.
 
     Attributes:
         by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
@@ -124,7 +124,7 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether there are no labels other than words of unknown meaning in files' names."""
+        """Whether nothing says anything of the pictures but words of unknown meaning in files' names."""
         return not self.unread and all(
             label.is_open_name for labels in self.by_picture.values() for label in labels
         )
@@ -383,16 +383,16 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
     if files.unread_lists:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
-    for source, texts in files.class_texts().items():
-        picture_texts = {}
-        for path, values in texts.items():
+    for source, texts_by_path in files.class_texts().items():
+        texts_by_picture = {}
+        for path, texts in texts_by_path.items():
             picture = files.caller_path[path]
             if picture in class_labels.by_picture:
-                picture_texts[picture] = values
+                texts_by_picture[picture] = texts
         if source in files.unsure_sources:
-            _add_unsure_source(class_labels, source, picture_texts)
+            _add_unsure_source(class_labels, source, texts_by_picture)
         else:
-            _add_source(class_labels, source, picture_texts)
+            _add_source(class_labels, source, texts_by_picture)
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
@@ -489,7 +489,8 @@ def _add_source(class_labels: ClassLabels, source: str, texts: Mapping[Path, Tex
     """
     class_columns: list[Column] = []
     open_columns: list[tuple[ColumnSubject, Column]] = []
-    for header, values in join_classes(_columns_of(texts), source, texts).items():
+    columns = join_classes(_columns_of(texts), source, texts)
+    for header, values in columns.items():
         subject = column_subject(header)
         if is_split(subject, values):
             split_source = "lists of splits" if header == LISTED else source
@@ -521,8 +522,8 @@ def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]
         texts: Pairs of header and text of each picture.
     """
     columns: dict[str, dict[Path, list[str]]] = {}
-    for picture, values in texts.items():
-        for header, text in values:
+    for picture, pairs in texts.items():
+        for header, text in pairs:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
     return columns
 

@@ -71,7 +71,7 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
 
     If its name says so, one value that names a split is enough; otherwise all values must name splits.
     """
-    texts = {text for words in values.values() for text in words if text}
+    texts = {text for picture_texts in values.values() for text in picture_texts if text}
     if not texts:
         return False
     splits = {split_said(text) for text in texts}
@@ -112,6 +112,7 @@ def unknown_column(header: str, values: Values) -> Column:
     If all texts are measurements, the words are the column's name.
     """
     texts = {picture: ", ".join(words) for picture, words in values.items()}
+    # numbers with a decimal point
     are_measurements = all("." in text and to_number(text) is not None for text in texts.values())
     if are_measurements:
         texts = dict.fromkeys(texts, header)

@@ -160,7 +160,7 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return all requested categories, in the order of MVTec AD's, and those of them that are missing.
+    """Return all requested categories in the order of MVTec AD's list, and those of them that are missing.
 
     Args:
         root: Folder of the categories.
@@ -194,7 +194,7 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Return the requested categories that are in `root`, in the order of the tables.
+    """Return the requested categories that are in `root`, in the order of MVTec AD's list.
 
     The arguments are those of `select_categories`.
 

@@ -154,16 +154,16 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
-    folders = _folders_by_meaning(tree)
-    names = [name for same_meaning in folders.values() for name in same_meaning]
-    has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
+    names_by_meaning = _folders_by_meaning(tree)
+    names = [name for same_meaning in names_by_meaning.values() for name in same_meaning]
+    has_unknown = bool(names_by_meaning[Said.UNKNOWN] or names_by_meaning[Said.SORTED])
     has_bad_folder = any(map(says_only_bad, names))
     if Said.UNCLEAR in tree.meanings or (has_unknown and not has_bad_folder):
         raise tree.question()
     path_of = subfolders(root)
-    defects = [item for name in folders[Said.BAD] for item in defects_in(path_of[name], truth)]
+    defects = [item for name in names_by_meaning[Said.BAD] for item in defects_in(path_of[name], truth)]
     paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
-    good_names = folders[Said.GOOD]
+    good_names = names_by_meaning[Said.GOOD]
     good_folder = root / good_names[0] if len(good_names) == 1 else root
     splits = labels.splits(paths)
     split_settings = _with_test_share(settings, defects)
@@ -202,8 +202,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     good_names = split_names(names, "--good", "name folders of good pictures, or all")
     truth = GroundTruth(root, good_kinds=good_names)
     if good_names == (ALL_GOOD,):
-        # a list that states only some splits (`asks`) is no reason to ask a user who answered "all"
         labels = read_class_labels(root, truth.pictures, truth.labels)
+        # a user who answered "all" is not asked about a list that states only some splits
         return _all_good(root, truth.pictures, settings, labels.splits(truth.pictures, asks=False))
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
     choice = _NamedGood(root, good_names, truth.pictures, labels)
@@ -431,6 +431,7 @@ def refuse_unknown(
     # of unknown meaning: then it is plainer to ask about the folders.
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
+    # the root's own name may say that its pictures are not good
     if says_only_bad(category) or (category and is_mistake(category)):
         folder: tuple[str, ...] = (category,)
         meaning_of = {folder: read_words(category)}
@@ -477,7 +478,7 @@ def refuse_unknown_names(
         root = Path(folder, "in", "pictures")  # lists are searched for in the two folders above, too
         _unpack_lists(root, other_files, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
-    labels_in_zip = {}
+    labels_in_zip = {}  # by path in the zip, not by path in the temporary folder
     for unpacked_path, picture_labels in labels.by_picture.items():
         labels_in_zip[Path(name, unpacked_path.relative_to(root))] = picture_labels
     refuse_unknown(Path(name), labels_in_zip, remedy, ClassLabels(labels_in_zip, unread=labels.unread))
@@ -491,7 +492,7 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
     Args:
         root: Folder to write to, which does not exist yet.
         paths: Paths of the files in the zip.
-        read: For each path a function that returns the content of the file.
+        read: Functions that return the content of a file, by its path.
     """
     root.mkdir(parents=True)
     bytes_left = MAX_LIST_BYTES

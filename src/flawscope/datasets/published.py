@@ -51,7 +51,8 @@ def visa_table(root: Path) -> Path | None:
 def realiad_table(root: Path) -> Path | None:
     """Return the file of the authors' split of a category of Real-IAD; None where there is none.
 
-    Its folder is beside the category or one level above; the file with all five views is meant.
+    Its folder is beside the category or one level above. Of the published splits, the one with all five views
+    of a part is meant.
     """
     folder = root.absolute()
     name = f"{folder.name}.json"

@@ -406,6 +406,7 @@ class LabelFiles:
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
         """Yield the entries of all files; `names` holds the folded names of the pictures."""
         for path, document in self._documents:
+            # all files of a form that has one file for each picture are one source
             source = self._name(path) if len(document.entries) > 1 else document.form
             for entry in document.entries:
                 if not entry.name or not (entry.marks or entry.about):
@@ -567,8 +568,8 @@ class LabelFiles:
     def not_understood(self) -> list[str]:
         """Return names of files that seem to describe the pictures, and are not understood.
 
-        These are tables that nearly name the pictures; label files of about as many pictures, none of which
-        exists; and files of an unknown form that are named like a picture.
+        These are tables that nearly name the pictures; label files of about as many pictures as there are,
+        but of other ones; and files of an unknown form that are named like a picture.
         """
         files = [path for path, document in self._documents if document.seems_list]
         files += [path for path, document in self._documents if self._marks_others(path, document)]
@@ -584,7 +585,7 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file has an unknown suffix, none that cameras and programs usually leave there."""
+        """Whether a file's suffix is unknown, and not one that cameras or programs leave beside pictures."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
@@ -609,9 +610,9 @@ def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) 
     """Return the labels of the marks that can be drawn."""
     drawable = [mark for mark in marks if mark.draw]
     shapes = tuple(mark.draw for mark in drawable if mark.draw)
-    boxes = sum(mark.is_box for mark in drawable)
+    box_count = sum(mark.is_box for mark in drawable)
     kinds = tuple(mark.kind for mark in drawable)
-    return PictureLabels(path, size, shapes, boxes, kinds=kinds, form=form)
+    return PictureLabels(path, size, shapes, boxes=box_count, kinds=kinds, form=form)
 
 
 def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:

@@ -63,7 +63,8 @@ def load_csv(data: bytes) -> Rows:
 def is_boxes(rows: Rows) -> bool:
     """Whether each row is a box.
 
-    The columns have usual names; or they have no names, and the order of makesense.ai or of Keras RetinaNet.
+    Either the columns have usual names, or they have no names and are in the order of makesense.ai or of
+    Keras RetinaNet.
     """
     if not rows:
         return False

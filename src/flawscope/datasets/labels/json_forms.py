@@ -271,7 +271,7 @@ def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
     """Return the texts of a picture's attribute: its value, or the names of its ticked checkboxes."""
     texts = [value]
     if isinstance(value, dict):
-        texts = [box for box, is_ticked in value.items() if is_ticked]
+        texts = [checkbox for checkbox, is_ticked in value.items() if is_ticked]
     return picture_texts(f"label {name}", texts)
 
 

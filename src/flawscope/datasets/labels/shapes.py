@@ -223,7 +223,7 @@ def pasted(part: Mask, left: int, top: int) -> Shape:
     """Return the shape of a mask whose upper left corner lies at (left, top) in the picture, in pixels."""
     height, width = part.shape
     corners = np.array([[left, top], [left + width, top + height]], float)
-    return Shape(partial(_paste, part, left, top), lambda _: corners)
+    return Shape(draw=partial(_paste, part, left, top), reach=lambda _: corners)
 
 
 def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
@@ -312,7 +312,9 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
         is_negative = bits & 0b10000
         if is_negative:
             number -= 1 << bit_count
-        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        if len(runs) > 2:
+            number += runs[-2]
+        runs.append(number)
         number = bit_count = 0
     return np.array(runs, np.int64)
 

@@ -108,7 +108,8 @@ def _own_row(data: bytes, suffix: str) -> Row:
     """Return the row of a file about one picture: its keys and values, or its text under "label"."""
     if suffix not in TABLES:
         document = _document(data, suffix)
-        return _record_row(document if isinstance(document, dict) else {"label": document})
+        record = document if isinstance(document, dict) else {"label": document}
+        return _record_row(record)
     lines = [line for line in map(str.strip, table_text(data).splitlines()) if line]
     if not lines:
         return {"label": [""]}

@@ -155,7 +155,7 @@ def parse_cvat(document: Element, _picture_name: str) -> Iterator[Entry]:
 
 
 def _cvat_mark(element: Element) -> Mark:
-    """Return the mark of a shape of CVAT; it is marked as left out if this kind of shape is not read."""
+    """Return the mark of a shape of CVAT; the mark is left out if this kind of shape is not read."""
     kind = element.tag
     values = element.attrib
     label = values.get("label", "")
