@@ -140,7 +140,7 @@ class Manifest:
         """Return the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
         accepted_questions = tuple(f"accepted: {line}" for line in self.questions)
-        return replace(self, facts=facts, notes=self.notes + accepted_questions)
+        return replace(self, facts=facts, notes=(*self.notes, *accepted_questions))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document for a file.

@@ -252,7 +252,7 @@ def _size_reduction(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
     remark = reduction_remark([(height, width) for width, height in sizes.elements()])
     if remark:
         message, remedy = remark
-        yield Finding("note", "reduced", ".", message, remedy)
+        yield Finding("note", "reduced", subject=".", message=message, remedy=remedy)
 
 
 def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
@@ -435,11 +435,11 @@ def _mixed_findings(
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked_sizes, limit=4)}"
         remedy = "use one camera setting, or expect other scores"
         others = tuple(map(dataset.relative, other_paths))
-        yield Finding("warning", "mixed-sizes", ".", message, remedy, others)
+        yield Finding("warning", "mixed-sizes", subject=".", message=message, remedy=remedy, others=others)
     if len(modes) > 1:
         mode_counts = ", ".join(f"{mode} ({count})" for mode, count in _by_frequency(modes))
         message = f"different kinds of pixels: {mode_counts}"
-        yield Finding("warning", "mixed-modes", ".", message, "store all alike")
+        yield Finding("warning", "mixed-modes", subject=".", message=message, remedy="store all alike")
 
 
 def _blank_pictures(dataset: Dataset, pictures: Sequence[CheckedPicture]) -> Iterator[Finding]:
@@ -460,7 +460,8 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
         reasons = count_reasons(item.unmarked for item in bad if item.left_out)  # of unusable marks
         message = "no masks of the defects: there will be figures per picture, none per pixel"
         message += f" ({reasons})" if reasons else ""
-        yield Finding("note", "no-masks", ".", message, "add ground_truth/KIND/NAME_mask.png to have them")
+        remedy = "add ground_truth/KIND/NAME_mask.png to have them"
+        yield Finding("note", "no-masks", subject=".", message=message, remedy=remedy)
         return
     remedy = "add the mask, or pixel figures leave it out"
     for item in bad:
@@ -501,7 +502,7 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
         are_boxes = "are boxes" if box_count > 1 else "is a box"
         message = f"{box_count} of the marked places {are_boxes}, not outlined"
         remedy = "outline the defects; until then pixel figures measure boxes"
-        yield Finding("note", "boxes", ".", message, remedy)
+        yield Finding("note", "boxes", subject=".", message=message, remedy=remedy)
 
 
 def _form_finding(dataset: Dataset, form: str, summary: FormSummary) -> Finding:
@@ -568,7 +569,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 def _doubtful_training_pictures(dataset: Dataset) -> Iterator[Finding]:
     """Yield the finding of training pictures that the user calls good, but names or lists do not."""
-    # neither in a review nor in a data set with its own split does the user's call say what is good
+    # the user says what is good only of data without a split of its own, and not of a review
     if dataset.reviewed or not dataset.drawn_split:
         return
     label_files = dataset.truth.labels if dataset.truth else None
@@ -611,7 +612,9 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if companions:
         message = f"{pluralize(len(companions), 'file')} beside the pictures: {join_names(companions)}"
-        yield Finding("note", "beside", ".", message, "they are not looked at", tuple(companions))
+        remedy = "they are not looked at"
+        others = tuple(companions)
+        yield Finding("note", "beside", subject=".", message=message, remedy=remedy, others=others)
 
 
 def _files_used(dataset: Dataset) -> set[Path]:
@@ -638,7 +641,7 @@ def _too_few_pictures(part_numbers: Sequence[int]) -> Iterator[Finding]:
         of_parts = f" of {pluralize(part_count, 'part')}" if part_count < picture_count else ""
         message = f"only {pluralize(picture_count, 'picture')}{of_parts} to learn from: {limit}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
-        yield Finding("note", "few", ".", message, remedy)
+        yield Finding("note", "few", subject=".", message=message, remedy=remedy)
 
 
 def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
@@ -656,7 +659,7 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
         good, bad = _folder_names(dataset)
         message = "only good pictures"
         remedy = f"to evaluate, put defects into a folder `{bad}` beside `{good}`"
-    yield Finding("note", "no-test", ".", message, remedy)
+    yield Finding("note", "no-test", subject=".", message=message, remedy=remedy)
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:

@@ -124,7 +124,7 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing says anything of the pictures but words of unknown meaning in files' names."""
+        """Whether only words of unknown meaning in files' names say something about the pictures."""
         return not self.unread and all(
             label.is_open_name for labels in self.by_picture.values() for label in labels
         )
@@ -366,7 +366,7 @@ def _add_marks(
         return
     for picture, labels in class_labels.by_picture.items():
         if picture not in marks_of:
-            labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
+            labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, source=""))
             continue
         source, kinds, is_defect = marks_of[picture]
         picture_class = PictureClass.BAD if is_defect else PictureClass.GOOD

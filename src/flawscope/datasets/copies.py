@@ -142,9 +142,8 @@ def _near_duplicates_in_splits(
         return
     # only pairs with a picture outside of the test split are searched for
     bank = np.flatnonzero([picture.split != "test" for picture in pictures])
-    looks = [
-        picture.look for picture in pictures if picture.look is not None
-    ]  # all readable ones have a look
+    # none is left out: every readable picture has a look
+    looks = [picture.look for picture in pictures if picture.look is not None]
     compared = compare_pictures(looks, bank)
     for numbers in clusters(compared.copies):
         near_duplicates = [pictures[k] for k in numbers]

@@ -72,7 +72,7 @@ def read_label_file(
         is_small = path.stat().st_size <= MAX_BYTES.get(suffix, MAX_LIST_BYTES)
         data = path.read_bytes() if is_small else b""
     except (OSError, MemoryError):
-        return LabelDocument("", [])
+        return LabelDocument(form="", entries=[])
     if not data.strip():
         return None
     document = None
@@ -98,10 +98,11 @@ def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames)
     try:
         entries, seems_list = _list_entries(suffix, data, picture_name, names)
     except InputError as error:
-        return LabelDocument(tables.FORM, [], str(error))
+        return LabelDocument(tables.FORM, entries=[], fault=str(error))
     except Exception:  # it is a file of something else, which may raise anything in a reader of lists
         return None
-    return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
+    form = tables.FORM if entries else ""
+    return LabelDocument(form, entries, seems_list=seems_list)
 
 
 def _list_entries(
@@ -163,12 +164,13 @@ def _read_form(
         document = _load(suffix, data)
     except Exception as error:
         is_of_tool = _LABEL_SIGN.search(data) is not None
-        return LabelDocument("", [], _damage(error) if is_of_tool else "")
+        fault = _damage(error) if is_of_tool else ""
+        return LabelDocument(form="", entries=[], fault=fault)
     if suffix == ".txt" and not document:
         return None
     form = _form_of(suffix, document)
     if form is None:
-        return LabelDocument("", [])
+        return LabelDocument(form="", entries=[])
     try:
         parse = form.parse
         if suffix == ".txt":
@@ -181,7 +183,7 @@ def _read_form(
         reason = f"something in it has no {error.args[0]!r}"
     except Exception:  # a damaged file may make a library raise anything
         reason = "a value in it has the wrong form"
-    return LabelDocument(form.name, [], f"as {form.name}: {reason}")
+    return LabelDocument(form.name, entries=[], fault=f"as {form.name}: {reason}")
 
 
 def _damage(error: Exception) -> str:

@@ -392,7 +392,7 @@ class _LabelStudioTask:
             entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *left_out])
             yield entry._replace(about=tuple(self._about[path]))
         if not self._paths:
-            yield Entry("", None, [Mark(None, "task without a picture")])
+            yield Entry(name="", size=None, marks=[Mark(None, "task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
         """Return the regions of all annotators, and store the pictures' sizes that they state.
