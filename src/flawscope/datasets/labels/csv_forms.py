@@ -208,7 +208,7 @@ def _mark(box: _Box, edges: list[float]) -> Mark:
         edges: Its edges, which are not None.
     """
     if box.is_prediction:
-        return Mark(None, "prediction")
+        return Mark(draw=None, kind="prediction")
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1
     if are_shares:

@@ -205,7 +205,7 @@ def _without_other_labels(entry: Entry) -> Entry:
     for mark in entry.marks:
         is_no_defect = mark.kind.strip("_ ").casefold() in NO_DEFECT
         if mark.draw and is_no_defect:
-            marks.append(Mark(None, f"label {mark.kind}"))
+            marks.append(Mark(draw=None, kind=f"label {mark.kind}"))
         else:
             marks.append(mark)
     return entry._replace(marks=marks)

@@ -108,7 +108,7 @@ class _CocoPicture:
             can_state_class: Whether an annotation without a place states the class of the whole picture.
         """
         if annotation.get("score") is not None:  # a model's findings are no ground truth
-            self.marks.append(Mark(None, "finding of a model"))
+            self.marks.append(Mark(draw=None, kind="finding of a model"))
             return
         marks = self._segments(annotation, kind)
         self.marks += marks
@@ -121,7 +121,7 @@ class _CocoPicture:
         elif kind and can_state_class:
             self.classes.append(kind)
         else:
-            self.marks.append(Mark(None, NO_PLACE))
+            self.marks.append(Mark(draw=None, kind=NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
         """Return the marks of an annotation's segmentation: of its polygons and run lengths."""
@@ -212,7 +212,7 @@ def _labelme_mark(shape: Record) -> Mark:
     label = str(shape.get("label", ""))
     min_points = 2 if kind in ("rectangle", "circle") else 1
     if len(points) < min_points:
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     if kind == "rectangle":
         corners = shapes.box([*points.min(0), *points.max(0)])
         return Mark(shapes.filled(corners), label, is_box=True)
@@ -281,7 +281,7 @@ def _via_mark(region: Record) -> Mark:
     label = _via_label(region)
     kind = shape.get("name")
     if kind is None:
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     if kind == "rect":
         x, y = float(shape["x"]), float(shape["y"])
         corners = shapes.box((x, y, x + shape["width"], y + shape["height"]))
@@ -387,12 +387,12 @@ class _LabelStudioTask:
             if region["value"]:
                 self._add(region)
         predictions = [prediction for prediction in self._task.get("predictions") or () if prediction]
-        left_out = [Mark(None, "prediction")] * len(predictions)
+        left_out = [Mark(draw=None, kind="prediction")] * len(predictions)
         for path in self._paths:
             entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *left_out])
             yield entry._replace(about=tuple(self._about[path]))
         if not self._paths:
-            yield Entry(name="", size=None, marks=[Mark(None, "task without a picture")])
+            yield Entry(name="", size=None, marks=[Mark(draw=None, kind="task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
         """Return the regions of all annotators, and store the pictures' sizes that they state.
@@ -423,7 +423,7 @@ class _LabelStudioTask:
         picture = self._marked_picture(region)
         if picture is None:
             for path in self._paths:
-                self._marks[path] = [Mark(None, "mark in one of several pictures")]
+                self._marks[path] = [Mark(draw=None, kind="mark in one of several pictures")]
             return
         texts = _label_studio_texts(region)
         if texts:
@@ -496,19 +496,19 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     value = region["value"]
     label = _label_studio_label(value)
     if region.get("image_rotation"):
-        return Mark(None, "mark in a picture that is turned in the tool")
+        return Mark(draw=None, kind="mark in a picture that is turned in the tool")
     if "rle" in value or "imageDataURL" in value:
         if size is None:
             raise KeyError("original_width")
         return Mark(_label_studio_mask(value), label)
     key = next((key for key in _POLYGON_READERS if key in value), "")
     if not key:  # a shape that is not read
-        return Mark(None, str(region.get("type") or NO_PLACE))
+        return Mark(draw=None, kind=str(region.get("type") or NO_PLACE))
     read_polygon = _POLYGON_READERS[key]
     # damaged values raise here, while the file is read, not only when the mask is drawn
     corners = read_polygon(value, (1, 1))
     if not len(corners):
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     is_ellipse = key == "radiusX"
     is_rectangle = key == "height"
     is_turned = bool(value.get("rotation"))

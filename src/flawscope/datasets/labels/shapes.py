@@ -214,7 +214,7 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
             are joined by a line.
     """
     if not len(points):
-        return Mark(None, NO_PLACE)
+        return Mark(draw=None, kind=NO_PLACE)
     draw = fill_polygon if is_closed and len(points) > 2 else draw_line
     return Mark(Shape(draw=partial(draw, points), reach=lambda _: points), label)
 

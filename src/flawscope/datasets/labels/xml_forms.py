@@ -98,7 +98,7 @@ def _voc_mark(element: Element) -> Mark:
     """Return the mark of an `object` of Pascal VOC: its polygon, else its box."""
     label = element.findtext("name") or ""
     if element.findtext("deleted") == "1":
-        return Mark(None, "deleted mark")
+        return Mark(draw=None, kind="deleted mark")
     polygon = element.find("polygon")
     if polygon is not None:
         points = _voc_corners(polygon)
@@ -106,7 +106,7 @@ def _voc_mark(element: Element) -> Mark:
             return Mark(shapes.filled(points), label)
     box = element.find("bndbox")
     if box is None:
-        return Mark(None, "object without a place")
+        return Mark(draw=None, kind="object without a place")
     attributes = {}
     for attribute in element.iterfind("attributes/attribute"):
         attributes[attribute.findtext("name")] = attribute.findtext("value")
@@ -178,4 +178,4 @@ def _cvat_mark(element: Element) -> Mark:
     if kind in ("polygon", "polyline", "points"):
         points = shapes.to_points([pair.split(",") for pair in values["points"].split(";") if pair])
         return shapes.mark_points(points, label, is_closed=kind == "polygon")
-    return Mark(None, kind)
+    return Mark(draw=None, kind=kind)

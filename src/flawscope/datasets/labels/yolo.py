@@ -186,7 +186,7 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
         kind_number, numbers = line
         label = settings.names.get(kind_number, str(kind_number))
         if is_ambiguous:
-            marks.append(Mark(None, "box with key points or polygon"))
+            marks.append(Mark(draw=None, kind="box with key points or polygon"))
         else:
             marks.append(_mark_of_numbers(numbers, label))
     yield Entry(picture_name, size=None, marks=marks)
@@ -195,7 +195,7 @@ def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings
 def _mark_of_numbers(numbers: list[float], label: str) -> Mark:
     """Return the mark of a line: a box by centre and size, or a polygon by its corners."""
     if len(numbers) % 2:  # a model's confidence comes last
-        return Mark(None, "finding of a model")
+        return Mark(draw=None, kind="finding of a model")
     if len(numbers) == 4:
         x, y, width, height = numbers
         corners = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
